@@ -92,6 +92,12 @@ OME = (
     'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="30" SizeY="24" SizeC="1" SizeZ="2" SizeT="1">'
     '<Channel ID="Channel:0" SamplesPerPixel="1"/>{}</Pixels></Image></OME>'
 )
+VIA_3 = {
+    "project": {}, "config": {}, "view": {"1": {"fid_list": ["1"]}}, "file": {"1": {"fname": "a.png"}},
+    "attribute": {"1": {"options": {"0": "x"}}},
+    "metadata": {"1_a": {"vid": "1", "xy": [7, 1, 1, 9, 1, 9, 9], "av": {"1": "0"}},
+                 "1_b": {"vid": "1", "xy": [2, 1, 1, 9, 5], "av": {}}},
+}  # fmt: skip
 TRACKMATE = (
     '<TrackMate version="7.1"><Model spatialunits="micron"><AllSpots nspots="1"><SpotsInFrame frame="0">'
     '<Spot ID="1" FRAME="0" POSITION_X="5.0" POSITION_Y="2.5" POSITION_Z="0.0" ROI_N_POINTS="4">-1 -1 1 -1 '
@@ -336,7 +342,11 @@ def _write_annotations(folder: Path, labels: Any) -> list[Sample]:
         "region_attributes": {"k": "x"},
     }
     (folder / "via.json").write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
-    return [*samples, Sample(folder / "via.json", "via", read_as_cells)]
+    (folder / "via 3.json").write_text(json.dumps(VIA_3))
+    samples += [Sample(folder / f"{name}.json", "via", read_as_cells) for name in ("via", "via 3")]
+    overlay = {"Overlays": [(folder / "0.roi").read_bytes()]}
+    tifffile.imwrite(folder / "overlay.tif", labels.astype(np.uint8), imagej=True, metadata=overlay)
+    return [*samples, Sample(folder / "overlay.tif", "imagej_roi", read_as_cells)]
 
 
 def _write_own(folder: Path, cells: Path, grey: Any, labels: Any) -> list[Sample]:

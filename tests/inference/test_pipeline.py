@@ -376,6 +376,25 @@ def test_other_wrong_input_is_refused(monkeypatch, blobs, oracle_model):
         count(blobs.image, "no_such_model")
     with pytest.raises(SettingsError, match="channel"):
         counted(blobs.image, oracle_model, channel=3)
+    with pytest.raises(SettingsError, match="set by EngineSettings"):
+        count(blobs.image, oracle_model, engine={"flips": True})
+    for settings in ({"min_score": 0.5}, EngineSettings()):
+        with pytest.raises(SettingsError, match="set by FlowSettings"):
+            counted(blobs.image, oracle_model, settings=settings)
+    for model in (None, 3, (), [oracle_model, None]):
+        with pytest.raises(SettingsError, match="A model is a name"):
+            counted(blobs.image, model)
+
+
+def test_models_may_come_as_a_list(blobs, oracle_model):
+    assert counted(blobs.image, [oracle_model]).count == len(blobs)
+
+
+def test_axes_that_are_given_hold_for_images_too(blobs, oracle_model):
+    image = Image(blobs.image[np.newaxis], "CYX", (0.5, 0.5), source="a.tif")
+    for source in (image, image.data):
+        assert counted(source, oracle_model, axes="tyx").provenance.axes == "TYX"
+    assert counted(image, oracle_model, axes="TYX").provenance.source == "a.tif"
 
 
 def test_a_path_is_read(tmp_path, blobs, oracle_model):

@@ -20,7 +20,7 @@ import zarr
 from dask import distributed
 
 from cellwright.core.data import Image
-from cellwright.core.errors import AxesError, SettingsError, WriteError
+from cellwright.core.errors import AxesError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import Progress, run
 from cellwright.files import regions as region_files
 from cellwright.files import zarr as zarr_labels
@@ -43,6 +43,7 @@ from cellwright.models import registry
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
+from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.measure.analysis import analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -246,6 +247,69 @@ def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blo
     blobs = draw_blobs((300, 280))
     np.save(path, blobs.image)
     assert run(count_streamed(job)).result.count == len(blobs)
+
+
+def test_a_file_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, small_blocks):
+    store = zarr.create_array(tmp_path / "field.zarr", data=draw_blobs((150, 140)).image, chunks=(64, 64))
+    job = StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)
+    with closing(count_streamed(job)) as task:
+        while not list((tmp_path / "out" / "field.parts").glob("*.csv")):
+            next(task)
+        store[:] = 0
+        with pytest.raises(ReadError, match="field was changed while it was counted"):
+            run(task)
+    assert run(count_streamed(job)).result.count == 0
+
+
+def test_the_table_of_a_block_that_a_computer_lost_is_made_again(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((150, 280))
+    job = StreamJob(Image(blobs.image, "YX"), tmp_path, small_blocks)
+    with closing(count_streamed(job)) as task:
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+    for part in (tmp_path / "image.parts").glob("*.csv"):
+        part.write_text("")
+    assert run(count_streamed(job)).result.count == len(blobs)
+
+
+def test_other_filters_after_a_stop_have_all_labels(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    blobs = draw_blobs((150, 280))
+    image = Image(blobs.image, "YX")
+    few = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(keep=("x<100",)))
+    with monkeypatch.context() as once:
+        once.setattr(run_module, "_finish", Mock(side_effect=WriteError("full")))
+        with pytest.raises(WriteError):
+            run(count_streamed(few))
+    others = (AnalysisSettings(keep=("x>=100",)), AnalysisSettings())
+    for job in (replace(few, analysis=analysis) for analysis in others):
+        found = run(count_streamed(job))
+        labels, table = read(tmp_path)
+        assert set(np.unique(labels)) - {0} == set(table["label"])
+        np.testing.assert_array_equal(table["area_px"], np.bincount(labels.ravel())[table["label"]])
+    assert found.result.count == len(blobs)
+
+
+def test_regions_that_are_called_by_numbers_are_texts(tmp_path):
+    for name, regions in (("a", "1"), ("b", "1; 2")):
+        (tmp_path / name).write_text(f"label,regions\n1,{regions}\n")
+    run_module._join([tmp_path / "a", tmp_path / "b"], tmp_path / "all.csv")
+    assert list(pandas.read_parquet(tmp_path / "all.parquet")["regions"]) == ["1", "1; 2"]
+
+
+def test_processes_of_a_cluster_open_the_files_of_each_run(tmp_path, small_blocks):
+    job = StreamJob(tmp_path / "field.zarr", tmp_path, small_blocks)
+    for run_name, side in (("first", 30), ("second", 40)):
+        zarr.create_array(tmp_path / "field.zarr", data=np.zeros((side, side), np.uint8), overwrite=True)
+        assert cluster._image_there(replace(job, run=run_name)).shape == (side, side)
+
+
+def test_a_copy_is_taken_only_where_blocks_begin_at_its_pixels():
+    pixels = np.zeros((600, 600), np.uint8)
+    image = Image(pixels, "YX", levels=(pixels[::3, ::3],))
+    preparation = context.Preparation(Scaling(0.0, 1.0), 0.2)
+    levels = [plan._level_for(image, StreamPlan(preparation, core, 64)) for core in (512, 510)]
+    halos = [plan._level_for(image, StreamPlan(preparation, 510, halo)) for halo in (63, 64)]
+    assert (levels, halos) == ([0, 0], [1, 0])
 
 
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):

@@ -1,14 +1,19 @@
 """From a count to its correction, to a training and back, with image, cells and model already chosen."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
+from cellwright.core.data import Image
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared import messages
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over
 from cellwright.widgets.train.model import TrainingOutcome
@@ -88,6 +93,38 @@ def test_a_model_that_is_gone_and_a_busy_panel_count_nothing(
     assert widget.job is job
     assert widget.panel.message.text().startswith("A count is running.")
     settled(widget)
+
+
+class Docks:
+    """A viewer in whose window docks tell which of them was brought to the front."""
+
+    def __init__(self) -> None:
+        self.window, self.front = self, ""
+
+    def dock(self, name: str) -> Any:
+        return SimpleNamespace(raise_=lambda: setattr(self, "front", name))
+
+
+@pytest.mark.parametrize(
+    ("axes", "panel", "front"),
+    [
+        ("YX", "count", "count"),
+        ("TYX", "count", "results"),
+        ("YX", None, "results"),
+        ("CYX", "count", "count"),
+    ],
+)
+def test_results_of_a_series_come_to_the_front(
+    monkeypatch: pytest.MonkeyPatch, result_of: Any, blobs: Any, axes: str, panel: Any, front: str
+) -> None:
+    viewer = Docks()
+    monkeypatch.setattr(messages, "panel_in", lambda *_: None)
+    monkeypatch.setattr(messages, "open_panel", lambda *_: viewer.dock("results"))
+    monkeypatch.setattr(messages, "dock_of", viewer.dock)
+    result = result_of(Image(blobs.image, "YX"), blobs.labels)
+    found_by = replace(result.provenance, axes=axes, image_shape=(6, *blobs.image.shape)[-len(axes) :])
+    messages.tell_results(viewer, replace(result, provenance=found_by), None, panel)
+    assert viewer.front == front
 
 
 def test_undo_brings_back_what_a_count_told_of_a_cell(

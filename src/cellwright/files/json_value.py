@@ -57,6 +57,12 @@ class JsonValue:
             raise self.refuse("a text")
         return self.value
 
+    def word(self) -> str:
+        """Return a text, or a whole number as one."""
+        if isinstance(self.value, int) and not isinstance(self.value, bool):
+            return str(self.value)
+        return self.text()
+
     def number(self, low: float = -math.inf, high: float = math.inf) -> float:
         """Return a finite number between two others."""
         value = self.value
@@ -73,11 +79,11 @@ class JsonValue:
         return int(value)
 
     def pairs(self) -> NDArray[np.float64]:
-        """Return a list of (x, y) as places (N, 2) in the order y, x."""
+        """Return a list of (x, y) as places (N, 2) in the order y, x; heights behind them are passed over."""
         table = self._table()
-        if table.ndim != 2 or table.shape[1] != 2:
+        if table.ndim != 2 or table.shape[1] not in (2, 3):
             raise self.refuse("a list of 2 numbers each")
-        return table[:, ::-1]
+        return table[:, 1::-1]
 
     def numbers(self, n: int) -> NDArray[np.float64]:
         """Return a list of exactly ``n`` numbers."""
@@ -112,8 +118,9 @@ class JsonValue:
         return tuple(row.text() for row in self.rows_at(key))
 
     def stem(self) -> str:
-        """Return the name, without its ending, of a file that lies in the folder of this one."""
-        return self.inside().stem
+        """Return the name, without its ending, of a file in whatever folder."""
+        name = JsonValue(self.text().replace("\\", "/").rpartition("/")[2], self.path, self.where)
+        return name.inside().stem
 
     def inside(self) -> PurePosixPath:
         """Return a path that does not leave the folder."""

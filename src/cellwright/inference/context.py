@@ -209,6 +209,7 @@ def open_context(
     CellwrightError
         The image, a model or a setting does not fit, or memory ran out; says what to do.
     """
+    settings = _settings_of(models[0], settings, engine_settings)
     _check_colours(models[0], engine_settings)
     seen = engine_settings.seen(image, preparation.channels if preparation else ())
     frames = models[0].frames(seen.image, seen.channel)
@@ -218,8 +219,6 @@ def open_context(
         frames = replace(frames, scaling=preparation.colouring)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
-    if settings is None:
-        settings = registry.get(spec.family).settings()
     zoom, networks = None, None
     if preparation is None:
         scaling = fit(frames.sample(), spec.percentiles)
@@ -238,6 +237,23 @@ def open_context(
         ) from error
 
 
+def _settings_of(model: CellModel, settings: Any, engine: Any) -> Any:
+    """Return the settings of a count, the defaults of the family where there are none.
+
+    Raises
+    ------
+    SettingsError
+        They, or those of the engine, are of another kind.
+    """
+    kind = registry.get(model.spec.family).settings
+    if settings is None:
+        settings = kind()
+    for one, wanted in ((settings, kind), (engine, EngineSettings)):
+        if not isinstance(one, wanted):
+            raise SettingsError(f"{model.spec.family} is set by {wanted.__name__}; got {one!r}.")
+    return settings
+
+
 def _check_colours(model: CellModel, engine: EngineSettings) -> None:
     """Raise SettingsError where channels are to be colours and a model sees none."""
     if not engine.channels or engine.combine != "colours":
@@ -250,8 +266,20 @@ def _check_colours(model: CellModel, engine: EngineSettings) -> None:
 
 
 def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
-    """Return the models of these names, folders or models."""
-    return tuple(store.load(one) if isinstance(one, str | Path) else one for one in _as_tuple(model))
+    """Return the models of these names, folders or models.
+
+    Raises
+    ------
+    SettingsError
+        There is none, or something else is among them.
+    """
+    chosen = _as_tuple(model)
+    wrong = [one for one in chosen if not isinstance(one, str | Path) and not hasattr(one, "spec")]
+    if wrong or not chosen:
+        raise SettingsError(
+            f"A model is a name that `cellwright models` lists, a folder, or a tuple of these; got {model!r}."
+        )
+    return tuple(store.load(one) if isinstance(one, str | Path) else one for one in chosen)
 
 
 def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
@@ -271,8 +299,8 @@ def references_of(model: ModelChoices) -> list[str]:
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
-    if isinstance(model, tuple):
-        return model
+    if isinstance(model, tuple | list):
+        return tuple(model)
     return (model,)
 
 

@@ -26,7 +26,7 @@ from cellwright.core.data import (
 )
 from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.files.metadata import describe
+from cellwright.files.metadata import describe, with_axes
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
@@ -402,6 +402,8 @@ def _package_version() -> str:
 
 def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str | None) -> Image:
     if isinstance(source, Image):
+        if axes:
+            return replace(with_axes(source, axes.upper()), source=source.source)
         return source
     if isinstance(source, str | Path):
         source = [source]
@@ -411,7 +413,7 @@ def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str |
         return with_channels_of(read_image(source[0], axes), source[1:])
     source = _array_of(source)
     if axes:
-        return Image(source, axes)
+        return Image(source, axes.upper())
     return describe(source, "", "image")
 
 

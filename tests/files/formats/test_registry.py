@@ -259,13 +259,13 @@ SEGMENT = set_at("annotations", 1, "segmentation")
 POINTS = set_at("shapes", 1, "points")
 RINGS = set_at("features", 2, "geometry", "coordinates")
 WRONG_JSON = [
-    ("coco", set_at("images", 0, "file_name"), "../../x.png", r"images\[0\].file_name"),
-    ("coco", set_at("images", 0, "file_name"), "/etc/passwd", r"images\[0\].file_name"),
+    ("coco", set_at("images", 0, "file_name"), "..", r"images\[0\].file_name"),
+    ("coco", set_at("images", 0, "file_name"), "/etc/", r"images\[0\].file_name"),
     ("coco", set_at("images", 0, "width"), 10**9, "width"),
     ("coco", set_at("images", 0, "width"), -4, "width"),
     ("coco", set_at("images", 0, "pixel_size_um"), [0, 1], "pixel_size_um"),
-    ("labelme", set_at("imagePath"), "../x.png", "imagePath"),
-    ("labelme", set_at("imagePath"), "C:\\x.png", "imagePath"),
+    ("labelme", set_at("imagePath"), "../", "imagePath"),
+    ("labelme", set_at("imagePath"), "C:", "imagePath"),
     ("labelme", set_at("imageHeight"), 38, "imageData"),
     ("labelme", set_at("imageHeight"), 10**12, "imageHeight"),
     ("labelme", set_at("imageData"), "####", "imageData"),
@@ -297,7 +297,7 @@ ODD_OBJECTS = [
     ("labelme", POINTS, [[1, 2, 3]] * 3, "points"),
     ("labelme", set_at("shapes", 1, "shape_type"), "linestrip", "1 are of the type linestrip"),
     ("labelme", set_at("shapes", 1, "shape_type"), "point", "1 are points among outlines"),
-    ("labelme", set_at("shapes", 1, "label"), 3, r"shapes\[1\].label"),
+    ("labelme", set_at("shapes", 1, "label"), ["x"], r"shapes\[1\].label"),
     ("labelme", set_at("shapes", 1), 3, r"shapes\[1\]"),
     ("labelme-masks", set_at("shapes", 1, "mask"), "AAAA", r"shapes\[1\].mask"),
     ("labelme-masks", POINTS, [[2, 2], [4, 4]], r"shapes\[1\].mask"),

@@ -1,11 +1,17 @@
 """What can be annotated: the boxes at the top of the panel follow the layers of the viewer."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from napari.components import ViewerModel
 
+from cellwright.core.tasks import run
+from cellwright.inference import pipeline
 from cellwright.ops.measure.regions import ShapeRegion
+from cellwright.widgets.annotate.proofread import read_task
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.edited_layers import METADATA
@@ -104,3 +110,44 @@ def test_shapes_begin_an_annotation(widget: AnnotateWidget) -> None:
     assert widget.model.session is None  # no cell is lost without a word
     assert "region 4" in widget.panel.message.text()
     assert widget.panel.image.layer is image
+
+
+def choose(widget: AnnotateWidget, name: str) -> None:
+    box = widget.panel.model
+    box.setCurrentIndex(box.findData(name))
+    box.activated.emit(box.currentIndex())
+
+
+def test_the_chosen_model_outlines_counts_and_is_taught(
+    viewer: ViewerModel, annotate_widget: AnnotateWidget
+) -> None:
+    box = annotate_widget.panel.model
+    names = [box.itemData(place) for place in range(box.count())]
+    assert {"flow", "nuclei", "query"} <= set(names)
+    assert not {"centroid", "density"} & set(names)  # these outline nothing
+    assert annotate_widget.model.chosen == "flow"
+    viewer.add_image(np.zeros((20, 20)), name="cells")
+    annotate_widget.panel.begin.click()
+    adder = annotate_widget.model.context.adder
+    assert adder._model() == "query"  # the usual one
+    choose(annotate_widget, "nuclei")
+    assert annotate_widget.model.chosen == annotate_widget.model.taught == "nuclei"
+    assert adder._model() == "nuclei"
+
+
+def test_a_folder_is_counted_with_the_chosen_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Found(Exception):
+        pass
+
+    def count_cells(image: Any, model: str) -> Any:
+        asked.append(model)
+        raise Found
+
+    monkeypatch.setattr(pipeline, "count_cells", count_cells)
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, np.zeros((20, 20), np.uint8))
+    with pytest.raises(Found):
+        run(read_task(path, tmp_path, counts=True, model="nuclei"))
+    assert asked == ["nuclei"]

@@ -172,6 +172,25 @@ def test_painting_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
     assert tools.name == "paint"
 
 
+@pytest.mark.parametrize(("axes", "told"), [("ZYX", 1), ("TYX", 0)])
+def test_a_stroke_that_leaves_a_cell_in_pieces_is_told(viewer: ViewerModel, axes: str, told: int) -> None:
+    labels = np.zeros((2, 20, 20), np.int32)
+    labels[0, 2:5, 2:5] = 1
+    session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), axes), labels)
+    layer = viewer.add_labels(session.labels)
+    tools = ToolBox(AnnotationLayer(viewer, layer, session))
+    said: list[str] = []
+    tools.done.connect(said.append)
+    layer.brush_size = 1
+    layer.mode = "paint"
+    layer.paint((0, 5, 3), 1)
+    assert said == []
+    layer.paint((1, 9, 9), 1)  # another slice, or the same cell in the next frame
+    assert len(said) == told
+    layer.paint((1, 15, 15), 1)
+    assert f"Cell 1 is in {2 + told} separate pieces" in said[-1]
+
+
 def test_no_edit_comes_between_a_stroke_and_its_record(tools: ToolBox) -> None:
     press(tools, "G", (2, 12, 12))
     layer = tools.view.layer

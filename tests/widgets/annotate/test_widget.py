@@ -378,7 +378,7 @@ def test_what_the_model_does_not_see_is_drawn_and_told(
     adder = widget.model.context.adder  # type: ignore[union-attr]
     adder.prompt(np.array([(10.0, 10.0), (20.0, 40.0)]))
     qtbot.waitUntil(lambda: adder.job is None, timeout=LIMIT_MS)
-    assert "the model sees none" in widget.panel.hint.text()
+    assert widget.panel.hint.text().startswith("An ellipse is drawn; the model sees none. ")
     adder.keep()
     assert "ellipse" in widget.panel.hint.text()
     rows, columns = np.nonzero(session.labels)

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.core.errors import CheckpointError
+from cellwright.files import images
 from cellwright.models import registry, store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.count.choices import Choices, understood_line
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.coordinates import understood
 from cellwright.widgets.shared.edited_layers import METADATA
 
@@ -165,6 +168,30 @@ def test_devices_are_named_once_found(choices: Choices, qtbot: QtBot) -> None:
     assert choices._panel.device.device == "auto"
     box.setCurrentIndex(box.count() - 1)
     assert choices._panel.device.device == "cpu"
+
+
+def test_a_file_that_fails_to_tell_its_axes_is_told_once(
+    viewer: ViewerModel, widget: CountWidget, settled: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: Any
+) -> None:
+    n_looks = []
+
+    def broken(*_: Any) -> Any:
+        n_looks.append(1)
+        raise ValueError("bad header")
+
+    monkeypatch.setattr(images, "_read", broken)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II")
+    layer = ImageLayer(np.zeros((64, 64)))
+    layer._source = layer.source.model_copy(update={"path": str(path)})
+    viewer.add_layer(layer)
+    qtbot.waitUntil(lambda: widget.panel.message.text() != "", timeout=30_000)
+    assert "bad header" in widget.panel.message.text()
+    assert widget.panel.message.property("error") == "true"
+    widget.panel.count.click()  # the image is there, and tells its axes itself
+    settled(widget)
+    assert widget.panel.number.text() == "0"
+    assert n_looks == [1]
 
 
 def test_a_closed_widget_no_longer_listens(viewer: ViewerModel, shelved: Any, qtbot: QtBot) -> None:

@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import run
-from cellwright.widgets.count.count_request import Request, show_task
+from cellwright.widgets.count.model import Request, show_task
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.layer_io import source_of

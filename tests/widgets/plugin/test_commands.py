@@ -8,6 +8,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.plugin.commands import count_active_layer
+from cellwright.widgets.shared.messages import news_of
 
 
 @pytest.fixture
@@ -35,6 +36,9 @@ def test_the_active_layer_is_counted_and_the_number_told(
     (kind, text), *others = told
     assert (kind, others) == ("info", [])
     assert text.startswith(f"{len(blobs)} cells · flow · ")
+    told_of = news_of(viewer).last  # for Results
+    assert told_of is not None
+    assert (told_of.count, told_of.layer_id) == (len(blobs), str(viewer.layers["blobs labels"].unique_id))
     assert bars() == []
 
 

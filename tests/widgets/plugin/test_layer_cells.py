@@ -1,8 +1,10 @@
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.utils import progress
 from napari.utils.colormaps.standardize_color import transform_color
 
 from cellwright.core.data import Cells, Image
@@ -10,17 +12,23 @@ from cellwright.core.errors import CheckpointError, WrongLayerError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.inference import classify
 from cellwright.inference.classify import Classes
+from cellwright.ops.labels import measure
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.plugin.commands import (
     choose_classifier,
     classes_task,
     classify_active_layer,
+    image_of_cells,
     marked_cells,
     show_classes,
 )
 from cellwright.widgets.shared.layer_factory import class_colour
 
 NAMES = ("RBC", "WBC")
+
+
+def marked_in(viewer: ViewerModel, layer: Any) -> commands.Marked:
+    return marked_cells(layer, image_of_cells(viewer, layer))
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_points_are_read_in_pixels_of_their_image(viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.5), translate=(0, 10, 0))
     points = viewer.add_points([[12, 4], [20, 25]])
-    marked = marked_cells(viewer, points)
+    marked = marked_in(viewer, points)
     assert marked.cells.points.tolist() == [[4, 8], [20, 50]]
     assert not marked.cells.areas.any()
     assert not np.diff(marked.cells.boxes, axis=1).any()
@@ -51,7 +59,7 @@ def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None
     labels[4:8, 10:20] = 9
     labels[20:30, 40:42] = 3
     viewer.add_image(np.zeros((40, 60)))
-    marked = marked_cells(viewer, viewer.add_labels(labels))
+    marked = marked_in(viewer, viewer.add_labels(labels))
     assert marked.labels.tolist() == [3, 9]
     assert marked.cells.points.tolist() == [[24.5, 40.5], [5.5, 14.5]]
     assert np.diff(marked.cells.boxes, axis=1)[:, 0].tolist() == [[10, 2], [4, 10]]
@@ -61,7 +69,7 @@ def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None
 def test_cells_are_looked_at_in_the_image_of_their_size(viewer: ViewerModel) -> None:
     own = viewer.add_image(np.full((40, 60), 7))
     viewer.add_image(np.zeros((90, 90)))
-    marked = marked_cells(viewer, viewer.add_labels(np.ones((40, 60), int)))
+    marked = marked_in(viewer, viewer.add_labels(np.ones((40, 60), int)))
     assert marked.image.shape == own.data.shape
 
 
@@ -72,7 +80,7 @@ def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: No
     labels[20:30, 40:42] = 3
     layers = (viewer.add_labels(labels), viewer.add_points([[5, 10], [25, 41]], features={"mine": [1, 2]}))
     for layer in layers:
-        classed = run(classes_task(marked_cells(viewer, layer), "blood"))
+        classed = run(classes_task(layer, image_of_cells(viewer, layer), "blood"))
         show_classes(layer, classed)
         assert classed.line == "RBC 1 · WBC 1"
     rows = layers[0].features["class"]
@@ -86,16 +94,16 @@ def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: No
 
 def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None) -> None:
     with pytest.raises(WrongLayerError, match="no layer"):
-        marked_cells(viewer, None)
+        image_of_cells(viewer, None)
     points = viewer.add_points([[5, 10]])
     with pytest.raises(WrongLayerError, match="Open the image too"):
-        marked_cells(viewer, points)
+        image_of_cells(viewer, points)
     image = viewer.add_image(np.zeros((40, 60)), name="i1")
     with pytest.raises(WrongLayerError, match="got Image layer 'i1'"):
-        marked_cells(viewer, image)
+        image_of_cells(viewer, image)
     with pytest.raises(WrongLayerError, match="holds no cells"):
-        marked_cells(viewer, viewer.add_labels(np.zeros((40, 60), int)))
-    classed = run(classes_task(marked_cells(viewer, points), "blood"))
+        marked_in(viewer, viewer.add_labels(np.zeros((40, 60), int)))
+    classed = run(classes_task(points, image, "blood"))
     points.add([[1, 1]])
     with pytest.raises(WrongLayerError, match="came or went"):
         show_classes(points, classed)
@@ -115,6 +123,34 @@ def test_the_command_classifies_the_active_layer(
         pass
     assert list(points.features["class"]) == ["RBC", "WBC", "WBC"]
     assert told[1:] == ["RBC 1 · WBC 2"]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_labels_are_measured_beside_the_viewer_and_the_bar_cancels(
+    viewer: ViewerModel, classifier: None, qtbot: Any, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    threads, told = [], []
+
+    def measured(labels: Any) -> Any:
+        threads.append(threading.current_thread())
+        return measure(labels)
+
+    monkeypatch.setattr(commands, "measure", measured)
+    monkeypatch.setattr(commands, "show_info", told.append)
+    viewer.add_image(np.zeros((40, 60)))
+    labels = viewer.add_labels(np.pad(np.ones((4, 4), int), 9), name="cells")
+    job = classify_active_layer(viewer)
+    (bar,) = [one for one in progress._all_instances if "Classifying" in one.desc]
+    if is_cancelled:
+        bar.cancel()
+    with qtbot.waitSignal(job.finished, timeout=20_000):
+        pass
+    assert threading.main_thread() not in threads
+    if is_cancelled:
+        assert told == ["Classification was cancelled; nothing was changed."]
+    else:
+        assert len(threads) == 1
+        assert labels.features["class"][1] == "RBC"
 
 
 def test_without_a_classifier_the_folders_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plots import Histogram
+from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.widget import ResultsWidget
 
 Read = Callable[[ResultsWidget], None]
@@ -114,6 +115,7 @@ def test_counts_are_those_of_an_analysis(panel: ResultsWidget, read: Read) -> No
 def test_channels_are_called_by_their_names(panel: ResultsWidget, read: Read) -> None:
     measured = panel.model.measured
     image = replace(measured.snapshot.image, channel_names=("DAPI",))
+    assert panel.model.title_of("ch0") == "squares (ch0)"  # without channels it is called like its layer
     panel.model.set_measured(replace(measured, snapshot=replace(measured.snapshot, image=image)))
     assert panel.model.title_of("ch0") == "DAPI (ch0)"
     assert panel.model.title_of("other image") == "other image"
@@ -138,6 +140,18 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     assert row.value.value() == pytest.approx(panel.model.thresholds["ch0"], abs=0.1)
     row.is_on.setChecked(False)
     assert "positive_ch0" not in panel.model.table
+
+
+def test_a_table_of_few_rows_has_room_for_what_comes_into_it(qtbot: QtBot) -> None:
+    table = CellsTable(FrameModel())
+    qtbot.addWidget(table)
+    for text in ("a+", "a+ and a name that is far longer"):
+        table.frame.set_frame(pd.DataFrame({"markers": [text], "count": [1]}))
+    room = table.fontMetrics().horizontalAdvance(text)
+    assert table.columnWidth(0) > room
+    table.setColumnWidth(0, 40)  # by the user
+    table.frame.set_frame(pd.DataFrame({"markers": [text], "count": [2]}))
+    assert table.columnWidth(0) == 40
 
 
 def test_a_marker_of_brighter_cells_has_their_range(panel: ResultsWidget, read: Read) -> None:

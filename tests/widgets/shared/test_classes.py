@@ -13,7 +13,7 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import classify as engine
-from cellwright.widgets.count.count_request import unclassified
+from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared import combos
 from cellwright.widgets.shared.combos import classifiers

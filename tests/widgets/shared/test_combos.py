@@ -11,9 +11,11 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points
+from napari.utils.colormaps import colormap
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 
+from cellwright.core.tasks import Progress
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.plugin.image_reader import read_layers
@@ -28,6 +30,7 @@ from cellwright.widgets.shared.combos import (
     model_events,
     model_title,
 )
+from cellwright.widgets.shared.style import PanelScrollArea
 
 
 def titles(box: QComboBox) -> list[str]:
@@ -138,22 +141,54 @@ def test_what_the_user_chose_beside_the_layers_stays(viewer: ViewerModel, qtbot:
     assert (box.currentText(), box.layer) == ("Nothing", None)
 
 
-def test_units_are_loaded_before_devices_are_looked_for_beside_the_viewer(
-    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+def test_devices_are_looked_for_without_units_and_layers(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, builders: list[threading.Thread]
 ) -> None:
-    users, registry = [], pint.get_application_registry()
+    users, registry, compiled = [], pint.get_application_registry(), []
 
-    def recorded() -> Any:
+    def recorded() -> Any:  # half loaded by a task, units fail a layer that comes
         users.append(threading.current_thread())
         return registry
 
+    def compile_colours(labels: np.ndarray, _: Any) -> None:
+        compiled.append((labels.dtype, threading.current_thread()))
+
     monkeypatch.setattr(pint, "get_application_registry", recorded)
+    monkeypatch.setattr(colormap, "_cast_labels_data_to_texture_dtype_auto", compile_colours)
     box = DeviceComboBox()
     qtbot.addWidget(box)
     box.find_devices()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
-    assert users[0] is threading.main_thread()
-    assert len(set(users)) == 2  # the task uses them, too
+    assert users == builders == []
+    ((dtype, compiler),) = compiled
+    assert dtype == np.int32
+    assert compiler is not threading.main_thread()
+
+
+def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def broken() -> Any:
+        yield Progress("devices", 0, 1)
+        raise ImportError("libtorch is cut short")
+
+    found = combos.device_task
+    monkeypatch.setattr(combos, "device_task", broken)
+    monkeypatch.setattr(combos, "show_warning", told.append)
+    box = DeviceComboBox()
+    qtbot.addWidget(box)
+    box.find_devices()
+    qtbot.waitUntil(lambda: bool(told), timeout=30_000)
+    assert told == ["The devices of this machine could not be listed: ImportError: libtorch is cut short"]
+    assert box.device == "auto"
+    monkeypatch.setattr(combos, "device_task", found)
+    area = PanelScrollArea(QWidget())
+    qtbot.addWidget(area)
+    area.shown.connect(box.find_devices)
+    area.show()
+    qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
 
 
 def test_models_come_and_go(qtbot: QtBot, shelved: Any, monkeypatch: pytest.MonkeyPatch) -> None:

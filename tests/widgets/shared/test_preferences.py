@@ -19,7 +19,7 @@ from cellwright.models import store
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.compare.widget import CompareWidget
-from cellwright.widgets.count.count_request import sizes_line
+from cellwright.widgets.count.model import sizes_line
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands

@@ -1,9 +1,21 @@
+"""What is to be trained, what its data hold, what was left, and the scores that came out."""
+
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 
-from cellwright.training.settings import PRESETS
+from cellwright.core.tasks import Progress, Task
+from cellwright.training.run_folder import Plan, unfinished, write_plan
+from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.widgets.train import choices
+from cellwright.widgets.train.choices import ResumeOffer
+from cellwright.widgets.train.view import scores_table
 from cellwright.widgets.train.widget import TrainWidget
 
 
@@ -39,3 +51,124 @@ def test_the_list_is_there_while_layers_are_learned_from(
     assert not panel.pairs.isHidden()
     viewer.layers.clear()
     assert (panel.pairs.isHidden(), panel.complete.isHidden()) == (True, True)
+
+
+@pytest.fixture
+def plan(home: Path) -> Plan:
+    """A run that was left."""
+    plan = Plan("mine", "flow", "data", FinetuneSettings(steps=7000))
+    write_plan(plan)
+    return plan
+
+
+@pytest.fixture
+def offer(plan: Plan, qtbot: QtBot) -> ResumeOffer:
+    offer = ResumeOffer()
+    qtbot.addWidget(offer)
+    offer.refresh()
+    return offer
+
+
+def test_a_left_run_can_be_gone_on_with(offer: ResumeOffer, plan: Plan, qtbot: QtBot) -> None:
+    assert not offer.isHidden()
+    assert offer.line.text() == "The training of 'mine' was left at step 0 of 7,000."
+    with qtbot.waitSignal(offer.accepted) as accepted:
+        offer.resume.click()
+    assert accepted.args == [plan]
+    assert unfinished() == [plan]
+
+
+def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(offer.discarded):
+        offer.discard.click()
+    assert unfinished() == []
+    assert offer.isHidden()
+
+
+LIMIT_MS = 60_000
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the first look, which has no end, was given up; the second one is as ever."""
+    closed, check_task = threading.Event(), choices.check_task
+
+    def endless(*arguments: Any) -> Task[Any]:
+        if closed.is_set():
+            return (yield from check_task(*arguments))
+        try:
+            while not closed.wait(0.01):
+                yield Progress("images", 1, 4)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(choices, "check_task", endless)
+    return closed
+
+
+def test_what_is_found_is_told_before_it_starts(
+    trainer: TrainWidget, ended: Callable[[TrainWidget], None], blobs: Any
+) -> None:
+    trainer.data_check.start()
+    ended(trainer)
+    assert f"1 image with {len(blobs)} cells to learn from" in trainer.data_check.label.text()
+    assert "⚠&nbsp;</span> There is one image to learn from" in trainer.data_check.label.text()
+    trainer.panel.pairs.item(0).setCheckState(Qt.CheckState.Unchecked)
+    trainer.data_check.start()
+    assert "none is chosen" in trainer.data_check.label.text()
+    assert trainer.data_check.findings is None
+
+
+def test_a_look_shows_how_far_it_is_and_can_be_cancelled(
+    trainer: TrainWidget, closed: threading.Event, ended: Callable[[TrainWidget], None], qtbot: QtBot
+) -> None:
+    look = trainer.data_check
+    look.start()
+    qtbot.waitUntil(lambda: look.job.line.text() == "Images: 1 of 4", timeout=LIMIT_MS)
+    assert look.job.bar.value() == look.job.bar.maximum() // 4
+    assert (look.job.isHidden(), look.label.isHidden()) == (False, True)
+    look.job.stop.click()
+    ended(trainer)
+    assert closed.is_set()
+    assert "was not looked at" in look.label.text()
+    assert (look.job.isHidden(), look.label.isHidden()) == (True, False)
+
+
+def test_another_choice_gives_up_the_look_at_the_last(
+    trainer: TrainWidget, closed: threading.Event, tmp_path: Path, qtbot: QtBot
+) -> None:
+    trainer.data_check.start()
+    trainer.panel.data.add_folder(tmp_path)
+    qtbot.waitUntil(lambda: "meta.json" in trainer.data_check.label.text(), timeout=LIMIT_MS)
+    assert closed.is_set()
+
+
+@pytest.mark.parametrize("how", ["leave", "deleteLater"])
+def test_a_look_ends_with_the_widget(
+    viewer: ViewerModel, blobs: Any, home: Path, closed: threading.Event, qtbot: QtBot, how: str
+) -> None:
+    viewer.add_image(blobs.image)
+    viewer.add_labels(blobs.labels)
+    widget = TrainWidget(viewer)
+    widget.data_check.start()
+    assert not closed.wait(0.1)
+    if how == "leave":
+        qtbot.addWidget(widget)
+    getattr(widget, how)()
+    qtbot.waitUntil(closed.is_set, timeout=5000)
+
+
+def test_a_folder_that_is_no_dataset_is_told(
+    trainer: TrainWidget, ended: Callable[[TrainWidget], None], tmp_path: Path
+) -> None:
+    trainer.panel.data.add_folder(tmp_path)
+    trainer.data_check.start()
+    ended(trainer)
+    assert "meta.json" in trainer.data_check.label.text()
+
+
+def test_scores_that_became_worse_are_marked() -> None:
+    table = scores_table({"ap50": 0.5, "count_error": 0.1}, {"ap50": 0.6, "count_error": 0.2})
+    better, worse = table.split("<tr>")[2:]
+    assert "#3fd0c9" in better
+    assert "#e07a6b" in worse

@@ -1,10 +1,15 @@
+"""The run of a training, and the picture of what is found."""
+
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from cellwright.core.data import Annotation, Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, run
 from cellwright.training import pretrain as pretraining
@@ -12,6 +17,7 @@ from cellwright.training.finetune import finetune as finetuning
 from cellwright.training.run_folder import Plan, unfinished
 from cellwright.training.settings import PretrainSettings
 from cellwright.widgets.train import model as train_model
+from cellwright.widgets.train.model import FOUND_COLOUR, GAP_PX, SIDE_PX, TRUE_COLOUR, validation_picture
 
 
 def test_torch_leaves_a_core_to_the_viewer(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +112,31 @@ def test_a_run_from_scratch_that_is_resumed_begins_with_the_same_weights(
         with pytest.raises(SettingsError, match="enough"):
             run(train_model.train_task(Plan("mine", "new:query", "data"), gate))
     assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
+
+
+def is_colour(picture: Any, colour: tuple[int, int, int]) -> Any:
+    return (picture == colour).all(axis=2)
+
+
+def test_truth_is_left_and_what_is_found_right(
+    blobs: Any, result_of: Callable[[Image, Labels], Result]
+) -> None:
+    image = Image(blobs.image, "YX")
+    found = np.where(blobs.labels == 1, 1, 0).astype(np.int32)
+    picture = validation_picture(image, blobs.labels, result_of(image, found))
+    height, width = min(160, SIDE_PX), min(200, SIDE_PX)
+    assert picture.shape == (height, 2 * width + GAP_PX, 3)
+    left, right = picture[:, :width], picture[:, width + GAP_PX :]
+    true, now = is_colour(left, TRUE_COLOUR), is_colour(right, FOUND_COLOUR)
+    assert true.sum() > 5 * now.sum() > 0
+    assert not is_colour(right, TRUE_COLOUR).any()
+
+
+def test_points_and_planes_of_a_volume(blobs: Any, result_of: Callable[[Image, Labels], Result]) -> None:
+    image = Image(np.stack([blobs.image * 0, blobs.image, blobs.image * 0]), "ZYX")
+    labels = np.stack([blobs.labels * 0, blobs.labels, blobs.labels * 0])
+    result = result_of(image, labels)
+    truth = Annotation((160, 200), blobs.points, None, None, None)
+    picture = validation_picture(image, truth, result)
+    assert is_colour(picture, TRUE_COLOUR).sum() > 5 * len(blobs)
+    assert is_colour(picture, FOUND_COLOUR).any()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -39,8 +39,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     content = read_json(path)
     names = {_key(row, "id"): row.at("name").text() for row in content.rows_at("categories")}
     names.pop(None, None)  # a class without a number can be named by no cell
-    images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
-    own: dict[float | str | None, list[JsonValue]] = {number: [] for number in images}
+    images = {_key(row, "id") or row.at("id").text(): _image(row) for row in content.at("images").rows()}
+    own: dict[str | None, list[JsonValue]] = {number: [] for number in images}
     n_astray = 0
     for row in content.at("annotations").rows():
         number = _key(row, "image_id")
@@ -60,11 +60,15 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     return chosen(path, found, image)
 
 
-def _key(row: JsonValue, name: str) -> float | str | None:
-    """Return the number or text by which an object is named, or names another; None where there is none."""
-    if isinstance(row.value, dict) and isinstance(row.value.get(name), int | float | str):
-        return cast("float | str", row.value[name])
-    return None
+def _key(row: JsonValue, name: str) -> str | None:
+    """Return the number or text by which an object is named, or names another; None where there is none.
+
+    Some programs (VIA) number images and name them by the same number as text.
+    """
+    value = row.value.get(name) if isinstance(row.value, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | float | str) else None
 
 
 def _image(row: JsonValue) -> ImageAnnotation:
@@ -74,24 +78,29 @@ def _image(row: JsonValue) -> ImageAnnotation:
 
 
 def _object(
-    notes: ReadingNotes, names: dict[float | str | None, str], shape: tuple[int, ...], row: JsonValue
+    notes: ReadingNotes, names: dict[str | None, str], shape: tuple[int, ...], row: JsonValue
 ) -> FileObject | None:
     category = row.find("category_id")
     name = NO_CLASS
     if category is not None and names:
         name = names.get(_key(row, "category_id"), "")
         notes.note("are of a class that the file does not name", int(not name))
+    is_crowd = row.value.get("iscrowd") == 1
+    notes.note("may be several cells (iscrowd) and were read as one each", int(is_crowd))
     return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 
 
 def _shapes_of(row: JsonValue, shape: tuple[int, int]) -> list[Shape]:
     """Return the shapes of a cell: its run lengths or polygons, else its box."""
-    if not row.value.get("segmentation"):
+    if row.value.get("segmentation") in (None, [], [[]], {}, ""):
         x, y, width, height = row.at("bbox").numbers(4)
         return [box_of(row.at("bbox"), np.array([[y, x], [y + height, x + width]]))]
     node = row.at("segmentation")
     if not isinstance(node.value, dict):
-        return [_polygon(part) for part in node.rows()]
+        parts = [part for part in node.rows() if part.value != []]
+        if all(isinstance(part.value, int | float) for part in parts):
+            parts = [node]  # one outline, without a list around it
+        return [_polygon(part) for part in parts]
     if tuple(node.at("size").numbers(2)) != shape:
         raise node.at("size").refuse(f"the image size {list(shape)}")
     return [Shape("mask", mask=_mask_of_runs(_runs_of(node.at("counts"), shape), shape))]

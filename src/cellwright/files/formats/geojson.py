@@ -7,6 +7,7 @@ joins its planes, and the collection has image name, size, axes and pixel size a
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,18 @@ NUMBER = "cell"  # key in the metadata of a feature
 DETECTIONS = ("detection", "cell")  # object types of QuPath that are cells, where others are regions
 TYPE_KEYS = ("objectType", "object_type", "type")
 TYPES_BY_ID = {"PathDetectionObject": "detection", "PathCellObject": "cell"}
+CLASS_KEYS = ("class", "label")  # where programs other than QuPath name a class
+TYPES = ("FeatureCollection", "Feature", "GeometryCollection")
+GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 FEWEST_DETECTIONS = 2  # in a region
+
+
+def is_geojson(path: Path) -> bool:
+    """Return whether a JSON file holds features or geometries."""
+    value: Any = read_json(path).value
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return isinstance(value, dict) and value.get("type") in TYPES
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -71,6 +83,10 @@ def _features(content: JsonValue) -> list[JsonValue]:
         return content.at("features").rows()
     if kind == "Feature":
         return [content]
+    if kind == "GeometryCollection":
+        return [replace(row, value={"geometry": row.value}) for row in content.at("geometries").rows()]
+    if kind in GEOMETRIES:
+        return [replace(content, value={"geometry": content.value})]
     raise content.at("type").refuse("'FeatureCollection' or 'Feature'")
 
 
@@ -109,6 +125,7 @@ def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None
     if not shapes:
         notes.note(f"are of the type {geometry.at('type').text()} and were left out")
         return None
+    notes.note("have a nucleus of their own, which was left out", int(bool(row.value.get("nucleusGeometry"))))
     name, number = NO_CLASS, 0
     properties = row.find("properties")
     if properties is not None:
@@ -121,10 +138,12 @@ def _class(properties: JsonValue) -> str:
     """Return the class of a feature: ``name`` up to QuPath 0.4, ``names`` of a derived one since."""
     found = properties.find("classification")
     if found is None:
-        return NO_CLASS
-    if isinstance(found.value, str):
-        return found.value
-    return ": ".join(found.texts_at("names")) or found.at("name").text()
+        others = [properties.value.get(key) for key in CLASS_KEYS]
+        return next((name for name in others if isinstance(name, str) and name), NO_CLASS)
+    if not isinstance(found.value, dict):
+        return found.word()
+    name = found.find("name")
+    return ": ".join(found.texts_at("names")) or (NO_CLASS if name is None else name.word())
 
 
 def _number(metadata: JsonValue | None) -> int:

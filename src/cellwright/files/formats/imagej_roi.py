@@ -7,6 +7,7 @@ number in their names, ``cell-00012-t0000-z0003``.
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,16 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     The files do not tell the size of their image; without ``image`` it is taken to be as small as may be.
     """
-    rois = read_rois(path)
+    return _cells(path, read_rois(path), image)
+
+
+def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
+    """Return the cells of an overlay, which is taken for them instead of the pixels of its file."""
+    told = f"The outlines of the overlay in {path.name} are read, not its pixels as labels."
+    return tuple(replace(one, notices=(*one.notices, told)) for one in _cells(path, rois, image))
+
+
+def _cells(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
     axes = _axes(rois)
     if image is not None:
         axes = image.label_axes
@@ -68,6 +78,22 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
         notes.note(f"are of the type {kind} and were left out")
         return None
     return FileObject(node, [_area(node)], name, lead, number)
+
+
+def rois_in_tiff(path: Path) -> list[JsonValue]:
+    """Return the areas that ImageJ keeps as an overlay in a TIFF, none in other files."""
+    import roifile
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            contents = (tiff.imagej_metadata or {}).get("Overlays", ())
+        if isinstance(contents, bytes):
+            contents = [contents]
+        rois = [JsonValue(roifile.ImagejRoi.frombytes(one), path, "An overlay") for one in contents]
+    except Exception:  # noqa: BLE001 - both fail in every possible way on damaged files; reading tells how
+        return []
+    return [node for node in rois if node.value.roitype.name in AREAS and node.value.subtype.name in FLAT]
 
 
 def read_rois(path: Path) -> list[JsonValue]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.formats.image_annotation import (
@@ -17,17 +19,24 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     only_one,
 )
+from cellwright.files.formats.imagej_roi import read_overlay, rois_in_tiff
 from cellwright.files.images import read_image, write_labels
+from cellwright.files.metadata import blank
 from cellwright.ops.labels import pieces_notice
 
+TIFFS = (".tif", ".tiff")
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr")
 # of programs that write labels
 OWN_ENDINGS = ("_cp_masks", "_Object Identities", ".labels", "_labels", "_masks")
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the labels of an image file, numbered without gaps."""
+    """Return the labels of an image file, numbered without gaps, or the overlay that ImageJ drew on it."""
     found = read_image(path)
+    rois = rois_in_tiff(path) if path.suffix.lower() in TIFFS else []
+    if rois:
+        plain = replace(found, data=blank(found.shape, np.uint8))
+        return read_overlay(path, rois, plain if image is None else image)
     if "C" in found.axes:
         at = found.axes.index("C")
         if found.shape[at] != 1:

@@ -58,8 +58,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     Rectangles alone give boxes, points alone points. Lines are left out.
     """
     content = read_json(path)
-    sides = (content.at("imageHeight").whole(1), content.at("imageWidth").whole(1))
-    checked_shape(path, "imageHeight and imageWidth", sides)
+    sides = _sides(content)
     named = content.find("imagePath") or content.find("imageName")
     annotation = ImageAnnotation(
         path.stem,
@@ -75,6 +74,15 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     return finished(annotation, objects, notes, image)
 
 
+def _sides(content: JsonValue) -> tuple[int, ...]:
+    """Return height and width of the image; () where a file does not tell them."""
+    found = [content.find(key) for key in ("imageHeight", "imageWidth")]
+    sides = [node.whole(1) for node in found if node is not None]
+    if len(sides) < 2:
+        return ()
+    return checked_shape(content.path, "imageHeight and imageWidth", sides)
+
+
 def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     kind = row.find("shape_type")
     shape = _shape_of(row, "polygon" if kind is None else kind.text())
@@ -85,7 +93,9 @@ def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     number = None
     if group is not None and shape.kind != "point":
         number = group.whole(-(2**62), 2**62)
-    return FileObject(row, [shape], row.at("label").text() or NO_CLASS, group=number)
+    label = row.find("label")
+    name = "" if label is None else label.word()
+    return FileObject(row, [shape], name or NO_CLASS, group=number)
 
 
 def _shape_of(row: JsonValue, kind: str) -> Shape | None:
@@ -94,7 +104,10 @@ def _shape_of(row: JsonValue, kind: str) -> Shape | None:
         return _mask_of(row)
     node = row.at("points")
     points = node.pairs()
-    if kind in ("polygon", "rotation", "oriented_rectangle"):
+    has_corners = kind == "rectangle" and len(points) == 4  # as X-AnyLabeling writes them
+    if has_corners and (points == points[[0]]).sum() == 4:
+        return box_of(node, points[[0, 2]])
+    if has_corners or kind in ("polygon", "rotation", "oriented_rectangle"):
         return area_of(node, points)
     if kind == "rectangle":
         return box_of(node, points)
@@ -121,11 +134,11 @@ def _mask_of(row: JsonValue) -> Shape:
     return Shape("mask", [np.array([first, last + 1], float)], part)
 
 
-def _image(node: JsonValue | None, sides: tuple[int, int]) -> Image | None:
+def _image(node: JsonValue | None, sides: tuple[int, ...]) -> Image | None:
     if node is None:
         return None
     pixels = _picture(node)
-    if pixels.shape[:2] != sides:
+    if sides and pixels.shape[:2] != sides:
         shown = JsonValue(f"a picture of {pixels.shape[:2]} pixels", node.path, node.where)
         raise shown.refuse(f"of imageHeight and imageWidth, {sides}")
     return Image(pixels, "YXC"[: pixels.ndim])

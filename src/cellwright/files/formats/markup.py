@@ -30,7 +30,20 @@ from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation,
 from cellwright.files.formats.outlines import MaskPart
 from cellwright.files.json_value import JsonValue, read_text
 
-LISTS = {"object", "image", "box", "polygon", "polyline", "points", "ellipse", "mask", "SpotsInFrame", "Spot"}
+LISTS = {
+    "object",
+    "image",
+    "box",
+    "polygon",
+    "polyline",
+    "points",
+    "ellipse",
+    "mask",
+    "skeleton",
+    "cuboid",
+    "SpotsInFrame",
+    "Spot",
+}
 TEXT = "text"  # what an element holds beside attributes and children
 MOST_DEPTH = 50
 
@@ -143,6 +156,8 @@ def _voc_object(row: JsonValue) -> FileObject:
 
 def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
     found = []
+    if content.find("track") is not None:
+        raise ReadError(f"{content.path} holds tracks of a video. Export it as 'CVAT for images'.")
     for row in content.rows_at("image"):
         shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
         notes = ReadingNotes(content.path, image=image)
@@ -150,18 +165,25 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
         for kind in ("box", "polygon", "polyline", "points", "ellipse", "mask"):
             drawn += [replace(one, value={**one.value, "kind": kind}) for one in row.rows_at(kind)]
         objects = notes.read(drawn, partial(_cvat_object, notes))
+        for kind in ("skeleton", "cuboid"):
+            n_others = len(row.rows_at(kind))
+            notes.n_objects += n_others
+            notes.note(f"are of the type {kind} and were left out", n_others)
         found.append(assemble(ImageAnnotation(_stem(row, "name"), shape), objects, notes, None))
     return chosen(content.path, found, image)
 
 
 def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     name, kind = _text(row, "label", NO_CLASS), row.at("kind").text()
+    turned = row.find("rotation")
+    turn = 0.0 if turned is None else np.deg2rad(turned.number())  # clockwise
     if kind == "box":
         ends = [[row.at(f"y{side}").number(), row.at(f"x{side}").number()] for side in ("tl", "br")]
-        return FileObject(row, [box_of(row, np.array(ends))], name)
+        box = box_of(row, np.array(ends))
+        return FileObject(row, [_turned(row, box, turn) if turn else box], name)
     if kind == "ellipse":
         middle, radii = [np.array([row.at(f"{what}{axis}").number() for axis in "yx"]) for what in "cr"]
-        return FileObject(row, [oval_of(row, middle, radii)], name)
+        return FileObject(row, [oval_of(row, middle, radii, turn)], name)
     if kind == "mask":
         return FileObject(row, [_cvat_mask(row)], name)
     if kind == "polyline":
@@ -171,6 +193,15 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     if kind == "points":
         return FileObject(row, [points_of(row, corners)], name)
     return FileObject(row, [area_of(row, corners)], name)
+
+
+def _turned(row: JsonValue, box: Shape, turn: float) -> Shape:
+    """Return a box turned round its middle by so many radians, clockwise as it is looked at."""
+    (y0, x0), (y1, x1) = box.rings[0].tolist()
+    middle = box.rings[0].mean(axis=0)
+    y, x = (np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]) - middle).T
+    corners = [y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)]
+    return area_of(row, middle + np.stack(corners, axis=1))
 
 
 def _cvat_mask(row: JsonValue) -> Shape:

@@ -115,6 +115,7 @@ _READ_ONLY = (
     _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, check="is_cvat"),
     _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", check="is_trackmate"),
     Format("via", "VGG Image Annotator", (".json",), ALL, "YX", has_many=True, module="via", check="is_via"),
+    Format("geojson-in-json", "GeoJSON of QuPath", (".json",), ALL, module="geojson", check="is_geojson"),
     Format("label-image", "Label images", LABEL_IMAGES, ("labels",), module="label_image"),
 )
 READERS: dict[str, Format] = {one.name: one for one in (*_TABLE, *_READ_ONLY)}

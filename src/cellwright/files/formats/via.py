@@ -1,8 +1,9 @@
-"""JSON of the VGG Image Annotator (versions 1 to 3 of its annotations), to read.
+"""JSON of the VGG Image Annotator (its versions 1 to 3), to read.
 
 Dutta and Zisserman 2019, doi 10.1145/3343031.3350535. It does not tell the size of images.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation,
 from cellwright.files.json_value import JsonValue, read_json
 
 PROJECT = "_via_img_metadata"
+OF_VERSION_3 = {"project", "file", "view", "metadata"}
+SHAPES_OF_3 = {  # what places of version 3 begin with, and what follows
+    1: ("point", ("cx", "cy")),
+    2: ("rect", ("x", "y", "width", "height")),
+    3: ("circle", ("cx", "cy", "r")),
+    4: ("ellipse", ("cx", "cy", "rx", "ry")),
+    7: ("polygon", ()),
+}
 
 
 def is_via(path: Path) -> bool:
@@ -31,6 +40,8 @@ def is_via(path: Path) -> bool:
     value: Any = read_json(path).value
     if not isinstance(value, dict):
         return False
+    if set(value) >= OF_VERSION_3:
+        return True
     rows = value.get(PROJECT, value)
     return isinstance(rows, dict) and any(isinstance(row, dict) and "regions" in row for row in rows.values())
 
@@ -38,17 +49,60 @@ def is_via(path: Path) -> bool:
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image, or of the one that has the name of ``image``."""
     content = read_json(path)
-    images = content.find(PROJECT) or content
+    if set(content.value) >= OF_VERSION_3:
+        rows = _views(content)
+    else:
+        images = content.find(PROJECT) or content
+        told = [images.at(key) for key in images.value]
+        rows = [(row.at("filename").stem(), _regions(row)) for row in told]
     found = []
-    for key in images.value:
-        row = images.at(key)
-        name = row.at("filename").stem()
+    for name, regions in rows:
         notes = ReadingNotes(path, image=image)
-        objects = notes.read(_regions(row), partial(_object, notes))
-        is_own = image is not None and (name == image.name or len(images.value) == 1)
+        objects = notes.read(regions, partial(_object, notes))
+        is_own = image is not None and (name == image.name or len(rows) == 1)
         own = image if is_own else None
         found.append(assemble(ImageAnnotation(name, ()), objects, notes, own))
     return chosen(path, found, image)
+
+
+def _views(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
+    """Return name and regions of each image of a project of version 3, as version 2 has them."""
+    own: dict[str, list[JsonValue]] = {}
+    for row in _fields(content.at("metadata")).values():
+        if row.rows_at("xy"):  # others are spans of time
+            own.setdefault(row.at("vid").word(), []).append(_as_version_2(content, row))
+    found = []
+    for key, view in _fields(content.at("view")).items():
+        for file in view.at("fid_list").rows():
+            name = content.at("file").at(file.word()).at("fname").stem()
+            found.append((name, own.get(key, [])))
+    return found
+
+
+def _fields(node: JsonValue) -> dict[str, JsonValue]:
+    if not isinstance(node.value, dict):
+        raise node.refuse("an object with named fields")
+    return {key: node.at(key) for key in node.value}
+
+
+def _as_version_2(content: JsonValue, row: JsonValue) -> JsonValue:
+    kind, *numbers = row.at("xy").value
+    name, keys = SHAPES_OF_3.get(kind, ("line", ()))
+    told = {"name": name, **dict(zip(keys, numbers, strict=False))}
+    if name == "polygon":
+        told |= {"all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
+    values = row.find("av")
+    attributes = {} if values is None else _fields(values)
+    names = {key: _option(content, key, str(value.value)) for key, value in attributes.items()}
+    return replace(row, value={"shape_attributes": told, "region_attributes": names})
+
+
+def _option(content: JsonValue, key: str, value: str) -> str:
+    """Return what an attribute says: the name of an option, or text."""
+    attribute = content.at("attribute").find(key)
+    options = attribute and attribute.find("options")
+    named = options and options.find(value)
+    return named.word() if named else value
 
 
 def _regions(row: JsonValue) -> list[JsonValue]:
@@ -69,11 +123,13 @@ def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
 
 
 def _class(row: JsonValue) -> str:
-    """Return the first attribute of a region that is a text."""
+    """Return the first attribute of a region that is a text, or the first of its boxes that is ticked."""
     attributes = row.find("region_attributes")
     if attributes is None or not isinstance(attributes.value, dict):
         return NO_CLASS
+    ticked = [one for one in attributes.value.values() if isinstance(one, dict)]
     texts = [value.strip() for value in attributes.value.values() if isinstance(value, str)]
+    texts += [key for one in ticked for key, is_on in one.items() if is_on is True]
     return next((text for text in texts if text), NO_CLASS)
 
 

@@ -23,6 +23,7 @@ from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.inference.streaming.block import count_block, link_block, part_of
 from cellwright.inference.streaming.plan import StreamBlock, StreamJob, StreamPlan
 from cellwright.inference.streaming.second_pass import measure_block
+from cellwright.models.protocol import CellModel
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -122,7 +123,7 @@ def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) 
 
 
 def _warm_there(job: StreamJob) -> None:
-    networks = _networks_there(job.model, job.engine)
+    networks = _networks_there(load_models(job.model), job.engine)
     side = lcm(networks.divisor, WARM_PX)
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
@@ -130,7 +131,7 @@ def _warm_there(job: StreamJob) -> None:
 def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     """Count a block in another process."""
     image = _image_there(job)
-    here = plan.with_networks(_networks_there(job.model, job.engine))
+    here = plan.with_networks(_networks_there(load_models(job.model), job.engine))
     run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 
@@ -146,17 +147,18 @@ def measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale
 
 def _image_there(job: StreamJob) -> Image:
     assert isinstance(job.source, Path)
-    return _opened(job.source, job.axes, job.pixel_size_um)
+    return _opened(job.source, job.axes, job.pixel_size_um, job.run)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, axes: str | None, pixel_size_um: tuple[float, ...]) -> Image:
+def _opened(path: Path, axes: str | None, pixel_size_um: tuple[float, ...], _: str) -> Image:
+    """Return an image, opened once in a run: by the next one of the same cluster it may have changed."""
     return StreamJob(path, Path(), axes=axes, pixel_size_um=pixel_size_um).image()
 
 
 @lru_cache(maxsize=1)
-def _networks_there(model: Any, settings: EngineSettings) -> Engine:
-    return Engine(load_models(model), settings)
+def _networks_there(models: tuple[CellModel, ...], settings: EngineSettings) -> Engine:
+    return Engine(models, settings)
 
 
 def _environment(n_workers: int) -> dict[str, str]:

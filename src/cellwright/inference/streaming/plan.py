@@ -38,6 +38,7 @@ MOST_LINKED = 0.9e9  # bytes of a block of them: larger ones are hardly faster
 MOST_SLICES = 16  # that a block of outlines has: more are hardly faster
 TALLEST_CELL = 1.5  # times the model's diameter: how far slices are linked beyond the core of a block
 FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
+PLAN = "plan.json"  # among the parts
 MOST_LABELS = np.iinfo(np.int32).max
 
 
@@ -56,6 +57,7 @@ class StreamJob:
     pixel_size_um: tuple[float, ...] = ()  # where the file is not to be believed; empty as the file tells
     files: InputFiles = InputFiles()  # noqa: RUF009 - frozen; for the analysis
     whole_table: bool = False  # whether the table of all cells is wanted in memory, with all columns
+    run: str = ""  # what no other run has: processes keep what they have opened for as long as it lasts
 
     def image(self) -> Image:
         """Return the image, its pixels not yet read."""
@@ -291,7 +293,7 @@ def labels_of(block: StreamBlock, n_blocks: int) -> range:
 
 def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
     """Return the plan of a run that was stopped; None where there is none of this job."""
-    path = files_of(job, image).parts / "plan.json"
+    path = files_of(job, image).parts / PLAN
     with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == job.fingerprint(image):
@@ -334,7 +336,8 @@ def _level_for(image: Image, plan: StreamPlan) -> int:
     chosen = 0
     for level in range(1, len(image.levels) + 1):
         factor = factor_of(image, level)
-        if factor and plan.preparation.zoom * factor <= 1 and not (plan.core_px | plan.halo_px) % factor:
+        fits = factor and not plan.core_px % factor and not plan.halo_px % factor
+        if fits and plan.preparation.zoom * factor <= 1:
             chosen = level
     return chosen
 
@@ -385,7 +388,7 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
         "colouring": preparation.colouring and astuple(preparation.colouring),
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
-    write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))
+    write_text(files_of(job, image).parts / PLAN, json.dumps(kept, indent=2))
 
 
 def _budget(stream: StreamSettings) -> float:

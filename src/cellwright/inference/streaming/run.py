@@ -30,18 +30,19 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError, ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.written import begin_image, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
-from cellwright.files.zarr import chunk_px, create_array, finish_array
+from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
@@ -59,6 +60,7 @@ from cellwright.inference.streaming.cluster import (
     shared_out,
 )
 from cellwright.inference.streaming.plan import (
+    PLAN,
     StreamBlock,
     StreamJob,
     StreamPlan,
@@ -89,6 +91,8 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
+MEASURED = "measured.json"  # among the parts: how cells are measured and chosen
+TEXTS = ("class", "regions")  # columns of names
 STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
 WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
@@ -110,9 +114,10 @@ def count_streamed(
     CellwrightError
         The image, the model or a setting does not fit, or a file cannot be written; says what to do.
     """
-    started = time.perf_counter()
+    started, job = time.perf_counter(), replace(job, run=token_hex(8))
     image = job.image()
     _check(job, image, stream)
+    known = job.fingerprint(image)
     files = files_of(job, image)
     with _only_run(job, image), ExitStack() as held:
         lent = held.enter_context(cluster(stream, job))
@@ -131,6 +136,8 @@ def count_streamed(
         if job.has_second_pass:
             selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
+        if job.fingerprint(image) != known:
+            raise ReadError(f"{image.name} was changed while it was counted. Count again to have it anew.")
         told = [*here.told, *begin_image(image.name, job.output).notices]
         found = _finish(job, image, here, selected, fit, started)
         told += _write_more(job, image, found, write)
@@ -154,6 +161,7 @@ def _count_blocks(
     job: StreamJob, image: Image, stream: StreamSettings, networks: Engine, lent: LentClient
 ) -> Task[StreamPlan]:
     """Have all blocks of an image counted; return the plan of that."""
+    _forget_selected(job, image)
     plan = kept_plan(job, image)
     if plan is None:
         plan = yield from make_plan(job, image, stream)
@@ -168,10 +176,20 @@ def _count_blocks(
     return here
 
 
+def _forget_selected(job: StreamJob, image: Image) -> None:
+    """Forget the plan of a run that was stopped once it had taken cells out, where others are wanted now."""
+    parts = files_of(job, image).parts
+    if any(parts.glob("*.selected.csv")):
+        told = (parts / MEASURED).read_text(encoding="utf-8")
+        if not job.has_second_pass or told != job.second_fingerprint(image):
+            (parts / PLAN).unlink(missing_ok=True)
+
+
 def _link_blocks(
     job: StreamJob, image: Image, outlined: StreamPlan, stream: StreamSettings, client: "Client | None"
 ) -> Task[StreamPlan]:
     """Have the outlines of all slices linked to cells; return the plan of that."""
+    _forget_selected(job, image)
     plan = kept_plan(job, image)
     if plan is None:
         sizes = link_size(job, image, outlined.preparation.zoom, stream)
@@ -193,13 +211,18 @@ def _through(
     stage: str, blocks: Sequence[StreamBlock], path: Callable[[StreamBlock], Path], steps: Steps
 ) -> Task[None]:
     """Have all blocks done that have no file yet, round by round."""
-    left = [block for block in in_rounds(blocks) if not path(block).exists()]
+    left = [block for block in in_rounds(blocks) if not _is_whole(path(block))]
     done = len(blocks) - len(left)
     if left:
         yield Progress(stage, done, len(blocks))  # the first block may take long
     for n_finished in steps(left):
         done += n_finished
         yield Progress(stage, done, len(blocks))
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a table is there: one without its heading was lost by a computer that stopped."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> StreamPlan:
@@ -233,8 +256,7 @@ def _second_pass(
 ) -> Task[Selected]:
     """Measure and classify all cells, and leave out those that do not count."""
     files = files_of(job, image)
-    settings = files.parts / "measured.json"
-    wanted = job.second_fingerprint(image)
+    settings, wanted = files.parts / MEASURED, job.second_fingerprint(image)
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
         for old in files.parts.glob("*.measured.*"):
             old.unlink()
@@ -302,7 +324,11 @@ def _found_by(
         seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
-        notices = (*context.notices(image), rescaled, *told_by_blocks(files_of(job, image)), warning(fit))
+        missing = ""
+        if plan.level:
+            missing = missing_chunks(image.levels[plan.level - 1])
+        told = told_by_blocks(files_of(job, image))
+        notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
         settings = context.settings
     facts: dict[str, Any] = {"models": references_of(job.model)}
     if fit is not None:
@@ -374,6 +400,7 @@ def _join(parts: Sequence[Path], path: Path) -> int:
     except ImportError:
         return n_rows
     kinds = {str(name): _PARQUET[first[name].dtype.kind] for name in first}
+    kinds |= {name: "string" for name in kinds if name in TEXTS}  # though names may be numbers
     kinds |= {name: "int64" for name in kinds if name in ("label", "t") or name.startswith("box_")}
     types = {name: pyarrow.type_for_alias(kind) for name, kind in kinds.items()}
     options = pyarrow.csv.ConvertOptions(column_types=types)

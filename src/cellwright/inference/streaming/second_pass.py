@@ -117,11 +117,13 @@ def inputs_of(job: StreamJob, image: Image) -> AnalysisInputs:
     """Return what an analysis takes besides the image; each process opens it once."""
     if job.files == InputFiles():
         return AnalysisInputs()
-    return _inputs(job.files, job.analysis.region_rule, image.name, image.axes, image.shape)
+    return _inputs(job.run, job.files, job.analysis.region_rule, image.name, image.axes, image.shape)
 
 
 @lru_cache(maxsize=1)
-def _inputs(files: InputFiles, rule: str, name: str, axes: str, shape: tuple[int, ...]) -> AnalysisInputs:
+def _inputs(
+    _: str, files: InputFiles, rule: str, name: str, axes: str, shape: tuple[int, ...]
+) -> AnalysisInputs:
     return read_inputs(files, Image(np.broadcast_to(np.uint8(0), shape), axes, name=name), rule)
 
 
@@ -340,15 +342,17 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
             n_outside += int(told["n_outside"])
             slices = block.tile.core[0] if "Z" in lengths else slice(0, 1)
             sizes[:, block.time, slices] += told["sizes"]
+        gone = np.zeros(0, np.int64)
         if len(table):
             boxes = _boxes(table, image, is_volume=job.engine.link)
             kept, dropped = left_out(table, *boxes, settings, membership.any(axis=1))
             reasons.update(dropped)
-            if not kept.all():
-                _erase(job, image, block, table["label"][~kept].to_numpy())
+            gone = table["label"][~kept].to_numpy()
             table, membership = table[kept], membership[kept]
         memberships.append(membership)
-        write_csv(files.selected(block), table)
+        write_csv(files.selected(block), table)  # which tells that cells may be gone from the labels
+        if len(gone):
+            _erase(job, image, block, gone)
     thresholds = _mark(job, image, [files.selected(block) for block in blocks])
     if job.engine.link and "Z" in lengths:
         sizes = sizes.sum(axis=2, keepdims=True)

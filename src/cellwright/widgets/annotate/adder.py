@@ -146,7 +146,6 @@ class Adder(QObject):
             self._ask()
 
     def _ask(self) -> None:
-        """Have the draft answered, at once or when the network has looked."""
         self.draft.cell, self.draft.outlines = None, []
         self._overlay.show(self.draft)
         prompts = self.draft.prompts
@@ -251,7 +250,10 @@ class Adder(QObject):
             return
         if wish.prompts is not self.draft.prompts:
             return  # changed since
-        text = f"{self._why_drawn} A disc is drawn. {PROMPT_KEYS}"
+        drawn = "A disc"
+        if wish.prompts.box is not None:
+            drawn = "An ellipse"
+        text = f"{drawn} is drawn; {self._why_drawn}. {PROMPT_KEYS}"
         if cell is not None:
             text = told_of(cell, self._model())
         self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
@@ -290,7 +292,6 @@ class Adder(QObject):
         return "the model was not asked"
 
     def _outlines(self, prompts: Prompts, cell: "PromptedCell | None") -> list[NDArray[Any]]:
-        """Return the outlines of a cell, or of what is drawn in its place."""
         if cell is not None:
             return list(cell.outlines)
         angles = np.linspace(0, 2 * np.pi, N_CORNERS)

@@ -79,7 +79,7 @@ NOTE = (
     "They work while the annotation is the active layer."
 )
 HINTS = {
-    "paint": "Draw with the mouse. [ and ] change the brush; P over a cell continues that cell.",
+    "paint": "Draw; [ and ] change the brush. P beside cells begins the next, over a cell continues it.",
     "erase": "Erase with the mouse. [ and ] change the brush.",
     "fill": "Click an area to fill it.",
     "add": "Click a missing cell, or drag a box around it. Shift+click: not this. Enter keeps it.",

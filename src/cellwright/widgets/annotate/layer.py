@@ -53,6 +53,7 @@ class AnnotationLayer:
     ) -> None:
         self.viewer, self.layer, self.session = viewer, layer, session
         self.channel_axis, self.tell = channel_axis, on_error
+        self.on_painted: Callable[[Sequence[int]], None] = lambda _: None  # told the cells of a stroke
         self.hides_reviewed = False
         self._is_pressed = self._is_direct = self._has_classes = False
         self._fresh: set[int] = set()  # cells of the last edit
@@ -184,7 +185,6 @@ class AnnotationLayer:
         self.layer.colormap = colours_by_label(colours, NO_CLASS_COLOUR)
 
     def _colour_of(self, number: int) -> str:
-        """Return the colour of a cell while colours mean something."""
         category = self.session.class_of(number)
         if self.hides_reviewed and number not in self._fresh and self.session.is_reviewed(number):
             return HIDDEN
@@ -195,7 +195,6 @@ class AnnotationLayer:
         return bright_colour(number)
 
     def _recolour(self, numbers: Iterable[int]) -> None:
-        """Bring the colours of some cells in line with their class and flag."""
         there = [number for number in numbers if number in self.session]
         if not there:
             return
@@ -224,7 +223,6 @@ class AnnotationLayer:
         self._write_classes(numbers)
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
-        """Let the features of the layer tell the classes of some cells, as tables and files read them."""
         n_rows = int(max(self.session.ids(), default=0)) + 1
         names = {number: self._class_name(number) for number in numbers if number < n_rows}
         write_classes(self.layer, names, n_rows)
@@ -266,6 +264,8 @@ class AnnotationLayer:
         except CellwrightError as error:
             self.redraw([box])
             self.tell(error)
+        else:
+            self.on_painted([int(one) for one in np.union1d(before, after) if one])
 
     def _on_data(self, _: Any) -> None:
         """Take over labels that somebody else put into the layer, a model say, as an edit like any other."""

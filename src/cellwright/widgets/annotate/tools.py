@@ -1,6 +1,6 @@
 """The tools that change an annotation, in the 2D and the 3D view, and the mouse and keys that work them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from scipy import ndimage
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError
@@ -19,6 +20,7 @@ from cellwright.widgets.annotate.overlays import Overlay, box_of
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
+PIECES_KEYS = "If they are cells of their own: Ctrl+Z, then P beside the cells begins a new one."
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
@@ -45,6 +47,7 @@ class ToolBox(QObject):
         self._first_seed: Point | None = None
         self._is_choosing = False
         self.is_panning = False  # while the space bar is down the mouse moves the image
+        view.on_painted = self._tell_pieces
         view.layer.events.mode.connect(self._on_mode)
         view.viewer.dims.events.current_step.connect(self._forget_seed)
 
@@ -89,6 +92,24 @@ class ToolBox(QObject):
         number = self.number_at(self.view.point_under_cursor())
         self.view.layer.selected_label = number or self.session.next_number
         self.choose("paint")
+
+    def _tell_pieces(self, numbers: Sequence[int]) -> None:
+        """Tell of a cell that a stroke leaves in pieces: they count as one."""
+        session, is_series = self.session, self.session.image.label_axes.startswith("T")
+        for number in numbers:
+            if number not in session:
+                continue
+            mask = session.labels[session.box_of(number)] == number
+            touching = np.ones((3,) * mask.ndim, int)
+            if is_series:
+                touching[[0, 2]] = 0  # frames are pieces of their own anyway
+            found, n_pieces = ndimage.label(mask, touching)
+            if is_series:
+                n_pieces = max(len(np.unique(frame[frame > 0])) for frame in found)
+            if n_pieces > 1:
+                self.done.emit(
+                    f"Cell {number} is in {n_pieces} separate pieces and counts once. {PIECES_KEYS}"
+                )
 
     def act(self, name: str) -> None:
         """Do what the key of a tool does."""

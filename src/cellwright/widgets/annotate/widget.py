@@ -194,7 +194,6 @@ class AnnotateWidget(QWidget):
         self._pass_settings()
 
     def _on_teach_clicked(self) -> None:
-        """Hand the annotation, its image and the model to the train panel."""
         context = self.model.context
         if context is not None:
             what = HandOver(self.panel.image.layer, context.layer.layer, self.model.taught)
@@ -378,7 +377,6 @@ class AnnotateChoices(QObject):
             box.choose_active()
 
     def _usual_start(self) -> Layer | None:
-        """Return the labels that the last count of the chosen image left, else the topmost."""
         image = self._panel.image.currentData()
         found = [one for one in self._panel.start.listed if isinstance(one, Labels)]
         own = [one for one in found if one.metadata.get(METADATA, {}).get("source") == image]

@@ -185,7 +185,6 @@ class CompareChoices(QObject):
         return is_known and self._panel.data.folder is None
 
     def _usual_truth(self) -> Layer | None:
-        """Return the annotation that belongs to the image, if there is one."""
         image = self._panel.data.layer
         found = [pair for pair in pairs(reversed(self._viewer.layers)) if not pair.is_as_counted]
         return next((pair.annotation for pair in found if pair.image is image), None)

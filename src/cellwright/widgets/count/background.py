@@ -15,8 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
-from cellwright.widgets.count.count_request import Request, count_task
-from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.model import CountModel, Request, count_task
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, without_collection

@@ -14,8 +14,7 @@ from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget,
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.count.count_request import CountOutcome, show_task
-from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, layers_with, take_away

@@ -68,7 +68,6 @@ def further_channels(
 
 
 def _single(layer: ImageLayer) -> list[Channel]:
-    """Return the channels of a layer one by one; that of a layer without channels."""
     channels = channels_of(layer)
     if channels[0].axis is None:
         return list(channels[:1])
@@ -145,7 +144,6 @@ def _is_one_layer(chosen: LayerChannel, also: Sequence[LayerChannel]) -> bool:
 
 
 def _check_upon(other: LayerChannel, chosen: LayerChannel) -> None:
-    """Raise WrongLayerError where the pixels of two layers are not those of the same places."""
     own, wanted = other.image.label_shape, chosen.image.label_shape
     if own != wanted:
         raise WrongLayerError(
@@ -157,7 +155,6 @@ def _check_upon(other: LayerChannel, chosen: LayerChannel) -> None:
 
 
 def _cut(image: Image, source: Source) -> Image:
-    """Return the part of an image that a source is of its own."""
     if source.image.label_shape == image.label_shape:
         return image
     return cropped(image, source.offset, source.image.label_shape)

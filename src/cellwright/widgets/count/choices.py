@@ -24,7 +24,6 @@ from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import image_layer
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
-from cellwright.widgets.shared.regions import RegionLayers
 
 LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
@@ -80,16 +79,6 @@ class Choices(QObject):
             return {"channel": channel.index if channel else None}
         chosen = LayerChannel(layer, channel or channels_of(layer)[0])
         return {"channels": numbers_of(chosen, also), "combine": self._panel.combine.currentData()}
-
-    @property
-    def region_layers(self) -> RegionLayers:
-        """The layers of what is left out and of the mask."""
-        panel = self._panel
-        return RegionLayers(
-            excluded=panel.exclude.layer,
-            mask=panel.mask_layer.layer,
-            is_outside=panel.mask_side.currentData(),
-        )
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name or folder.
@@ -153,7 +142,6 @@ class Choices(QObject):
         return ""
 
     def _choose_index(self, index: int | None) -> None:
-        """Choose a channel of the layer by its number."""
         box = self._panel.channel
         for place in range(box.count()):
             channel = box.itemData(place)
@@ -232,12 +220,16 @@ class AxesTool(QObject):
             self.refresh()
 
     def _read(self, layer: Layer | None) -> None:
-        """Look at the file of a layer beside the viewer."""
         if self.job is not None or layer is None:
             return
         self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        self.job.failed.connect(self._on_failed)
         self.job.finished.connect(self._on_read)
         self.job.start()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._waiting = None  # the count that waits would take the error away
+        self._model.fail(error, "Reading the axes")
 
     def _on_read(self) -> None:
         self.job = None
@@ -279,7 +271,6 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
 
 
 def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
-    """Return title and letters of the axes that an image may have, the understood ones first."""
     shape, axes = known.image.shape, known.image.axes
     likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
     return [(f"{one} · {meaning(one, shape)}", one) for one in likely]

@@ -1,21 +1,272 @@
-"""What the count panel knows and what its tools ask of it; free of Qt."""
+"""What the count panel knows, the task that counts, what is told of a count; free of Qt."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from numpy.typing import NDArray
 from psygnal import Signal
 
+from cellwright.core.data import Prediction, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.metadata import meaning
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.analysis import in_planes
+from cellwright.ops.measure.cells_table import cells_table, class_counts
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, source_with
-from cellwright.widgets.count.count_request import CountOutcome, Request
 from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
-from cellwright.widgets.shared.layer_io import Source, image_layer
+from cellwright.widgets.shared.layer_factory import legend
+from cellwright.widgets.shared.layer_io import Source, image_layer, prepare
+from cellwright.widgets.shared.regions import REGIONS, WINDOW
+
+if TYPE_CHECKING:
+    import pandas
 
 Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be counted, and how. Made by the widget and the menu command; used by :func:`count_task`."""
+
+    source: Source
+    model: str | Path | tuple[str, ...]  # several of one family are averaged
+    settings: Any = None
+    engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
+    outputs: tuple[str, ...] = ("Labels",)
+    classifier: str | Path = ""
+    family: str = DEFAULT_FAMILY
+    regions: RegionSet | None = None  # in pixels of the whole image; None counts all of the source
+
+
+@dataclass(frozen=True, slots=True)
+class CountOutcome:
+    """The result of a request and the layers that show it, not yet in a viewer.
+
+    ``prediction`` is what other thresholds can be applied to, where it was kept.
+    """
+
+    request: Request
+    result: Result
+    layers: Mapping[str, Layer]
+    prediction: Prediction | None = None
+
+
+def count_task(request: Request) -> Task[CountOutcome]:
+    """Return the cells of a request with their layers; imports torch in the thread that runs it."""
+    yield Progress("load", 0, 1)
+    from cellwright.inference.pipeline import count_with_prediction
+
+    image = request.source.image
+    result, prediction = yield from count_with_prediction(
+        image, request.model, request.settings, request.engine
+    )
+    result = inside_regions(request, replace(result, offset=request.source.offset))
+    result = yield from _classified(request, result)
+    return (yield from show_task(request, result, prediction))
+
+
+def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
+    """Return what a request that differs in thresholds, classes or outputs gives, from an earlier count."""
+    yield Progress("retune", 0, 1)
+    result = counted.result
+    is_recounted = request.settings != counted.request.settings
+    if is_recounted:
+        from cellwright.inference.pipeline import recount
+
+        result = recount(result, counted.prediction, request.model, request.settings)
+        result = inside_regions(request, result)
+    if is_recounted or request.classifier != counted.request.classifier:
+        result = yield from _classified(request, result)
+    return (yield from show_task(request, result, counted.prediction))
+
+
+def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
+    """Return a result with the layers that a request wants."""
+    yield Progress("layers", 0, 1)
+    told = {WINDOW: window_of(request.source)}
+    if request.regions is not None:
+        told[REGIONS] = request.regions
+    layers = prepare(result, request.source, request.outputs, told)
+    return CountOutcome(request, result, layers, prediction)
+
+
+def window_of(source: Source) -> Any:
+    """Return the part of the image that was counted: first and end pixel along each axis of the labels."""
+    lengths = zip(source.offset, source.image.label_shape, strict=True)
+    return tuple((start, start + n) for start, n in lengths)
+
+
+def inside_regions(request: Request, result: Result) -> Result:
+    """Return a result with the cells that lie in a region of the request; all where it has none.
+
+    Of a density the pixels outside become 0. How sure the count is then is not known.
+    """
+    regions = request.regions
+    if regions is None:
+        return result
+    if "density" in result.maps:
+        density = result.maps["density"] * _mask(regions, result)
+        maps = {**result.maps, "density": density}
+        return replace(result, count=float(density.sum(dtype=np.float64)), interval=None, maps=maps)
+    rows = np.flatnonzero(regions.membership(result.cells, result.offset).any(axis=1))
+    return replace(result, count=float(len(rows)), interval=None, cells=result.cells.take(rows))
+
+
+def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
+    """Return which pixels of a density lie in any of the regions."""
+    density = result.maps["density"]
+    start = tuple(result.offset) or (0,) * density.ndim
+    plane, corner = (density.shape[-2], density.shape[-1]), (start[-2], start[-1])
+    inside = np.zeros(density.shape, bool)
+    for index in np.ndindex(density.shape[:-2]):
+        place = tuple(at + first for at, first in zip(index, start, strict=False))
+        inside[index] = regions.union(place, plane, corner)
+    return inside
+
+
+def _classified(request: Request, result: Result) -> Task[Result]:
+    if not request.classifier or not len(result.cells):
+        return unclassified(result)
+    yield Progress("classes", 0, 1)
+    from cellwright.inference.classify import classify
+
+    return (yield from classify(result, request.source.image, request.classifier, request.engine))
+
+
+def unclassified(result: Result) -> Result:
+    """Return a result without the classes of its cells."""
+    if result.cells.classes is None:
+        return result
+    settings = dict(result.provenance.settings)
+    for written in ("classes", "classifier"):
+        settings.pop(written, None)
+    return replace(
+        result,
+        cells=replace(result.cells, classes=None),
+        provenance=replace(result.provenance, settings=settings),
+    )
+
+
+def can_recount(counted: CountOutcome) -> bool:
+    """Return whether other thresholds need no new run of the network."""
+    return counted.prediction is not None or counted.result.gives == "density"
+
+
+class CountCard(NamedTuple):
+    """What the panel tells of a count; the legend is rich text."""
+
+    number: str
+    line: str
+    details: str
+    legend: str
+
+
+def card_of(
+    counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
+) -> CountCard:
+    """Return what is told of a count, or of its cells as they were changed by hand since.
+
+    Parameters
+    ----------
+    unit
+        As in the preferences.
+    edited
+        One row for each cell that is there now; None where they are as they were found.
+    elsewhere
+        Where the image is, if it is not the one that is chosen.
+    """
+    result, source = counted.result, counted.request.source
+    parts, sizes, classes = [], cells_table(result), class_counts(result)
+    if edited is not None:
+        result, sizes = replace(result, count=float(len(edited)), interval=None), edited
+        parts = [by_hand_line(edited)]
+        if "class" in edited:
+            found = edited["class"].value_counts()
+            classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
+    line = " · ".join(
+        (f"{n_cells(result)}{in_planes(result)}", *parts, result_line(result).partition(" · ")[2])
+    )
+    if source.is_preview:
+        height, width = source.image.label_shape[-2:]  # of a large view its middle alone
+        line = f"preview of {height} x {width} px in view: {line}"
+    if elsewhere:
+        line = f"of {source.image.name!r}, {elsewhere}: {line}"
+    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
+    return CountCard(
+        f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
+    )
+
+
+def by_hand_line(table: "pandas.DataFrame") -> str:
+    """Return how many cells were drawn or changed by hand, and that it is so where they were only deleted."""
+    n_edited = 0
+    if "edited" in table:
+        n_edited = int((table["edited"] == True).sum())  # noqa: E712 - some rows may be empty
+    return f"{n_edited:,} by hand" if n_edited else "changed by hand"
+
+
+def result_line(result: Result) -> str:
+    """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
+    return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def name_line(request: Request) -> str:
+    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
+    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
+
+
+def channels_line(request: Request) -> str:
+    """Return the channels that were counted in; '' where the image has one, or colours."""
+    image, engine = request.source.image, request.engine
+    chosen = engine.channels or (engine.channel or 0,)
+    if "C" not in image.axes[:-1] or image.shape[image.axes.index("C")] < 2:
+        return ""
+    numbers = channel_numbers(image, chosen)
+    names = image.channel_names or [f"channel {number}" for number in range(max(numbers) + 1)]
+    return " + ".join(names[number] for number in numbers)
+
+
+def guess_line(result: Result) -> str:
+    """Return where the number rests on guessed axes: ``axes guessed: ZYX, 51 slices in z``; else nothing."""
+    found_by = result.provenance
+    if not found_by.settings.get("axes_are_guessed"):
+        return ""
+    return f"axes guessed: {found_by.axes}, {meaning(found_by.axes, found_by.image_shape)}"
+
+
+def interval_line(result: Result) -> str:
+    """Return the interval of a count in words, or nothing: ``394 to 430 cells (90 % interval)``."""
+    if result.interval is None:
+        return ""
+    low, high = result.interval
+    return f"{low:,.0f} to {high:,.0f} cells (90 % interval)"
+
+
+def n_cells(result: Result) -> str:
+    """Return the count with its noun: ``1 cell``, ``2,041 cells``."""
+    return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
+
+
+def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:
+    """Return the median diameter of a table of cells in pixels and, where known, micrometres, or nothing.
+
+    Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no
+    micrometres.
+    """
+    units = {"diameter_px": "px", "diameter_um": "µm"}
+    if unit == "px":
+        del units["diameter_um"]
+    sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
+    return f"median diameter {' · '.join(sizes)}" if len(table) and sizes else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts
-from cellwright.widgets.count.count_request import CountOutcome, show_task
-from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.prompted_cells import add_to, covering, has_pixels_of, number_in, with_cell
 from cellwright.widgets.count.save import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
@@ -90,7 +89,6 @@ class PointPromptTool(QObject):
         self._prepare(subject, None, None)
 
     def _let_go(self) -> None:
-        """Free mouse and keys."""
         self._subject = self._questions = None
         self._waiting.clear()
         if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
@@ -125,7 +123,6 @@ class PointPromptTool(QObject):
         }
 
     def _hold(self, layer: Any) -> Iterator[None]:
-        """Let the mouse move the image while the key is down."""
         layer.mouse_pan = True
         yield
         layer.mouse_pan = self._layer is None
@@ -319,7 +316,6 @@ class PointPromptTool(QObject):
         return numbers[0] if all(numbers) else 0
 
     def _edited_layers(self) -> list[Layer]:
-        """Return the layers of the last count that were changed by hand since."""
         counted = self._counted()
         if counted is None:
             return []

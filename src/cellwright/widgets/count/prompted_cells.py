@@ -98,7 +98,6 @@ def _place(source: Source, spot: PromptPoint, point: NDArray[Any]) -> NDArray[np
 def _points_inside(
     layer: Points, source: Source, spot: PromptPoint, cell: "PromptedCell"
 ) -> NDArray[np.bool_]:
-    """Return which points of a layer lie in an answered cell."""
     places = np.rint(layer.data - _place(source, spot, cell.box[0])).astype(int)
     rows, columns = places[:, -2:].T
     height, width = cell.mask.shape
@@ -137,6 +136,5 @@ def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "Prompt
 
 
 def _pixels(spot: PromptPoint, cell: "PromptedCell") -> tuple[Any, ...]:
-    """Where the box of an answered cell lies in the labels."""
     (top, left), (bottom, right) = cell.box
     return (*spot.frame, slice(int(top), int(bottom)), slice(int(left), int(right)))

@@ -7,10 +7,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -20,7 +18,10 @@ from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
-from cellwright.widgets.count.count_request import (
+from cellwright.widgets.count.first_run import FirstRunTool
+from cellwright.widgets.count.model import (
+    CountInputs,
+    CountModel,
     CountOutcome,
     can_recount,
     card_of,
@@ -28,8 +29,6 @@ from cellwright.widgets.count.count_request import (
     count_task,
     recount_task,
 )
-from cellwright.widgets.count.first_run import FirstRunTool
-from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
@@ -97,7 +96,9 @@ class CountWidget(QWidget):
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
-        stack(PanelScrollArea(self.panel), into=self)
+        area = PanelScrollArea(self.panel)
+        area.shown.connect(self.panel.device.find_devices)
+        stack(area, into=self)
         self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
@@ -208,11 +209,6 @@ class CountWidget(QWidget):
             **self.panel.engine.values(),
         )
 
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the widget is seen."""
-        super().showEvent(event)
-        self.panel.device.find_devices()
-
     def _on_job_started(self) -> None:
         self.model.is_busy = True
         self.model.tell("")
@@ -233,7 +229,8 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
-            self._offer_everywhere(regions or RegionSet(), source.image)
+            shapes = region_layer(self.viewer, self.panel.exclude.layer)
+            self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -243,16 +240,9 @@ class CountWidget(QWidget):
             return
         self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
-    def _offer_everywhere(self, regions: RegionSet, image: Image) -> None:
-        """Offer shapes that hold in one slice or frame for all of them."""
-        excluded = self.choices.region_layers.excluded
-        self.panel.everywhere.show_for(region_layer(self.viewer, excluded), regions.included, image)
-        self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
-
     def _regions(self) -> RegionSet | None:
-        """Return where cells are counted, None for everywhere."""
         layer = image_layer(self.choices.layer)
-        layers = self.choices.region_layers
+        layers = self.panel.region_layers()
         if self.panel.region.currentData() == "drawn":
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
@@ -261,7 +251,6 @@ class CountWidget(QWidget):
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
-        """Return the layer of the drawn regions, with shapes in it."""
         shapes = region_layer(self.viewer, excluded)
         if shapes is None:
             ask_for_region(self.viewer, layer)
@@ -330,7 +319,6 @@ class CountWidget(QWidget):
         )
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
-        """Show the number of an image that was counted into files."""
         details = f"{whole.name}\nTable and labels are in {whole.folder}"
         self.panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         self.panel.save.setEnabled(False)
@@ -388,7 +376,6 @@ class CountWidget(QWidget):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _show_number(self) -> None:
-        """Show the number of the last count, of its cells as they are now."""
         if self.model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
             self._elsewhere = self._where_counted(self.model.outcome)
             card = card_of(self.model.outcome, preferences().unit, self.edited.table, self._elsewhere)
@@ -452,7 +439,6 @@ class CountWidget(QWidget):
         self.model.tell("")
 
     def _on_correct_clicked(self) -> None:
-        """Hand the shown cells, their image and the model to the annotate panel."""
         counted = self.model.outcome
         if counted is None:
             return
@@ -467,7 +453,6 @@ class CountWidget(QWidget):
         hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
-        """Choose the image and the model that another panel sends."""
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
@@ -490,7 +475,7 @@ class CountWidget(QWidget):
             self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _on_everywhere_clicked(self) -> None:
-        shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
+        shapes = region_layer(self.viewer, self.panel.exclude.layer)
         if shapes is not None:
             self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
             self._start(is_preview=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -14,14 +15,14 @@ from qtpy.QtCore import QCoreApplication
 from qtpy.QtWidgets import QInputDialog
 
 from cellwright.core.data import Cells, Image
-from cellwright.core.errors import CellwrightError, CheckpointError, WrongLayerError
+from cellwright.core.errors import CellwrightError, CheckpointError, WrongLayerError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
-from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
+from cellwright.widgets.count.model import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.combos import SPECS, classifiers
@@ -29,6 +30,7 @@ from cellwright.widgets.shared.coordinates import channels_of, full_resolution, 
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
+from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         return None
 
     def on_returned(counted: CountOutcome) -> None:
-        place(unwrapped(viewer), counted.layers)
+        shown = place(unwrapped(viewer), counted.layers)
+        tell_results(viewer, counted.result, shown.get("Labels", shown.get("Points")))
         for notice in counted.result.notices:
             show_warning(notice)
         show_info(result_line(counted.result))
@@ -72,7 +75,7 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
     """
     layer = viewer.layers.selection.active
     try:
-        marked = marked_cells(viewer, layer)
+        image_layer = image_of_cells(viewer, layer)
         classifier = choose_classifier()
     except CellwrightError as error:
         show_error(str(error))
@@ -88,7 +91,8 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         else:
             show_info(classed.line)
 
-    return _run(classes_task(marked, classifier), on_returned, f"Classifying {layer.name}", "Classification")
+    task = classes_task(layer, image_layer, classifier)
+    return _run(task, on_returned, f"Classifying {layer.name}", "Classification")
 
 
 def choose_classifier() -> str:
@@ -126,7 +130,7 @@ def _run(task: Task[Any], on_returned: Callable[[Any], None], description: str, 
 
     job.progressed.connect(on_progressed)
     job.returned.connect(on_returned)
-    job.failed.connect(lambda error: show_error(f"{what} failed: {error}"))
+    job.failed.connect(lambda error: show_error(f"{what} failed: {error_line(error)}"))
     job.cancelled.connect(lambda: show_info(f"{what} was cancelled; nothing was changed."))
     job.finished.connect(bar.close)
     job.start()
@@ -161,15 +165,15 @@ class Classed:
         return " · ".join(f"{name} {n:,}" for name, n in zip(self.names, counts, strict=True))
 
 
-def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
-    """Return the cells of a Points or Labels layer, and the image they are in.
+def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
+    """Return the image that the cells of a Points or Labels layer are in.
 
     That is the image they were counted in, else the topmost one that has as many pixels.
 
     Raises
     ------
     WrongLayerError
-        The layer is of another type, holds no cells, or there is no image.
+        The layer is of another type, or there is no image.
     """
     if not isinstance(layer, Points | Labels):
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
@@ -179,6 +183,17 @@ def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
         raise WrongLayerError(
             f"The cells of {layer.name!r} are looked at in an Image layer; there is none. Open the image too."
         )
+    return image_layer
+
+
+def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> Marked:
+    """Return the cells of a layer in pixels of an image; slow for many pixels.
+
+    Raises
+    ------
+    WrongLayerError
+        The layer holds no cells.
+    """
     if isinstance(layer, Points):
         points, boxes, areas, numbers = _read_points(layer)
     else:
@@ -195,8 +210,10 @@ def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
     return Marked(cells, image_of(image_layer), numbers)
 
 
-def classes_task(marked: Marked, classifier: str) -> Task[Classed]:
-    """Return the classes of marked cells; imports torch in the thread that runs it."""
+def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: str) -> Task[Classed]:
+    """Return the classes of the cells of a layer; imports torch in the thread that runs it."""
+    yield Progress("cells", 0, 1)
+    marked = marked_cells(layer, image_layer)
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import predict_classes
 

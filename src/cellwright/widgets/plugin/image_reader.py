@@ -172,7 +172,6 @@ def _scaled(levels: list[Any], arguments: dict[str, Any]) -> tuple[Any, dict[str
 
 
 def _labels_inside(path: str) -> list[LayerData]:
-    """Return the labels that an OME-Zarr image holds."""
     inside = Path(path) / "labels"
     if address_of(path) or not is_zarr(inside):
         return []

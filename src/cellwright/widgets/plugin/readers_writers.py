@@ -225,7 +225,6 @@ def _from_shapes(
 
 
 def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
-    """Return the pixels of a shape of napari."""
     plane, lead = corners[:, -2:] + HALF_PIXEL, np.rint(corners[0, :-2]).astype(int)
     if kind == "ellipse":  # its corners are those of the box around it
         angle = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
@@ -240,7 +239,6 @@ def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str,
 
 
 def _feature(meta: Mapping[str, Any]) -> list[Any]:
-    """Return the classes of a layer, empty where it has none."""
     features = meta.get("features")
     if features is None or "class" not in features:
         return []

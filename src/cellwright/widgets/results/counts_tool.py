@@ -95,7 +95,6 @@ class CountsTool(QObject):
             self._is_page_wanted = True
 
     def _show_markers(self) -> None:
-        """Show one row for each channel that was measured."""
         model, view = self._model, self._view
         channels = model.marker_channels
         view.markers_hint.setVisible(not channels)
@@ -114,7 +113,6 @@ class CountsTool(QObject):
                 row.is_on.setChecked(channel in model.markers)
 
     def _limits(self, channel: str) -> tuple[float, float]:
-        """Return the lowest and the highest mean intensity of a cell."""
         table = self._model.table
         assert table is not None
         values = table[f"{MEAN}{channel}"].to_numpy(np.float64)

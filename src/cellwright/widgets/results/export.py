@@ -300,7 +300,6 @@ class ResultsExport(QObject):
             self.load_settings(Path(path))
 
     def _start(self, path: Path, write: Callable[[], object]) -> None:
-        """Write a file beside the viewer, and tell of it."""
         if self._view.job_bar.is_busy:
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
@@ -314,7 +313,6 @@ def _is_file(image: Image) -> bool:
 
 
 def _without_file(measured: MeasuredCells) -> list[str]:
-    """Return what cells were measured with that is in no file."""
     snapshot = measured.snapshot
     found = [f"the image {name}" for name, image in snapshot.others.items() if not _is_file(image)]
     if measured.nuclei is not None and not snapshot.nuclei_source:
@@ -329,7 +327,6 @@ def _corners(regions: RegionSet) -> list[Any]:
 
 
 def _by_hand(measured: MeasuredCells) -> list[str]:
-    """Return how cells were changed by hand."""
     found = []
     if measured.n_edited:
         found.append(f"{measured.n_edited} cells drawn or changed by hand")

@@ -1,6 +1,6 @@
 """Keeps the table in line with the layer: what is painted, split, deleted or moved is measured anew, soon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -21,7 +21,8 @@ from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
-POINTS_EVENTS = ("data", "features")
+LAYER_EVENTS = (LABELS_EVENTS, ("data", "features"))  # of labels, and of points
+BESIDE_EVENTS = (("data", "paint", "labels_update"), ("data", "features"))  # of labels, and of shapes
 
 
 class Measurer(QObject):
@@ -54,10 +55,10 @@ class Measurer(QObject):
         """Tell of another layer from now on."""
         old = self._link.layer
         if old is not layer:
-            self._connect(old, is_on=False)
+            _listen(old, LAYER_EVENTS, self._on_layer_changed, is_on=False)
             self._model.choose(-1)
             self._model.set_measured(None)
-            self._connect(layer, is_on=True)
+            _listen(layer, LAYER_EVENTS, self._on_layer_changed, is_on=True)
         self._link.layer, self._link.image_layer = layer, image_layer
         self._step = slice_in_sight(self._link.viewer)
         self.read()
@@ -65,30 +66,24 @@ class Measurer(QObject):
     def set_regions(self, layers: RegionLayers) -> None:
         """Take the regions from other layers."""
         old = self.regions
-        if (*old.chosen, old.is_outside) == (*layers.chosen, layers.is_outside):
-            return
-        for layer in old.chosen:
-            _listen(layer, self._on_regions_changed, is_on=False)
-        self.regions = layers
-        self._name_regions()
-        for layer in layers.chosen:
-            _listen(layer, self._on_regions_changed, is_on=True)
-        self.read_soon()
-
-    def _name_regions(self) -> None:
-        if self.regions.shapes is not None:
-            name_regions(self.regions.shapes)
+        if (*old.chosen, old.is_outside) != (*layers.chosen, layers.is_outside):
+            self.regions = layers
+            self._follow(old.chosen, layers.chosen)
 
     def set_nuclei(self, layer: Labels | None) -> None:
         """Take the nuclei of the cells from another layer, or from none."""
-        if layer is self.nuclei:
-            return
-        if self.nuclei is not None:
-            _listen(self.nuclei, self._on_regions_changed, is_on=False)
-        self.nuclei = layer
-        if layer is not None:
-            _listen(layer, self._on_regions_changed, is_on=True)
-        self.read_soon()
+        old = self.nuclei
+        if layer is not old:
+            self.nuclei = layer
+            self._follow((old,), (layer,))
+
+    def _follow(self, old: Sequence[Layer | None], new: Sequence[Layer | None]) -> None:
+        """Measure anew, now and whenever these layers of regions or nuclei change, no longer those before."""
+        for layer in old:
+            _listen(layer, BESIDE_EVENTS, self._on_regions_changed, is_on=False)
+        self._on_regions_changed()
+        for layer in new:
+            _listen(layer, BESIDE_EVENTS, self._on_regions_changed, is_on=True)
 
     def read_soon(self) -> None:
         """Measure the layer once it has come to rest."""
@@ -166,13 +161,6 @@ class Measurer(QObject):
         if self._is_stale:
             self.read()
 
-    def _connect(self, layer: Layer | None, *, is_on: bool) -> None:
-        if layer is None:
-            return
-        names = LABELS_EVENTS if isinstance(layer, Labels) else POINTS_EVENTS
-        for name in names:
-            _switch(getattr(layer.events, name), self._on_layer_changed, is_on=is_on)
-
     def _on_layer_changed(self, event: Any) -> None:
         if self._is_writing or not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari's weak reference may outlive what Qt has deleted
@@ -185,7 +173,8 @@ class Measurer(QObject):
 
     def _on_regions_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
-            self._name_regions()
+            if self.regions.shapes is not None:
+                name_regions(self.regions.shapes)
             self.read_soon()
 
 
@@ -195,15 +184,20 @@ def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, Me
     return layer, measured
 
 
-def _listen(layer: Layer, callback: Callable[[Any], None], *, is_on: bool) -> None:
-    """Have a layer of regions or of nuclei tell of its changes, or no longer."""
-    names = ("data", "paint", "labels_update") if isinstance(layer, Labels) else ("data", "features")
-    for name in names:
-        _switch(getattr(layer.events, name), callback, is_on=is_on)
-
-
-def _switch(emitter: Any, callback: Callable[[Any], None], *, is_on: bool) -> None:
-    if is_on:
-        emitter.connect(callback)
-    else:
-        emitter.disconnect(callback)
+def _listen(
+    layer: Layer | None,
+    events: tuple[Sequence[str], Sequence[str]],
+    callback: Callable[[Any], None],
+    *,
+    is_on: bool,
+) -> None:
+    """Have a layer tell of its changes, or no longer."""
+    if layer is None:
+        return
+    of_labels, of_others = events
+    for name in of_labels if isinstance(layer, Labels) else of_others:
+        emitter = getattr(layer.events, name)
+        if is_on:
+            emitter.connect(callback)
+        else:
+            emitter.disconnect(callback)

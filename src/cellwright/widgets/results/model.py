@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from cellwright.core.data import Result
+from cellwright.core.data import CHANNEL, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import spatial_ndim
@@ -194,7 +194,10 @@ class ResultsModel:
 
     def title_of(self, channel: str) -> str:
         """Return how people call one of these: with the name in the file, where it is known."""
-        names = () if self.measured is None else self.measured.snapshot.image.channel_names
+        if self.measured is None:
+            return channel
+        image = self.measured.snapshot.image
+        names = image.channel_names or (image.name,) * (CHANNEL not in image.axes)
         titles = {f"ch{number}": f"{name} (ch{number})" for number, name in enumerate(names)}
         return titles.get(channel, channel)
 

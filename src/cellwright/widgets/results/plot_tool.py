@@ -220,7 +220,7 @@ class PlotTool(QObject):
         self._begin_with_frames()
         names = self._model.number_columns
         first_x: tuple[str, ...] = FIRST_X
-        if preferences().unit == "px":
+        if names and preferences().unit == "px":
             first_x = tuple(name for name in FIRST_X if name.endswith("_px"))
         for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
@@ -267,7 +267,6 @@ class PlotTool(QObject):
             self.link.go_to_frame(found[0], number)
 
     def _on_viewer_moved(self, _: Any = None) -> None:
-        """Mark the frame that the viewer shows."""
         if not self._is_shown:
             return
         found = None

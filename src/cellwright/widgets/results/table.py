@@ -155,6 +155,7 @@ class CellsTable(QTableView):
         super().__init__()
         self.frame = frame
         self._fitted: list[str] = []
+        self._widths: dict[int, int] = {}  # of each column, as it was fitted
         self.setModel(frame)
         self.setSortingEnabled(True)
         heading, rows, selection = self.horizontalHeader(), self.verticalHeader(), self.selectionModel()
@@ -209,10 +210,16 @@ class CellsTable(QTableView):
             self.row_chosen.emit(int(self.frame.order[current.row()]))
 
     def _fit_columns(self) -> None:
-        """Make columns as wide as their titles and first values, once for each set of columns."""
-        if self._fitted == self.frame.names:
+        """Make columns as wide as their titles and first values, once for each set of columns.
+
+        Those of a table of few rows follow its values, unless the user has made them wider or narrower.
+        """
+        is_new = self._fitted != self.frame.names
+        if not is_new and self.frame.rowCount() > WIDEST_SAMPLE:
             return
         self._fitted = list(self.frame.names)
+        if is_new:
+            self._widths = {}
         metrics = self.fontMetrics()
         for column in range(self.frame.columnCount()):
             title = str(self.frame.headerData(column, Qt.Orientation.Horizontal))
@@ -221,4 +228,6 @@ class CellsTable(QTableView):
                 for place in range(min(WIDEST_SAMPLE, self.frame.rowCount()))
             ]
             widest = max(metrics.horizontalAdvance(text) for text in (f"{title}  ▲", *texts))
-            self.setColumnWidth(column, widest + 16)
+            if self._widths.get(column, self.columnWidth(column)) == self.columnWidth(column):
+                self.setColumnWidth(column, widest + 16)
+                self._widths[column] = self.columnWidth(column)

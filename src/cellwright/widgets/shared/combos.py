@@ -6,10 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pint
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer
+from napari.layers import Layer
+from napari.utils.notifications import show_warning
 from psygnal import Signal
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
@@ -41,8 +40,14 @@ from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_factory import bright_colours
 from cellwright.widgets.shared.messages import listen
-from cellwright.widgets.shared.napari_private import free_in_own_context, preferences, unwrapped
+from cellwright.widgets.shared.napari_private import (
+    compile_label_colours,
+    free_in_own_context,
+    preferences,
+    unwrapped,
+)
 from cellwright.widgets.shared.style import MessageLabel, fill, row
 
 SPECS = "spec.json"
@@ -488,15 +493,18 @@ class DeviceComboBox(PanelComboBox):
     def find_devices(self) -> None:
         """Name the devices, once; found beside the viewer since torch takes a second to import."""
         if self._job is None:
-            # units load when they are first used: half loaded by the task, they would fail a layer that comes
-            pint.get_application_registry().parse_units("pixel")  # type: ignore[no-untyped-call]
             self._job = Job(device_task(), self)
             self._job.returned.connect(self._on_found)
+            self._job.failed.connect(self._on_failed)
             self._job.start()
 
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
         self.fill(entries, self.device)
+
+    def _on_failed(self, error: Exception) -> None:
+        self._job = None  # looked for again when the panel is shown the next time
+        show_warning(f"The devices of this machine could not be listed: {error_line(error)}")
 
 
 def classifiers() -> list[tuple[str, str]]:
@@ -518,7 +526,7 @@ def model_help(spec: ModelSpec) -> str:
 def device_task() -> Task[tuple[tuple[str, str], ...]]:
     """Return name and title of this machine's devices, having loaded what the first count will need."""
     yield Progress("devices", 0, 1)
-    Labels(np.zeros((8, 8), np.int32)).contour = 1  # napari compiles its colour look-up for the first layer
+    compile_label_colours(bright_colours())
     from cellwright.inference.device import devices
 
     import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count

@@ -156,7 +156,6 @@ def may_follow(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
 
 
 def _count_of(own: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what tells a count from any other."""
     return tuple(own.get(name) for name in COUNT)
 
 

@@ -204,7 +204,6 @@ def _density_layer(
 
 
 def _cell_colours(result: Result) -> Any:
-    """One colour for all cells, or one for each where they have classes."""
     classes = result.cells.classes
     if classes is None or not len(classes):
         return COLOUR
@@ -212,7 +211,6 @@ def _cell_colours(result: Result) -> Any:
 
 
 def _typical_diameter(result: Result) -> float:
-    """Middle side of the boxes in pixels."""
     boxes = result.cells.boxes
     if not len(boxes):
         return LONE_DIAMETER_PX

@@ -129,7 +129,7 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     layer
         The cells, if there is such a layer.
     panel
-        The panel that counted; it stays in front.
+        The panel that counted; it stays in front, except of a series in time: its counts are a table.
     """
     viewer = unwrapped(viewer)
     news = news_of(viewer)
@@ -140,10 +140,17 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     window = getattr(viewer, "window", None)
     if not is_first or window is None or panel_in(window, PANEL) is not None:
         return
-    open_panel(viewer, PANEL)
-    dock = dock_of(panel)
+    dock = open_panel(viewer, PANEL)
+    if not is_series(result) and panel is not None:
+        dock = dock_of(panel)
     if dock is not None:
         dock.raise_()
+
+
+def is_series(result: Result) -> bool:
+    """Return whether several frames were counted."""
+    found_by = result.provenance
+    return any(axis == "T" and n > 1 for axis, n in zip(found_by.axes, found_by.image_shape, strict=False))
 
 
 def panel_in(window: Any, title: str) -> QDockWidget | None:

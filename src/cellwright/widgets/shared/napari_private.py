@@ -8,11 +8,13 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
+from napari.utils.colormaps import CyclicLabelColormap, colormap
 from napari.utils.colormaps.standardize_color import transform_color
 from npe2 import PluginManager
 from numpy.typing import NDArray
@@ -90,6 +92,14 @@ def _of_neighbours(reduce: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
     ):
         reduce(found[first], values[second], out=found[first])
     return found
+
+
+def compile_label_colours(colours: CyclicLabelColormap) -> None:
+    """Load and compile what napari colours labels with, which takes its first layer of labels 0.2 s."""
+    import_module("skimage.color").lab2rgb(np.zeros((1, 3)))
+    compiled = getattr(colormap, "_cast_labels_data_to_texture_dtype_auto", None)
+    if compiled is not None:
+        compiled(np.zeros((8, 8), np.int32), colours)
 
 
 def forget_history(layer: Labels) -> None:

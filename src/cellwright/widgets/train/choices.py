@@ -154,7 +154,6 @@ class TrainChoices(QObject):
         self.changed.emit()
 
     def _show_pairs(self) -> None:
-        """Show the list where there is something in it."""
         has_pairs = self.is_layers and bool(self._pairs)
         self._panel.pairs.setVisible(has_pairs)
         self._panel.complete.setVisible(has_pairs)
@@ -259,7 +258,6 @@ class DataCheck(QWidget):
             self.start()
 
     def _tell(self, summary: str, warnings: Sequence[str] = ()) -> None:
-        """Show what the data hold and what looks wrong with them."""
         marked = [f"{chip('⚠', WARNING_COLOUR)} {escape(one)}" for one in warnings]
         lines = [line for line in (escape(summary), *marked) if line]
         self.label.setText("<br>".join(lines))

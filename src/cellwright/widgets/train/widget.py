@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.errors import CellwrightError
@@ -56,6 +55,7 @@ class TrainWidget(QWidget):
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
         self._area = PanelScrollArea(self.panel)
+        self._area.shown.connect(self.panel.device.find_devices)
         stack(self._area, into=self)
         self._connect()
         self.choices.refresh_pairs()
@@ -177,11 +177,6 @@ class TrainWidget(QWidget):
 
     # -- events -------------------------------------------------------------------------------------------
 
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the widget is seen."""
-        super().showEvent(event)
-        self.panel.device.find_devices()
-
     def _on_finished(self) -> None:
         self.model.is_busy = False
         self.panel.show_running(is_running=False)
@@ -189,11 +184,9 @@ class TrainWidget(QWidget):
         self.offer.refresh()
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
-        """Choose the annotation and the model that another panel sends."""
         if panel == TRAIN and not self.is_busy:
             self._taught_image = what.image
             self.choices.take(what)
 
     def _on_count_clicked(self) -> None:
-        """Have the count panel count the image that the new model learned from, else the one chosen there."""
         hand_over(self.viewer, COUNT, HandOver(self._taught_image, model=self._new_model, begins=True))

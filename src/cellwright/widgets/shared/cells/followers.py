@@ -222,7 +222,6 @@ def _told(layer: Layer, error: Exception) -> str:
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
-    """Return what measures a layer again, in what it was measured in."""
     groups = {describe(str(name)).group for name in layer.features}
     wanted = tuple(name for name in MEASURED if name in groups)
     return measure_task(snapshot_of(layer, image_layer_under(viewer, layer)), MeasureSettings(wanted))

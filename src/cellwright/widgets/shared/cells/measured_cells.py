@@ -122,7 +122,6 @@ def measure_task(
 def _in_regions(
     snapshot: Snapshot, settings: MeasureSettings, table: "pandas.DataFrame", result: Result
 ) -> MeasuredCells:
-    """Return cells with the regions that they lie in."""
     regions = snapshot.regions
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
@@ -205,7 +204,6 @@ def _rows_before(cells: MeasuredCells, before: MeasuredCells) -> NDArray[np.intp
 
 
 def _keys(cells: MeasuredCells) -> NDArray[np.int64]:
-    """Return frame and number of each cell (N, axes + 1)."""
     return np.column_stack([cells.frames, cells.numbers])
 
 
@@ -218,7 +216,6 @@ def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:
 
 
 def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> PixelChange:
-    """Return what changed in the pixels since."""
     none = np.zeros(0, np.int64)
     if before is None:
         return PixelChange(none, None)
@@ -344,7 +341,6 @@ def _measured_points(
 
 
 def _edited_points(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[np.bool_]:
-    """Return which points came or were moved by hand."""
     points, features = snapshot.points, snapshot.features
     assert points is not None
     edited = np.zeros(len(points), bool)

@@ -1,4 +1,4 @@
-"""Labels on their way to disk: in order, beside the viewer, and whatever happens before the program ends."""
+"""The files of a folder that is proofread: its images, its counts, and labels on their way to disk."""
 
 import subprocess
 import sys
@@ -12,10 +12,21 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 
 from cellwright.core.data import Image, Labels
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.images import read_image, write_labels
 from cellwright.widgets.annotate import proofread
-from cellwright.widgets.annotate.proofread import Keeper, Writes
+from cellwright.widgets.annotate.proofread import (
+    COUNTS,
+    Keeper,
+    Tally,
+    Writes,
+    images_of,
+    labels_path,
+    read_counts,
+    write_counts,
+)
+from cellwright.widgets.annotate.session_setup import fresh_journal
+from cellwright.widgets.shared.layer_io import layer_arguments
 
 LIMIT_MS = 60_000
 QUIT = """
@@ -92,3 +103,55 @@ def test_the_program_does_not_end_before(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "waiting"), done.stderr
     np.testing.assert_array_equal(read_image(path).data, np.arange(60).reshape(6, 10))
+
+
+def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tallies = {"a": Tally(5, 4, 2), "b": Tally(-1, 0, 0)}
+    write_counts(tmp_path / "x" / COUNTS, [Path("a.png"), Path("b.png"), Path("c.png")], tallies)
+    assert read_counts(tmp_path / "x" / COUNTS) == tallies
+    assert read_counts(tmp_path / "none.csv") == {}
+    (tmp_path / "bad.csv").write_text("name,found\na,x\n")
+    with pytest.raises(ReadError, match="Remove it"):
+        read_counts(tmp_path / "bad.csv")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="nowhere"):
+        images_of(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ReadError, match="found none"):
+        images_of(tmp_path)
+
+
+def test_images_of_a_dataset_have_their_labels_beside_them(tmp_path: Path) -> None:
+    for name in ("images/b.png", "images/a.TIF", "images/.hidden.png", "masks/b.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images = images_of(tmp_path)
+    assert [path.name for path in images] == ["a.TIF", "b.png"]
+    assert [labels_path(path) for path in images] == [None, tmp_path / "masks" / "b.tif"]
+
+
+def test_images_whose_labels_would_lie_in_one_file_are_refused(tmp_path: Path) -> None:
+    for name in ("b.png", "a.tif", "b.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(ReadError, match=r"b\.(png|tif) and b\.(png|tif) differ in their endings"):
+        images_of(tmp_path)
+
+
+def test_every_earlier_journal_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    for text in ("first", "second", "third"):
+        path.write_text(text)
+        fresh_journal(path)
+    kept = [one.read_text() for one in tmp_path.iterdir() if ".old" in one.name]
+    assert sorted(kept) == ["first", "second", "third"]
+
+
+def test_a_layer_keeps_pixel_size_and_colours() -> None:
+    image = Image(np.zeros((3, 8, 9, 3)), "TYXC", (0.5, 0.25), "film")
+    arguments = layer_arguments(image)
+    assert arguments["rgb"]
+    assert arguments["axis_labels"] == ("t", "y", "x")
+    assert arguments["scale"] == (1.0, 0.5, 0.25)
+    assert arguments["units"] == ("pixel", "micrometer", "micrometer")

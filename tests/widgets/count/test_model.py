@@ -11,7 +11,8 @@ from cellwright.core.tasks import Progress, run
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.regions import RegionSet, shape_region
-from cellwright.widgets.count.count_request import (
+from cellwright.widgets.count.model import (
+    CountModel,
     CountOutcome,
     Request,
     count_task,
@@ -22,7 +23,6 @@ from cellwright.widgets.count.count_request import (
     result_line,
     sizes_line,
 )
-from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_io import Source, source_of
 from cellwright.widgets.shared.messages import progress_line
 
