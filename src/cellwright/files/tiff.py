@@ -43,6 +43,10 @@ LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at throug
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
 SLIDES = ("svs", "qpi", "ndpi", "bif", "philips")  # what tifffile calls the files of slide scanners
 OF_SLIDES = ("thumbnail", "label", "macro", "map")  # pictures of the slide as a whole, beside its image
+TILES_OF_BIF = (
+    "the tiles of this scanner overlap a little and are read as they are stored; cells at their edges may be "
+    "counted twice. Export it as OME-TIFF with QuPath to count it exactly."
+)
 POSITIONS = "RPM"  # axes of stage positions (of Micro-Manager, of LSM) and of the tiles of a mosaic
 _Series = tuple[int, tifffile.TiffPageSeries, list[int]]  # its number, and those of its smaller copies
 STAND_IN = {"Y": 2, "X": 3}
@@ -133,8 +137,13 @@ def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
 def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     """Return notices of pictures of a slide, and of planes that the description of a file does not name."""
     pictures = [name for name in map(partial(_picture_of_slide, tiff), tiff.series) if name]
+    told = []
     if 0 < len(pictures) < len(tiff.series):
-        return [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
+        told = [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
+    if tiff.is_bif:
+        told.append(f"{tiff.filename}: {TILES_OF_BIF}")
+    if told:
+        return told
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)

@@ -18,6 +18,8 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 from cellwright.core.tasks import Progress
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.shared import combos
 from cellwright.widgets.shared.combos import (
@@ -31,6 +33,7 @@ from cellwright.widgets.shared.combos import (
     model_title,
 )
 from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.train.widget import TrainWidget
 
 
 def titles(box: QComboBox) -> list[str]:
@@ -188,6 +191,23 @@ def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(
     qtbot.addWidget(area)
     area.shown.connect(box.find_devices)
     area.show()
+    qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
+
+
+@pytest.mark.parametrize("panel", [CountWidget, FolderWidget, TrainWidget])
+def test_a_panel_in_sight_names_the_devices(
+    panel: type[QWidget], viewer: ViewerModel, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick() -> Any:
+        yield Progress("devices", 0, 1)
+        return (("cpu", "CPU"),)
+
+    monkeypatch.setattr(combos, "device_task", quick)
+    widget = panel(viewer)
+    qtbot.addWidget(widget)
+    box = widget.findChild(DeviceComboBox)
+    assert box is not None
+    widget.show()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
 
 
