@@ -64,7 +64,7 @@ TESTED: dict[str, tuple[Images, ...]] = {
     "centroid": (NUCLEI, OTHERS, BLOOD, TISSUE, PHASE),
     "query": (NUCLEI, OTHERS, BLOOD, TISSUE, PHASE),
     "pseudocolor": (VOLUMES,),
-    "density": (NUCLEI, OTHERS),
+    "density": (NUCLEI, OTHERS, TISSUE, PHASE),
 }
 
 

@@ -9,10 +9,10 @@
     python -m benchmarks.accuracy.published score --data FOLDER --models MODELS
 
 ``links`` makes folders that hold nuclei and blood that shipped models learned from, split as for these: no
-validation image chooses anything. Ours of the family query has learned other kinds as well. ``score`` prints
-one table. Seconds are the warm median of a drawn image (of one slice of a drawn volume for pseudocolor),
-memory is the peak of a fresh process that counts it once; a classifier's seconds are those of a thousand
-cells.
+validation image chooses anything. Ours of query and density have learned other kinds as well. ``score``
+prints one table. Seconds are the warm median of a drawn image (of one slice of a drawn volume for
+pseudocolor), memory is the peak of a fresh process that counts it once; a classifier's seconds are those of a
+thousand cells.
 """
 
 import json
@@ -61,7 +61,7 @@ def link(datasets: list[Dataset], output: Path) -> None:
 
 def links(data: Path, output: Path) -> None:
     """Make the folders that each of the networks learns from."""
-    learned = {"query": data_of(RECIPES["joint"], data), "density": data_of(RECIPES["density"], data)}
+    learned = dict.fromkeys(("query", "density"), data_of(RECIPES["joint"], data))
     learned["pseudocolor"] = train_pseudocolor.data_of(data)
     for family, part in learned.items():
         link([part.target, *part.extra], output / family)

@@ -14,11 +14,13 @@ import pytest
 import tifffile
 
 import cellwright
+from cellwright.cli import count as count_module
 from cellwright.cli.flags import refuse_foreign
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress
 from cellwright.files.images import read_image
 from cellwright.inference import image_count, pipeline
+from cellwright.inference.image_count import counted_task
 from cellwright.inference.recipe import as_command
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
@@ -228,6 +230,18 @@ def test_images_without_cells_give_zero(cli, tmp_path, data, told):
     assert bool(err) == bool(told)
     assert json.loads(out)["count"] == 0
     assert read_image(tmp_path / "out" / "a.labels.tif", axes="YX").shape == data.shape
+
+
+def test_an_image_that_changes_while_it_is_counted_is_no_result(cli, image_path, tmp_path, monkeypatch):
+    def changing(image, choices):
+        with image_path.open("ab") as file:
+            file.write(b"more")
+        return counted_task(image, choices)
+
+    monkeypatch.setattr(count_module, "counted_task", changing)
+    code, out, err = cli("count", image_path, "--output", tmp_path / "out")
+    assert (code, out, "was changed while it was counted" in err) == (1, "", True), err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_failure_of_another_kind_is_named_without_traceback(cli, image_path, monkeypatch):

@@ -204,6 +204,20 @@ def draw_lsm(path: Path) -> Drawn:
     return [data]
 
 
+def draw_bif(path: Path) -> Drawn:
+    """Write a slide of Ventana: its label, a thumbnail, and an image in two sizes."""
+    data = ramp(64, 96, 3, dtype=np.uint8)
+    options: dict[str, Any] = {"photometric": "rgb", "metadata": None, "contiguous": False}
+    told = b'<iScan Magnification="20" ScanRes="0.65"/>'
+    with TiffWriter(path, bigtiff=True) as tiff:
+        xmp = [(700, 7, len(told), told, True)]
+        tiff.write(data[:20, :10], description="Label Image", extratags=xmp, **options)
+        tiff.write(data[:10, :10], description="Thumbnail", **options)
+        tiff.write(data, description="level=0 mag=20 quality=95", tile=(16, 16), **options)
+        tiff.write(data[::2, ::2], description="level=1 mag=10 quality=95", tile=(16, 16), **options)
+    return [data]
+
+
 def draw_metamorph(path: Path) -> Drawn:
     told = {"state": ("bool", "on"), "x": ("float", 0.65), "y": ("float", 0.65), "units": ("string", "um")}
     props = "".join(
@@ -306,6 +320,7 @@ OF_INSTRUMENTS: dict[str, Callable[[Path], Drawn]] = {
     "a.svs": draw_svs,
     "a.scn": draw_scn,
     "a.ndpi": draw_ndpi,
+    "a.bif": draw_bif,
     "a.stk": draw_stk,
     "a.lsm": draw_lsm,
     "metamorph.tif": draw_metamorph,

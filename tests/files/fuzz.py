@@ -73,7 +73,7 @@ Rng = np.random.Generator
 Damage = Callable[[bytes, Rng], bytes]
 Ledger = dict[str, dict[str, Any]]
 READERS_OF_IMAGES = {
-    **dict.fromkeys((".tif", ".lsm", ".stk", ".svs", ".scn", ".ndpi", ".qptiff"), "tiff"),
+    **dict.fromkeys((".tif", ".lsm", ".stk", ".svs", ".scn", ".ndpi", ".bif", ".qptiff"), "tiff"),
     **dict.fromkeys((".oib", ".oif"), "oif"),
     **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
     **{ending: ending[1:] for ending in (".npy", ".zarr", ".czi", ".lif", ".nd2")},

@@ -311,9 +311,8 @@ def test_stacks_of_colours_and_bigtiff(tmp_path, colours):
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif").data, colours)
 
 
-def test_ome_of_several_files_and_its_companion(tmp_path, grey):
-    for index in (0, 1):
-        tifffile.imwrite(tmp_path / f"a{index}.tif", grey + index, metadata=None)
+@pytest.mark.parametrize("parts_tell", ["all", "the companion", "the first", "nothing"])
+def test_ome_of_several_files_and_its_companion(tmp_path, grey, parts_tell):
     xml = (
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
         'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="50" SizeY="40" SizeC="1" SizeZ="2" '
@@ -325,17 +324,48 @@ def test_ome_of_several_files_and_its_companion(tmp_path, grey):
         )
         + "</Pixels></Image></OME>"
     )
+    by = {"the companion": "a.companion.ome", "the first": "a0.tif"}.get(parts_tell, "")
+    elsewhere = f'<OME><BinaryOnly MetadataFile="{by}" UUID="urn:uuid:0"/></OME>'
     for z in (0, 1):
-        own = xml.replace("<OME ", f'<OME UUID="urn:uuid:{z}" ')
-        tifffile.imwrite(tmp_path / f"a{z}.tif", grey + z, description=own, metadata=None)
+        own = xml if parts_tell == "all" or f"a{z}.tif" == by else elsewhere
+        told = {"description": own.replace("<OME", f'<OME UUID="urn:uuid:{z}"')}
+        tifffile.imwrite(
+            tmp_path / f"a{z}.tif", grey + z, metadata=None, **(told if parts_tell != "nothing" else {})
+        )
     (tmp_path / "a.companion.ome").write_text(xml)
-    for name in ("a0.tif", "a.companion.ome"):
+    names = ["a.companion.ome", "a0.tif", "a1.tif"]
+    for name in names[: 1 if parts_tell == "nothing" else 3]:
         image = read_image(tmp_path / name)
         assert image.axes == "ZYX"
         np.testing.assert_array_equal(image.data, [grey, grey + 1])
-    (tmp_path / "a1.tif").unlink()
-    with pytest.raises(ReadError, match="missing"):
-        read_image(tmp_path / "a0.tif")
+    (tmp_path / "a0.tif").unlink()
+    (tmp_path / "a.companion.ome").unlink()
+    if parts_tell != "nothing":
+        with pytest.raises(ReadError, match=r"missing|does not lie beside it"):
+            read_image(tmp_path / "a1.tif")
+
+
+def test_a_stack_of_imagej_behind_one_page_is_whole(tmp_path, grey):
+    described = "ImageJ=1.54f\nimages=3\nslices=3\n"  # as it writes what is larger than 4 GB
+    tifffile.imwrite(tmp_path / "a.tif", grey, description=described, metadata=None)
+    with (tmp_path / "a.tif").open("ab") as file:
+        file.write((grey + 1).tobytes() + (grey + 2).tobytes())
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "ZYX"
+    np.testing.assert_array_equal(image.data, [grey, grey + 1, grey + 2])
+
+
+@pytest.mark.parametrize("axes", ["PCYX", "MPYX"])
+def test_positions_and_tiles_are_images_of_their_own(tmp_path, grey, axes):
+    data = np.stack([grey + n for n in range(6)]).reshape(3, 2, 40, 50)
+    tifffile.imwrite(tmp_path / "a.tif", data, metadata={"axes": axes})
+    found = list(read_images(tmp_path / "a.tif"))
+    rest = axes.replace("P", "").replace("M", "")
+    assert {image.axes for image in found} == {rest}
+    np.testing.assert_array_equal(
+        np.stack([image.data for image in found]), data.reshape(-1, *found[0].shape)
+    )
+    assert len({image.name for image in found}) == len(found)
 
 
 def test_ome_is_believed_before_the_shape_that_tifffile_noted(tmp_path, grey, monkeypatch):

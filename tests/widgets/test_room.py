@@ -12,8 +12,8 @@ from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QCoreApplication, QEvent, QPoint, QSize, Qt
-from qtpy.QtGui import QColor
+from qtpy.QtCore import QCoreApplication, QEvent, QPoint, QPointF, QSize, Qt
+from qtpy.QtGui import QColor, QWheelEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -46,6 +46,7 @@ PANELS = {
     "compare": "cellwright.widgets.compare.widget:CompareWidget",
     "folder": "cellwright.widgets.folder.widget:FolderWidget",
 }
+VALUES = QComboBox | QAbstractSpinBox | QSlider
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
 NAPARI_PX = 500 + 26  # its own controls at a font of 16, its frames and the least of its canvas
@@ -101,6 +102,34 @@ def test_every_control_has_a_tooltip(panel: QWidget) -> None:
     bare = [f"{type(one).__name__} {getattr(one, 'text', str)()!r}" for one in controls(panel)
             if not one.toolTip()]  # fmt: skip
     assert not bare, bare
+
+
+@every_panel
+def test_scrolling_a_panel_changes_no_value(panel: QWidget) -> None:
+    opened(panel)
+    panel.show()
+    late = QComboBox(objectName="late")  # of a form that is built anew
+    late.addItems(["a", "b"])
+    (getattr(panel, "view", None) or panel.panel).layout().addWidget(late)  # type: ignore[attr-defined]
+    QApplication.processEvents()
+    watched = [one for one in panel.findChildren(QWidget) if isinstance(one, VALUES)]
+    assert late in watched
+    for one in watched:
+        before = value_of(one)
+        for step in (-120, 120):
+            wheel = QWheelEvent(
+                QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, step), Qt.MouseButton.NoButton,
+                Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+            )  # fmt: skip
+            QApplication.sendEvent(one, wheel)
+            assert value_of(one) == before, one.toolTip()
+
+
+def value_of(control: Any) -> Any:
+    """Return what a control is set to."""
+    if isinstance(control, QComboBox):
+        return control.currentIndex()
+    return control.text() if isinstance(control, QAbstractSpinBox) else control.value()
 
 
 @every_panel

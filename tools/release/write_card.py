@@ -111,7 +111,7 @@ TEXTS = {
     ),
     "density": Text(
         use="Counts where nothing can be separated: it gives a density that adds up to the count, and an "
-        "interval for it.",
+        f"interval for it: {ALL_KINDS}.",
         limits="It tells no cells apart. Errors of an image's parts may cancel in the whole: the count of a "
         "part is less sure than its interval says.",
         columns=("count_mae", "count_median_error", "count_mape", "interval_coverage", "interval_width"),
@@ -284,7 +284,7 @@ def _shown(key: str, value: float) -> str:
 def training_of(spec: ModelSpec, folder: Path, data: Path, remark: str) -> dict[str, str]:
     """Return what a card says of the images learned from and of the recipe."""
     if spec.preset == "lite":
-        return default_card.training_of(folder, data, remark)
+        return default_card.training_of(spec.family, folder, data, remark)
     stages = stages_of(spec.family, data)
     return {
         "data": data_lines(n_learned(stages)),

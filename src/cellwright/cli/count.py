@@ -27,7 +27,7 @@ from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.atomic import as_stored, check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output
-from cellwright.files.folders.written import FileFacts, facts_of
+from cellwright.files.folders.written import FileFacts, changed_meanwhile, facts_of
 from cellwright.files.images import read_images
 from cellwright.files.zarr import address_of, images_inside, is_zarr
 from cellwright.inference.image_count import (
@@ -258,10 +258,11 @@ def count_one(
 
     ``taken`` are folders and names of what the run has written; those of these images are added.
     """
+    before = facts_of(path)
     for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
             take_name(path, part, own, taken)
-            count_image(path, part, own, table, label=label)
+            count_image(path, part, own, table, before, label=label)
 
 
 def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[Path, str]]) -> None:
@@ -281,8 +282,13 @@ def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[
     taken.add((place, name))
 
 
-def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *, label: str) -> None:
-    """Count an image, the only one of its file or one of several that have names of their own."""
+def count_image(
+    path: Path, image: Image, choices: CountChoices, table: Table, before: FileFacts, *, label: str
+) -> None:
+    """Count an image, the only one of its file or one of several that have names of their own.
+
+    ``before`` is what the file was before it was read.
+    """
     shown = path
     if image.name != path.stem:
         shown = path.with_name(image.name)
@@ -292,6 +298,8 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *
         table.show(shown, streamed.result, streamed.analysis)
         return
     counted = run_with_bar(counted_task(image, choices), label)
+    if facts_of(path) != before:
+        raise changed_meanwhile(path)
     echo_notices(shown, counted.notices)
     try:
         echo_notices(shown, write_alone(image, counted, choices))

@@ -18,9 +18,14 @@ from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images
 from cellwright.inference.settings import FlagRule
 from cellwright.models import registry
-from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import verdict
-from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings, TrainingSettings
+from cellwright.training.settings import (
+    PRESETS,
+    ClassifyTrainingSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    TrainingSettings,
+)
 from cellwright.training.settings import preset as preset_of
 
 if TYPE_CHECKING:

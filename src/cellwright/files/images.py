@@ -15,11 +15,18 @@ from cellwright.core.data import CHANNEL, Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import LEAST_BOMB_BYTES, ImageMetadata, Wanted, blank, describe, with_axes
+from cellwright.files.metadata import (
+    COMPANION,
+    LEAST_BOMB_BYTES,
+    ImageMetadata,
+    Wanted,
+    blank,
+    describe,
+    with_axes,
+)
 from cellwright.ops.geometry.channels import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
-COMPANION = ".companion.ome"
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PNG to its samples a pixel
@@ -323,14 +330,10 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     start = _start_of(path)
     if path.suffix.lower() in vendor.OVERVIEWS or start.startswith(vendor.HDF5_START):
         raise ReadError(vendor.why_not_read(path, start))
-    if start.startswith(TIFF_STARTS):
+    if start.startswith(TIFF_STARTS) or path.name.lower().endswith(COMPANION):
         from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
 
         yield from tiff.read_tiff(path, wanted)
-    elif path.name.lower().endswith(COMPANION):
-        from cellwright.files import tiff
-
-        yield from tiff.read_companion(path, wanted)
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
     elif not wanted.has_pixels:

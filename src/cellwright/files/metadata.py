@@ -29,6 +29,7 @@ UM_PER_UNIT = {
     **dict.fromkeys(("m", "meter"), 1e6),
     **dict.fromkeys(("inch", "in"), 25_400.0),
 }
+COMPANION = ".companion.ome"  # how OME-XML beside its TIFF files ends
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS

@@ -22,7 +22,7 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import Wanted, blank, describe, scene_name
+from cellwright.files.metadata import COMPANION, Wanted, blank, describe, scene_name
 from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
@@ -43,7 +43,11 @@ LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at throug
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
 SLIDES = ("svs", "qpi", "ndpi", "bif", "philips")  # what tifffile calls the files of slide scanners
 OF_SLIDES = ("thumbnail", "label", "macro", "map")  # pictures of the slide as a whole, beside its image
-POSITION = "R"  # axis of stage positions in a stack of Micro-Manager
+TILES_OF_BIF = (
+    "the tiles of this scanner overlap a little and are read as they are stored; cells at their edges may be "
+    "counted twice. Export it as OME-TIFF with QuPath to count it exactly."
+)
+POSITIONS = "RPM"  # axes of stage positions (of Micro-Manager, of LSM) and of the tiles of a mosaic
 _Series = tuple[int, tifffile.TiffPageSeries, list[int]]  # its number, and those of its smaller copies
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
@@ -68,7 +72,7 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         left_out = _left_out(tiff)
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
-            refuse_bomb(one, path)
+            refuse_bomb(one, path, tiff.filehandle.size)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             told = replace(metadata_of(tiff, index), notices=[*left_out, *thumbnail])
@@ -78,30 +82,68 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
-    """Return an open file whose OME-XML, if it has any, is believed before the shape that tifffile noted."""
+    """Return an open TIFF, or the first of those that a companion file describes.
+
+    OME-XML, if there is any, is believed before the shape that tifffile notes.
+    """
+    if path.name.lower().endswith(COMPANION):
+        return _described_by(path, path)
     tiff = tifffile.TiffFile(path)
     if tiff.is_ome:
         vars(tiff)["is_shaped"] = False
+        elsewhere = ome_of(tiff.ome_metadata or "").find("{*}BinaryOnly")
+        if elsewhere is not None:
+            tiff.close()
+            return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
     return tiff
+
+
+def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
+    """Return the first TIFF of a set, whose OME-XML it holds itself, or a companion file."""
+    if not described.is_file():
+        raise ReadError(
+            f"{path} is one of a set that {described.name} describes, which does not lie beside it. Copy it "
+            "there."
+        )
+    if not described.name.lower().endswith(COMPANION):
+        return tifffile.TiffFile(described, is_shaped=False)
+    try:
+        text = described.read_text(encoding="utf-8")
+        named = files_of_set(ElementTree.fromstring(text))
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise ReadError(f"Expected OME-XML in {described}; got: {error}. Export it again.") from error
+    there = (described.parent / name for name in named if name == Path(name).name)
+    first_there = next((file for file in there if file.is_file()), None)
+    if first_there is None:
+        raise ReadError(
+            f"{described} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
+        )
+    return tifffile.TiffFile(first_there, omexml=text, is_ome=True, is_shaped=False)
 
 
 def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
     """Yield the pixels of each position of the stage, and what its name ends with."""
-    at = seen.axes.find(POSITION)
-    if at < 0:
+    at = next((place for place, axis in enumerate(seen.axes) if axis in POSITIONS), None)
+    if at is None:
         yield seen, ""
         return
-    axes = seen.axes.replace(POSITION, "")
+    axes = seen.axes[:at] + seen.axes[at + 1 :]
     for number in range(seen.data.shape[at]):
         data = seen.data[(slice(None),) * at + (number,)]
-        yield _SeriesPixels(data, axes, seen.is_converted), f"_{number}"
+        for one, suffix in _positions(_SeriesPixels(data, axes, seen.is_converted)):
+            yield one, f"_{number}{suffix}"
 
 
 def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     """Return notices of pictures of a slide, and of planes that the description of a file does not name."""
     pictures = [name for name in map(partial(_picture_of_slide, tiff), tiff.series) if name]
+    told = []
     if 0 < len(pictures) < len(tiff.series):
-        return [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
+        told = [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
+    if tiff.is_bif:
+        told.append(f"{tiff.filename}: {TILES_OF_BIF}")
+    if told:
+        return told
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
@@ -141,22 +183,6 @@ def set_of(path: Path) -> tuple[str, ...]:
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
-
-
-def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
-    """Yield the images that an OME companion file describes, from the TIFF files beside it."""
-    try:
-        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
-    named = files_of_set(root)
-    for name in named:
-        if name == Path(name).name and (path.parent / name).is_file():
-            yield from read_tiff(path.parent / name, wanted)
-            return
-    raise ReadError(
-        f"{path} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
-    )
 
 
 def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series], list[str]]:
@@ -294,7 +320,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in (6, 7, 33003, 33005, 34892):
         is_converted = True
         if path is not None:
-            data = _picture(path, page)
+            data = _picture(Path(tiff.filehandle.path), page)
     if "S" in axes:
         data = np.moveaxis(data, axes.index("S"), -1)
         axes = axes.replace("S", "") + "S"
@@ -319,7 +345,9 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
     """Return an array that is read where it is looked at."""
     if series.dataoffset is not None and not series.is_multifile:
-        return tifffile.memmap(path, series=index, mode="r", is_shaped=series.kind == "shaped")
+        file: Any = series.keyframe.parent
+        dtype = series.dtype.newbyteorder(file.byteorder)
+        return np.memmap(file.filehandle.path, dtype, "r", series.dataoffset, series.shape)
     return TiffLevel(path, index)
 
 

@@ -48,9 +48,9 @@ def refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
             raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
 
 
-def refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
+def refuse_bomb(series: tifffile.TiffPageSeries, path: Path, n_file: int) -> None:
     """Raise ReadError where an image claims to be far larger than its file can be."""
-    n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
+    n_bytes = prod(series.shape) * series.dtype.itemsize
     times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
     if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
         raise ReadError(
@@ -81,6 +81,10 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
     next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
     pages = list(series.pages)
     promised = (tiff.imagej_metadata or {}).get("images", 1)
+    if (
+        series.is_truncated
+    ):  # ImageJ keeps one page of what is larger than 4 GB; tifffile saw that all is there
+        promised = 1
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
         raise ReadError(
             f"Parts of {path} are missing: it was cut short, is one of a set, or its description names more "

@@ -1,5 +1,6 @@
 """What a TIFF tells of its pixels, in the dialect of the program that wrote it."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from cellwright.files.tiff_checks import ome_of
 
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
-MICROMANAGER_TAG = 51123
+XMP_TAG, MICROMANAGER_TAG = 700, 51123
 
 
 def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
@@ -95,6 +96,12 @@ def scn_image(
     view = {} if found is None else found.attrib
     is_whole = all(collection.get(key, "") == view.get(key) for key in ("sizeX", "sizeY"))
     return image, view, is_whole
+
+
+def _told_by_bif(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    told = tiff.pages.first.tags.valueof(XMP_TAG)
+    found = re.search(rb'ScanRes="([0-9.]+)"', told if isinstance(told, bytes) else b"")
+    return ImageMetadata(sizes_of(dict.fromkeys("XY", found and found[1])))
 
 
 def _plain_sizes(page: Any) -> Mapping[str, float]:
@@ -194,4 +201,5 @@ DIALECTS: dict[str, Dialect] = {  # by what tifffile calls a file; the first tha
     "is_metaseries": _told_by_metaseries,
     "is_svs": _told_by_svs,
     "is_scn": _told_by_scn,
+    "is_bif": _told_by_bif,
 }

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError, WriteError, error_line
+from cellwright.core.errors import WriteError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
@@ -36,7 +36,14 @@ from cellwright.files.folders.results import (
     write_summary,
     write_thumbnail,
 )
-from cellwright.files.folders.written import KEPT, begin_image, facts_of, mark_in, replacing
+from cellwright.files.folders.written import (
+    KEPT,
+    begin_image,
+    changed_meanwhile,
+    facts_of,
+    mark_in,
+    replacing,
+)
 from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import RecipeCounter, summary_row
@@ -235,7 +242,7 @@ def _count_image(
     try:
         counted = yield from counter.count(pixels, image.name)
         if _made(image, counter).sources != made.sources:
-            raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
+            raise changed_meanwhile(image.path)
         before = begin_image(image.name, output)
         files = counter.write(output, image.name, pixels, counted)
         row = summary_row(counted)

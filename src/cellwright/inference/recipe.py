@@ -19,10 +19,10 @@ from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 from cellwright.inference.settings import (
     COUNT_RULES,
-    IMAGE_NAME,
     EngineSettings,
     InputFiles,
     StreamSettings,
+    named,
 )
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import AnalysisInputs
@@ -100,7 +100,7 @@ class Recipe:
         ReadError
             One cannot be read, or is not of the same pixels.
         """
-        return with_channels_of(image, _named(self.with_files, image.name))
+        return with_channels_of(image, named(self.with_files, image.name))
 
     @property
     def offset(self) -> tuple[int, ...]:
@@ -112,13 +112,8 @@ class Recipe:
         files = self.files.of_image(name)
         others = [text.split("=", 1)[1] for text in files.other]
         texts = [*files.regions, *files.exclude, files.mask, files.outside_mask, files.nuclei, *others]
-        texts += _named(self.with_files, name)
+        texts += named(self.with_files, name)
         return tuple(Path(text) for text in texts if text)
-
-
-def _named(paths: Sequence[str], name: str) -> list[str]:
-    """Return paths for an image of this name."""
-    return [path.replace(IMAGE_NAME, name) for path in paths]
 
 
 def recipe_of(

@@ -1,7 +1,7 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from numbers import Integral
@@ -150,6 +150,11 @@ def pixel_um_of(sizes_um: Mapping[str, float]) -> float:
     return sqrt(sizes_um.get("Y", 0.0) * sizes_um.get("X", 0.0))
 
 
+def named(paths: Iterable[str], name: str) -> tuple[str, ...]:
+    """Return paths for an image of this name."""
+    return tuple(path.replace(IMAGE_NAME, name) for path in paths)
+
+
 @dataclass(frozen=True, slots=True)
 class InputFiles:
     """Files that an analysis takes besides the image; ``{name}`` in a path is the name of the image."""
@@ -188,19 +193,15 @@ class InputFiles:
 
     def of_image(self, name: str) -> "InputFiles":
         """Return the files of an image of this name."""
-
-        def named(*texts: str) -> tuple[str, ...]:
-            return tuple(text.replace(IMAGE_NAME, name) for text in texts)
-
-        mask, outside_mask, nuclei = named(self.mask, self.outside_mask, self.nuclei)
+        mask, outside_mask, nuclei = named((self.mask, self.outside_mask, self.nuclei), name)
         return replace(
             self,
-            regions=named(*self.regions),
-            exclude=named(*self.exclude),
+            regions=named(self.regions, name),
+            exclude=named(self.exclude, name),
             mask=mask,
             outside_mask=outside_mask,
             nuclei=nuclei,
-            other=named(*self.other),
+            other=named(self.other, name),
         )
 
 

@@ -94,7 +94,7 @@ FAMILIES: dict[str, Family] = {
             returns=("Image",),
             module="cellwright.models.families.density",
             settings=DensitySettings,
-            options=("density_variance", "learned_factor"),
+            options=("density_variance", "min_cell_score", "learned_factor"),
         ),
     )
 }

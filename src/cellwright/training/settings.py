@@ -1,10 +1,10 @@
-"""The settings of training and of fine-tuning; their fields are flags of ``cellwright train``."""
+"""The settings of all that learns; their fields are flags of ``cellwright train`` and its like."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings, check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
 PRETRAIN_METHODS = ("simclr", "colorize")
@@ -165,6 +165,33 @@ class PretrainSettings:
             raise SettingsError(f"method must be one of {', '.join(PRETRAIN_METHODS)}; got {self.method!r}.")
         if self.patch_px % 32:
             raise SettingsError(f"patch_px must be a multiple of 32; got {self.patch_px}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyTrainingSettings(BoundedSettings):
+    """How a classifier learns: crops of all classes, the rare ones shown oftener."""
+
+    seed: Seed = 0
+    steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500
+    steps_per_epoch: StepsPerEpoch = 250
+    batch_size: Annotated[int, {"min": 2, "tooltip": "Crops in a batch."}] = 48
+    rate: PeakRate = 2e-3
+    weight_decay: WeightDecay = 0.02
+    balance: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."},
+    ] = 0.75
+    jitter: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "tooltip": "Random shift and rescaling of each crop."},
+    ] = 0.12
+    colour: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Random change of colours and contrast."}
+    ] = 0.5
+    diameter_px: Annotated[
+        float,
+        {"min": 0.0, "tooltip": "Typical cell diameter where the data are points only; 0 where boxes tell."},
+    ] = 0.0
 
 
 QUICK = FinetuneSettings()

@@ -110,7 +110,6 @@ def fit(
     material: Material, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
-    check_writable(output)
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
     state = first_state(model.network.to(torch_device), settings.weight_decay)

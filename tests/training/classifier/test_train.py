@@ -21,8 +21,8 @@ from cellwright.training.classifier.cell_crops import (
     read_cell_crops,
     spec_for,
 )
-from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.classifier.train import Scores, augmented, sampling_weights, score, train_classifier
+from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.trainer import EpochReport
 
 RED, BLUE = (220, 60, 60), (60, 60, 220)

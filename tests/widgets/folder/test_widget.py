@@ -68,7 +68,8 @@ def run(qtbot: QtBot) -> Callable[[FolderWidget], None]:
     return press
 
 
-def test_names_that_are_wells_propose_their_pattern(panel: FolderWidget) -> None:
+def test_names_that_are_wells_propose_their_pattern(panel: FolderWidget, plate: Path) -> None:
+    (plate / "notes.txt").touch()  # which is no image
     panel.view.plate_names.setText("")
     panel.view.folders.editingFinished.emit()
     assert panel.view.plate_names.text() == "{well}_s{site}"
@@ -188,6 +189,7 @@ def test_a_click_on_a_well_shows_its_images(
     side = view.plate.side
     assert view.plate.text_of((0, 0)) == f"A01: {len(blobs)} (mean of 2 images)"
     assert view.plate.text_of((1, 0)) == "B01: no image"
+    assert view.plate.legend == "mean of its images"
     place = QPoint(round(20 + 1.5 * side), round(20 + 1.5 * side))
     qtbot.mouseClick(view.plate, Qt.MouseButton.LeftButton, pos=place)
     assert names(panel) == ["B02_s1"]

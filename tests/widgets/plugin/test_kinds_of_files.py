@@ -62,6 +62,9 @@ KINDS = (
     Kind("a.svs", "YXC", XY, notice="left out of the slide: thumbnail, label, macro"),
     Kind("a.scn", "YXC", XY, notice="left out of the slide: macro"),
     Kind("a.ndpi", "YXC", XY, notice="left out of the slide: macro, map"),
+    Kind(
+        "a.bif", "YXC", XY, notice="left out of the slide: label, thumbnail. a.bif: the tiles of this scanner"
+    ),
     Kind("a.stk", "ZYX", XYZ),
     Kind("a.lsm", "ZCYX", XYZ, NAMES, COLORS),
     Kind("metamorph.tif", "YX", XY),

@@ -258,7 +258,7 @@ def test_masks_and_shapes_that_change_are_counted_anew(
     pick(panel.view.exclude, str(cut.unique_id))
     read(panel)
     assert panel.model.n_kept == 1
-    pick(panel.view.mask_side, "outside")
+    pick(panel.view.mask_side, True)
     read(panel)
     assert panel.model.n_kept == 2
     mask.data_setitem(np.nonzero(pixels == 0), 1)

@@ -240,7 +240,7 @@ def set_results(
         pick(view.exclude, str(layer.unique_id))
     if rng.random() < 0.3:
         pick(view.mask_layer, str(panel.viewer.layers["tissue"].unique_id))
-        pick(view.mask_side, str(rng.choice(["inside", "outside"])))
+        pick(view.mask_side, bool(rng.integers(2)))
     tick(view.others, rng, 0.5)
     view.cytoplasm.setValue(float(rng.choice([0.0, 3.0])))
     view.groups["shape"].setChecked(bool(rng.random() < 0.5))

@@ -18,6 +18,8 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 from cellwright.core.tasks import Progress
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.shared import combos
 from cellwright.widgets.shared.combos import (
@@ -30,6 +32,8 @@ from cellwright.widgets.shared.combos import (
     model_events,
     model_title,
 )
+from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.train.widget import TrainWidget
 
 
 def titles(box: QComboBox) -> list[str]:
@@ -189,7 +193,27 @@ def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(
     assert told == ["The devices of this machine could not be listed: ImportError: libtorch is cut short"]
     assert box.device == "auto"
     monkeypatch.setattr(combos, "device_task", found)
-    box.find_devices()
+    area = PanelScrollArea(QWidget())
+    qtbot.addWidget(area)
+    area.shown.connect(box.find_devices)
+    area.show()
+    qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
+
+
+@pytest.mark.parametrize("panel", [CountWidget, FolderWidget, TrainWidget])
+def test_a_panel_in_sight_names_the_devices(
+    panel: type[QWidget], viewer: ViewerModel, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick() -> Any:
+        yield Progress("devices", 0, 1)
+        return (("cpu", "CPU"),)
+
+    monkeypatch.setattr(combos, "device_task", quick)
+    widget = panel(viewer)
+    qtbot.addWidget(widget)
+    box = widget.findChild(DeviceComboBox)
+    assert box is not None
+    widget.show()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
 
 

@@ -15,7 +15,7 @@ from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
     *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
-    *(".svs", ".qptiff", ".ndpi", ".scn"),
+    *(".svs", ".qptiff", ".ndpi", ".scn", ".bif"),
     *(".czi", ".nd2", ".lif", ".oif", ".oib"),
 )
 OME_SUFFIXES = (".ome.tif", ".ome.tiff")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import write_text, writing
 from cellwright.files.json_value import NO_JSON
 
@@ -38,6 +38,11 @@ def facts_of(path: Path) -> FileFacts:
     except OSError:  # reading it tells what is wrong
         return FileFacts(str(path), -1, 0)
     return FileFacts(str(path.resolve()), n_bytes, changed)
+
+
+def changed_meanwhile(source: Path | str) -> ReadError:
+    """Return the error of an image that is no longer what it was when its count began."""
+    return ReadError(f"{source} was changed while it was counted. Count again to have it anew.")
 
 
 class Begun(NamedTuple):

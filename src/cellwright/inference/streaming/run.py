@@ -37,10 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import AxesError, ReadError, SettingsError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
-from cellwright.files.folders.written import begin_image, forget_written, mark_written
+from cellwright.files.folders.written import begin_image, changed_meanwhile, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
@@ -137,7 +137,7 @@ def count_streamed(
             selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
         if job.fingerprint(image) != known:
-            raise ReadError(f"{image.name} was changed while it was counted. Count again to have it anew.")
+            raise changed_meanwhile(image.name)
         told = [*here.told, *begin_image(image.name, job.output).notices]
         found = _finish(job, image, here, selected, fit, started)
         told += _write_more(job, image, found, write)

@@ -32,10 +32,11 @@ LOG_SCALE = 10_000.0  # densities this many times smaller than 1 count as much a
 POOLS = ((4, 0.20), (8, 0.35), (16, 0.45))  # side of a square in pixels, weight of the shape of the density
 COUNT_WEIGHT = 0.25
 SQUARES = ((16, 4.0), (32, 1.0), (64, 0.3))  # side in pixels, weight of the squared error of its count
-WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
+WHOLE_WEIGHT = 0.12  # of the squared error of a patch's count
+GROWTH = 0.5  # of the unit of squared errors, with each cell
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
-MIN_SCORE = 0.15  # of single cells that are counted beside the density
+MIN_SCORE = 0.15  # of single cells that are counted beside the density, for models that name none
 
 SPECS = {
     **trained_specs(
@@ -44,7 +45,7 @@ SPECS = {
         MAP_CHANNELS,
         small_px=(12.0, 46.0),
         lite_px=(12.0, 50.0),
-        options={"density_variance": 0.02},
+        options={"density_variance": 0.02, "min_cell_score": 0.25},
     ),
     "paper": ModelSpec(
         family="density",
@@ -112,6 +113,11 @@ class DensityModel(CellModel):
         return self.spec.options.get("density_variance", VARIANCE)
 
     @property
+    def min_score(self) -> float:
+        """Least score of single cells that are counted beside the density."""
+        return self.spec.options.get("min_cell_score", MIN_SCORE)
+
+    @property
     def factor(self) -> float:
         """True cells for each that the network gives, as learned from counts; else 1."""
         return self.spec.options.get(LEARNED_FACTOR, 1.0)
@@ -158,7 +164,8 @@ class DensityModel(CellModel):
         density = resize_density(maps["density"][0], shape)
         if "foreground" not in maps:
             return DensityBlock(density, self.variance)
-        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings(min_score=MIN_SCORE))
+        sure = FlowSettings(min_score=self.min_score)
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], sure)
         map_shape = (maps["foreground"].shape[-2], maps["foreground"].shape[-1])
         cells = cells_to_density(found.points, found.areas, map_shape, self.variance)[0]
         return DensityBlock(
@@ -243,13 +250,19 @@ def _shape_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def _count_loss(found: Tensor, true: Tensor) -> Tensor:
-    """How far off the counts of overlapping squares of several sides are, and those of the whole."""
-    off = found - true
-    total = WHOLE_WEIGHT * off.sum(dim=(1, 2, 3)).square().mean()
+    """How far off the counts of overlapping squares of several sides are, and those of the whole.
+
+    Squared errors are taken in units that grow with what was found, or crowded images would drown all others;
+    units of the truth would favour few cells where the image leaves it open.
+    """
+    counts = [(found.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3)), WHOLE_WEIGHT)]
     for side, weight in SQUARES:
-        side = min(side, *off.shape[-2:])
-        counts = functional.avg_pool2d(off, side, max(side // 2, 1)) * side**2
-        total = total + weight * counts.square().mean()
+        side = min(side, *found.shape[-2:])
+        pooled = [functional.avg_pool2d(one, side, max(side // 2, 1)) * side**2 for one in (found, true)]
+        counts.append((pooled[0], pooled[1], weight))
+    total = found.new_zeros(())
+    for counted, cells, weight in counts:
+        total = total + weight * ((counted - cells).square() / (1 + GROWTH * counted.detach())).mean()
     return total
 
 

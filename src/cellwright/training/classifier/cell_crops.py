@@ -22,7 +22,7 @@ from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_exte
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
 from cellwright.ops.labels import annotate
-from cellwright.training.classifier.settings import ClassifyTrainingSettings
+from cellwright.training.settings import ClassifyTrainingSettings
 
 MARGIN = 1.5  # crops are kept this much larger than the network's, so that they can be turned and shifted
 LOW, STEP = -0.5, 2.5 / 255  # they are kept as bytes: scaled intensities run from -0.5 to 2

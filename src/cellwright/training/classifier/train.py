@@ -24,8 +24,8 @@ from cellwright.training.classifier.cell_crops import (
     read_cell_crops,
     spec_for,
 )
-from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import forget, only_scores, write_curve
+from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import (
     EpochReport,

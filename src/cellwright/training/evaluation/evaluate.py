@@ -15,10 +15,10 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import keep, measure
 from cellwright.ops.matching import IOU_THRESHOLDS
 from cellwright.ops.measure.cells_table import class_names
-from cellwright.training.data.region_filter import inside_regions
+from cellwright.training.data.split import is_inside
 from cellwright.training.evaluation.report import ImageScore, Report, Share, divided
 
 Classify = Callable[[Result, Image], Task[Result]]
@@ -68,6 +68,48 @@ def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)
     return score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+
+
+def inside_regions(
+    item: Item, result: Result, truth: Annotation | Labels
+) -> tuple[Result, Annotation | Labels]:
+    """Return what was found and what is true inside of an item's regions; all of it where it has none.
+
+    A cell lies where its middle does, and is judged as a whole; a density lies in each pixel. How far the
+    density of a part may be off is not known, so that it has no interval.
+    """
+    regions = item.regions
+    if not regions:
+        return result, truth
+    if isinstance(truth, Annotation):
+        true: Annotation | Labels = _annotation_inside(truth, is_inside(truth.points, regions))
+    else:
+        true = keep(truth, is_inside(measure(truth).points[:, -2:], regions))
+    cells = result.cells.take(is_inside(result.cells.points[:, -2:], regions))
+    density = result.maps.get("density")
+    if density is None:
+        return replace(result, cells=cells, count=float(len(cells))), true
+    density = np.where(_mask(item, density.shape), density, np.float32(0))
+    count = float(density.sum(dtype=np.float64))
+    return replace(result, cells=cells, count=count, maps={"density": density}, interval=None), true
+
+
+def _annotation_inside(truth: Annotation, inside: NDArray[np.bool_]) -> Annotation:
+    part = replace(truth, points=truth.points[inside])
+    if truth.boxes is not None:
+        part = replace(part, boxes=truth.boxes[inside])
+    if truth.labels is not None:
+        part = replace(part, labels=keep(truth.labels, inside))
+    if truth.classes is not None:
+        part = replace(part, classes=truth.classes[inside])
+    return part
+
+
+def _mask(item: Item, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape[-2:], np.bool_)
+    for (top, left), (bottom, right) in item.regions:
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 def score_count(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:

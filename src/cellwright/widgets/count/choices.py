@@ -24,7 +24,6 @@ from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import image_layer
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
-from cellwright.widgets.shared.regions import RegionLayers
 
 LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
@@ -80,16 +79,6 @@ class Choices(QObject):
             return {"channel": channel.index if channel else None}
         chosen = LayerChannel(layer, channel or channels_of(layer)[0])
         return {"channels": numbers_of(chosen, also), "combine": self._panel.combine.currentData()}
-
-    @property
-    def region_layers(self) -> RegionLayers:
-        """The layers of what is left out and of the mask."""
-        panel = self._panel
-        return RegionLayers(
-            excluded=panel.exclude.layer,
-            mask=panel.mask_layer.layer,
-            is_outside=panel.mask_side.currentData(),
-        )
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name or folder.

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -20,7 +19,6 @@ from qtpy.QtWidgets import (
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.shared.combos import (
-    LETTERS,
     ChannelComboBox,
     ClassifierComboBox,
     DeviceComboBox,
@@ -28,10 +26,10 @@ from cellwright.widgets.shared.combos import (
     ModelComboBox,
     PanelComboBox,
 )
-from cellwright.widgets.shared.edited_layers import is_image, is_shapes
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
-from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
+from cellwright.widgets.shared.regions import RegionPanel
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
@@ -50,8 +48,6 @@ from cellwright.widgets.shared.style import (
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
-RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
-SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 COMBINATIONS = {"Maximum": "maximum", "Mean": "mean", "Colours": "colours"}
 OWN_ROWS = (
@@ -68,7 +64,7 @@ UNIT_LETTERS = 2
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
-class CountPanel(QWidget):
+class CountPanel(RegionPanel):
     """Controls of the count widget from top to bottom: image and model, the buttons, the result, and more."""
 
     def __init__(self) -> None:
@@ -78,7 +74,6 @@ class CountPanel(QWidget):
         fill(layout, self.guide, self._first_choices(), self._buttons())
         self.jobs, self.message = JobBar(run_button=self.count), MessageLabel("Counting")
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
-        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
         fill(layout, self.jobs, self.message, self.everywhere, self.out_everywhere)
         fill(layout, self._card(), self._tools(), self.tool_box)
         self.more = FoldedPart("More", self._more())
@@ -153,7 +148,11 @@ class CountPanel(QWidget):
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""
         self.device, self.channel, self.classes = DeviceComboBox(), ChannelComboBox(), ClassifierComboBox()
-        self._where()
+        self.region = PanelComboBox(
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
+            "a shape counts in every slice and frame in which napari shows it."
+        )
+        self.region.fill((title, name) for name, title in REGIONS.items())
         self._further()
         self._more_form = form = form_layout()
         form.addRow("Channel", self.channel)
@@ -183,28 +182,6 @@ class CountPanel(QWidget):
         settings = (self.save_settings, self.load_settings, self.show_guide)
         stack(form, self._outputs(), self._advanced_box, *settings, into=box)
         return box
-
-    def _where(self) -> None:
-        """Make the boxes that tell which part of the image is counted in."""
-        self.region = PanelComboBox(
-            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
-            "a shape counts in every slice and frame in which napari shows it."
-        )
-        self.rule = PanelComboBox("Which cells at the edge of a drawn region are counted.")
-        self.exclude = LayerComboBox(
-            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
-        )
-        self.mask_layer = LayerComboBox(
-            lambda layer: isinstance(layer, Labels),
-            "A Labels layer: count only where its labels are, or where none are.",
-            none="None",
-        )
-        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
-        self.region.fill((title, name) for name, title in REGIONS.items())
-        self.rule.fill((title, name) for name, title in RULES.items())
-        for side in (self.mask_layer, self.mask_side):  # beside each other
-            side.setMinimumContentsLength(LETTERS // 2)
-        self.mask_side.fill(SIDES.items())
 
     def _further(self) -> None:
         """Make the boxes of the channels that are counted in together with the chosen one."""

@@ -7,10 +7,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -98,7 +96,9 @@ class CountWidget(QWidget):
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
-        stack(PanelScrollArea(self.panel), into=self)
+        area = PanelScrollArea(self.panel)
+        area.shown.connect(self.panel.device.find_devices)
+        stack(area, into=self)
         self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
@@ -209,11 +209,6 @@ class CountWidget(QWidget):
             **self.panel.engine.values(),
         )
 
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the widget is seen."""
-        super().showEvent(event)
-        self.panel.device.find_devices()
-
     def _on_job_started(self) -> None:
         self.model.is_busy = True
         self.model.tell("")
@@ -234,7 +229,8 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
-            self._offer_everywhere(regions or RegionSet(), source.image)
+            shapes = region_layer(self.viewer, self.panel.exclude.layer)
+            self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -244,15 +240,9 @@ class CountWidget(QWidget):
             return
         self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
-    def _offer_everywhere(self, regions: RegionSet, image: Image) -> None:
-        """Offer shapes that hold in one slice or frame for all of them."""
-        excluded = self.choices.region_layers.excluded
-        self.panel.everywhere.show_for(region_layer(self.viewer, excluded), regions.included, image)
-        self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
-
     def _regions(self) -> RegionSet | None:
         layer = image_layer(self.choices.layer)
-        layers = self.choices.region_layers
+        layers = self.panel.region_layers()
         if self.panel.region.currentData() == "drawn":
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
@@ -485,7 +475,7 @@ class CountWidget(QWidget):
             self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _on_everywhere_clicked(self) -> None:
-        shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
+        shapes = region_layer(self.viewer, self.panel.exclude.layer)
         if shapes is not None:
             self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
             self._start(is_preview=False)

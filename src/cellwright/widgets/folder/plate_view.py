@@ -86,6 +86,13 @@ class PlateView(QWidget):
         value = f"{name}: {self._map.values[well]:,.6g}"
         return value if n == 1 else f"{value} (mean of {n} images)"
 
+    @property
+    def legend(self) -> str:
+        """What the colour of a well with several images is; '' where there is none."""
+        if self._map is None or not (self._map.n_images > 1).any():
+            return ""
+        return "mean of its images"
+
     def paintEvent(self, _: Any) -> None:
         """Draw the plate."""
         if self._map is None:
@@ -144,4 +151,5 @@ class PlateView(QWidget):
             painter.fillRect(QRectF(TITLE_PX + place * width, top, width + 1, 8), colour)
         text = QRectF(TITLE_PX, top + 9, whole, 16)
         painter.drawText(text, Qt.AlignmentFlag.AlignLeft, f"{low:,.5g}")
+        painter.drawText(text, Qt.AlignmentFlag.AlignHCenter, self.legend)
         painter.drawText(text, Qt.AlignmentFlag.AlignRight, f"{high:,.5g}")

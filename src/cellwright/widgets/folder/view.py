@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.files.folders.image_list import SUFFIXES
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -80,11 +81,12 @@ class FolderView(QWidget):
 
     def _inputs(self) -> QWidget:
         folders = self._folders()
-        self.pattern, self.plate_names = _line("*"), _line("{well}_s{site}")
+        self.pattern, self.plate_names = _line("*"), _line("none; e.g. {well}_s{site}")
         self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
         self.plate_names.setToolTip(
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
-            "{plate}/{well}_s{site}. Proposed where all names are wells. OME-Zarr plates tell it themselves."
+            "{plate}/{well}_s{site}. Proposed where all images are called after wells. OME-Zarr plates tell "
+            "it themselves."
         )
         self.output = _line("Folder")
         self.choose_output = button("Choose…", "Choose the folder for the results.")
@@ -182,7 +184,9 @@ class FolderView(QWidget):
         if not self.output.text().strip():
             self.output.setText(str(folder.parent / f"{folder.name.removesuffix('.zarr')} results"))
         if not self.plate_names.text().strip():
-            stems = [one.name.partition(".")[0] for one in islice(folder.iterdir(), MOST_NAMES)]
+            inside = islice(folder.iterdir(), MOST_NAMES)
+            images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]
+            stems = [one.name.partition(".")[0] for one in images]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
 
     def ask_for_output(self) -> str:

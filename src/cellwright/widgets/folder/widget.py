@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError
@@ -65,7 +64,9 @@ class FolderWidget(QWidget):
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        stack(PanelScrollArea(self.view), into=self)
+        area = PanelScrollArea(self.view)
+        area.shown.connect(self.view.device.find_devices)
+        stack(area, into=self)
         self.view.show_family(self.view.model.family)
         self._connect()
         last = news_of(self.viewer).last
@@ -106,11 +107,6 @@ class FolderWidget(QWidget):
         self.opener.updated.connect(self._show_opened)
         self.opener.failed.connect(view.message.fail)
         listen(news_of(self.viewer).counted, self._on_counted, self)
-
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the panel is seen."""
-        super().showEvent(event)
-        self.view.device.find_devices()
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Stop with the panel, since nothing else could; called by Qt."""

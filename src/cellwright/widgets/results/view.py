@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import TypeVar
 
-from napari.layers import Labels
+from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -36,7 +36,7 @@ from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
-from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
+from cellwright.widgets.shared.regions import RegionPanel
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
@@ -62,7 +62,6 @@ MEASURE_HELP = {
     "neighbours": "Cells that touch, and the distance to the nearest one.",
 }
 BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
-RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
 GROUPINGS = {
     "Nothing": "",
     "Class": "class",
@@ -84,7 +83,7 @@ SMALL_TABLE_PX = 150
 Plot = TypeVar("Plot", bound=CellPlot)
 
 
-class ResultsView(QWidget):
+class ResultsView(RegionPanel):
     """What is told of the cells of a layer: their number, the table, measurements, plots, exports.
 
     Each plot is made when it is first asked for, as ``plot_made`` tells: pyqtgraph takes a while to make one.
@@ -113,6 +112,10 @@ class ResultsView(QWidget):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+
+    def can_mask(self, layer: Layer) -> bool:
+        """Return whether a layer is listed as a mask, or for nuclei: not the cells themselves."""
+        return super().can_mask(layer) and layer is not self.layer.layer
 
     def _scrolled(self, content: QWidget) -> QScrollArea:
         """Return a page that scrolls where the panel is too low for it; its content comes by :meth:`fill`."""
@@ -203,27 +206,14 @@ class ResultsView(QWidget):
         self.regions = LayerComboBox(
             is_shapes, "A Shapes layer: cells count inside its shapes, and for each of them.", none="None"
         )
-        self.exclude = LayerComboBox(
-            is_shapes, "A Shapes layer: cells in its shapes do not count.", none="Nothing"
-        )
-        self.mask_layer = LayerComboBox(
-            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
-            "A Labels layer: cells count only where its labels are, or where none are.",
-            none="None",
-        )
-        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
-        self.rule = PanelComboBox("Which cells are in a region.")
         self.colour_by = PanelComboBox("Colour the cells in the viewer.")
         self.border.fill(BORDERS.items())
-        self.rule.fill(RULES.items())
-        self.mask_side.fill([("Inside", "inside"), ("Outside", "outside")])
         self.counted_by = PanelComboBox(
             "What the rows of the table of counts are, here and in the file of counts."
         )
         self.colour_by.fill(GROUPINGS.items())
         self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
-        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
         form = form_layout(spacing_px=4)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
@@ -267,7 +257,7 @@ class ResultsView(QWidget):
             "px", "Width of the ring of background around a cell, in pixels.", 5.0, lowest=0.5
         )
         self.nuclei = LayerComboBox(
-            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
+            self.can_mask,
             "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one.",
             none="None",
         )

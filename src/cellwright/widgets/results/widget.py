@@ -31,7 +31,7 @@ from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
+from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
@@ -173,14 +173,7 @@ class ResultsWidget(QWidget):
             widget.setVisible(bool(found))
 
     def _on_regions_chosen(self) -> None:
-        view = self.view
-        layers = RegionLayers(
-            shapes=view.regions.layer,
-            excluded=view.exclude.layer,
-            mask=view.mask_layer.layer,
-            is_outside=view.mask_side.currentData() == "outside",
-        )
-        self.measurer.set_regions(layers)
+        self.measurer.set_regions(self.view.region_layers(self.view.regions.layer))
 
     def _on_draw_clicked(self) -> None:
         image = self.link.image_layer or self.link.layer
@@ -232,8 +225,7 @@ class ResultsWidget(QWidget):
                 self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
             regions, image = measured.snapshot.regions, measured.snapshot.image
-            self.view.everywhere.show_for(self.view.regions.layer, regions.included, image)
-            self.view.out_everywhere.show_for(self.view.exclude.layer, regions.excluded, image)
+            self.view.offer_everywhere(self.view.regions.layer, regions, image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)

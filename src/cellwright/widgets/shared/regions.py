@@ -10,7 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QPushButton, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
@@ -27,6 +27,7 @@ from cellwright.ops.measure.regions import (
     region_set,
     shape_region,
 )
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.coordinates import (
     SAME_PIXELS,
     Channel,
@@ -50,6 +51,8 @@ LINE_NAME = "line across a cell"
 NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
 NAME_PT = 12
 LEAVE_OUT = "Left out in {} alone: leave out in {}"
+RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
+SIDES = {"Inside": False, "Outside": True}
 HALF_PIXEL = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
@@ -363,6 +366,38 @@ class EverywhereButton(QPushButton):
                     every.append(f"all {LEADS.get(axis, axis)}s")
         self.setText(self._words.format(", ".join(drawn), " and ".join(every)))
         self.setVisible(bool(drawn))
+
+
+class RegionPanel(QWidget):
+    """A panel with boxes that tell where cells count: shapes left out, a mask, which cells at an edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            self.can_mask, "A Labels layer: count only where its labels are, or where none are.", none="None"
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.mask_side.fill(SIDES.items())
+        self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
+        self.rule.fill(RULES.items())
+        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+
+    def can_mask(self, layer: Layer) -> bool:
+        """Return whether a layer is listed as a mask."""
+        return isinstance(layer, Labels)
+
+    def region_layers(self, shapes: Shapes | None = None) -> RegionLayers:
+        """Return the layers that the boxes tell, with those shapes to count in."""
+        mask, is_outside = self.mask_layer.layer, self.mask_side.currentData()
+        return RegionLayers(shapes, self.exclude.layer, mask, is_outside=is_outside)
+
+    def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
+        """Offer shapes that hold in one slice or frame for all of them."""
+        self.everywhere.show_for(shapes, regions.included, image)
+        self.out_everywhere.show_for(self.exclude.layer, regions.excluded, image)
 
 
 def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:

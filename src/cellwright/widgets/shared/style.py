@@ -5,7 +5,7 @@ import re
 from typing import TypeVar
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QSlider,
     QTableView,
     QToolButton,
     QVBoxLayout,
@@ -76,13 +77,27 @@ QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
 
 
+class _WheelGuard(QObject):
+    """Leaves the wheel to the panel: scrolling it must not change a value that comes under the mouse."""
+
+    def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
+        """Hand the wheel on to the widget around; called by Qt."""
+        if event is None or event.type() != QEvent.Type.Wheel:
+            return False
+        event.ignore()
+        return True
+
+
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
+
+    shown = Signal()  # it comes into sight, again or for the first time
 
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
         self._width = 0  # that was asked for last
         self._has_place = False
+        self._wheel = _WheelGuard(self)
         self._sample = QLabel(panel)  # has the font that napari gives to labels
         self._sample.hide()
         self.setWidget(panel)
@@ -107,7 +122,9 @@ class PanelScrollArea(QScrollArea):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
+        self.shown.emit()
         self._follow_font()
+        self._keep_values()
         if not self._has_place:
             self._has_place = True
             QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
@@ -146,10 +163,18 @@ class PanelScrollArea(QScrollArea):
             if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
                 spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
 
+    def _keep_values(self) -> None:
+        """Let no value change by the wheel, those of controls that came since included."""
+        panel = self.widget()
+        for kind in (QComboBox, QAbstractSpinBox, QSlider):
+            for one in panel.findChildren(kind) if panel is not None else ():
+                one.installEventFilter(self._wheel)  # once each, however often
+
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Follow the width of the panel; called by Qt."""
         is_handled = super().eventFilter(watched, event)
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self._keep_values()
             width = self.minimumSizeHint().width()
             if width != self._width:
                 self._width = width

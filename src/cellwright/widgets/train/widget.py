@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.errors import CellwrightError
@@ -56,6 +55,7 @@ class TrainWidget(QWidget):
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
         self._area = PanelScrollArea(self.panel)
+        self._area.shown.connect(self.panel.device.find_devices)
         stack(self._area, into=self)
         self._connect()
         self.choices.refresh_pairs()
@@ -176,11 +176,6 @@ class TrainWidget(QWidget):
         self.panel.count_with.setVisible(True)
 
     # -- events -------------------------------------------------------------------------------------------
-
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the widget is seen."""
-        super().showEvent(event)
-        self.panel.device.find_devices()
 
     def _on_finished(self) -> None:
         self.model.is_busy = False

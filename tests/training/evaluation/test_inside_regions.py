@@ -6,7 +6,7 @@ import pytest
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.ops.labels import annotate, measure
-from cellwright.training.data.region_filter import inside_regions
+from cellwright.training.evaluation.evaluate import inside_regions
 
 NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 LEFT = ((0, 0), (64, 30))
