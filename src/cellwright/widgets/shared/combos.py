@@ -136,7 +136,7 @@ class PanelComboBox(QComboBox):
         own = self.style()
         assert own is not None
         room = own.subControlRect(style, option, part, self).width()
-        option.currentText = self.shortened(option.currentText, room)
+        option.currentText = self.shortened(self.currentText(), room)
         painter.drawComplexControl(style, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
