@@ -312,6 +312,18 @@ def test_a_copy_is_taken_only_where_blocks_begin_at_its_pixels():
     assert (levels, halos) == ([0, 0], [1, 0])
 
 
+@pytest.mark.parametrize("axes", ["YX", "TCYX"])
+def test_a_copy_that_is_older_than_the_image_is_not_counted_in(draw_blobs, axes):
+    pixels = draw_blobs((181, 162), 32.0).image
+    pixels = pixels.reshape((1,) * (len(axes) - 2) + pixels.shape)
+    small = pixels[..., ::2, ::2]
+    chosen = StreamPlan(context.Preparation(Scaling(0.0, 1.0), 0.2), 128, 64)
+    images = [
+        Image(pixels, axes, levels=(level,)) for level in (small, np.roll(small, 40, axis=-1), 0 * small)
+    ]
+    assert [plan._level_for(image, chosen) for image in images] == [1, 0, 0]
+
+
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX", (0.5, 0.25), "sized")
     run(count_streamed(StreamJob(image, tmp_path, small_blocks)))

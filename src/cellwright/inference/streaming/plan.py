@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
+from itertools import product
 from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -39,6 +40,8 @@ MOST_SLICES = 16  # that a block of outlines has: more are hardly faster
 TALLEST_CELL = 1.5  # times the model's diameter: how far slices are linked beyond the core of a block
 FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
 PLAN = "plan.json"  # among the parts
+COMPARED_PX = 64  # side of a window in which a smaller copy is compared with the image
+LEAST_ALIKE = 0.2  # correlation of these windows: of noise alone, thinned out four times, it is 0.25
 MOST_LABELS = np.iinfo(np.int32).max
 
 
@@ -337,9 +340,37 @@ def _level_for(image: Image, plan: StreamPlan) -> int:
     for level in range(1, len(image.levels) + 1):
         factor = factor_of(image, level)
         fits = factor and not plan.core_px % factor and not plan.halo_px % factor
-        if fits and plan.preparation.zoom * factor <= 1:
+        if fits and plan.preparation.zoom * factor <= 1 and _shows_the_same(image, level, factor):
             chosen = level
     return chosen
+
+
+def _shows_the_same(image: Image, level: int, factor: int) -> bool:
+    """Return whether a smaller copy looks like the image in nine windows: it may be older than the image."""
+    small = replace(image, data=image.levels[level - 1])
+    lengths = dict(zip(image.axes, image.shape, strict=True))
+    spans: dict[str, list[slice]] = {}
+    for axis in "YX":
+        most = lengths[axis] // factor
+        side = min(COMPARED_PX, most)
+        spans[axis] = [slice(start, start + side) for start in np.linspace(0, most - side, 3).astype(int)]
+    pairs = []
+    for rows, columns in product(spans["Y"], spans["X"]):
+        own = {
+            axis: slice(span.start * factor, span.stop * factor)
+            for axis, span in (("Y", rows), ("X", columns))
+        }
+        copy = {"Y": rows, "X": columns}
+        large, reduced = (
+            one.read(tuple(place.get(axis, lengths[axis] // 2) for axis in image.axes))
+            for one, place in ((image, own), (small, copy))
+        )
+        means = large.reshape(reduced.shape[0], factor, reduced.shape[1], factor).mean(axis=(1, 3))
+        pairs.append((means.ravel(), reduced.ravel()))
+    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    if not ours.std() or not theirs.std():
+        return bool(ours.std() == theirs.std())
+    return bool(np.corrcoef(ours, theirs)[0, 1] > LEAST_ALIKE)
 
 
 def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, int, int, int]:
