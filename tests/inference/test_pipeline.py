@@ -271,6 +271,12 @@ def test_rescaling_keeps_counts_and_places(draw_blobs, oracle_model, diameter, s
     assert result.cells.labels.shape == blobs.image.shape
     assert np.abs(result.cells.points[:, None] - blobs.points).max(axis=2).min(axis=1).max() < 0.5
     assert len(result.notices) == (not stated)
+
+
+def test_cells_wider_than_the_image_are_told(oracle_model):
+    result = counted(np.zeros((40, 64)), oracle_model, "YX", diameter_px=41)
+    assert "Cells of 41 px" in result.notices[0]
+    assert "40 px" in result.notices[0]
     assert_rows_fit_labels(result.cells, points_atol=0.2)  # they stay where the model put them
 
 

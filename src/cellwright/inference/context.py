@@ -34,6 +34,10 @@ ModelChoices = ModelChoice | tuple[ModelChoice, ...]
 WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 2048  # a longer one is cut as one larger than memory is, so that both find the same cells
 LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
+TOO_WIDE = (
+    "Cells of {:g} px, as the diameter was set, do not fit into an image whose shorter side has {} px. Set the "
+    "diameter to that of a cell."
+)
 LABELS = (
     "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
     "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
@@ -109,7 +113,9 @@ class CountContext:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
         labels = LABELS.format(image.name) * _holds_labels(image)
         missing = missing_chunks(image.data)
-        return (*image.notices, labels, self.frames.notice, self.scaling.notice, missing)
+        stated, side = self.engine_settings.diameter_px, min(self.frames.shape)
+        wide = TOO_WIDE.format(stated, side) * (stated > side)
+        return (*image.notices, labels, wide, self.frames.notice, self.scaling.notice, missing)
 
     @property
     def is_blank(self) -> bool:
