@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
     QComboBox,
+    QFileDialog,
     QLabel,
     QLineEdit,
     QSlider,
@@ -105,7 +106,8 @@ def test_every_control_has_a_tooltip(panel: QWidget) -> None:
 
 
 @every_panel
-def test_scrolling_a_panel_changes_no_value(panel: QWidget) -> None:
+def test_scrolling_a_panel_changes_no_value(panel: QWidget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")  # some lists ask
     opened(panel)
     panel.show()
     late = QComboBox(objectName="late")  # of a form that is built anew
