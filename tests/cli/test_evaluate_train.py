@@ -266,3 +266,13 @@ def test_counts_alone_teach_a_density_model(cli, tmp_path, rng):
     assert code == 0
     assert f"--model {model}" in out
     assert load_checkpoint(model).spec.family == "density"
+
+
+@pytest.mark.parametrize("command", ["train", "train-classifier", "pretrain"])
+def test_folders_of_models_and_datasets_are_not_written_over(cli, dataset, tmp_path, command):
+    code, _, err = cli(command, dataset, "--output", dataset)
+    assert (code, "holds a dataset" in err) == (1, True), err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights.safetensors").touch()
+    code, _, err = cli(command, dataset, "--output", tmp_path / "mine")
+    assert (code, "holds a model already" in err) == (1, True), err

@@ -132,6 +132,14 @@ def test_a_run_that_cannot_be_gone_on_with_is_told_and_kept(train_tiny, tmp_path
     assert sorted([*DONE, "training.pt"]) == files(tmp_path / "killed")
 
 
+def test_a_run_on_other_images_is_not_gone_on_with(train_tiny, tmp_path):
+    train_tiny("a", stop_after=3)
+    path = tmp_path / "a" / "curve.json"
+    path.write_text(path.read_text().replace('"learns_from": "', '"learns_from": "0'))
+    with pytest.raises(CheckpointError, match="other settings, images or weights"):
+        train_tiny("a")
+
+
 def test_a_run_with_other_settings_is_not_gone_on_with(train_tiny):
     train_tiny("a", stop_after=3)
     with pytest.raises(CheckpointError, match="began with other settings"):

@@ -33,7 +33,7 @@ from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.model import COLOURS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.plots import Histogram
-from cellwright.widgets.results.view import MarkerRow
+from cellwright.widgets.results.view import MarkerRow, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.style import STYLE, FoldedPart
 from cellwright.widgets.train import choices
@@ -248,6 +248,17 @@ def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -
     QApplication.processEvents()
     shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
     assert shown == [panel.panel.image, panel.panel.model]
+
+
+def test_rows_of_tracks_wrap_where_letters_are_large(qtbot: QtBot) -> None:
+    page = TrackPage()
+    qtbot.addWidget(page)
+    least = page.minimumSizeHint().width()
+    field, *buttons = (
+        one.minimumSizeHint().width() for one in (page.distance, page.save_lineages, page.save_tracks)
+    )
+    assert least < field + page.fontMetrics().horizontalAdvance("Missing frames")
+    assert least < sum(buttons)
 
 
 def test_plots_follow_the_theme(qtbot: QtBot) -> None:

@@ -18,7 +18,7 @@ from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images
 from cellwright.inference.settings import FlagRule
 from cellwright.models import registry
-from cellwright.training.run_folder import verdict
+from cellwright.training.run_folder import STATE, verdict
 from cellwright.training.settings import (
     PRESETS,
     ClassifyTrainingSettings,
@@ -93,6 +93,7 @@ def train(
     With --from, a model learns these images on top of what it knows, and what it learned is kept if it
     became better. Without, a new model is trained from scratch.
     """
+    refuse_taken(output)
     refuse_idle(context, TRAIN_RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
@@ -116,6 +117,14 @@ def train(
     task = trainer.train(trainer.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
+
+
+def refuse_taken(output: Path) -> None:
+    """Raise SettingsError where a folder holds a finished model, which would be lost, or a dataset."""
+    if (output / "weights.safetensors").exists() and not (output / STATE).exists():
+        raise SettingsError(f"{output} holds a model already. Name another folder, or delete this one.")
+    if any((output / name).exists() for name in ("meta.json", "images", "masks")):
+        raise SettingsError(f"A model needs a folder of its own; {output} holds a dataset. Name another.")
 
 
 def model_to_train(built: "CellModel", start: str | None, pretrained: Path | None) -> "CellModel":
@@ -220,6 +229,7 @@ def pretrain(
     """Pre-train an encoder on images without annotation, to be used by `cellwright train --pretrained`."""
     settings = read_settings(PretrainSettings, flags)
     folders = [FOLDER] * any(path.is_dir() for path in images)
+    refuse_taken(output)
     refuse_idle(context, PRETRAIN_RULES, [*folders, f"--method {settings.method}"])
     listed = list_images(images, pattern)
     import torch
@@ -260,6 +270,7 @@ def train_classifier(
     """Train a classifier of cells on annotated classes; one line per epoch."""
     from cellwright.files.dataset.folder import read_dataset
 
+    refuse_taken(output)
     settings = read_settings(ClassifyTrainingSettings, flags)
     names = read_names(rename)
     folders = [read_dataset(folder) for folder in datasets]

@@ -10,6 +10,7 @@
 A run whose folder is there was not ended by the user: napari was closed, or has crashed.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -130,9 +131,20 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_bette
     return "a smaller error on the images it is checked with, and kept"
 
 
-def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:
-    """Write the curve of a run; :func:`curve` reads it."""
-    write_text(output / CURVE, json.dumps({"settings": settings, "epochs": epochs}, indent=1))
+def facts_of(**values: object) -> dict[str, str]:
+    """Return a checksum of what a run learns from: names of images stay out of the folder of the model."""
+    return {"learns_from": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
+
+
+def write_curve(
+    output: Path,
+    settings: Mapping[str, object],
+    epochs: Sequence[Mapping[str, float]],
+    facts: Mapping[str, object] = {},
+) -> None:
+    """Write the curve of a run, and what it learns from; :func:`curve` reads it."""
+    values = {"settings": settings, "facts": facts, "epochs": epochs}
+    write_text(output / CURVE, json.dumps(values, indent=1))
 
 
 def forget(output: Path) -> None:

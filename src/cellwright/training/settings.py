@@ -10,7 +10,9 @@ PresetName = Literal["quick", "balanced", "thorough"]
 PRETRAIN_METHODS = ("simclr", "colorize")
 
 # fields that several settings have
-Seed = Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}]
+Seed = Annotated[
+    int, {"min": 0, "max": 2**31 - 1, "tooltip": "Random seed; the same seed gives the same weights."}
+]
 StepsPerEpoch = Annotated[int, {"min": 1, "tooltip": "Batches between two checks of the model."}]
 PatchSide = Annotated[int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}]
 PeakRate = Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}]

@@ -35,6 +35,7 @@ class RunState:
     history: list[dict[str, float]] = field(default_factory=list)
     sampling_weights: list[float] | None = None  # of the target's images, once the second phase has begun
     kept: dict[str, Tensor] | None = None  # the best weights so far, where epochs have a merit
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what it learns from, for those who resume it
 
 
 def first_state(network: nn.Module, weight_decay: float) -> RunState:
@@ -68,7 +69,7 @@ def keep(
         if "merit" in scores:
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
-    write_curve(output, asdict(settings), state.history)
+    write_curve(output, asdict(settings), state.history, state.facts)
     save(state, output)
 
 
@@ -88,20 +89,22 @@ def save(state: RunState, output: Path) -> None:
         torch.save(values, part)
 
 
-def check_same_run(output: Path, settings: Any) -> None:
+def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -> None:
     """Raise CheckpointError where a run in ``output`` that is not finished began with other settings.
 
-    These, a dataclass, stand in the curve that it wrote before its state.
+    These, a dataclass, and the facts stand in the curve that it wrote before its state; earlier versions
+    wrote no facts.
     """
     if not (output / STATE).exists():
         return
     began = None
-    with suppress(OSError, *NO_JSON, AttributeError):
-        began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
-    if began != asdict(settings):
+    with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
+        curve = json.loads((output / CURVE).read_text(encoding="utf-8"))
+        began = curve["settings"], {**facts, **curve.get("facts", {})}
+    if began != (asdict(settings), facts):
         raise CheckpointError(
-            f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
-            "begin anew, or choose another folder."
+            f"The run in {output} began with other settings, images or weights. Resume it with these, delete "
+            f"{STATE} there to begin anew, or choose another folder."
         )
 
 

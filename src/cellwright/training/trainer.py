@@ -30,7 +30,7 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.run_folder import forget, only_scores
+from cellwright.training.run_folder import facts_of, forget, only_scores
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
 
@@ -113,7 +113,11 @@ def fit(
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
     state = first_state(model.network.to(torch_device), settings.weight_decay)
-    check_same_run(output, settings)
+    state.facts = facts_of(
+        n_images=[len(material.target), len(material.extra)],
+        checked=[item.name for item in material.validation.items],
+    )
+    check_same_run(output, settings, state.facts)
     resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:

@@ -24,6 +24,7 @@ from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune import run as finetune_run
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.run import FinetuneReport, learning_rate
+from cellwright.training.run_folder import facts_of
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
@@ -419,6 +420,19 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tune, tmp_path):
     (tmp_path / "tuned" / "curve.json").write_text("[" * 9000)
     with pytest.raises(CheckpointError, match="began with other settings"):
         tune()
+
+
+def test_a_run_on_other_images_is_not_gone_on_with(tune, tmp_path):
+    tune(stop_after=3)
+    path = tmp_path / "tuned" / "curve.json"
+    curve = json.loads(path.read_text())
+    assert list(curve.pop("facts")) == ["learns_from"]
+    path.write_text(json.dumps({**curve, "facts": facts_of(images=["other/a"])}))
+    with pytest.raises(CheckpointError, match="other settings, images or weights"):
+        tune()
+    path.write_text(json.dumps(curve))  # as earlier versions wrote it
+    tune()
+    assert not (tmp_path / "tuned" / "training.pt").exists()
 
 
 def test_frozen_steps_leave_the_trunk_as_it_is(tune, tiny_flow, tmp_path, scripted):

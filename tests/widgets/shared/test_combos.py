@@ -70,6 +70,12 @@ def test_models_that_find_the_same_are_told_apart_in_a_narrow_box(
     assert "…" in drawn[0]
     assert drawn[0].endswith("· flow")
     assert drawn[-1].endswith("· nuclei")
+    models = ModelComboBox()
+    qtbot.addWidget(models)
+    metrics = models.fontMetrics()
+    room_px = metrics.horizontalAdvance("nuclei and")  # for a name, but not for what is left of a title
+    for name in ("flow", "nuclei"):
+        assert models.shortened(model_title(name, "flow"), room_px).endswith(name)
 
 
 def test_the_first_channel_of_a_file_is_chosen_until_the_user_chooses(qtbot: QtBot, tmp_path: Path) -> None:

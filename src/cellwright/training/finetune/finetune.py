@@ -35,7 +35,7 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import facts_of, forget
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import check_same_run, first_state, resume
 from cellwright.training.trainer import Data
@@ -95,7 +95,12 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    check_same_run(output, settings)
+    images = [
+        [f"{one.folder.name}/{item.name}" for item in one.items]
+        for one in (parts.train, parts.validation, *data.extra)
+    ]
+    facts = facts_of(images=images, start=model.sha256)
+    check_same_run(output, settings, facts)
     fixed = None
     if has_few:
         fixed = yield from fixed_patches(parts.validation, model, settings)
@@ -106,7 +111,7 @@ def finetune(
             title=tuned_title(model.spec),
             tuned_diameter_px=sets.diameter_px,
         ),
-        state=first_state(begin.network.to(torch_device), settings.weight_decay),
+        state=replace(first_state(begin.network.to(torch_device), settings.weight_decay), facts=facts),
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),

@@ -267,8 +267,8 @@ def _best(scores: Sequence[float]) -> list[str]:
 
 
 def _large(text: str) -> str:
-    size = 16 if len(text) <= LONGEST_LARGE else 11
-    return f"<span style='font-size:{size}pt'>{text}</span>"
+    size = "x-large" if len(text) <= LONGEST_LARGE else "large"
+    return f"<span style='font-size:{size}'>{text}</span>"
 
 
 def _mean(value: float) -> str:

@@ -461,7 +461,7 @@ class TrackPage(QWidget):
         layout = stack(self._form(), self.track, self.job_bar, self.summary, into=self, spacing_px=6)
         layout.setContentsMargins(2, 6, 2, 2)
         layout.addWidget(self.table, 1)
-        layout.addLayout(row(self.save_lineages, self.save_tracks))
+        fill(layout, self.save_lineages, self.save_tracks)  # side by side they are too wide in large letters
 
     def _form(self) -> QFormLayout:
         self.distance = number_box(
@@ -478,6 +478,7 @@ class TrackPage(QWidget):
         self.gap.setValue(1)
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
         form = form_layout(spacing_px=4)
+        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.addRow("Farthest way", self.distance)
         form.addRow("Missing frames", self.gap)
         form.addRow("Frame interval", self.interval)

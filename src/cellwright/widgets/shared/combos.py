@@ -136,11 +136,13 @@ class PanelComboBox(QComboBox):
         own = self.style()
         assert own is not None
         room = own.subControlRect(style, option, part, self).width()
-        text = option.currentText
-        middle = Qt.TextElideMode.ElideMiddle  # models and layers differ at the end of their names
-        option.currentText = self.fontMetrics().elidedText(text, middle, room)
+        option.currentText = self.shortened(self.currentText(), room)
         painter.drawComplexControl(style, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def shortened(self, text: str, room_px: int) -> str:
+        """Return a text that fits, without its middle: layers differ at the end of their names."""
+        return self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, room_px)
 
     def _on_index_changed(self, _: int = 0) -> None:
         data = self.currentData()
@@ -346,6 +348,13 @@ class ModelComboBox(PanelComboBox):
         self._families: dict[str, str] = {}
         listen(model_events.changed, self.refresh, self)
         self.refresh()
+
+    def shortened(self, text: str, room_px: int) -> str:
+        """Return a title that fits; the name of the model, at its end, is kept for the longest."""
+        name, short = text.rpartition(" · ")[2], super().shortened(text, room_px)
+        if short.endswith(name):
+            return short
+        return super().shortened(name, room_px)
 
     @property
     def model_name(self) -> str:
