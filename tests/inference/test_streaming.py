@@ -262,7 +262,7 @@ def test_a_file_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, s
 
 
 def test_the_table_of_a_block_that_a_computer_lost_is_made_again(tmp_path, draw_blobs, small_blocks):
-    blobs = draw_blobs((150, 280))
+    blobs = draw_blobs((90, 140))
     job = StreamJob(Image(blobs.image, "YX"), tmp_path, small_blocks)
     with closing(count_streamed(job)) as task:
         while not list((tmp_path / "image.parts").glob("*.csv")):
@@ -273,14 +273,14 @@ def test_the_table_of_a_block_that_a_computer_lost_is_made_again(tmp_path, draw_
 
 
 def test_other_filters_after_a_stop_have_all_labels(tmp_path, draw_blobs, small_blocks, monkeypatch):
-    blobs = draw_blobs((150, 280))
+    blobs = draw_blobs((90, 140))
     image = Image(blobs.image, "YX")
-    few = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(keep=("x<100",)))
+    few = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(keep=("x<60",)))
     with monkeypatch.context() as once:
         once.setattr(run_module, "_finish", Mock(side_effect=WriteError("full")))
         with pytest.raises(WriteError):
             run(count_streamed(few))
-    others = (AnalysisSettings(keep=("x>=100",)), AnalysisSettings())
+    others = (AnalysisSettings(keep=("x>=60",)), AnalysisSettings())
     for job in (replace(few, analysis=analysis) for analysis in others):
         found = run(count_streamed(job))
         labels, table = read(tmp_path)
@@ -912,7 +912,7 @@ def test_axes_in_another_order_are_refused_before_the_first_block(tmp_path, smal
 def test_what_networks_went_through_is_told_by_a_run_that_goes_on(
     tmp_path, draw_blobs, small_blocks, monkeypatch
 ):
-    image = Image(draw_blobs((150, 280)).image, "YX")
+    image = Image(draw_blobs((90, 140)).image, "YX")
     job, attempt = StreamJob(image, tmp_path, small_blocks), Engine.attempt
 
     def ran_out(self, windows):
