@@ -35,8 +35,8 @@ WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 2048  # a longer one is cut as one larger than memory is, so that both find the same cells
 LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
 TOO_WIDE = (
-    "Cells of {:g} px, as the diameter was set, do not fit into an image whose shorter side has {} px. Set it "
-    "to that of a cell."
+    "Cells of {:g} px, as the diameter was set, do not fit into an image whose shorter side has {} px. "
+    "Set it to that of a cell."
 )
 LABELS = (
     "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
