@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
-from qtpy.QtGui import QHelpEvent
+from qtpy.QtGui import QFont, QHelpEvent
 from qtpy.QtWidgets import QFileDialog, QToolTip, QWidget
 
 from cellwright.core.data import Cells, Image, Provenance, Result
@@ -25,7 +25,7 @@ from cellwright.files.tables import write_provenance, write_table
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_task
-from cellwright.widgets.folder.view import help_of
+from cellwright.widgets.folder.view import Gallery, help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import news_of, tell_results
@@ -384,3 +384,12 @@ def test_two_runs_do_not_share_a_folder(
     with only_run(tmp_path / "out"):
         run(panel)
     assert "Another program is counting" in panel.view.message.text()
+
+
+def test_pictures_leave_room_for_their_text_at_any_font(qtbot: QtBot) -> None:
+    gallery = Gallery()
+    qtbot.addWidget(gallery)
+    for size in (9, 16, 24):
+        gallery.setFont(QFont(gallery.font().family(), size))
+        room = gallery.gridSize().height() - gallery.iconSize().height()
+        assert room >= 4 * gallery.fontMetrics().lineSpacing()

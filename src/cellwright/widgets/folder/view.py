@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QAbstractListModel, QModelIndex, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -56,7 +56,8 @@ SEPARATOR = "; "  # between folders in their line
 OWN_ROWS = ("device", "channel", "channels")
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in OWN_ROWS)
 COUNT_TITLE = "Cells"
-PICTURE_PX, MARGIN_PX, TEXT_PX = 130, 12, 50
+PICTURE_PX, MARGIN_PX = 130, 12
+TEXT_LINES = 4  # under a picture: name, count and fit, one of which may take two lines
 MOST_KEPT = 400  # pictures in memory
 LONGEST_NAME = 20  # letters under a picture
 WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
@@ -348,7 +349,7 @@ class Gallery(QListView):
         self.setModel(self.outcomes)
         self.setViewMode(QListView.ViewMode.IconMode)
         self.setIconSize(QSize(PICTURE_PX, PICTURE_PX))
-        self.setGridSize(QSize(PICTURE_PX + MARGIN_PX, PICTURE_PX + TEXT_PX + MARGIN_PX))
+        self._fit_to_font()
         self.setMovement(QListView.Movement.Static)
         self.setResizeMode(QListView.ResizeMode.Adjust)
         self.setUniformItemSizes(True)
@@ -357,6 +358,18 @@ class Gallery(QListView):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.activated.connect(self._on_activated)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the size of the font; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.FontChange:
+            self._fit_to_font()
+
+    def _fit_to_font(self) -> None:
+        metrics = self.fontMetrics()
+        width = max(PICTURE_PX, LONGEST_NAME * metrics.averageCharWidth())
+        height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing()
+        self.setGridSize(QSize(width + MARGIN_PX, height + MARGIN_PX))
 
     def show_outcomes(self, outcomes: Sequence[ImageOutcome], output: Path) -> None:
         """Show images; the place in the list and what is chosen stay."""
