@@ -2,7 +2,8 @@
 
     python -m tools.release.error_bar FOLDER --data DATA
 
-Counts the images that choose, none of which weights were fitted to or scores are told of.
+Counts the images that choose, none of which weights were fitted to or scores are told of. Each dataset weighs
+the same, so that the error bar holds for kinds of which there are few images, too.
 """
 
 import json
@@ -22,16 +23,22 @@ DATASETS = ("dsb2018_train", "polyp_nuclei", "usiigaci_phase")  # every cell of 
 
 
 def counts_of(folder: Path, data: Path) -> tuple[list[float], list[int]]:
-    """Return the counts of the images that choose, and the true ones."""
+    """Return the counts of the images that choose, and the true ones; few images are told over and over."""
     model = store.load(folder)
-    counts, truths = [], []
-    for name in DATASETS:
-        for item in chosen_by(name, data).items:
+    items = [chosen_by(name, data).items for name in DATASETS]
+    most = max(map(len, items))
+    counts: list[float] = []
+    truths: list[int] = []
+    for images in items:
+        found, true = [], []
+        for item in images:
             image, truth = item.annotated()
             labels = truth.labels if isinstance(truth, Annotation) else truth
             assert labels is not None
-            counts.append(float(run(count_cells(image, (model,), None, EngineSettings())).count))
-            truths.append(int(labels.max()))
+            found.append(float(run(count_cells(image, (model,), None, EngineSettings())).count))
+            true.append(int(labels.max()))
+        counts += found * (most // len(found))
+        truths += true * (most // len(true))
     return counts, truths
 
 
