@@ -215,7 +215,7 @@ class LayerComboBox(PanelComboBox):
         self._added = next(reversed(self._layers), None)
         free_in_own_context(self._viewer)
         events = self._viewer.layers.events
-        events.inserted.connect(self._on_inserted)
+        listen(events.inserted, self._on_inserted, self)
         for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
             listen(emitter, self.refresh, self)
         if self._follows_active:
