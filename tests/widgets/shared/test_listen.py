@@ -5,6 +5,7 @@ import gc
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QCoreApplication, QEvent
 from qtpy.QtWidgets import QWidget
 
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -23,18 +24,19 @@ def test_a_panel_that_is_gone_listens_no_longer(
     panel: type[QWidget], viewer: ViewerModel, qtbot: QtBot
 ) -> None:
     gc.collect()  # panels of other tests
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     follow(viewer)  # which outlives panels
     news = news_of(viewer)
     layers, dims = viewer.layers.events, viewer.dims.events
     told = (cells_news.changed, model_events.changed, news.counted, news.sent)
     events = (layers.inserted, layers.removed, viewer.events.theme, dims.point, dims.ndisplay)
     before = [len(one) for one in told] + [len(one.callbacks) for one in events]
-    n_kept = len(messages._kept)
+    kept = set(messages._kept)
     widget = panel(viewer)
     qtbot.waitUntil(lambda: getattr(widget, "is_filled", True))
     assert sum(map(len, told)) + sum(len(one.callbacks) for one in events) > sum(before)
-    assert len(messages._kept) > n_kept  # nothing that Qt will call is left to the collector
+    assert messages._kept - kept  # nothing that Qt will call is left to the collector
     with qtbot.waitSignal(widget.destroyed):
         widget.deleteLater()
     assert [len(one) for one in told] + [len(one.callbacks) for one in events] == before
-    assert len(messages._kept) == n_kept
+    assert not messages._kept - kept
