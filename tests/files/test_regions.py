@@ -140,3 +140,6 @@ def test_bad_files_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "small.tif", np.ones((5, 6), np.uint8))
     with pytest.raises(ReadError, match="must have"):
         read_regions(tmp_path / "small.tif", IMAGE)
+    tifffile.imwrite(tmp_path / "light.tif", np.arange(40 * 60, dtype=np.uint16).reshape(40, 60))
+    with pytest.raises(ReadError, match="2,399 different numbers"):
+        read_regions(tmp_path / "light.tif", IMAGE)

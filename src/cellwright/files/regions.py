@@ -35,6 +35,7 @@ from cellwright.ops.measure.regions import (
 )
 
 MIDDLE = 0.5
+MOST_NUMBERS = 1000  # regions of one image of them
 WINDOW_PIXELS = 1 << 26  # an image of more stays on disk, and is looked through in parts of so many
 
 
@@ -48,7 +49,7 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     Raises
     ------
     ReadError
-        The file is missing, damaged or holds no areas, or an image has another size.
+        The file is missing, damaged or holds no areas, or an image has another size or thousands of numbers.
     """
     path = Path(path)
     if not path.exists():
@@ -61,6 +62,11 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     pixels = _pixels(path, image, may_differ=True)
     present = [np.unique(pixels[window]) for window in _windows(pixels.shape)]
     numbers = [number for number in np.unique(np.concatenate(present)).tolist() if number != 0]
+    if len(numbers) > MOST_NUMBERS:
+        raise ReadError(
+            f"The pixels of {path} have {len(numbers):,} different numbers, each of which would be a region; "
+            f"at most {MOST_NUMBERS:,} are read. Choose a mask, not an image of light; cells go to --nuclei."
+        )
     names = [path.stem] if len(numbers) == 1 else [f"{path.stem} {number}" for number in numbers]
     return tuple(
         MaskRegion(name, _Number(pixels, number)) for name, number in zip(names, numbers, strict=True)
