@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import WriteError
 from cellwright.files import tables
-from cellwright.files.report import outlined, write_report
+from cellwright.files.report import OUTLINE, OUTLINE_ON_LIGHT, outlined, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.cells_table import cells_checksum
@@ -148,3 +148,16 @@ def test_the_checksum_is_that_of_the_cells():
     assert cells_checksum(classed) != cells_checksum(first)
     bare = replace(first, cells=replace(first.cells, labels=None))
     assert cells_checksum(bare) != cells_checksum(first)
+
+
+@pytest.mark.parametrize(("light", "outline"), [(0, OUTLINE), (255, OUTLINE_ON_LIGHT)])
+def test_colours_stay_and_outlines_are_seen_on_light_and_dark(light, outline):
+    pixels = np.full((40, 60, 3), light, np.uint8)
+    pixels[10:20, 10:20] = (200, 30, 90)
+    labels = np.zeros((40, 60), np.int32)
+    labels[8:22, 8:22] = 1
+    image = Image(pixels, "YXC")
+    picture = outlined(image, analyse(labels, image).result, 60)
+    assert picture[8, 8].tolist() == list(outline)
+    red, green, blue = picture[15, 15].tolist()
+    assert red > blue > green

@@ -43,6 +43,8 @@ PLOTTED = (
     *("score", "intensity_mean", "nearest_distance"),
 )
 OUTLINE = (255, 214, 10)
+OUTLINE_ON_LIGHT = (0, 170, 60)
+MIDDLE_GREY = 128
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
@@ -173,19 +175,21 @@ def outlined(
     sides = image.spatial_shape[-2:]
     step = max(1, -(-max(sides) // most_px))
     planes = [_plane(image, index, step, channel) for channel in _counted_channels(image, result)]
-    colours = np.repeat(np.max(planes, axis=0)[..., np.newaxis], 3, axis=2)
+    seen = np.max(planes, axis=0)
+    colours = seen if seen.ndim == 3 else np.repeat(seen[..., np.newaxis], 3, axis=2)
+    outline = OUTLINE if colours.mean() < MIDDLE_GREY else OUTLINE_ON_LIGHT
     if labels is not None and tuple(labels.shape[-2:]) == sides:
         place: Any = (*index, slice(None, None, step), slice(None, None, step))
         small = np.asarray(labels[place])
         from skimage.segmentation import find_boundaries  # slow to import
 
         edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
-        colours[edges] = OUTLINE
+        colours[edges] = outline
     elif labels is None and len(result.cells):
         points = np.rint(result.cells.points)
-        seen = points[(points[:, :-2] == index).all(axis=1), -2:].astype(int) // step
-        rows, columns = np.clip(seen, 0, np.array(colours.shape[:2]) - 1).T
-        colours[rows, columns] = OUTLINE
+        centres = points[(points[:, :-2] == index).all(axis=1), -2:].astype(int) // step
+        rows, columns = np.clip(centres, 0, np.array(colours.shape[:2]) - 1).T
+        colours[rows, columns] = outline
     return colours
 
 
@@ -199,7 +203,7 @@ def _fullest_plane(result: Result) -> tuple[int, ...]:
 
 
 def _counted_channels(image: Image, result: Result) -> tuple[int | None, ...]:
-    """Return the numbers of the channels that were counted in; None for colours, averaged."""
+    """Return the numbers of the channels that were counted in; None for colours, or without channels."""
     if CHANNEL not in image.axes:
         return (None,)
     first = None if image.axes.endswith(CHANNEL) and image.shape[-1] in (3, 4) else 0
@@ -214,9 +218,9 @@ def _counted_channels(image: Image, result: Result) -> tuple[int | None, ...]:
 
 
 def _plane(image: Image, index: tuple[int, ...], step: int, channel: int | None) -> NDArray[np.uint8]:
-    """Return every so many rows and columns of a plane of a channel (None: colours averaged) as 8 bit.
+    """Return every so many rows and columns of a plane of a channel as 8 bit; of colours (Y, X, 3) for None.
 
-    Its 1 and 99.8 percentiles become 0 and 255.
+    Its 1 and 99.8 percentiles become 0 and 255, those of all colours together.
     """
     n_spare = len(image.label_axes) - 2 - len(index)
     lead = dict(zip(image.label_axes, (0,) * n_spare + index, strict=False))
@@ -225,8 +229,6 @@ def _plane(image: Image, index: tuple[int, ...], step: int, channel: int | None)
         other if axis == CHANNEL else lead.get(axis, slice(None, None, step)) for axis in image.axes
     )
     plane = np.asarray(image.data[place], np.float32)
-    if plane.ndim > 2:
-        plane = plane.mean(axis=-1)
     low, high = np.percentile(np.nan_to_num(plane[:: max(1, plane.shape[0] // 500)]), (1, 99.8))
     scaled = (np.nan_to_num(plane) - low) / max(float(high - low), 1e-12)
     return np.asarray(np.clip(scaled * 255, 0, 255), np.uint8)
