@@ -155,14 +155,10 @@ def main() -> None:
 
 
 def first_model(family: str, start: Path | None) -> CellModel:
-    """Return the model a run begins with: the one in ``start``, else random ones on the trunk of its flow."""
+    """Return the model a run begins with: the one in ``start``, else a random one."""
     if start and (start / family).is_dir():
         return load_checkpoint(start / family)
     model: CellModel = import_module(f"cellwright.models.families.{family}").build("small")
-    if start and (start / "flow").is_dir():
-        trunk = load_checkpoint(start / "flow").network.state_dict()
-        own = {name: value for name, value in trunk.items() if not name.startswith("head.")}
-        model.network.load_state_dict(own, strict=False)
     return model
 
 
