@@ -394,7 +394,7 @@ def analysis_of(
     if job.analysis.track:
         _check_links(result)
         tracks = tracks_of(result, job.analysis.tracking)
-        lineages = tracks.lineage_table(job.analysis.frame_interval_s)
+        lineages = tracks.lineage_table(job.analysis.frame_interval_s or image.frame_interval_s)
         for name, values in tracks.columns().items():
             table[name] = values
         _add_columns(parts, table[list(tracks.columns())])
