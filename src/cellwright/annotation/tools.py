@@ -47,7 +47,7 @@ def split_line(store: LabelStore, number: int, line: NumpyLike) -> Edit:
     time, points = _at_one_time(store, line)
     labels, box = _part(store, number, time)
     change = label_editing.split_by_line(labels, number, points, new=store.next_number, box=box)
-    return _split(store, "split by line", number, _lifted(change, time))
+    return _split(store, "cut", number, _lifted(change, time))
 
 
 def split_seeds(store: LabelStore, number: int, first: NumpyLike, second: NumpyLike) -> Edit:
@@ -57,7 +57,7 @@ def split_seeds(store: LabelStore, number: int, first: NumpyLike, second: NumpyL
     change = label_editing.split_by_seeds(
         labels, number, points, sampling=store.sampling, new=store.next_number, box=box
     )
-    return _split(store, "split by seeds", number, _lifted(change, time))
+    return _split(store, "split", number, _lifted(change, time))
 
 
 def grow(store: LabelStore, number: int, radius_px: float) -> Edit:
