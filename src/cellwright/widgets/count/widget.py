@@ -9,7 +9,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.errors import CellwrightError, WrongLayerError
+from cellwright.core.errors import WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import expectation
@@ -56,6 +56,7 @@ from cellwright.widgets.shared.messages import (
     listen,
     news_of,
     tell_results,
+    telling,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import (
@@ -225,20 +226,17 @@ class CountWidget(QWidget):
         if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
             self.model.tell("Looking up the axes in the file…")
             return
-        try:
+        with telling(self.model.fail):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
             shapes = region_layer(self.viewer, self.panel.exclude.layer)
             self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
-        except CellwrightError as error:
-            self.model.fail(error)
-            return
-        self.updater.forget()
-        if not is_preview and self.background.takes(request):
-            self.background.start(request, self._preview_source())
-            return
-        self.model.work_wanted.emit(count_task(request), self._on_count_returned)
+            self.updater.forget()
+            if not is_preview and self.background.takes(request):
+                self.background.start(request, self._preview_source())
+                return
+            self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
         layer = image_layer(self.choices.layer)
@@ -426,13 +424,9 @@ class CountWidget(QWidget):
                 remove(self.viewer, {**own, "output": output})
 
     def _on_measure_clicked(self) -> None:
-        try:
-            layer = image_layer(self.choices.layer)
-        except CellwrightError as error:
-            self.model.fail(error)
-            return
-        ask_for_line(self.viewer, layer, self._on_line_measured)
-        self.model.tell("Draw a line across a typical cell.")
+        with telling(self.model.fail):
+            ask_for_line(self.viewer, image_layer(self.choices.layer), self._on_line_measured)
+            self.model.tell("Draw a line across a typical cell.")
 
     def _on_line_measured(self, length_px: float) -> None:
         self.panel.diameter.show_px(length_px)
@@ -508,7 +502,5 @@ class CountWidget(QWidget):
             form.changed.connect(self.panel.message.forget_error)
 
     def _on_colours_clicked(self) -> None:
-        try:
+        with telling(self.model.fail):
             show_colours(self.viewer, self._inputs().source(), self.engine)
-        except CellwrightError as error:
-            self.model.fail(error)

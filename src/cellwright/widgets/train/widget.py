@@ -6,7 +6,6 @@ from napari.layers import Layer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
-from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
@@ -18,6 +17,7 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
+    telling,
 )
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
@@ -89,15 +89,12 @@ class TrainWidget(QWidget):
 
     def begin(self) -> None:
         """Train as it is set up; tells in the panel why it cannot."""
-        try:
+        with telling(self.panel.message.fail):
             plan, layers = self.choices.plan()
-        except CellwrightError as error:
-            self.panel.message.fail(error)
-            return
-        images = [pair.image for pair in self.choices.chosen if layers is not None]
-        if self._taught_image not in images:
-            self._taught_image = next(iter(images), None)
-        self.train(plan, layers)
+            images = [pair.image for pair in self.choices.chosen if layers is not None]
+            if self._taught_image not in images:
+                self._taught_image = next(iter(images), None)
+            self.train(plan, layers)
 
     def train(self, plan: Plan, layers: Dataset | None = None) -> None:
         """Train as planned, or resume a run that was not ended, unless one goes on already."""
