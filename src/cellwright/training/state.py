@@ -150,25 +150,25 @@ def write_card(
     ``history`` has one row for each epoch.
     """
     columns = list(scores.values())
-    shared = [name for name in columns[0] if all(name in column for column in columns)]
     lines = [f"# {title}", "", *(f"{sentence}\n" for sentence in sentences)]
-    if shared:
-        lines += _table(
-            ["figure", *scores], [[name, *(column[name] for column in columns)] for name in shared]
-        )
+    figures = {
+        name: [column[name] for column in columns]
+        for name in columns[0]
+        if all(name in column for column in columns)
+    }
+    if figures:
+        lines += _table(["figure", *scores], figures)
     if history:
-        names = [name for name in ("step", "loss", "score") if any(name in epoch for epoch in history)]
-        rows = [
-            [f"{epoch['step']:.0f}", *(epoch.get(name, math.nan) for name in names[1:])] for epoch in history
-        ]
-        lines += ["## Curve", "", *_table(names, rows)]
+        names = [name for name in ("loss", "score") if any(name in epoch for epoch in history)]
+        rows = {f"{epoch['step']:.0f}": [epoch.get(name, math.nan) for name in names] for epoch in history}
+        lines += ["## Curve", "", *_table(["step", *names], rows)]
     write_text(output / CARD, "\n".join(lines))
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> list[str]:
-    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
-    lines += [" | ".join(one if isinstance(one, str) else f"{one:.3f}" for one in row) for row in rows]
-    return [*(f"| {line} |" for line in lines), ""]
+def _table(header: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[str]:
+    lines = [header, ["---"] * len(header)]
+    lines += [[name, *(f"{value:.3f}" for value in values)] for name, values in rows.items()]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def names_in_words(items: Sequence[Item]) -> str:
