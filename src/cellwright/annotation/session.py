@@ -328,7 +328,7 @@ class AnnotationSession:
         time, points = self.store.at_one_time(line)
         labels, box = self.store.part(number, time)
         change = label_editing.split_by_line(labels, number, points, new=self.next_number, box=box)
-        return self._split("split by line", number, lifted(change, time))
+        return self._split("cut", number, lifted(change, time))
 
     def split_seeds(self, number: int, first: NumpyLike, second: NumpyLike) -> tuple[int, ...]:
         """Cut a cell between two points; the part of the first keeps the number; return that of the other."""
@@ -337,7 +337,7 @@ class AnnotationSession:
         change = label_editing.split_by_seeds(
             labels, number, points, sampling=self.store.sampling, new=self.next_number, box=box
         )
-        return self._split("split by seeds", number, lifted(change, time))
+        return self._split("split", number, lifted(change, time))
 
     def _split(self, name: str, number: int, change: Change | None) -> tuple[int, ...]:
         """Cut a cell, whose parts are what it is; return the numbers of the new ones."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer
+from napari.layers import Labels, Layer
 from psygnal import Signal
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog, QWidget
@@ -20,7 +20,7 @@ from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.followers import cells_news
+from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited, is_marked, is_of_count
@@ -54,6 +54,14 @@ class EditedCells:
     def forget(self) -> None:
         """Take the cells as they were found."""
         self.layer = self.table = None
+
+    def take_up(self) -> None:
+        """Take the cells as they were changed while there was no panel; what follows layers has told them."""
+        for output in OUTPUTS:
+            ours = self._layers(output)
+            if ours and all(map(is_marked, ours)):
+                self.layer, self.table = ours[-1], rows_of(ours[-1])
+                return
 
     def found_layer(self) -> Layer | None:
         """Return the layer that holds the cells as they are now; None where they are as they were found.
@@ -89,6 +97,14 @@ class EditedCells:
         if event.value is self.layer:
             self.forget()
             self.changed.emit()
+
+
+def rows_of(layer: Layer) -> "pandas.DataFrame":
+    """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
+    features: pandas.DataFrame = layer.features
+    if isinstance(layer, Labels):
+        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
+    return features
 
 
 class SaveTool(QObject):
@@ -176,10 +192,21 @@ class SettingsFileTool(QObject):
         """Choose what a file tells."""
         with telling(self._model.fail):
             recipe = load_recipe(path)
-            self._choices.choose_model(recipe.models[0])
-            self._take(recipe, path.name)
+            not_here = self.take(recipe)
+            told = f"Settings of {path.name} taken; count to use them.{not_here}"
+            if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
+                told += " What it tells of filters, borders and measurements is for Results."
+            self._model.tell(told)
 
-    def _take(self, recipe: Recipe, name: str) -> None:
+    def take(self, recipe: Recipe) -> str:
+        """Choose models, settings and channels; return sentences on what is not here to be chosen.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such model.
+        """
+        self._choices.choose_model(recipe.models[0])
         panel, engine = self._panel, recipe.engine
         if recipe.settings is not None:
             self._model.settings_wanted.emit(recipe.settings)
@@ -188,14 +215,12 @@ class SettingsFileTool(QObject):
         _choose(panel.device, engine.device)
         _choose(panel.classes, recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)
-        told = f"Settings of {name} taken; count to use them." + self._choices.choose_channels(engine)
-        if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
-            told += " What it tells of filters, borders and measurements is for Results."
+        not_here = self._choices.choose_channels(engine)
         self._choices.list_siblings(recipe.models[1:])
         missing = [name for name in recipe.models[1:] if name not in panel.together.ticked]
         if missing:
-            told += f" There is no model {', '.join(missing)} to count together with; it is left out."
-        self._model.tell(told)
+            not_here += f" There is no model {', '.join(missing)} to count together with; it is left out."
+        return not_here
 
     def _on_save_clicked(self) -> None:
         name = preferences().path_for("settings.json")

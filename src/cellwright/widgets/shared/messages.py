@@ -74,7 +74,7 @@ def when_gone(owner: QObject, act: Callable[[], None]) -> None:
 def progress_line(progress: Progress, seconds_left: float | None) -> str:
     """Return what a job is doing and how long it still takes: ``Tiles: 12 of 40 · 3 s left``."""
     if progress.note:
-        return progress.note.capitalize()
+        return progress.note[0].upper() + progress.note[1:]  # names keep their capitals
     if progress.total <= 1:
         return STAGES.get(progress.stage, progress.stage.capitalize())
     line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from napari.layers import Layer
-from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.tasks import Progress
@@ -29,7 +28,6 @@ from cellwright.widgets.train.view import TrainPanel
 if TYPE_CHECKING:
     import napari.viewer
 
-MARGIN_PX = 10
 FLAWLESS = (
     "Without any training the model already finds every cell that it is checked with. Annotate images where "
     "it errs; these can at best make its outlines a little closer."
@@ -54,9 +52,9 @@ class TrainWidget(QWidget):
         self.panel.check_box.addWidget(self.data_check)
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
-        self._area = PanelScrollArea(self.panel)
-        self._area.shown.connect(self.panel.device.find_devices)
-        stack(self._area, into=self)
+        area = PanelScrollArea(self.panel)
+        area.shown.connect(self.panel.device.find_devices)
+        stack(area, into=self)
         self._connect()
         self.choices.refresh_pairs()
         self.offer.refresh()
@@ -132,16 +130,11 @@ class TrainWidget(QWidget):
     def _on_started(self) -> None:
         self.panel.card.clear()
         self.panel.count_with.setVisible(False)
-        self.panel.message.tell("")
         self.offer.hide()
         self.panel.show_running(is_running=True)
+        if self.model.plan is not None:
+            self.panel.message.tell(f"Training {self.model.plan.name!r}.")
         self._draw()
-        QTimer.singleShot(0, self._show_card)  # once it has its place
-
-    def _show_card(self) -> None:
-        """Scroll to the curves where they lie below what is seen."""
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self._area.ensureWidgetVisible(self.panel.card, 0, MARGIN_PX)
 
     def _draw(self) -> None:
         if self.model.plan is not None:
