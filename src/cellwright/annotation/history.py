@@ -17,7 +17,7 @@ from cellwright.ops.label_changes import Box, Change
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """What a tool wants to change. Made by ``annotation.tools``; done by :meth:`EditHistory.do`.
+    """What is to be changed. Made by the session; done by :meth:`EditHistory.do`.
 
     ``cells`` is the metadata that cells get, None to forget it; ``metadata`` that of the whole, None to keep
     it.

@@ -247,7 +247,7 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
     left_out = 0
     first_error: CellwrightError | None = None
     for done, listed in enumerate(images):
-        yield Progress("read", done, len(images), listed.name)
+        yield Progress("read", done, len(images), f"reading {listed.name}")
         n_before = len(samples)
         try:
             for image in read_images(listed.path):

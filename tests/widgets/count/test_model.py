@@ -122,6 +122,7 @@ def test_lines_for_people(result_of: ResultOf) -> None:
         (Progress("tiles", 1, 40), None, "Tiles: 1 of 40"),
         (Progress("rescaled tiles", 1, 40), 600, "Rescaled tiles: 1 of 40 · 10 min left"),
         (Progress("tiles", 40, 40, "finding cells"), 0.0, "Finding cells"),
+        (Progress("read", 0, 1, "reading mixA"), None, "Reading mixA"),
         (Progress("unheard of", 0, 1), None, "Unheard of"),
     ],
 )

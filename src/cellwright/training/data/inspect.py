@@ -183,12 +183,12 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         )
     elif 0 < train.n_cells < FEW_CELLS:
         yield Warning("few-cells", f"There are only {train.n_cells} cells to learn from. Annotate more.")
-    if not validation.names:
+    if not validation.names and len(train.names) != 1:  # of one image, one warning is enough
         yield Warning(
             "no-validation",
             "There are no images to check the model with. Part of what is annotated is set aside for it.",
         )
-    elif validation.n_cells == 0:
+    elif validation.names and validation.n_cells == 0:
         yield Warning(
             "empty-validation",
             "No cell is annotated in the images to check the model with, so that no score can get better. "

@@ -80,7 +80,7 @@ def load_samples(
     """
     samples: list[Sample] = []
     for done, item in enumerate(dataset.items):
-        yield Progress("read", done, len(dataset), item.name)
+        yield Progress("read", done, len(dataset), f"reading {item.name}")
         image, truth = item.annotated()
         if model.needs_volumes:
             samples += volume_samples(item.name, item.group, (image, truth), model)

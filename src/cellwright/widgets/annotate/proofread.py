@@ -41,6 +41,7 @@ from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
+from cellwright.widgets.shared.messages import telling
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
@@ -272,16 +273,12 @@ class Proofreader(QObject):
         """List the images of a folder and go to the first that is not reviewed to the end."""
         if not self.leave():
             return
-        try:
-            images = images_of(folder)
-            tallies = read_counts(folder / OWN_FOLDER / COUNTS)
-        except CellwrightError as error:
-            self._model.failed.emit(error)
-            return
-        self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
-        self._show()
-        open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
-        self.go_to(next(open_ones, 0))
+        with telling(self._model.failed.emit):
+            images, tallies = images_of(folder), read_counts(folder / OWN_FOLDER / COUNTS)
+            self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
+            self._show()
+            open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
+            self.go_to(next(open_ones, 0))
 
     def _is_done(self, name: str) -> bool:
         tally = self.tallies.get(name, Tally())

@@ -22,7 +22,14 @@ from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
-from cellwright.widgets.count.model import CountOutcome, Request, count_task, result_line
+from cellwright.widgets.count.model import (
+    CountOutcome,
+    Request,
+    count_task,
+    remember,
+    removed_line,
+    result_line,
+)
 from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.combos import SPECS, classifiers
@@ -58,8 +65,9 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
 
     def on_returned(counted: CountOutcome) -> None:
         shown = place(unwrapped(viewer), counted.layers)
+        remember(viewer, counted)
         tell_results(viewer, counted.result, shown.get("Labels", shown.get("Points")))
-        for notice in counted.result.notices:
+        for notice in filter(None, (*counted.result.notices, removed_line(viewer, source))):
             show_warning(notice)
         show_info(result_line(counted.result))
 

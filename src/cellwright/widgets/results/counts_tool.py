@@ -28,7 +28,7 @@ class CountsTool(QObject):
         self._soon = debouncer(self, COUNT_MS, self.refresh)
         self._is_page_wanted = False  # whether the user has chosen a page
         view.tabs.tabBarClicked.connect(self._on_page_clicked)
-        view.border.currentIndexChanged.connect(self._on_border_chosen)
+        view.border.currentIndexChanged.connect(lambda: model.set_border(view.border.currentData()))
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
         view.counted_by.currentIndexChanged.connect(self.refresh)
@@ -65,9 +65,6 @@ class CountsTool(QObject):
             with QSignalBlocker(box):
                 box.setCurrentIndex(box.findData(value))
         self._show_markers()
-
-    def _on_border_chosen(self) -> None:
-        self._model.set_border(self._view.border.currentData())
 
     def _on_rule_chosen(self) -> None:
         self._model.region_rule = self._view.rule.currentData()

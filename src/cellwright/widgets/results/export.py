@@ -35,6 +35,7 @@ from cellwright.widgets.shared.cells.snapshot import (
     snapshot_of,
 )
 from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
@@ -153,17 +154,13 @@ class ResultsExport(QObject):
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
-        try:
-            text = as_text(self.recipe())
-        except CellwrightError as error:
-            self._view.message.tell(error_line(error), is_error=True)
-            return
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(text)
-        by_hand = self.unrepeatable
-        note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
-        self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
+        with telling(self._view.message.fail):
+            text, clipboard = as_text(self.recipe()), QApplication.clipboard()
+            if clipboard is not None:
+                clipboard.setText(text)
+            by_hand = self.unrepeatable
+            note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
+            self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""
@@ -245,13 +242,9 @@ class ResultsExport(QObject):
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""
-        try:
-            recipe = load_recipe(path)
-        except CellwrightError as error:
-            self._view.message.tell(error_line(error), is_error=True)
-            return
-        self._on_loaded(recipe)
-        self._view.message.tell(f"Settings of {path.name} taken.")
+        with telling(self._view.message.fail):
+            self._on_loaded(load_recipe(path))
+            self._view.message.tell(f"Settings of {path.name} taken.")
 
     def _image(self) -> Image:
         measured = self._model.measured

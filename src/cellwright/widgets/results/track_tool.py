@@ -35,7 +35,7 @@ class TrackTool(QObject):
         self._layer: Any = None  # whose frame interval is shown
         self._soon = debouncer(self, TRACK_MS, self._start)
         page.track.clicked.connect(self._on_track_clicked)
-        page.table.row_chosen.connect(self._on_row_chosen)
+        page.table.row_chosen.connect(lambda row: model.choose(model.first_row_of(row + 1)))
         page.job_bar.failed.connect(self._on_failed)
         page.job_bar.cancelled.connect(self._on_cancelled)
         page.job_bar.finished.connect(self._on_finished)
@@ -135,9 +135,6 @@ class TrackTool(QObject):
         page.frame.set_frame(lineages)
         if model.tracks is not None and lineages is not None:
             page.summary.setText(model.tracks.summary(lineages))
-
-    def _on_row_chosen(self, row: int) -> None:
-        self._model.choose(self._model.first_row_of(row + 1))
 
 
 def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings) -> Task[Found]:

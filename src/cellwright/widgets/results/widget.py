@@ -10,7 +10,6 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, QTimer
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import is_volumetric
@@ -29,7 +28,7 @@ from cellwright.widgets.shared.cells.snapshot import counted_regions, image_laye
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -287,14 +286,10 @@ class ResultsWidget(QWidget):
 
     def _on_filter_edited(self) -> None:
         text = self.view.filter.text()
-        if text == self.model.conditions_text:
-            return
-        try:
-            self.model.set_conditions(text)
-        except CellwrightError as error:
-            self.view.message.tell(error_line(error), is_error=True)
-            return
-        self.view.message.tell("")
+        if text != self.model.conditions_text:
+            with telling(self.view.message.fail):
+                self.model.set_conditions(text)
+                self.view.message.tell("")
 
     def _on_filter_typed(self, text: str) -> None:
         if not text:

@@ -394,6 +394,12 @@ class RegionPanel(QWidget):
         mask, is_outside = self.mask_layer.layer, self.mask_side.currentData()
         return RegionLayers(shapes, self.exclude.layer, mask, is_outside=is_outside)
 
+    def choose_region_layers(self, layers: RegionLayers) -> None:
+        """Choose the shapes left out and the mask of some layers, those of them that are there."""
+        self.exclude.choose(layers.excluded)
+        self.mask_layer.choose(layers.mask)
+        self.mask_side.setCurrentIndex(self.mask_side.place_of(layers.is_outside))
+
     def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
         """Offer shapes that hold in one slice or frame for all of them."""
         self.everywhere.show_for(shapes, regions.included, image)
