@@ -27,6 +27,16 @@ SCRATCH = "new:"  # a start of this and the name of a family has nothing learned
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
 BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
 
+SCORE_TITLES = {
+    "score": "score",
+    "ap50": "AP at IoU 0.5",
+    "count_error": "count error",
+    "memory": "retention",
+    "validation_loss": "pixel error",
+    "box_iou": "IoU of boxes",
+    "interval_coverage": "interval coverage",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -110,6 +120,11 @@ def unfinished() -> list[Plan]:
 def selection_score(epoch: Mapping[str, float], default: float = 0.0) -> float:
     """Return what chooses the best epoch: the field ``merit``, else ``score``, else ``default``."""
     return epoch.get("merit", epoch.get("score", default))
+
+
+def best_of(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the scores of the best epoch."""
+    return only_scores(max(epochs, key=selection_score))
 
 
 def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
@@ -35,7 +35,7 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import facts_of, forget
+from cellwright.training.run_folder import SCORE_TITLES, best_of, facts_of, forget, only_scores
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import check_same_run, first_state, resume
 from cellwright.training.trainer import Data
@@ -123,14 +123,14 @@ def finetune(
     resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))
+    card = _Card(output, run.tuned.title, start, parts.train, parts.validation)
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
-        yield (yield from run.validate(run.present()))
+        report = yield from run.validate(run.present())
+        card.write(run.state.history, best_of(run.state.history))  # of a run that is stopped, too
+        yield report
     outcome = run.outcome((yield from run.interpolate()), parts.notice)
-    scores = (outcome.before, outcome.after)
-    write_card(
-        output, run.tuned.title, (parts.train, parts.validation), scores, run.state.history, outcome.notices
-    )
+    card.write(run.state.history, outcome.after, outcome.notices)
     forget(output)
     return outcome
 
@@ -151,32 +151,42 @@ def tuned_title(spec: ModelSpec) -> str:
     return spec.title.removesuffix(TUNED) + TUNED
 
 
-def write_card(
-    output: Path,
-    title: str,
-    parts: tuple[Dataset, Dataset],
-    scores: tuple[Mapping[str, float], Mapping[str, float]],
-    history: Sequence[Mapping[str, float]],
-    notices: Sequence[str],
-) -> None:
-    """Write ``card.md`` into the folder of a model.
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """The file ``card.md`` of a model: what it began with and learned from, and how good it became."""
 
-    ``parts`` are what it learned from and what it was validated with, ``scores`` those before and after,
-    ``history`` has one row for each epoch.
-    """
-    taught, judged = parts
-    data = f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}."
-    lines = [f"# {title}", "", data, f"Validated with: {_names(judged)}.", ""]
-    lines += [*(f"- {notice}" for notice in notices), ""]
-    lines += ["## Scores on the validation images", "", "| figure | before | after |", "|---|---|---|"]
-    before, after = scores
-    lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after]
-    lines += ["", "`memory` is the score on simulated images, of kinds that the model knew before.", ""]
-    lines += ["## Curve", "", "| step | loss | score |", "|---|---|---|"]
-    for epoch in history:
-        loss = epoch.get("loss", float("nan"))
-        lines.append(f"| {epoch['step']:.0f} | {loss:.3f} | {epoch['score']:.3f} |")
-    write_text(output / CARD, "\n".join([*lines, ""]))
+    output: Path
+    title: str
+    start: CellModel | str | Path
+    taught: Dataset
+    judged: Dataset
+
+    def write(
+        self,
+        history: Sequence[Mapping[str, float]],
+        after: Mapping[str, float],
+        notices: Sequence[str] = (),
+    ) -> None:
+        """Write the scores of the model as it is; ``history`` has one row for each epoch."""
+        lines = [f"# {self.title}", "", "## Training data", "", f"Fine-tuned on images: {_names(self.taught)}."]
+        lines += [f"Validated with: {_names(self.judged)}."]
+        if isinstance(self.start, (str, Path)):
+            name = Path(self.start).name
+            lines += ["", f"It began with the weights of `{name}`; the licence of those is told in their card."]
+        lines += ["", *(f"- {notice}" for notice in notices), ""]
+        lines += ["## Scores on the validation images", "", "| figure | before | after |", "|---|---|---|"]
+        before = only_scores(history[0])
+        lines += [
+            f"| {SCORE_TITLES.get(name, name)} | {before[name]:.3f} | {after[name]:.3f} |"
+            for name in before
+            if name in after
+        ]
+        lines += ["", "*Retention* is the score on simulated images, of kinds that the model knew before.", ""]
+        lines += ["## Curve", "", "| step | loss | score |", "|---|---|---|"]
+        for epoch in history:
+            loss = epoch.get("loss", float("nan"))
+            lines.append(f"| {epoch['step']:.0f} | {loss:.3f} | {epoch['score']:.3f} |")
+        write_text(self.output / CARD, "\n".join([*lines, ""]))
 
 
 def _names(part: Dataset) -> str:
