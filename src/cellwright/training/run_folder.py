@@ -122,11 +122,6 @@ def selection_score(epoch: Mapping[str, float], default: float = 0.0) -> float:
     return epoch.get("merit", epoch.get("score", default))
 
 
-def best_of(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the scores of the best epoch."""
-    return only_scores(max(epochs, key=selection_score))
-
-
 def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
     """Return the fields of an epoch that are scores to show."""
     return {name: value for name, value in epoch.items() if name not in BOOKKEEPING}

@@ -17,17 +17,14 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import check_writable, write_text
-from cellwright.files.dataset.folder import Dataset
+from cellwright.files.atomic import check_writable
 from cellwright.inference import device as devices
 from cellwright.models import store
-from cellwright.models.checkpoint import CARD
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.training.data.split import split
@@ -35,13 +32,12 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import SCORE_TITLES, best_of, facts_of, forget, only_scores
+from cellwright.training.run_folder import facts_of, forget, only_scores, selection_score, verdict
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import check_same_run, first_state, resume
+from cellwright.training.state import check_same_run, first_state, names_in_words, resume, write_card
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
-MOST_NAMES = 8  # of images, in the card
 
 
 def finetune(
@@ -123,14 +119,32 @@ def finetune(
     resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))
-    card = _Card(output, run.tuned.title, start, parts.train, parts.validation)
+    told = [
+        f"Fine-tuned on images: {names_in_words(parts.train.items)}.",
+        f"Validated with: {names_in_words(parts.validation.items)}.",
+        "*Retention* is the score on simulated images, of kinds that the model knew before.",
+    ]
+    if isinstance(start, (str, Path)):
+        told += [f"It began with the weights of `{Path(start).name}`, whose card tells their licence."]
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
         report = yield from run.validate(run.present())
-        card.write(run.state.history, best_of(run.state.history))  # of a run that is stopped, too
+        before, best = run.state.history[0], max(run.state.history, key=selection_score)
+        scores = {"before": only_scores(before), "after": only_scores(best)}
+        write_card(output, run.tuned.title, told, scores, run.state.history)  # of a run that is stopped, too
         yield report
     outcome = run.outcome((yield from run.interpolate()), parts.notice)
-    card.write(run.state.history, outcome.after, outcome.notices)
+    write_card(
+        output,
+        run.tuned.title if outcome.is_better else model.spec.title,
+        [
+            *told,
+            f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}.",
+            *outcome.notices,
+        ],
+        {"before": outcome.before, "after": outcome.after},
+        run.state.history,
+    )
     forget(output)
     return outcome
 
@@ -149,48 +163,3 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
 def tuned_title(spec: ModelSpec) -> str:
     """Return the title of a model that was fine-tuned."""
     return spec.title.removesuffix(TUNED) + TUNED
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    """The file ``card.md`` of a model: what it began with and learned from, and how good it became."""
-
-    output: Path
-    title: str
-    start: CellModel | str | Path
-    taught: Dataset
-    judged: Dataset
-
-    def write(
-        self,
-        history: Sequence[Mapping[str, float]],
-        after: Mapping[str, float],
-        notices: Sequence[str] = (),
-    ) -> None:
-        """Write the scores of the model as it is; ``history`` has one row for each epoch."""
-        lines = [f"# {self.title}", "", "## Training data", "", f"Fine-tuned on images: {_names(self.taught)}."]
-        lines += [f"Validated with: {_names(self.judged)}."]
-        if isinstance(self.start, (str, Path)):
-            name = Path(self.start).name
-            lines += ["", f"It began with the weights of `{name}`; the licence of those is told in their card."]
-        lines += ["", *(f"- {notice}" for notice in notices), ""]
-        lines += ["## Scores on the validation images", "", "| figure | before | after |", "|---|---|---|"]
-        before = only_scores(history[0])
-        lines += [
-            f"| {SCORE_TITLES.get(name, name)} | {before[name]:.3f} | {after[name]:.3f} |"
-            for name in before
-            if name in after
-        ]
-        lines += ["", "*Retention* is the score on simulated images, of kinds that the model knew before.", ""]
-        lines += ["## Curve", "", "| step | loss | score |", "|---|---|---|"]
-        for epoch in history:
-            loss = epoch.get("loss", float("nan"))
-            lines.append(f"| {epoch['step']:.0f} | {loss:.3f} | {epoch['score']:.3f} |")
-        write_text(self.output / CARD, "\n".join([*lines, ""]))
-
-
-def _names(part: Dataset) -> str:
-    names = ", ".join(item.name for item in part.items[:MOST_NAMES])
-    if len(part) > MOST_NAMES:
-        names += f" and {len(part) - MOST_NAMES} more"
-    return names
