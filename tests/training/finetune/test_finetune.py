@@ -18,7 +18,6 @@ from cellwright.core.errors import AnnotationError, CheckpointError, ReadError, 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
 from cellwright.training.finetune import finetune as module
