@@ -386,7 +386,7 @@ class Killed(BaseException):
         ("curve.json", 3),
         ("training.pt", 2),
         ("card.md", 1),
-        ("card.md", 3),  # the weights that are kept in the end are in their place by then
+        ("card.md", 4),  # the weights that are kept in the end are in their place by then
     ],
 )
 def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(

@@ -23,6 +23,7 @@ from pathlib import Path
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable
+from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.protocol import CellModel
@@ -32,7 +33,7 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import facts_of, forget, only_scores, selection_score, verdict
+from cellwright.training.run_folder import facts_of, forget, verdict
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import check_same_run, first_state, names_in_words, resume, write_card
 from cellwright.training.trainer import Data
@@ -115,33 +116,20 @@ def finetune(
         settings=settings,
         fixed=fixed,
         device=device,
+        told=_learned_from(start, parts.train, parts.validation),
     )
     resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))
-    told = [
-        f"Fine-tuned on images: {names_in_words(parts.train.items)}.",
-        f"Validated with: {names_in_words(parts.validation.items)}.",
-        "*Retention* is the score on simulated images, of kinds that the model knew before.",
-    ]
-    if isinstance(start, (str, Path)):
-        told += [f"It began with the weights of `{Path(start).name}`, whose card tells their licence."]
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
-        report = yield from run.validate(run.present())
-        before, best = run.state.history[0], max(run.state.history, key=selection_score)
-        scores = {"before": only_scores(before), "after": only_scores(best)}
-        write_card(output, run.tuned.title, told, scores, run.state.history)  # of a run that is stopped, too
-        yield report
+        yield (yield from run.validate(run.present()))
     outcome = run.outcome((yield from run.interpolate()), parts.notice)
+    came_out = f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}."
     write_card(
         output,
         run.tuned.title if outcome.is_better else model.spec.title,
-        [
-            *told,
-            f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}.",
-            *outcome.notices,
-        ],
+        [*run.told, came_out, *outcome.notices],
         {"before": outcome.before, "after": outcome.after},
         run.state.history,
     )
@@ -158,6 +146,18 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
             "Choose another."
         )
     return store.load(start)
+
+
+def _learned_from(start: CellModel | str | Path, taught: Dataset, judged: Dataset) -> list[str]:
+    """Return the sentences of the card that hold from the beginning of a run on."""
+    told = [
+        f"Fine-tuned on images: {names_in_words(taught.items)}.",
+        f"Validated with: {names_in_words(judged.items)}.",
+        "*Retention* is the score on simulated images, of kinds that the model knew before.",
+    ]
+    if isinstance(start, (str, Path)):
+        told += [f"It began with the weights of `{Path(start).name}`, whose card tells their licence."]
+    return told
 
 
 def tuned_title(spec: ModelSpec) -> str:
