@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 FILL_MS = 20
 DRAW_HINT = (
-    "Drag a rectangle over each region, or take another shape at the top left. Regions hold in every slice and "
-    "frame."
+    "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
+    "and frame."
 )
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
