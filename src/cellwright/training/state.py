@@ -117,7 +117,7 @@ def _is_begun(output: Path) -> bool:
     if not (output / STATE).exists():
         return False
     with suppress(OSError, *NO_JSON, KeyError, TypeError):
-        return json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"] != []
+        return bool(json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"])
     return True  # its curve is damaged, its state may not be
 
 
