@@ -89,10 +89,7 @@ def unfinished(path: Path) -> Unfinished | None:
 def fresh_journal(path: Path) -> Path:
     """Make room for a new journal and return its path: an earlier one is kept under another name.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, or another window or program has the journal open.
+    WriteError where the folder cannot be written, or another window or program has the journal open.
     """
     make_folder(path.parent)
     if path.exists():
@@ -159,14 +156,8 @@ def start_session(
 def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
     """Return the session of an image as it was at its last finished edit.
 
-    Raises
-    ------
-    AnnotationError
-        The journal belongs to another image.
-    ReadError
-        It is missing or damaged.
-    WriteError
-        Another window or program has it open.
+    AnnotationError where the journal belongs to another image. ReadError where it is missing or damaged.
+    WriteError where another window or program has it open.
     """
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)

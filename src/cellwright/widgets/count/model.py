@@ -388,10 +388,7 @@ class CountInputs:
     def chosen(self) -> LayerChannel:
         """The chosen channel of the chosen layer.
 
-        Raises
-        ------
-        WrongLayerError
-            There is no layer, or it is none of an image.
+        WrongLayerError where there is no layer, or it is none of an image.
         """
         layer = image_layer(self.layer)
         return LayerChannel(layer, self.channel or channels_of(layer)[0])
@@ -399,10 +396,7 @@ class CountInputs:
     def source(self, window: Window | None = None) -> Source:
         """Return what is to be counted: the chosen channels of all of the image, or of a window.
 
-        Raises
-        ------
-        WrongLayerError
-            The layer is none of an image, or another one does not lie upon it.
+        WrongLayerError where the layer is none of an image, or another one does not lie upon it.
         """
         return source_with(self.chosen, self.also, window)
 

@@ -41,10 +41,7 @@ def get_reader(path: str | Sequence[str]) -> Reader | None:
 def read_layers(path: str) -> list[LayerData]:
     """Return the cells of a file as Labels, Shapes or Points layers, and its image if it holds one.
 
-    Raises
-    ------
-    ReadError
-        It is damaged, or of no format known.
+    ReadError where it is damaged, or of no format known.
     """
     layers = []
     found = recognise(path).read(path)
@@ -122,10 +119,7 @@ write_points_csv = _writer("points-csv")
 def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> list[str]:
     """Write a layer of cells, and an image layer that goes with it, and return what was written.
 
-    Raises
-    ------
-    WriteError
-        The format cannot hold this, or it cannot be written.
+    WriteError where the format cannot hold this, or it cannot be written.
     """
     file = Path(path)
     if one.extensions and not file.name.lower().endswith(one.extensions):
@@ -143,10 +137,7 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
 def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
     """Return what layers say of the cells of an image, as far as a format can hold it.
 
-    Raises
-    ------
-    WriteError
-        There are shapes that are no areas, or of several planes.
+    WriteError where there are shapes that are no areas, or of several planes.
     """
     (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
     image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)

@@ -75,10 +75,7 @@ class ResultsExport(QObject):
     def recipe(self) -> Recipe:
         """Return all that the result depends on.
 
-        Raises
-        ------
-        SettingsError
-            The cells were not counted by a model, or not in a file.
+        SettingsError where the cells were not counted by a model, or not in a file.
         """
         measured = self._model.measured
         if measured is None:

@@ -252,10 +252,7 @@ class ResultsModel:
     def set_conditions(self, text: str) -> None:
         """Count only cells of which this holds: ``area_um2 >= 20 and class = WBC``.
 
-        Raises
-        ------
-        SettingsError
-            It cannot be read, or there is no such column, class or region; nothing changes.
+        SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
         """
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)

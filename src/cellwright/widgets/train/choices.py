@@ -70,10 +70,7 @@ class TrainChoices(QObject):
     def source(self) -> Dataset | Path:
         """Return what is to be learned from: the layers as a dataset, or a folder that was not read yet.
 
-        Raises
-        ------
-        WrongLayerError
-            No layer is chosen.
+        WrongLayerError where no layer is chosen.
         """
         folder: Path | None = self._panel.data.folder
         if folder is not None:
@@ -83,10 +80,7 @@ class TrainChoices(QObject):
     def plan(self) -> tuple[Plan, Dataset | None]:
         """Return what is to be trained, and the layers to keep for it where it learns from these.
 
-        Raises
-        ------
-        CellwrightError
-            The name cannot be used, no layer is chosen, or the folder is no dataset.
+        CellwrightError where the name cannot be used, no layer is chosen, or the folder is no dataset.
         """
         name, source = check_name(self._panel.name.text()), self.source()
         layers = None
