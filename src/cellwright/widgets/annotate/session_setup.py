@@ -61,15 +61,14 @@ class Unfinished:
         return f"An annotation of this image was begun: {self.n_edits:,} edits, {when}."
 
 
-def journal_folder() -> Path:
-    """Return where journals lie that belong to no folder of images."""
-    return store.user_folder().parent / "journals"
-
-
 def journal_path(image: Image, folder: Path | None = None) -> Path:
-    """Return the journal of an image: named for people by its name, told apart by its pixels."""
+    """Return the journal of an image: named for people by its name, told apart by its pixels.
+
+    Without a folder it lies with those of all images.
+    """
+    folder = folder or store.user_folder().parent / "journals"
     name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
-    return (folder or journal_folder()) / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+    return folder / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
 
 
 def unfinished(path: Path) -> Unfinished | None:

@@ -298,7 +298,8 @@ def card_of(
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
+    name = " · ".join(filter(None, (source.image.name, channels_line(counted.request))))
+    details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
     return CountCard(
         f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
     )
@@ -315,11 +316,6 @@ def by_hand_line(table: "pandas.DataFrame") -> str:
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
-
-
-def name_line(request: Request) -> str:
-    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
-    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
 
 
 def channels_line(request: Request) -> str:

@@ -147,8 +147,10 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
         n_axes = data.ndim
     elif kind == "points":
         n_axes = np.shape(data)[-1]
+    elif len(data):
+        n_axes = np.shape(data[0])[-1]
     else:
-        n_axes = _n_axes(data, told)
+        n_axes = len(told.get("shape", (0, 0)))
     axes = _axes(meta, n_axes) if image is None else image.label_axes
     name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
@@ -161,10 +163,6 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
         return replace(marks, shape=shape or _extent(points + 1), points=points)
     return _from_shapes(marks, (list(data), meta, shape), one)
-
-
-def _n_axes(shapes: Sequence[NDArray[Any]], told: Mapping[str, Any]) -> int:
-    return int(np.shape(shapes[0])[-1]) if len(shapes) else len(told.get("shape", (0, 0)))
 
 
 def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:
