@@ -118,7 +118,7 @@ def finetune(
         device=device,
         told=_learned_from(start, parts.train, parts.validation),
     )
-    resume(run.state, output)
+    resume(run.state, output, settings)
     if not run.state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
