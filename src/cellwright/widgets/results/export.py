@@ -236,7 +236,12 @@ class ResultsExport(QObject):
             recipe = self.recipe()
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
-        for_any = replace(recipe, image="", axes="", files=InputFiles(), window=(), pixel_size_um=())
+        analysis = recipe.analysis
+        if analysis.frame_interval_s == self._model.told_interval_s:
+            analysis = replace(analysis, frame_interval_s=0.0)
+        for_any = replace(
+            recipe, image="", axes="", analysis=analysis, files=InputFiles(), window=(), pixel_size_um=()
+        )
         self._start(path, lambda: save_recipe(path, for_any))
 
     def load_settings(self, path: Path) -> None:

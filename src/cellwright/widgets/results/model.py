@@ -361,6 +361,16 @@ class ResultsModel:
             return None
         return self.tracks.lineage_table(self.tracking.frame_interval_s)
 
+    @property
+    def told_interval_s(self) -> float:
+        """Seconds from frame to frame, as the image tells; 0 where it does not."""
+        return 0.0 if self.measured is None else self.measured.snapshot.image.frame_interval_s
+
+    @property
+    def frame_interval_s(self) -> float:
+        """Seconds from frame to frame, as the cells were tracked with, else as the image tells."""
+        return self.told_interval_s if self.tracks is None else self.tracking.frame_interval_s
+
     def first_row_of(self, track: int) -> int:
         """Return the row of the first cell of a track; -1 without tracks."""
         if self.tracks is None:
