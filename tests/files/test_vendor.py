@@ -247,7 +247,7 @@ def test_czi_has_scenes_by_its_newer_package_too(stands_in):
 
 def test_hdf5_of_ilastik_tells_its_axes(stands_in):
     tags = '{"axes": [{"key": "y"}, {"key": "x"}, {"key": "c"}]}'
-    one = type("Dataset", (np.ndarray,), {"attrs": {"axistags": tags}})
+    one = type("Dataset", (np.ndarray,), {"attrs": {"axistags": tags}, "dims": ()})
     one.id = SimpleNamespace(get_storage_size=lambda: 100)
     claimed = np.broadcast_to(np.uint8(0), (30_000, 30_000)).view(one)
     path = stands_in("h5py", "File", ".h5", visititems=lambda see: see("x", claimed))
@@ -263,3 +263,12 @@ def test_hdf5_of_ilastik_tells_its_axes(stands_in):
         else:
             with pytest.raises(ReadError, match="one dataset"):
                 read_image(path)
+
+
+def test_hdf5_tells_its_axes_by_labels_and_its_size_as_fiji_writes_it(stands_in):
+    dimensions = [SimpleNamespace(label=letter) for letter in "tzyx"]
+    told = {"attrs": {"element_size_um": np.array([2.0, 0.5, 0.25])}, "dims": dimensions}
+    dataset = np.zeros((3, 2, 8, 9), np.uint8).view(type("Dataset", (np.ndarray,), told))
+    dataset.id = SimpleNamespace(get_storage_size=lambda: 100)
+    image = read_image(stands_in("h5py", "File", ".h5", visititems=lambda see: see("volume", dataset)))
+    assert (image.axes, image.pixel_size_um, image.notices) == ("TZYX", (2.0, 0.5, 0.25), ())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cellwright.core.errors import CheckpointError, ReadError, WriteError
+from cellwright.core.errors import CheckpointError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.checkpoint import load_checkpoint
@@ -55,6 +55,12 @@ def train_tiny(material, tiny_flow, tmp_path):
         return {key: value.clone() for key, value in model.network.state_dict().items()}
 
     return go
+
+
+def test_a_loss_that_is_no_number_ends_the_run(train_tiny, tmp_path):
+    with pytest.raises(SettingsError, match="got nan at step 2"):
+        train_tiny("wild", replace(SHORT, pretrain_rate=1e30, warmup_steps=0))
+    assert not (tmp_path / "wild" / "weights.safetensors").exists()
 
 
 def weights_in(folder):

@@ -319,14 +319,16 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
                 "hold. Export it again."
             )
         _refuse_chunks_beyond(images[0], path)
-        axes = ""
+        axes = "".join(dimension.label.upper() for dimension in images[0].dims)
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis
             told = json.loads(images[0].attrs["axistags"])
             axes = "".join(str(axis["key"]).upper() for axis in told["axes"])
+        sizes = images[0].attrs.get("element_size_um", ())  # of Fiji and PlantSeg
         data, letters = images[0][()], axes
         if len(axes) == data.ndim:
             data, letters = _squeezed(data, axes)
-        yield describe(data, letters, path.stem)
+        told_sizes = sizes_of(dict(zip("ZYX"[-len(sizes) :], sizes, strict=False)))
+        yield describe(data, letters, path.stem, ImageMetadata(told_sizes))
 
 
 class _Walker:

@@ -56,7 +56,7 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
         if "plate" not in facts:
             return {place: {} for place in _images(group) if place}
         found: dict[str, dict[str, str]] = {}
-        for well in [str(one["path"]) for one in facts["plate"]["wells"]][:MOST_IMAGES]:
+        for well in _wells(facts):
             sites = _images(group[well]) if well in group else ["0"]
             found |= {f"{well}/{site}": {"well": well.replace("/", ""), "site": site} for site in sites}
     except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders; reading tells how
@@ -103,10 +103,12 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
             raise ReadError(
                 f"Expected an array or an OME-Zarr image in {source}; got another group. {advice}"
             )
+        missing = _missing_wells(node)
         for path in paths:
             group = node[path] if path else node
-            own = f"{name}_{path.replace('/', '_')}" if len(paths) > 1 else name
-            yield _multiscale(group, own, source, wanted)
+            own = f"{name}_{path.replace('/', '_')}" if len(paths + missing) > 1 else name
+            image = _multiscale(group, own, source, wanted)
+            yield replace(image, notices=(*image.notices, *missing))
     except CellwrightError:
         raise
     except ImportError as error:
@@ -115,9 +117,14 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
         ) from error
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
-            f"Expected a whole Zarr folder at {source}; got: {str(error) or type(error).__name__}. "
-            f"{_advice(source)}"
+            f"Expected a whole Zarr folder at {source}; got: {_got(error)}. {_advice(source)}"
         ) from error
+
+
+def _got(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"one without its part {error}"
+    return str(error) or type(error).__name__
 
 
 def _advice(source: Path | str) -> str:
@@ -153,7 +160,7 @@ def _images(group: Any) -> list[str]:
     if told.get("multiscales"):
         return [""]
     if "plate" in told:
-        wells = [str(well["path"]) for well in told["plate"]["wells"]][:MOST_IMAGES]
+        wells = [well for well in _wells(told) if well in group]
         return [f"{well}/{path}" for well in wells for path in _images(group[well])]
     if "well" in told:
         return [str(image["path"]) for image in told["well"]["images"]]
@@ -166,6 +173,18 @@ def _images(group: Any) -> list[str]:
     if isinstance(told.get("labels"), list):
         return [str(path) for path in told["labels"]]
     return []
+
+
+def _wells(told: Mapping[str, Any]) -> list[str]:
+    return [str(well["path"]) for well in (told.get("plate") or {}).get("wells") or ()][:MOST_IMAGES]
+
+
+def _missing_wells(group: Any) -> list[str]:
+    """Return a sentence where wells that a plate names are not in its store."""
+    missing = [well for well in _wells(_told(group)) if well not in group]
+    if not missing:
+        return []
+    return [f"Of the plate are missing and left out: {', '.join(missing)}. Copy it again to have them, too."]
 
 
 def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:

@@ -1,6 +1,7 @@
 """Training from a folder of images and labels to a checkpoint folder; the whole recipe on one screen."""
 
 import copy
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
@@ -30,9 +31,17 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.run_folder import facts_of, forget, only_scores
+from cellwright.training.run_folder import CURVE, facts_of, forget, only_scores, selection_score
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
+from cellwright.training.state import (
+    RunState,
+    check_same_run,
+    first_state,
+    keep,
+    names_in_words,
+    resume,
+    write_card,
+)
 
 GRADIENT_LIMIT = 5.0
 
@@ -84,7 +93,21 @@ def train(
     check_writable(output)
     material = yield from read_material(data, model, settings)
     folder = yield from fit(material, model, output, settings, device=device)
+    _write_card(data, material, model, folder)
     return folder
+
+
+def _write_card(data: Data, material: Material, model: CellModel, folder: Path) -> None:
+    """Write what the finished model of a run learned from, and the epoch that is kept."""
+    epochs = json.loads((folder / CURVE).read_text(encoding="utf-8"))["epochs"]
+    learned = data.target.select("train").items
+    told = [f"Trained on images of `{data.target.folder.name}`: {names_in_words(learned)}."]
+    told += [f"Its first phase saw `{other.folder.name}` too." for other in data.extra]
+    checked = "Validated with no images: the last weights are kept, and how good they are is not known."
+    if len(material.validation):
+        checked = f"Validated with: {names_in_words(material.validation.items)}. The best epoch is kept."
+    best = max(reversed(epochs), key=lambda epoch: selection_score(epoch, epoch["step"]))
+    write_card(folder, model.spec.title, [*told, checked], {"value": only_scores(best)}, epochs)
 
 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
@@ -257,14 +280,25 @@ def take_step(state: RunState, loss: Tensor, rate: float) -> None:
     """Change the weights of a run by one step along the gradient of a loss.
 
     The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without.
+
+    Raises
+    ------
+    SettingsError
+        The loss is no number: from here on no weight would be one either.
     """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise SettingsError(
+            f"The loss must be a finite number; got {value} at step {state.step + 1}. Train with a lower "
+            "learning rate, in another folder."
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = group.get("highest", 1.0) * rate
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)
     state.optimizer.step()
-    state.losses.append(float(loss.detach()))
+    state.losses.append(value)
     state.step += 1
 
 

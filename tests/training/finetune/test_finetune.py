@@ -24,7 +24,7 @@ from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune import run as finetune_run
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.run import FinetuneReport, learning_rate
-from cellwright.training.run_folder import facts_of
+from cellwright.training.run_folder import facts_of, verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
@@ -134,6 +134,7 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     card = (tmp_path / "out" / "card.md").read_text()
     assert "Fine-tuned on images of `dataset`: a, b." in card
     assert "Validated with: c." in card
+    assert f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}." in card
     assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
     assert [line.split()[1] for line in card.splitlines() if line.startswith("| ")][-3:] == ["0", "2", "4"]
 

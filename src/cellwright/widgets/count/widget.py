@@ -124,7 +124,7 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(lambda: self._start(is_preview=True))
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
-        self.ask.pending.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
+        self.ask.draft.shown.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
         panel.keep_cell.clicked.connect(self.ask.keep)
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)

@@ -72,8 +72,7 @@ class CountsTool(QObject):
 
     def _colour(self) -> None:
         by = self._view.colour_by.currentData()
-        groups = self._model.groups(by) if by else {}
-        self._measurer.write(lambda: self._link.colour_by(groups))
+        self._link.colour_by(self._model.groups(by) if by else {})
 
     def _on_kept_changed(self) -> None:
         for channel, threshold in self._model.thresholds.items():

@@ -12,7 +12,6 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import tracks_of
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
@@ -28,9 +27,9 @@ Found = tuple[NDArray[np.bool_], TrackSettings, Tracks]
 class TrackTool(QObject):
     """Keeps tracks, their layer and the table of lineages in line with the cells that count."""
 
-    def __init__(self, page: TrackPage, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
+    def __init__(self, page: TrackPage, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(page)
-        self._page, self._model, self._link, self._measurer = page, model, link, measurer
+        self._page, self._model, self._link = page, model, link
         self._is_on = self._is_stale = self._is_wanted = self._has_none = False
         self._layer: Any = None  # whose frame interval is shown
         self._soon = debouncer(self, TRACK_MS, self._start)
@@ -84,7 +83,7 @@ class TrackTool(QObject):
         self._has_none = tracks.count == 0
         self._model.set_tracks(tracks, settings)
         self._link.show_tracks()
-        self._measurer.write(self._link.write_features)
+        self._link.write_features()
 
     def _on_finished(self) -> None:
         if self._is_stale and self._is_on:
@@ -119,7 +118,7 @@ class TrackTool(QObject):
             return
         layer = self._link.layer
         if layer is not None and "track" in layer.features:
-            self._measurer.write(self._link.write_features)
+            self._link.write_features()
         is_gone = self._link.tracks_layer is None and not self._has_none
         if self._is_on and is_gone and not self.is_busy:
             self._is_on = False  # its layer was deleted

@@ -52,10 +52,9 @@ class ResultsWidget(QWidget):
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
         self.followers = follow(self.viewer)
-        self.followers.leave_to(self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
-        self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
+        self.tracks = TrackTool(self.view.tracks, self.model, self.link)
         self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._place = stack(into=self)
@@ -301,7 +300,7 @@ class ResultsWidget(QWidget):
 
     def _on_chosen_changed(self, row: int) -> None:
         self.view.table.choose(row)
-        self.measurer.write(lambda: self.link.show(row))
+        self.link.show(row)
 
     # -- edits --------------------------------------------------------------------------------------------
 
