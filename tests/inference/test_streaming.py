@@ -786,7 +786,8 @@ def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_b
 def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((150, 160)).image
     image = Image(np.stack([np.roll(blobs, 3 * frame, axis=1) for frame in range(3)]), "TYX", (0.5, 0.5))
-    settings = AnalysisSettings(track=True, border="drop", frame_interval_s=30.0)
+    image = replace(image, frame_interval_s=30.0)
+    settings = AnalysisSettings(track=True, border="drop")
     found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings)
     same_tables(*tables)
     assert found.analysis.tracks.count == whole.tracks.count < found.result.count / 2

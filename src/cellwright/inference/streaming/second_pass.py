@@ -397,7 +397,7 @@ def analysis_of(
     if job.recipe.analysis.track:
         _check_links(result)
         tracks = tracks_of(result, job.recipe.analysis.tracking)
-        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s)
+        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s or job.image.frame_interval_s)
         for name, values in tracks.columns().items():
             table[name] = values
         _add_columns(parts, table[list(tracks.columns())])

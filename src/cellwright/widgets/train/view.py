@@ -222,10 +222,7 @@ class UnlabelledChoices(QWidget):
     def folder(self) -> Path:
         """Return the chosen folder.
 
-        Raises
-        ------
-        SettingsError
-            None is chosen.
+        SettingsError where none is chosen.
         """
         if self.images.folder is None:
             raise SettingsError(
