@@ -54,9 +54,14 @@ def npy(path: Path) -> list[NDArray[Any]]:
 
 
 def any_file(path: Path) -> Any:
-    """Return the pixels of a picture or the ROIs of ImageJ."""
+    """Return the pixels of a picture or the only dataset of HDF5, or the ROIs of ImageJ."""
     if path.suffix in (".roi", ".zip"):
         return imagej_roi(path)
+    if path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path) as file:
+            return [dataset[()] for dataset in file.values()]
     return picture(path)
 
 

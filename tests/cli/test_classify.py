@@ -46,4 +46,6 @@ def test_a_renaming_without_a_sign_is_refused(cli, dataset, tmp_path):
     done = cli("train-classifier", dataset, "--output", tmp_path / "classes", "--rename", "dark")
     assert done.code == 1
     assert "rename must be OLD=NEW" in done.err
+    done = cli("train-classifier", dataset, "--output", tmp_path / "classes", "--rename", "drak=")
+    assert "rename must name each class once, of these: bright, dark; got 'drak='" in done.err
     assert not (tmp_path / "classes").exists()

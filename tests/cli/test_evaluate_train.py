@@ -116,6 +116,10 @@ def test_training_writes_a_model_that_counts(cli, dataset, tmp_path):
     assert all("loss" in line and "ap50" in line for line in lines[1:-1])
     assert lines[-1].endswith(f"--model {folder}")
     assert load_checkpoint(folder).spec.preset == "small"
+    card = (folder / "card.md").read_text()
+    assert f"Trained on images of `{dataset.name}`: a, b." in card
+    assert ". The best epoch is kept." in card
+    assert f"Its first phase saw `{dataset.name}` too." in card
     image = read_image(dataset / "images" / "a.tif")
     assert isinstance(image, Image)
     assert cli("count", dataset / "images" / "a.tif", "--model", folder).code == 0

@@ -87,6 +87,19 @@ def test_a_new_stage_begins_a_new_pace():
     assert eta.seconds_left(Progress("tiles", 1, 10)) == pytest.approx(9)
 
 
+def test_a_stage_that_goes_on_keeps_its_pace():
+    clock = Clock()
+    eta = Eta(clock)
+    for done in range(5):
+        eta.seconds_left(Progress("fine-tune", done, 100))
+        clock.now += 1
+    eta.seconds_left(Progress("evaluate", 0, 3))
+    clock.now += 600
+    assert eta.seconds_left(Progress("fine-tune", 5, 100)) == pytest.approx(95)
+    clock.now += 6  # one slow step says little
+    assert eta.seconds_left(Progress("fine-tune", 6, 100)) == pytest.approx(2 * 94)
+
+
 def test_no_progress_tells_no_time():
     clock = Clock()
     eta = Eta(clock)

@@ -269,6 +269,25 @@ def test_an_imagej_stack_cut_to_its_first_page_is_refused(tmp_path, grey):
         read_image(tmp_path / "a.tif")
 
 
+def test_a_plane_of_a_split_imagej_stack_is_read_and_told(tmp_path, grey):
+    description = "ImageJ=1.54f\nimages=9\nslices=9\n"
+    path = tmp_path / "a.tif"  # libtiff writes the directory behind the pixels
+    Picture.fromarray(grey).save(path, compression="tiff_lzw", tiffinfo={270: description})
+    image = read_image(path)
+    assert np.array_equal(image.data, grey)
+    assert image.notices == ("a.tif holds one plane; its description is that of a stack of 9.",)
+
+
+@pytest.mark.parametrize(("number", "name"), [(34676, "SGILOG"), (60001, "60001")])
+def test_a_compression_that_nothing_reads_is_named(tmp_path, grey, number, name):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, grey)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(number)
+    with pytest.raises(ReadError, match=f"compressed by {name}, which is not read"):
+        read_image(path)
+
+
 def test_an_ome_tiff_that_promises_more_pages_is_refused(tmp_path, grey):
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, np.stack([grey] * 3), ome=True, metadata={"axes": "ZYX"})

@@ -1,6 +1,7 @@
 """Files as programs really write them: each stands for a kind that was once read wrongly."""
 
 import json
+import shutil
 import socket
 import time
 from functools import partial
@@ -524,6 +525,15 @@ def test_fields_of_a_plate_and_labels_inside(tmp_path, grey):
     inside.attrs["labels"] = ["cells"]
     write_store(tmp_path / "p.zarr/A/1/0/labels/cells", grey.astype(np.int32), {"axes": space("yx")})
     assert read_image(tmp_path / "p.zarr/A/1/0/labels").data.dtype == np.int32
+    shutil.rmtree(tmp_path / "p.zarr/A/1")
+    (left,) = read_images(tmp_path / "p.zarr")
+    assert (left.name, left.notices) == (
+        "p_B_2_0",
+        ("Of the plate are missing and left out: A/1. Copy it again to have them, too.",),
+    )
+    shutil.rmtree(tmp_path / "p.zarr/B/2/0")
+    with pytest.raises(ReadError, match="without its part 'B/2/0'"):
+        read_image(tmp_path / "p.zarr")
 
 
 def test_channels_of_ome_zarr(tmp_path, grey):

@@ -24,10 +24,11 @@ from dask.distributed import LocalCluster
 
 from cellwright.core.tasks import Progress, run
 from cellwright.files import zarr as files_zarr
+from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import StreamSettings
 from cellwright.inference.streaming import cluster, plan
 from cellwright.inference.streaming import run as streaming
-from cellwright.inference.streaming.plan import StreamFiles, StreamJob, files_of
+from cellwright.inference.streaming.plan import StreamFiles, StreamJob
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
 
@@ -76,7 +77,8 @@ def make_job(folder: Path, name: str) -> StreamJob:
     source = folder / f"{name}.zarr"
     zarr.create_array(source, data=pixels, chunks=(1, 256, 256)[-pixels.ndim :])
     measured = AnalysisSettings(measure=("shape", "intensity"), border=border)
-    return StreamJob(source, folder / f"{name} whole", MODEL, axes=axes, analysis=measured)
+    recipe = Recipe(models=(MODEL,), axes=axes, analysis=measured, stream=SMALL)
+    return StreamJob(source, folder / f"{name} whole", recipe)
 
 
 def count_whole(job: StreamJob) -> dict[str, float]:
@@ -153,9 +155,9 @@ def count_noting(job: StreamJob, log: Path) -> None:
             print(json.dumps([time.monotonic(), *words]), file=lines)
 
         def noted(do: Callable[..., Any], table: Callable[..., Path]) -> Callable[..., Any]:
-            def noting(job: StreamJob, image: Any, made: Any, block: Any, *rest: Any) -> Any:
-                note("begin", str(table(files_of(job, image), block).relative_to(output)))
-                return do(job, image, made, block, *rest)
+            def noting(job: StreamJob, made: Any, block: Any, *rest: Any) -> Any:
+                note("begin", str(table(job.files, block).relative_to(output)))
+                return do(job, made, block, *rest)
 
             return noting
 
@@ -168,7 +170,7 @@ def count_noting(job: StreamJob, log: Path) -> None:
         cluster.count_block = noted(cluster.count_block, StreamFiles.part)
         streaming.link_block = noted(streaming.link_block, StreamFiles.part)
         streaming.measure_block = noted(streaming.measure_block, StreamFiles.measured)
-        run(streaming.count_streamed(job, SMALL), on_progress)
+        run(streaming.count_streamed(job), on_progress)
         note("end")
 
 
@@ -192,8 +194,9 @@ def lose_a_worker(job: StreamJob, output: Path) -> None:
 
         killer = Thread(target=lose, daemon=True)
         killer.start()
-        lost = replace(job, output=output)
-        run(streaming.count_streamed(lost, replace(SMALL, scheduler=processes.scheduler_address)))
+        shared = replace(SMALL, scheduler=processes.scheduler_address)
+        lost = replace(job, output=output, recipe=replace(job.recipe, stream=shared))
+        run(streaming.count_streamed(lost))
         killer.join(1.0)
         assert not killer.is_alive(), "no worker was killed"
     check("a worker lost", job, lost)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -31,7 +32,7 @@ from cellwright.inference import context, pipeline
 from cellwright.inference.classify import classify, predict_classes
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
-from cellwright.inference.recipe import read_inputs, recipe_from
+from cellwright.inference.recipe import Recipe, read_inputs, recipe_from
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
@@ -63,6 +64,11 @@ def small_blocks(monkeypatch, oracle_model):
     return oracle_model
 
 
+def job_of(source, output, model, settings=None, *, whole_table=False, **choices):
+    """A job; ``choices`` are fields of its recipe."""
+    return StreamJob(source, output, Recipe(models=(model,), settings=settings, **choices), whole_table)
+
+
 def read(folder, name="image"):
     labels = zarr.open_group(folder / f"{name}.labels.zarr", mode="r")["0"][:]
     return labels, pandas.read_csv(folder / f"{name}.cells.csv")
@@ -83,7 +89,7 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
     pixels = np.broadcast_to(blobs.image, shape)
     image = Image(pixels, axes)
     whole = run(count_cells(image, small_blocks)).cells
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     labels, table = read(tmp_path)
     assert found.result.count == len(whole) == len(table)
     assert same_cells(labels, whole.labels)
@@ -99,7 +105,7 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
 
 def test_labels_are_told_in_blocks_too(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((120, 130)).labels.astype(np.uint16), "YX")
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert "look like labels" in " ".join(found.notices)
 
 
@@ -108,7 +114,7 @@ def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, s
     second = blobs.image * (blobs.labels % 2) * np.linspace(80, 200, 280)  # the first blocks are dimmer
     image = Image(np.stack([blobs.image * (blobs.labels % 2 == 0), 50 + second]), "CYX")
     engine = EngineSettings(channels=(0, 1))
-    job = StreamJob(image, tmp_path, small_blocks, engine=engine, classifier="blood")
+    job = job_of(image, tmp_path, small_blocks, engine=engine, classifier="blood")
     whole = run(classify(run(count_cells(image, small_blocks, engine=engine)), image, "blood", engine))
     with closing(count_streamed(job)) as task:  # a run that goes on has the same scales
         while not list((tmp_path / "image.parts").glob("*.csv")):
@@ -152,14 +158,14 @@ def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_b
     monkeypatch.setattr(context, "Engine", CountedEngine)
     monkeypatch.setattr(run_module, "Engine", CountedEngine)
     image = Image(draw_blobs((300, 280)).image, "YX")
-    run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert len(made) == 2  # one to estimate the scale, one for nine blocks
     assert made[-1]._networks == ()
 
 
 def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks, monkeypatch):
     blobs = draw_blobs((400, 380))
-    outlined = run(count_streamed(StreamJob(Image(blobs.image, "YX"), tmp_path, small_blocks)))
+    outlined = run(count_streamed(job_of(Image(blobs.image, "YX"), tmp_path, small_blocks)))
     assert outlined.labels == tmp_path / "image.labels.zarr"
     points = replace(registry.FAMILIES["flow"], returns=("Points",))
     monkeypatch.setitem(registry.FAMILIES, "flow", points)
@@ -168,7 +174,7 @@ def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_block
     small_blocks.stitcher = lambda lead, shape: CellStitcher(lead, shape, has_labels=False)
     image = Image(blobs.image, "YX")
     settings = FlowSettings(cell_probability=0.51)
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, settings)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks, settings)))
     assert found.result.count == len(blobs)
     assert found.labels is None  # those of the count before are gone
     assert not list(tmp_path.glob("*.zarr"))
@@ -178,7 +184,7 @@ def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_block
 def test_a_stopped_run_goes_on(tmp_path, draw_blobs, small_blocks, n_steps):
     blobs = draw_blobs((500, 430))
     image = Image(blobs.image, "YX")
-    job = StreamJob(image, tmp_path / "stopped", small_blocks)
+    job = job_of(image, tmp_path / "stopped", small_blocks)
     with closing(count_streamed(job)) as task:
         for _ in range(n_steps):
             next(task)
@@ -192,7 +198,7 @@ def test_a_stopped_run_goes_on(tmp_path, draw_blobs, small_blocks, n_steps):
         assert step.done >= len(times) or step.stage != "blocks"
     assert {path: path.stat().st_mtime_ns for path in times} == times
     run(task)
-    run(count_streamed(StreamJob(image, tmp_path / "whole", small_blocks)))
+    run(count_streamed(job_of(image, tmp_path / "whole", small_blocks)))
     (labels, table), (whole, expected) = read(tmp_path / "stopped"), read(tmp_path / "whole")
     assert np.array_equal(labels, whole)
     pandas.testing.assert_frame_equal(table, expected)
@@ -203,7 +209,7 @@ def test_a_damaged_plan_is_none(tmp_path, draw_blobs, small_blocks, text):
     image = Image(draw_blobs((100, 80)).image, "YX")
     plan = tmp_path / "image.parts" / "plan.json"
     for _ in range(2):
-        with closing(count_streamed(StreamJob(image, tmp_path, small_blocks))) as task:
+        with closing(count_streamed(job_of(image, tmp_path, small_blocks))) as task:
             for step in task:
                 if step.stage == "blocks":
                     break
@@ -215,7 +221,7 @@ def test_a_damaged_plan_is_none(tmp_path, draw_blobs, small_blocks, text):
 def test_missing_pixels_are_told_also_by_a_run_that_goes_on(tmp_path, draw_blobs, small_blocks):
     pixels = draw_blobs((300, 280)).image.copy()
     pixels[:30] = np.nan
-    job = StreamJob(Image(pixels, "YX"), tmp_path, small_blocks)
+    job = job_of(Image(pixels, "YX"), tmp_path, small_blocks)
     with closing(count_streamed(job)) as task:
         for _ in range(6):
             next(task)
@@ -226,10 +232,10 @@ def test_missing_pixels_are_told_also_by_a_run_that_goes_on(tmp_path, draw_blobs
 
 def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX")
-    with closing(count_streamed(StreamJob(image, tmp_path, small_blocks))) as task:
+    with closing(count_streamed(job_of(image, tmp_path, small_blocks))) as task:
         for _ in range(6):
             next(task)
-    strict = replace(StreamJob(image, tmp_path, small_blocks), engine=EngineSettings(diameter_px=15.0))
+    strict = job_of(image, tmp_path, small_blocks, engine=EngineSettings(diameter_px=15.0))
     steps = []
     run(count_streamed(strict), steps.append)
     assert min(step.done for step in steps if step.stage == "blocks") == 0
@@ -240,7 +246,7 @@ def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
 def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blocks):
     path = tmp_path / "image.npy"
     np.save(path, np.zeros((300, 280), np.float32))
-    job = StreamJob(path, tmp_path / "out", small_blocks, axes="YX")
+    job = job_of(path, tmp_path / "out", small_blocks, axes="YX")
     with closing(count_streamed(job)) as task:
         for _ in range(6):
             next(task)
@@ -251,7 +257,7 @@ def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blo
 
 def test_a_file_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, small_blocks):
     store = zarr.create_array(tmp_path / "field.zarr", data=draw_blobs((150, 140)).image, chunks=(64, 64))
-    job = StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)
+    job = job_of(tmp_path / "field.zarr", tmp_path / "out", small_blocks)
     with closing(count_streamed(job)) as task:
         while not list((tmp_path / "out" / "field.parts").glob("*.csv")):
             next(task)
@@ -263,7 +269,7 @@ def test_a_file_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, s
 
 def test_the_table_of_a_block_that_a_computer_lost_is_made_again(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((90, 140))
-    job = StreamJob(Image(blobs.image, "YX"), tmp_path, small_blocks)
+    job = job_of(Image(blobs.image, "YX"), tmp_path, small_blocks)
     with closing(count_streamed(job)) as task:
         while not list((tmp_path / "image.parts").glob("*.csv")):
             next(task)
@@ -275,14 +281,14 @@ def test_the_table_of_a_block_that_a_computer_lost_is_made_again(tmp_path, draw_
 def test_other_filters_after_a_stop_have_all_labels(tmp_path, draw_blobs, small_blocks, monkeypatch):
     blobs = draw_blobs((90, 140))
     image = Image(blobs.image, "YX")
-    few = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(keep=("x<60",)))
+    few = job_of(image, tmp_path, small_blocks, analysis=AnalysisSettings(keep=("x<60",)))
     with monkeypatch.context() as once:
         once.setattr(run_module, "_finish", Mock(side_effect=WriteError("full")))
         with pytest.raises(WriteError):
             run(count_streamed(few))
     others = (AnalysisSettings(keep=("x>=60",)), AnalysisSettings())
-    for job in (replace(few, analysis=analysis) for analysis in others):
-        found = run(count_streamed(job))
+    for analysis in others:
+        found = run(count_streamed(job_of(image, tmp_path, small_blocks, analysis=analysis)))
         labels, table = read(tmp_path)
         assert set(np.unique(labels)) - {0} == set(table["label"])
         np.testing.assert_array_equal(table["area_px"], np.bincount(labels.ravel())[table["label"]])
@@ -297,10 +303,13 @@ def test_regions_that_are_called_by_numbers_are_texts(tmp_path):
 
 
 def test_processes_of_a_cluster_open_the_files_of_each_run(tmp_path, small_blocks):
-    job = StreamJob(tmp_path / "field.zarr", tmp_path, small_blocks)
+    job = job_of(tmp_path / "field.zarr", tmp_path, "flow")
     for run_name, side in (("first", 30), ("second", 40)):
         zarr.create_array(tmp_path / "field.zarr", data=np.zeros((side, side), np.uint8), overwrite=True)
-        assert cluster._image_there(replace(job, run=run_name)).shape == (side, side)
+        for _ in range(2):
+            sent = pickle.loads(pickle.dumps(replace(job, run=run_name)))
+            assert cluster._there(sent).image.shape == (side, side)
+        assert cluster._there(sent) is not sent  # that of the first time, whose image is open
 
 
 def test_a_copy_is_taken_only_where_blocks_begin_at_its_pixels():
@@ -326,7 +335,7 @@ def test_a_copy_that_is_older_than_the_image_is_not_counted_in(draw_blobs, axes)
 
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX", (0.5, 0.25), "sized")
-    run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    run(count_streamed(job_of(image, tmp_path, small_blocks)))
     folder = tmp_path / "sized.labels.zarr"
     yaozarrs.validate_zarr_store(folder)
     group = zarr.open_group(folder, mode="r")
@@ -349,7 +358,7 @@ def test_large_cells_are_counted_in_a_smaller_copy(tmp_path, draw_blobs, small_b
     image = replace(image, levels=tuple(levels))
     small_blocks.spec = replace(small_blocks.spec, diameter_range_px=(10.0, 20.0))
     engine = EngineSettings(diameter_px=28.0)
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, engine=engine)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks, engine=engine)))
     labels, table = read(tmp_path)
     assert found.result.count == len(blobs) + 1
     truth = blobs.labels > 0
@@ -366,9 +375,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((100, 100)).image, "YX")
     lock = acquire_lock(tmp_path / ".image.lock")
     with pytest.raises(WriteError, match="Another program"):
-        run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+        run(count_streamed(job_of(image, tmp_path, small_blocks)))
     lock.release()
-    assert run(count_streamed(StreamJob(image, tmp_path, small_blocks))).result.count > 0
+    assert run(count_streamed(job_of(image, tmp_path, small_blocks))).result.count > 0
 
 
 @pytest.fixture
@@ -382,10 +391,10 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
     is_there = np.arange(32) % 13 < 9  # cells of nine slices and four without
     image = Image(blobs.image * is_there[:, np.newaxis, np.newaxis].astype(np.float32), "ZYX")
     whole = run(count_cells(image, small_blocks)).cells
-    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="3.67MB")
-    core_px, _, core_slices, _ = plan.link_size(job, image, 1.0, small)
+    job = job_of(image, tmp_path, small_blocks, stream=StreamSettings(memory="3.67MB"))
+    core_px, _, core_slices, _ = plan.link_size(job, 1.0)
     assert (core_px, core_slices) == (32, 7)
-    found = run(count_streamed(job, small))
+    found = run(count_streamed(job))
     labels, table = read(tmp_path)
     assert found.result.count == len(whole) == len(table) == 3 * len(blobs)
     assert same_cells(labels, whole.labels)
@@ -411,24 +420,24 @@ def test_dim_parts_stay_dim_where_slices_are_coloured(tmp_path, draw_blobs, colo
     image = Image(np.stack([[blobs.image] * 4, [blobs.image * 0.2] * 4]), "TZYX")
     whole = run(count_cells(image, colouring_model))
     assert whole.count == len(blobs)
-    job = StreamJob(image, tmp_path / "out", colouring_model)
+    job = job_of(image, tmp_path / "out", colouring_model)
     assert run(count_streamed(job)).result.count == whole.count
     labels, _ = read(tmp_path / "out")
     assert same_cells(labels, whole.cells.labels)
-    made = run(plan.make_plan(job, image, StreamSettings()))
-    plan.keep_plan(job, image, made)
-    assert plan.kept_plan(job, image) == made
+    made = run(plan.make_plan(job))
+    plan.keep_plan(job, made)
+    assert plan.kept_plan(job) == made
     assert made.preparation.colouring is not None
 
 
 def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_blocks, flat_cells):
     image = Image(np.stack([draw_blobs((230, 30)).image] * 12), "ZYX")
-    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1.65MB")
-    with closing(count_streamed(job, small)) as task:
+    job = job_of(image, tmp_path, small_blocks, stream=StreamSettings(memory="1.65MB"))
+    with closing(count_streamed(job)) as task:
         while len(list((tmp_path / "image.parts").glob("*.csv"))) < 2:
             next(task)
     steps = []
-    found = run(count_streamed(job, small), steps.append)
+    found = run(count_streamed(job), steps.append)
     assert all(step.done == step.total for step in steps if step.stage == "blocks")
     assert min(step.done for step in steps if step.stage == "link" and step.total > 1) >= 2
     assert found.result.count == len(run(count_cells(image, small_blocks)).cells)
@@ -437,7 +446,7 @@ def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_
 def test_a_volume_that_cannot_be_linked_in_so_little_memory_is_told(tmp_path, small_blocks):
     image = Image(np.zeros((32, 150, 60), np.uint8), "ZYX")
     with pytest.raises(SettingsError, match="Give more --memory"):
-        run(count_streamed(StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1MB")))
+        run(count_streamed(job_of(image, tmp_path, small_blocks, stream=StreamSettings(memory="1MB"))))
 
 
 def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
@@ -495,7 +504,7 @@ def test_processes_load_the_networks_before_the_first_block(small_blocks, monkey
     client.submit = lambda function, job, *, workers, pure: told.append((*workers, function(job)))
     monkeypatch.setattr(distributed, "fire_and_forget", Mock())
     cluster._networks_there.cache_clear()
-    cluster._warm_up(client, StreamJob(None, None, small_blocks))
+    cluster._warm_up(client, job_of(None, None, small_blocks))
     assert told == [("tcp://one", None), ("tcp://two", None)]
     assert cluster._networks_there.cache_info()[:2] == (1, 1)  # made once for this process, there before
 
@@ -511,11 +520,11 @@ def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sma
     small_blocks.spec = replace(small_blocks.spec, diameter_px=24.0, diameter_range_px=(20.0, 80.0))
     image = Image(draw_blobs((80, 80), 8).image, "YX")
     whole = run(count_cells(image, small_blocks))
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert found.notices == whole.notices
     assert any("enlarged" in notice for notice in found.notices)
     assert found.result.provenance.settings["models"] == whole.provenance.settings["models"]
-    stated = StreamJob(
+    stated = job_of(
         replace(image, pixel_size_um=(0.5, 0.5)),
         tmp_path / "stated",
         small_blocks,
@@ -540,7 +549,7 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     monkeypatch.setattr(context, "BLOCK_PX", 128)
     image = Image(draw_blobs((300, 280)).image, "YX")
     whole = run(count_cells(image, small_blocks))
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert found.result.provenance.settings["zoom"] == whole.provenance.settings["zoom"] == sorted(zooms)[1]
     assert found.notices == whole.notices
     assert any("3 places" in notice for notice in found.notices) == (sorted(zooms)[1] != 1)
@@ -564,7 +573,7 @@ def test_blocks_together_promise_what_the_whole_promises(tmp_path, draw_blobs, s
     pixels[:, :100] *= 0.53
     image = Image(pixels, "YX")
     whole = run(count_cells(image, small_blocks))
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert found.result.fit == pytest.approx(whole.fit, abs=1e-3)
     assert whole.fit < 0.85
 
@@ -579,7 +588,7 @@ def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sm
     small_blocks.fit = Doubtful()
     image = Image(draw_blobs((200, 160)).image, "YX")
     whole = run(count_cells(image, small_blocks))
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert found.result.fit == whole.fit == found.result.provenance.settings["expected_f1"] == 0.5
     assert found.notices == whole.notices
     assert "Expect about 5 of 10 right" in found.notices[-1]
@@ -589,7 +598,7 @@ def test_slices_that_are_not_linked_have_no_border(tmp_path, draw_blobs, small_b
     image = Image(np.stack([draw_blobs((60, 60)).image[8:]] * 2), "ZYX")
     engine, settings = EngineSettings(link=False), AnalysisSettings(border="drop")
     whole = run(analysis_task(run(count_cells(image, small_blocks, engine=engine)), image, settings))
-    job = StreamJob(image, tmp_path, small_blocks, engine=engine, analysis=settings)
+    job = job_of(image, tmp_path, small_blocks, engine=engine, analysis=settings)
     assert run(count_streamed(job)).result.count == whole.result.count > 0
     _, table = read(tmp_path)
     assert set(table) == set(whole.table)
@@ -608,7 +617,7 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
     )
     result = run(classify(run(count_cells(image, small_blocks)), image, "blood"))
     whole = run(analysis_task(result, image, settings))
-    job = StreamJob(image, tmp_path, small_blocks, analysis=settings, classifier="blood")
+    job = job_of(image, tmp_path, small_blocks, analysis=settings, classifier="blood")
     found = run(count_streamed(job))
     labels, table = read(tmp_path)
     assert 0 < found.result.count == whole.result.count == len(table) < len(blobs)
@@ -629,12 +638,13 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
 
 def test_other_measurements_do_not_count_anew(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX")
-    job = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(measure=("shape",)))
+    job = job_of(image, tmp_path, small_blocks, analysis=AnalysisSettings(measure=("shape",)))
     with closing(count_streamed(job)) as task:
         while next(task).stage != "measure":
             pass
     steps = []
-    run(count_streamed(replace(job, analysis=AnalysisSettings(measure=("intensity",)))), steps.append)
+    other = job_of(image, tmp_path, small_blocks, analysis=AnalysisSettings(measure=("intensity",)))
+    run(count_streamed(other), steps.append)
     assert "blocks" not in {step.stage for step in steps}
     table = read(tmp_path)[1]
     assert "intensity_mean_ch0" in table
@@ -649,7 +659,7 @@ def test_a_density_is_streamed(tmp_path, monkeypatch):
     image = Image(picture, "YX")
     engine = EngineSettings(diameter_px=24.0)
     whole = run(count_cells(image, "density", engine=engine))
-    found = run(count_streamed(StreamJob(image, tmp_path, "density", engine=engine)))
+    found = run(count_streamed(job_of(image, tmp_path, "density", engine=engine)))
     assert found.result.count == pytest.approx(whole.count, rel=0.005)
     assert found.result.interval == pytest.approx(whole.interval, rel=0.005)
     group = zarr.open_group(tmp_path / "image.density.zarr", mode="r")
@@ -666,7 +676,7 @@ def analysed_both_ways(image, model, folder, settings, files=NO_FILES):
     result = run(count_cells(image, model))
     inputs = read_inputs(files, image, settings.region_rule)
     whole = run(analysis_task(result, image, settings, inputs))
-    job = StreamJob(image, folder, model, analysis=settings, files=files, whole_table=True)
+    job = job_of(image, folder, model, analysis=settings, files=files, whole_table=True)
     found = run(count_streamed(job))
     assert found.result.count == found.analysis.result.count == whole.result.count
     pandas.testing.assert_frame_equal(found.analysis.counts, whole.counts, check_dtype=False)
@@ -740,7 +750,7 @@ def test_rings_are_whole_where_pixels_are_narrow_along_y(tmp_path, draw_blobs, s
     same_tables(*tables)
     wide = replace(settings, ring_width_px=60.0)  # 300 pixels along y
     with pytest.raises(SettingsError, match=r"Rings of 3.. pixels around cells reach beyond the next block"):
-        run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=wide)))
+        run(count_streamed(job_of(image, tmp_path, small_blocks, analysis=wide)))
 
 
 def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, small_blocks, monkeypatch):
@@ -776,7 +786,8 @@ def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_b
 def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((150, 160)).image
     image = Image(np.stack([np.roll(blobs, 3 * frame, axis=1) for frame in range(3)]), "TYX", (0.5, 0.5))
-    settings = AnalysisSettings(track=True, border="drop", frame_interval_s=30.0)
+    image = replace(image, frame_interval_s=30.0)
+    settings = AnalysisSettings(track=True, border="drop")
     found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings)
     same_tables(*tables)
     assert found.analysis.tracks.count == whole.tracks.count < found.result.count / 2
@@ -792,7 +803,7 @@ def test_tracks_that_do_not_fit_into_memory_are_told(tmp_path, draw_blobs, small
     monkeypatch.setattr(second_pass, "free_memory", lambda: 100.0)
     image = Image(np.stack([draw_blobs((60, 60)).image] * 2), "TYX")
     with pytest.raises(SettingsError, match="every cell of a frame with every one"):
-        run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))
+        run(count_streamed(job_of(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))
 
 
 def test_what_cannot_be_had_is_told(tmp_path, draw_blobs, small_blocks):
@@ -800,27 +811,27 @@ def test_what_cannot_be_had_is_told(tmp_path, draw_blobs, small_blocks):
     tifffile.imwrite(tmp_path / "other.tif", np.zeros((60, 64), np.uint8))
     other = InputFiles(other=(f"a={tmp_path / 'other.tif'}",))
     for job, error, reason in (
-        (StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True)), AxesError, "TYX"),
+        (job_of(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True)), AxesError, "TYX"),
         (
-            StreamJob(image, tmp_path, "density", analysis=AnalysisSettings(measure=("shape",))),
+            job_of(image, tmp_path, "density", analysis=AnalysisSettings(measure=("shape",))),
             SettingsError,
             "outlines",
         ),
-        (StreamJob(image, tmp_path, small_blocks, files=other), SettingsError, "must have the"),
+        (job_of(image, tmp_path, small_blocks, files=other), SettingsError, "must have the"),
     ):
         with pytest.raises(error, match=reason):
             run(count_streamed(job))
     wide = AnalysisSettings(cytoplasm_px=900.0)
     full = Image(draw_blobs((64, 64)).image, "YX")
     with pytest.raises(SettingsError, match="beyond the next block"):
-        run(count_streamed(StreamJob(full, tmp_path, small_blocks, analysis=wide)))
+        run(count_streamed(job_of(full, tmp_path, small_blocks, analysis=wide)))
 
 
 def test_missing_chunks_are_told(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((300, 280))
     zarr.create_array(tmp_path / "field.zarr", data=blobs.image, chunks=(100, 100))
     (tmp_path / "field.zarr" / "c" / "1" / "1").unlink()
-    found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
+    found = run(count_streamed(job_of(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
     whole = run(count_cells(read_image(tmp_path / "field.zarr"), small_blocks))
     for notices in (found.notices, whole.notices):
         assert sum("1 of the 9 chunks" in notice for notice in notices) == 1
@@ -838,14 +849,14 @@ def test_a_pyramid_whose_levels_disagree_is_told(tmp_path, draw_blobs, small_blo
         for path in "012"
     ]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
-    found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
+    found = run(count_streamed(job_of(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
     assert found.result.count == len(blobs)
     assert any("1 of (240, 200), 2 of nothing" in notice for notice in found.notices)
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, draw_blobs, small_blocks, monkeypatch):
     image = Image(draw_blobs((300, 280)).image, "YX")
-    job = StreamJob(image, tmp_path, small_blocks)
+    job = job_of(image, tmp_path, small_blocks)
     n_written = itertools.count()
 
     class FullDisk:
@@ -871,7 +882,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, draw_blobs, sma
 
 def test_a_target_that_cannot_be_written_is_told(tmp_path, small_blocks):
     (tmp_path / "file").write_text("in the way")
-    job = StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path / "file" / "out", small_blocks)
+    job = job_of(Image(np.zeros((64, 64)), "YX"), tmp_path / "file" / "out", small_blocks)
     with pytest.raises(WriteError, match="Choose another folder"):
         run(count_streamed(job))
 
@@ -882,23 +893,23 @@ def test_the_scale_is_estimated_in_windows_no_larger_than_a_block(tmp_path, smal
     small_blocks.decode = lambda maps, shape, settings: (
         sides.append(max(shape)) or plain(maps, shape, settings)
     )
-    run(count_streamed(StreamJob(Image(np.eye(500, dtype=np.uint8), "YX"), tmp_path, small_blocks)))
+    run(count_streamed(job_of(Image(np.eye(500, dtype=np.uint8), "YX"), tmp_path, small_blocks)))
     assert max(sides) < 300  # and not the 500 of the whole
 
 
 def test_no_more_than_half_of_the_free_memory_is_taken(tmp_path, small_blocks, monkeypatch):
     image = Image(np.zeros((4000, 4000), np.uint8), "YX")
-    job = StreamJob(image, tmp_path, small_blocks)
+    job = job_of(image, tmp_path, small_blocks)
     monkeypatch.setattr(plan, "CORE_PX", 2048)
     sides = []
     for free in (1e12, 60e6):
         monkeypatch.setattr(plan, "free_memory", lambda free=free: free)
-        sides.append(run(plan.make_plan(job, image, StreamSettings())).core_px)
+        sides.append(run(plan.make_plan(job)).core_px)
     assert sides[1] < sides[0] == 2048
 
 
 def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
-    found = run(count_streamed(StreamJob(Image(np.zeros((300, 280)), "YX"), tmp_path, small_blocks)))
+    found = run(count_streamed(job_of(Image(np.zeros((300, 280)), "YX"), tmp_path, small_blocks)))
     assert found.result.count == 0
     assert len(read(tmp_path)[1]) == 0
 
@@ -906,14 +917,14 @@ def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
 def test_axes_in_another_order_are_refused_before_the_first_block(tmp_path, small_blocks):
     image = Image(np.zeros((2, 2, 40, 40), np.uint8), "ZTYX")
     with pytest.raises(AxesError, match="in the order TZYX; got 'ZTYX'"):
-        run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+        run(count_streamed(job_of(image, tmp_path, small_blocks)))
 
 
 def test_what_networks_went_through_is_told_by_a_run_that_goes_on(
     tmp_path, draw_blobs, small_blocks, monkeypatch
 ):
     image = Image(draw_blobs((90, 140)).image, "YX")
-    job, attempt = StreamJob(image, tmp_path, small_blocks), Engine.attempt
+    job, attempt = job_of(image, tmp_path, small_blocks), Engine.attempt
 
     def ran_out(self, windows):
         self.notice = "Memory ran out."
@@ -927,9 +938,9 @@ def test_what_networks_went_through_is_told_by_a_run_that_goes_on(
 
 
 def test_an_array_cannot_be_shared_out(tmp_path, small_blocks):
-    job = StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path, small_blocks)
+    image, two = Image(np.zeros((64, 64)), "YX"), StreamSettings(workers=2)
     with pytest.raises(SettingsError, match="need an image file"):
-        run(count_streamed(job, StreamSettings(workers=2)))
+        run(count_streamed(job_of(image, tmp_path, small_blocks, stream=two)))
 
 
 def test_processes_of_this_machine_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -961,7 +972,7 @@ def test_processes_start_while_other_work_is_done(monkeypatch: pytest.MonkeyPatc
         told.append("closed")
 
     monkeypatch.setattr(cluster, "_cluster", slow)
-    with cluster.cluster(StreamSettings(workers=2), Mock()) as lent:
+    with cluster.cluster(job_of(None, None, "flow")) as lent:
         may_start.set()  # it would never be, had the start been waited for
         assert lent() is client
     assert told == [True, "closed"]
@@ -971,8 +982,9 @@ def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.eye(64, dtype=np.uint8))
+    nobody = StreamSettings(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(SettingsError, match="dask scheduler"):
-        run(count_streamed(StreamJob(path, tmp_path), StreamSettings(scheduler="tcp://127.0.0.1:9")))
+        run(count_streamed(job_of(path, tmp_path, "flow", stream=nobody)))
     assert not list(tmp_path.glob("*.parts"))
 
 
@@ -996,16 +1008,11 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     if axes == "ZYX":
         pixels = np.stack([pixels] * 4)
     np.save(tmp_path / "field.npy", pixels)
-    job = StreamJob(
-        tmp_path / "field.npy",
-        tmp_path / "one",
-        small_blocks,
-        axes=axes,
-        analysis=AnalysisSettings(("shape",)),
-    )
-    small = StreamSettings(memory="1.5MB")
-    one = run(count_streamed(job, small))
-    two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
+    choices = {"axes": axes, "analysis": AnalysisSettings(("shape",))}
+    small = StreamSettings(memory="1.5MB", workers=2)
+    path = tmp_path / "field.npy"
+    one = run(count_streamed(job_of(path, tmp_path / "one", small_blocks, **choices)))
+    two = run(count_streamed(job_of(path, tmp_path / "two", small_blocks, **choices, stream=small)))
     assert one.result.count == two.result.count > 5
     assert 8787 not in ports  # of other clusters
     assert set(sent) == {None}  # 15 MB of networks would be sent with each block
@@ -1029,6 +1036,6 @@ def test_cells_are_classified_where_the_count_found_them(tmp_path, draw_blobs, s
 
     monkeypatch.setattr(type(small_blocks), "decode", beside)
     monkeypatch.setattr(second_pass, "predict_classes", classes)
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, classifier="blood")))
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks, classifier="blood")))
     assert found.notices.count("The classifier went on on the CPU.") == 1
     np.testing.assert_allclose(seen[0][:, -2:], read(tmp_path)[1][["y", "x"]], atol=1e-3)

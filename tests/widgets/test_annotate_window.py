@@ -86,7 +86,7 @@ def test_keys_and_mouse_reach_the_tools(open_window: tuple[Viewer, AnnotateWidge
     hand.key(Qt.Key.Key_S)
     up = np.array([10.0, 0.0])
     hand.drag(first - up, first, first + up)
-    assert session.undo_name == "split by line"
+    assert session.undo_name == "cut"
     np.testing.assert_array_equal(viewer.scene.camera.center, centre)  # tools do not move the image
     widget.model.finish()
 

@@ -17,7 +17,7 @@ from cellwright.ops.label_changes import Box, Change
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """What a tool wants to change. Made by ``annotation.tools``; done by :meth:`EditHistory.do`.
+    """What is to be changed. Made by the session; done by :meth:`EditHistory.do`.
 
     ``cells`` is the metadata that cells get, None to forget it; ``metadata`` that of the whole, None to keep
     it.
@@ -66,10 +66,7 @@ class EditHistory:
     def do(self, edit: Edit) -> None:
         """Do an edit, unless it changes nothing; take it back where the journal fails.
 
-        Raises
-        ------
-        WriteError
-            The journal cannot be written.
+        WriteError where the journal cannot be written.
         """
         touched = self._store.write(edit.changes)
         metadata = None

@@ -1,6 +1,6 @@
 """The labels of an annotation, the box of each cell, and what is known of cells and of the whole."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,6 +118,48 @@ class LabelStore:
                 self.cells[number] = found
         self.metadata = metadata
 
+    # -- time points --------------------------------------------------------------------------------------
+
+    def changes(
+        self, number: int, tool: Callable[..., Change | None], *args: Any, **options: Any
+    ) -> list[Change | None]:
+        """Return what a tool of ``ops.label_editing`` would change of a cell, time point by time point."""
+        box = self.box_of(number)
+        if not self.has_time:
+            return [tool(self.labels, number, *args, box=box, **options)]
+        found = []
+        for time in range(box[0].start, box[0].stop):
+            labels = self.labels[time]
+            if (labels[box[1:]] == number).any():
+                found.append(lifted(tool(labels, number, *args, box=box[1:], **options), time))
+        return found
+
+    def part(self, number: int, time: int | None) -> tuple[Labels, Box]:
+        """Return the labels and the box of a cell at one time point; None where there is no time."""
+        box = self.box_of(number)
+        if time is None:
+            return self.labels, box
+        return self.labels[time], box[1:]
+
+    def at_one_time(self, points: NumpyLike) -> tuple[int | None, NDArray[np.float64]]:
+        """Return the time point of some points, None without time, and their spatial coordinates."""
+        found = np.atleast_2d(np.asarray(points, float))
+        if found.shape[1] != self.labels.ndim:
+            raise AnnotationError(
+                f"Points must have {self.labels.ndim} coordinates, one for each of the axes "
+                f"{self.image.label_axes!r}; got {found.shape[1]}. Give them in pixels of the labels."
+            )
+        if not self.has_time:
+            return None, found
+        times = np.rint(found[:, 0]).astype(int)
+        if np.ptp(times) or not 0 <= times[0] < len(self.labels):
+            raise AnnotationError(
+                f"This tool works at one time point of {len(self.labels)}; got {times.tolist()}. Stay in one."
+            )
+        return int(times[0]), found[:, 1:]
+
+    # -- boxes --------------------------------------------------------------------------------------------
+
     def _write(self, change: Change) -> set[int]:
         change.apply(self.labels)
         differs = change.before != change.after
@@ -158,10 +200,7 @@ def cell_metadata(
 ) -> dict[int, CellMetadata]:
     """Return the metadata of cells from columns of which entry ``i`` is cell ``i + 1``; below 0 is no class.
 
-    Raises
-    ------
-    AnnotationError
-        A column is too short.
+    AnnotationError where a column is too short.
     """
     numbers = list(numbers)
     largest = max(numbers, default=0)
@@ -172,6 +211,13 @@ def cell_metadata(
         score, category = float(all_scores[number - 1]), int(all_classes[number - 1])
         cells[number] = CellMetadata(score, category if category >= 0 else None)
     return cells
+
+
+def lifted(change: Change | None, time: int | None) -> Change | None:
+    """Return the change of one time point as one of the whole series."""
+    if change is None or time is None:
+        return change
+    return change.lifted(time)
 
 
 def _column(name: str, column: NumpyLike | None, n: int, default: float) -> NDArray[Any]:

@@ -4,20 +4,20 @@ Numbers of cells are stable: no edit renumbers a cell, and none is used again.
 Where only the positions of cells are known, discs stand for them (``metadata.has_masks`` is false).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.annotation import tools
 from cellwright.annotation.history import Edit, EditHistory, SessionEvents
 from cellwright.annotation.identity import check_same, identity_of
 from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
-from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore
+from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore, lifted
 from cellwright.annotation.records import Start
 from cellwright.annotation.setup import (
     UNKNOWN,
@@ -29,7 +29,8 @@ from cellwright.annotation.setup import (
 )
 from cellwright.core.data import Cells, Image, Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.ops.label_changes import Box, Mask
+from cellwright.ops import label_editing
+from cellwright.ops.label_changes import Box, Change, Mask, boxes_of, change_of
 from cellwright.ops.labels import measure
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
@@ -113,14 +114,8 @@ class AnnotationSession:
 
         Without an image, one without pixels stands in.
 
-        Raises
-        ------
-        AnnotationError
-            The journal belongs to another image.
-        ReadError
-            The file is missing, is no journal, or is damaged before its first edit.
-        WriteError
-            Another session has it open.
+        AnnotationError where the journal belongs to another image. ReadError where the file is missing, is no
+        journal, or is damaged before its first edit. WriteError where another session has it open.
         """
         if not path.is_file():
             read_journal(path)  # says that it is missing
@@ -282,66 +277,118 @@ class AnnotationSession:
 
     # -- voxels -------------------------------------------------------------------------------------------
 
+    def _do(
+        self,
+        name: str,
+        changes: Iterable[Change | None],
+        cells: Mapping[int, CellMetadata | None] = MappingProxyType({}),
+    ) -> None:
+        self.history.do(Edit(name, tuple(change for change in changes if change is not None), cells))
+
+    def _shape(
+        self, name: str, number: int, tool: Callable[..., Change | None], *args: Any, **options: Any
+    ) -> None:
+        """Change one cell at each of its time points; see :meth:`_shaped`."""
+        self._shaped(name, number, self.store.changes(number, tool, *args, **options))
+
+    def _shaped(self, name: str, number: int, changes: Sequence[Change | None]) -> None:
+        """Change one cell, which counts as reviewed then; where nothing changes, it is no edit."""
+        if any(changes):
+            self._do(name, changes, {number: self._reviewed(number)})
+
+    def _reviewed(self, number: int) -> CellMetadata:
+        """Return the metadata of a cell that somebody shaped by hand, and so has looked at."""
+        return self.store.cells.get(number, CellMetadata())._replace(is_reviewed=True)
+
     def delete(self, number: int) -> None:
         """Make a cell background."""
-        self.history.do(tools.delete(self.store, number))
+        self._do("delete", self.store.changes(number, label_editing.erase))
 
     def reject(self, number: int) -> None:
         """Delete a cell that the model should not have found; it counts as reviewed."""
-        self.history.do(tools.reject(self.store, number))
+        self._do("reject", self.store.changes(number, label_editing.erase), {number: self._reviewed(number)})
 
     def merge(self, keep: int, gone: int) -> None:
         """Give cell ``gone`` to cell ``keep``, which stays what it is."""
-        self.history.do(tools.merge(self.store, keep, gone))
+        metadata = self.store.cell(keep)._replace(is_reviewed=True)
+
+        def merged(labels: Labels, number: int, *, box: Box) -> Change | None:
+            return label_editing.merge(labels, keep, number, box=box)
+
+        self._do("merge", self.store.changes(gone, merged), {keep: metadata})
 
     def split_line(self, number: int, line: NumpyLike) -> tuple[int, ...]:
         """Cut a cell along a line (N, D); return the numbers of the new parts."""
-        return self._split(number, tools.split_line(self.store, number, line))
+        time, points = self.store.at_one_time(line)
+        labels, box = self.store.part(number, time)
+        change = label_editing.split_by_line(labels, number, points, new=self.next_number, box=box)
+        return self._split("cut", number, lifted(change, time))
 
     def split_seeds(self, number: int, first: NumpyLike, second: NumpyLike) -> tuple[int, ...]:
         """Cut a cell between two points; the part of the first keeps the number; return that of the other."""
-        return self._split(number, tools.split_seeds(self.store, number, first, second))
+        time, points = self.store.at_one_time(np.stack([np.asarray(first, float), np.asarray(second, float)]))
+        labels, box = self.store.part(number, time)
+        change = label_editing.split_by_seeds(
+            labels, number, points, sampling=self.store.sampling, new=self.next_number, box=box
+        )
+        return self._split("split", number, lifted(change, time))
 
-    def _split(self, number: int, edit: Edit) -> tuple[int, ...]:
-        self.history.do(edit)
-        return tuple(part for part in edit.cells if part != number)
+    def _split(self, name: str, number: int, change: Change | None) -> tuple[int, ...]:
+        """Cut a cell, whose parts are what it is; return the numbers of the new ones."""
+        if change is None:
+            return ()
+        parts = dict.fromkeys((number, *change.numbers()), self._reviewed(number))
+        self._do(name, [change], parts)
+        return tuple(part for part in parts if part != number)
 
     def grow(self, number: int, radius_px: float = 1.0) -> None:
         """Add the background within ``radius_px`` to a cell."""
-        self.history.do(tools.grow(self.store, number, radius_px))
+        self._shape("grow", number, label_editing.grow, radius_px, sampling=self.store.sampling)
 
     def shrink(self, number: int, radius_px: float = 1.0) -> None:
         """Take the outermost ``radius_px`` off a cell."""
-        self.history.do(tools.shrink(self.store, number, radius_px))
+        self._shape("shrink", number, label_editing.shrink, radius_px, sampling=self.store.sampling)
 
     def smooth(self, number: int, radius_px: float = 2.0) -> None:
         """Round the outline of a cell."""
-        self.history.do(tools.smooth(self.store, number, radius_px))
+        self._shape("smooth", number, label_editing.smooth, radius_px, sampling=self.store.sampling)
 
     def fill(self, number: int) -> None:
         """Fill the holes of a cell."""
-        self.history.do(tools.fill(self.store, number))
+        self._shape("fill holes", number, label_editing.fill_holes)
 
     def interpolate(self, number: int, first: int, last: int) -> None:
         """Draw a cell in the slices between those from ``first`` to ``last`` in which it is drawn.
 
         Slices are those of Z; where there is none, time points.
         """
-        self.history.do(tools.interpolate(self.store, number, first, last))
+        if "Z" in self.image.axes:
+            self._shape("interpolate", number, label_editing.interpolate, first, last)
+            return
+        change = label_editing.interpolate(self.labels, number, first, last, box=self.box_of(number))
+        self._shaped("interpolate", number, [change])
 
     def add(self, mask: Mask, corner: Sequence[int], *, score: float = 1.0) -> int:
         """Make the background under a mask a new cell and return its number.
 
         ``corner`` is the index of the mask's first voxel; a mask of fewer axes lies in one slice.
         """
-        number = self.next_number
-        self.history.do(tools.add(self.store, mask, corner, score))
+        number, mask = self.next_number, np.asarray(mask, bool)
+        mask = mask[(np.newaxis,) * (self.labels.ndim - mask.ndim)]
+        change = label_editing.add_mask(self.labels, corner, mask, new=number)
+        self._do("add", [change], {number: CellMetadata(float(score), is_reviewed=True)})
         return number
 
     def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
         """Draw a new disc (a ball in a volume) on the background and return its number."""
-        number = self.next_number
-        self.history.do(tools.add_disc(self.store, point, diameter_px))
+        time, points = self.store.at_one_time(point)
+        labels, number = self.labels, self.next_number
+        if time is not None:
+            labels = labels[time]
+        change = label_editing.draw_disc(
+            labels, points[0], diameter_px, sampling=self.store.sampling, new=number
+        )
+        self._do("add disc", [lifted(change, time)], {number: CellMetadata(is_reviewed=True)})
         return number
 
     def record_paint(self, box: Box, before: NDArray[Any], after: NDArray[Any]) -> None:
@@ -349,11 +396,25 @@ class AnnotationSession:
 
         Where the journal cannot be written (WriteError), what was painted has been taken back.
         """
-        self.history.do(tools.paint(self.store, box, before, after))
+        box = checked_box(box, self.labels.shape)
+        shape = tuple(part.stop - part.start for part in box)
+        if np.shape(before) != shape or np.shape(after) != shape:
+            raise AnnotationError(
+                f"What was painted must have the shape {shape} of its box; got {np.shape(before)} and "
+                f"{np.shape(after)}. Hand in the same box of the labels before and after."
+            )
+        change = Change(box, np.array(before, np.int32), np.array(after, np.int32))
+        gained = np.unique(change.after[change.before != change.after]).tolist()
+        self._do("paint", [change], {number: self._reviewed(number) for number in gained if number})
 
     def replace_labels(self, labels: NDArray[np.integer[Any]]) -> None:
         """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
-        self.history.do(tools.replace_labels(self.store, labels))
+        found = checked_labels(self.image, labels)
+        whole = tuple(slice(0, length) for length in found.shape)
+        cells: dict[int, CellMetadata | None] = dict.fromkeys(self.store.cells)
+        cells |= dict.fromkeys(boxes_of(found), CellMetadata())
+        changes = tuple(filter(None, [change_of(self.labels, whole, found)]))
+        self.history.do(Edit("model", changes, cells, replace(self.metadata, has_masks=True)))
 
     # -- metadata -----------------------------------------------------------------------------------------
 

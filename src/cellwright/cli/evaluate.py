@@ -11,7 +11,7 @@ import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, make_choices
 from cellwright.cli.flags import read_settings, refuse_idle, with_settings
-from cellwright.cli.output import run_with_bar
+from cellwright.cli.output import read_folder, run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.inference.image_count import CountChoices
 from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
@@ -45,10 +45,8 @@ def evaluate(
 
     Where not every cell is annotated, only recall is told: what else was found may be right.
     """
-    from cellwright.files.dataset.folder import read_dataset
-
     refuse_idle(context, ENGINE_RULES)
-    everything = read_dataset(dataset)
+    everything = read_folder(dataset)
     chosen = everything.select(None if split == "all" else split, group)
     if not len(chosen):
         splits = sorted({item.split for item in everything.items})
@@ -103,12 +101,11 @@ def compare(
 
 def read_source(source: Path, split: str) -> "Dataset | Image":
     """Return the image, or the images of one split of a folder."""
-    from cellwright.files.dataset.folder import read_dataset
     from cellwright.files.images import read_image
 
     if not (source / "meta.json").exists():
         return read_image(source)
-    chosen = read_dataset(source).select(None if split == "all" else split)
+    chosen = read_folder(source).select(None if split == "all" else split)
     if not len(chosen):
         raise ReadError(f"{source} has no annotated image of split {split!r}. Choose another, or 'all'.")
     return chosen

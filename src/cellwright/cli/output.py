@@ -21,6 +21,7 @@ from cellwright.models.fit import expectation, in_short
 from cellwright.ops.measure.cells_table import class_counts, plain_count
 
 if TYPE_CHECKING:
+    from cellwright.files.dataset.folder import Dataset
     from cellwright.files.folders.results import ImageOutcome
     from cellwright.ops.measure.analysis import Analysis
 
@@ -216,6 +217,16 @@ def analysis_lines(analysis: "Analysis") -> list[tuple[str, int]]:
         elif name == "markers":
             lines += list(value.items())
     return lines
+
+
+def read_folder(folder: Path) -> "Dataset":
+    """Return a dataset, and print how its images were found where the folder itself does not say."""
+    from cellwright.files.dataset.folder import read_dataset
+
+    dataset = read_dataset(folder)
+    if dataset.notice:
+        echo_notices(folder, (dataset.notice,))
+    return dataset
 
 
 def echo_notices(path: Path, notices: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_settings
-from cellwright.cli.output import run_with_bar
+from cellwright.cli.output import read_folder, run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images
@@ -104,7 +104,7 @@ def train(
     family = registry.get(model)
     from cellwright.files.dataset.folder import read_dataset
 
-    target, others = read_dataset(dataset), tuple(read_dataset(folder) for folder in extra)
+    target, others = read_dataset(dataset), tuple(read_folder(folder) for folder in extra)
     import torch
 
     from cellwright.inference.device import choose
@@ -172,13 +172,13 @@ def tune_model(
     from cellwright.models.spec import read_spec
 
     spec = read_spec(store.find(start) / "spec.json")
-    target, *others = (read_dataset(folder) for folder in folders)
+    target, others = read_dataset(folders[0]), tuple(read_folder(folder) for folder in folders[1:])
     choose(device)
     print_findings(target, spec)
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
 
-    data = Data(target, tuple(others))
+    data = Data(target, others)
     task = finetune(data, start, output, settings, device=device, pretrained=pretrained)
     _print_outcome(run_with_bar(task, folders[0].name, on_progress=print_epoch), output)
 
@@ -268,12 +268,10 @@ def train_classifier(
     **flags: Any,
 ) -> None:
     """Train a classifier of cells on annotated classes; one line per epoch."""
-    from cellwright.files.dataset.folder import read_dataset
-
     refuse_taken(output)
     settings = read_settings(ClassifyTrainingSettings, flags)
-    names = read_names(rename)
-    folders = [read_dataset(folder) for folder in datasets]
+    folders = [read_folder(folder) for folder in datasets]
+    names = read_names(rename, {name for folder in folders for item in folder.items for name in item.classes})
     from cellwright.training.classifier import train as training
     from cellwright.training.classifier.cell_crops import ClassDataset
 
@@ -283,9 +281,15 @@ def train_classifier(
     typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")
 
 
-def read_names(rename: list[str]) -> dict[str, str]:
-    """Return new names by old ones from OLD=NEW."""
-    wrong = [one for one in rename if "=" not in one]
-    if wrong:
-        raise SettingsError(f"rename must be OLD=NEW, or OLD= to leave a class out; got {wrong[0]!r}.")
-    return {old: new for old, _, new in (one.partition("=") for one in rename)}
+def read_names(rename: list[str], classes: set[str]) -> dict[str, str]:
+    """Return new names by old ones from OLD=NEW, where OLD is one of the classes, told once."""
+    names: dict[str, str] = {}
+    for one in rename:
+        old, sign, new = one.partition("=")
+        if not sign:
+            raise SettingsError(f"rename must be OLD=NEW, or OLD= to leave a class out; got {one!r}.")
+        if old not in classes or old in names:
+            known = ", ".join(sorted(classes)) or "none"
+            raise SettingsError(f"rename must name each class once, of these: {known}; got {one!r}.")
+        names[old] = new
+    return names

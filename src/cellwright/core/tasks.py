@@ -45,20 +45,21 @@ def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
 
 
 class Eta:
-    """Estimates the seconds left from the pace of the current stage."""
+    """Estimates the seconds left of a stage from its pace so far, the time of stages between left out."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._stage = ""
-        self._start = 0.0
-        self._done_at_start = 0
+        self._stage, self._done, self._told = "", 0, 0.0  # of the step before
+        self._paces: dict[str, tuple[float, int]] = {}  # of each stage: seconds and steps so far
 
     def seconds_left(self, progress: Progress) -> float | None:
         """Return the seconds this stage still needs, or None before its second step."""
         now = self._clock()
-        if progress.stage != self._stage:
-            self._stage, self._start, self._done_at_start = progress.stage, now, progress.done
-        advanced = progress.done - self._done_at_start
-        if advanced <= 0:
+        seconds, steps = self._paces.get(progress.stage, (0.0, 0))
+        if progress.stage == self._stage and progress.done >= self._done:
+            seconds, steps = seconds + now - self._told, steps + progress.done - self._done
+        self._stage, self._done, self._told = progress.stage, progress.done, now
+        self._paces[progress.stage] = (seconds, steps)
+        if steps == 0:
             return None
-        return (now - self._start) / advanced * max(progress.total - progress.done, 0)
+        return seconds / steps * max(progress.total - progress.done, 0)

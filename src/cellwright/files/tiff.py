@@ -27,8 +27,10 @@ from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
     files_of_set,
+    is_split_off,
     ome_of,
     refuse_bomb,
+    refuse_compression,
     refuse_cut_file,
     refuse_false_index,
     refuse_outside,
@@ -73,9 +75,11 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
             refuse_bomb(one, path, tiff.filehandle.size)
+            refuse_compression(one.keyframe, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
-            told = replace(metadata_of(tiff, index), notices=[*left_out, *thumbnail])
+            told = metadata_of(tiff, index)
+            told = replace(told, notices=[*left_out, *thumbnail, *told.notices])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
@@ -89,6 +93,10 @@ def _opened(path: Path) -> tifffile.TiffFile:
     if path.name.lower().endswith(COMPANION):
         return _described_by(path, path)
     tiff = tifffile.TiffFile(path)
+    if is_split_off(tiff):
+        vars(tiff)["is_imagej"] = False
+        _ = tiff.series  # which is made once: of the plane that is there, not of the stack that is described
+        vars(tiff)["is_imagej"] = True
     if tiff.is_ome:
         vars(tiff)["is_shaped"] = False
         elsewhere = ome_of(tiff.ome_metadata or "").find("{*}BinaryOnly")
@@ -147,6 +155,9 @@ def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
+    if is_split_off(tiff):
+        n_stack = (tiff.imagej_metadata or {})["images"]
+        return [f"{tiff.filename} holds one plane; its description is that of a stack of {n_stack}."]
     if n_planes <= n_named:
         return []
     return [

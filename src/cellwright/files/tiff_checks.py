@@ -59,6 +59,15 @@ def refuse_bomb(series: tifffile.TiffPageSeries, path: Path, n_file: int) -> Non
         )
 
 
+def refuse_compression(page: Any, path: Path) -> None:
+    """Raise ReadError where nothing here reads the compression of a page."""
+    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        name = getattr(page.compression, "name", page.compression)
+        raise ReadError(
+            f"{path} is compressed by {name}, which is not read here. Save it with another one, or none."
+        )
+
+
 def refuse_false_index(tiff: tifffile.TiffFile, path: Path) -> None:
     """Raise ReadError where the index of Micro-Manager names more planes than a file can hold."""
     told = (tiff.is_micromanager and tiff.micromanager_metadata) or {}
@@ -81,15 +90,25 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
     next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
     pages = list(series.pages)
     promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if (
-        series.is_truncated
-    ):  # ImageJ keeps one page of what is larger than 4 GB; tifffile saw that all is there
-        promised = 1
+    if series.is_truncated or is_split_off(
+        tiff
+    ):  # ImageJ keeps one page of what is larger than 4 GB; tifffile
+        promised = 1  # saw that all is there
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
         raise ReadError(
             f"Parts of {path} are missing: it was cut short, is one of a set, or its description names more "
             "planes than there are. Copy it again, or save it anew with Fiji."
         )
+
+
+def is_split_off(tiff: tifffile.TiffFile) -> bool:
+    """Return whether a file is one plane with the description of the ImageJ stack that it was taken from.
+
+    Its directory stands behind its pixels; that of a stack cut short stands before them.
+    """
+    page, promised = tiff.pages.first, (tiff.imagej_metadata or {}).get("images", 1)
+    is_one = len(tiff.pages) == page.samplesperpixel == 1 < promised
+    return is_one and page.offset > max(page.dataoffsets, default=page.offset)
 
 
 def check_directories(tiff: tifffile.TiffFile, path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files.atomic import writing
-from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, um_per
+from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, seconds_of, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
@@ -56,7 +56,7 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
         if "plate" not in facts:
             return {place: {} for place in _images(group) if place}
         found: dict[str, dict[str, str]] = {}
-        for well in [str(one["path"]) for one in facts["plate"]["wells"]][:MOST_IMAGES]:
+        for well in _wells(facts):
             sites = _images(group[well]) if well in group else ["0"]
             found |= {f"{well}/{site}": {"well": well.replace("/", ""), "site": site} for site in sites}
     except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders; reading tells how
@@ -103,10 +103,12 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
             raise ReadError(
                 f"Expected an array or an OME-Zarr image in {source}; got another group. {advice}"
             )
+        missing = _missing_wells(node)
         for path in paths:
             group = node[path] if path else node
-            own = f"{name}_{path.replace('/', '_')}" if len(paths) > 1 else name
-            yield _multiscale(group, own, source, wanted)
+            own = f"{name}_{path.replace('/', '_')}" if len(paths + missing) > 1 else name
+            image = _multiscale(group, own, source, wanted)
+            yield replace(image, notices=(*image.notices, *missing))
     except CellwrightError:
         raise
     except ImportError as error:
@@ -115,9 +117,14 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
         ) from error
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
-            f"Expected a whole Zarr folder at {source}; got: {str(error) or type(error).__name__}. "
-            f"{_advice(source)}"
+            f"Expected a whole Zarr folder at {source}; got: {_got(error)}. {_advice(source)}"
         ) from error
+
+
+def _got(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"one without its part {error}"
+    return str(error) or type(error).__name__
 
 
 def _advice(source: Path | str) -> str:
@@ -153,7 +160,7 @@ def _images(group: Any) -> list[str]:
     if told.get("multiscales"):
         return [""]
     if "plate" in told:
-        wells = [str(well["path"]) for well in told["plate"]["wells"]][:MOST_IMAGES]
+        wells = [well for well in _wells(told) if well in group]
         return [f"{well}/{path}" for well in wells for path in _images(group[well])]
     if "well" in told:
         return [str(image["path"]) for image in told["well"]["images"]]
@@ -168,6 +175,18 @@ def _images(group: Any) -> list[str]:
     return []
 
 
+def _wells(told: Mapping[str, Any]) -> list[str]:
+    return [str(well["path"]) for well in (told.get("plate") or {}).get("wells") or ()][:MOST_IMAGES]
+
+
+def _missing_wells(group: Any) -> list[str]:
+    """Return a sentence where wells that a plate names are not in its store."""
+    missing = [well for well in _wells(_told(group)) if well not in group]
+    if not missing:
+        return []
+    return [f"Of the plate are missing and left out: {', '.join(missing)}. Copy it again to have them, too."]
+
+
 def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:
     told = _told(group)
     scale = told["multiscales"][0]
@@ -176,13 +195,14 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
     axes = _letters([axis["name"] for axis in named])
-    sizes, notices = _sizes(named, axes, [first, scale])
+    sizes, notices, interval_s = _sizes(named, axes, [first, scale])
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
     known = ImageMetadata(
         sizes,
         [str(one.get("label") or one.get("name") or "") for one in channels],
         [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
         notices,
+        interval_s,
     )
     image = describe(array, axes, name, known)
     if wanted.has_levels:
@@ -194,25 +214,27 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
 
 def _sizes(
     named: Sequence[Mapping[str, Any]], axes: str, transformed: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, float], list[str]]:
-    """Return the micrometres per pixel of axes, and what to tell of scales that say nothing of them."""
+) -> tuple[dict[str, float], list[str], float]:
+    """Return the micrometres per pixel, what to tell of scales that say nothing, the seconds per frame."""
     factors = np.ones(len(named))
     steps = [step for one in transformed for step in one.get("coordinateTransformations", ())]
     for scale in [step["scale"] for step in steps if step["type"] == "scale"]:
         if len(scale) != len(named):
             told = f"Its scale {scale} has not one number for each of its {len(named)} axes and is left out."
-            return {}, [told]
+            return {}, [told], 0.0
         factors = factors * np.asarray(scale, float)
-    sizes, unknown = {}, []
+    sizes, unknown, interval_s = {}, [], 0.0
     for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
         per_unit, size = um_per(str(axis.get("unit", ""))), magnitude(factor)
         if letter in SPATIAL and per_unit and size:
             sizes[letter] = size * per_unit
         elif letter in SPATIAL and "unit" not in axis and factor != 1:
             unknown.append(f"{factor:g} in {letter.lower()}")
+        elif letter == "T":
+            interval_s = seconds_of(factor, str(axis.get("unit", "")))
     if unknown:
-        return sizes, [f"Its scale has no unit and is left out: {', '.join(unknown)}."]
-    return sizes, []
+        return sizes, [f"Its scale has no unit and is left out: {', '.join(unknown)}."], interval_s
+    return sizes, [], interval_s
 
 
 def _misfits(group: Any, first: Any) -> list[str]:

@@ -203,21 +203,9 @@ def streamed_task(
     source: Image | Path = image
     if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
-    job = StreamJob(
-        source,
-        output,
-        recipe.models,
-        recipe.settings,
-        recipe.engine,
-        recipe.axes or None,
-        recipe.analysis,
-        recipe.classifier,
-        recipe.pixel_size_um,
-        recipe.files,
-        whole_table=choices.tables.is_wanted or (is_summed and choices.is_analysed),
-    )
-    write = partial(_write_streamed, choices, output, image)
-    streamed = yield from count_streamed(job, recipe.stream, write)
+    whole_table = choices.tables.is_wanted or (is_summed and choices.is_analysed)
+    job = StreamJob(source, output, recipe, whole_table)
+    streamed = yield from count_streamed(job, partial(_write_streamed, choices, output, image))
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
     return streamed.told(told)._replace(folder=output)

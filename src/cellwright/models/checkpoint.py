@@ -52,8 +52,17 @@ def write_model(
     spec: Mapping[str, object],
     scores: Mapping[str, float] | None,
 ) -> None:
-    """Write weights, scores and, last, the spec (as ``spec_name``) with the checksum of the weights."""
+    """Write weights, scores and, last, the spec (as ``spec_name``) with the checksum of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        The weights hold values that are not finite; what is in the folder is left as it was.
+    WriteError
+        The folder cannot be written.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    _check_finite(weights, folder / WEIGHTS)
     try:
         with atomic_write(folder / WEIGHTS) as part:
             save_file(weights, part)
@@ -138,7 +147,8 @@ def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         return
     broken = [name for name, value in floating.items() if not value.isfinite().all()]
     raise CheckpointError(
-        f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again."
+        f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again, with a lower "
+        "learning rate."
     )
 
 

@@ -33,10 +33,11 @@ from cellwright.models.layers.blocks import PixelHead, match_channels
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
+from cellwright.ops.geometry.axes import frames
 from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
-from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
+from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
 from cellwright.training.run_folder import forget, write_curve
 from cellwright.training.settings import PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, resume, save
@@ -166,7 +167,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
     state = first_state(task, settings.weight_decay)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         loss = float(np.mean(state.losses))
@@ -247,7 +248,7 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
     left_out = 0
     first_error: CellwrightError | None = None
     for done, listed in enumerate(images):
-        yield Progress("read", done, len(images), listed.name)
+        yield Progress("read", done, len(images), f"reading {listed.name}")
         n_before = len(samples)
         try:
             for image in read_images(listed.path):
@@ -266,20 +267,9 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
 
 
 def _samples_of(image: Image, model: CellModel) -> list[Sample]:
-    frames = [n if axis in "TZ" else 1 for axis, n in zip(image.axes, image.shape, strict=True)]
-    places = list(np.ndindex(*frames))
-    chosen = np.unique(np.linspace(0, len(places) - 1, MAX_FRAMES).round().astype(int))
-    return [_sample(f"{image.name}:{n}", _plane(image, places[n]), model) for n in chosen]
-
-
-def _plane(image: Image, place: tuple[int, ...]) -> NDArray[Any]:
-    """Return one plane (C, Y, X) of an image, at this place along its T and Z axes."""
-    index = tuple(n if axis in "TZ" else slice(None) for axis, n in zip(image.axes, place, strict=True))
-    plane = image.read(index)
-    axes = "".join(axis for axis in image.axes if axis not in "TZ")
-    if "C" not in axes:
-        return plane[None]
-    return np.moveaxis(plane, axes.index("C"), 0)
+    planes = frames(image)
+    chosen = np.unique(np.linspace(0, len(planes) - 1, MAX_FRAMES).round().astype(int)).tolist()
+    return [_sample(f"{image.name}:{n}", planes.read(n, WHOLE), model) for n in chosen]
 
 
 def _sample(name: str, plane: NDArray[Any], model: CellModel) -> Sample:

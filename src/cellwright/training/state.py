@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import atomic_write, write_text
+from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
-from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
+
+MOST_NAMES = 8  # of images, in a card
 
 
 @dataclass(slots=True)
@@ -95,7 +99,7 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
     These, a dataclass, and the facts stand in the curve that it wrote before its state; earlier versions
     wrote no facts.
     """
-    if not (output / STATE).exists():
+    if not _is_begun(output):
         return
     began = None
     with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
@@ -108,8 +112,19 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
         )
 
 
-def resume(state: RunState, output: Path) -> None:
-    """Bring a new state to where the run in ``output`` ended; does nothing when there is no such run.
+def _is_begun(output: Path) -> bool:
+    """Whether a run in ``output`` that is not finished has got as far as an epoch."""
+    if not (output / STATE).exists():
+        return False
+    with suppress(OSError, *NO_JSON, KeyError, TypeError):
+        return bool(json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"])
+    return True  # its curve is damaged, its state may not be
+
+
+def resume(state: RunState, output: Path, settings: Any) -> None:
+    """Bring a new state to where the run in ``output`` ended; where there is none, note that one begins.
+
+    What a run that is killed at any moment leaves is so never taken for a finished model.
 
     Raises
     ------
@@ -117,7 +132,9 @@ def resume(state: RunState, output: Path) -> None:
         The run is damaged or of another network.
     """
     path = output / STATE
-    if not path.exists():
+    if not _is_begun(output):
+        write_curve(output, asdict(settings), state.history, state.facts)
+        save(state, output)
         return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -131,3 +148,45 @@ def resume(state: RunState, output: Path) -> None:
             f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "
             "choose another folder."
         ) from error
+
+
+def write_card(
+    output: Path,
+    title: str,
+    sentences: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+    history: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Write ``card.md`` into the folder of a model: what it learned from, and what came of it.
+
+    ``scores`` are the columns of a table, by their heading, with the figures that all of them have;
+    ``history`` has one row for each epoch.
+    """
+    columns = list(scores.values())
+    lines = [f"# {title}", "", *(f"{sentence}\n" for sentence in sentences)]
+    figures = {
+        name: [column[name] for column in columns]
+        for name in columns[0]
+        if all(name in column for column in columns)
+    }
+    if figures:
+        lines += _table(["figure", *scores], figures)
+    if history:
+        names = [name for name in ("loss", "score") if any(name in epoch for epoch in history)]
+        rows = {f"{epoch['step']:.0f}": [epoch.get(name, math.nan) for name in names] for epoch in history}
+        lines += ["## Curve", "", *_table(["step", *names], rows)]
+    write_text(output / CARD, "\n".join(lines))
+
+
+def _table(header: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[str]:
+    lines = [header, ["---"] * len(header)]
+    lines += [[name, *(f"{value:.3f}" for value in values)] for name, values in rows.items()]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def names_in_words(items: Sequence[Item]) -> str:
+    """Return the names of images, the first of many."""
+    names = ", ".join(item.name for item in items[:MOST_NAMES])
+    if len(items) > MOST_NAMES:
+        names += f" and {len(items) - MOST_NAMES} more"
+    return names

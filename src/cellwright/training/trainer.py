@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
@@ -30,9 +30,17 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.run_folder import facts_of, forget, only_scores
+from cellwright.training.run_folder import epochs_in, facts_of, forget, only_scores, selection_score
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
+from cellwright.training.state import (
+    RunState,
+    check_same_run,
+    first_state,
+    keep,
+    names_in_words,
+    resume,
+    write_card,
+)
 
 GRADIENT_LIMIT = 5.0
 
@@ -84,7 +92,21 @@ def train(
     check_writable(output)
     material = yield from read_material(data, model, settings)
     folder = yield from fit(material, model, output, settings, device=device)
+    _write_card(data, material, model, folder)
     return folder
+
+
+def _write_card(data: Data, material: Material, model: CellModel, folder: Path) -> None:
+    """Write what the finished model of a run learned from, and the epoch that is kept."""
+    epochs = epochs_in(folder)
+    learned = data.target.select("train").items
+    told = [f"Trained on images of `{data.target.folder.name}`: {names_in_words(learned)}."]
+    told += [f"Its first phase saw `{other.folder.name}` too." for other in data.extra]
+    checked = "Validated with no images: the last weights are kept, and how good they are is not known."
+    if len(material.validation):
+        checked = f"Validated with: {names_in_words(material.validation.items)}. The best epoch is kept."
+    best = max(reversed(epochs), key=lambda epoch: selection_score(epoch, epoch["step"]))
+    write_card(folder, model.spec.title, [*told, checked], {"value": only_scores(best)}, epochs)
 
 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
@@ -118,7 +140,7 @@ def fit(
         checked=[item.name for item in material.validation.items],
     )
     check_same_run(output, settings, state.facts)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:
             phases = replace(phases, tune=_tuning_samples(material, state, settings))
@@ -257,14 +279,25 @@ def take_step(state: RunState, loss: Tensor, rate: float) -> None:
     """Change the weights of a run by one step along the gradient of a loss.
 
     The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without.
+
+    Raises
+    ------
+    SettingsError
+        The loss is no number: from here on no weight would be one either.
     """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise SettingsError(
+            f"The loss must be a finite number; got {value} at step {state.step + 1}. Train with a lower "
+            "learning rate, in another folder."
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = group.get("highest", 1.0) * rate
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)
     state.optimizer.step()
-    state.losses.append(float(loss.detach()))
+    state.losses.append(value)
     state.step += 1
 
 

@@ -84,7 +84,15 @@ def test_stacks_and_their_labels_are_read(tmp_path, rng, write_meta):
 def test_what_has_no_image_or_no_labels_is_left_out(folder):
     (folder / "masks" / "a.tif").unlink()
     (folder / "images" / "b.c.tif").unlink()
-    assert [item.name for item in read_dataset(folder).items] == ["d"]
+    dataset = read_dataset(folder)
+    assert [item.name for item in dataset.items] == ["d"]
+    assert dataset.notice.endswith("without an image or without its cells: a, b.c.")
+
+
+def test_two_images_of_one_name_are_refused(folder):
+    (folder / "images" / "a.png").write_bytes(b"")
+    with pytest.raises(ReadError, match="a occur twice"):
+        read_dataset(folder)
 
 
 def test_what_is_not_listed_is_left_out(folder, write_meta):

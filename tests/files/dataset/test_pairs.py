@@ -190,6 +190,23 @@ def test_two_images_of_one_name_are_refused(tmp_path):
         read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("masks", ["", "masks"])
+def test_an_image_with_two_files_of_cells_is_refused(tmp_path, masks):
+    write_images(tmp_path / ("images" if masks else ""), "ab")
+    for ending in ("_mask", "_labels"):
+        write_masks(tmp_path / masks, "ab", ending)
+    with pytest.raises(ReadError, match=r"a has a_labels\.tif and a_mask\.tif"):
+        read_dataset(tmp_path)
+
+
+def test_of_the_two_files_of_cellpose_the_corrected_one_is_read(tmp_path):
+    write_images(tmp_path, "a")
+    write_masks(tmp_path, "a", "_cp_masks", squares(n=2))
+    format_of("cellpose").write(tmp_path / "a_seg.npy", [ImageAnnotation("a", (40, 50), "YX", squares())])
+    (labels,) = labels_of(read_dataset(tmp_path))
+    np.testing.assert_array_equal(labels, squares())
+
+
 def test_a_folder_without_masks_is_no_dataset(tmp_path):
     write_images(tmp_path, "ab")
     with pytest.raises(ReadError, match=r"a\.tif with a_mask\.tif"):

@@ -120,6 +120,22 @@ def test_the_curve_tells_the_settings_and_each_epoch(trained):
     assert all({"loss", "rate", "accuracy", "recall_red"} <= set(epoch) for epoch in curve["epochs"])
 
 
+def test_the_card_tells_what_it_learned_from_and_what_checked_it(trained, boxed):
+    card = (trained[0] / "card.md").read_text()
+    n_checked = sum(len(item.annotated()[1].points) for item in boxed.select("val").items)
+    assert f"images of `{boxed.folder.name}`" in card
+    assert f"Validated with {n_checked} cells" in card
+    assert "| accuracy |" in card
+
+
+def test_a_stopped_run_goes_on_with_its_own_images_alone(boxed, write, tmp_path):
+    task = train_classifier([ClassDataset(boxed)], tmp_path, replace(QUICK, steps_per_epoch=1), device="cpu")
+    next(step for step in task if isinstance(step, EpochReport))
+    task.close()
+    with pytest.raises(CheckpointError, match="other settings, images or weights"):
+        run(train_classifier([ClassDataset(write())], tmp_path, replace(QUICK, steps_per_epoch=1)))
+
+
 def test_the_same_seed_gives_the_same_weights(boxed, tmp_path):
     few = ClassifyTrainingSettings(steps=2, batch_size=4)
     first, second = (

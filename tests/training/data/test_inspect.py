@@ -98,7 +98,12 @@ def test_an_image_without_a_cell(good):
 
 def test_one_image_only(write_dataset):
     folder = write_dataset({"train": ["a"]})
-    assert codes(folder) == ["one-image", "no-validation"]
+    assert codes(folder) == ["one-image"]
+
+
+def test_no_image_to_check_the_model_with(write_dataset):
+    folder = write_dataset({"train": ["a", "b"]})
+    assert codes(folder) == ["no-validation"]
     assert "to check with" not in look(folder).summary()
 
 

@@ -11,7 +11,9 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.families import density, flow
 from cellwright.ops.codecs.flow import labels_to_flow
+from cellwright.ops.geometry import intensity
 from cellwright.ops.labels import annotate, equivalent_diameters, measure
+from cellwright.training.data.inspect import inspect
 from cellwright.training.data.samples import MAX_FRAMES, RIM_PX, load_samples, make_sample, within
 
 WIDE = (1.0, 1000.0)
@@ -32,6 +34,23 @@ def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs, sample_of):
 def test_channels_are_one_or_three(rng, n_given, n_taken, sample_of):
     sample = sample_of("any", "", rng.random((n_given, 20, 30)), np.zeros((20, 30), np.int32), (0, 100))
     assert sample.image.shape == (n_taken, 20, 30)
+
+
+@pytest.mark.parametrize(("axes", "n_taken"), [("CYX", 1), ("YXC", 3)])
+def test_what_is_learned_from_is_what_is_counted_in(write_dataset, tiny_flow, axes, n_taken):
+    folder = write_dataset({"train": ["a"]})
+    path = folder / "images" / "a.tif"
+    plane = tifffile.imread(path)
+    channels = np.stack([plane, 2 * plane, plane[::-1]], axis=axes.index("C"))
+    tifffile.imwrite(path, channels, metadata={"axes": axes}, photometric="minisblack")
+    dataset = read_dataset(folder)
+    taken = np.moveaxis(channels, axes.index("C"), 0)[:n_taken]
+    (sample,) = run(load_samples(dataset, tiny_flow()))
+    model = tiny_flow()
+    expected = intensity.apply(intensity.fit(taken, model.spec.percentiles), taken)
+    np.testing.assert_allclose(sample.image, expected, atol=1e-6)
+    warned = [one.code for one in run(inspect(dataset, model.spec)).warnings if one.code == "channels"]
+    assert warned == ["channels"] * (axes == "CYX")
 
 
 def test_a_constant_image_and_one_with_holes_stay_finite(sample_of):

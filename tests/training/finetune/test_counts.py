@@ -64,7 +64,9 @@ def test_learning_again_multiplies_the_factors(start, counted, tmp_path):
 def test_a_factor_that_others_contradict_is_not_kept(start, counted, tmp_path):
     outcome = run(finetune_counts(counted(1.0, 1.1, 9.0), start, tmp_path / "tuned"))
     assert not outcome.is_better
-    assert "learned_factor" not in load_checkpoint(tmp_path / "tuned").spec.options
+    spec = load_checkpoint(tmp_path / "tuned").spec
+    assert "learned_factor" not in spec.options
+    assert spec.title == load_checkpoint(start).spec.title
 
 
 def test_other_weights_do_not_share_what_was_learned_of_counts():

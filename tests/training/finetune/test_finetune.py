@@ -24,7 +24,7 @@ from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune import run as finetune_run
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.run import FinetuneReport, learning_rate
-from cellwright.training.run_folder import facts_of
+from cellwright.training.run_folder import facts_of, verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
@@ -134,6 +134,7 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     card = (tmp_path / "out" / "card.md").read_text()
     assert "Fine-tuned on images of `dataset`: a, b." in card
     assert "Validated with: c." in card
+    assert f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}." in card
     assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
     assert [line.split()[1] for line in card.splitlines() if line.startswith("| ")][-3:] == ["0", "2", "4"]
 
@@ -368,9 +369,10 @@ class Killed(BaseException):
     [
         ("weights.safetensors", 2),
         ("spec.json", 3),
-        ("curve.json", 1),
-        ("curve.json", 3),
+        ("curve.json", 2),
+        ("curve.json", 4),
         ("training.pt", 2),
+        ("training.pt", 3),
         ("card.md", 1),  # the weights that are kept in the end are in their place by then
     ],
 )
@@ -405,6 +407,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
         patch.setattr("cellwright.files.atomic.os.replace", die)
         with pytest.raises(Killed):
             tune("killed")
+    assert (tmp_path / "killed" / "training.pt").exists()  # or it would be taken for a finished model
     tune("killed")
     for name in ("weights.safetensors", "spec.json", "scores.json", "curve.json", "card.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -152,7 +152,10 @@ def test_a_run_that_was_left_is_gone_on_with(
     training.go_on.release(training.n_epochs)
     again.offer.resume.click()
     assert epochs_shown(again) == 2
+    assert again.panel.setup.isHidden(), "it tells of another training"
+    assert again.panel.message.text() == "Training 'mine'."
     ended(again)
+    assert not again.panel.setup.isHidden()
     assert training.plans[0] == training.plans[1]
     assert "'mine': better, and kept" in again.panel.message.text()
     assert again.offer.isHidden()

@@ -214,12 +214,16 @@ def read_dataset(folder: Path | str) -> Dataset:
     if not (folder / "meta.json").exists():
         return _paired(folder)
     meta = read_meta(folder)
-    images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
+    found = sorted((folder / "images").glob("*"))
+    images = {path.stem: path for path in found}
     classes = tuple(map(str, meta.get("classes") or ()))
-    items = []
+    items, lacking = [], []
     for split, name in listed(meta, folder):
         truth_path = _truth_path(folder, name)
-        if name in images and truth_path is not None:
+        if name not in images or truth_path is None:
+            lacking.append(name)
+        else:
+            _refuse_twins([path.stem for path in found if path.stem == name])
             _refuse_links((images[name], truth_path), folder)
             facts = meta["items"].get(name, {})
             is_mask = truth_path.parent.name == "masks"
@@ -233,9 +237,12 @@ def read_dataset(folder: Path | str) -> Dataset:
     if not items:
         raise ReadError(
             f"Expected images with labels in {folder}; found {len(images)} images and none of them listed in "
-            "meta.json with a file of the same name in masks/. Export a dataset with labels."
+            "meta.json with a NAME.tif in masks/, or a NAME.csv in boxes/ or points/. Export one with labels."
         )
-    return Dataset(folder, tuple(items))
+    notice = ""
+    if lacking:
+        notice = f"Listed in meta.json, but without an image or without its cells: {_some(lacking)}."
+    return Dataset(folder, tuple(items), notice)
 
 
 def _finish_change(folder: Path) -> None:
@@ -245,6 +252,13 @@ def _finish_change(folder: Path) -> None:
         raise ReadError(
             f"The last export into {folder} was interrupted and must be finished first. {error}"
         ) from error
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    """Raise ReadError where two images have one name, so that none can be told by it."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ReadError(f"Images must have names of their own; {_some(twice)} occur twice. Rename them.")
 
 
 def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
@@ -281,10 +295,7 @@ def _paired(folder: Path) -> Dataset:
         how = f"The folders {', '.join(given)} tell which of them teach and validate"
     else:
         items, how = _divided(_in_folder(folder, "train"))
-    names = [item.name for item in items]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ReadError(f"Images must have names of their own; {_some(twice)} occur twice. Rename them.")
+    _refuse_twins([item.name for item in items])
     example = f"{items[0].image_path.name} with {items[0].truth_path.name}"
     notice = f"Without meta.json, {len(items)} images were found ({example}). {how}."
     return Dataset(folder, tuple(items), notice)
@@ -332,9 +343,16 @@ def _matched(files: Sequence[Path], truths: Sequence[Path], *, is_apart: bool) -
     by_name: dict[str, Path] = {}
     for file in truths:
         if is_apart or _is_truth(file):
-            by_name[_plain(file)] = file
-            if is_apart:
-                by_name.setdefault(file.stem, file)
+            other = by_name.setdefault(_plain(file), file)
+            if other.stem.endswith("_cp_masks") and file.name.endswith("_seg.npy"):
+                by_name[_plain(file)] = file  # Cellpose saves both; this one is what was corrected
+            elif other != file:
+                raise ReadError(
+                    f"Every image needs one file of cells; {_plain(file)} has {other.name} and {file.name}. "
+                    "Keep one."
+                )
+    if is_apart:
+        by_name.update({file.stem: by_name.get(file.stem, file) for file in truths})
     images = [file for file in files if is_apart or not _is_truth(file)]
     pairs = {image: by_name[image.stem] for image in images if image.stem in by_name}
     if pairs:

@@ -15,7 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import in_digits
 from cellwright.files.zarr import open_array
-from cellwright.inference.context import calibration_of, load_models
+from cellwright.inference.context import calibration_of
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -23,7 +23,6 @@ from cellwright.inference.streaming.plan import (
     StreamPlan,
     blocks_of,
     factor_of,
-    files_of,
     kept_plan,
     labels_of,
     tell,
@@ -60,35 +59,33 @@ def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
     return Image(pixels, image.axes.replace("T", ""), sizes, image.name, image.channel_names)
 
 
-def count_block(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, part: Image
-) -> Task[None]:
+def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Image) -> Task[None]:
     """Count one block from its ``part`` of the image: write its labels, then the table of its cells."""
-    factor, settings, preparation = factor_of(image, plan.level), job.settings, plan.preparation
+    factor, settings, preparation = factor_of(job.image, plan.level), job.settings, plan.preparation
     if factor > 1:
-        settings = in_model_pixels(settings or job.family.settings(), 1 / factor)
+        settings = in_model_pixels(settings, 1 / factor)
         preparation = preparation._replace(zoom=preparation.zoom * factor)
-    calibration = calibration_of(load_models(job.model))
+    calibration = calibration_of(job.models)
     facts = FactCollector(calibration)
     preparation = preparation._replace(facts=facts)
     counting = count_with_prediction(
-        part, job.model, settings, job.engine, keep_maps=False, preparation=preparation
+        part, job.models, settings, job.recipe.engine, keep_maps=False, preparation=preparation
     )
     result, _ = yield from counting
     if factor > 1:
         result = _enlarged(result, factor, [span.stop - span.start for span in block.tile.read])
-    if len(block.tile.core) == 3 and not job.engine.link:
+    if len(block.tile.core) == 3 and not job.recipe.engine.link:
         result = replace(result, cells=_in_own_slices(result.cells, block))
     if result.gives == "density":
-        table = _density_written(job, image, block, result)
+        table = _density_written(job, block, result)
     else:
-        table = _cells_written(job, image, plan, block, result)
+        table = _cells_written(job, plan, block, result)
     networks = plan.preparation.networks
     if networks is not None:
-        tell(files_of(job, image).part(block), networks.notice)
+        tell(job.files.part(block), networks.notice)
     if calibration is not None:
-        write_text(files_of(job, image).fit(block), json.dumps(facts.sums.tolist()))
-    with atomic_write(files_of(job, image).part(block)) as path:
+        write_text(job.files.fit(block), json.dumps(facts.sums.tolist()))
+    with atomic_write(job.files.part(block)) as path:
         table.to_csv(path, index=False, float_format=in_digits)
 
 
@@ -121,37 +118,33 @@ def _in_own_slices(cells: Cells, block: StreamBlock) -> Cells:
     return cells.take((cells.points[:, 0] >= own.start) & (cells.points[:, 0] < own.stop))
 
 
-def link_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock) -> Task[None]:
+def link_block(job: StreamJob, plan: StreamPlan, block: StreamBlock) -> Task[None]:
     """Link the outlines in the slices of a block to cells: write their labels, then the table of its own."""
-    model = load_models(job.model)[0]
-    settings = job.settings
-    if settings is None:
-        settings = job.family.settings()
+    image = job.image
+    model = job.models[0]
     yield Progress("link", 0, 1)
-    outlines = _outlines_in(job.outlines(image), image, block)
+    outlines = _outlines_in(job.outlines, block)
     axes, sizes = image.label_axes.replace("T", ""), image.pixel_size_um
-    cells = link_cells(outlines, axes, model.linking(settings), sizes)
+    cells = link_cells(outlines, axes, model.linking(job.settings), sizes)
     assert outlines.labels is not None
     window = Image(np.broadcast_to(np.uint8(0), outlines.labels.shape), axes, sizes, image.name)
     del outlines
     provenance = Provenance(
         "", "", "", {"engine": {"link": True}}, image.name, window.shape, axes, sizes, "", 0.0
     )
-    table = _cells_written(job, image, plan, block, Result(float(len(cells)), cells, provenance))
-    with atomic_write(files_of(job, image).part(block)) as path:
+    table = _cells_written(job, plan, block, Result(float(len(cells)), cells, provenance))
+    with atomic_write(job.files.part(block)) as path:
         table.to_csv(path, index=False, float_format=in_digits)
 
 
-def _outlines_in(job: StreamJob, image: Image, block: StreamBlock) -> Cells:
+def _outlines_in(job: StreamJob, block: StreamBlock) -> Cells:
     """Return what was outlined in the slices of a window: labels and scores."""
     import pandas
 
-    plan = kept_plan(job, image)
+    plan = kept_plan(job)
     assert plan is not None
-    parts = [files_of(job, image).part(one) for one in blocks_of(image, plan) if one.overlaps(block)]
-    labels, present = compact(
-        np.asarray(open_array(files_of(job, image).labels)[block.place(image.label_axes)])
-    )
+    parts = [job.files.part(one) for one in blocks_of(job.image, plan) if one.overlaps(block)]
+    labels, present = compact(np.asarray(open_array(job.files.labels)[block.place(job.image.label_axes)]))
     tables = [pandas.read_csv(part, usecols=["label", "score"]) for part in parts]
     table = pandas.concat(tables).set_index("label")["score"]
     n, none = len(present) - 1, np.zeros(len(present) - 1, np.float32)
@@ -173,39 +166,39 @@ def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
     return codes.astype(np.int32).reshape(labels.shape), present
 
 
-def _density_written(job: StreamJob, image: Image, block: StreamBlock, result: Result) -> "pandas.DataFrame":
+def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> "pandas.DataFrame":
     """Write the density of a core; return its sum."""
     import pandas
 
     density = result.maps["density"][block.tile.local]
-    path = files_of(job, image).density
+    path = job.files.density
     with writing(path):
-        open_array(path)[block.place(image.label_axes, core=True)] = density
+        open_array(path)[block.place(job.image.label_axes, core=True)] = density
     return pandas.DataFrame([{"t": block.time, "count": float(density.sum(dtype=np.float64))}])
 
 
 def _cells_written(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, result: Result
+    job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result
 ) -> "pandas.DataFrame":
     """Write the labels of a block's own cells, if they have any; return the table of these cells."""
-    numbers = labels_of(block, len(blocks_of(image, plan)))
+    numbers = labels_of(block, len(blocks_of(job.image, plan)))
     if len(result.cells) > len(numbers):
         raise SettingsError(
             f"A block may hold {len(numbers)} cells; got {len(result.cells)}. Give it less memory."
         )
     if result.cells.labels is None:
-        cells = _not_found_before(job, image, plan, block, result.cells)
+        cells = _not_found_before(job, plan, block, result.cells)
     else:
-        cells = _written(job, image, block, result.cells, numbers)
-    table = _table(image, block, result, cells)
+        cells = _written(job, block, result.cells, numbers)
+    table = _table(job.image, block, result, cells)
     table["label"] += numbers.start - 1
     return table
 
 
-def _written(job: StreamJob, image: Image, block: StreamBlock, cells: Cells, numbers: range) -> Cells:
+def _written(job: StreamJob, block: StreamBlock, cells: Cells, numbers: range) -> Cells:
     """Write the labels of a block's own cells and return these; what an interrupted try left is taken out."""
-    path = files_of(job, image).labels
-    place = block.place(image.label_axes)
+    path = job.files.labels
+    place = block.place(job.image.label_axes)
     labels = open_array(path)
     window = np.asarray(labels[place])
     window[(window >= numbers.start) & (window < numbers.stop)] = 0
@@ -218,16 +211,14 @@ def _written(job: StreamJob, image: Image, block: StreamBlock, cells: Cells, num
     return own
 
 
-def _not_found_before(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, cells: Cells
-) -> Cells:
+def _not_found_before(job: StreamJob, plan: StreamPlan, block: StreamBlock, cells: Cells) -> Cells:
     """Return a block's own cells without those whose centre is that of a cell of a neighbour done before."""
     import pandas
 
     own = cells.take(claimed(cells.points, block.tile))
     before = [
-        files_of(job, image).part(other)
-        for other in blocks_of(image, plan)
+        job.files.part(other)
+        for other in blocks_of(job.image, plan)
         if other.round < block.round and other.touches(block)
     ]
     centres = [pandas.read_csv(path, usecols=["y", "x"])[["y", "x"]].to_numpy(np.float32) for path in before]

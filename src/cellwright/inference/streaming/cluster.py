@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task, run
 from cellwright.inference.classify import CropScale
-from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.inference.streaming.block import count_block, link_block, part_of
@@ -36,17 +34,15 @@ OnBlock = Callable[[StreamBlock], None]
 LentClient = Callable[[], "Client | None"]
 
 
-def one_by_one(
-    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock]
-) -> Iterator[int]:
+def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) -> Iterator[int]:
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     with ThreadPoolExecutor(1) as reader:
-        reading = [reader.submit(part_of, image, block, plan.level) for block in blocks[:1]]
+        reading = [reader.submit(part_of, job.image, block, plan.level) for block in blocks[:1]]
         for block, following in zip_longest(blocks, blocks[1:]):
             part = reading.pop().result()
             if following is not None:
-                reading.append(reader.submit(part_of, image, following, plan.level))
-            for _ in count_block(job, image, plan, block, part):
+                reading.append(reader.submit(part_of, job.image, following, plan.level))
+            for _ in count_block(job, plan, block, part):
                 yield 0
             yield 1
 
@@ -123,37 +119,32 @@ def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) 
 
 
 def _warm_there(job: StreamJob) -> None:
-    networks = _networks_there(load_models(job.model), job.engine)
+    networks = _networks_there(job.models, job.recipe.engine)
     side = lcm(networks.divisor, WARM_PX)
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
 
 def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     """Count a block in another process."""
-    image = _image_there(job)
-    here = plan.with_networks(_networks_there(load_models(job.model), job.engine))
-    run(count_block(job, image, here, block, part_of(image, block, plan.level)))
+    job = _there(job)
+    here = plan.with_networks(_networks_there(job.models, job.recipe.engine))
+    run(count_block(job, here, block, part_of(job.image, block, plan.level)))
 
 
 def link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     """Link the outlines in a block in another process."""
-    run(link_block(job, _image_there(job), plan, block))
+    run(link_block(_there(job), plan, block))
 
 
 def measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
     """Measure a block in another process."""
-    run(measure_block(job, _image_there(job), plan, block, scale))
-
-
-def _image_there(job: StreamJob) -> Image:
-    assert isinstance(job.source, Path)
-    return _opened(job.source, job.axes, job.pixel_size_um, job.run)
+    run(measure_block(_there(job), plan, block, scale))
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, axes: str | None, pixel_size_um: tuple[float, ...], _: str) -> Image:
-    """Return an image, opened once in a run: by the next one of the same cluster it may have changed."""
-    return StreamJob(path, Path(), axes=axes, pixel_size_um=pixel_size_um).image()
+def _there(job: StreamJob) -> StreamJob:
+    """Return a job that came before, its image open: by the next run on a cluster that may have changed."""
+    return job
 
 
 @lru_cache(maxsize=1)
@@ -177,7 +168,7 @@ def _environment(n_workers: int) -> dict[str, str]:
 
 
 @contextmanager
-def cluster(stream: StreamSettings, job: StreamJob) -> Iterator[LentClient]:
+def cluster(job: StreamJob) -> Iterator[LentClient]:
     """Lend what gives a client of the cluster that shares the blocks, or None where there is no cluster.
 
     The cluster starts meanwhile, and its processes load the networks.
@@ -188,14 +179,14 @@ def cluster(stream: StreamSettings, job: StreamJob) -> Iterator[LentClient]:
         No scheduler answers, or, once a client is asked for, dask.distributed is not installed.
     """
     with ExitStack() as held, ThreadPoolExecutor(1) as starter:
-        starting = starter.submit(_started, held, stream, job)
-        if stream.scheduler:
+        starting = starter.submit(_started, held, job)
+        if job.recipe.stream.scheduler:
             starting.result()
         yield starting.result
 
 
-def _started(held: ExitStack, stream: StreamSettings, job: StreamJob) -> "Client | None":
-    client = held.enter_context(_cluster(stream))
+def _started(held: ExitStack, job: StreamJob) -> "Client | None":
+    client = held.enter_context(_cluster(job.recipe.stream))
     if client is not None:
         _warm_up(client, job)
     return client

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from math import ceil, lcm, sqrt
 from pathlib import Path
@@ -19,13 +20,14 @@ from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.zarr import address_of, chunk_px
-from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, ModelChoices, Preparation, load_models
+from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, Preparation, load_models
 from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import Recipe
-from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
+from cellwright.inference.settings import InputFiles
 from cellwright.models import registry
+from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -45,85 +47,98 @@ LEAST_ALIKE = 0.2  # correlation of these windows: of noise alone, thinned out f
 MOST_LABELS = np.iinfo(np.int32).max
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamJob:
-    """One image to count, in a form that can be sent to another process."""
+    """One image to count block by block; sent to another process it opens the image there."""
 
     source: Image | Path  # other processes need a file
     output: Path  # folder of the results
-    model: ModelChoices = registry.DEFAULT_FAMILY
-    settings: Any = None
-    engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
-    axes: str | None = None
-    analysis: AnalysisSettings = AnalysisSettings()  # noqa: RUF009 - frozen; of the cells, and which count
-    classifier: str = ""  # name or folder of what gives the cells their classes; empty for none
-    pixel_size_um: tuple[float, ...] = ()  # where the file is not to be believed; empty as the file tells
-    files: InputFiles = InputFiles()  # noqa: RUF009 - frozen; for the analysis
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen; how it is counted, and what is measured
     whole_table: bool = False  # whether the table of all cells is wanted in memory, with all columns
     run: str = ""  # what no other run has: processes keep what they have opened for as long as it lasts
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @cached_property
     def image(self) -> Image:
-        """Return the image, its pixels not yet read."""
+        """The image, its pixels not yet read."""
         image = self.source
         if not isinstance(image, Image):
-            image = read_image(image, self.axes, has_levels=True)
-        if not self.pixel_size_um:
-            return image
-        return replace(image, pixel_size_um=self.pixel_size_um)
+            image = read_image(image, self.recipe.axes or None, has_levels=True)
+        return self.recipe.image_of(image)
+
+    @property
+    def files(self) -> "StreamFiles":
+        """Where the files of the image are."""
+        return StreamFiles(self.output, self.image.name)
+
+    @property
+    def models(self) -> tuple[CellModel, ...]:
+        """What counts; all of one family."""
+        return load_models(self.recipe.models)
 
     @property
     def family(self) -> registry.Family:
         """That of the models."""
-        return registry.get(load_models(self.model)[0].spec.family)
+        return registry.get(self.models[0].spec.family)
 
-    def is_linked(self, image: Image) -> bool:
+    @property
+    def settings(self) -> Any:
+        """Those of the family."""
+        if self.recipe.settings is None:
+            return self.family.settings()
+        return self.recipe.settings
+
+    @property
+    def is_linked(self) -> bool:
         """Whether the outlines of slices are linked to cells in 3D once all of them are there."""
-        return self.engine.link and image.label_axes in LINKED_AXES and "Labels" in self.family.returns
+        is_volume = self.recipe.engine.link and self.image.label_axes in LINKED_AXES
+        return is_volume and "Labels" in self.family.returns
 
-    def outlines(self, image: Image) -> Self:
-        """Return the job that outlines cells slice by slice, for this one to link them."""
-        return replace(
-            self,
-            output=files_of(self, image).parts / "slices",
-            engine=replace(self.engine, link=False),
+    @cached_property
+    def outlines(self) -> "StreamJob":
+        """The job that outlines cells slice by slice, for this one to link them."""
+        recipe = replace(
+            self.recipe,
+            engine=replace(self.recipe.engine, link=False),
             analysis=AnalysisSettings(),
             classifier="",
             files=InputFiles(),
-            whole_table=False,
         )
+        return replace(self, output=self.files.parts / "slices", recipe=recipe, whole_table=False)
 
     @property
     def has_second_pass(self) -> bool:
         """Whether more is wanted of the cells than a count gives."""
-        is_analysed = self.analysis != AnalysisSettings() or self.files != InputFiles()
-        return is_analysed or self.whole_table or bool(self.classifier)
+        return self.recipe.is_analysed or self.whole_table or bool(self.recipe.classifier)
 
-    def fingerprint(self, image: Image) -> str:
-        """Return what has to be the same for a count to go on: image, models and settings, as text."""
-        models = load_models(self.model)
-        settings = self.settings
-        if settings is None:
-            settings = self.family.settings()
+    @property
+    def fingerprint(self) -> str:
+        """What has to be the same for a count to go on: image, models and settings, as text."""
+        image = self.image
         facts = {
             "image": [image.name, image.axes, image.shape, str(image.data.dtype), image.pixel_size_um],
-            "models": [model.sha256 or model.spec.family for model in models],
-            "settings": asdict(settings),
-            "engine": self.engine.facts,
+            "models": [model.sha256 or model.spec.family for model in self.models],
+            "settings": asdict(self.settings),
+            "engine": self.recipe.engine.facts,
         }
         if image.source and not address_of(image.source):
             facts["file"] = facts_of(Path(image.source))
         if image.source_files:
             facts["files"] = [facts_of(Path(path)) for path in image.source_files]
-        if self.is_linked(image):
+        if self.is_linked:
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         if self.family.needs_volumes:
             facts["colours"] = "scaled as a whole"  # those of earlier versions were scaled block by block
         return json.dumps(facts, sort_keys=True, default=str)
 
-    def second_fingerprint(self, image: Image) -> str:
-        """Return the same for what is measured."""
-        files = [facts_of(path) for path in Recipe(files=self.files).input_paths(image.name)]
-        return json.dumps([asdict(self.analysis), self.classifier, files])
+    @property
+    def second_fingerprint(self) -> str:
+        """The same for what is measured."""
+        recipe = replace(self.recipe, with_files=())
+        files = [facts_of(path) for path in recipe.input_paths(self.image.name)]
+        return json.dumps([asdict(recipe.analysis), recipe.classifier, files])
 
 
 class StreamBlock(NamedTuple):
@@ -254,14 +269,9 @@ def told_by_blocks(files: StreamFiles) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in told))
 
 
-def files_of(job: StreamJob, image: Image) -> StreamFiles:
-    """Return where the files of an image are."""
-    return StreamFiles(job.output, image.name)
-
-
 def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     """Return the blocks of an image, time point by time point, slices by slices, row by row."""
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = image.lengths
     sizes = {axis: (plan.core_px, plan.halo_px, chunk_px(image.label_axes)) for axis in "YX"}
     sizes["Z"] = (plan.core_slices or lengths.get("Z", 1), plan.halo_slices, 1)
     axes = [axis for axis in "ZYX" if axis in lengths]
@@ -294,12 +304,12 @@ def labels_of(block: StreamBlock, n_blocks: int) -> range:
     return range(block.number * n + 1, (block.number + 1) * n + 1)
 
 
-def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
+def kept_plan(job: StreamJob) -> StreamPlan | None:
     """Return the plan of a run that was stopped; None where there is none of this job."""
-    path = files_of(job, image).parts / PLAN
+    path = job.files.parts / PLAN
     with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["job"] == job.fingerprint(image):
+        if kept["job"] == job.fingerprint:
             scaling = Scaling(*map(float, kept["scaling"]))
             channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
             core, halo, level = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:6])
@@ -313,12 +323,12 @@ def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
     return None
 
 
-def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[StreamPlan]:
+def make_plan(job: StreamJob) -> Task[StreamPlan]:
     """Return how the blocks of an image are to be counted, with the scale estimated."""
-    block_px = _block_size(job, image, 1.0, stream)[0]
-    preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
-    plan = StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream))
-    return plan._replace(level=_level_for(image, plan))
+    block_px = _block_size(job, 1.0)[0]
+    preparation = yield from prepare(job.image, job.models, job.settings, job.recipe.engine, block_px)
+    plan = StreamPlan(preparation, *_block_size(job, preparation.zoom))
+    return plan._replace(level=_level_for(job.image, plan))
 
 
 def factor_of(image: Image, level: int) -> int:
@@ -326,7 +336,7 @@ def factor_of(image: Image, level: int) -> int:
     if not level:
         return 1
     small = dict(zip(image.axes, image.levels[level - 1].shape, strict=True))
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = image.lengths
     factor: int = round(lengths["X"] / small["X"])
     fits = all(small[axis] in (lengths[axis] // factor, ceil(lengths[axis] / factor)) for axis in "YX")
     if not fits or any(small[axis] != n for axis, n in lengths.items() if axis not in "YX"):
@@ -348,7 +358,7 @@ def _level_for(image: Image, plan: StreamPlan) -> int:
 def _shows_the_same(image: Image, level: int, factor: int) -> bool:
     """Return whether a smaller copy looks like the image in nine windows: it may be older than the image."""
     small = replace(image, data=image.levels[level - 1])
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = image.lengths
     spans: dict[str, list[slice]] = {}
     for axis in "YX":
         most = lengths[axis] // factor
@@ -373,7 +383,7 @@ def _shows_the_same(image: Image, level: int, factor: int) -> bool:
     return bool(np.corrcoef(ours, theirs)[0, 1] > LEAST_ALIKE)
 
 
-def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, int, int, int]:
+def link_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     """Return the size of the blocks in which outlines are linked: those that overlap least of those that fit.
 
     Side and context of a core along Y and X, then along Z.
@@ -383,11 +393,12 @@ def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings)
     SettingsError
         None does.
     """
-    diameter_px = load_models(job.model)[0].spec.diameter_px / zoom
+    image = job.image
+    diameter_px = job.models[0].spec.diameter_px / zoom
     halo, chunk = ceil(LARGEST_CELL * diameter_px), chunk_px(image.label_axes)
     halo_slices = ceil(TALLEST_CELL * diameter_px / anisotropy_of(image.pixel_size_um))
-    lengths = dict(zip(image.axes, image.shape, strict=True))
-    sizes, budget = {}, min(_budget(stream), MOST_LINKED) / BYTES_PER_LINKED
+    lengths = image.lengths
+    sizes, budget = {}, min(_budget(job), MOST_LINKED) / BYTES_PER_LINKED
     for core in range(chunk, max(lengths["Y"], lengths["X"]) + chunk, chunk):
         window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
         slices = min(int(budget / window), lengths["Z"])
@@ -402,16 +413,16 @@ def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings)
         least *= min(2 * halo_slices + 1, lengths["Z"]) * BYTES_PER_LINKED
         raise SettingsError(
             f"Cells of {diameter_px:.0f} pixels in volumes take blocks of {least / 1e6:.0f} MB to link; free "
-            f"or allowed are {_budget(stream) / 1e6:.0f} MB. Give more --memory, or count without linking."
+            f"or allowed are {_budget(job) / 1e6:.0f} MB. Give more --memory, or count without linking."
         )
     return sizes[max(sizes)]
 
 
-def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
+def keep_plan(job: StreamJob, plan: StreamPlan) -> None:
     """Write a plan down; from now on a run goes on with it."""
     preparation = plan.preparation
     kept = {
-        "job": job.fingerprint(image),
+        "job": job.fingerprint,
         "scaling": astuple(preparation.scaling),
         "channels": [astuple(one) for one in preparation.channels],
         "zoom": preparation.zoom,
@@ -419,36 +430,35 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
         "colouring": preparation.colouring and astuple(preparation.colouring),
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
-    write_text(files_of(job, image).parts / PLAN, json.dumps(kept, indent=2))
+    write_text(job.files.parts / PLAN, json.dumps(kept, indent=2))
 
 
-def _budget(stream: StreamSettings) -> float:
+def _budget(job: StreamJob) -> float:
     """Return the bytes that a block may take."""
+    stream = job.recipe.stream
     return min(stream.memory_bytes, FREE_SHARE * free_memory() / stream.workers)
 
 
-def _block_size(
-    job: StreamJob, image: Image, zoom: float, stream: StreamSettings
-) -> tuple[int, int, int, int]:
+def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     """Return side and context of a core along Y and X, a multiple of a chunk, and along Z."""
-    models = load_models(job.model)
+    models = job.models
     diameter_px = models[0].spec.diameter_px / zoom
     divisor = lcm(*(model.spec.divisor for model in models))
     context = max(model.spec.halo for model in models) / zoom + LARGEST_CELL * diameter_px
     halo = ceil(context / divisor) * divisor
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = job.image.lengths
     per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2
     around = int(models[0].needs_volumes)  # slices that the network looks at beside each one
     n_slices = 0
     if "Z" in lengths:
         n_slices = 1 + 2 * around
-    chunk = chunk_px(image.label_axes)
-    window_px = int(sqrt(_budget(stream) / (per_pixel + BYTES_PER_VOXEL * n_slices)))
+    chunk = chunk_px(job.image.label_axes)
+    window_px = int(sqrt(_budget(job) / (per_pixel + BYTES_PER_VOXEL * n_slices)))
     core = max(min(CORE_PX, window_px - 2 * halo) // chunk * chunk, chunk)
     if not n_slices:
         return core, halo, 0, 0
     window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
-    fitting = int((_budget(stream) / window - per_pixel) / BYTES_PER_VOXEL) - 2 * around
+    fitting = int((_budget(job) / window - per_pixel) / BYTES_PER_VOXEL) - 2 * around
     return core, halo, max(min(fitting, MOST_SLICES, lengths["Z"]), 1), around
 
 

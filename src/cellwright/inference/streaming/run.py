@@ -43,11 +43,10 @@ from cellwright.files.atomic import atomic_write, make_folder, only_holder, writ
 from cellwright.files.folders.written import begin_image, changed_meanwhile, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
-from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
+from cellwright.inference.context import calibration_of, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
-from cellwright.inference.settings import StreamSettings
 from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
     LentClient,
@@ -65,7 +64,6 @@ from cellwright.inference.streaming.plan import (
     StreamJob,
     StreamPlan,
     blocks_of,
-    files_of,
     in_rounds,
     keep_plan,
     kept_plan,
@@ -97,11 +95,7 @@ STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
 WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
 
-def count_streamed(
-    job: StreamJob,
-    stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
-    write: WriteMore = lambda _: ([], []),
-) -> Task[Counted]:
+def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Task[Counted]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
     What else is to be written does ``write``, before the image counts as done; it returns the files in the
@@ -115,92 +109,87 @@ def count_streamed(
         The image, the model or a setting does not fit, or a file cannot be written; says what to do.
     """
     started, job = time.perf_counter(), replace(job, run=token_hex(8))
-    image = job.image()
-    _check(job, image, stream)
-    known = job.fingerprint(image)
-    files = files_of(job, image)
-    with _only_run(job, image), ExitStack() as held:
-        lent = held.enter_context(cluster(stream, job))
-        networks = held.enter_context(closing(Engine(load_models(job.model), job.engine)))
+    _check(job)
+    known, name = job.fingerprint, job.image.name
+    with _only_run(job), ExitStack() as held:
+        lent = held.enter_context(cluster(job))
+        networks = held.enter_context(closing(Engine(job.models, job.recipe.engine)))
         first = job
-        if job.is_linked(image):
-            first = job.outlines(image)
-            link_size(job, image, 1.0, stream)  # what cannot be linked fails at once
-        here = yield from _count_blocks(first, image, stream, networks, lent)
+        if job.is_linked:
+            first = job.outlines
+            link_size(job, 1.0)  # what cannot be linked fails at once
+        here = yield from _count_blocks(first, networks, lent)
         client = lent()
-        fit, blocks = _fit(first, image, here), blocks_of(image, here)
-        if job.is_linked(image):
-            here = yield from _link_blocks(job, image, here, stream, client)
-            blocks = blocks_of(image, here)
+        fit, blocks = _fit(first, here), blocks_of(job.image, here)
+        if job.is_linked:
+            here = yield from _link_blocks(job, here, client)
+            blocks = blocks_of(job.image, here)
         selected = None
         if job.has_second_pass:
-            selected = yield from _second_pass(job, image, here, blocks, client)
+            selected = yield from _second_pass(job, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        if job.fingerprint(image) != known:
-            raise changed_meanwhile(image.name)
-        told = [*here.told, *begin_image(image.name, job.output).notices]
-        found = _finish(job, image, here, selected, fit, started)
-        told += _write_more(job, image, found, write)
-    shutil.rmtree(files.parts)
+        if job.fingerprint != known:
+            raise changed_meanwhile(name)
+        told = [*here.told, *begin_image(name, job.output).notices]
+        found = _finish(job, here, selected, fit, started)
+        told += _write_more(job, found, write)
+    shutil.rmtree(job.files.parts)
     return found.told(told)
 
 
-def _check(job: StreamJob, image: Image, stream: StreamSettings) -> None:
+def _check(job: StreamJob) -> None:
     """Raise where an image cannot be counted so, before the first block is."""
-    if image.label_axes not in STREAMED_AXES:
+    axes, stream = job.image.label_axes, job.recipe.stream
+    if axes not in STREAMED_AXES:
         raise AxesError(
-            f"Images that are counted block by block have axes in the order TZYX; got {image.label_axes!r}. "
+            f"Images that are counted block by block have axes in the order TZYX; got {axes!r}. "
             "Write the image again with its axes in this order."
         )
-    check_second_pass(job, image)
+    check_second_pass(job)
     if isinstance(job.source, Image) and (stream.workers > 1 or stream.scheduler):
         raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
 
 
-def _count_blocks(
-    job: StreamJob, image: Image, stream: StreamSettings, networks: Engine, lent: LentClient
-) -> Task[StreamPlan]:
+def _count_blocks(job: StreamJob, networks: Engine, lent: LentClient) -> Task[StreamPlan]:
     """Have all blocks of an image counted; return the plan of that."""
-    _forget_selected(job, image)
-    plan = kept_plan(job, image)
+    _forget_selected(job)
+    plan = kept_plan(job)
     if plan is None:
-        plan = yield from make_plan(job, image, stream)
-        plan = _begin(job, image, plan)
+        plan = yield from make_plan(job)
+        plan = _begin(job, plan)
     client = lent()
-    here, path = plan.with_networks(networks), files_of(job, image).part
-    steps: Steps = partial(one_by_one, job, image, here)
+    here, path = plan.with_networks(networks), job.files.part
+    steps: Steps = partial(one_by_one, job, here)
     if client is not None:
         there = partial(count_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
-    yield from _through("blocks", blocks_of(image, plan), path, steps)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(job.image.label_axes))
+    yield from _through("blocks", blocks_of(job.image, plan), path, steps)
     return here
 
 
-def _forget_selected(job: StreamJob, image: Image) -> None:
+def _forget_selected(job: StreamJob) -> None:
     """Forget the plan of a run that was stopped once it had taken cells out, where others are wanted now."""
-    parts = files_of(job, image).parts
+    parts = job.files.parts
     if any(parts.glob("*.selected.csv")):
         told = (parts / MEASURED).read_text(encoding="utf-8")
-        if not job.has_second_pass or told != job.second_fingerprint(image):
+        if not job.has_second_pass or told != job.second_fingerprint:
             (parts / PLAN).unlink(missing_ok=True)
 
 
-def _link_blocks(
-    job: StreamJob, image: Image, outlined: StreamPlan, stream: StreamSettings, client: "Client | None"
-) -> Task[StreamPlan]:
+def _link_blocks(job: StreamJob, outlined: StreamPlan, client: "Client | None") -> Task[StreamPlan]:
     """Have the outlines of all slices linked to cells; return the plan of that."""
-    _forget_selected(job, image)
-    plan = kept_plan(job, image)
+    _forget_selected(job)
+    plan = kept_plan(job)
     if plan is None:
-        sizes = link_size(job, image, outlined.preparation.zoom, stream)
+        sizes = link_size(job, outlined.preparation.zoom)
         plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
-        plan = _begin(job, image, plan)
-    path = files_of(job, image).part
-    steps: Steps = partial(each, partial(link_block, job, image, plan))
+        plan = _begin(job, plan)
+    path = job.files.part
+    steps: Steps = partial(each, partial(link_block, job, plan))
     if client is not None:
         there = partial(link_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
-    yield from _through("link", blocks_of(image, plan), path, steps)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(job.image.label_axes))
+    yield from _through("link", blocks_of(job.image, plan), path, steps)
     return StreamPlan(outlined.preparation, *plan[1:])
 
 
@@ -225,12 +214,13 @@ def _is_whole(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> StreamPlan:
+def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
     """Make what blocks write into, and keep the plan; what another job left is thrown away.
 
     Labels that a user has changed are kept, which the plan that is returned tells.
     """
-    files, family = files_of(job, image), job.family
+    image = job.image
+    files, family = job.files, job.family
     for old in (path for ending in ("csv", "facts.json", "told") for path in files.parts.glob(f"*.{ending}")):
         old.unlink()
     maps = [files.labels, files.density]
@@ -243,51 +233,50 @@ def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> StreamPlan:
     elif "Labels" in family.returns:
         create_array(files.labels, image)
     plan = plan._replace(told=before.notices)
-    keep_plan(job, image, plan)
+    keep_plan(job, plan)
     return plan
 
 
 def _second_pass(
     job: StreamJob,
-    image: Image,
     plan: StreamPlan,
     blocks: Sequence[StreamBlock],
     client: "Client | None",
 ) -> Task[Selected]:
     """Measure and classify all cells, and leave out those that do not count."""
-    files = files_of(job, image)
-    settings, wanted = files.parts / MEASURED, job.second_fingerprint(image)
+    files = job.files
+    settings, wanted = files.parts / MEASURED, job.second_fingerprint
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
         for old in files.parts.glob("*.measured.*"):
             old.unlink()
         write_text(settings, wanted)
-    scale = crop_scale(job, image, [files.part(block) for block in blocks])
-    steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
+    scale = crop_scale(job, [files.part(block) for block in blocks])
+    steps: Steps = partial(each, lambda block: measure_block(job, plan, block, scale))
     if client is not None:  # nothing is written to the labels
         there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
         steps = partial(shared_out, client, there, path=files.measured, chunk=0)
     yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
-    return select(job, image, blocks)
+    return select(job, blocks)
 
 
 def _finish(
     job: StreamJob,
-    image: Image,
     plan: StreamPlan,
     selected: Selected | None,
     fit: float | None,
     started: float,
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
+    image = job.image
     forget_written(image.name, job.output)
-    files, blocks = files_of(job, image), blocks_of(image, plan)
+    files, blocks = job.files, blocks_of(job.image, plan)
     maps = files.labels
     if job.family.gives == "density":
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    provenance, notices, settings = _found_by(job, image, plan, fit, started)
+    provenance, notices, settings = _found_by(job, plan, fit, started)
     notices = tuple(filter(None, notices))
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
     parts, analysis = [files.part(block) for block in blocks], None
@@ -297,7 +286,7 @@ def _finish(
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
     else:
-        analysis = analysis_of(job, image, blocks, selected, _with_selection(job, result, selected))
+        analysis = analysis_of(job, blocks, selected, _with_selection(job, result, selected))
         _join([files.selected(block) for block in blocks], files.table("csv"))
         result = analysis.result
     labels = maps if maps.exists() else None
@@ -306,40 +295,41 @@ def _finish(
     return found
 
 
-def _write_more(job: StreamJob, image: Image, found: Counted, write: WriteMore) -> list[str]:
+def _write_more(job: StreamJob, found: Counted, write: WriteMore) -> list[str]:
     """Have the rest written, and note what was written; return sentences for the user."""
-    files = files_of(job, image)
+    files = job.files
     others, told = write(found)
     own = [files.labels, files.density, files.table("csv"), files.table("parquet")]
-    mark_written(image.name, job.output, [*others, *(path for path in own if path.exists())])
+    mark_written(job.image.name, job.output, [*others, *(path for path in own if path.exists())])
     return told
 
 
 def _found_by(
-    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
+    job: StreamJob, plan: StreamPlan, fit: float | None, started: float
 ) -> tuple[Provenance, tuple[str, ...], Any]:
     """Return how an image was counted, what the user should know, and the settings of the family."""
+    image = job.image
     preparation = plan.preparation
-    with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
+    with open_context(image, job.models, job.settings, job.recipe.engine, preparation) as context:
         seconds = time.perf_counter() - started
-        provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
+        provenance = provenance_of(context, image, names_of(job.recipe.models), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         missing = ""
         if plan.level:
             missing = missing_chunks(image.levels[plan.level - 1])
-        told = told_by_blocks(files_of(job, image))
+        told = told_by_blocks(job.files)
         notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
         settings = context.settings
-    facts: dict[str, Any] = {"models": references_of(job.model)}
+    facts: dict[str, Any] = {"models": references_of(job.recipe.models)}
     if fit is not None:
         facts["expected_f1"] = round(fit, 4)
     return replace(provenance, settings={**provenance.settings, **facts}), notices, settings
 
 
-def _fit(job: StreamJob, image: Image, plan: StreamPlan) -> float | None:
+def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
-    files, facts = files_of(job, image), FactCollector(calibration_of(load_models(job.model)))
-    told = [block for block in blocks_of(image, plan) if files.fit(block).exists()]
+    files, facts = job.files, FactCollector(calibration_of(job.models))
+    told = [block for block in blocks_of(job.image, plan) if files.fit(block).exists()]
     for block in told:
         facts.sums += json.loads(files.fit(block).read_text(encoding="utf-8"))
     return facts.expected_f1([_scored(files.part(block)) for block in told] or [Cells.empty(2)])
@@ -357,10 +347,14 @@ def _scored(part: Path) -> Cells:
 
 def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Result:
     """Return a result that tells how the cells that count were chosen."""
-    facts: dict[str, Any] = {"analysis": asdict(job.analysis), "thresholds": dict(selected.thresholds)}
-    if job.classifier:
-        chosen = load(job.classifier)
-        classifier = {"sha256": chosen.sha256, "name": Path(job.classifier).name, "reference": job.classifier}
+    facts: dict[str, Any] = {"analysis": asdict(job.recipe.analysis), "thresholds": dict(selected.thresholds)}
+    if job.recipe.classifier:
+        chosen = load(job.recipe.classifier)
+        classifier = {
+            "sha256": chosen.sha256,
+            "name": Path(job.recipe.classifier).name,
+            "reference": job.recipe.classifier,
+        }
         facts |= {"classes": list(chosen.spec.classes), "classifier": classifier}
     settings = {**result.provenance.settings, **facts}
     return replace(result, provenance=replace(result.provenance, settings=settings))
@@ -374,7 +368,7 @@ def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any
     sums: NDArray[np.float64] = blocks.groupby("t")["count"].sum().to_numpy(np.float64)
     lead = (len(sums),) if "T" in result.provenance.axes else ()
     density: Any = sums.reshape(*lead, 1, 1)
-    spec = load_models(job.model)[0].spec
+    spec = job.models[0].spec
     interval = count_interval(density, settings, spec.count_error)
     return replace(result, count=float(sums.sum()), maps={"density": density}, interval=interval)
 
@@ -423,7 +417,7 @@ def _has_rows(part: Path) -> bool:
 
 
 @contextmanager
-def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
+def _only_run(job: StreamJob) -> Iterator[None]:
     """Hold the folder of a run's parts, so that no other program works on the same image.
 
     Raises
@@ -431,9 +425,9 @@ def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
     WriteError
         Another one does, or the folder cannot be written.
     """
-    files = files_of(job, image)
+    files = job.files
     make_folder(files.parts)
-    wrong = f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
+    wrong = f"Another program counts {job.image.name} into {job.output}. Wait for it, or name another folder."
     with only_holder(files.lock, wrong):
         try:
             yield

@@ -34,7 +34,6 @@ from cellwright.inference.streaming.plan import (
     StreamJob,
     StreamPlan,
     blocks_of,
-    files_of,
     labels_of,
     tell,
 )
@@ -74,7 +73,7 @@ SUMMED = ("label", "t", "z", "y", "x", "class", "score", "area_px", "volume_px",
 NEAREST = "nearest_distance"
 
 
-def check_second_pass(job: StreamJob, image: Image) -> None:
+def check_second_pass(job: StreamJob) -> None:
     """Raise where what is wanted of the cells cannot be had, before the first block is counted.
 
     Raises
@@ -83,6 +82,7 @@ def check_second_pass(job: StreamJob, image: Image) -> None:
         A file cannot be read or belongs to another image, the image has no time to track in, or the model
         tells no outlines to measure in.
     """
+    image = job.image
     if not job.has_second_pass:
         return
     if "Labels" not in job.family.returns:
@@ -90,10 +90,10 @@ def check_second_pass(job: StreamJob, image: Image) -> None:
             f"Cells are measured and classified block by block in their outlines; {job.family.name} gives "
             "none. Choose a model that outlines, flow for instance."
         )
-    if job.analysis.track:
-        check_tracked(image.label_axes, is_volume=job.engine.link)
-    inputs = inputs_of(job, image)
-    check_texts(job.analysis.keep, _known_texts(job, inputs))
+    if job.recipe.analysis.track:
+        check_tracked(image.label_axes, is_volume=job.recipe.engine.link)
+    inputs = inputs_of(job)
+    check_texts(job.recipe.analysis.keep, _known_texts(job, inputs))
     if inputs.regions is not None:
         inputs.regions.check(image.label_shape)
     for name, other in inputs.others.items():
@@ -106,18 +106,21 @@ def check_second_pass(job: StreamJob, image: Image) -> None:
 
 def _known_texts(job: StreamJob, inputs: AnalysisInputs) -> dict[str, Sequence[str]]:
     known: dict[str, Sequence[str]] = {}
-    if job.classifier:
-        known["class"] = load(job.classifier).spec.classes
+    if job.recipe.classifier:
+        known["class"] = load(job.recipe.classifier).spec.classes
     if inputs.regions is not None and inputs.regions.included:
         known["regions"] = inputs.regions.names
     return known
 
 
-def inputs_of(job: StreamJob, image: Image) -> AnalysisInputs:
+def inputs_of(job: StreamJob) -> AnalysisInputs:
     """Return what an analysis takes besides the image; each process opens it once."""
-    if job.files == InputFiles():
+    image = job.image
+    if job.recipe.files == InputFiles():
         return AnalysisInputs()
-    return _inputs(job.run, job.files, job.analysis.region_rule, image.name, image.axes, image.shape)
+    return _inputs(
+        job.run, job.recipe.files, job.recipe.analysis.region_rule, image.name, image.axes, image.shape
+    )
 
 
 @lru_cache(maxsize=1)
@@ -127,23 +130,23 @@ def _inputs(
     return read_inputs(files, Image(np.broadcast_to(np.uint8(0), shape), axes, name=name), rule)
 
 
-def regions_of(job: StreamJob, image: Image) -> RegionSet:
+def regions_of(job: StreamJob) -> RegionSet:
     """Return where the cells of an image count."""
-    return inputs_of(job, image).regions or RegionSet(rule=job.analysis.region_rule)
+    return inputs_of(job).regions or RegionSet(rule=job.recipe.analysis.region_rule)
 
 
-def crop_scale(job: StreamJob, image: Image, parts: Sequence[Path]) -> CropScale | None:
+def crop_scale(job: StreamJob, parts: Sequence[Path]) -> CropScale | None:
     """Return what a classifier has to know of the whole image; None where there is no classifier."""
     import pandas
 
-    if not job.classifier:
+    if not job.recipe.classifier:
         return None
-    spec = load(job.classifier).spec
+    spec = load(job.recipe.classifier).spec
     sides = ["box_y0", "box_x0", "box_y1", "box_x1"]
     boxes = [pandas.read_csv(part, usecols=sides)[sides].to_numpy(np.float32) for part in parts]
     every = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).reshape(-1, 2, 2)
     extents = extents_of(every, np.zeros(len(every), np.float32), spec.diameter_px)
-    seen = job.engine.seen(image)
+    seen = job.recipe.engine.seen(job.image)
     sample = frames(seen.image, seen.channel).sample()
     return CropScale(intensity.fit(sample, spec.percentiles), typical_extent(extents), seen.scalings)
 
@@ -158,7 +161,7 @@ class _Window(NamedTuple):
 
 
 def measure_block(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, scale: CropScale | None
+    job: StreamJob, plan: StreamPlan, block: StreamBlock, scale: CropScale | None
 ) -> Task[None]:
     """Measure and classify the cells of a block, tell the regions they lie in, and write all that down.
 
@@ -169,38 +172,41 @@ def measure_block(
     """
     import pandas
 
-    files, regions = files_of(job, image), regions_of(job, image)
+    files, regions = job.files, regions_of(job)
     table = pandas.read_csv(files.part(block))
     membership, n_outside = np.zeros((0, len(regions.names)), bool), 0
-    if len(table) or job.files.nuclei:
-        window = _window_of(job, image, plan, block, table)
+    if len(table) or job.recipe.files.nuclei:
+        window = _window_of(job, plan, block, table)
         if scale is not None and len(table):
             own = window.found.cells.take(window.rows)
-            classes = yield from predict_classes(own, window.part, job.classifier, job.engine, scale)
+            classes = yield from predict_classes(
+                own, window.part, job.recipe.classifier, job.recipe.engine, scale
+            )
             tell(files.measured(block), classes.notice)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
-        columns, n_outside = yield from _columns(job, image, plan, window)
+        columns, n_outside = yield from _columns(job, plan, window)
         for name, values in columns.items():
             table[name] = values
-        membership = regions.membership(*placed(image, window.block, window.found.cells.take(window.rows)))
+        membership = regions.membership(
+            *placed(job.image, window.block, window.found.cells.take(window.rows))
+        )
         if regions.included:
             table["regions"] = regions.joined_names(membership)
     with atomic_write(files.regions(block)) as path, path.open("wb") as file:
-        np.savez(file, membership=membership, sizes=_sizes(regions, image, block), n_outside=n_outside)
+        np.savez(file, membership=membership, sizes=_sizes(regions, job.image, block), n_outside=n_outside)
     write_csv(files.measured(block), table)
 
 
-def _window_of(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, table: "pandas.DataFrame"
-) -> _Window:
+def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: "pandas.DataFrame") -> _Window:
     """Return a block with what lies around it; ``table`` has one row for each of its own cells."""
-    wide = block.grown(image.spatial_shape, _margins(job, image, plan))
+    image = job.image
+    wide = block.grown(image.spatial_shape, _margins(job, plan))
     part = part_of(image, wide)
-    stored = np.asarray(open_array(files_of(job, image).labels)[wide.place(image.label_axes)])
+    stored = np.asarray(open_array(job.files.labels)[wide.place(image.label_axes)])
     labels, present = compact(stored)
-    found = result_of_labels(labels, part, is_volume=job.engine.link)
-    numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(image, plan)))
+    found = result_of_labels(labels, part, is_volume=job.recipe.engine.link)
+    numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(job.image, plan)))
     own = np.flatnonzero((numbers >= ours.start) & (numbers < ours.stop))
     rows = own[np.searchsorted(numbers[own], table["label"])]
     points = found.result.cells.points.copy()  # a count knows them better than outlines tell
@@ -210,30 +216,28 @@ def _window_of(
     return _Window(wide, part, replace(found.result, cells=cells), rows)
 
 
-def _columns(
-    job: StreamJob, image: Image, plan: StreamPlan, window: _Window
-) -> Task[tuple[dict[str, NDArray[Any]], int]]:
+def _columns(job: StreamJob, plan: StreamPlan, window: _Window) -> Task[tuple[dict[str, NDArray[Any]], int]]:
     """Return what is measured of the cells of a block, and how many of its nuclei lie in no cell."""
     block, part, found, rows = window
-    inputs, measuring = inputs_of(job, image), job.analysis.measuring
+    inputs, measuring = inputs_of(job), job.recipe.analysis.measuring
     nuclei, n_outside = None, 0
     if inputs.nuclei is not None:
-        nuclei = np.asarray(inputs.nuclei[block.place(image.label_axes)])
+        nuclei = np.asarray(inputs.nuclei[block.place(job.image.label_axes)])
     others = {name: part_of(other, block) for name, other in inputs.others.items()}
     columns = yield from measure_result(found, part, measuring, others)
     compartments = yield from compartments_task(
-        found, part, measuring.measure, nuclei, job.analysis.cytoplasm_px, others
+        found, part, measuring.measure, nuclei, job.recipe.analysis.cytoplasm_px, others
     )
     own = {name: values[rows] for name, values in {**columns, **compartments.columns}.items()}
     for name in own:
         if name.startswith(NEAREST) and len(rows):
-            own[name] = _nearest(job, image, plan, block, found)
+            own[name] = _nearest(job, plan, block, found)
     if nuclei is not None and compartments.nuclei is not None:
-        n_outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.engine.link)
+        n_outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.recipe.engine.link)
     return own, n_outside
 
 
-def _margins(job: StreamJob, image: Image, plan: StreamPlan) -> tuple[int, ...]:
+def _margins(job: StreamJob, plan: StreamPlan) -> tuple[int, ...]:
     """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings.
 
     Raises
@@ -241,14 +245,14 @@ def _margins(job: StreamJob, image: Image, plan: StreamPlan) -> tuple[int, ...]:
     SettingsError
         They are more than a block has.
     """
-    settings, width = job.analysis, job.analysis.cytoplasm_px
+    settings, width = job.recipe.analysis, job.recipe.analysis.cytoplasm_px
     if CORRECTED in keys_of(settings.measuring.measure, 2):
         width = max(width, settings.ring_gap_px + settings.ring_width_px)
-    sides = [image.known_sizes_um.get(axis, 0.0) for axis in image.spatial_axes]
+    sides = [job.image.known_sizes_um.get(axis, 0.0) for axis in job.image.spatial_axes]
     if not all(sides):
         sides = [1.0] * len(sides)
     margins = ring_margins(width, sides)
-    if job.files.nuclei:
+    if job.recipe.files.nuclei:
         margins = tuple(max(margin, plan.halo_px // 2) for margin in margins)
     if max(margins[-2:]) > plan.core_px + plan.halo_px:
         raise SettingsError(
@@ -282,16 +286,14 @@ def _sizes(regions: RegionSet, image: Image, block: StreamBlock) -> NDArray[np.i
     return sizes.reshape(len(sizes), -1)
 
 
-def _nearest(
-    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, result: Result
-) -> NDArray[np.float64]:
+def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result) -> NDArray[np.float64]:
     """Return how far the nearest other cell is from each cell of a block, wherever that lies."""
-    files = files_of(job, image)
-    axes = [axis.lower() for axis in image.spatial_axes]
+    files = job.files
+    axes = [axis.lower() for axis in job.image.spatial_axes]
     if not is_volumetric(result):
         axes = ["y", "x"]
     spacing = np.asarray(pixel_sizes(result, len(axes)) or (1.0,) * len(axes))
-    at_same_time = [other for other in blocks_of(image, plan) if other.time == block.time]
+    at_same_time = [other for other in blocks_of(job.image, plan) if other.time == block.time]
     own = _centres([files.part(block)], axes) * spacing
     near = _centres([files.part(other) for other in at_same_time if other.touches(block)], axes) * spacing
     distances = _to_second(near, own)
@@ -323,14 +325,15 @@ class Selected:
     notices: tuple[str, ...]  # sentences for the user
 
 
-def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selected:
+def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     """Leave the cells that do not count out of the tables and labels of all blocks.
 
     A run that was stopped does it again from the measured tables, so it may be stopped at any moment.
     """
     import pandas
 
-    files, settings, regions = files_of(job, image), job.analysis, regions_of(job, image)
+    image = job.image
+    files, settings, regions = job.files, job.recipe.analysis, regions_of(job)
     reasons: Counter[str] = Counter()
     memberships, n_outside = [], 0
     lengths = dict(zip(image.label_axes, image.label_shape, strict=True))
@@ -344,7 +347,7 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
             sizes[:, block.time, slices] += told["sizes"]
         gone = np.zeros(0, np.int64)
         if len(table):
-            boxes = _boxes(table, image, is_volume=job.engine.link)
+            boxes = _boxes(table, image, is_volume=job.recipe.engine.link)
             kept, dropped = left_out(table, *boxes, settings, membership.any(axis=1))
             reasons.update(dropped)
             gone = table["label"][~kept].to_numpy()
@@ -352,11 +355,11 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
         memberships.append(membership)
         write_csv(files.selected(block), table)  # which tells that cells may be gone from the labels
         if len(gone):
-            _erase(job, image, block, gone)
-    thresholds = _mark(job, image, [files.selected(block) for block in blocks])
-    if job.engine.link and "Z" in lengths:
+            _erase(job, block, gone)
+    thresholds = _mark(job, [files.selected(block) for block in blocks])
+    if job.recipe.engine.link and "Z" in lengths:
         sizes = sizes.sum(axis=2, keepdims=True)
-    lead = [n for axis, n in lengths.items() if axis == "T" or (axis == "Z" and not job.engine.link)]
+    lead = [n for axis, n in lengths.items() if axis == "T" or (axis == "Z" and not job.recipe.engine.link)]
     return Selected(
         np.concatenate(memberships),
         sizes.reshape(-1, *lead),
@@ -367,7 +370,7 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
 
 
 def analysis_of(
-    job: StreamJob, image: Image, blocks: Sequence[StreamBlock], selected: Selected, result: Result
+    job: StreamJob, blocks: Sequence[StreamBlock], selected: Selected, result: Result
 ) -> Analysis:
     """Return the tables of the cells that count; those of tracks are added to the tables of the blocks.
 
@@ -380,27 +383,27 @@ def analysis_of(
     """
     import pandas
 
-    parts = [files_of(job, image).selected(block) for block in blocks]
+    parts = [job.files.selected(block) for block in blocks]
     tables = [
         pandas.read_csv(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
     ]
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
     whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
     table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
-    result = replace(result, count=float(len(table)), cells=_cells_of(job, image, table))
+    result = replace(result, count=float(len(table)), cells=_cells_of(job, table))
     tracks, lineages, copositive, n_outside = None, None, None, None
-    if job.analysis.positive:
+    if job.recipe.analysis.positive:
         copositive = copositive_table(table, tuple(selected.thresholds))
-    if job.analysis.track:
+    if job.recipe.analysis.track:
         _check_links(result)
-        tracks = tracks_of(result, job.analysis.tracking)
-        lineages = tracks.lineage_table(job.analysis.frame_interval_s)
+        tracks = tracks_of(result, job.recipe.analysis.tracking)
+        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s or job.image.frame_interval_s)
         for name, values in tracks.columns().items():
             table[name] = values
         _add_columns(parts, table[list(tracks.columns())])
-    if job.files.nuclei:
+    if job.recipe.files.nuclei:
         n_outside = selected.n_outside
-    counts = counts_table(result, table, regions_of(job, image), selected.membership, selected.sizes)
+    counts = counts_table(result, table, regions_of(job), selected.membership, selected.sizes)
     return Analysis(
         result,
         table,
@@ -423,13 +426,13 @@ def _is_summed(column: str) -> bool:
     return column in SUMMED or column.startswith(("box_", "positive_"))
 
 
-def _cells_of(job: StreamJob, image: Image, table: "pandas.DataFrame") -> Cells:
+def _cells_of(job: StreamJob, table: "pandas.DataFrame") -> Cells:
     """Return the rows of a table as cells without outlines."""
-    points, boxes = places_of(table, image.label_axes)
+    points, boxes = places_of(table, job.image.label_axes)
     area = next(name for name in ("volume_px", "area_px") if name in table)
     classes = None
-    if job.classifier:
-        names = load(job.classifier).spec.classes
+    if job.recipe.classifier:
+        names = load(job.recipe.classifier).spec.classes
         numbers = {name: number for number, name in enumerate(names)}
         classes = np.array([numbers[name] for name in table.get("class", ())], np.int16)
     scores, areas = (table[name].to_numpy(np.float32) for name in ("score", area))
@@ -461,12 +464,12 @@ def _add_columns(parts: Sequence[Path], columns: "pandas.DataFrame") -> None:
         start += len(table)
 
 
-def _mark(job: StreamJob, image: Image, parts: Sequence[Path]) -> dict[str, float]:
+def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     """Add which of the cells that count are positive; return the thresholds, from their columns alone."""
     import pandas
 
-    rules = [parse_marker(rule) for rule in job.analysis.positive]
-    markers = with_channel_numbers(rules, image.channel_names)
+    rules = [parse_marker(rule) for rule in job.recipe.analysis.positive]
+    markers = with_channel_numbers(rules, job.image.channel_names)
     wanted = {marker.column for marker in markers}
     if not wanted:
         return {}
@@ -488,15 +491,15 @@ def _boxes(
     if not is_volume:
         axes = axes[-2:]
     sides = [f"box_{axis.lower()}{corner}" for corner in (0, 1) for axis in axes]
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = image.lengths
     boxes = table[sides].to_numpy(np.float64).reshape(len(table), 2, len(axes))
     return boxes, tuple(lengths[axis] for axis in axes)
 
 
-def _erase(job: StreamJob, image: Image, block: StreamBlock, numbers: NDArray[np.int64]) -> None:
+def _erase(job: StreamJob, block: StreamBlock, numbers: NDArray[np.int64]) -> None:
     """Take cells out of the labels."""
-    path = files_of(job, image).labels
-    labels, place = open_array(path), block.place(image.label_axes)
+    path = job.files.labels
+    labels, place = open_array(path), block.place(job.image.label_axes)
     window = np.asarray(labels[place])
     window[np.isin(window, numbers)] = 0
     with writing(path):

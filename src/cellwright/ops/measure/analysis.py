@@ -163,7 +163,7 @@ def analysis_task(
         yield Progress("track", 0, 1)
         tracks = tracks_of(result, settings.tracking)
         table = table.assign(**tracks.columns())
-        lineages = tracks.lineage_table(settings.frame_interval_s)
+        lineages = tracks.lineage_table(settings.frame_interval_s or image.frame_interval_s)
     return Analysis(
         result=result,
         table=table,

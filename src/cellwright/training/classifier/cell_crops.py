@@ -90,7 +90,8 @@ def spec_for(
     if len(classes) < 2:
         raise AnnotationError(
             f"A classifier learns from cells of at least two classes in the split 'train'; got {len(names)} "
-            f"cells of {list(classes)}. Name the class of each cell when annotating."
+            f"cells of {list(classes)}. Name the class of each cell when annotating, "
+            "and all classes in meta.json."
         )
     spec = replace(preset_spec(preset, classes), title=title or PRESETS[preset].title)
     return _with_extents(spec, np.concatenate(extents), settings.diameter_px)

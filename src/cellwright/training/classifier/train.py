@@ -24,9 +24,9 @@ from cellwright.training.classifier.cell_crops import (
     read_cell_crops,
     spec_for,
 )
-from cellwright.training.run_folder import forget, only_scores, write_curve
+from cellwright.training.run_folder import facts_of, forget, only_scores, write_curve
 from cellwright.training.settings import ClassifyTrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save, write_card
 from cellwright.training.trainer import (
     EpochReport,
     average,
@@ -96,7 +96,6 @@ def train_classifier(
         The output folder cannot be written.
     """
     check_writable(output)
-    check_same_run(output, settings)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)
     training = yield from read_cell_crops(sources, spec, "train", bare=spec.window == "own")
     validation = yield from read_cell_crops(sources, spec, "val")
@@ -105,19 +104,29 @@ def train_classifier(
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
     state = first_state(classifier.network.to(torch_device), settings.weight_decay)
-    resume(state, output)
+    state.facts = facts_of(classes=spec.classes, preset=preset, images=_image_names(sources))
+    check_same_run(output, settings, state.facts)
+    resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
         scores = (yield from score(_trained(spec, state), validation)).summary()
         loss, rate = float(np.mean(state.losses)), _rate(state.step, settings)
         state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
-        write_curve(output, asdict(settings), state.history)
+        write_curve(output, asdict(settings), state.history, state.facts)
         save(state, output)
         note = in_words({"loss": loss, **scores})
         yield EpochReport("epoch", state.step, settings.steps, note, loss, rate, scores)
-    save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
+    scores = only_scores(state.history[-1])
+    save_classifier(output, _trained(spec, state), scores)
+    told = [f"Trained on the classes of images of `{source.dataset.folder.name}`." for source in sources]
+    checked = f"Validated with {len(validation)} cells; without any, nothing tells how good it is."
+    write_card(output, spec.title, [*told, checked], {"value": scores}, state.history)
     forget(output)
     return output
+
+
+def _image_names(sources: Sequence[ClassDataset]) -> list[str]:
+    return [f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items]
 
 
 def _trained(spec: ClassifierSpec, state: RunState) -> Classifier:

@@ -15,6 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
+from cellwright.ops.geometry.axes import frames
 from cellwright.ops.labels import equivalent_diameters, measure
 from cellwright.training.data.split import is_inside
 
@@ -75,6 +76,7 @@ class _Seen:
     unfit: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
+    several_channels: list[str] = field(default_factory=list)
 
 
 def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
@@ -101,6 +103,13 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
         *_about_validation(train, validation),
         *_about_model(train, sizes, spec),
     ]
+    several = (*train.several_channels, *validation.several_channels)
+    if several:
+        text = (
+            f"Of {_counted(len(several), 'image')} with several channels ({_few(several)}) the first is "
+            "learned from; others teach nothing. Save the channel to learn from alone."
+        )
+        warnings.append(Warning("channels", text))
     rare = [name for name, n in train.classes.items() if n < 2]
     if rare:
         text = f"{_counted(len(rare), 'class')} with one example or none: {_few(rare)}. Annotate more of it."
@@ -119,12 +128,15 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
 def _read(seen: _Seen, item: Item) -> None:
     try:
         image, truth = item.annotated()
+        notice = frames(image).notice
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
+    if notice:
+        seen.several_channels.append(item.name)
     if not isinstance(truth, Annotation):
         n, kind = _add_labels(seen, item, truth), "masks"
     elif truth.labels is not None:
@@ -183,12 +195,12 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         )
     elif 0 < train.n_cells < FEW_CELLS:
         yield Warning("few-cells", f"There are only {train.n_cells} cells to learn from. Annotate more.")
-    if not validation.names:
+    if not validation.names and len(train.names) != 1:  # of one image, one warning is enough
         yield Warning(
             "no-validation",
             "There are no images to check the model with. Part of what is annotated is set aside for it.",
         )
-    elif validation.n_cells == 0:
+    elif validation.names and validation.n_cells == 0:
         yield Warning(
             "empty-validation",
             "No cell is annotated in the images to check the model with, so that no score can get better. "

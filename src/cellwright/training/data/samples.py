@@ -17,6 +17,7 @@ from cellwright.files.dataset.meta import Region
 from cellwright.models.families.density import DensityModel
 from cellwright.models.protocol import CellModel, MapKind
 from cellwright.ops.geometry import intensity
+from cellwright.ops.geometry.axes import frames
 from cellwright.ops.geometry.resample import resize, resize_annotation, zoomed
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel
 
@@ -24,6 +25,7 @@ MAX_FRAMES = 12  # frames taken from one stack
 SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
 RIM_PX = 3  # of background around masks that may not be all; beyond it nothing is known
 SLIVER_PX = 12  # of a cell that a patch cuts off, less is not counted
+WHOLE = (slice(None), slice(None))  # all rows and columns of a frame
 FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
 
 
@@ -80,7 +82,7 @@ def load_samples(
     """
     samples: list[Sample] = []
     for done, item in enumerate(dataset.items):
-        yield Progress("read", done, len(dataset), item.name)
+        yield Progress("read", done, len(dataset), f"reading {item.name}")
         image, truth = item.annotated()
         if model.needs_volumes:
             samples += volume_samples(item.name, item.group, (image, truth), model)
@@ -113,26 +115,24 @@ def volume_samples(
     scaling = intensity.fit(slices.sample(), model.spec.percentiles)
     samples = []
     for index in np.linspace(0, len(labels) - 1, n).round().astype(int):
-        scaled = intensity.apply(scaling, slices.read(int(index), (slice(None), slice(None))))
+        scaled = intensity.apply(scaling, slices.read(int(index), WHOLE))
         annotation = annotate(relabel(labels[index]))
         samples.append(_sample(f"{name}:{index}", group, scaled, annotation, model, Scale(diameter)))
     return samples
 
 
 def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, Annotation]]:
-    """(C, Y, X) planes with their annotation, thinned out: neighbouring frames are nearly the same image."""
-    data = np.asarray(image.data)
-    channel = image.axes.find("C")
-    if channel < 0:
-        data, channel = data[..., None], -1
-    data = np.moveaxis(data, channel, -3)
-    planes = data.reshape(-1, *data.shape[-3:])
+    """(C, Y, X) planes with their annotation, thinned out: neighbouring frames are nearly the same image.
+
+    Of several channels it is those that are counted in when nothing else is asked for.
+    """
+    planes = frames(image)
     if isinstance(truth, Annotation):
-        return [(planes[0], truth)]
-    frames = truth.reshape(-1, *truth.shape[-2:])
-    filled = [index for index, frame in enumerate(frames) if frame.any()] or [0]
+        return [(planes.read(0, WHOLE), truth)]
+    annotated = truth.reshape(-1, *truth.shape[-2:])
+    filled = [index for index, frame in enumerate(annotated) if frame.any()] or [0]
     chosen = np.unique(np.linspace(0, len(filled) - 1, MAX_FRAMES).round().astype(int))
-    return [(planes[filled[i]], annotate(relabel(frames[filled[i]]))) for i in chosen]
+    return [(planes.read(filled[i], WHOLE), annotate(relabel(annotated[filled[i]]))) for i in chosen]
 
 
 def make_sample(

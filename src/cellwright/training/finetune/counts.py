@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 
 from cellwright.core.errors import CheckpointError, ReadError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import check_writable, write_text
+from cellwright.files.atomic import check_writable
 from cellwright.files.images import read_image
 from cellwright.files.json_value import read_text
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
-from cellwright.models.checkpoint import CARD, save_checkpoint
+from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import LEARNED_FACTOR
 from cellwright.ops.measure.prediction_interval import fit_interval
 from cellwright.training.finetune.finetune import tuned_title
 from cellwright.training.finetune.run import Outcome
+from cellwright.training.state import write_card
 
 FEWEST = 3  # images: with less, judging by the others says nothing
 
@@ -130,20 +131,19 @@ def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outco
     judged = found * factors
     before, after = _scores(found, true), _scores(judged, true)
     is_better = after["score"] > before["score"]
-    spec = replace(model.spec, title=tuned_title(model.spec), weights_sha256="")
+    spec = replace(model.spec, weights_sha256="")
     notices = ("The factor from the other images counted no better; the model is the one it began with.",)
     if is_better:
         factor = float(true.sum() / found.sum())
         options = {**spec.options, LEARNED_FACTOR: spec.options.get(LEARNED_FACTOR, 1.0) * factor}
-        spec = replace(spec, options=options, count_error=fit_interval(judged, true))
+        error = fit_interval(judged, true)
+        spec = replace(spec, title=tuned_title(spec), options=options, count_error=error)
         notices = (
             f"Counts are multiplied by {factor:.2f}, as {len(true)} images tell. That holds for images like "
             "these alone.",
         )
     save_checkpoint(output, model.with_network(model.network, spec=spec), after if is_better else before)
-    rows = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before]
-    table = ["| figure | before | after |", "|---|---|---|", *rows]
-    write_text(output / CARD, "\n".join([f"# {spec.title}", "", *notices, "", *table, ""]))
+    write_card(output, spec.title, notices, {"before": before, "after": after})
     return Outcome(output, before, after, is_better, notices)
 
 

@@ -17,17 +17,14 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 """
 
 import copy
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import check_writable, write_text
-from cellwright.files.dataset.folder import Dataset
+from cellwright.files.atomic import check_writable
 from cellwright.inference import device as devices
 from cellwright.models import store
-from cellwright.models.checkpoint import CARD
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.training.data.split import split
@@ -35,13 +32,12 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import facts_of, forget
+from cellwright.training.run_folder import facts_of, forget, verdict
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import check_same_run, first_state, resume
+from cellwright.training.state import check_same_run, first_state, names_in_words, resume, write_card
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
-MOST_NAMES = 8  # of images, in the card
 
 
 def finetune(
@@ -120,16 +116,25 @@ def finetune(
         fixed=fixed,
         device=device,
     )
-    resume(run.state, output)
+    resume(run.state, output, settings)
     if not run.state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
         yield (yield from run.validate(run.present()))
     outcome = run.outcome((yield from run.interpolate()), parts.notice)
-    scores = (outcome.before, outcome.after)
     write_card(
-        output, run.tuned.title, (parts.train, parts.validation), scores, run.state.history, outcome.notices
+        output,
+        run.tuned.title if outcome.is_better else model.spec.title,
+        [
+            f"Fine-tuned on images of `{data.target.folder.name}`: {names_in_words(parts.train.items)}.",
+            f"Validated with: {names_in_words(parts.validation.items)}.",
+            f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}.",
+            *outcome.notices,
+            "`memory` is the score on simulated images, of kinds that the model knew before.",
+        ],
+        {"before": outcome.before, "after": outcome.after},
+        run.state.history,
     )
     forget(output)
     return outcome
@@ -149,38 +154,3 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
 def tuned_title(spec: ModelSpec) -> str:
     """Return the title of a model that was fine-tuned."""
     return spec.title.removesuffix(TUNED) + TUNED
-
-
-def write_card(
-    output: Path,
-    title: str,
-    parts: tuple[Dataset, Dataset],
-    scores: tuple[Mapping[str, float], Mapping[str, float]],
-    history: Sequence[Mapping[str, float]],
-    notices: Sequence[str],
-) -> None:
-    """Write ``card.md`` into the folder of a model.
-
-    ``parts`` are what it learned from and what it was validated with, ``scores`` those before and after,
-    ``history`` has one row for each epoch.
-    """
-    taught, judged = parts
-    data = f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}."
-    lines = [f"# {title}", "", data, f"Validated with: {_names(judged)}.", ""]
-    lines += [*(f"- {notice}" for notice in notices), ""]
-    lines += ["## Scores on the validation images", "", "| figure | before | after |", "|---|---|---|"]
-    before, after = scores
-    lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after]
-    lines += ["", "`memory` is the score on simulated images, of kinds that the model knew before.", ""]
-    lines += ["## Curve", "", "| step | loss | score |", "|---|---|---|"]
-    for epoch in history:
-        loss = epoch.get("loss", float("nan"))
-        lines.append(f"| {epoch['step']:.0f} | {loss:.3f} | {epoch['score']:.3f} |")
-    write_text(output / CARD, "\n".join([*lines, ""]))
-
-
-def _names(part: Dataset) -> str:
-    names = ", ".join(item.name for item in part.items[:MOST_NAMES])
-    if len(part) > MOST_NAMES:
-        names += f" and {len(part) - MOST_NAMES} more"
-    return names

@@ -43,11 +43,12 @@ class AnnotateModel:
             return None
         return self.channel.index
 
-    def open(self, opened: OpenedSession) -> None:
+    def open(self, opened: OpenedSession) -> AnnotationContext:
         """Finish what is open, show another session, and give mouse and keys to it."""
         self.finish()
-        self.context = context_of(self.viewer, opened, self.failed.emit)
-        self.opened.emit(self.context)
+        self.context = context = context_of(self.viewer, opened, self.failed.emit)
+        self.opened.emit(context)
+        return context
 
     def finish(self) -> None:
         """Close the annotation; the labels stay in their layer, and it can be resumed."""

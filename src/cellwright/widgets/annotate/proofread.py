@@ -41,6 +41,7 @@ from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
+from cellwright.widgets.shared.messages import telling
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
@@ -63,10 +64,7 @@ class Tally:
 def read_counts(path: Path) -> dict[str, Tally]:
     """Return the counts of an earlier time, none where there are none.
 
-    Raises
-    ------
-    ReadError
-        The file is damaged.
+    ReadError where the file is damaged.
     """
     if not path.is_file():
         return {}
@@ -86,10 +84,7 @@ def read_counts(path: Path) -> dict[str, Tally]:
 def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
     """Write the counts of all images that have been open.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
+    WriteError where the folder cannot be written.
     """
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -184,10 +179,7 @@ class Read:
 def images_of(folder: Path) -> list[Path]:
     """Return the images of a folder, of a dataset folder those in ``images``.
 
-    Raises
-    ------
-    ReadError
-        It cannot be read, holds no image, or two whose labels would lie in one file.
+    ReadError where it cannot be read, holds no image, or two whose labels would lie in one file.
     """
     inner = folder / "images"
     if not inner.is_dir():
@@ -272,16 +264,12 @@ class Proofreader(QObject):
         """List the images of a folder and go to the first that is not reviewed to the end."""
         if not self.leave():
             return
-        try:
-            images = images_of(folder)
-            tallies = read_counts(folder / OWN_FOLDER / COUNTS)
-        except CellwrightError as error:
-            self._model.failed.emit(error)
-            return
-        self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
-        self._show()
-        open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
-        self.go_to(next(open_ones, 0))
+        with telling(self._model.failed.emit):
+            images, tallies = images_of(folder), read_counts(folder / OWN_FOLDER / COUNTS)
+            self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
+            self._show()
+            open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
+            self.go_to(next(open_ones, 0))
 
     def _is_done(self, name: str) -> bool:
         tally = self.tallies.get(name, Tally())

@@ -11,7 +11,6 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from scipy import ndimage
 
-from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import joined
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, TOOLS
@@ -180,7 +179,8 @@ class ToolBox(QObject):
         if name == "interpolate":
             if session.labels.ndim == 2:
                 raise AnnotationError("Interpolation needs slices; this image is flat. Paint instead.")
-            part = session.box_of(number)[_slice_axis(session)]
+            axis = max(session.image.label_axes.find("Z"), 0)  # without Z over time
+            part = session.box_of(number)[axis]
             session.interpolate(number, part.start, part.stop - 1)
         elif name in ("grow", "shrink"):
             getattr(session, name)(number, self.step_px)
@@ -402,11 +402,6 @@ class InputHandler:
         tools.overlay.show_drawn(None)
         if len(points) > 1:
             tools.drag(name, np.array(points))
-
-
-def _slice_axis(session: AnnotationSession) -> int:
-    """Return the axis of the labels along which cells are interpolated: Z, else time."""
-    return max(session.image.label_axes.find("Z"), 0)
 
 
 def _outline(first: Point, last: Point) -> Point:

@@ -43,6 +43,7 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
+    telling,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -148,7 +149,7 @@ class AnnotateWidget(QWidget):
             return
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
-        try:
+        with telling(self.model.failed.emit):
             path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
             wishes = []
@@ -156,24 +157,15 @@ class AnnotateWidget(QWidget):
                 in_sight = np.asarray(self.viewer.dims.point, float)
                 wishes, start = wishes_of(start, image_layer(image), channel, in_sight), None
             opened = start_session(image, channel, start, journal=path, diameter_px=diameter)
-        except CellwrightError as error:
-            self.model.failed.emit(error)
-            return
-        if isinstance(start, Points):
-            self.panel.message.tell(PIXELS_HINT)
-        self.model.open(opened)
-        assert self.model.context is not None
-        self.model.context.adder.add_each(wishes)
+            if isinstance(start, Points):
+                self.panel.message.tell(PIXELS_HINT)
+            self.model.open(opened).adder.add_each(wishes)
 
     def _on_resume_clicked(self) -> None:
         if self.choices.offered is None or self.model.session is not None:
             return
-        try:
-            opened = resume(self.panel.image.layer, self.panel.channel.channel, self.choices.offered)
-        except CellwrightError as error:
-            self.model.failed.emit(error)
-            return
-        self.model.open(opened)
+        with telling(self.model.failed.emit):
+            self.model.open(resume(self.panel.image.layer, self.panel.channel.channel, self.choices.offered))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
         """Begin to annotate what another panel sends; what is open already is gone on with."""
@@ -302,10 +294,8 @@ class AnnotateWidget(QWidget):
         session = self.model.session
         names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
         if session is not None and names != session.class_names:
-            try:
+            with telling(self.model.failed.emit):
                 session.set_class_names(names)
-            except CellwrightError as error:
-                self.model.failed.emit(error)
         self.panel.names.clearFocus()
 
     def _pass_settings(self, _: object = None) -> None:

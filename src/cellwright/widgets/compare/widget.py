@@ -8,9 +8,9 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QWidget
 
-from cellwright.core.errors import CellwrightError, SettingsError
+from cellwright.core.errors import SettingsError
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.widgets.compare.model import (
     DISAGREEMENT,
@@ -27,7 +27,7 @@ from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
-from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -62,20 +62,16 @@ class CompareWidget(QWidget):
         self.jobs.failed.connect(self.panel.message.fail)
         self.jobs.cancelled.connect(lambda: self.panel.message.tell("Cancelled; nothing was changed."))
         self.panel.button.started.connect(self.compare)
-        self.panel.table.itemClicked.connect(self._on_image_clicked)
+        self.panel.table.itemClicked.connect(lambda item: self.open(getattr(item, "index", 0)))
         self.model.changed.connect(self.panel.show_compared)
 
     def compare(self) -> None:
         """Count with both models; tells in the panel why it cannot."""
-        try:
+        with telling(self.panel.message.fail):
             request = self.choices.request()
-        except CellwrightError as error:
-            self.panel.message.fail(error)
-            return
-        self.model.show(None)
-        self.jobs.start(
-            whole_progress(compare_task(request)), lambda found: self._show(found, request.source)
-        )
+            self.model.show(None)
+            task = whole_progress(compare_task(request))
+            self.jobs.start(task, lambda found: self._show(found, request.source))
 
     def open(self, index: int) -> None:
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
@@ -102,9 +98,6 @@ class CompareWidget(QWidget):
                 self.viewer.add_layer(layer)
         self.viewer.reset_view()
 
-    def _on_image_clicked(self, item: QTableWidgetItem) -> None:
-        self.open(getattr(item, "index", 0))
-
 
 class CompareChoices(QObject):
     """What is to be compared, as the boxes of the panel say it; they follow the layers of a viewer."""
@@ -125,10 +118,7 @@ class CompareChoices(QObject):
     def request(self) -> CompareRequest:
         """Return what is to be compared.
 
-        Raises
-        ------
-        CellwrightError
-            There are no two models, no image layer is chosen, or the folder is no dataset.
+        CellwrightError where there are no two models, no image layer is chosen, or the folder is no dataset.
         """
         models, channel = self._models(), self._panel.channel.channel
         index = None

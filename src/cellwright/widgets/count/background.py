@@ -1,7 +1,7 @@
 """Images larger than memory: what is seen is counted at once, the whole in the background, into files."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -15,25 +15,13 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
-from cellwright.widgets.count.model import CountModel, Request, count_task
+from cellwright.inference.recipe import Recipe
+from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, without_collection
 
 UNCOVER_MS = 40  # after a layer was added; the window answers between the two
-FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
-
-
-@dataclass(frozen=True, slots=True)
-class WholeCount:
-    """What was counted block by block: its number, a sentence and the layer that shows it from its files."""
-
-    name: str  # of the image
-    count: float
-    line: str
-    folder: Path
-    notices: tuple[str, ...]
-    build: Callable[[], Layer] | None  # the hidden layer, in the GUI thread
 
 
 class BackgroundTool:
@@ -85,6 +73,7 @@ class BackgroundTool:
             viewer.add_layer(layer)
             QTimer.singleShot(UNCOVER_MS, partial(_uncover, layer))  # its pixels are read then
         self.model.outcome = None  # that of the view is no longer what is shown
+        remember(viewer, whole)
         self.model.whole_counted.emit(whole)
 
 
@@ -108,21 +97,20 @@ def whole_task(request: Request) -> Task[WholeCount]:
     source = request.source
     image = replace(source.image, name=plain_name(source.image.name))
     folder = folder_beside(image)
-    job = StreamJob(
-        image,
-        folder,
-        request.model,
-        request.settings,
-        request.engine,
+    models = request.model if isinstance(request.model, tuple) else (str(request.model),)
+    recipe = Recipe(
+        models=models,
+        settings=request.settings,
+        engine=request.engine,
         classifier=str(request.classifier),
     )
-    found = yield from count_streamed(job)
+    found = yield from count_streamed(StreamJob(image, folder, recipe))
     build = None
     if found.labels is not None:
         build = layer_of(found.labels, source)
     count, provenance = found.result.count, found.result.provenance
     line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
-    return WholeCount(source.image.name, count, line, folder, found.notices, build)
+    return WholeCount(request, count, line, folder, found.notices, str(found.labels or ""), build)
 
 
 def layer_of(path: Path, source: Source) -> Callable[[], Layer]:

@@ -12,12 +12,13 @@ from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget, QTableWidgetItem, QWidget
 
 from cellwright.core.data import Result
-from cellwright.core.errors import CellwrightError, SettingsError
+from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, layers_with, take_away
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.style import button, even_row, stack, wrapped_label
 
 LAYER_NAME = "boxes counted by hand"
@@ -68,7 +69,10 @@ class CalibrationTable(QWidget):
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 self.table.setItem(row, column, item)
             if self.table.cellWidget(row, 2) is None:
-                box = _counter()
+                box = QSpinBox()
+                box.setRange(UNKNOWN, MOST_CELLS)
+                box.setSpecialValueText("?")
+                box.setFrame(False)
                 box.valueChanged.connect(self._on_typed)
                 self.table.setCellWidget(row, 2, box)
             self._box(row).setValue(count)
@@ -82,14 +86,6 @@ class CalibrationTable(QWidget):
         box = self.table.cellWidget(row, 2)
         assert isinstance(box, QSpinBox)
         return box
-
-
-def _counter() -> QSpinBox:
-    box = QSpinBox()
-    box.setRange(UNKNOWN, MOST_CELLS)
-    box.setSpecialValueText("?")
-    box.setFrame(False)
-    return box
 
 
 class CalibrateTool(QObject):
@@ -111,21 +107,20 @@ class CalibrateTool(QObject):
 
     def begin(self) -> None:
         """Offer a layer to draw boxes in, and the table; tell what is missing without a density."""
-        try:
+        with telling(self._model.fail):
             counted = self._density()
-        except CellwrightError as error:
-            self._model.fail(error)
-            return
-        if self.shapes is None or self.shapes not in self._model.viewer.layers:
-            self.shapes = self._drawn_before(counted.request.source)
-            if self.shapes is None:
-                self.shapes = boxes_layer(counted.request.source, counted.result)
-                self._model.viewer.add_layer(self.shapes)
-            self.shapes.events.data.connect(self._on_boxes_changed)
-        self._model.viewer.layers.selection.active = self.shapes
-        self.shapes.mode = "add_rectangle"
-        self.form.setVisible(True)
-        self._show_rows()
+            if self.shapes is None or self.shapes not in self._model.viewer.layers:
+                key = {**counted.request.source.key, "output": "calibration"}
+                drawn = layers_with(self._model.viewer, key)  # before another image was counted
+                self.shapes = next((layer for layer in drawn if isinstance(layer, Shapes)), None)
+                if self.shapes is None:
+                    self.shapes = boxes_layer(counted.request.source, counted.result)
+                    self._model.viewer.add_layer(self.shapes)
+                self.shapes.events.data.connect(self._on_boxes_changed)
+            self._model.viewer.layers.selection.active = self.shapes
+            self.shapes.mode = "add_rectangle"
+            self.form.setVisible(True)
+            self._show_rows()
 
     def end(self) -> None:
         """Put layer and table away; the corrected density stays."""
@@ -143,11 +138,6 @@ class CalibrateTool(QObject):
         shapes.events.data.disconnect(self._on_boxes_changed)
         self.shapes = None
         self.form.setVisible(False)
-
-    def _drawn_before(self, source: Source) -> Shapes | None:
-        """Return the layer of boxes that were drawn over this density before another image was counted."""
-        drawn = layers_with(self._model.viewer, {**source.key, "output": "calibration"})
-        return next((layer for layer in drawn if isinstance(layer, Shapes)), None)
 
     def _keep_counts(self) -> None:
         """Let the layer know what was typed, so that each count stays with its box."""
@@ -186,14 +176,11 @@ class CalibrateTool(QObject):
         self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1), "count": counts})
 
     def _on_apply_clicked(self) -> None:
-        try:
+        with telling(self._model.fail):
             counted = self._before or self._density()
             boxes, counts = self._counted_boxes(counted.request.source)
-        except CellwrightError as error:
-            self._model.fail(error)
-            return
-        self._before = counted
-        self._model.work_wanted.emit(corrected_task(counted, boxes, counts), self._on_corrected)
+            self._before = counted
+            self._model.work_wanted.emit(corrected_task(counted, boxes, counts), self._on_corrected)
 
     def _on_corrected(self, counted: CountOutcome) -> None:
         self._model.settings_wanted.emit(counted.request.settings)  # they serve other images too

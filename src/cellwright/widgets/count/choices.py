@@ -83,10 +83,7 @@ class Choices(QObject):
     def choose_model(self, name: str) -> None:
         """Choose a model by its name or folder.
 
-        Raises
-        ------
-        CheckpointError
-            There is no such model.
+        CheckpointError where there is no such model.
         """
         box = self._panel.model
         if box.findData(name) < 0 and (Path(name) / SPECS).exists():

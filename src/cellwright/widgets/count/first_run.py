@@ -83,9 +83,7 @@ class FirstRunTool(QObject):
             self._show()
 
     def _on_counted(self, counted: Any) -> None:
-        request = getattr(counted, "request", None)  # that of an image larger than memory has none
-        is_preview = request is not None and request.source.is_preview
-        if self._step in (OPEN, COUNT) and not is_preview:
+        if self._step in (OPEN, COUNT) and not counted.request.source.is_preview:
             self._step = LOOK
             self._show()
             self._remember()

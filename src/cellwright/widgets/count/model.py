@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -14,6 +15,7 @@ from psygnal import Signal
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.metadata import meaning
+from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -21,16 +23,20 @@ from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
 from cellwright.widgets.shared.layer_factory import legend
-from cellwright.widgets.shared.layer_io import Source, image_layer, prepare
-from cellwright.widgets.shared.regions import REGIONS, WINDOW
+from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
+from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.regions import REGIONS, WINDOW, RegionLayers
 
 if TYPE_CHECKING:
     import pandas
 
 Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]]
+FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
+WHOLE_IMAGE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Request:
     classifier: str | Path = ""
     family: str = DEFAULT_FAMILY
     regions: RegionSet | None = None  # in pixels of the whole image; None counts all of the source
+    part: str = WHOLE_IMAGE  # what was chosen to count in, as the panel names it
+    region_layers: RegionLayers = RegionLayers()  # noqa: RUF009 - frozen; those left out, and the mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,96 @@ class CountOutcome:
     result: Result
     layers: Mapping[str, Layer]
     prediction: Prediction | None = None
+
+    @property
+    def layer_id(self) -> str:
+        """``unique_id`` of the image layer."""
+        return self.request.source.layer_id
+
+    def is_here(self, viewer: Any) -> bool:
+        """Return whether the image, or what was made of it, is still among the layers."""
+        has_image = layer_of_id(viewer, self.layer_id) is not None
+        return has_image or bool(layers_with(viewer, self.request.source.key))
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCount:
+    """What was counted block by block: its number, a sentence and the layer that shows it from its files."""
+
+    request: Request
+    count: float
+    line: str
+    folder: Path
+    notices: tuple[str, ...]
+    files: str  # path of the labels or the density; '' where there are none
+    build: Callable[[], Layer] | None  # the hidden layer, in the GUI thread
+
+    @property
+    def layer_id(self) -> str:
+        """``unique_id`` of the image layer."""
+        return self.request.source.layer_id
+
+    def is_here(self, viewer: Any) -> bool:
+        """Return whether the image, or the layer of its cells, is still among the layers."""
+        has_image = layer_of_id(viewer, self.layer_id) is not None
+        return has_image or any(one.metadata.get(FILES) == self.files for one in viewer.layers)
+
+
+class ViewerCounts:
+    """What was counted in a viewer; it outlives the panels, and one that opens later takes it up."""
+
+    def __init__(self) -> None:
+        self.standing: dict[str, CountOutcome | WholeCount] = {}  # by image layer, the latest last
+        self.numbers: dict[tuple[Place, str], _Remembered] = {}
+
+
+_counts: WeakKeyDictionary[Any, ViewerCounts] = WeakKeyDictionary()
+
+
+def removed_line(viewer: Any, source: Source) -> str:
+    """Return a sentence where the image layer was removed while its cells were counted, else nothing."""
+    if layer_of_id(viewer, source.layer_id) is not None:
+        return ""
+    return (
+        f"The image layer {source.image.name!r} was removed while its cells were counted; they are shown "
+        "where it was."
+    )
+
+
+def recipe_of_count(counted: CountOutcome | WholeCount) -> Recipe:
+    """Return the models and settings that a count was asked for with."""
+    request = counted.request
+    models = request.model
+    if not isinstance(models, tuple):
+        models = (str(models),)
+    rule = AnalysisSettings().region_rule
+    if request.regions is not None:
+        rule = request.regions.rule
+    return Recipe(
+        models=models,
+        settings=request.settings,
+        engine=request.engine,
+        classifier=str(request.classifier),
+        analysis=AnalysisSettings(region_rule=rule),
+    )
+
+
+def counts_of(viewer: Any) -> ViewerCounts:
+    """Return what was counted in a viewer."""
+    return _counts.setdefault(unwrapped(viewer), ViewerCounts())
+
+
+def remember(viewer: Any, counted: CountOutcome | WholeCount) -> None:
+    """Keep the count of an image; the large maps of the network are kept of the latest alone."""
+    counts = counts_of(viewer)
+    kept: dict[str, CountOutcome | WholeCount] = {}
+    for layer_id, one in counts.standing.items():
+        if layer_id == counted.layer_id or not one.is_here(viewer):
+            continue
+        if isinstance(one, CountOutcome):
+            one = replace(one, prediction=None)
+        kept[layer_id] = one
+    counts.standing = {**kept, counted.layer_id: counted}
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
@@ -200,7 +298,8 @@ def card_of(
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
+    name = " · ".join(filter(None, (source.image.name, channels_line(counted.request))))
+    details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
     return CountCard(
         f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
     )
@@ -217,11 +316,6 @@ def by_hand_line(table: "pandas.DataFrame") -> str:
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
-
-
-def name_line(request: Request) -> str:
-    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
-    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
 
 
 def channels_line(request: Request) -> str:
@@ -281,6 +375,8 @@ class CountInputs:
     settings: Any  # of the family
     engine: EngineSettings  # how the network runs
     outputs: tuple[str, ...]  # the layers that are wanted
+    part: str = WHOLE_IMAGE  # what to count in, as the panel names it
+    region_layers: RegionLayers = RegionLayers()  # noqa: RUF009 - frozen; those left out, and the mask
     together: tuple[str, ...] = ()  # names or folders of further models of the family, averaged with it
     also: tuple[LayerChannel, ...] = ()  # channels that are counted in together with the chosen one
 
@@ -288,10 +384,7 @@ class CountInputs:
     def chosen(self) -> LayerChannel:
         """The chosen channel of the chosen layer.
 
-        Raises
-        ------
-        WrongLayerError
-            There is no layer, or it is none of an image.
+        WrongLayerError where there is no layer, or it is none of an image.
         """
         layer = image_layer(self.layer)
         return LayerChannel(layer, self.channel or channels_of(layer)[0])
@@ -299,10 +392,7 @@ class CountInputs:
     def source(self, window: Window | None = None) -> Source:
         """Return what is to be counted: the chosen channels of all of the image, or of a window.
 
-        Raises
-        ------
-        WrongLayerError
-            The layer is none of an image, or another one does not lie upon it.
+        WrongLayerError where the layer is none of an image, or another one does not lie upon it.
         """
         return source_with(self.chosen, self.also, window)
 
@@ -331,7 +421,17 @@ class CountInputs:
         model: str | tuple[str, ...] = self.model
         if self.together:
             model = self.models
-        return Request(source, model, self.settings, self.engine, self.outputs, self.classifier, self.family)
+        return Request(
+            source,
+            model,
+            self.settings,
+            self.engine,
+            self.outputs,
+            self.classifier,
+            self.family,
+            part=self.part,
+            region_layers=self.region_layers,
+        )
 
 
 class _Remembered(NamedTuple):
@@ -364,7 +464,6 @@ class CountModel:
         self.inputs = read_inputs
         self.outcome: CountOutcome | None = None
         self.is_busy = False
-        self._counts: dict[tuple[Place, str], _Remembered] = {}
 
     def choose_axes(self, layer: ImageLayer, axes: str) -> None:
         """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
@@ -403,8 +502,9 @@ class CountModel:
             source.image.shape,
         )
         kind = registry.get(request.family).gives
-        self._counts[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
-        cells, density = (self._counts.get((place, one)) for one in ("instances", "density"))
+        numbers = counts_of(self.viewer).numbers
+        numbers[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
+        cells, density = (numbers.get((place, one)) for one in ("instances", "density"))
         if cells is None or density is None or density.interval is None:
             return ""
         from cellwright.ops.measure.prediction_interval import disagreement

@@ -7,13 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer
+from napari.layers import Labels, Layer
 from psygnal import Signal
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog, QWidget
 
 from cellwright.core.data import Result
-from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.tables import write_csv, write_table
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
@@ -21,12 +20,12 @@ from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.followers import cells_news
-from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
-from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
+from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
+from cellwright.widgets.shared.cells.measured_cells import measure_task
+from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited, is_marked, is_of_count
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
@@ -55,6 +54,14 @@ class EditedCells:
     def forget(self) -> None:
         """Take the cells as they were found."""
         self.layer = self.table = None
+
+    def take_up(self) -> None:
+        """Take the cells as they were changed while there was no panel; what follows layers has told them."""
+        for output in OUTPUTS:
+            ours = self._layers(output)
+            if ours and all(map(is_marked, ours)):
+                self.layer, self.table = ours[-1], rows_of(ours[-1])
+                return
 
     def found_layer(self) -> Layer | None:
         """Return the layer that holds the cells as they are now; None where they are as they were found.
@@ -92,6 +99,14 @@ class EditedCells:
             self.changed.emit()
 
 
+def rows_of(layer: Layer) -> "pandas.DataFrame":
+    """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
+    features: pandas.DataFrame = layer.features
+    if isinstance(layer, Labels):
+        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
+    return features
+
+
 class SaveTool(QObject):
     """Asks for a file and writes the last count to it, as it was changed by hand since."""
 
@@ -119,33 +134,26 @@ class SaveTool(QObject):
             self._model.tell("The last table is still being saved; try again in a moment.")
             return
         self._model.tell(f"Saving {path}…")
-        outcome = self._model.outcome
         layer = self._edited.found_layer()
-        try:
-            task = _save_task(path, outcome.result)
+        with telling(self._model.fail):
+            task = _save_task(path, self._model.outcome.result)
             if layer is not None:
-                task = _save_edited_task(path, layer, self._model.viewer)
-        except CellwrightError as error:
-            self._model.fail(error, "Saving")
-            return
-        self.job = Job(task, self)
-        self.job.returned.connect(lambda saved: self._model.tell(f"Saved {saved}"))
-        self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
-        self.job.finished.connect(self._on_job_finished)
-        self.job.start()
+                task = _save_edited_task(
+                    path, snapshot_of(layer, image_layer_under(self._model.viewer, layer))
+                )
+            self.job = Job(task, self)
+            self.job.returned.connect(lambda saved: self._model.tell(f"Saved {saved}"))
+            self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
+            self.job.finished.connect(self._on_job_finished)
+            self.job.start()
 
     def _on_job_finished(self) -> None:
         self.job = None
 
 
-def _save_edited_task(path: Path, layer: Layer, viewer: Any) -> Task[Path]:
-    """Return what writes the cells of a layer as they are now: measured anew, those by hand without score."""
-    snapshot = snapshot_of(layer, image_layer_under(viewer, layer))
-    return _write_measured(path, measure_task(snapshot, MeasureSettings(())))
-
-
-def _write_measured(path: Path, task: Task[MeasuredCells]) -> Task[Path]:
-    measured = yield from task
+def _save_edited_task(path: Path, cells: Snapshot) -> Task[Path]:
+    """Write the cells of a layer as they are now: measured anew, those by hand without score."""
+    measured = yield from measure_task(cells, MeasureSettings(()))
     write_csv(path, measured.table)
     return path
 
@@ -167,7 +175,7 @@ class SettingsFileTool(QObject):
 
     def save(self, path: Path) -> None:
         """Write what is chosen now."""
-        try:
+        with telling(self._model.fail):
             inputs = self._model.inputs()
             recipe = Recipe(
                 models=inputs.models,
@@ -178,19 +186,24 @@ class SettingsFileTool(QObject):
                 with_files=inputs.further_files,
             )
             save_recipe(path, recipe)
-        except CellwrightError as error:
-            self._model.fail(error, "Saving")
-            return
-        self._model.tell(f"Saved {path}")
+            self._model.tell(f"Saved {path}")
 
     def load(self, path: Path) -> None:
         """Choose what a file tells."""
-        try:
+        with telling(self._model.fail):
             recipe = load_recipe(path)
-            self._choices.choose_model(recipe.models[0])
-        except CellwrightError as error:
-            self._model.fail(error, "Loading")
-            return
+            not_here = self.take(recipe)
+            told = f"Settings of {path.name} taken; count to use them.{not_here}"
+            if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
+                told += " What it tells of filters, borders and measurements is for Results."
+            self._model.tell(told)
+
+    def take(self, recipe: Recipe) -> str:
+        """Choose models, settings and channels; return sentences on what is not here to be chosen.
+
+        CheckpointError where there is no such model.
+        """
+        self._choices.choose_model(recipe.models[0])
         panel, engine = self._panel, recipe.engine
         if recipe.settings is not None:
             self._model.settings_wanted.emit(recipe.settings)
@@ -199,14 +212,12 @@ class SettingsFileTool(QObject):
         _choose(panel.device, engine.device)
         _choose(panel.classes, recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)
-        told = f"Settings of {path.name} taken; count to use them." + self._choices.choose_channels(engine)
-        if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
-            told += " What it tells of filters, borders and measurements is for Results."
+        not_here = self._choices.choose_channels(engine)
         self._choices.list_siblings(recipe.models[1:])
         missing = [name for name in recipe.models[1:] if name not in panel.together.ticked]
         if missing:
-            told += f" There is no model {', '.join(missing)} to count together with; it is left out."
-        self._model.tell(told)
+            not_here += f" There is no model {', '.join(missing)} to count together with; it is left out."
+        return not_here
 
     def _on_save_clicked(self) -> None:
         name = preferences().path_for("settings.json")

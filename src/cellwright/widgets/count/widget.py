@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.compat import isalive
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.errors import CellwrightError, WrongLayerError
+from cellwright.core.errors import CellwrightError, WrongLayerError, error_line
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import expectation
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.count.background import BackgroundTool, WholeCount
+from cellwright.widgets.count.background import BackgroundTool
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
@@ -23,17 +23,22 @@ from cellwright.widgets.count.model import (
     CountInputs,
     CountModel,
     CountOutcome,
+    WholeCount,
     can_recount,
     card_of,
     channels_line,
     count_task,
+    counts_of,
+    recipe_of_count,
     recount_task,
+    remember,
+    removed_line,
 )
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import Window, channels_of
-from cellwright.widgets.shared.edited_layers import ASKED, is_same_count
+from cellwright.widgets.shared.edited_layers import ASKED, is_image, is_same_count
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
@@ -56,6 +61,7 @@ from cellwright.widgets.shared.messages import (
     listen,
     news_of,
     tell_results,
+    telling,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import (
@@ -110,6 +116,7 @@ class CountWidget(QWidget):
         self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
+        self._take_up()
 
     def _connect_panel(self) -> None:
         panel = self.panel
@@ -117,7 +124,7 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(lambda: self._start(is_preview=True))
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
-        self.ask.pending.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
+        self.ask.draft.shown.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
         panel.keep_cell.clicked.connect(self.ask.keep)
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)
@@ -177,6 +184,8 @@ class CountWidget(QWidget):
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
+            part=panel.region.currentData(),
+            region_layers=panel.region_layers(),
             together=panel.together.ticked,
             also=choices.also,
         )
@@ -225,20 +234,17 @@ class CountWidget(QWidget):
         if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
             self.model.tell("Looking up the axes in the file…")
             return
-        try:
+        with telling(self.model.fail):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
             shapes = region_layer(self.viewer, self.panel.exclude.layer)
             self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
-        except CellwrightError as error:
-            self.model.fail(error)
-            return
-        self.updater.forget()
-        if not is_preview and self.background.takes(request):
-            self.background.start(request, self._preview_source())
-            return
-        self.model.work_wanted.emit(count_task(request), self._on_count_returned)
+            self.updater.forget()
+            if not is_preview and self.background.takes(request):
+                self.background.start(request, self._preview_source())
+                return
+            self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
         layer = image_layer(self.choices.layer)
@@ -287,18 +293,18 @@ class CountWidget(QWidget):
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
         self.show_outcome(counted)
-        notices = [*counted.result.notices, self.model.disagreement(counted)]
-        expected = expectation(counted.result.fit)
-        if expected in notices:  # as a warning
-            expected = ""
-        if layer_of_id(self.viewer, source.layer_id) is None:
-            notices.append(
-                f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
-                "shown where it was."
-            )
+        notices = [removed_line(self.viewer, source)]
         kept = edited_layers(self.viewer, source.key)
         if kept:
             notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+        self._tell_of(counted, *notices)
+
+    def _tell_of(self, counted: CountOutcome, *more: str) -> None:
+        """Tell what is to be known of a count: its notices, how well it went, further sentences."""
+        notices = [*counted.result.notices, self.model.disagreement(counted), *more]
+        expected = expectation(counted.result.fit)
+        if expected in notices:  # as a warning
+            expected = ""
         notices.append(self._out_of_sight(counted))
         hidden = hidden_for(self.viewer, counted.layers)
         if hidden:
@@ -319,23 +325,57 @@ class CountWidget(QWidget):
         )
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
-        details = f"{whole.name}\nTable and labels are in {whole.folder}"
+        self._show_whole(whole, removed_line(self.viewer, whole.request.source))
+
+    def _show_whole(self, whole: WholeCount, *more: str) -> None:
+        details = f"{whole.request.source.image.name}\nTable and labels are in {whole.folder}"
         self.panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         self.panel.save.setEnabled(False)
-        self.model.tell(" ".join(whole.notices), is_warning=True)
+        self.model.tell(" ".join(filter(None, (*whole.notices, *more))), is_warning=True)
 
-    def _is_here(self, counted: CountOutcome) -> bool:
-        """Return whether the image of a count, or what was made of it, is still among the layers."""
-        source = counted.request.source
-        has_image = layer_of_id(self.viewer, source.layer_id) is not None
-        return has_image or bool(layers_with(self.viewer, source.key))
+    def _take_up(self) -> None:
+        """Show a count that was made before this panel was there: of the chosen image, if it has one."""
+        standing = [one for one in counts_of(self.viewer).standing.values() if one.is_here(self.viewer)]
+        if not standing:
+            return
+        active, box = self.viewer.layers.selection.active, self.panel.image
+        image = layer_of_id(self.viewer, standing[-1].layer_id)
+        if image is not None and (active is None or not is_image(active)):  # none was chosen by hand
+            box.choose(image)
+        own = (one for one in standing if one.layer_id == box.currentData())
+        counted = next(own, standing[-1])
+        not_here = self._take_settings(counted)
+        if isinstance(counted, WholeCount):
+            self._show_whole(counted, not_here)
+            return
+        self._stand(counted)
+        self.edited.take_up()
+        self._show_number()
+        self._tell_of(counted, not_here)
+
+    def _take_settings(self, counted: CountOutcome | WholeCount) -> str:
+        """Choose what a count was made with; return what is not here to be chosen."""
+        request, panel, recipe = counted.request, self.panel, recipe_of_count(counted)
+        if panel.image.currentData() != counted.layer_id:  # channels and regions are of another image
+            recipe = replace(recipe, engine=replace(recipe.engine, channel=None, channels=()))
+        else:
+            panel.region.setCurrentIndex(panel.region.place_of(request.part))
+            panel.choose_region_layers(request.region_layers)
+        try:
+            not_here = self.settings_file.take(recipe)
+        except CellwrightError as error:
+            return error_line(error)
+        for output, box in panel.outputs.items():
+            with QSignalBlocker(box):
+                box.setChecked(output in request.outputs)
+        return not_here.strip()
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
         counted = self.model.outcome
         if (
             counted is None
-            or not self._is_here(counted)
+            or not counted.is_here(self.viewer)
             or self._is_showing_settings
             or self.jobs.is_busy
             or counted.request.family != self.panel.model.family
@@ -353,7 +393,7 @@ class CountWidget(QWidget):
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""
-        if self._is_here(counted):
+        if counted.is_here(self.viewer):
             self.show_outcome(counted)
         else:
             self.model.tell("The image of this count is gone; nothing was changed.")
@@ -366,14 +406,19 @@ class CountWidget(QWidget):
         shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
         if not self._is_same_with_more(counted):
             self.edited.forget()
-        self.model.outcome = counted
         self._remove_unticked(counted)
-        self._show_number()
-        self.panel.save.setEnabled(True)
-        self.panel.correct.setEnabled(result.gives == "instances")
-        self.model.outcome_changed.emit(counted)
+        self._stand(counted)
         if not (counted.request.source.is_preview or already or self.edited.layer):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
+
+    def _stand(self, counted: CountOutcome) -> None:
+        """Take a count, whose layers are there, for the one that the panel tells of."""
+        self.model.outcome = counted
+        remember(self.viewer, counted)
+        self._show_number()
+        self.panel.save.setEnabled(True)
+        self.panel.correct.setEnabled(counted.result.gives == "instances")
+        self.model.outcome_changed.emit(counted)
 
     def _show_number(self) -> None:
         if self.model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
@@ -426,13 +471,9 @@ class CountWidget(QWidget):
                 remove(self.viewer, {**own, "output": output})
 
     def _on_measure_clicked(self) -> None:
-        try:
-            layer = image_layer(self.choices.layer)
-        except CellwrightError as error:
-            self.model.fail(error)
-            return
-        ask_for_line(self.viewer, layer, self._on_line_measured)
-        self.model.tell("Draw a line across a typical cell.")
+        with telling(self.model.fail):
+            ask_for_line(self.viewer, image_layer(self.choices.layer), self._on_line_measured)
+            self.model.tell("Draw a line across a typical cell.")
 
     def _on_line_measured(self, length_px: float) -> None:
         self.panel.diameter.show_px(length_px)
@@ -508,7 +549,5 @@ class CountWidget(QWidget):
             form.changed.connect(self.panel.message.forget_error)
 
     def _on_colours_clicked(self) -> None:
-        try:
+        with telling(self.model.fail):
             show_colours(self.viewer, self._inputs().source(), self.engine)
-        except CellwrightError as error:
-            self.model.fail(error)

@@ -157,14 +157,8 @@ def _key(outcome: ImageOutcome, order: str) -> float:
 def check_request(request: FolderRequest) -> None:
     """Raise before anything is counted where it cannot be.
 
-    Raises
-    ------
-    SettingsError
-        No folder is chosen.
-    ReadError
-        A folder is missing.
-    WriteError
-        Results would lie among the images.
+    SettingsError where no folder is chosen. ReadError where a folder is missing. WriteError where results
+    would lie among the images.
     """
     if not request.paths:
         raise SettingsError("Choose the folder whose images are counted.")
@@ -216,10 +210,7 @@ def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
 def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     """Return the layers of an image and of its cells as they are in the files.
 
-    Raises
-    ------
-    ReadError
-        One of the files is missing or damaged.
+    ReadError where one of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
     image = _read_part(outcome.image)

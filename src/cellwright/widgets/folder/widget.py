@@ -37,6 +37,7 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
+    telling,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
@@ -166,10 +167,7 @@ class FolderWidget(QWidget):
     def request(self) -> FolderRequest:
         """Return what is to be counted.
 
-        Raises
-        ------
-        CellwrightError
-            It cannot be.
+        CellwrightError where it cannot be.
         """
         view = self.view
         request = FolderRequest(
@@ -185,16 +183,13 @@ class FolderWidget(QWidget):
 
     def count(self) -> None:
         """Count the images; tells in the panel why it cannot."""
-        try:
+        with telling(self.view.message.fail):
             request = self.request()
-        except CellwrightError as error:
-            self.view.message.fail(error)
-            return
-        self.view.message.tell("")
-        self.view.make_room()
-        self.earlier.forget()
-        self.model.start(request.output)
-        self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
+            self.view.message.tell("")
+            self.view.make_room()
+            self.earlier.forget()
+            self.model.start(request.output)
+            self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
 
     def _on_progressed(self, _: Progress) -> None:
         now = time.monotonic()

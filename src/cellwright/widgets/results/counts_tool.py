@@ -28,7 +28,7 @@ class CountsTool(QObject):
         self._soon = debouncer(self, COUNT_MS, self.refresh)
         self._is_page_wanted = False  # whether the user has chosen a page
         view.tabs.tabBarClicked.connect(self._on_page_clicked)
-        view.border.currentIndexChanged.connect(self._on_border_chosen)
+        view.border.currentIndexChanged.connect(lambda: model.set_border(view.border.currentData()))
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
         view.counted_by.currentIndexChanged.connect(self.refresh)
@@ -66,17 +66,13 @@ class CountsTool(QObject):
                 box.setCurrentIndex(box.findData(value))
         self._show_markers()
 
-    def _on_border_chosen(self) -> None:
-        self._model.set_border(self._view.border.currentData())
-
     def _on_rule_chosen(self) -> None:
         self._model.region_rule = self._view.rule.currentData()
         self._measurer.read_soon()
 
     def _colour(self) -> None:
         by = self._view.colour_by.currentData()
-        groups = self._model.groups(by) if by else {}
-        self._measurer.write(lambda: self._link.colour_by(groups))
+        self._link.colour_by(self._model.groups(by) if by else {})
 
     def _on_kept_changed(self) -> None:
         for channel, threshold in self._model.thresholds.items():

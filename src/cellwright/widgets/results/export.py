@@ -35,9 +35,11 @@ from cellwright.widgets.shared.cells.snapshot import (
     snapshot_of,
 )
 from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
+INPUTS = "inputs"  # folder of regions that a command or Python text is to read
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
 
@@ -74,10 +76,7 @@ class ResultsExport(QObject):
     def recipe(self) -> Recipe:
         """Return all that the result depends on.
 
-        Raises
-        ------
-        SettingsError
-            The cells were not counted by a model, or not in a file.
+        SettingsError where the cells were not counted by a model, or not in a file.
         """
         measured = self._model.measured
         if measured is None:
@@ -101,7 +100,8 @@ class ResultsExport(QObject):
         path, saved = self._saved_regions
         regions = self._model.regions
         with suppress(SettingsError):  # told with what is not repeated
-            found = write_region_set(inputs_folder(), regions, measured.snapshot.image)
+            folder = store.user_folder().parent / INPUTS
+            found = write_region_set(folder, regions, measured.snapshot.image)
             if found.regions and saved == _corners(regions):
                 found = found._replace(regions=(str(path),))
             return InputFiles(found.regions, (), found.mask, found.outside, nuclei=nuclei, other=other)
@@ -153,17 +153,13 @@ class ResultsExport(QObject):
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
-        try:
-            text = as_text(self.recipe())
-        except CellwrightError as error:
-            self._view.message.tell(error_line(error), is_error=True)
-            return
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(text)
-        by_hand = self.unrepeatable
-        note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
-        self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
+        with telling(self._view.message.fail):
+            text, clipboard = as_text(self.recipe()), QApplication.clipboard()
+            if clipboard is not None:
+                clipboard.setText(text)
+            by_hand = self.unrepeatable
+            note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
+            self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""
@@ -240,18 +236,19 @@ class ResultsExport(QObject):
             recipe = self.recipe()
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
-        for_any = replace(recipe, image="", axes="", files=InputFiles(), window=(), pixel_size_um=())
+        analysis = recipe.analysis
+        if analysis.frame_interval_s == self._model.told_interval_s:
+            analysis = replace(analysis, frame_interval_s=0.0)
+        for_any = replace(
+            recipe, image="", axes="", analysis=analysis, files=InputFiles(), window=(), pixel_size_um=()
+        )
         self._start(path, lambda: save_recipe(path, for_any))
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""
-        try:
-            recipe = load_recipe(path)
-        except CellwrightError as error:
-            self._view.message.tell(error_line(error), is_error=True)
-            return
-        self._on_loaded(recipe)
-        self._view.message.tell(f"Settings of {path.name} taken.")
+        with telling(self._view.message.fail):
+            self._on_loaded(load_recipe(path))
+            self._view.message.tell(f"Settings of {path.name} taken.")
 
     def _image(self) -> Image:
         measured = self._model.measured
@@ -336,11 +333,6 @@ def _by_hand(measured: MeasuredCells) -> list[str]:
     if n_asked:
         found.append(f"{n_asked} cells added by click")
     return found
-
-
-def inputs_folder() -> Path:
-    """Return where regions go that a command or Python text is to read."""
-    return store.user_folder().parent / "inputs"
 
 
 def _task(write: Callable[[], object]) -> Task[None]:

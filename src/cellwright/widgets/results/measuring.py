@@ -13,16 +13,14 @@ from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.cells.followers import LABELS_EVENTS
+from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
-from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
-LAYER_EVENTS = (LABELS_EVENTS, ("data", "features"))  # of labels, and of points
-BESIDE_EVENTS = (("data", "paint", "labels_update"), ("data", "features"))  # of labels, and of shapes
+MASK_EVENTS, SHAPES_EVENTS = ("data", "paint", "labels_update"), ("data", "features")
 
 
 class Measurer(QObject):
@@ -39,12 +37,17 @@ class Measurer(QObject):
         self.cytoplasm_px = 0.0
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
-        self._is_stale = self._is_writing = self._is_waiting = False
+        self._is_stale = self._is_waiting = False
         self._has_bar = False  # else the bar is that of a file that is written
-        self._step: tuple[int, ...] = ()
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self._on_bar_failed)
         bar.finished.connect(self._on_finished)
+        follow(link.viewer).leave_to(self)
+
+    @property
+    def layer(self) -> Layer | None:
+        """What is measured."""
+        return self._link.layer
 
     @property
     def is_busy(self) -> bool:
@@ -53,14 +56,10 @@ class Measurer(QObject):
 
     def set_layer(self, layer: Layer | None, image_layer: ImageLayer | None) -> None:
         """Tell of another layer from now on."""
-        old = self._link.layer
-        if old is not layer:
-            _listen(old, LAYER_EVENTS, self._on_layer_changed, is_on=False)
+        if self.layer is not layer:
             self._model.choose(-1)
             self._model.set_measured(None)
-            _listen(layer, LAYER_EVENTS, self._on_layer_changed, is_on=True)
         self._link.layer, self._link.image_layer = layer, image_layer
-        self._step = slice_in_sight(self._link.viewer)
         self.read()
 
     def set_regions(self, layers: RegionLayers) -> None:
@@ -80,10 +79,10 @@ class Measurer(QObject):
     def _follow(self, old: Sequence[Layer | None], new: Sequence[Layer | None]) -> None:
         """Measure anew, now and whenever these layers of regions or nuclei change, no longer those before."""
         for layer in old:
-            _listen(layer, BESIDE_EVENTS, self._on_regions_changed, is_on=False)
+            _listen(layer, self._on_regions_changed, is_on=False)
         self._on_regions_changed()
         for layer in new:
-            _listen(layer, BESIDE_EVENTS, self._on_regions_changed, is_on=True)
+            _listen(layer, self._on_regions_changed, is_on=True)
 
     def read_soon(self) -> None:
         """Measure the layer once it has come to rest."""
@@ -97,7 +96,7 @@ class Measurer(QObject):
             self._is_stale = True
             return
         self._is_stale = False
-        layer = self._link.layer
+        layer = self.layer
         if layer is None:
             return
         try:
@@ -127,20 +126,12 @@ class Measurer(QObject):
 
     def _on_returned(self, found: tuple[Layer, MeasuredCells]) -> None:
         layer, measured = found
-        if layer is not self._link.layer:
+        if layer is not self.layer:
             self._is_stale = True
             return
         self._model.set_measured(measured)
         if not (self._is_stale or self._is_waiting):  # else the user has changed it since: a class, say
-            self.write(self._link.write_features)
-
-    def write(self, change: Callable[[], None]) -> None:
-        """Write into the layer without measuring it for that."""
-        self._is_writing = True
-        try:
-            change()
-        finally:
-            self._is_writing = False
+            self._link.write_features()
 
     def _on_bar_failed(self, error: Exception) -> None:
         if self._has_bar:
@@ -161,18 +152,8 @@ class Measurer(QObject):
         if self._is_stale:
             self.read()
 
-    def _on_layer_changed(self, event: Any) -> None:
-        if self._is_writing or not isalive(self):  # type: ignore[no-untyped-call]
-            return  # napari's weak reference may outlive what Qt has deleted
-        if event.type == "set_data":  # napari tells the same when another slice is shown
-            step = slice_in_sight(self._link.viewer)
-            if step != self._step:
-                self._step = step
-                return
-        self.read_soon()
-
     def _on_regions_changed(self, _: Any = None) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
+        if isalive(self):  # type: ignore[no-untyped-call]  # napari's weak reference may outlive it
             if self.regions.shapes is not None:
                 name_regions(self.regions.shapes)
             self.read_soon()
@@ -184,18 +165,11 @@ def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, Me
     return layer, measured
 
 
-def _listen(
-    layer: Layer | None,
-    events: tuple[Sequence[str], Sequence[str]],
-    callback: Callable[[Any], None],
-    *,
-    is_on: bool,
-) -> None:
-    """Have a layer tell of its changes, or no longer."""
+def _listen(layer: Layer | None, callback: Callable[[Any], None], *, is_on: bool) -> None:
+    """Have a layer of regions or nuclei tell of its changes, or no longer."""
     if layer is None:
         return
-    of_labels, of_others = events
-    for name in of_labels if isinstance(layer, Labels) else of_others:
+    for name in MASK_EVENTS if isinstance(layer, Labels) else SHAPES_EVENTS:
         emitter = getattr(layer.events, name)
         if is_on:
             emitter.connect(callback)

@@ -21,6 +21,7 @@ LEAST_HEIGHT_PX = 180
 USUAL_WIDTH_PX = 280
 BOX_WIDTH = 0.6
 BAR_WIDTH = 0.85
+TIME_UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 QUARTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Floats = NDArray[np.float64]
@@ -265,6 +266,15 @@ class Strip(CellPlot):
             symbolBrush=colour,
             symbolPen=None,
         )
+
+    def set_interval(self, seconds: float) -> str:
+        """Let the axis tell the time, of frames so many seconds apart, or frames for 0; return its unit."""
+        unit, length = "", 1.0
+        if seconds:
+            whole = seconds * self._n
+            unit, length = next((one, s) for one, s in TIME_UNITS.items() if whole >= 2 * s or s == 1)
+        self.getPlotItem().getAxis("bottom").setScale((seconds or 1.0) / length)
+        return unit
 
     def set_frame(self, number: float) -> None:
         """Mark the frame that the viewer shows."""

@@ -470,6 +470,7 @@ class TrackPage(QWidget):
         self.interval = number_box(
             "s", "Time from frame to frame, for speeds per minute.", highest=LONGEST_S, zero="not known"
         )
+        self.interval.setDecimals(3)
         self.divisions = check_box(
             "Cells may divide", "Link both daughters to the cell that divided.", is_on=True
         )

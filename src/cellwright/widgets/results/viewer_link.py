@@ -9,7 +9,7 @@ from napari.layers import Tracks as TracksLayer
 from numpy.typing import NDArray
 
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.shared.cells.followers import write_features
+from cellwright.widgets.shared.cells.followers import follow, write_features
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
 from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
@@ -31,11 +31,11 @@ class ViewerLink:
     """Moves the viewer to a cell, tells which cell was clicked, and writes edits into the layer."""
 
     def __init__(self, viewer: Any, model: ResultsModel) -> None:
-        self.viewer, self.model = viewer, model
+        self.viewer, self.model, self._followers = viewer, model, follow(viewer)
         self.layer: Layer | None = None
         self.image_layer: Layer | None = None
         self._ring: Points | None = None
-        self._colours: tuple[Layer, Any] | None = None  # those before cells were coloured by group
+        self._colours: tuple[Layer | None, Any] = (None, None)  # those before cells were coloured by group
         self._is_clicked = False  # what was clicked is in sight
         viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
 
@@ -56,10 +56,11 @@ class ViewerLink:
         if not is_there or measured is None or layer is None:
             return
         point = self.in_layer(measured, np.array([row]))[0]
-        if isinstance(layer, Labels):
-            layer.selected_label = int(measured.numbers[row])
-        else:
-            layer.selected_data = {row}
+        with self._followers.writing():
+            if isinstance(layer, Labels):
+                layer.selected_label = int(measured.numbers[row])
+            else:
+                layer.selected_data = {row}
         if not self._is_clicked:
             self._go_to(np.asarray(layer.data_to_world(point), float))
         self._light_up(layer, point, self._diameter(measured, row))
@@ -291,7 +292,8 @@ class ViewerLink:
         """Let the features of the layer tell what the table does, so that napari and every export follow."""
         layer, measured = self.layer, self.model.measured
         if layer is not None and measured is not None:
-            write_features(layer, measured)
+            with self._followers.writing():
+                write_features(layer, measured)
 
     def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
         """Colour the cells by the group they are in, those in none grey; without groups as they were."""
@@ -299,28 +301,28 @@ class ViewerLink:
         if layer is None or measured is None:
             return
         looks = "colormap" if isinstance(layer, Labels) else "face_color"
-        if not groups:
-            if self._colours is not None and self._colours[0] is layer:
-                self._restore_colours(layer, looks)
-            return
-        if self._colours is None or self._colours[0] is not layer:
-            self._colours = (layer, getattr(layer, looks))
+        coloured, before = self._colours
+        is_coloured = coloured is layer
+        with self._followers.writing():
+            if groups:
+                if not is_coloured:
+                    self._colours = (layer, getattr(layer, looks))
+                setattr(layer, looks, self._colours_of(measured, groups))
+            elif is_coloured:
+                self._colours = (None, None)
+                if isinstance(layer, Labels) or len(before) == len(layer.data):
+                    setattr(layer, looks, before)
+
+    def _colours_of(self, measured: MeasuredCells, groups: dict[str, NDArray[np.bool_]]) -> Any:
+        """Return the colour of each cell by its group, as the layer takes them."""
         numbers = np.full(self.model.n_cells, -1)
         for place, mask in enumerate(groups.values()):
             numbers[mask] = place
         colours = [class_colour(int(one)) for one in numbers]
-        if isinstance(layer, Points):
-            layer.face_color = colours
-            return
+        if isinstance(self.layer, Points):
+            return colours
         by_label = dict(zip(measured.numbers.tolist(), colours, strict=True))
-        layer.colormap = colours_by_label(by_label, class_colour(-1))
-
-    def _restore_colours(self, layer: Layer, looks: str) -> None:
-        assert self._colours is not None
-        _, before = self._colours
-        self._colours = None
-        if isinstance(layer, Labels) or len(before) == len(layer.data):
-            setattr(layer, looks, before)
+        return colours_by_label(by_label, class_colour(-1))
 
 
 def _channel_axis(measured: MeasuredCells, layer: Layer) -> int:

@@ -10,7 +10,6 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, QTimer
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import is_volumetric
@@ -29,7 +28,7 @@ from cellwright.widgets.shared.cells.snapshot import counted_regions, image_laye
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -53,10 +52,9 @@ class ResultsWidget(QWidget):
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
         self.followers = follow(self.viewer)
-        self.followers.leave_to(self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
-        self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
+        self.tracks = TrackTool(self.view.tracks, self.model, self.link)
         self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._place = stack(into=self)
@@ -287,14 +285,10 @@ class ResultsWidget(QWidget):
 
     def _on_filter_edited(self) -> None:
         text = self.view.filter.text()
-        if text == self.model.conditions_text:
-            return
-        try:
-            self.model.set_conditions(text)
-        except CellwrightError as error:
-            self.view.message.tell(error_line(error), is_error=True)
-            return
-        self.view.message.tell("")
+        if text != self.model.conditions_text:
+            with telling(self.view.message.fail):
+                self.model.set_conditions(text)
+                self.view.message.tell("")
 
     def _on_filter_typed(self, text: str) -> None:
         if not text:
@@ -306,7 +300,7 @@ class ResultsWidget(QWidget):
 
     def _on_chosen_changed(self, row: int) -> None:
         self.view.table.choose(row)
-        self.measurer.write(lambda: self.link.show(row))
+        self.link.show(row)
 
     # -- edits --------------------------------------------------------------------------------------------
 

@@ -42,10 +42,7 @@ def understood(layer: ImageLayer) -> Understood:
 
     The first look at a file takes a moment, see :func:`is_understood`.
 
-    Raises
-    ------
-    WrongLayerError
-        Less than two axes, or more than there are letters for.
+    WrongLayerError where it has less than two axes, or more than there are letters for.
     """
     part = layer.metadata.get(FILE_PART)
     if isinstance(part, FilePart):
@@ -57,6 +54,7 @@ def understood(layer: ImageLayer) -> Understood:
         chosen=chosen_axes(layer),
         steps_um=steps_um(layer),
         is_colour=bool(layer.rgb),
+        frame_interval_s=frame_interval_s(layer),
     )
     try:
         return understand(full_resolution(layer), layer.name, facts, file)
@@ -170,6 +168,13 @@ def steps_um(layer: Layer) -> tuple[float, ...]:
             size = float((np.linalg.norm(step) * unit).to("micrometer").magnitude)
         steps.append(size)
     return tuple(steps)
+
+
+def frame_interval_s(layer: Layer) -> float:
+    """Return the seconds from frame to frame that the first axis of a layer tells; 0 where it does not."""
+    if not layer.units[0].is_compatible_with("second"):
+        return 0.0
+    return float((layer.scale[0] * layer.units[0]).to("second").magnitude)
 
 
 def _named_axes(layer: ImageLayer) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from magicgui.widgets import Container, create_widget
 from psygnal import Signal
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, QSize, Qt
 from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QWidget
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
@@ -122,6 +122,7 @@ class CheckList(QListWidget):
 
     def list_entries(self, entries: Iterable[tuple[str, str]], ticked: Collection[str]) -> None:
         """List titles and data, and tick some."""
+        row_px = self.fontMetrics().height() + 2 * ROW_PADDING_PX
         with QSignalBlocker(self):
             self.clear()
             for title, data in entries:
@@ -130,9 +131,9 @@ class CheckList(QListWidget):
                 item.setData(Qt.ItemDataRole.UserRole, data)
                 item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
                 item.setCheckState(Qt.CheckState.Checked if data in ticked else Qt.CheckState.Unchecked)
+                item.setSizeHint(QSize(0, row_px))
                 self.addItem(item)
         n_shown = min(self.count(), MOST_ROWS)
-        row_px = max(self.sizeHintForRow(0), self.fontMetrics().height() + ROW_PADDING_PX)
         self.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
 
     def tick(self, data: str) -> None:

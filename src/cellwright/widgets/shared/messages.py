@@ -4,7 +4,8 @@ A panel knows no other one: it sends what is to be gone on with to the title of 
 tab where it is not yet, and brought to the front. So a count leads to its correction, to a training and back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
@@ -16,6 +17,7 @@ from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance, Result
+from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import dock_of
@@ -42,6 +44,15 @@ def listen(signal: Any, slot: Callable[..., None], owner: QObject) -> None:
     when_gone(owner, leave)
 
 
+@contextmanager
+def telling(fail: Callable[[CellwrightError], object]) -> Iterator[None]:
+    """Tell of an error of ours that ends the block, instead of raising it."""
+    try:
+        yield
+    except CellwrightError as error:
+        fail(error)
+
+
 _kept: set[Callable[[], None]] = set()  # what is still to be called by Qt
 
 
@@ -63,7 +74,7 @@ def when_gone(owner: QObject, act: Callable[[], None]) -> None:
 def progress_line(progress: Progress, seconds_left: float | None) -> str:
     """Return what a job is doing and how long it still takes: ``Tiles: 12 of 40 · 3 s left``."""
     if progress.note:
-        return progress.note.capitalize()
+        return progress.note[0].upper() + progress.note[1:]  # names keep their capitals
     if progress.total <= 1:
         return STAGES.get(progress.stage, progress.stage.capitalize())
     line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"

@@ -119,10 +119,7 @@ def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 
     Cells at the edge of the box are found whole with a margin of their diameter. Without shapes to count in
     it is None: the whole image.
 
-    Raises
-    ------
-    ImageError
-        They lie beside the image.
+    ImageError where they lie beside the image.
     """
     rings = [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
     if not rings:
@@ -393,6 +390,12 @@ class RegionPanel(QWidget):
         """Return the layers that the boxes tell, with those shapes to count in."""
         mask, is_outside = self.mask_layer.layer, self.mask_side.currentData()
         return RegionLayers(shapes, self.exclude.layer, mask, is_outside=is_outside)
+
+    def choose_region_layers(self, layers: RegionLayers) -> None:
+        """Choose the shapes left out and the mask of some layers, those of them that are there."""
+        self.exclude.choose(layers.excluded)
+        self.mask_layer.choose(layers.mask)
+        self.mask_side.setCurrentIndex(self.mask_side.place_of(layers.is_outside))
 
     def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
         """Offer shapes that hold in one slice or frame for all of them."""

@@ -107,15 +107,16 @@ class TrainPanel(QWidget):
         super().__init__()
         layout = panel_layout(self, OWN_STYLE)
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
-        fill(layout, self.offer_box, self._choices())
+        choices = self._choices()
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced = FoldedPart("Advanced settings", self.form.native)
+        self.advanced, self.setup = FoldedPart("Advanced settings", self.form.native), QWidget()
+        stack(choices, self.advanced, self.check_box, into=self.setup, spacing_px=layout.spacing())
         buttons = self._buttons()
         self.jobs = JobBar(run_button=self.train, describe=training_line, stages=MOVES)
         self.message, self.card = MessageLabel("Training"), TrainCard()
-        fill(layout, self.advanced, self.check_box, buttons, self.jobs, self.message)
+        fill(layout, self.offer_box, self.setup, buttons, self.jobs, self.message)
         fill(layout, self.count_with, self.card, self.models_box)
         layout.addStretch(1)
         self.show_running(is_running=False)
@@ -134,11 +135,10 @@ class TrainPanel(QWidget):
         self._shown = self.form.values()
 
     def show_running(self, *, is_running: bool) -> None:
-        """Offer Pause, and let nothing be changed, while a training runs."""
+        """While a training runs, show what it does in the place of what was chosen; offer Pause."""
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
-        self.choices.setEnabled(not is_running)
-        self.advanced.setEnabled(not is_running)
+        self.setup.setVisible(not is_running)
 
     def show_paused(self, *, is_paused: bool) -> None:
         """Turn the pause button into Resume and back."""
@@ -165,8 +165,8 @@ class TrainPanel(QWidget):
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
-        self.choices = QWidget()
-        form = form_layout(into=self.choices)
+        choices = QWidget()
+        form = form_layout(into=choices)
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Learn from", self.data)
         form.addRow(self.pairs)
@@ -176,7 +176,7 @@ class TrainPanel(QWidget):
         form.addRow("Effort", self.preset)
         form.addRow("Device", self.device)
         form.addRow("New name", self.name)
-        return self.choices
+        return choices
 
     def _buttons(self) -> QHBoxLayout:
         self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP), "Stopping…")
@@ -222,10 +222,7 @@ class UnlabelledChoices(QWidget):
     def folder(self) -> Path:
         """Return the chosen folder.
 
-        Raises
-        ------
-        SettingsError
-            None is chosen.
+        SettingsError where none is chosen.
         """
         if self.images.folder is None:
             raise SettingsError(

@@ -3,11 +3,9 @@
 from typing import TYPE_CHECKING
 
 from napari.layers import Layer
-from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
-from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
@@ -19,6 +17,7 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
+    telling,
 )
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
@@ -29,7 +28,6 @@ from cellwright.widgets.train.view import TrainPanel
 if TYPE_CHECKING:
     import napari.viewer
 
-MARGIN_PX = 10
 FLAWLESS = (
     "Without any training the model already finds every cell that it is checked with. Annotate images where "
     "it errs; these can at best make its outlines a little closer."
@@ -54,9 +52,9 @@ class TrainWidget(QWidget):
         self.panel.check_box.addWidget(self.data_check)
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
-        self._area = PanelScrollArea(self.panel)
-        self._area.shown.connect(self.panel.device.find_devices)
-        stack(self._area, into=self)
+        area = PanelScrollArea(self.panel)
+        area.shown.connect(self.panel.device.find_devices)
+        stack(area, into=self)
         self._connect()
         self.choices.refresh_pairs()
         self.offer.refresh()
@@ -91,15 +89,12 @@ class TrainWidget(QWidget):
 
     def begin(self) -> None:
         """Train as it is set up; tells in the panel why it cannot."""
-        try:
+        with telling(self.panel.message.fail):
             plan, layers = self.choices.plan()
-        except CellwrightError as error:
-            self.panel.message.fail(error)
-            return
-        images = [pair.image for pair in self.choices.chosen if layers is not None]
-        if self._taught_image not in images:
-            self._taught_image = next(iter(images), None)
-        self.train(plan, layers)
+            images = [pair.image for pair in self.choices.chosen if layers is not None]
+            if self._taught_image not in images:
+                self._taught_image = next(iter(images), None)
+            self.train(plan, layers)
 
     def train(self, plan: Plan, layers: Dataset | None = None) -> None:
         """Train as planned, or resume a run that was not ended, unless one goes on already."""
@@ -135,16 +130,11 @@ class TrainWidget(QWidget):
     def _on_started(self) -> None:
         self.panel.card.clear()
         self.panel.count_with.setVisible(False)
-        self.panel.message.tell("")
         self.offer.hide()
         self.panel.show_running(is_running=True)
+        if self.model.plan is not None:
+            self.panel.message.tell(f"Training {self.model.plan.name!r}.")
         self._draw()
-        QTimer.singleShot(0, self._show_card)  # once it has its place
-
-    def _show_card(self) -> None:
-        """Scroll to the curves where they lie below what is seen."""
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self._area.ensureWidgetVisible(self.panel.card, 0, MARGIN_PX)
 
     def _draw(self) -> None:
         if self.model.plan is not None:

@@ -6,6 +6,8 @@ measured anew, and all that were drawn or changed by hand are marked so. An edit
 the cells are measured beside the viewer, once the layer has come to rest.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
@@ -104,19 +106,24 @@ def _marked(features: pd.DataFrame, is_new: Any) -> pd.DataFrame:
     return features
 
 
-class HasLayer(Protocol):
+class LayerTable(Protocol):
     """What measures a layer itself."""
 
-    layer: Layer | None
+    @property
+    def layer(self) -> Layer | None:
+        """The layer."""
+
+    def read_soon(self) -> None:
+        """Measure it anew."""
 
 
 class Followers(QObject):
-    """Follows the layers of cells in a viewer but those that a table measures itself; see :func:`follow`."""
+    """Follows the layers of cells in a viewer; tables measure their own themselves. See :func:`follow`."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(QCoreApplication.instance())
         self._viewer = ref(viewer)
-        self._tables: WeakSet[Any] = WeakSet()  # of HasLayer
+        self._tables: WeakSet[Any] = WeakSet()  # of LayerTable
         self._followed: WeakSet[Layer] = WeakSet()
         self._stale: WeakSet[Layer] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
@@ -134,12 +141,21 @@ class Followers(QObject):
         """Whether a layer is being measured, or is to be."""
         return self._job is not None or bool(self._stale)
 
-    def leave_to(self, table: HasLayer) -> None:
+    def leave_to(self, table: LayerTable) -> None:
         """Leave the layer of a table to it, for as long as it has one."""
         self._tables.add(table)
 
-    def _is_told(self, layer: Layer) -> bool:
-        return any(table.layer is layer for table in self._tables)
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write into layers without having them measured for that."""
+        self._is_writing = True
+        try:
+            yield
+        finally:
+            self._is_writing = False
+
+    def _tables_of(self, layer: Layer) -> list[LayerTable]:
+        return [table for table in self._tables if table.layer is layer]
 
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
@@ -151,9 +167,13 @@ class Followers(QObject):
         if layer in self._followed:
             return
         self._followed.add(layer)
+        viewer = self._viewer()
+        if viewer is not None:
+            self._steps[layer] = slice_in_sight(viewer)
         if isinstance(layer, Points | Shapes):
             self._rows[layer] = LayerRows(layer)  # napari keeps no callback alive
             layer.events.data.connect(self._on_changed)
+            layer.events.features.connect(self._on_changed)
         elif isinstance(layer, Labels):
             for name in LABELS_EVENTS:
                 getattr(layer.events, name).connect(self._on_changed)
@@ -167,18 +187,20 @@ class Followers(QObject):
             self._soon.throttle()
 
     def _on_changed(self, event: Any) -> None:
-        layer = event.source
-        if self._is_writing or not isalive(self) or self._is_told(layer):  # type: ignore[no-untyped-call]
+        layer, viewer = event.source, self._viewer()
+        if self._is_writing or viewer is None or not isalive(self):  # type: ignore[no-untyped-call]
             return
-        if is_our_change(layer):
-            return  # it comes with features of its own
-        viewer = self._viewer()
-        if event.type == "set_data" and viewer is not None:  # the same where another slice is shown
+        if event.type == "set_data":  # the same where another slice is shown
             step = slice_in_sight(viewer)
-            if self._steps.setdefault(layer, step) != step:
+            if self._steps[layer] != step:
                 self._steps[layer] = step
                 return
-        self.look_at(layer)
+        tables = self._tables_of(layer)
+        for table in tables:
+            table.read_soon()
+        is_told = tables or is_our_change(layer)  # which comes with features of its own
+        if not is_told and (event.type != "features" or isinstance(layer, Labels)):
+            self.look_at(layer)
 
     def _read(self) -> None:
         """Measure the next layer that has changed, beside the viewer."""
@@ -203,13 +225,10 @@ class Followers(QObject):
         self._job.start()
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
-        if layer in self._stale or self._is_told(layer):
+        if layer in self._stale or self._tables_of(layer):
             return
-        self._is_writing = True
-        try:
+        with self.writing():
             write_features(layer, measured)
-        finally:
-            self._is_writing = False
 
     def _on_finished(self) -> None:
         self._job = None
