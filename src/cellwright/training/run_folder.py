@@ -154,8 +154,13 @@ def forget(output: Path) -> None:
 
 def curve(plan: Plan) -> list[dict[str, float]]:
     """Return step, loss, rate and scores of each epoch so far; the first is the model as it was."""
+    return epochs_in(plan.output)
+
+
+def epochs_in(output: Path) -> list[dict[str, float]]:
+    """Return the epochs of the run in a folder, none where it is not readable."""
     try:
-        epochs = json.loads((plan.output / CURVE).read_text(encoding="utf-8"))["epochs"]
+        epochs = json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"]
         return [dict(epoch) for epoch in epochs]
     except (OSError, *NO_JSON, TypeError, KeyError):
         return []

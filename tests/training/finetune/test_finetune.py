@@ -369,9 +369,10 @@ class Killed(BaseException):
     [
         ("weights.safetensors", 2),
         ("spec.json", 3),
-        ("curve.json", 1),
-        ("curve.json", 3),
+        ("curve.json", 2),
+        ("curve.json", 4),
         ("training.pt", 2),
+        ("training.pt", 3),
         ("card.md", 1),  # the weights that are kept in the end are in their place by then
     ],
 )
@@ -406,6 +407,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
         patch.setattr("cellwright.files.atomic.os.replace", die)
         with pytest.raises(Killed):
             tune("killed")
+    assert (tmp_path / "killed" / "training.pt").exists()  # or it would be taken for a finished model
     tune("killed")
     for name in ("weights.safetensors", "spec.json", "scores.json", "curve.json", "card.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

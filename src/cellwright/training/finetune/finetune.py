@@ -116,7 +116,7 @@ def finetune(
         fixed=fixed,
         device=device,
     )
-    resume(run.state, output)
+    resume(run.state, output, settings)
     if not run.state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
