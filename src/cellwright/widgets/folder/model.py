@@ -175,14 +175,15 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
     yield Progress("load", 0, 1)
     from cellwright.inference.context import load_models
     from cellwright.inference.folder import count_folder
-    from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
+    from cellwright.inference.image_count import CountChoices
 
     images = list_images(request.paths, request.pattern or "*", request.plate, request.output)
-    tables = TableFiles(output=request.output, xlsx=request.xlsx)
-    choices = CountChoices(load_models(request.recipe.models), request.recipe, tables)
-    counter = RecipeCounter(choices, request.output / REPORT)
+    output = request.output
+    choices = CountChoices(
+        load_models(request.recipe.models), request.recipe, output, output / REPORT, request.xlsx
+    )
     told: list[str] = []
-    counting = count_folder(images, request.output, counter, on_outcome=arrived.append, on_notice=told.append)
+    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
     yield from _by_image(counting)
     return told
 
