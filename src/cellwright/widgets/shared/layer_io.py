@@ -244,13 +244,6 @@ def _place(viewer: Any, layer: Layer) -> Layer:
     return shown
 
 
-def show(
-    viewer: Any, result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
-) -> dict[str, Layer]:
-    """Show the cells as napari layers and return them by output."""
-    return place(viewer, prepare(result, source, outputs))
-
-
 def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
     """Return the names of layers that :func:`place` has hidden: another family has found them."""
     names = []
