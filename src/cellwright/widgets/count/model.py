@@ -147,15 +147,20 @@ def counts_of(viewer: Any) -> ViewerCounts:
 
 def remember(viewer: Any, counted: CountOutcome | WholeCount) -> None:
     """Keep the count of an image; the large maps of the network are kept of the latest alone."""
-    counts = counts_of(viewer)
-    kept: dict[str, CountOutcome | WholeCount] = {}
-    for layer_id, one in counts.standing.items():
-        if layer_id == counted.layer_id or not one.is_here(viewer):
-            continue
+    forget_gone(viewer)
+    standing = counts_of(viewer).standing
+    standing.pop(counted.layer_id, None)
+    for layer_id, one in list(standing.items()):
         if isinstance(one, CountOutcome):
-            one = replace(one, prediction=None)
-        kept[layer_id] = one
-    counts.standing = {**kept, counted.layer_id: counted}
+            standing[layer_id] = replace(one, prediction=None)
+    standing[counted.layer_id] = counted
+
+
+def forget_gone(viewer: Any) -> None:
+    """Let go of counts of which nothing is among the layers any more."""
+    standing = counts_of(viewer).standing
+    for one in [one for one in standing.values() if not one.is_here(viewer)]:
+        del standing[one.layer_id]
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
