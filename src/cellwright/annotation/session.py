@@ -114,14 +114,8 @@ class AnnotationSession:
 
         Without an image, one without pixels stands in.
 
-        Raises
-        ------
-        AnnotationError
-            The journal belongs to another image.
-        ReadError
-            The file is missing, is no journal, or is damaged before its first edit.
-        WriteError
-            Another session has it open.
+        AnnotationError where the journal belongs to another image. ReadError where the file is missing, is no
+        journal, or is damaged before its first edit. WriteError where another session has it open.
         """
         if not path.is_file():
             read_journal(path)  # says that it is missing

@@ -20,7 +20,7 @@ from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
 from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
+from cellwright.training.run_folder import CURVE, SCORE_TITLES, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 MOST_NAMES = 8  # of images, in a card
@@ -99,7 +99,7 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
     These, a dataclass, and the facts stand in the curve that it wrote before its state; earlier versions
     wrote no facts.
     """
-    if not (output / STATE).exists():
+    if not _is_begun(output):
         return
     began = None
     with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
@@ -112,8 +112,19 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
         )
 
 
-def resume(state: RunState, output: Path) -> None:
-    """Bring a new state to where the run in ``output`` ended; does nothing when there is no such run.
+def _is_begun(output: Path) -> bool:
+    """Whether a run in ``output`` that is not finished has got as far as an epoch."""
+    if not (output / STATE).exists():
+        return False
+    with suppress(OSError, *NO_JSON, KeyError, TypeError):
+        return bool(json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"])
+    return True  # its curve is damaged, its state may not be
+
+
+def resume(state: RunState, output: Path, settings: Any) -> None:
+    """Bring a new state to where the run in ``output`` ended; where there is none, note that one begins.
+
+    What a run that is killed at any moment leaves is so never taken for a finished model.
 
     Raises
     ------
@@ -121,7 +132,9 @@ def resume(state: RunState, output: Path) -> None:
         The run is damaged or of another network.
     """
     path = output / STATE
-    if not path.exists():
+    if not _is_begun(output):
+        write_curve(output, asdict(settings), state.history, state.facts)
+        save(state, output)
         return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,7 +165,7 @@ def write_card(
     columns = list(scores.values())
     lines = [f"# {title}", "", *(f"{sentence}\n" for sentence in sentences)]
     figures = {
-        name: [column[name] for column in columns]
+        SCORE_TITLES.get(name, name): [column[name] for column in columns]
         for name in columns[0]
         if all(name in column for column in columns)
     }

@@ -29,7 +29,7 @@ from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 SAMPLE = Path(cellwright.__file__).parents[2] / "sample_data" / "nuclei_2d.tif"
 
@@ -42,7 +42,7 @@ def counted_panel(viewer: ViewerModel, qtbot: QtBot, read: Callable[[ResultsWidg
     layer = Layer.create(*data)
     layer._source = layer.source.model_copy(update={"path": str(SAMPLE)})
     viewer.add_layer(layer)
-    show(viewer, result, source_of(layer))
+    place(viewer, prepare(result, source_of(layer)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
@@ -188,15 +188,15 @@ def add_others(viewer: ViewerModel, blobs: Any, folder: Path, kind: int) -> None
 
 def tick(entries: Any, rng: np.random.Generator, share: float) -> None:
     """Tick that share of the entries of a list."""
-    for place in range(entries.count()):
+    for at in range(entries.count()):
         if rng.random() < share:
-            entries.item(place).setCheckState(Qt.CheckState.Checked)
+            entries.item(at).setCheckState(Qt.CheckState.Checked)
 
 
 def pick(box: Any, data: Any) -> None:
-    place = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
-    assert place >= 0
-    box.setCurrentIndex(place)
+    at = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
+    assert at >= 0
+    box.setCurrentIndex(at)
     box.activated.emit(box.currentIndex())
 
 

@@ -16,7 +16,7 @@ from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.shared.layer_dataset import pairs
-from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import camera_of
 
@@ -176,7 +176,7 @@ def test_rows_sort_and_filter(panel: ResultsWidget) -> None:
     assert panel.view.number.text() == "2"
     assert "of 4 cells" in view.line.text()
     view.table.sortByColumn(view.frame.names.index("area_px"), Qt.SortOrder.AscendingOrder)
-    shown = [view.frame.data(view.frame.index(place, 0)) for place in range(view.frame.rowCount())]
+    shown = [view.frame.data(view.frame.index(at, 0)) for at in range(view.frame.rowCount())]
     assert shown == ["3", "2"]
     panel.model.choose(2)
     panel.model.set_conditions("area_px < 90")
@@ -253,7 +253,7 @@ def test_a_count_is_told_of_with_its_interval(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    shown = show(viewer, result, source_of(image))
+    shown = place(viewer, prepare(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown["Labels"])
@@ -271,7 +271,7 @@ def test_an_interval_is_told_of_its_own_count_alone(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read, change: str
 ) -> None:
     result = counted(blobs)
-    shown = show(viewer, result, source_of(viewer.add_image(blobs.image, name="blobs")))["Labels"]
+    shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown)
@@ -280,7 +280,7 @@ def test_an_interval_is_told_of_its_own_count_alone(
     if change == "another count":  # with as many cells, of which the panel is not told
         later = replace(result, provenance=replace(result.provenance, image_name="other"), interval=None)
         panel.show_layer(
-            show(viewer, later, source_of(viewer.add_image(blobs.image, name="other")))["Labels"]
+            place(viewer, prepare(later, source_of(viewer.add_image(blobs.image, name="other"))))["Labels"]
         )
     elif change == "an edit":
         shown.data_setitem(np.nonzero(shown.data == 1), 0)
@@ -303,13 +303,13 @@ def test_another_count_in_the_same_layer_is_no_edit(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    show(viewer, result, source_of(image))
+    place(viewer, prepare(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
     fewer = result.cells.take(np.arange(len(blobs) // 2))
     provenance = replace(result.provenance, seconds=0.1)
-    show(viewer, Result(float(len(fewer)), fewer, provenance), source_of(image))
+    place(viewer, prepare(Result(float(len(fewer)), fewer, provenance), source_of(image)))
     read(panel)
     assert panel.view.number.text() == str(len(fewer))
     assert panel.model.measured.n_edited == 0

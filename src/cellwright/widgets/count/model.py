@@ -147,15 +147,20 @@ def counts_of(viewer: Any) -> ViewerCounts:
 
 def remember(viewer: Any, counted: CountOutcome | WholeCount) -> None:
     """Keep the count of an image; the large maps of the network are kept of the latest alone."""
-    counts = counts_of(viewer)
-    kept: dict[str, CountOutcome | WholeCount] = {}
-    for layer_id, one in counts.standing.items():
-        if layer_id == counted.layer_id or not one.is_here(viewer):
-            continue
+    forget_gone(viewer)
+    standing = counts_of(viewer).standing
+    standing.pop(counted.layer_id, None)
+    for layer_id, one in list(standing.items()):
         if isinstance(one, CountOutcome):
-            one = replace(one, prediction=None)
-        kept[layer_id] = one
-    counts.standing = {**kept, counted.layer_id: counted}
+            standing[layer_id] = replace(one, prediction=None)
+    standing[counted.layer_id] = counted
+
+
+def forget_gone(viewer: Any) -> None:
+    """Let go of counts of which nothing is among the layers any more."""
+    standing = counts_of(viewer).standing
+    for one in [one for one in standing.values() if not one.is_here(viewer)]:
+        del standing[one.layer_id]
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
@@ -298,7 +303,8 @@ def card_of(
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
+    name = " · ".join(filter(None, (source.image.name, channels_line(counted.request))))
+    details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
     return CountCard(
         f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
     )
@@ -315,11 +321,6 @@ def by_hand_line(table: "pandas.DataFrame") -> str:
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
-
-
-def name_line(request: Request) -> str:
-    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
-    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
 
 
 def channels_line(request: Request) -> str:
@@ -388,10 +389,7 @@ class CountInputs:
     def chosen(self) -> LayerChannel:
         """The chosen channel of the chosen layer.
 
-        Raises
-        ------
-        WrongLayerError
-            There is no layer, or it is none of an image.
+        WrongLayerError where there is no layer, or it is none of an image.
         """
         layer = image_layer(self.layer)
         return LayerChannel(layer, self.channel or channels_of(layer)[0])
@@ -399,10 +397,7 @@ class CountInputs:
     def source(self, window: Window | None = None) -> Source:
         """Return what is to be counted: the chosen channels of all of the image, or of a window.
 
-        Raises
-        ------
-        WrongLayerError
-            The layer is none of an image, or another one does not lie upon it.
+        WrongLayerError where the layer is none of an image, or another one does not lie upon it.
         """
         return source_with(self.chosen, self.also, window)
 

@@ -25,6 +25,7 @@ from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.point_prompt import (
     LEFT,
     NEGATIVE,
@@ -183,18 +184,14 @@ class PointPromptTool(QObject):
             self._soon.throttle()
 
     def _prompt(self, positions: list[Any], *, is_positive: bool) -> None:
-        before = self.draft.prompts
-        try:
+        with telling(self._model.fail):
             layer = image_layer(self._model.inputs().layer)
             if layer is not self._layer:
                 self._take(layer)
             spots = [self._spot(layer, position) for position in positions]
-            self.draft.add(spots, self._source(layer).image.label_shape[-2:], is_positive=is_positive)
-            self._answer(self._subject_at(layer, spots[0].frame))
-        except CellwrightError as error:
-            if self.draft.prompts is not before:
-                self.draft.undo()
-            self._model.fail(error)
+            subject = self._subject_at(layer, spots[0].frame)
+            self.draft.add(spots, subject.source.image.label_shape[-2:], is_positive=is_positive)
+            self._try_to_answer(subject)
 
     def _undo(self) -> None:
         self.draft.undo()

@@ -201,10 +201,7 @@ class SettingsFileTool(QObject):
     def take(self, recipe: Recipe) -> str:
         """Choose models, settings and channels; return sentences on what is not here to be chosen.
 
-        Raises
-        ------
-        CheckpointError
-            There is no such model.
+        CheckpointError where there is no such model.
         """
         self._choices.choose_model(recipe.models[0])
         panel, engine = self._panel, recipe.engine

@@ -9,8 +9,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.errors import CellwrightError, WrongLayerError, error_line
-from cellwright.inference.settings import EngineSettings
+from cellwright.core.errors import CellwrightError, error_line
 from cellwright.models import registry
 from cellwright.models.fit import expectation
 from cellwright.ops.measure.regions import RegionSet
@@ -20,7 +19,6 @@ from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.first_run import FirstRunTool
 from cellwright.widgets.count.model import (
-    CountInputs,
     CountModel,
     CountOutcome,
     WholeCount,
@@ -29,6 +27,7 @@ from cellwright.widgets.count.model import (
     channels_line,
     count_task,
     counts_of,
+    forget_gone,
     recipe_of_count,
     recount_task,
     remember,
@@ -37,11 +36,9 @@ from cellwright.widgets.count.model import (
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.coordinates import Window, channels_of
 from cellwright.widgets.shared.edited_layers import ASKED, is_image, is_same_count
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
-    Source,
     edited_layers,
     hidden_for,
     image_layer,
@@ -65,24 +62,16 @@ from cellwright.widgets.shared.messages import (
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import (
-    PREVIEW_PX,
-    PREVIEW_SLICES,
     ask_for_line,
     ask_for_region,
     in_every_slice,
-    name_regions,
     region_layer,
-    regions_of,
-    through_slices,
-    window_in_view,
-    window_of_regions,
 )
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
 
-LEAST_MARGIN_PX = 64.0  # around a drawn region, so that cells cut by its edge are found whole
 OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)}
 
 
@@ -97,7 +86,7 @@ class CountWidget(QWidget):
         self.panel = CountPanel()
         self.jobs = self.panel.jobs
         self.choices = Choices(self.viewer, self.panel)
-        self.model = CountModel(self.viewer, self._inputs)
+        self.model = CountModel(self.viewer, self.choices.inputs)
         self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
@@ -133,6 +122,7 @@ class CountWidget(QWidget):
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self.panel.message.forget_error)
         self.choices.scene_changed.connect(self.panel.message.forget_error)
+        self.choices.scene_changed.connect(lambda: forget_gone(self.viewer))
         for changed in (panel.image.chosen, self.choices.scene_changed):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
@@ -173,50 +163,12 @@ class CountWidget(QWidget):
         """The count that is shown."""
         return self.model.outcome
 
-    def _inputs(self) -> CountInputs:
-        choices, panel = self.choices, self.panel
-        return CountInputs(
-            layer=choices.layer,
-            channel=panel.channel.channel,
-            model=panel.model.model_name,
-            family=panel.model.family,
-            classifier=panel.classes.classifier,
-            settings=self.settings,
-            engine=self.engine,
-            outputs=self.outputs,
-            part=panel.region.currentData(),
-            region_layers=panel.region_layers(),
-            together=panel.together.ticked,
-            also=choices.also,
-        )
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The ticked outputs of the model's family."""
-        offered = registry.get(self.panel.model.family).returns
-        return tuple(output for output in offered if self.panel.outputs[output].isChecked())
-
-    @property
-    def settings(self) -> Any:
-        """The thresholds and filters as the settings of the model's family."""
-        return self._settings_type(**self.panel.thresholds.values(), **self.panel.filters.values())
-
     def show_settings(self, settings: Any) -> None:
         """Put these thresholds and filters into the forms, with nothing counted anew."""
         self._is_showing_settings = True
         for form in (self.panel.thresholds, self.panel.filters):
             form.set_values(asdict(settings))
         self._is_showing_settings = False
-
-    @property
-    def engine(self) -> EngineSettings:
-        """How the network is to run."""
-        return EngineSettings(
-            device=self.panel.device.device,
-            **self.choices.counted_in,
-            **self.panel.diameter.settings,
-            **self.panel.engine.values(),
-        )
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
@@ -235,58 +187,16 @@ class CountWidget(QWidget):
             self.model.tell("Looking up the axes in the file…")
             return
         with telling(self.model.fail):
-            regions = None if is_preview else self._regions()
-            source = self._preview_source() if is_preview else self._source(regions)
-            request = replace(self._inputs().request(source), regions=regions)
+            regions = None if is_preview else self.choices.regions()
+            source = self.choices.preview_source() if is_preview else self.choices.source(regions)
+            request = replace(self.choices.inputs().request(source), regions=regions)
             shapes = region_layer(self.viewer, self.panel.exclude.layer)
             self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
             self.updater.forget()
             if not is_preview and self.background.takes(request):
-                self.background.start(request, self._preview_source())
+                self.background.start(request, self.choices.preview_source())
                 return
             self.model.work_wanted.emit(count_task(request), self._on_count_returned)
-
-    def _regions(self) -> RegionSet | None:
-        layer = image_layer(self.choices.layer)
-        layers = self.panel.region_layers()
-        if self.panel.region.currentData() == "drawn":
-            layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
-        if not layers.chosen:
-            return None
-        axis = (self.panel.channel.channel or channels_of(layer)[0]).axis
-        return regions_of(layers, layer, axis, self.panel.rule.currentData())
-
-    def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
-        shapes = region_layer(self.viewer, excluded)
-        if shapes is None:
-            ask_for_region(self.viewer, layer)
-            raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
-        if not shapes.data:
-            raise WrongLayerError(
-                f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
-            )
-        name_regions(shapes)
-        return shapes
-
-    def _source(self, regions: RegionSet | None) -> Source:
-        layer, window = image_layer(self.choices.layer), None
-        if self.panel.region.currentData() == "view":
-            window = self._with_context(window_in_view(self.viewer, layer), layer)
-        elif regions is not None:
-            margin_px = max(2 * self.panel.diameter.value_px, LEAST_MARGIN_PX)
-            window = window_of_regions(regions, layer, margin_px)
-        return self._inputs().source(window)
-
-    def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
-        """Return the window with slices around it, where the family needs them."""
-        if not registry.get(self.panel.model.family).needs_volumes:
-            return window
-        return through_slices(window, layer, self.panel.channel.channel, n_around)
-
-    def _preview_source(self) -> Source:
-        layer = image_layer(self.choices.layer)
-        window = self._with_context(window_in_view(self.viewer, layer, PREVIEW_PX), layer, PREVIEW_SLICES)
-        return replace(self._inputs().source(window), is_preview=True)
 
     def _on_count_returned(self, counted: CountOutcome) -> None:
         source = counted.request.source
@@ -383,11 +293,11 @@ class CountWidget(QWidget):
             return  # sliders and ticks may now belong to another family
         request = counted.request
         self._remove_unticked(counted)
-        settings, classifier = self.settings, self.panel.classes.classifier
+        settings, classifier = self.panel.settings, self.panel.classes.classifier
         if settings != request.settings and not can_recount(counted):
             self.model.tell("The new thresholds will be used by the next count.", is_warning=True)
             settings = request.settings
-        wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
+        wanted = replace(request, settings=settings, outputs=self.choices.outputs, classifier=classifier)
         if wanted != request or self.updater.is_busy:
             self.model.update_wanted.emit(lambda: recount_task(counted, wanted))
 
@@ -402,7 +312,7 @@ class CountWidget(QWidget):
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
         already = self._shown_already(counted)
-        wanted = set(self.outputs) - already
+        wanted = set(self.choices.outputs) - already
         shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
         if not self._is_same_with_more(counted):
             self.edited.forget()
@@ -467,7 +377,7 @@ class CountWidget(QWidget):
         """Take away the layers of a count that are not wanted; those of other models stay."""
         own = {**counted.request.source.key, "model": counted.result.provenance.model}
         for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
-            if output not in self.outputs:
+            if output not in self.choices.outputs:
                 remove(self.viewer, {**own, "output": output})
 
     def _on_measure_clicked(self) -> None:
@@ -539,7 +449,6 @@ class CountWidget(QWidget):
         self._show_family(self.panel.model.family)
 
     def _show_family(self, family: str) -> None:
-        self._settings_type = registry.get(family).settings
         if registry.get(family).gives != "instances":
             self.panel.ask.setChecked(False)
         self.panel.show_family(registry.get(family))
@@ -550,4 +459,4 @@ class CountWidget(QWidget):
 
     def _on_colours_clicked(self) -> None:
         with telling(self.model.fail):
-            show_colours(self.viewer, self._inputs().source(), self.engine)
+            show_colours(self.viewer, self.choices.inputs().source(), self.choices.engine)

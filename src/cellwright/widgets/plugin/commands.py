@@ -107,10 +107,7 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
 def choose_classifier() -> str:
     """Return the name of the only classifier, or of the one the user chooses; empty when they do not.
 
-    Raises
-    ------
-    CheckpointError
-        There is none.
+    CheckpointError where there is none.
     """
     choices = dict(classifiers())
     if not choices:
@@ -151,10 +148,7 @@ def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
 
     That is the image they were counted in, else the topmost one that has as many pixels.
 
-    Raises
-    ------
-    WrongLayerError
-        The layer is of another type, or there is no image.
+    WrongLayerError where the layer is of another type, or there is no image.
     """
     if not isinstance(layer, Points | Labels):
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
@@ -172,10 +166,7 @@ def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells
 
     Bare points have boxes and areas of 0. Slow for many pixels.
 
-    Raises
-    ------
-    WrongLayerError
-        The layer holds no cells.
+    WrongLayerError where the layer holds no cells.
     """
     points: Any
     areas: Any

@@ -42,10 +42,7 @@ def understood(layer: ImageLayer) -> Understood:
 
     The first look at a file takes a moment, see :func:`is_understood`.
 
-    Raises
-    ------
-    WrongLayerError
-        Less than two axes, or more than there are letters for.
+    WrongLayerError where it has less than two axes, or more than there are letters for.
     """
     part = layer.metadata.get(FILE_PART)
     if isinstance(part, FilePart):

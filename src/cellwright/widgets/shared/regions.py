@@ -119,10 +119,7 @@ def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 
     Cells at the edge of the box are found whole with a margin of their diameter. Without shapes to count in
     it is None: the whole image.
 
-    Raises
-    ------
-    ImageError
-        They lie beside the image.
+    ImageError where they lie beside the image.
     """
     rings = [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
     if not rings:

@@ -88,10 +88,8 @@ def snapshot_of(
 
     Without layers of regions they are those that the cells were counted in.
 
-    Raises
-    ------
-    WrongLayerError
-        The layer cannot hold cells, or its pixels are not those of the image, a further one or the nuclei.
+    WrongLayerError where the layer cannot hold cells, or its pixels are not those of the image, a further one
+    or the nuclei.
     """
     if not isinstance(layer, LabelsLayer | Points | Shapes):
         raise WrongLayerError(
