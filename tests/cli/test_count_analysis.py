@@ -118,6 +118,8 @@ def test_a_part_is_counted_in_its_place(cli, stained_path, tmp_path, blobs):
         ("--pixel-size", "half", "number of µm"),
         ("--pixel-size", "1,1,1", "one number for each"),
         ("--report", ".", "Name a file in it"),
+        ("--report", "image.tif", "Give it a name with .html"),
+        ("--save-settings", "image.tif", "Give it a name with .json"),
     ],
 )
 def test_a_part_that_is_none_is_refused(cli, stained_path, flag, text, message):

@@ -542,7 +542,7 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     def estimated(counting, at):
         yield Progress("tiles", 0, 1)
         batches = counting.batches(1.0)
-        return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0))
+        return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0), counting.scaling)
 
     monkeypatch.setattr(pipeline, "estimate_scale", estimated)
     monkeypatch.setattr(context, "WHOLE_PX", 256)

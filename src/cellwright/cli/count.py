@@ -256,7 +256,9 @@ def count_one(
 
     ``taken`` are folders and names of what the run has written; those of these images are added.
     """
-    before = facts_of(path)
+    before = None
+    if not path.is_dir():  # the pixels of a Zarr folder are read later, and its files may be many
+        before = facts_of(path)
     for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
             take_name(path, part, own, taken)
@@ -280,11 +282,11 @@ def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[
 
 
 def count_image(
-    path: Path, image: Image, choices: CountChoices, table: Table, before: FileFacts, *, label: str
+    path: Path, image: Image, choices: CountChoices, table: Table, before: FileFacts | None, *, label: str
 ) -> None:
     """Count an image, the only one of its file or one of several that have names of their own.
 
-    ``before`` is what the file was before it was read.
+    ``before`` is what the file was before it was read; None where its pixels are yet to be read.
     """
     shown = path
     if image.name != path.stem:
@@ -294,6 +296,7 @@ def count_image(
         echo_notices(shown, streamed.notices)
         table.show(shown, streamed.result, streamed.analysis)
         return
+    before = before or facts_of(path)
     counted = run_with_bar(counted_task(image, choices), label)
     if facts_of(path) != before:
         raise changed_meanwhile(path)

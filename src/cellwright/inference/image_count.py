@@ -64,6 +64,8 @@ class CountChoices:
     def __post_init__(self) -> None:
         if self.report is not None and self.report.is_dir():
             raise SettingsError(f"A report is one HTML file; {self.report} is a folder. Name a file in it.")
+        if self.report is not None and self.report.suffix.lower() not in ("", ".html", ".htm"):
+            raise SettingsError(f"A report is an HTML file; got {self.report}. Give it a name with .html.")
 
     @property
     def title(self) -> str:

@@ -364,7 +364,17 @@ def _changed(settings: Any) -> dict[str, Any]:
 
 
 def save_recipe(path: Path | str, recipe: Recipe) -> None:
-    """Write a recipe as JSON, in one step."""
+    """Write a recipe as JSON, in one step.
+
+    Raises
+    ------
+    SettingsError
+        The file is named as one of another kind, such as an image.
+    WriteError
+        It cannot be written.
+    """
+    if Path(path).suffix.lower() not in ("", ".json"):
+        raise SettingsError(f"Settings are a JSON file; got {path}. Give it a name with .json.")
     values = asdict(recipe)
     values["settings"] = _changed(recipe.settings)
     for part in PARTS:

@@ -27,6 +27,16 @@ SCRATCH = "new:"  # a start of this and the name of a family has nothing learned
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
 BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
 
+SCORE_TITLES = {
+    "score": "score",
+    "ap50": "AP at IoU 0.5",
+    "count_error": "count error",
+    "memory": "retention",
+    "validation_loss": "pixel error",
+    "box_iou": "IoU of boxes",
+    "interval_coverage": "interval coverage",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

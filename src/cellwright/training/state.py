@@ -20,7 +20,7 @@ from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
 from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
+from cellwright.training.run_folder import CURVE, SCORE_TITLES, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 MOST_NAMES = 8  # of images, in a card
@@ -165,7 +165,7 @@ def write_card(
     columns = list(scores.values())
     lines = [f"# {title}", "", *(f"{sentence}\n" for sentence in sentences)]
     figures = {
-        name: [column[name] for column in columns]
+        SCORE_TITLES.get(name, name): [column[name] for column in columns]
         for name in columns[0]
         if all(name in column for column in columns)
     }

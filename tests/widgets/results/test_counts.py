@@ -369,7 +369,8 @@ def test_drawn_regions_are_named_and_the_hint_goes(
     panel: ResultsWidget, viewer: ViewerModel, read: Read
 ) -> None:
     panel.view.draw_regions.click()
-    assert "Draw around" in panel.view.message.text()
+    assert "Drag a rectangle" in panel.view.message.text()
+    assert panel.viewer.layers["regions"].mode == "add_rectangle", "a straight drag of the lasso is no shape"
     shapes = viewer.layers["regions"]
     shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
     assert panel.view.message.text() == ""

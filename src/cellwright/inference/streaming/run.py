@@ -128,7 +128,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         if job.has_second_pass:
             selected = yield from _second_pass(job, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        if job.fingerprint != known:
+        if replace(job).fingerprint != known:  # which looks anew
             raise changed_meanwhile(name)
         told = [*here.told, *begin_image(name, job.output).notices]
         found = _finish(job, here, selected, fit, started)

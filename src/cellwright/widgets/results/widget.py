@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     import napari.viewer
 
 FILL_MS = 20
-DRAW_HINT = "Draw around each region with the mouse button held. Regions hold in every slice and frame."
+DRAW_HINT = (
+    "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
+    "and frame."
+)
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -179,7 +182,7 @@ class ResultsWidget(QWidget):
             self.view.message.tell("Open an image first.", is_error=True)
             return
         shapes = ask_for_region(self.viewer, image)
-        shapes.name, shapes.mode = "regions", "add_polygon_lasso"
+        shapes.name = "regions"
         self.view.regions.choose(shapes)
         self.view.message.tell(DRAW_HINT)
         listen(shapes.events.data, self._on_region_drawn, self)
