@@ -365,6 +365,12 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert "Median" in panel.view.plot_hint.text()
 
 
+def test_what_is_told_moves_no_button(panel: ResultsWidget) -> None:
+    layout = panel.view.layout()
+    assert layout is not None
+    assert layout.indexOf(panel.view.message) > layout.indexOf(panel.view.tabs)
+
+
 def test_drawn_regions_are_named_and_the_hint_goes(
     panel: ResultsWidget, viewer: ViewerModel, read: Read
 ) -> None:
