@@ -625,6 +625,6 @@ def test_what_to_expect_is_told_as_information_and_notices_as_warnings(
     settled(widget)
     counted, message = widget.counted, widget.panel.message
     for notices, is_information in (((), "true"), (("Two frames are blank.",), "false")):
-        widget._on_count_returned(replace(counted, result=replace(counted.result, fit=0.9, notices=notices)))
+        widget.shown.on_counted(replace(counted, result=replace(counted.result, fit=0.9, notices=notices)))
         assert message.text() == " ".join(("Expect about 9 of 10 right.", *notices))
         assert message.property("info") == is_information
