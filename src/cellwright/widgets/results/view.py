@@ -399,10 +399,10 @@ class MarkerRow:
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
         self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
-        grid.addWidget(self.is_on, 2 * place, 0)
-        grid.addWidget(self.otsu, 2 * place, 1)
+        grid.addWidget(self.is_on, 2 * place, 0, 1, 3)
         grid.addWidget(self.slider, 2 * place + 1, 0)
         grid.addWidget(self.value, 2 * place + 1, 1)
+        grid.addWidget(self.otsu, 2 * place + 1, 2)
 
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
@@ -478,11 +478,11 @@ class TrackPage(QWidget):
         self.gap = QSpinBox()
         self.gap.setRange(0, 100)
         self.gap.setValue(1)
+        self.gap.setSuffix(" frames")
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
         form = form_layout(spacing_px=4)
-        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-        form.addRow("Farthest way", self.distance)
-        form.addRow("Missing frames", self.gap)
+        form.addRow("Max. distance", self.distance)
+        form.addRow("Max. gap", self.gap)
         form.addRow("Frame interval", self.interval)
         form.addRow(self.divisions)
         return form
