@@ -252,6 +252,9 @@ def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -
     QApplication.processEvents()
     shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
     assert shown == [panel.panel.image, panel.panel.model]
+    panel.panel.more.title.setChecked(True)
+    assert panel.panel.mask_layer.isVisible()
+    assert not panel.panel.mask_side.isVisible()  # without a mask there are no sides
 
 
 def test_rows_of_tracks_wrap_where_letters_are_large(qtbot: QtBot) -> None:
@@ -272,6 +275,7 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
     MarkerRow(view.markers, 0).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
     plate.show_plate(plate_map([("A01", 1.0), ("B03", 2.0)]))
     QVBoxLayout(holder).addWidget(plate)
+    ticks = view.histogram.getAxis("left")
     areas = [PanelScrollArea(panel) for panel in (view, holder)]
     for area in areas:
         qtbot.addWidget(area)
@@ -290,6 +294,7 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
         qtbot.wait(1)
         widths.append(page.minimumSizeHint().width())
     assert max(widths) < NARROWEST_PX
+    assert ticks.style["tickFont"].pointSizeF() > 12
     assert sides[0][0] < sides[1][0]
     assert sides[0][1] > sides[1][1]
 

@@ -8,11 +8,10 @@ from qtpy.QtGui import QColor, QFont, QFontInfo, QFontMetrics, QPainter, QPalett
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from cellwright.ops.plates import PlateMap, row_name, shade, well_name
-from cellwright.widgets.shared.style import DRAWN
+from cellwright.widgets.shared.style import DRAWN, LETTERS
 
 LEAST_MARGIN_PX = 20  # left of the rows and above the columns
 BAR_PX = 17  # of the legend, with what is above it
-LETTERS = 0.85  # size of the titles, of that of the panel
 WIDEST_TITLE = "AF"
 EMPTY = QColor(128, 128, 128, 40)
 CHOSEN = "#ff9f1c"

@@ -221,12 +221,7 @@ class ResultsView(RegionPanel):
         form.addRow("", self.everywhere)
         form.addRow("Leave out", self.exclude)
         form.addRow("", self.out_everywhere)
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
-        self.mask_layer.chosen.connect(
-            lambda: form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
-        )
-        form.setRowVisible(self.mask_side, False)  # noqa: FBT003 - of Qt
+        self.add_mask_rows(form)
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         form.addRow("Count by", self.counted_by)

@@ -44,6 +44,7 @@ QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
 DRAWN = "drawn"  # name of widgets that draw their text themselves
+LETTERS = 0.85  # size of such texts, of that of labels
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
