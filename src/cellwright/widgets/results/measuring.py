@@ -38,6 +38,7 @@ class Measurer(QObject):
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_waiting = False
+        self._is_held = True  # until the panel is there: a thread that measures would take turns with it
         self._has_bar = False  # else the bar is that of a file that is written
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self._on_bar_failed)
@@ -84,6 +85,12 @@ class Measurer(QObject):
         for layer in new:
             _listen(layer, self._on_regions_changed, is_on=True)
 
+    def begin(self) -> None:
+        """Measure what was chosen while the panel was being built, and from now on at once."""
+        self._is_held = False
+        if self._is_stale:
+            self.read()
+
     def read_soon(self) -> None:
         """Measure the layer once it has come to rest."""
         self._is_waiting = True
@@ -92,7 +99,7 @@ class Measurer(QObject):
     def read(self) -> None:
         """Measure the layer as it is now, beside the viewer."""
         self._is_waiting = False
-        if self._job is not None or self._bar.is_busy:
+        if self._is_held or self._job is not None or self._bar.is_busy:
             self._is_stale = True
             return
         self._is_stale = False
