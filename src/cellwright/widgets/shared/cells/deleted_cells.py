@@ -76,14 +76,14 @@ def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.Dat
 
 def _place(table: pd.DataFrame, other: pd.DataFrame) -> list[str]:
     """Return the columns of both that tell whether a cell is the same."""
-    names = [name for name in table if name in PLACE or str(name).startswith("box_")]
-    return ["label", *(name for name in names if name in other)]
+    names = [str(name) for name in table if name in other]
+    return ["label", *(name for name in names if name in PLACE or name.startswith("box_"))]
 
 
 def _keys(places: pd.DataFrame) -> NDArray[np.uint64]:
     """Return a number for each row that only the same places have."""
     rounded = places.astype(np.float64).round(DIGITS) + 0.0  # -0.0 is 0.0
-    return pd.util.hash_pandas_object(rounded, index=False).to_numpy()
+    return np.asarray(pd.util.hash_pandas_object(rounded, index=False), np.uint64)
 
 
 def _known(layer: Layer) -> _Rows:
