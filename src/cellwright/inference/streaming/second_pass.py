@@ -471,7 +471,7 @@ def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     rules = [parse_marker(rule) for rule in job.recipe.analysis.positive]
     if not rules:
         return {}
-    there = {name for part in parts for name in pandas.read_csv(part, nrows=0)}
+    there = {str(name) for part in parts for name in pandas.read_csv(part, nrows=0)}
     markers = with_channel_numbers(rules, job.image, there)
     wanted = {marker.column for marker in markers}
     columns = [pandas.read_csv(part, usecols=lambda name: name in wanted) for part in parts]
