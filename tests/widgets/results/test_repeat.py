@@ -169,7 +169,7 @@ def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
     layer._source = layer.source.model_copy(update={"path": str(path)})
     widget.viewer.add_layer(layer)
     if kind == 3:
-        widget.model.choose_axes(layer, "TYX")
+        widget.axes.choose(layer, "TYX")
     return path
 
 

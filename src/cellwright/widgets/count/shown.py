@@ -179,7 +179,7 @@ class ShownCount(QObject):
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self._choices.outputs, classifier=classifier)
         if wanted != request or self._updater.is_busy:
-            self._model.update_wanted.emit(lambda: recount_task(counted, wanted))
+            self._updater.request(lambda: recount_task(counted, wanted))
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""
