@@ -147,7 +147,7 @@ class AnnotateWidget(QWidget):
         if self.model.context is not None:
             name = self.model.context.layer.layer.name
             self.model.finish()
-            self.panel.message.tell(f"Finished. The cells are in the layer {name!r}; Results saves their table.")
+            self.panel.message.tell(f"Finished. The cells are in the layer {name!r}.")
             return
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
