@@ -79,6 +79,23 @@ def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: Results
     assert panel.model.table["label"].tolist() == [1, 2, 3, 4]
 
 
+def test_a_cell_that_is_as_it_was_after_undo_is_not_by_hand(panel: ResultsWidget, read: Read) -> None:
+    choose_rows(panel, 1)
+    panel.view.class_name.setEditText("WBC")
+    panel.view.set_class.click()
+    read(panel)
+    layer = panel.viewer.layers["cells"]
+    for _ in range(2):  # again: what was known the second time is what it had first
+        layer.data_setitem(tuple(one[:2] for one in np.nonzero(layer.data == 2)), 3)  # two cells change
+        read(panel)
+        assert panel.model.measured.n_edited == 2
+        layer.undo()
+        read(panel)
+        assert panel.model.measured.n_edited == 0
+        assert panel.model.table["class"].tolist() == ["", "WBC", "", ""]
+        assert "by hand" not in panel.view.line.text()
+
+
 def test_a_cell_that_was_cut_is_measured_anew(panel: ResultsWidget, read: Read) -> None:
     panel.view.groups["intensity"].setChecked(True)
     panel.view.measure.click()

@@ -23,10 +23,12 @@ from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS, model_events
 from cellwright.widgets.shared.coordinates import (
+    AXES,
     NO_CHANNELS,
     Channel,
     Window,
     channels_of,
+    chosen_axes,
     is_understood,
     understood,
 )
@@ -259,7 +261,6 @@ class AxesTool(QObject):
         self._is_behind = False  # the panel does not tell yet what is in the file
         panel.axes.activated.connect(self._on_axes_chosen)
         panel.image.chosen.connect(self.refresh)
-        model.axes_changed.connect(self._on_axes_changed)
         self.refresh()
 
     def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
@@ -341,14 +342,23 @@ class AxesTool(QObject):
         layer = self._choices.layer
         if isinstance(layer, ImageLayer):
             axes = str(self._panel.axes.currentData() or "")
-            self._model.choose_axes(layer, axes.removesuffix("C" * bool(layer.rgb)))
+            self.choose(layer, axes.removesuffix("C" * bool(layer.rgb)))
 
-    def _on_axes_changed(self, _: ImageLayer) -> None:
+    def choose(self, layer: ImageLayer, axes: str) -> None:
+        """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
+
+        ``axes`` has a letter for each axis, colours left out.
+        """
+        if axes == chosen_axes(layer):
+            return
+        kept = {name: value for name, value in layer.metadata.items() if name != AXES}
+        if axes:
+            kept[AXES] = axes
+        layer.metadata = kept
         self._choices.refresh_channels()
         self.refresh()
         counted = self._model.outcome
-        layer = self._choices.layer
-        if counted is None or layer is None or counted.request.source.layer_id != str(layer.unique_id):
+        if counted is None or counted.request.source.layer_id != str(layer.unique_id):
             return
         self._model.tell("The axes are changed; count again for the number of cells.", is_warning=True)
 

@@ -1,12 +1,17 @@
 """The count that is shown: its layers, its number and what is told of it, in line with what is chosen."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from napari.layers import Labels, Layer
+from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
+from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
 from cellwright.models.fit import expectation
 from cellwright.widgets.count.choices import Choices
@@ -24,9 +29,17 @@ from cellwright.widgets.count.model import (
     remember,
     removed_line,
 )
-from cellwright.widgets.count.save import EditedCells, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.edited_layers import ASKED, is_image, is_same_count
+from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
+from cellwright.widgets.shared.edited_layers import (
+    ASKED,
+    METADATA,
+    is_edited,
+    is_image,
+    is_marked,
+    is_of_count,
+    is_same_count,
+)
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     edited_layers,
@@ -36,10 +49,86 @@ from cellwright.widgets.shared.layer_io import (
     place,
     remove,
 )
-from cellwright.widgets.shared.messages import tell_results
+from cellwright.widgets.shared.messages import listen, tell_results
 from cellwright.widgets.shared.napari_private import preferences
 
-OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)}
+if TYPE_CHECKING:
+    import pandas
+
+OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
+OUTPUTS_OF = {"instances": OUTPUTS, "density": ("Image",)}
+
+
+class EditedCells:
+    """The cells of the last count as they were changed by hand since, in any of its layers.
+
+    Cells that a later run of the same count stands beside are no longer those of the count. It ends with the
+    panel.
+    """
+
+    changed = Signal()  # there are other cells now
+
+    def __init__(self, model: CountModel, panel: QWidget) -> None:
+        self._model = model
+        self.layer: Layer | None = None
+        self.table: pandas.DataFrame | None = None  # a row for each cell
+        listen(cells_news.changed, self._on_cells_changed, panel)
+        listen(model.viewer.layers.events.removed, self._on_removed, panel)
+
+    def forget(self) -> None:
+        """Take the cells as they were found."""
+        self.layer = self.table = None
+
+    def take_up(self) -> None:
+        """Take the cells as they were changed while there was no panel; what follows layers has told them."""
+        for output in OUTPUTS:
+            ours = self._layers(output)
+            if ours and all(map(is_marked, ours)):
+                self.layer, self.table = ours[-1], rows_of(ours[-1])
+                return
+
+    def found_layer(self) -> Layer | None:
+        """Return the layer that holds the cells as they are now; None where they are as they were found.
+
+        One that a script has changed, of which nobody tells, is found by comparison.
+        """
+        if self.layer is not None:
+            return self.layer
+        return next(filter(None, map(self.layer_of, OUTPUTS)), None)
+
+    def layer_of(self, output: str) -> Layer | None:
+        """Return the layer of one output if it was changed by hand, else None."""
+        ours = self._layers(output)
+        if ours and all(map(is_edited, ours)):
+            return ours[-1]
+        return None
+
+    def _layers(self, output: str) -> list[Layer]:
+        outcome, layers = self._model.outcome, self._model.viewer.layers
+        if outcome is None:
+            return []
+        wanted = {**outcome.request.source.key, "output": output}
+        return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
+
+    def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
+        own = layer.metadata.get(METADATA, {})
+        ours = self._layers(str(own.get("output")))
+        if layer in ours and all(map(is_marked, ours)):
+            self.layer, self.table = layer, table
+            self.changed.emit()
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.forget()
+            self.changed.emit()
+
+
+def rows_of(layer: Layer) -> "pandas.DataFrame":
+    """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
+    features: pandas.DataFrame = layer.features
+    if isinstance(layer, Labels):
+        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
+    return features
 
 
 class ShownCount(QObject):
@@ -123,8 +212,11 @@ class ShownCount(QObject):
         self._panel.save.setEnabled(False)
         self._model.tell(" ".join(filter(None, (*whole.notices, *more))), is_warning=True)
 
-    def take_up(self, settings_file: SettingsFileTool) -> None:
-        """Show a count that was made before this panel was there: of the chosen image, if it has one."""
+    def take_up(self, take_settings: Callable[[Recipe], str]) -> None:
+        """Show a count that was made before this panel was there: of the chosen image, if it has one.
+
+        ``take_settings`` chooses what a recipe tells, and returns a sentence on what is not here.
+        """
         standing = [one for one in counts_of(self._viewer).standing.values() if one.is_here(self._viewer)]
         if not standing:
             return
@@ -134,7 +226,7 @@ class ShownCount(QObject):
             box.choose(image)
         own = (one for one in standing if one.layer_id == box.currentData())
         counted = next(own, standing[-1])
-        not_here = self._take_settings(counted, settings_file)
+        not_here = self._take_settings(counted, take_settings)
         if isinstance(counted, WholeCount):
             self._show_whole(counted, not_here)
             return
@@ -143,7 +235,9 @@ class ShownCount(QObject):
         self._show_number()
         self._tell_of(counted, not_here)
 
-    def _take_settings(self, counted: CountOutcome | WholeCount, settings_file: SettingsFileTool) -> str:
+    def _take_settings(
+        self, counted: CountOutcome | WholeCount, take_settings: Callable[[Recipe], str]
+    ) -> str:
         """Choose what a count was made with; return what is not here to be chosen."""
         request, panel, recipe = counted.request, self._panel, recipe_of_count(counted)
         if panel.image.currentData() != counted.layer_id:  # channels and regions are of another image
@@ -152,7 +246,7 @@ class ShownCount(QObject):
             panel.region.setCurrentIndex(panel.region.place_of(request.part))
             panel.choose_region_layers(request.region_layers)
         try:
-            not_here = settings_file.take(recipe)
+            not_here = take_settings(recipe)
         except CellwrightError as error:
             return error_line(error)
         for output, box in panel.outputs.items():
@@ -179,7 +273,7 @@ class ShownCount(QObject):
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self._choices.outputs, classifier=classifier)
         if wanted != request or self._updater.is_busy:
-            self._model.update_wanted.emit(lambda: recount_task(counted, wanted))
+            self._updater.request(lambda: recount_task(counted, wanted))
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""

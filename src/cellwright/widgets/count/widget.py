@@ -21,8 +21,8 @@ from cellwright.widgets.count.model import (
     count_task,
 )
 from cellwright.widgets.count.point_prompt import PointPromptTool
-from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
-from cellwright.widgets.count.shown import ShownCount
+from cellwright.widgets.count.save import SaveTool, SettingsFileTool
+from cellwright.widgets.count.shown import EditedCells, ShownCount
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
@@ -83,7 +83,7 @@ class CountWidget(QWidget):
         self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
-        self.shown.take_up(self.settings_file)
+        self.shown.take_up(self.settings_file.take)
 
     def _connect_panel(self) -> None:
         panel = self.panel
