@@ -63,6 +63,15 @@ def test_a_loss_that_is_no_number_ends_the_run(train_tiny, tmp_path):
     assert not (tmp_path / "wild" / "weights.safetensors").exists()
 
 
+def test_a_disk_that_is_full_is_told(train_tiny, monkeypatch):
+    def save(values, part):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(WriteError, match="on a disk with room"):
+        train_tiny("full")
+
+
 def weights_in(folder):
     return load_file(folder / "weights.safetensors")
 

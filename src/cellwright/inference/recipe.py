@@ -142,34 +142,16 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
-    known, analysis = dict(found_by.settings), analysis or AnalysisSettings()
-    of_file = _source_channels(known)
-    if of_file:
-        analysis = of_channel(analysis, of_file[0])
+    known = dict(found_by.settings)
     return replace(
         recipe,
         image=path,
         axes=known.get("source_axes") or found_by.axes,
-        analysis=analysis,
+        analysis=analysis or AnalysisSettings(),
         files=files or InputFiles(),
         window=window,
         pixel_size_um=pixel_size_um,
         with_files=tuple(known.get("source_files", ())),
-    )
-
-
-def of_channel(analysis: AnalysisSettings, channel: int) -> AnalysisSettings:
-    """Return settings for an image of one channel as those for the same channel among others.
-
-    Examples
-    --------
-    >>> of_channel(AnalysisSettings(keep=("intensity_mean_ch0>=5",), positive=("0>otsu",)), 2).positive
-    ('2>otsu',)
-    """
-    return replace(
-        analysis,
-        keep=tuple(re.sub(r"_ch0(?!\d)", f"_ch{channel}", rule) for rule in analysis.keep),
-        positive=tuple(re.sub(r"^0(?=\s*>)", str(channel), rule) for rule in analysis.positive),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError, few
+from cellwright.core.errors import CheckpointError, WriteError, few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
@@ -89,8 +89,14 @@ def save(state: RunState, output: Path) -> None:
         "chances": state.sampling_weights,
         "kept": state.kept,
     }
-    with atomic_write(output / STATE) as part:
-        torch.save(values, part)
+    path = output / STATE
+    try:
+        with atomic_write(path) as part:
+            torch.save(values, part)
+    except RuntimeError as error:  # it tells of a full disk in its own way
+        raise WriteError(
+            f"Expected to write {path}; got: {error}. Choose a folder on a disk with room."
+        ) from error
 
 
 def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import tifffile
 from napari.components import ViewerModel
@@ -142,6 +143,12 @@ def test_random_settings_of_the_panels_are_repeated(
     assert run_command(command, tmp_path / "o") == 0, capfd.readouterr().err
     written = json.loads((tmp_path / "o" / f"{path.stem}.json").read_text())
     assert (written["count"], written["cells_sha256"]) == (expected.count, cells_checksum(expected)), command
+    told = pandas.read_csv(tmp_path / "o" / f"{path.stem}.cells.csv")
+    table = panel.model.analysis().table
+    for column in (one for one in table if one not in ("label", "edited")):  # which belong to the layer
+        assert column in told, command
+        if len(table) and table[column].dtype.kind in "fiu":
+            np.testing.assert_allclose(told[column], table[column], rtol=1e-3, atol=2e-3, err_msg=column)
 
 
 def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
@@ -169,7 +176,7 @@ def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
     layer._source = layer.source.model_copy(update={"path": str(path)})
     widget.viewer.add_layer(layer)
     if kind == 3:
-        widget.model.choose_axes(layer, "TYX")
+        widget.axes.choose(layer, "TYX")
     return path
 
 

@@ -45,6 +45,21 @@ def test_the_number_and_the_table_are_those_of_the_layer(panel: ResultsWidget) -
     assert heading == "Area [µm²]"
 
 
+def test_the_panel_is_there_before_its_cells_are_measured(
+    viewer: ViewerModel, qtbot: QtBot, read: Read
+) -> None:
+    viewer.add_labels(np.eye(20, dtype=np.int32), name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.view.layer.choose(viewer.layers["cells"])
+    panel.measurer.read()
+    assert not panel.view.job_bar.is_busy  # a thread that measures would take turns with the window
+    assert panel.measurer.is_busy
+    read(panel)
+    assert panel.is_filled
+    assert panel.view.number.text() == "1"
+
+
 def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: ResultsWidget, read: Read) -> None:
     layer = panel.viewer.layers["cells"]
     layer.data_setitem(tuple(np.nonzero(np.ones((5, 5)))[axis] + 50 for axis in (0, 1)), 9)
@@ -62,6 +77,23 @@ def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: Results
     read(panel)
     assert panel.view.number.text() == "4"
     assert panel.model.table["label"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_cell_that_is_as_it_was_after_undo_is_not_by_hand(panel: ResultsWidget, read: Read) -> None:
+    choose_rows(panel, 1)
+    panel.view.class_name.setEditText("WBC")
+    panel.view.set_class.click()
+    read(panel)
+    layer = panel.viewer.layers["cells"]
+    for _ in range(2):  # again: what was known the second time is what it had first
+        layer.data_setitem(tuple(one[:2] for one in np.nonzero(layer.data == 2)), 3)  # two cells change
+        read(panel)
+        assert panel.model.measured.n_edited == 2
+        layer.undo()
+        read(panel)
+        assert panel.model.measured.n_edited == 0
+        assert panel.model.table["class"].tolist() == ["", "WBC", "", ""]
+        assert "by hand" not in panel.view.line.text()
 
 
 def test_a_cell_that_was_cut_is_measured_anew(panel: ResultsWidget, read: Read) -> None:

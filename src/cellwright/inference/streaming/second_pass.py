@@ -463,10 +463,11 @@ def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     import pandas
 
     rules = [parse_marker(rule) for rule in job.recipe.analysis.positive]
-    markers = with_channel_numbers(rules, job.image.channel_names)
-    wanted = {marker.column for marker in markers}
-    if not wanted:
+    if not rules:
         return {}
+    there = {str(name) for part in parts for name in pandas.read_csv(part, nrows=0)}
+    markers = with_channel_numbers(rules, job.image, there)
+    wanted = {marker.column for marker in markers}
     columns = [pandas.read_csv(part, usecols=lambda name: name in wanted) for part in parts]
     every = pandas.concat([one for one in columns if len(one)] or columns[:1])
     thresholds = thresholds_of(every, markers)

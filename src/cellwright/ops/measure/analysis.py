@@ -186,7 +186,7 @@ def _marked(
     if not settings.positive:
         return {}, None
     markers = [parse_marker(rule) for rule in settings.positive]
-    thresholds = thresholds_of(table, with_channel_numbers(markers, image.channel_names))
+    thresholds = thresholds_of(table, with_channel_numbers(markers, image, table.columns))
     add_positive(table, thresholds)
     return thresholds, copositive_table(table, tuple(thresholds))
 

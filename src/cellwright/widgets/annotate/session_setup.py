@@ -58,7 +58,7 @@ class Unfinished:
                 "it here, or duplicate the image's layer and annotate that."
             )
         when = f"{self.changed:%d %b %Y, %H:%M}"
-        return f"An annotation of this image was begun: {self.n_edits:,} edits, {when}."
+        return f"Your edits of this image are kept: {self.n_edits:,}, the last {when}."
 
 
 def journal_path(image: Image, folder: Path | None = None) -> Path:

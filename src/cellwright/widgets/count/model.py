@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
@@ -25,7 +24,7 @@ from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
-from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
+from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -147,15 +146,20 @@ def counts_of(viewer: Any) -> ViewerCounts:
 
 def remember(viewer: Any, counted: CountOutcome | WholeCount) -> None:
     """Keep the count of an image; the large maps of the network are kept of the latest alone."""
-    counts = counts_of(viewer)
-    kept: dict[str, CountOutcome | WholeCount] = {}
-    for layer_id, one in counts.standing.items():
-        if layer_id == counted.layer_id or not one.is_here(viewer):
-            continue
+    forget_gone(viewer)
+    standing = counts_of(viewer).standing
+    standing.pop(counted.layer_id, None)
+    for layer_id, one in list(standing.items()):
         if isinstance(one, CountOutcome):
-            one = replace(one, prediction=None)
-        kept[layer_id] = one
-    counts.standing = {**kept, counted.layer_id: counted}
+            standing[layer_id] = replace(one, prediction=None)
+    standing[counted.layer_id] = counted
+
+
+def forget_gone(viewer: Any) -> None:
+    """Let go of counts of which nothing is among the layers any more."""
+    standing = counts_of(viewer).standing
+    for one in [one for one in standing.values() if not one.is_here(viewer)]:
+        del standing[one.layer_id]
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
@@ -453,7 +457,6 @@ class CountModel:
     settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
     work_wanted = Signal(object, object)  # Task, and what is given its result
     update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
-    axes_changed = Signal(object)  # Image layer whose axes the user has chosen
     cause_changed = Signal()  # of an error that may be told
     whole_counted = Signal(object)  # WholeCount of an image larger than memory
     told = Signal(str, bool, bool)  # a sentence for the user; whether it is an error, or a warning
@@ -464,19 +467,6 @@ class CountModel:
         self.inputs = read_inputs
         self.outcome: CountOutcome | None = None
         self.is_busy = False
-
-    def choose_axes(self, layer: ImageLayer, axes: str) -> None:
-        """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
-
-        ``axes`` has a letter for each axis, colours left out.
-        """
-        if axes == chosen_axes(layer):
-            return
-        kept = {name: value for name, value in layer.metadata.items() if name != AXES}
-        if axes:
-            kept[AXES] = axes
-        layer.metadata = kept
-        self.axes_changed.emit(layer)
 
     def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Tell the user a sentence; an empty one takes the last away."""

@@ -20,7 +20,7 @@ from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.prompted_cells import add_to, covering, has_pixels_of, number_in, with_cell
-from cellwright.widgets.count.save import OUTPUTS, EditedCells
+from cellwright.widgets.count.shown import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer

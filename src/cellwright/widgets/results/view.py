@@ -98,7 +98,7 @@ class ResultsView(RegionPanel):
         self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
-        fill(layout, self._subjects(), self._card(), self.message, self.job_bar)
+        fill(layout, self._subjects(), self._card())
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(True)
         self.tabs.setDocumentMode(True)
@@ -112,6 +112,7 @@ class ResultsView(RegionPanel):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+        fill(layout, self.message, self.job_bar)  # below: what is clicked stays where it is
 
     def can_mask(self, layer: Layer) -> bool:
         """Return whether a layer is listed as a mask, or for nuclei: not the cells themselves."""

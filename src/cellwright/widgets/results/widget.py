@@ -64,7 +64,6 @@ class ResultsWidget(QWidget):
         self.is_filled = False
         self._is_asked = False  # whether Measure was pressed
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
-        self.model.border = preferences().border
         self.counts.show_settings()
         self._connect()
         self._show_theme()
@@ -82,10 +81,16 @@ class ResultsWidget(QWidget):
             QTimer.singleShot(FILL_MS, self._fill_page)
 
     def _fill_page(self) -> None:
-        if isalive(self) and self.view.fill():  # type: ignore[no-untyped-call]
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        if self.view.fill():
             QTimer.singleShot(0, self._fill_page)
-        else:
-            self.is_filled = True
+            return
+        if self.model.border == ResultsModel().border:  # not chosen meanwhile
+            self.model.border = preferences().border  # takes napari a while
+            self.counts.show_settings()
+        self.is_filled = True
+        self.measurer.begin()
 
     def _connect(self) -> None:
         view, model = self.view, self.model

@@ -115,23 +115,11 @@ def _colours(axis: int | None) -> tuple[Channel, ...]:
     return (Channel("All colours", None, axis), *each)
 
 
-def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
-    """Return the axis letters of the layer's array.
+def image_as_it_lies(layer: ImageLayer, channel: Channel | None = None) -> Image:
+    """Return a layer as image, its axes as in the layer; all slices where that was chosen as channel.
 
-    Parameters
-    ----------
-    channel
-        What is counted in: all slices, where that was chosen in place of channels.
-
-    Raises
-    ------
-    WrongLayerError
-        Less than two axes, or more than there are letters for.
+    WrongLayerError where it has less than two axes, or more than there are letters for.
     """
-    return _image_in(layer, channel).axes
-
-
-def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
     image = understood(layer).image
     if channel is None or channel.title != NO_CHANNELS or CHANNEL not in image.axes:
         return image
@@ -140,7 +128,7 @@ def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
 
 def image_in(layer: ImageLayer, channel: Channel | None = None) -> Image:
     """Return a layer as the image that is counted, colours last, with the smaller copies it is shown by."""
-    image = _image_in(layer, channel)
+    image = image_as_it_lies(layer, channel)
     if layer.multiscale:
         image = replace(image, levels=tuple(layer.data[1:]))
     takes_all = channel is None or channel.index is None

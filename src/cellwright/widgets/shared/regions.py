@@ -33,8 +33,8 @@ from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
     affine_between,
-    axes_of,
     full_resolution,
+    image_as_it_lies,
     in_pixels,
     last_axes,
     pixel_at,
@@ -103,7 +103,7 @@ def through_slices(
     n_around
         Slices on either side; None takes all.
     """
-    place = axes_of(layer, channel).find("Z")
+    place = image_as_it_lies(layer, channel).axes.find("Z")
     if place < 0:
         return window
     n_slices = _shape(layer)[place]
