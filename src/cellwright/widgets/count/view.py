@@ -167,8 +167,7 @@ class CountPanel(RegionPanel):
         form.addRow("Count in", self.region)
         form.addRow("At its edge", self.rule)
         form.addRow("Leave out", self.exclude)
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+        self.add_mask_rows(form)
         form.addRow("Diameter", self._diameter())
         form.addRow("Classes", self.classes)
         form.addRow("Device", self.device)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
+from cellwright.widgets.shared.style import DRAWN, LETTERS
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -39,6 +40,7 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         self.hideButtons()
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
+        self.setObjectName(DRAWN)
         for name in ("left", "bottom"):
             self.getAxis(name).enableAutoSIPrefix(enable=False)  # a score of 0.5 is none of 500 (x0.001)
 
@@ -52,6 +54,17 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
             axis = self.getAxis(name)
             axis.setPen(colour)
             axis.setTextPen(colour)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the size of the font; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.FontChange:
+            font = self.font()
+            font.setPointSizeF(LETTERS * font.pointSizeF())
+            for name in ("left", "bottom"):
+                axis = self.getAxis(name)
+                axis.setTickFont(font)
+                axis.label.setFont(font)
 
     def wheelEvent(self, event: Any) -> None:
         """Leave the wheel to the panel."""

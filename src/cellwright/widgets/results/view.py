@@ -221,12 +221,7 @@ class ResultsView(RegionPanel):
         form.addRow("", self.everywhere)
         form.addRow("Leave out", self.exclude)
         form.addRow("", self.out_everywhere)
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
-        self.mask_layer.chosen.connect(
-            lambda: form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
-        )
-        form.setRowVisible(self.mask_side, False)  # noqa: FBT003 - of Qt
+        self.add_mask_rows(form)
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         form.addRow("Count by", self.counted_by)
@@ -399,10 +394,10 @@ class MarkerRow:
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
         self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
-        grid.addWidget(self.is_on, 2 * place, 0)
-        grid.addWidget(self.otsu, 2 * place, 1)
+        grid.addWidget(self.is_on, 2 * place, 0, 1, 3)
         grid.addWidget(self.slider, 2 * place + 1, 0)
         grid.addWidget(self.value, 2 * place + 1, 1)
+        grid.addWidget(self.otsu, 2 * place + 1, 2)
 
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
@@ -478,11 +473,11 @@ class TrackPage(QWidget):
         self.gap = QSpinBox()
         self.gap.setRange(0, 100)
         self.gap.setValue(1)
+        self.gap.setSuffix(" frames")
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
         form = form_layout(spacing_px=4)
-        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-        form.addRow("Farthest way", self.distance)
-        form.addRow("Missing frames", self.gap)
+        form.addRow("Max. distance", self.distance)
+        form.addRow("Max. gap", self.gap)
         form.addRow("Frame interval", self.interval)
         form.addRow(self.divisions)
         return form

@@ -10,7 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QFormLayout, QPushButton, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
@@ -381,6 +381,17 @@ class RegionPanel(QWidget):
         self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
         self.rule.fill(RULES.items())
         self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+
+    def add_mask_rows(self, form: QFormLayout) -> None:
+        """Add the mask, and below it, where there is one, which side of it counts."""
+        form.addRow("Mask", self.mask_layer)
+        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+
+        def show_side() -> None:
+            form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
+
+        self.mask_layer.chosen.connect(show_side)
+        show_side()
 
     def can_mask(self, layer: Layer) -> bool:
         """Return whether a layer is listed as a mask."""
