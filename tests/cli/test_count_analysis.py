@@ -118,6 +118,8 @@ def test_a_part_is_counted_in_its_place(cli, stained_path, tmp_path, blobs):
         ("--pixel-size", "half", "number of µm"),
         ("--pixel-size", "1,1,1", "one number for each"),
         ("--report", ".", "Name a file in it"),
+        ("--report", "image.tif", "Give it a name with .html"),
+        ("--save-settings", "image.tif", "Give it a name with .json"),
     ],
 )
 def test_a_part_that_is_none_is_refused(cli, stained_path, flag, text, message):
@@ -185,14 +187,14 @@ def test_tracks(cli, tmp_path, draw_blobs):
 
 
 def test_tracks_of_a_part_have_the_frames_of_the_image(cli, tmp_path, draw_blobs):
-    tifffile.imwrite(
-        tmp_path / "movie.tif", np.stack([draw_blobs((80, 80)).image] * 3), photometric="minisblack"
-    )
+    movie = np.stack([draw_blobs((80, 80)).image] * 3).astype(np.float32)
+    tifffile.imwrite(tmp_path / "movie.tif", movie, imagej=True, metadata={"axes": "TYX", "finterval": 30})
     part = ["--axes", "TYX", "--track", "--window", "1:3,0:80,0:80"]
     code, _, err = cli("count", tmp_path / "movie.tif", *part, "--output", tmp_path)
     assert code == 0, err
     lineages = pandas.read_csv(tmp_path / "movie.lineages.csv")
     assert (set(lineages["first"]), set(lineages["last"])) == ({1}, {2})
+    assert "speed_px_per_min" in lineages  # as the file tells the time between frames
     assert set(pandas.read_csv(tmp_path / "movie.cells.csv")["t"]) == {1, 2}
 
 

@@ -276,6 +276,9 @@ def test_counts_alone_teach_a_density_model(cli, tmp_path, rng):
 def test_folders_of_models_and_datasets_are_not_written_over(cli, dataset, tmp_path, command):
     code, _, err = cli(command, dataset, "--output", dataset)
     assert (code, "holds a dataset" in err) == (1, True), err
+    (tmp_path / "pairs").mkdir()
+    code, _, err = cli(command, tmp_path / "pairs", "--output", tmp_path / "pairs")
+    assert (code, "holds a dataset" in err) == (1, True), err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "weights.safetensors").touch()
     code, _, err = cli(command, dataset, "--output", tmp_path / "mine")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 
 from cellwright import convert
 from cellwright.core.data import Image
@@ -50,3 +51,14 @@ def test_what_cannot_be_converted_is_told(tmp_path):
         convert([tmp_path / "a.json"], "labels", tmp_path / "out")
     with pytest.raises(SettingsError, match="Formats that can be written are labels"):
         convert([tmp_path / "a.json"], "mat", tmp_path / "out")
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    source, image = tmp_path / "a.json", tmp_path / "a.tif"
+    FORMATS["coco"].write(source, [draw()])
+    tifffile.imwrite(image, np.full((40, 50), 7, np.uint8))
+    for to, path in (("labels", image), ("coco", source)):
+        before = path.read_bytes()
+        with pytest.raises(SettingsError, match=f"{path.name} is read and would be written over"):
+            convert([source], to, path, image)
+        assert path.read_bytes() == before

@@ -73,20 +73,37 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
         return SimpleNamespace(channel=SimpleNamespace(name=name, color=color))
 
     data = dask.array.arange(2 * 3 * 2 * 8 * 9, dtype=np.uint16).reshape(2, 3, 2, 8, 9)
+    own = SimpleNamespace(type="TimeLoop", parameters=SimpleNamespace(periodMs=2000.0))
     path = stands_in(
         "nd2", "ND2File", ".nd2",
         sizes={"P": 2, "Z": 3, "C": 2, "Y": 8, "X": 9},
         voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=2.0),
         metadata=SimpleNamespace(channels=[channel("DAPI", 0, 0, 255), channel("GFP", 0, 255, 0)]),
-        to_dask=lambda: data,
+        to_dask=lambda: data, experiment=[own],
     )  # fmt: skip
     first, second = read_images(path)
+    assert first.frame_interval_s == 0.0  # there are no frames
     assert (first.name, second.name, first.axes) == ("a_0", "a_1", "ZCYX")
     assert first.pixel_size_um == (2.0, 0.5, 0.25)
     assert (first.channel_names, first.channel_colors) == (("DAPI", "GFP"), ("#0000ff", "#00ff00"))
     assert isinstance(second.data, dask.array.Array)
     np.testing.assert_array_equal(second.read(), data[1])
     assert all(file.is_closed for file in stands_in.files)
+
+
+@pytest.mark.parametrize(("periods_ms", "seconds"), [([300_000.0] * 2, 300.0), ([1000.0, 60_000.0], 0.0)])
+def test_nd2_tells_the_time_between_frames(stands_in, periods_ms, seconds):
+    phases = [SimpleNamespace(periodMs=one) for one in periods_ms]
+    path = stands_in(
+        "nd2", "ND2File", ".nd2", sizes={"T": 3, "Y": 8, "X": 9},
+        voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=2.0), metadata=SimpleNamespace(channels=None),
+        to_dask=lambda: dask.array.zeros((3, 8, 9), dtype=np.uint16),
+        experiment=[
+            SimpleNamespace(type="NETimeLoop", parameters=SimpleNamespace(periods=phases)),
+            SimpleNamespace(type="XYPosLoop", parameters=None),
+        ],
+    )  # fmt: skip
+    assert read_image(path).frame_interval_s == seconds
 
 
 @pytest.mark.parametrize("fault", ["lead in a circle", "in a circle", "fewer than it claims", ""])
@@ -158,17 +175,21 @@ def test_lif_tells_the_colours_that_its_channels_are_shown_in(stands_in, shown, 
 def test_lif_has_images_of_their_own(stands_in):
     def image(name, dims, shape):
         steps = {"Y": np.arange(shape[-2]) * 5e-7, "X": np.arange(shape[-1]) * 2.5e-7}
+        steps["T"] = np.arange(shape[0]) * 45.0
         return SimpleNamespace(name=name, dims=dims, coords=steps, asarray=lambda: np.zeros(shape, np.uint8))
 
     images = [
         image("Series 1", ("C", "Y", "X"), (2, 8, 9)),
         image("Top/Series 2", ("T", "Y", "X"), (1, 8, 9)),
+        image("Movie", ("T", "Y", "X"), (3, 8, 9)),
     ]
     found = list(read_images(stands_in("liffile", "LifFile", ".lif", images=images)))
     assert [(one.name, one.axes, one.shape) for one in found] == [
         ("a_Series 1", "CYX", (2, 8, 9)),
         ("a_Top_Series 2", "YX", (8, 9)),
+        ("a_Movie", "TYX", (3, 8, 9)),
     ]
+    assert [one.frame_interval_s for one in found] == [0.0, 0.0, 45.0]
     assert found[0].pixel_size_um == pytest.approx((0.5, 0.25))
 
 
@@ -233,12 +254,17 @@ def test_czi_has_scenes_by_its_newer_package_too(stands_in):
     metadata["Information"] = {
         "Image": {"Dimensions": {"Channels": {"Channel": [{"Name": "DAPI"}, {"Name": "GFP"}]}}}
     }
+    times = {"Positions": {"Interval": {"Start": 0, "Increment": 90.0}}}
+    metadata["Information"]["Image"]["Dimensions"]["T"] = times
     path = stands_in(
         "czifile", "CziFile", ".czi",
         metadata=lambda asdict: {"ImageDocument": {"Metadata": metadata}} if asdict else "<xml/>",
-        scenes={0: scene(("C", "Y", "X"), 5), 2: scene(("Z", "Y", "X", "S"), 6)},
+        scenes={
+            0: scene(("C", "Y", "X"), 5), 2: scene(("Z", "Y", "X", "S"), 6), 3: scene(("T", "Y", "X"), 5)
+        },
     )  # fmt: skip
-    first, second = read_images(path)
+    first, second, third = read_images(path)
+    assert (first.frame_interval_s, third.frame_interval_s) == (0.0, 90.0)
     assert (first.name, first.axes, first.shape) == ("a_0", "CYX", (2, 8, 9))
     assert first.channel_names == ("DAPI", "GFP")
     assert (second.name, second.axes, second.read().max()) == ("a_2", "ZYXC", 6)

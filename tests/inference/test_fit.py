@@ -16,6 +16,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.geometry import intensity
 
 FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 
@@ -101,6 +102,34 @@ def test_an_image_that_promises_little_is_counted_enlarged_where_that_promises_m
     assert len(result.cells) == len(blobs)
     assert [notice for notice in result.notices if "enlarged" in notice] == list(result.notices)
     assert bool(result.notices) == (zoom > 1)
+
+
+@pytest.mark.parametrize("brighter", [0.9, 0.8])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_dim_image_that_promises_little_is_counted_brightened_where_that_promises_more(
+    model, blobs, monkeypatch, brighter, stated
+):
+    answers = iter([0.8, *[brighter] * 9])
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    monkeypatch.setattr(intensity, "DIM", 0.5)
+    pixels = 0.6 * blobs.image
+    pixels[:12, :12] = 1
+    engine = EngineSettings(diameter_px=model.spec.diameter_px * stated)  # which says nothing of the light
+    result = count(pixels, model, engine=engine)
+    assert result.provenance.settings.get("power", 1) == (0.5 if brighter > 0.8 else 1)
+    assert any("brightened" in notice for notice in result.notices) == (brighter > 0.8)
+
+
+def test_cells_too_large_to_be_found_whole_are_looked_for_in_the_image_shrunk(
+    model, blobs, monkeypatch, looks
+):
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: {0.5: 0.9}.get(looks[-1][0], 0.3))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    result = count(blobs.image, model)
+    assert result.provenance.settings["zoom"] == 0.5
+    assert [zoom for zoom, _ in looks] == [1.0, 1.5, 0.5, 0.25]
+    assert "shrunk 2 times" in result.notices[0]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from cellwright.files.folders.results import read_outcomes
 from cellwright.files.tables import write_table
 from cellwright.inference import folder, image_count
 from cellwright.inference.folder import count_folder
-from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
+from cellwright.inference.image_count import CountChoices
 from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import InputFiles, StreamSettings
 from cellwright.ops.measure.analysis import Counted
@@ -38,13 +38,10 @@ class BrightPixels:
 
     fingerprint: str = "1"
     seen: tuple = ()
-    axes: str = ""
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
     xlsx: bool = False
     report: Path | None = None
-    settings: str = "as they come"
-
-    def inputs(self, name):
-        return ()
+    settings_text: str = "as they come"
 
     def count(self, image, name):
         self.seen += (image.name,)
@@ -281,15 +278,12 @@ def test_what_a_user_changed_of_all_images_is_kept_too(images, tmp_path):
 
 
 def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):
-    class WithMask(BrightPixels):
-        def inputs(self, name):
-            return (tmp_path / f"mask_{name}.tif",)
-
+    masks = Recipe(files=InputFiles(mask=str(tmp_path / "mask_{name}.tif")))
     for name in "01234":
         (tmp_path / f"mask_{name}.tif").write_text("mask")
-    count(images, tmp_path / "out", WithMask())
+    count(images, tmp_path / "out", BrightPixels(recipe=masks))
     (tmp_path / "mask_3.tif").write_text("another mask")
-    again = WithMask()
+    again = BrightPixels(recipe=masks)
     count(images, tmp_path / "out", again)
     assert again.seen == ("3",)
 
@@ -304,8 +298,8 @@ def test_missing_chunks_of_what_is_read_ahead_are_told(tmp_path):
 def test_files_of_a_large_image_are_called_after_the_image(tmp_path, monkeypatch):
     monkeypatch.setattr(image_count, "streamed_task", lambda _, image, choices, **__: (image, choices))
     files, stream = InputFiles(mask="{name}_mask.tif"), StreamSettings(stream=True)
-    choices = CountChoices((), Recipe(files=files, stream=stream), TableFiles(tmp_path))
-    image, chosen = RecipeCounter(choices).count(Image(np.zeros((4, 5)), "YX", name="a.ome"), "sub/a")
+    choices = CountChoices((), Recipe(files=files, stream=stream), tmp_path)
+    image, chosen = choices.count(Image(np.zeros((4, 5)), "YX", name="a.ome"), "sub/a")
     assert (image.name, chosen.recipe.files.mask) == ("a", "a.ome_mask.tif")
 
 

@@ -542,7 +542,7 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     def estimated(counting, at):
         yield Progress("tiles", 0, 1)
         batches = counting.batches(1.0)
-        return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0))
+        return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0), counting.scaling)
 
     monkeypatch.setattr(pipeline, "estimate_scale", estimated)
     monkeypatch.setattr(context, "WHOLE_PX", 256)
@@ -786,7 +786,8 @@ def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_b
 def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((150, 160)).image
     image = Image(np.stack([np.roll(blobs, 3 * frame, axis=1) for frame in range(3)]), "TYX", (0.5, 0.5))
-    settings = AnalysisSettings(track=True, border="drop", frame_interval_s=30.0)
+    image = replace(image, frame_interval_s=30.0)
+    settings = AnalysisSettings(track=True, border="drop")
     found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings)
     same_tables(*tables)
     assert found.analysis.tracks.count == whole.tracks.count < found.result.count / 2

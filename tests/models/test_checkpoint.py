@@ -139,7 +139,10 @@ DAMAGES = {
     "infinity": (infinite, "NaN or infinity in 'head.weight'"),
     "newer version": (lambda folder: change_spec(folder, version=2), "Update cellwright"),
     "unknown family": (lambda folder: change_spec(folder, family="flaw"), "family must be one of"),
-    "family of another type": (lambda folder: change_spec(folder, family=["flow"]), "family must be one of"),
+    "family of another type": (
+        lambda folder: change_spec(folder, family=["flow"]),
+        "family of .* must be a text",
+    ),
     "unknown preset": (lambda folder: change_spec(folder, preset="huge"), "Preset of flow"),
     "other channels": (lambda folder: change_spec(folder, in_channels=1), "in_channels .* must be 3"),
     "other maps": (lambda folder: change_spec(folder, map_channels={"probability": 3}), "map_channels"),

@@ -63,6 +63,15 @@ def test_a_loss_that_is_no_number_ends_the_run(train_tiny, tmp_path):
     assert not (tmp_path / "wild" / "weights.safetensors").exists()
 
 
+def test_a_disk_that_is_full_is_told(train_tiny, monkeypatch):
+    def save(values, part):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(WriteError, match="on a disk with room"):
+        train_tiny("full")
+
+
 def weights_in(folder):
     return load_file(folder / "weights.safetensors")
 
@@ -100,7 +109,9 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(train_tiny, tmp_path, 
     monkeypatch.setattr(trainer, "embedding", embedding)
     whole = train_tiny("whole")
     assert train_tiny("killed", stop_after=stop_after) is None
-    assert files(tmp_path / "killed") == ([] if stop_after <= 2 else sorted([*DONE, "training.pt"]))
+    assert files(tmp_path / "killed") == sorted(
+        ["curve.json", "training.pt"] if stop_after <= 2 else [*DONE, "training.pt"]
+    )
     assert same(train_tiny("killed"), whole)
     assert same(weights_in(tmp_path / "killed"), weights_in(tmp_path / "whole"))
     assert files(tmp_path / "killed") == DONE
@@ -151,6 +162,12 @@ def test_a_run_with_other_settings_is_not_gone_on_with(train_tiny):
     train_tiny("a", stop_after=3)
     with pytest.raises(CheckpointError, match="began with other settings"):
         train_tiny("a", replace(SHORT, seed=8))
+
+
+def test_before_its_first_epoch_a_run_may_be_begun_anew(train_tiny, tmp_path):
+    train_tiny("a", stop_after=1)
+    other = replace(SHORT, seed=8)
+    assert same(train_tiny("a", other), train_tiny("b", other))
 
 
 def test_closing_at_any_step_leaves_no_thread_and_no_part(train_tiny, tmp_path):

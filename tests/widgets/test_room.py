@@ -23,19 +23,22 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QLabel,
     QLineEdit,
+    QScrollArea,
     QSlider,
     QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
+from cellwright.ops.plates import plate_map
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.model import COLOURS
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import Histogram
-from cellwright.widgets.results.view import MarkerRow, TrackPage
+from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.style import STYLE, FoldedPart
+from cellwright.widgets.shared.style import STYLE, FoldedPart, PanelScrollArea
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 
@@ -53,6 +56,7 @@ PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
 NAPARI_PX = 500 + 26  # its own controls at a font of 16, its frames and the least of its canvas
 MOST_WIDTH_PX, MOST_HEIGHT_PX = 1024 - NAPARI_PX, 500  # of a dock, where the window is 1024 x 768
 JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
+NARROWEST_PX = 300  # of a page beside its scroll bar
 READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
 
 
@@ -248,6 +252,9 @@ def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -
     QApplication.processEvents()
     shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
     assert shown == [panel.panel.image, panel.panel.model]
+    panel.panel.more.title.setChecked(True)
+    assert panel.panel.mask_layer.isVisible()
+    assert not panel.panel.mask_side.isVisible()  # without a mask there are no sides
 
 
 def test_rows_of_tracks_wrap_where_letters_are_large(qtbot: QtBot) -> None:
@@ -257,8 +264,39 @@ def test_rows_of_tracks_wrap_where_letters_are_large(qtbot: QtBot) -> None:
     field, *buttons = (
         one.minimumSizeHint().width() for one in (page.distance, page.save_lineages, page.save_tracks)
     )
-    assert least < field + page.fontMetrics().horizontalAdvance("Missing frames")
+    assert least < field + page.fontMetrics().horizontalAdvance("Frame interval")
     assert least < sum(buttons)
+
+
+def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: QtBot) -> None:
+    view, holder, plate, sides = ResultsView(), QWidget(), PlateView(), []
+    while view.fill():
+        pass
+    MarkerRow(view.markers, 0).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
+    plate.show_plate(plate_map([("A01", 1.0), ("B03", 2.0)]))
+    QVBoxLayout(holder).addWidget(plate)
+    ticks = view.histogram.getAxis("left")
+    areas = [PanelScrollArea(panel) for panel in (view, holder)]
+    for area in areas:
+        qtbot.addWidget(area)
+    for size in (9, 16):
+        for area in areas:
+            area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+            area.resize(350, 500)
+            with qtbot.waitExposed(area):
+                area.show()
+            qtbot.wait(1)  # what follows the font does so later
+        sides.append((plate.margin, plate.side))
+    pages = [page.widget() for page in view.tabs.findChildren(QScrollArea) if page.widget() is not None]
+    widths = []
+    for page in pages:
+        view.tabs.setCurrentWidget(page.parent().parent())
+        qtbot.wait(1)
+        widths.append(page.minimumSizeHint().width())
+    assert max(widths) < NARROWEST_PX
+    assert ticks.style["tickFont"].pointSizeF() > 12
+    assert sides[0][0] < sides[1][0]
+    assert sides[0][1] > sides[1][1]
 
 
 def test_plots_follow_the_theme(qtbot: QtBot) -> None:

@@ -67,12 +67,8 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
 def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
     """Write the annotation in one of ``files.formats.registry``; the file itself in the last step.
 
-    Raises
-    ------
-    SettingsError
-        There is no format of this name.
-    WriteError
-        It cannot be written, or the format cannot hold this annotation.
+    SettingsError where there is no format of this name. WriteError where it cannot be written, or the format
+    cannot hold this annotation.
     """
     if name not in FORMATS:
         raise SettingsError(
@@ -98,14 +94,9 @@ def dataset_task(
     A stack with regions that span some of its frames or slices gives one image for each such span, with the
     span in its name; the others are left out. A film of which only positions are known gives its frames.
 
-    Raises
-    ------
-    AnnotationError
-        Only positions are known of a volume.
-    WriteError
-        A name is there already and ``may_replace`` is false, or something cannot be written.
-    ReadError
-        There is a meta.json that is damaged.
+    AnnotationError where only positions are known of a volume. WriteError where a name is there already and
+    ``may_replace`` is false, or something cannot be written. ReadError where there is a meta.json that is
+    damaged.
     """
     yield Progress(MEASURE, 0, 1, "measuring the cells")
     provenance, cells, entries = _provenance(session), session.cells(), []

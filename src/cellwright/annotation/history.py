@@ -66,10 +66,7 @@ class EditHistory:
     def do(self, edit: Edit) -> None:
         """Do an edit, unless it changes nothing; take it back where the journal fails.
 
-        Raises
-        ------
-        WriteError
-            The journal cannot be written.
+        WriteError where the journal cannot be written.
         """
         touched = self._store.write(edit.changes)
         metadata = None

@@ -71,10 +71,8 @@ class Journal:
     def create(cls, path: Path, start: Start) -> "Journal":
         """Return a new journal that holds the start alone.
 
-        Raises
-        ------
-        WriteError
-            There is a file already, another session has it open, or the folder cannot be written.
+        WriteError where there is a file already, another session has it open, or the folder cannot be
+        written.
         """
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +90,7 @@ class Journal:
     def append(self, entry: Command | Step) -> None:
         """Write one record; when this returns the operating system has it.
 
-        Raises
-        ------
-        WriteError
-            The disk is full or gone; the journal is as it was before.
+        WriteError where the disk is full or gone; the journal is as it was before.
         """
         record = _record(pack_entry(entry))
         with _writing(self.path):
@@ -130,10 +125,7 @@ class Journal:
 def locked(path: Path) -> Iterator[Lock]:
     """Give the lock of a journal to the block, to keep or to release; one that fails does not keep it.
 
-    Raises
-    ------
-    WriteError
-        Another session has the journal open, or its folder cannot be written.
+    WriteError where another session has the journal open, or its folder cannot be written.
     """
     lock = acquire_lock(_lock_path(path))
     if lock is None:
@@ -163,10 +155,7 @@ def _lock_path(path: Path) -> Path:
 def read_journal(path: Path) -> Recovered:
     """Return what a journal holds up to its last whole record.
 
-    Raises
-    ------
-    ReadError
-        The file is missing, is no journal, or is damaged before its first edit.
+    ReadError where the file is missing, is no journal, or is damaged before its first edit.
     """
     try:
         data = path.read_bytes()

@@ -200,10 +200,7 @@ def cell_metadata(
 ) -> dict[int, CellMetadata]:
     """Return the metadata of cells from columns of which entry ``i`` is cell ``i + 1``; below 0 is no class.
 
-    Raises
-    ------
-    AnnotationError
-        A column is too short.
+    AnnotationError where a column is too short.
     """
     numbers = list(numbers)
     largest = max(numbers, default=0)

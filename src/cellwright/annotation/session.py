@@ -4,7 +4,7 @@ Numbers of cells are stable: no edit renumbers a cell, and none is used again.
 Where only the positions of cells are known, discs stand for them (``metadata.has_masks`` is false).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -114,14 +114,8 @@ class AnnotationSession:
 
         Without an image, one without pixels stands in.
 
-        Raises
-        ------
-        AnnotationError
-            The journal belongs to another image.
-        ReadError
-            The file is missing, is no journal, or is damaged before its first edit.
-        WriteError
-            Another session has it open.
+        AnnotationError where the journal belongs to another image. ReadError where the file is missing, is no
+        journal, or is damaged before its first edit. WriteError where another session has it open.
         """
         if not path.is_file():
             read_journal(path)  # says that it is missing
@@ -291,13 +285,7 @@ class AnnotationSession:
     ) -> None:
         self.history.do(Edit(name, tuple(change for change in changes if change is not None), cells))
 
-    def _shape(
-        self, name: str, number: int, tool: Callable[..., Change | None], *args: Any, **options: Any
-    ) -> None:
-        """Change one cell at each of its time points; see :meth:`_shaped`."""
-        self._shaped(name, number, self.store.changes(number, tool, *args, **options))
-
-    def _shaped(self, name: str, number: int, changes: Sequence[Change | None]) -> None:
+    def _shape(self, name: str, number: int, changes: Sequence[Change | None]) -> None:
         """Change one cell, which counts as reviewed then; where nothing changes, it is no edit."""
         if any(changes):
             self._do(name, changes, {number: self._reviewed(number)})
@@ -349,30 +337,35 @@ class AnnotationSession:
 
     def grow(self, number: int, radius_px: float = 1.0) -> None:
         """Add the background within ``radius_px`` to a cell."""
-        self._shape("grow", number, label_editing.grow, radius_px, sampling=self.store.sampling)
+        changes = self.store.changes(number, label_editing.grow, radius_px, sampling=self.store.sampling)
+        self._shape("grow", number, changes)
 
     def shrink(self, number: int, radius_px: float = 1.0) -> None:
         """Take the outermost ``radius_px`` off a cell."""
-        self._shape("shrink", number, label_editing.shrink, radius_px, sampling=self.store.sampling)
+        changes = self.store.changes(number, label_editing.shrink, radius_px, sampling=self.store.sampling)
+        self._shape("shrink", number, changes)
 
     def smooth(self, number: int, radius_px: float = 2.0) -> None:
         """Round the outline of a cell."""
-        self._shape("smooth", number, label_editing.smooth, radius_px, sampling=self.store.sampling)
+        changes = self.store.changes(number, label_editing.smooth, radius_px, sampling=self.store.sampling)
+        self._shape("smooth", number, changes)
 
     def fill(self, number: int) -> None:
         """Fill the holes of a cell."""
-        self._shape("fill holes", number, label_editing.fill_holes)
+        self._shape("fill holes", number, self.store.changes(number, label_editing.fill_holes))
 
     def interpolate(self, number: int, first: int, last: int) -> None:
         """Draw a cell in the slices between those from ``first`` to ``last`` in which it is drawn.
 
         Slices are those of Z; where there is none, time points.
         """
+        changes: list[Change | None]
         if "Z" in self.image.axes:
-            self._shape("interpolate", number, label_editing.interpolate, first, last)
-            return
-        change = label_editing.interpolate(self.labels, number, first, last, box=self.box_of(number))
-        self._shaped("interpolate", number, [change])
+            changes = self.store.changes(number, label_editing.interpolate, first, last)
+        else:
+            box = self.box_of(number)
+            changes = [label_editing.interpolate(self.labels, number, first, last, box=box)]
+        self._shape("interpolate", number, changes)
 
     def add(self, mask: Mask, corner: Sequence[int], *, score: float = 1.0) -> int:
         """Make the background under a mask a new cell and return its number.

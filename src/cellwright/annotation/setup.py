@@ -82,10 +82,7 @@ def draw_discs(
 ) -> None:
     """Draw a disc around each point (N, D) into empty labels: row ``i`` is cell ``i + 1``.
 
-    Raises
-    ------
-    AnnotationError
-        A point lies outside the image, or two lie in one pixel.
+    AnnotationError where a point lies outside the image, or two lie in one pixel.
     """
     shape = np.array(labels.shape)
     if not np.isfinite(points).all() or np.any(points < -0.5) or np.any(points > shape - 0.5):

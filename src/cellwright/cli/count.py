@@ -32,8 +32,6 @@ from cellwright.files.images import read_images
 from cellwright.files.zarr import address_of, images_inside, is_zarr
 from cellwright.inference.image_count import (
     CountChoices,
-    RecipeCounter,
-    TableFiles,
     channels_to_count,
     counted_task,
     streamed_task,
@@ -156,8 +154,8 @@ def count(
     there += [FOLDER] * any(path.is_dir() and not is_zarr(path) for path in images)
     refuse_idle(context, RULES, there)
     named = {name: value for name in named if (value := flags.pop(name))}
-    tables = TableFiles(output, report, xlsx, parquet)
-    choices = replace(make_choices(flags, **named), tables=tables, n_images=len(images))
+    files: dict[str, Any] = {"output": output, "report": report, "xlsx": xlsx, "parquet": parquet}
+    choices = replace(make_choices(flags, **named), **files, n_images=len(images))
     if choices.recipe.classifier:
         check_classifier(choices.recipe.classifier, choices)
     if save_settings is not None:
@@ -258,7 +256,9 @@ def count_one(
 
     ``taken`` are folders and names of what the run has written; those of these images are added.
     """
-    before = facts_of(path)
+    before = None
+    if not path.is_dir():  # the pixels of a Zarr folder are read later, and its files may be many
+        before = facts_of(path)
     for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
             take_name(path, part, own, taken)
@@ -267,9 +267,8 @@ def count_one(
 
 def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[Path, str]]) -> None:
     """Raise SettingsError before an image is counted whose files would replace those of an earlier one."""
-    tables = choices.tables
-    place = tables.output or Path()
-    if tables.output is None and not tables.is_wanted:
+    place = choices.output or Path()
+    if choices.output is None and not choices.has_tables:
         if not choices.streams(image):
             return
         place = path.parent.absolute()  # files go beside the image
@@ -283,11 +282,11 @@ def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[
 
 
 def count_image(
-    path: Path, image: Image, choices: CountChoices, table: Table, before: FileFacts, *, label: str
+    path: Path, image: Image, choices: CountChoices, table: Table, before: FileFacts | None, *, label: str
 ) -> None:
     """Count an image, the only one of its file or one of several that have names of their own.
 
-    ``before`` is what the file was before it was read.
+    ``before`` is what the file was before it was read; None where its pixels are yet to be read.
     """
     shown = path
     if image.name != path.stem:
@@ -297,6 +296,7 @@ def count_image(
         echo_notices(shown, streamed.notices)
         table.show(shown, streamed.result, streamed.analysis)
         return
+    before = before or facts_of(path)
     counted = run_with_bar(counted_task(image, choices), label)
     if facts_of(path) != before:
         raise changed_meanwhile(path)
@@ -317,7 +317,7 @@ def count_in_folders(
 ) -> None:
     """Count the images of folders; those that earlier runs have counted are told without counting again."""
     _refuse_single(choices)
-    output = choices.tables.output
+    output = choices.output
     if output is None:
         raise SettingsError("Counting a folder writes its results to another; name it with --output.")
     check_output(output, paths)
@@ -364,12 +364,10 @@ class _Outcomes:
 
         if all(image.name in self._told for image in images):
             return
-        of_each = replace(choices, tables=replace(choices.tables, report=None))
-        counter = RecipeCounter(of_each, choices.tables.report)  # one report, of them all
         task = count_folder(
             images,
             output,
-            counter,
+            choices,
             on_outcome=self._tell,
             on_notice=lambda notice: echo_notices(output, (notice,)),
         )

@@ -93,7 +93,7 @@ def train(
     With --from, a model learns these images on top of what it knows, and what it learned is kept if it
     became better. Without, a new model is trained from scratch.
     """
-    refuse_taken(output)
+    refuse_taken(output, (dataset, *extra))
     refuse_idle(context, TRAIN_RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
@@ -119,11 +119,12 @@ def train(
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
 
 
-def refuse_taken(output: Path) -> None:
+def refuse_taken(output: Path, sources: Sequence[Path]) -> None:
     """Raise SettingsError where a folder holds a finished model, which would be lost, or a dataset."""
     if (output / "weights.safetensors").exists() and not (output / STATE).exists():
         raise SettingsError(f"{output} holds a model already. Name another folder, or delete this one.")
-    if any((output / name).exists() for name in ("meta.json", "images", "masks")):
+    is_source = output.resolve() in {source.resolve() for source in sources}
+    if is_source or any((output / name).exists() for name in ("meta.json", "images", "masks")):
         raise SettingsError(f"A model needs a folder of its own; {output} holds a dataset. Name another.")
 
 
@@ -229,7 +230,7 @@ def pretrain(
     """Pre-train an encoder on images without annotation, to be used by `cellwright train --pretrained`."""
     settings = read_settings(PretrainSettings, flags)
     folders = [FOLDER] * any(path.is_dir() for path in images)
-    refuse_taken(output)
+    refuse_taken(output, images)
     refuse_idle(context, PRETRAIN_RULES, [*folders, f"--method {settings.method}"])
     listed = list_images(images, pattern)
     import torch
@@ -268,7 +269,7 @@ def train_classifier(
     **flags: Any,
 ) -> None:
     """Train a classifier of cells on annotated classes; one line per epoch."""
-    refuse_taken(output)
+    refuse_taken(output, datasets)
     settings = read_settings(ClassifyTrainingSettings, flags)
     folders = [read_folder(folder) for folder in datasets]
     names = read_names(rename, {name for folder in folders for item in folder.items for name in item.classes})

@@ -49,6 +49,8 @@ class Image:
         unknown, empty when none is known.
     name
         What to call the image in tables and layers.
+    frame_interval_s
+        Seconds from frame to frame; 0 where it is unknown, or there are no frames.
     channel_names, channel_colors
         Of each channel, where the file tells; colors as ``#rrggbb``.
     notices
@@ -81,6 +83,7 @@ class Image:
     axes_are_guessed: bool = False
     is_converted: bool = False
     levels: tuple[ArrayLike, ...] = ()
+    frame_interval_s: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", _unmasked(self.data))

@@ -23,18 +23,22 @@ def convert(
     Raises
     ------
     SettingsError
-        There is no such format, or two images have one name.
+        There is no such format, two images have one name, or a file that is read would be written over.
     WriteError
         The format cannot hold this.
     """
     one, output = format_of(to), Path(output)
+    taken = {Path(source).resolve() for source in sources}
     if isinstance(image, Path | str):
+        taken.add(Path(image).resolve())
         image = read_image(image)
     found = [annotation for source in sources for annotation in recognise(source).read(source, image)]
-    written = {}
-    for path, annotations in _parted(found, one, output):
+    written = dict(_parted(found, one, output))
+    over = [path for path in written if path.resolve() in taken]
+    if over:
+        raise SettingsError(f"{over[0]} is read and would be written over. Choose another name.")
+    for path, annotations in written.items():
         one.write(path, annotations)
-        written[path] = annotations
     return written
 
 

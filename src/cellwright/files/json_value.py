@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,6 +46,12 @@ class JsonValue:
             raise missing.refuse("there")
         return found
 
+    def fields(self) -> "dict[str, JsonValue]":
+        """Return the values of an object by their keys, without those that are null."""
+        if not isinstance(self.value, dict):
+            raise self.refuse("an object with named fields")
+        return {key: self.at(key) for key, value in self.value.items() if value is not None}
+
     def rows(self) -> "list[JsonValue]":
         """Return the values of a list."""
         if not isinstance(self.value, list | tuple):
@@ -55,6 +62,12 @@ class JsonValue:
         """Return a text."""
         if not isinstance(self.value, str):
             raise self.refuse("a text")
+        return self.value
+
+    def one_of(self, choices: Collection[str]) -> Any:
+        """Return a text that is one of several."""
+        if self.value not in choices:
+            raise self.refuse(f"one of {', '.join(choices)}")
         return self.value
 
     def word(self) -> str:

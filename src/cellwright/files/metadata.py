@@ -29,6 +29,16 @@ UM_PER_UNIT = {
     **dict.fromkeys(("m", "meter"), 1e6),
     **dict.fromkeys(("inch", "in"), 25_400.0),
 }
+# UnitsTime of the same model
+SECONDS_PER_UNIT = {
+    **dict.fromkeys(("ns", "nanosecond"), 1e-9),
+    **dict.fromkeys(("µs", "us", "microsecond"), 1e-6),
+    **dict.fromkeys(("ms", "msec", "millisecond"), 1e-3),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86_400.0),
+}
 COMPANION = ".companion.ome"  # how OME-XML beside its TIFF files ends
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
@@ -38,8 +48,16 @@ NO_STEP = "The file tells the pixel size in x and y, not the step between slices
 
 def um_per(unit: str) -> float | None:
     """Return the micrometres in a unit of length, None when it is none (pixels, say)."""
-    plain = unit.strip().lower().replace("\\u00b5", "µ").replace("μ", "µ")
-    return UM_PER_UNIT.get(plain)
+    return UM_PER_UNIT.get(_plain(unit))
+
+
+def seconds_of(value: Any, unit: str = "s") -> float:
+    """Return a length of time in seconds, 0 where it is no finite number or its unit is none of time."""
+    return (magnitude(value) or 0.0) * SECONDS_PER_UNIT.get(_plain(unit), 0.0)
+
+
+def _plain(unit: str) -> str:
+    return unit.strip().lower().replace("\\u00b5", "µ").replace("μ", "µ")
 
 
 def magnitude(value: Any) -> float | None:
@@ -85,6 +103,7 @@ class ImageMetadata:
     channel_names: Sequence[str] = ()  # one for each channel
     channel_colors: Sequence[str] = ()  # one for each channel, as ``#rrggbb``
     notices: Sequence[str] = ()  # what a reader had to guess or leave out
+    frame_interval_s: float = 0.0  # seconds from frame to frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +155,7 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         channel_colors=colors * (len(colors) == n_channels and all(colors)),
         notices=tuple(notices),
         axes_are_guessed=is_guessed,
+        frame_interval_s=told.frame_interval_s * (lengths.get("T", 1) > 1),
     )
 
 
@@ -147,10 +167,21 @@ def with_axes(image: Image, axes: str) -> Image:
     Image(image.data, axes)  # which checks them
     of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
     notices = [notice for notice in image.notices if notice not in of_axes]
-    told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors, notices)
+    told = replace(told_of(image), notices=notices)
     named = describe(image.data, axes, image.name, told)
     return replace(
         named, is_converted=image.is_converted, levels=image.levels, source_files=image.source_files
+    )
+
+
+def told_of(image: Image) -> ImageMetadata:
+    """Return what an image knows besides its pixels, and what was told of the reading."""
+    return ImageMetadata(
+        image.known_sizes_um,
+        image.channel_names,
+        image.channel_colors,
+        image.notices,
+        image.frame_interval_s,
     )
 
 
@@ -207,6 +238,7 @@ class ArrayFacts:
     chosen: str = ""  # the same as the user chose them
     steps_um: Sequence[float] = ()  # micrometres per pixel along each axis, 0 where that is not known
     is_colour: bool = False  # whether the last axis are colours
+    frame_interval_s: float = 0.0  # seconds from frame to frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +268,8 @@ class _Match(NamedTuple):
 def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[FilePart] = ()) -> Understood:
     """Return an array as image: its axes as chosen, as it tells itself, as its file does, or guessed.
 
-    Pixel sizes are those of the array, and where it tells none, of the file; so are the channels. ``file``
+    Pixel sizes and the time between frames are those of the array, and where it tells none, of the file; so
+    are the channels. ``file``
     holds the images of its file that it may be; ones of another shape are left out.
 
     Raises
@@ -250,11 +283,12 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     axes, axes_from = _best_axes(shape, facts, match)
     told = ImageMetadata(notices=_doubts(match, parts))
     if match is not None:
-        known = match.image
-        told = ImageMetadata(known.known_sizes_um, known.channel_names, known.channel_colors, told.notices)
+        told = replace(told_of(match.image), notices=told.notices)
     letters = axes or guess_axes(shape, np.dtype(data.dtype))
     steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}
-    image = describe(data, axes, name, replace(told, sizes={**told.sizes, **steps}))
+    interval_s = facts.frame_interval_s or told.frame_interval_s
+    told = replace(told, sizes={**told.sizes, **steps}, frame_interval_s=interval_s)
+    image = describe(data, axes, name, told)
     if match is None:
         is_guessed = image.axes_are_guessed or (axes_from == "shape" and len(axes) > len("YXC"))
         return Understood(replace(image, axes_are_guessed=is_guessed), axes_from)

@@ -78,7 +78,8 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             refuse_compression(one.keyframe, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
-            told = replace(metadata_of(tiff, index), notices=[*left_out, *thumbnail])
+            told = metadata_of(tiff, index)
+            told = replace(told, notices=[*left_out, *thumbnail, *told.notices])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)

@@ -8,11 +8,20 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cellwright.files.metadata import UM_PER_UNIT, ImageMetadata, color_of, magnitude, sizes_of, um_per
+from cellwright.files.metadata import (
+    UM_PER_UNIT,
+    ImageMetadata,
+    color_of,
+    magnitude,
+    seconds_of,
+    sizes_of,
+    um_per,
+)
 from cellwright.files.tiff_checks import ome_of
 
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
+UNEVEN = 0.1  # by what share of it steps of time may differ from their mean
 XMP_TAG, MICROMANAGER_TAG = 700, 51123
 
 
@@ -30,7 +39,9 @@ def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     told = tiff.imagej_metadata or {}
     luts = [np.asarray(lut) for lut in told.get("LUTs") or []]
     colors = [color_of(lut[:3, -1]) for lut in luts if lut.ndim == 2]
-    return ImageMetadata(_imagej_sizes(told, series.keyframe), channel_colors=colors)
+    interval_s = seconds_of(told.get("finterval"), str(told.get("tunit", "s")))
+    sizes = _imagej_sizes(told, series.keyframe)
+    return ImageMetadata(sizes, channel_colors=colors, frame_interval_s=interval_s)
 
 
 def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
@@ -38,7 +49,8 @@ def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     sizes = sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6)
     channels = told.get("ChannelColors") or {}
     colors = [color_of(rgb[:3]) for rgb in channels.get("Colors", ())]
-    return ImageMetadata(sizes, channels.get("ColorNames", ()), colors)
+    interval_s = seconds_of(told.get("TimeIntervall"))  # as Zeiss spells it
+    return ImageMetadata(sizes, channels.get("ColorNames", ()), colors, frame_interval_s=interval_s)
 
 
 def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
@@ -123,6 +135,7 @@ def _told_by_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeri
         sizes_of({"X": step, "Y": step, "Z": summary.get("z-step_um")}),
         [str(name) for name in names],
         [f"#{color & 0xFFFFFF:06x}" for color in colors if isinstance(color, int)],
+        frame_interval_s=seconds_of(summary.get("Interval_ms"), "ms"),
     )
 
 
@@ -152,7 +165,31 @@ def _told_by_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     channels = pixels.findall("{*}Channel")
     names = [channel.get("Name", "") for channel in channels]
     colors = [_ome_color(channel.get("Color", "")) for channel in channels]
-    return ImageMetadata(sizes, names, colors)
+    interval_s, notices = _ome_interval(pixels)
+    return ImageMetadata(sizes, names, colors, notices, interval_s)
+
+
+def _ome_interval(pixels: ElementTree.Element) -> tuple[float, list[str]]:
+    """Return the seconds from frame to frame, 0 where they are not told, and a notice where they differ."""
+    told = seconds_of(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    if told:
+        return told, []
+    times: dict[int, float] = {}
+    for plane in pixels.findall("{*}Plane"):
+        frame, unit = plane.get("TheT", ""), plane.get("DeltaTUnit", "s")
+        if frame.isdigit() and plane.get("DeltaT") is not None:
+            times.setdefault(int(frame), seconds_of(plane.get("DeltaT"), unit))
+    if len(times) < 2 or sorted(times) != list(range(len(times))):
+        return 0.0, []
+    steps = np.diff([times[frame] for frame in sorted(times)])
+    mean = float(steps.mean())
+    if mean <= 0:
+        return 0.0, []
+    if np.abs(steps - mean).max() <= UNEVEN * mean:
+        return mean, []
+    return mean, [
+        f"Its frames are {steps.min():.4g} to {steps.max():.4g} s apart; speeds take the mean, {mean:.4g} s."
+    ]
 
 
 def _ome_color(text: str) -> str:

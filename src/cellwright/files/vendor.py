@@ -36,6 +36,7 @@ from cellwright.files.metadata import (
     describe,
     magnitude,
     scene_name,
+    seconds_of,
     sizes_of,
     um_per,
 )
@@ -177,18 +178,27 @@ def _told_by_czi(told: Any) -> ImageMetadata:
     sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
     dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
     channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
-    return ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
+    step: Any = dimensions
+    for name in ("T", "Positions", "Interval", "Increment"):
+        step = step.get(name) if isinstance(step, dict) else None
+    return ImageMetadata(
+        sizes,
+        [str(one.get("Name", "")) for one in channels],
+        frame_interval_s=seconds_of(step),
+    )
 
 
 def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
     with module.ND2File(path) as file:
         voxel, sizes = file.voxel_size(), file.sizes
         channels = [one.channel for one in file.metadata.channels or ()]
+        interval_s = _nd2_interval(file.experiment)
         pixels = file.to_dask()  # which opens the file again where it is looked at
     told = ImageMetadata(
         sizes_of({"X": voxel.x, "Y": voxel.y, "Z": voxel.z}),
         [str(one.name) for one in channels],
         [color_of((one.color.r, one.color.g, one.color.b)) for one in channels],
+        frame_interval_s=interval_s,
     )
     axes = "".join(letter.replace("S", "c") for letter in sizes)
     scenes = [pixels]
@@ -200,22 +210,38 @@ def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
         yield describe(data, letters, scene_name(path, str(n), len(scenes)), told)
 
 
+def _nd2_interval(loops: Any) -> float:
+    """Return the seconds from frame to frame of an ND2; 0 where there are none, or several phases differ."""
+    found = {
+        float(phase.periodMs)
+        for loop in loops or ()
+        if loop.type in ("TimeLoop", "NETimeLoop")
+        for phase in getattr(loop.parameters, "periods", [loop.parameters])
+    }
+    return seconds_of(found.pop(), "ms") if len(found) == 1 else 0.0
+
+
 def _read_lif(module: Any, path: Path) -> Iterator[Image]:
     with module.LifFile(path) as file:
         images = list(file.images)
         for image in images:
             steps: dict[str, float] = {}
+            interval_s = 0.0
             names: list[str] = []
             for axis, values in image.coords.items():
                 if axis in SPATIAL and len(values) > 1:
                     steps[str(axis)] = abs(float(values[1]) - float(values[0]))
+                if axis == "T" and len(values) > 1:
+                    interval_s = seconds_of((float(values[-1]) - float(values[0])) / (len(values) - 1))
                 if axis == "C" and np.asarray(values).dtype.kind == "U":  # liffile of 2026
                     names = [str(value) for value in values]
             shown = _lut_names(image)
             if not names and len(set(shown)) == len(shown):
                 names = shown
             colors = [LUT_COLORS.get(name.lower(), "") for name in shown]
-            told = ImageMetadata(sizes_of(steps, 1e6), names, colors)  # from metres
+            told = ImageMetadata(  # from metres
+                sizes_of(steps, 1e6), names, colors, frame_interval_s=interval_s
+            )
             data, axes = _squeezed(image.asarray(), "".join(image.dims).replace("S", "c"))
             yield describe(data, axes, scene_name(path, image.name, len(images)), told)
 

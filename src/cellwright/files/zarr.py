@@ -19,7 +19,7 @@ import numpy as np
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files.atomic import writing
-from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, um_per
+from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, seconds_of, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
@@ -195,13 +195,14 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
     axes = _letters([axis["name"] for axis in named])
-    sizes, notices = _sizes(named, axes, [first, scale])
+    sizes, notices, interval_s = _sizes(named, axes, [first, scale])
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
     known = ImageMetadata(
         sizes,
         [str(one.get("label") or one.get("name") or "") for one in channels],
         [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
         notices,
+        interval_s,
     )
     image = describe(array, axes, name, known)
     if wanted.has_levels:
@@ -213,25 +214,27 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
 
 def _sizes(
     named: Sequence[Mapping[str, Any]], axes: str, transformed: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, float], list[str]]:
-    """Return the micrometres per pixel of axes, and what to tell of scales that say nothing of them."""
+) -> tuple[dict[str, float], list[str], float]:
+    """Return the micrometres per pixel, what to tell of scales that say nothing, the seconds per frame."""
     factors = np.ones(len(named))
     steps = [step for one in transformed for step in one.get("coordinateTransformations", ())]
     for scale in [step["scale"] for step in steps if step["type"] == "scale"]:
         if len(scale) != len(named):
             told = f"Its scale {scale} has not one number for each of its {len(named)} axes and is left out."
-            return {}, [told]
+            return {}, [told], 0.0
         factors = factors * np.asarray(scale, float)
-    sizes, unknown = {}, []
+    sizes, unknown, interval_s = {}, [], 0.0
     for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
         per_unit, size = um_per(str(axis.get("unit", ""))), magnitude(factor)
         if letter in SPATIAL and per_unit and size:
             sizes[letter] = size * per_unit
         elif letter in SPATIAL and "unit" not in axis and factor != 1:
             unknown.append(f"{factor:g} in {letter.lower()}")
+        elif letter == "T":
+            interval_s = seconds_of(factor, str(axis.get("unit", "")))
     if unknown:
-        return sizes, [f"Its scale has no unit and is left out: {', '.join(unknown)}."]
-    return sizes, []
+        return sizes, [f"Its scale has no unit and is left out: {', '.join(unknown)}."], interval_s
+    return sizes, [], interval_s
 
 
 def _misfits(group: Any, first: Any) -> list[str]:

@@ -46,7 +46,7 @@ from cellwright.files.folders.written import (
 )
 from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
-from cellwright.inference.image_count import RecipeCounter, summary_row
+from cellwright.inference.image_count import CountChoices, summary_row
 
 N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
@@ -65,7 +65,7 @@ class _Opened(NamedTuple):
 def count_folder(
     images: Sequence[ListedImage],
     output: Path,
-    counter: RecipeCounter,
+    counter: CountChoices,
     *,
     on_outcome: Callable[[ImageOutcome], None],
     on_notice: Callable[[str], None] = lambda _: None,
@@ -121,11 +121,11 @@ def count_folder(
         yield Progress("table of all cells", 0, 1)
         join_tables(output, outcomes)
         if counter.report is not None:
-            write_folder_report(counter.report, output, outcomes, counter.settings)
+            write_folder_report(counter.report, output, outcomes, counter.settings_text)
     return outcomes
 
 
-def _tables(output: Path, counter: RecipeCounter) -> list[Path]:
+def _tables(output: Path, counter: CountChoices) -> list[Path]:
     """Return the files that tell of all images."""
     found = [output / SUMMARY, output / ALL_CELLS, *[output / SUMMARY_XLSX] * counter.xlsx]
     return [*found, *filter(None, [counter.report])]
@@ -142,7 +142,7 @@ def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
 def _find_done(
     images: Sequence[ListedImage],
     output: Path,
-    counter: RecipeCounter,
+    counter: CountChoices,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[dict[int, list[ImageOutcome]]]:
     """Return the outcomes of the images that need not be counted, by their place in the list."""
@@ -158,8 +158,8 @@ def _find_done(
     return known
 
 
-def _made(image: ListedImage, counter: RecipeCounter) -> Made:
-    inputs = counter.inputs(image.name_in_paths)
+def _made(image: ListedImage, counter: CountChoices) -> Made:
+    inputs = counter.recipe.input_paths(image.name_in_paths)
     return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
 
 
@@ -179,7 +179,7 @@ def _told(
 
 
 def _opened_ahead(
-    images: Sequence[ListedImage], counter: RecipeCounter
+    images: Sequence[ListedImage], counter: CountChoices
 ) -> Generator["Future[_Opened]", None, None]:
     """Give each file as it is being opened, a few before they are wanted."""
     reader = ThreadPoolExecutor(N_READERS, "read")
@@ -194,9 +194,9 @@ def _opened_ahead(
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _open(file: ListedImage, counter: RecipeCounter) -> _Opened:
+def _open(file: ListedImage, counter: CountChoices) -> _Opened:
     made = _made(file, counter)
-    images = read_images(file.path, counter.axes or None)
+    images = read_images(file.path, counter.recipe.axes or None)
     first = next(images)
     n_bytes = int(np.prod(first.shape)) * np.dtype(first.data.dtype).itemsize
     if n_bytes <= READ_AHEAD_BYTES:
@@ -206,7 +206,7 @@ def _open(file: ListedImage, counter: RecipeCounter) -> _Opened:
 
 
 def _count_file(
-    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: RecipeCounter
+    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: CountChoices
 ) -> Iterator[Step]:
     """Count the images of a file; yield what became of each."""
     parts: list[ListedImage] = []
@@ -237,7 +237,7 @@ def _before(part: ListedImage, output: Path, made: Made) -> tuple[ImageOutcome, 
 
 
 def _count_image(
-    image: ListedImage, pixels: Image, made: Made, output: Path, counter: RecipeCounter
+    image: ListedImage, pixels: Image, made: Made, output: Path, counter: CountChoices
 ) -> Iterator[Step]:
     try:
         counted = yield from counter.count(pixels, image.name)

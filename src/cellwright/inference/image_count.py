@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -50,45 +50,22 @@ FOLDER = "cellwright results"  # beside a large image, where no other folder is 
 
 
 @dataclass(frozen=True, slots=True)
-class TableFiles:
-    """Which files are written besides the CSV."""
+class CountChoices:
+    """What is the same for every image of one run, and which files are written of each."""
 
+    models: tuple["CellModel", ...]
+    recipe: Recipe
     output: Path | None = None  # folder; None writes only what is named here, into the current folder
-    report: Path | None = None  # HTML file of the report; with several images each has its name in it
+    report: Path | None = None  # HTML file of the report: of a folder, or with the name of each of several
     xlsx: bool = False  # whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``
     parquet: bool = False
+    n_images: int = 1
 
     def __post_init__(self) -> None:
         if self.report is not None and self.report.is_dir():
             raise SettingsError(f"A report is one HTML file; {self.report} is a folder. Name a file in it.")
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anything is to be written that needs an analysis."""
-        return self.report is not None or self.xlsx or self.parquet
-
-    def report_of(self, stem: str, n_images: int) -> Path | None:
-        """Return where the report of one of several images goes."""
-        if self.report is None or n_images == 1:
-            return self.report
-        return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
-
-    def apart(self, stem: str, n_images: int) -> list[Path]:
-        """Return the files of an image that do not lie in the folder of the results."""
-        files = [self.report_of(stem, n_images)]
-        if self.output is None:
-            files += [Path(f"{stem}.xlsx")] * self.xlsx + [Path(f"{stem}.cells.parquet")] * self.parquet
-        return [path for path in files if path is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class CountChoices:
-    """What is the same for every image of one run."""
-
-    models: tuple["CellModel", ...]
-    recipe: Recipe
-    tables: TableFiles = field(default_factory=TableFiles)
-    n_images: int = 1
+        if self.report is not None and self.report.suffix.lower() not in ("", ".html", ".htm"):
+            raise SettingsError(f"A report is an HTML file; got {self.report}. Give it a name with .html.")
 
     @property
     def title(self) -> str:
@@ -96,9 +73,27 @@ class CountChoices:
         return " + ".join(Path(name).name for name in self.recipe.models)
 
     @property
+    def has_tables(self) -> bool:
+        """Whether anything is to be written that needs an analysis."""
+        return self.report is not None or self.xlsx or self.parquet
+
+    @property
     def is_analysed(self) -> bool:
         """Whether more is asked for than a count."""
-        return self.recipe.is_analysed or self.tables.is_wanted
+        return self.recipe.is_analysed or self.has_tables
+
+    def report_of(self, stem: str) -> Path | None:
+        """Return where the report of one of several images goes."""
+        if self.report is None or self.n_images == 1:
+            return self.report
+        return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
+
+    def apart(self, stem: str) -> list[Path]:
+        """Return the files of an image that do not lie in the folder of the results."""
+        files = [self.report_of(stem)]
+        if self.output is None:
+            files += [Path(f"{stem}.xlsx")] * self.xlsx + [Path(f"{stem}.cells.parquet")] * self.parquet
+        return [path for path in files if path is not None]
 
     def streams(self, image: Image) -> bool:
         """Return whether an image is counted block by block.
@@ -116,6 +111,45 @@ class CountChoices:
                 "out, or leave the window out and count in --regions."
             )
         return True
+
+    @property
+    def fingerprint(self) -> str:
+        """What has to be the same for an image of a folder not to be counted again."""
+        from importlib.metadata import version
+
+        values = {**asdict(self.recipe), "engine": self.recipe.engine.facts}
+        del values["stream"], values["each_channel"]  # which are for named files
+        if not self.recipe.with_files:  # settings of earlier versions had none
+            del values["with_files"]
+        facts = {
+            "version": version("napari-cellwright"),
+            "models": [model.sha256 for model in self.models],
+            "classifier": _classifier_checksum(self.recipe.classifier),
+            "recipe": values,
+            "tables": [self.xlsx, self.parquet],
+        }
+        return json.dumps(facts, sort_keys=True, default=str)
+
+    @property
+    def settings_text(self) -> str:
+        """A text for the report of a folder that tells how images are counted."""
+        models = {model.spec.title: model.sha256 for model in self.models}
+        return json.dumps({"models": models, **asdict(self.recipe)}, indent=1, default=str)
+
+    def count(self, image: Image, name: str) -> Task[Counted]:
+        """Return what an image of a folder holds, and what was measured of it; a large one block by block."""
+        image, each = self.recipe.joined(image), replace(self, report=None)  # that is of the folder
+        if self.output is None or not each.streams(image):
+            return counted_task(image, each)
+        recipe = replace(self.recipe, files=self.recipe.files.of_image(image.name))
+        each = replace(each, recipe=recipe, output=blocks_folder(self.output, name))
+        return streamed_task(Path(), replace(image, name=Path(name).name), each, is_summed=True)
+
+    def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
+        """Write the files of an image of a folder; return them. Those of a large one are there already."""
+        if counted.folder is not None:
+            return take_blocks(counted.folder, folder / name)
+        return write_counted(replace(self, output=folder, report=None), name, image, counted)
 
 
 def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, CountChoices]]:
@@ -195,7 +229,7 @@ def streamed_task(
     from cellwright.inference.streaming.plan import StreamJob
     from cellwright.inference.streaming.run import count_streamed
 
-    recipe, output = choices.recipe, choices.tables.output
+    recipe, output = choices.recipe, choices.output
     told = []
     if output is None:
         output = folder_beside(image)
@@ -203,9 +237,11 @@ def streamed_task(
     source: Image | Path = image
     if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
-    whole_table = choices.tables.is_wanted or (is_summed and choices.is_analysed)
+    whole_table = choices.has_tables or (is_summed and choices.is_analysed)
     job = StreamJob(source, output, recipe, whole_table)
-    streamed = yield from count_streamed(job, partial(_write_streamed, choices, output, image))
+    streamed = yield from count_streamed(
+        job, partial(_write_streamed, replace(choices, output=output), image)
+    )
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
     return streamed.told(told)._replace(folder=output)
@@ -223,24 +259,22 @@ def folder_beside(image: Image) -> Path:
     return Path(gettempdir()) / FOLDER
 
 
-def _write_streamed(
-    choices: CountChoices, output: Path, image: Image, streamed: Counted
-) -> tuple[list[Path], list[str]]:
+def _write_streamed(choices: CountChoices, image: Image, streamed: Counted) -> tuple[list[Path], list[str]]:
     """Write what a count block by block does not write itself: the tables of an analysis, and the report.
 
     Returns the files in the folder, and what the user should know.
     """
-    analysis, tables = streamed.analysis, replace(choices.tables, output=output)
+    analysis = streamed.analysis
     if analysis is None or streamed.labels is None or not choices.is_analysed:
         return [], []
-    recipe = replace(choices.recipe, image=image.source)
-    image = recipe.image_of(image)
+    image = choices.recipe.image_of(image)
     labels = open_array(streamed.labels)
-    written = write_analysis(tables, image.name, image, analysis, recipe, labels)
-    report = tables.report_of(image.name, choices.n_images)
-    with replacing(tables.apart(image.name, choices.n_images), _mark_apart) as kept:
+    written = write_analysis(choices, image.name, image, analysis, labels)
+    report = choices.report_of(image.name)
+    with replacing(choices.apart(image.name), _mark_apart) as kept:
         if report is not None:
-            write_report(report, image, analysis, recipe_texts(recipe), ReportExtras(labels=labels))
+            texts = recipe_texts(choices.recipe, image)
+            write_report(report, image, analysis, texts, ReportExtras(labels=labels))
     return written, kept
 
 
@@ -249,20 +283,17 @@ def _mark_apart(path: Path) -> Path:
     return mark_in(store.user_folder().parent / "written", path)
 
 
-def write_counted(
-    tables: TableFiles, name: str, image: Image, counted: Counted, choices: CountChoices
-) -> list[Path]:
+def write_counted(choices: CountChoices, name: str, image: Image, counted: Counted) -> list[Path]:
     """Write all files of an image that were asked for; return those that tell whether it is done."""
     written: list[Path] = []
-    recipe = replace(choices.recipe, image=image.source)
-    image = recipe.image_of(image)
-    if tables.output is not None:
-        written += write_files(tables.output, name, recipe.part_of(image), counted.result)
+    image = choices.recipe.image_of(image)
+    if choices.output is not None:
+        written += write_files(choices.output, name, choices.recipe.part_of(image), counted.result)
     if counted.analysis is not None:
-        written += write_analysis(tables, name, image, counted.analysis, recipe)
-        report = tables.report_of(name, choices.n_images)
+        written += write_analysis(choices, name, image, counted.analysis)
+        report = choices.report_of(name)
         if report is not None:
-            write_report(report, image, counted.analysis, recipe_texts(recipe))
+            write_report(report, image, counted.analysis, recipe_texts(choices.recipe, image))
     return written
 
 
@@ -271,13 +302,13 @@ def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[
 
     Files that were changed by hand since they were written are kept under another name.
     """
-    tables, name, before = choices.tables, short_name(image.name), Begun()
-    with replacing(tables.apart(name, choices.n_images), _mark_apart) as kept:
-        if tables.output is not None:
-            before = begin_image(name, tables.output)
-        written = write_counted(tables, name, image, counted, choices)
-    if tables.output is not None:
-        mark_written(name, tables.output, written)
+    output, name, before = choices.output, short_name(image.name), Begun()
+    with replacing(choices.apart(name), _mark_apart) as kept:
+        if output is not None:
+            before = begin_image(name, output)
+        written = write_counted(choices, name, image, counted)
+    if output is not None:
+        mark_written(name, output, written)
         return (*before.notices, *kept)
     told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
     return (*kept, *told)
@@ -298,40 +329,36 @@ def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequen
 
 
 def write_analysis(
-    files: TableFiles,
-    stem: str,
-    image: Image,
-    analysis: Analysis,
-    recipe: Recipe,
-    streamed: ArrayLike | None = None,
+    choices: CountChoices, stem: str, image: Image, analysis: Analysis, streamed: ArrayLike | None = None
 ) -> list[Path]:
     """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
 
     Of cells that were counted block by block the labels, ``streamed``, and their tables are there already.
     """
     tables, written = tables_of(analysis), []
-    folder = files.output or Path()
-    if files.output is not None:
+    folder = choices.output or Path()
+    if choices.output is not None:
         for name, table in tables.items():
             if streamed is None or name != "cells":
                 written.append(folder / f"{stem}.{name}.csv")
                 write_csv(written[-1], table)
         if write_tracks(folder / f"{stem}_RES", image, analysis, streamed):
             written.append(folder / f"{stem}_RES")
-    if files.xlsx:
-        settings = settings_table(analysis.result, recipe_texts(recipe))
+    if choices.xlsx:
+        settings = settings_table(analysis.result, recipe_texts(choices.recipe, image))
         written.append(folder / f"{stem}.xlsx")
         write_xlsx(written[-1], {**tables, "settings": settings})
-    if files.parquet and streamed is None:
+    if choices.parquet and streamed is None:
         written.append(folder / f"{stem}.cells.parquet")
         write_parquet(written[-1], analysis.table)
     return written
 
 
-def recipe_texts(recipe: Recipe) -> dict[str, str]:
-    """Return the texts that repeat a result; none of an image that has no file of its own."""
-    if not recipe.image:
+def recipe_texts(recipe: Recipe, image: Image) -> dict[str, str]:
+    """Return the texts that repeat the result of an image; none where it has no file of its own."""
+    if not image.source:
         return {}
+    recipe = replace(recipe, image=image.source)
     return {"Command line": as_command(recipe), "Python": as_python(recipe)}
 
 
@@ -375,71 +402,6 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     )
     write_anew(folder, [annotation])
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way."""
-
-    choices: CountChoices  # models, settings and files
-    report: Path | None = None  # HTML file of the report of the folder; None for none
-
-    @property
-    def fingerprint(self) -> str:
-        """What has to be the same for an image not to be counted again."""
-        from importlib.metadata import version
-
-        recipe = self.choices.recipe
-        values = {**asdict(recipe), "engine": recipe.engine.facts}
-        del values["stream"], values["each_channel"]  # which are for named files
-        if not recipe.with_files:  # settings of earlier versions had none
-            del values["with_files"]
-        facts = {
-            "version": version("napari-cellwright"),
-            "models": [model.sha256 for model in self.choices.models],
-            "classifier": _classifier_checksum(recipe.classifier),
-            "recipe": values,
-            "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
-        }
-        return json.dumps(facts, sort_keys=True, default=str)
-
-    @property
-    def axes(self) -> str:
-        """Axes of all images; empty as the files tell."""
-        return self.choices.recipe.axes
-
-    @property
-    def xlsx(self) -> bool:
-        """Whether the summary is written as Excel file, too."""
-        return self.choices.tables.xlsx
-
-    @property
-    def settings(self) -> str:
-        """A text for the report that tells how images are counted."""
-        models = {model.spec.title: model.sha256 for model in self.choices.models}
-        return json.dumps({"models": models, **asdict(self.choices.recipe)}, indent=1, default=str)
-
-    def inputs(self, name: str) -> Sequence[Path]:
-        """Return the files besides the image that the results of an image of this name depend on."""
-        return self.choices.recipe.input_paths(name)
-
-    def count(self, image: Image, name: str) -> Task[Counted]:
-        """Return what an image holds, and what was measured of it; a large one is counted block by block."""
-        image, output = self.choices.recipe.joined(image), self.choices.tables.output
-        if output is None or not self.choices.streams(image):
-            return counted_task(image, self.choices)
-        tables = replace(self.choices.tables, output=blocks_folder(output, name))
-        recipe = replace(self.choices.recipe, files=self.choices.recipe.files.of_image(image.name))
-        image = replace(image, name=Path(name).name)
-        choices = replace(self.choices, recipe=recipe, tables=tables)
-        return streamed_task(Path(), image, choices, is_summed=True)
-
-    def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
-        """Write the files of an image and return them; those of a large one are there already."""
-        if counted.folder is not None:
-            return take_blocks(counted.folder, folder / name)
-        tables = replace(self.choices.tables, output=folder)
-        return write_counted(tables, name, image, counted, self.choices)
 
 
 def _classifier_checksum(name: str) -> str:

@@ -146,19 +146,20 @@ def count_with_prediction(
         facts = FactCollector(context.calibration)
         if preparation is not None and preparation.facts is not None:
             facts = preparation.facts
-        stitched, prediction, zoom, n_places = yield from _stitch(context, facts, keep_maps=keep_maps)
+        stitched, prediction, used = yield from _stitch(context, facts, keep_maps=keep_maps)
+        context = replace(context, scaling=used.scaling)
         fit = facts.expected_f1([stitched.cells])
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
-        provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
+        provenance = provenance_of(context, image, names_of(model), used.zoom, time.perf_counter() - started)
         found = {"models": references_of(model), **stitched.facts}
         if fit is not None:
             found["expected_f1"] = round(fit, 4)
         provenance = replace(provenance, settings={**provenance.settings, **found})
-        rescaled = zoom_notice(zoom, context.engine_settings.diameter_px, n_places)
+        rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
         notices = (
             *context.notices(image),
             rescaled,
@@ -197,7 +198,7 @@ def prepare(
         if context.is_blank:
             return context.prepared(1.0)
         trial, _, n_places = yield from _trials(context)
-    return context.prepared(trial.zoom, n_places)
+    return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places)
 
 
 def predict(
@@ -279,23 +280,26 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
 
 def _stitch(
     context: CountContext, collector: FactCollector, *, keep_maps: bool
-) -> Task[tuple[Stitched, Prediction | None, float, int]]:
+) -> Task[tuple[Stitched, Prediction | None, Preparation]]:
     """Predict and decode the image block by block, and put it together.
 
-    Returns also its maps where they are kept, its zoom, and at how many places that was estimated.
+    Returns also its maps where they are kept, and what it was counted with.
     """
     frames, settings = context.frames, context.settings
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
-        return (yield from stitcher.finish(settings)), None, 1.0, 0
+        return (yield from stitcher.finish(settings)), None, context.prepared(1.0)
     middle, trials, n_places = yield from _trials(context, most=len(PLACES) if len(frames) == 1 else 1)
+    is_as_it_is = middle.zoom == 1.0 and middle.scaling == context.scaling
+    context = replace(context, scaling=middle.scaling)
     zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
     keep_maps &= _fits(context, batches, zoom)
-    ready = _ready([one for one in trials if one.zoom == zoom], batches, collector, keep_maps=keep_maps)
+    alike = [one for one in trials if (one.zoom, one.scaling) == (zoom, middle.scaling)]
+    ready = _ready(alike, batches, collector, keep_maps=keep_maps)
     left = [batch for index, batch in enumerate(batches) if index not in ready]
-    if zoom != 1.0 or len(trials) > 1:
+    if not is_as_it_is or len(trials) > 1:
         progress = context.progress(left, zoom)
-    del trials, middle  # or their maps stay in memory beside those of the next block
+    del trials, alike, middle  # or their maps stay in memory beside those of the next block
     kept: list[Maps] = []
     for index, batch in enumerate(batches):
         predicted = ready.pop(index, None)
@@ -310,7 +314,7 @@ def _stitch(
     prediction = None
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
-    return (yield from stitcher.finish(settings)), prediction, zoom, n_places
+    return (yield from stitcher.finish(settings)), prediction, context.prepared(zoom, n_places)
 
 
 def _trials(context: CountContext, most: int = len(PLACES)) -> Task[tuple[ScaleTrial, list[ScaleTrial], int]]:
@@ -324,7 +328,7 @@ def _trials(context: CountContext, most: int = len(PLACES)) -> Task[tuple[ScaleT
     for place in places:
         trial = yield from estimate_scale(context, place)
         trials.append(trial)
-    trials.sort(key=lambda trial: trial.zoom)
+    trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power))
     return trials[len(trials) // 2], trials, len(trials) * (len(trials) < n_batches)
 
 
@@ -364,6 +368,8 @@ def provenance_of(
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
     engine = context.engine
     read: dict[str, Any] = {}
+    if context.scaling.power != 1:
+        read["power"] = context.scaling.power
     if context.channels:
         read["channel_ranges"] = [[one.low, one.high] for one in context.channels]
     if image.axes_are_guessed:

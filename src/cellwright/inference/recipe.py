@@ -142,34 +142,16 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
-    known, analysis = dict(found_by.settings), analysis or AnalysisSettings()
-    of_file = _source_channels(known)
-    if of_file:
-        analysis = of_channel(analysis, of_file[0])
+    known = dict(found_by.settings)
     return replace(
         recipe,
         image=path,
         axes=known.get("source_axes") or found_by.axes,
-        analysis=analysis,
+        analysis=analysis or AnalysisSettings(),
         files=files or InputFiles(),
         window=window,
         pixel_size_um=pixel_size_um,
         with_files=tuple(known.get("source_files", ())),
-    )
-
-
-def of_channel(analysis: AnalysisSettings, channel: int) -> AnalysisSettings:
-    """Return settings for an image of one channel as those for the same channel among others.
-
-    Examples
-    --------
-    >>> of_channel(AnalysisSettings(keep=("intensity_mean_ch0>=5",), positive=("0>otsu",)), 2).positive
-    ('2>otsu',)
-    """
-    return replace(
-        analysis,
-        keep=tuple(re.sub(r"_ch0(?!\d)", f"_ch{channel}", rule) for rule in analysis.keep),
-        positive=tuple(re.sub(r"^0(?=\s*>)", str(channel), rule) for rule in analysis.positive),
     )
 
 
@@ -200,13 +182,7 @@ def recipe_from(found_by: Provenance) -> Recipe:
 
 
 def _source_channels(known: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return which channels of its file were counted in, where the image is not all of the file.
-
-    Raises
-    ------
-    SettingsError
-        They are not of one file.
-    """
+    """Return which channels of its file were counted in, where the image is not all of the file."""
     channels = known.get("source_channel")
     if channels is None:
         return ()
@@ -364,7 +340,17 @@ def _changed(settings: Any) -> dict[str, Any]:
 
 
 def save_recipe(path: Path | str, recipe: Recipe) -> None:
-    """Write a recipe as JSON, in one step."""
+    """Write a recipe as JSON, in one step.
+
+    Raises
+    ------
+    SettingsError
+        The file is named as one of another kind, such as an image.
+    WriteError
+        It cannot be written.
+    """
+    if Path(path).suffix.lower() not in ("", ".json"):
+        raise SettingsError(f"Settings are a JSON file; got {path}. Give it a name with .json.")
     values = asdict(recipe)
     values["settings"] = _changed(recipe.settings)
     for part in PARTS:

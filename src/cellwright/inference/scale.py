@@ -11,10 +11,11 @@ from cellwright.core.tasks import Task
 from cellwright.inference.context import BlockBatch, CountContext, Predicted
 from cellwright.inference.predictor import TileProgress
 from cellwright.models import registry
-from cellwright.models.fit import FactCollector
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.density import mean_diameter, typical_diameter
+from cellwright.ops.geometry.intensity import Scaling, brightened
 from cellwright.ops.labels import equivalent_diameters
 
 FEWEST_CELLS = 5  # needed for their diameter to be believed
@@ -26,6 +27,10 @@ MOST_TRIALS = 3  # at the middle of an image, to find out how large its cells ar
 MEASURED = 0.85  # a model that measures sizes is trusted even where its confidence falls by this factor
 SURER = 1.03  # a trial for small cells that suit the model as they are has to raise confidence by this factor
 CLOSER = 1.5  # zoom at which an image is tried that promises little as it is
+FARTHER = (0.5, 0.25)  # zooms at which one is tried that promises next to nothing: cells may be very large
+BETTER_LIGHT = 0.05  # by which the brightened image has to promise more
+FAR_BETTER = 0.3  # by which they have to promise more, since small cells are lost in them
+JUDGED_PX = 512  # side of the window in which brightness is judged
 TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
 
 
@@ -36,6 +41,8 @@ class ScaleTrial(NamedTuple):
     batch: BlockBatch  # the part of the image that was tried
     predicted: Predicted | None  # its maps, and what was decoded from them
     progress: TileProgress  # counts the tiles of the whole image at this zoom
+    scaling: Scaling  # of its intensities
+    promised: float = 0.0  # the F1 to expect; 0 where no cell was found or nothing tells
 
     @property
     def cells(self) -> list[Cells]:
@@ -52,9 +59,9 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
     further zooms: the one that suits cells like those it was fine-tuned on and, as long as the cells look too
     small or too large, the one that suits them; the trial with the highest confidence decides. An image that
-    promises little as it is, is tried enlarged, too. All trials are decoded with the default settings: what a
-    user filters by must not change the scale, or thresholds that are moved after a count would give other
-    cells than a count with them.
+    promises little is tried brightened where it is dim, and at other sizes, too. All trials are decoded with
+    the default settings: what a user filters by must not change the scale, or thresholds that are moved
+    after a count would give other cells than a count with them.
     """
     spec = context.engine.spec
     zoom = context.zoom
@@ -63,20 +70,26 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     batches = context.batches(zoom)
     batch = _batch_at(batches, at)
     progress = context.progress(batches, zoom)
-    if context.zoom is not None or context.engine_settings.diameter_px:
-        return ScaleTrial(zoom, batch, None, progress)
+    untried = ScaleTrial(zoom, batch, None, progress, context.scaling)
+    is_stated, lighter = bool(context.engine_settings.diameter_px), _brightened(context, batch)
+    if context.zoom is not None or (is_stated and lighter is None):
+        return untried
     family = registry.get(spec.family)
     plain = replace(context, settings=family.settings())
-    first = ScaleTrial(zoom, batch, (yield from plain.decode(batch, zoom, progress)), progress)
+    best = yield from _tried(plain, batch, zoom, progress)
     if family.gives == "instances":
-        best = yield from _most_confident(plain, first, at)
-        best = yield from _looked_closer(plain, best, at)
+        if lighter is not None:
+            best = yield from _in_better_light(replace(lighter, settings=plain.settings), best)
+        if not is_stated:
+            plain = replace(plain, scaling=best.scaling)
+            best = yield from _most_confident(plain, best, at)
+            best = yield from _at_other_sizes(plain, best, at)
         return _under(context, best)
-    assert first.predicted is not None
-    measured = zoom_of_density(first.predicted.decoded, spec)
+    assert best.predicted is not None
+    measured = zoom_of_density(best.predicted.decoded, spec)
     if measured == zoom:
-        return first
-    return ScaleTrial(measured, batch, None, progress)
+        return best
+    return untried._replace(zoom=measured)
 
 
 def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
@@ -118,30 +131,56 @@ def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task
     return best
 
 
-def _looked_closer(context: CountContext, best: ScaleTrial, at: float) -> Task[ScaleTrial]:
-    """Return the trial of the enlarged image where that promises more than the plain one, which does little.
+def _brightened(context: CountContext, batch: BlockBatch) -> CountContext | None:
+    """Return the context that brightens what is dim; None where that is not to be tried."""
+    if context.zoom is not None or not _enough(context):
+        return None
+    starts = [part.start + max(0, part.stop - part.start - JUDGED_PX) // 2 for part in batch.block.read]
+    rows, columns = (slice(start, start + JUDGED_PX) for start in starts)
+    scaling = brightened(context.scaling, context.frames.read(batch.frames.start, (rows, columns)))
+    if scaling is None:
+        return None
+    return replace(context, scaling=scaling)
 
-    Nuclei in stained tissue and in brightfield are often told apart better so. One slice does not decide that
-    for a volume, nor one time point for a series.
+
+def _in_better_light(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial]:
+    """Return a trial, or that of the same in this context where that promises much more."""
+    if first.promised >= _enough(context):
+        return first
+    trial = yield from _tried(context, first.batch, first.zoom, context.progress([first.batch], first.zoom))
+    if trial.promised > (first.promised or UNKNOWN_BELOW) + BETTER_LIGHT:
+        return trial
+    return first
+
+
+def _at_other_sizes(context: CountContext, best: ScaleTrial, at: float) -> Task[ScaleTrial]:
+    """Return the trial of the enlarged or shrunk image where that promises more than one that does little.
+
+    Nuclei in stained tissue and in brightfield are often told apart better enlarged; very large cells are
+    found in pieces, or not at all, before they are shrunk.
     """
-    fit, largest = context.calibration, context.engine.spec.diameter_range_px[1]
+    largest, enough = context.engine.spec.diameter_range_px[1], _enough(context)
     is_small = CLOSER * _diameter_of(best.cells) <= largest
-    if fit is None or best.zoom != 1.0 or len(context.frames) > 1 or not is_small:
-        return best
-    promised = _expected_f1(context, best)
-    if promised is None or promised >= fit.closer_below:
-        return best
-    closer = yield from _try(context, best.batch, CLOSER, at)
-    if (_expected_f1(context, closer) or 0.0) <= promised:
-        return best
-    return closer
+    if best.zoom == 1.0 and is_small and 0 < best.promised < enough:
+        trial = yield from _try(context, best.batch, CLOSER, at)
+        if trial.promised > best.promised:
+            best = trial
+    if best.promised < min(WARN_BELOW, enough):
+        for zoom in FARTHER:
+            trial = yield from _try(context, best.batch, zoom, at)
+            if trial.promised > best.promised + FAR_BETTER:
+                best = trial
+    return best
 
 
-def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
-    assert trial.predicted is not None
-    collector = FactCollector(context.calibration)
-    collector.add(trial.predicted.maps, trial.predicted.decoded)
-    return collector.expected_f1(trial.cells)
+def _enough(context: CountContext) -> float:
+    """Return the expected F1 from which on no other look is tried; 0 where none is.
+
+    One slice does not decide how a volume is seen, nor one time point how a series is.
+    """
+    if context.calibration is None or len(context.frames) > 1:
+        return 0.0
+    return context.calibration.closer_below
 
 
 def _try(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Task[ScaleTrial]:
@@ -149,8 +188,17 @@ def _try(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Ta
     batches = context.batches(zoom)
     if all(batch.block != one.block for one in batches):
         batch = _batch_at(batches, at)
-    progress = context.progress([batch], zoom)
-    return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
+    return (yield from _tried(context, batch, zoom, context.progress([batch], zoom)))
+
+
+def _tried(context: CountContext, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[ScaleTrial]:
+    predicted = yield from context.decode(batch, zoom, progress)
+    promised = 0.0
+    if _enough(context):
+        facts = FactCollector(context.calibration)
+        facts.add(*predicted)
+        promised = facts.expected_f1(predicted.decoded) or 0.0
+    return ScaleTrial(zoom, batch, predicted, progress, context.scaling, promised)
 
 
 def zoom_for(diameter_px: float, spec: ModelSpec) -> float:

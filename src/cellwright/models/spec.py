@@ -6,24 +6,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cellwright.core.errors import CheckpointError
-from cellwright.files.json_value import NO_JSON
+from cellwright.core.errors import CheckpointError, ReadError
+from cellwright.files.json_value import NO_JSON, JsonValue
 from cellwright.models.registry import FAMILIES
 
 SPEC_VERSION = 1
 LEARNED_FACTOR = "learned_factor"  # option: true cells for each that a density holds, as learned from counts
-MOST_PX = 100_000  # of any length in a spec
-MAY_LACK = {"count_error", "tuned_diameter_px"}  # models saved before there were such
-PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
-    "family": str,
-    "preset": str,
-    "title": str,
-    "in_channels": int,
-    "divisor": int,
-    "halo": int,
-    "diameter_px": float,
-    "weights_sha256": str,
-}
+LEAST_PX, MOST_PX = 1e-6, 100_000  # of any length in a spec
+MAY_LACK = {"count_error": [], "tuned_diameter_px": 0.0}  # of models saved before there were such
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +60,16 @@ def read_spec(path: Path) -> ModelSpec:
     wanted = {item.name for item in fields(ModelSpec)} - {"options"}
     options = {name for family in FAMILIES.values() for name in family.options}
     given = set(values)
-    missing, unknown = sorted(wanted - MAY_LACK - given), sorted(given - wanted - options)
+    missing, unknown = sorted(wanted - MAY_LACK.keys() - given), sorted(given - wanted - options)
     if missing or unknown:
         raise CheckpointError(
             f"Fields of {path} do not fit: missing {missing}, unknown {unknown}"
             ". Save the model again with this version of cellwright."
         )
-    return _from_json(values, options, path)
+    try:
+        return _from_json(JsonValue({**MAY_LACK, **values}, path), options & given)
+    except ReadError as error:
+        raise CheckpointError(f"A field has the wrong type or value. {error}") from error
 
 
 def read_values(path: Path, version: int, kind: str) -> dict[str, Any]:
@@ -104,41 +97,32 @@ def read_values(path: Path, version: int, kind: str) -> dict[str, Any]:
     return values
 
 
-def _from_json(values: dict[str, Any], options: set[str], path: Path) -> ModelSpec:
-    try:
-        facts: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN_FIELDS.items()}
-        facts["map_channels"] = {str(name): int(n) for name, n in values["map_channels"].items()}
-        facts["percentiles"] = _pair(values["percentiles"])
-        facts["diameter_range_px"] = _pair(values["diameter_range_px"])
-        facts["classes"] = tuple(map(str, values["classes"]))
-        facts["tuned_diameter_px"] = float(values.get("tuned_diameter_px", 0.0))
-        facts["options"] = {name: float(values[name]) for name in options & set(values)}
-        facts["count_error"] = tuple(map(float, values.get("count_error", ())))
-        _check_numbers(facts)
-        return ModelSpec(**facts)
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise CheckpointError(
-            f"A field of {path} has the wrong type or value: {error}. Copy the model folder again."
-        ) from error
+def _from_json(told: JsonValue, options: set[str]) -> ModelSpec:
+    percentiles = _pair(told.at("percentiles"), 100)
+    if percentiles[0] == percentiles[1]:  # which would spoil every count, silently
+        raise told.at("percentiles").refuse("two different numbers")
+    return ModelSpec(
+        family=told.at("family").text(),
+        preset=told.at("preset").text(),
+        title=told.at("title").text(),
+        in_channels=told.at("in_channels").whole(1),
+        map_channels={name: n.whole(1) for name, n in told.at("map_channels").fields().items()},
+        divisor=told.at("divisor").whole(1, MOST_PX),
+        halo=told.at("halo").whole(0, MOST_PX),
+        percentiles=percentiles,
+        diameter_px=told.at("diameter_px").number(LEAST_PX, MOST_PX),
+        diameter_range_px=_pair(told.at("diameter_range_px"), MOST_PX),
+        classes=told.texts_at("classes"),
+        weights_sha256=told.at("weights_sha256").text(),
+        count_error=tuple(one.number() for one in told.rows_at("count_error")),
+        tuned_diameter_px=told.at("tuned_diameter_px").number(0, MOST_PX),
+        options={name: told.at(name).number() for name in options},
+    )
 
 
-def _check_numbers(facts: Mapping[str, Any]) -> None:
-    """Raise ValueError where a number would spoil every count, silently."""
-    smallest, largest = facts["diameter_range_px"]
-    low, high = facts["percentiles"]
-    fits = {
-        "diameter_px": 0 < facts["diameter_px"] <= MOST_PX,
-        "diameter_range_px": 0 <= smallest <= largest <= MOST_PX,
-        "tuned_diameter_px": 0 <= facts["tuned_diameter_px"] <= MOST_PX,
-        "halo": 0 <= facts["halo"] <= MOST_PX,
-        "divisor": 0 < facts["divisor"] <= MOST_PX,
-        "percentiles": 0 <= low < high <= 100,
-    }
-    for name, does_fit in fits.items():
-        if not does_fit:
-            raise ValueError(f"{name} of {facts[name]}")
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    low, high = values
-    return float(low), float(high)
+def _pair(node: JsonValue, most: float) -> tuple[float, float]:
+    """Return two numbers from 0 on, the smaller first."""
+    ends = [one.number(0, most) for one in node.rows()]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise node.refuse("two numbers, the smaller first")
+    return ends[0], ends[1]

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cellwright.core.errors import CheckpointError
@@ -26,6 +27,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
 
+S = TypeVar("S")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
 NEEDED = FILES[:2]
@@ -59,15 +61,20 @@ def user_folder() -> Path:
 
 def models() -> list[ModelEntry]:
     """Return every complete model of the two folders; a user's model hides a shipped one of the same name."""
-    entries: dict[str, ModelEntry] = {}
+    found = shelved("spec.json", read_spec)
+    return [ModelEntry(folder.name, folder, spec, _scores(folder)) for folder, spec in found]
+
+
+def shelved(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
+    """Return the complete folders with such a file, and what it tells; a user's own hide shipped ones."""
+    found: dict[str, tuple[Path, S]] = {}
     for shelf in (shipped_folder(), user_folder()):
-        for path in sorted(shelf.glob("*/spec.json")):
-            try:
-                spec = read_spec(path)
-            except CheckpointError:
-                continue  # a damaged folder must not hide the others; naming it in `find` tells what is wrong
-            entries[path.parent.name] = ModelEntry(path.parent.name, path.parent, spec, _scores(path.parent))
-    return list(entries.values())
+        for path in sorted(shelf.glob(f"*/{file}")):
+            with suppress(
+                CheckpointError
+            ):  # a damaged one must not hide the others; naming it tells what it is
+                found[path.parent.name] = path.parent, read(path)
+    return list(found.values())
 
 
 def find(name: str | Path) -> Path:

@@ -167,7 +167,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
     state = first_state(task, settings.weight_decay)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         loss = float(np.mean(state.losses))

@@ -27,6 +27,16 @@ SCRATCH = "new:"  # a start of this and the name of a family has nothing learned
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
 BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
 
+SCORE_TITLES = {
+    "score": "score",
+    "ap50": "AP at IoU 0.5",
+    "count_error": "count error",
+    "memory": "retention",
+    "validation_loss": "pixel error",
+    "box_iou": "IoU of boxes",
+    "interval_coverage": "interval coverage",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -154,8 +164,13 @@ def forget(output: Path) -> None:
 
 def curve(plan: Plan) -> list[dict[str, float]]:
     """Return step, loss, rate and scores of each epoch so far; the first is the model as it was."""
+    return epochs_in(plan.output)
+
+
+def epochs_in(output: Path) -> list[dict[str, float]]:
+    """Return the epochs of the run in a folder, none where it is not readable."""
     try:
-        epochs = json.loads((plan.output / CURVE).read_text(encoding="utf-8"))["epochs"]
+        epochs = json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"]
         return [dict(epoch) for epoch in epochs]
     except (OSError, *NO_JSON, TypeError, KeyError):
         return []

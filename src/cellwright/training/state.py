@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError
+from cellwright.core.errors import CheckpointError, WriteError, few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
 from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
+from cellwright.training.run_folder import CURVE, SCORE_TITLES, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 MOST_NAMES = 8  # of images, in a card
@@ -89,8 +89,14 @@ def save(state: RunState, output: Path) -> None:
         "chances": state.sampling_weights,
         "kept": state.kept,
     }
-    with atomic_write(output / STATE) as part:
-        torch.save(values, part)
+    path = output / STATE
+    try:
+        with atomic_write(path) as part:
+            torch.save(values, part)
+    except RuntimeError as error:  # it tells of a full disk in its own way
+        raise WriteError(
+            f"Expected to write {path}; got: {error}. Choose a folder on a disk with room."
+        ) from error
 
 
 def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -> None:
@@ -99,7 +105,7 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
     These, a dataclass, and the facts stand in the curve that it wrote before its state; earlier versions
     wrote no facts.
     """
-    if not (output / STATE).exists():
+    if not _is_begun(output):
         return
     began = None
     with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
@@ -112,8 +118,19 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
         )
 
 
-def resume(state: RunState, output: Path) -> None:
-    """Bring a new state to where the run in ``output`` ended; does nothing when there is no such run.
+def _is_begun(output: Path) -> bool:
+    """Whether a run in ``output`` that is not finished has got as far as an epoch."""
+    if not (output / STATE).exists():
+        return False
+    with suppress(OSError, *NO_JSON, KeyError, TypeError):
+        return bool(json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"])
+    return True  # its curve is damaged, its state may not be
+
+
+def resume(state: RunState, output: Path, settings: Any) -> None:
+    """Bring a new state to where the run in ``output`` ended; where there is none, note that one begins.
+
+    What a run that is killed at any moment leaves is so never taken for a finished model.
 
     Raises
     ------
@@ -121,7 +138,9 @@ def resume(state: RunState, output: Path) -> None:
         The run is damaged or of another network.
     """
     path = output / STATE
-    if not path.exists():
+    if not _is_begun(output):
+        write_curve(output, asdict(settings), state.history, state.facts)
+        save(state, output)
         return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,7 +171,7 @@ def write_card(
     columns = list(scores.values())
     lines = [f"# {title}", "", *(f"{sentence}\n" for sentence in sentences)]
     figures = {
-        name: [column[name] for column in columns]
+        SCORE_TITLES.get(name, name): [column[name] for column in columns]
         for name in columns[0]
         if all(name in column for column in columns)
     }
@@ -173,7 +192,4 @@ def _table(header: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[s
 
 def names_in_words(items: Sequence[Item]) -> str:
     """Return the names of images, the first of many."""
-    names = ", ".join(item.name for item in items[:MOST_NAMES])
-    if len(items) > MOST_NAMES:
-        names += f" and {len(items) - MOST_NAMES} more"
-    return names
+    return few([item.name for item in items], MOST_NAMES)

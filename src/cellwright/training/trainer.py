@@ -1,7 +1,6 @@
 """Training from a folder of images and labels to a checkpoint folder; the whole recipe on one screen."""
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.run_folder import CURVE, facts_of, forget, only_scores, selection_score
+from cellwright.training.run_folder import epochs_in, facts_of, forget, only_scores, selection_score
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import (
     RunState,
@@ -99,7 +98,7 @@ def train(
 
 def _write_card(data: Data, material: Material, model: CellModel, folder: Path) -> None:
     """Write what the finished model of a run learned from, and the epoch that is kept."""
-    epochs = json.loads((folder / CURVE).read_text(encoding="utf-8"))["epochs"]
+    epochs = epochs_in(folder)
     learned = data.target.select("train").items
     told = [f"Trained on images of `{data.target.folder.name}`: {names_in_words(learned)}."]
     told += [f"Its first phase saw `{other.folder.name}` too." for other in data.extra]
@@ -141,7 +140,7 @@ def fit(
         checked=[item.name for item in material.validation.items],
     )
     check_same_run(output, settings, state.facts)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:
             phases = replace(phases, tune=_tuning_samples(material, state, settings))

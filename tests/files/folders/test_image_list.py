@@ -61,9 +61,11 @@ def test_a_pattern_cannot_name_columns_of_the_summary(folder, pattern):
         list_images([folder], plate_pattern=pattern)
 
 
-def test_names_must_differ(folder):
+def test_names_must_differ_where_results_are_written(folder):
+    twice = [folder / "b.tif", folder / "b.tif"]
     with pytest.raises(SettingsError, match="must differ"):
-        list_images([folder / "b.tif", folder / "b.tif"])
+        list_images(twice, output=folder / "results")
+    assert [image.name for image in list_images(twice)] == ["b", "b"]
 
 
 def test_names_that_differ_in_capitals_alone_are_one_where_files_are(folder, monkeypatch):

@@ -129,9 +129,9 @@ DAMAGES = {
     "newer": (lambda folder: change(folder, version=2), "Expected version 1"),
     "unknown field": (lambda folder: change(folder, speed=3), r"unknown \['speed'\]"),
     "unknown preset": (lambda folder: change(folder, preset="huge"), "preset in .* must be one of"),
-    "unknown window": (lambda folder: change(folder, window="wide"), "window must be one of"),
-    "no number": (lambda folder: change(folder, context="wide"), "A field of .* is wrong"),
-    "no end": (lambda folder: change(folder, crop_px=float("inf")), "A field of .* is wrong"),
+    "unknown window": (lambda folder: change(folder, window="wide"), r"window of .* must be one of"),
+    "no number": (lambda folder: change(folder, context="wide"), "wrong type"),
+    "no end": (lambda folder: change(folder, crop_px=float("inf")), "wrong type"),
     "another class": (
         lambda folder: change(folder, classes=["a", "b"]),
         "do not fit the small classifier",

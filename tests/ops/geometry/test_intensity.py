@@ -4,7 +4,7 @@ import pytest
 import zarr
 
 from cellwright.core.errors import ImageError
-from cellwright.ops.geometry.intensity import Scaling, apply, fit, sample, sample_steps
+from cellwright.ops.geometry.intensity import Scaling, apply, brightened, fit, sample, sample_steps
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,13 @@ def test_the_array_is_left_as_it_was(rng):
     before = pixels.copy()
     apply(Scaling(0.2, 0.4), pixels)
     assert np.array_equal(pixels, before)
+
+
+def test_what_is_dim_beside_a_few_bright_spots_is_brightened(rng):
+    pixels = np.kron(rng.random((8, 8)), np.ones((8, 8)))[np.newaxis] * 0.1
+    assert brightened(fit(pixels), pixels) is None
+    pixels[0, :3, :3] = 1
+    scaling = brightened(fit(pixels), pixels)
+    assert "brightened" in scaling.notice
+    quarter = scaling.low + 0.25 * (scaling.high - scaling.low)
+    assert apply(scaling, np.array([scaling.low - 1, quarter, scaling.high])) == pytest.approx([0, 0.5, 1])

@@ -9,7 +9,13 @@ from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.compartments import nuclei_in_cells
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
-from cellwright.ops.measure.markers import copositive_table, otsu, parse_marker
+from cellwright.ops.measure.markers import (
+    Marker,
+    copositive_table,
+    otsu,
+    parse_marker,
+    with_channel_numbers,
+)
 from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -271,3 +277,13 @@ def test_measures_may_be_given_by_commas():
     )
     with pytest.raises(SettingsError, match="must be one of"):
         AnalysisSettings(border="some")
+
+
+def test_channels_are_called_by_their_number_in_the_file_and_other_images_by_their_name():
+    image = Image(np.zeros((2, 4, 4)), "CYX", channel_names=("DAPI", "dye"))
+    markers = [Marker("dye", 5.0), Marker("DAPI", 1.0)]
+    assert [one.channel for one in with_channel_numbers(markers, image, ())] == ["ch1", "ch0"]
+    kept = with_channel_numbers(markers, image, ("intensity_mean_dye",))
+    assert [one.channel for one in kept] == ["dye", "ch0"]
+    layer = Image(np.zeros((4, 4)), "YX", channel_names=("dye",), source_part=("CYX", 1))
+    assert [one.channel for one in with_channel_numbers(markers, layer, ())] == ["ch1", "DAPI"]

@@ -132,7 +132,7 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     assert outcome.folder == tmp_path / "out"
     assert not (tmp_path / "out" / "training.pt").exists()
     card = (tmp_path / "out" / "card.md").read_text()
-    assert "Fine-tuned on images of `dataset`: a, b." in card
+    assert "Fine-tuned on images: a, b." in card
     assert "Validated with: c." in card
     assert f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}." in card
     assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
@@ -263,6 +263,19 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tune, scripted, tmp_path, stop
     assert curves[0] == curves[1]
 
 
+def test_a_stopped_run_leaves_a_card_that_tells_what_it_learned_from(
+    tune, scripted, tmp_path, tiny_flow, monkeypatch
+):
+    scripted([0.1, 0.2])
+    monkeypatch.setattr(store, "load", lambda _: tiny_flow())
+    tune(stop_after=3, start="nuclei")
+    card = (tmp_path / "tuned" / "card.md").read_text()
+    assert "Fine-tuned on images: a, b." in card
+    assert "It began with the weights of `nuclei`" in card
+    assert "| retention | 0.500 | 0.500 |" in card
+    assert "| score | 0.100 | 0.200 |" in card
+
+
 def test_a_stopped_run_drops_out_as_if_it_had_not_been(tune, scripted, tmp_path, dropping_flow):
     scripted([0.1, 0.2])
     tune("whole", start=dropping_flow())
@@ -369,10 +382,12 @@ class Killed(BaseException):
     [
         ("weights.safetensors", 2),
         ("spec.json", 3),
-        ("curve.json", 1),
-        ("curve.json", 3),
+        ("curve.json", 2),
+        ("curve.json", 4),
         ("training.pt", 2),
-        ("card.md", 1),  # the weights that are kept in the end are in their place by then
+        ("training.pt", 3),
+        ("card.md", 1),
+        ("card.md", 4),  # the weights that are kept in the end are in their place by then
     ],
 )
 def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
@@ -406,6 +421,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
         patch.setattr("cellwright.files.atomic.os.replace", die)
         with pytest.raises(Killed):
             tune("killed")
+    assert (tmp_path / "killed" / "training.pt").exists()  # or it would be taken for a finished model
     tune("killed")
     for name in ("weights.safetensors", "spec.json", "scores.json", "curve.json", "card.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

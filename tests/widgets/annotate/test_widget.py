@@ -106,6 +106,7 @@ def test_what_was_begun_can_be_finished_once_its_image_is_closed(widget: Annotat
     widget.viewer.layers.remove(image)
     widget.panel.begin.click()
     assert widget.model.session is None
+    assert "Finished. The cells are in the layer 'blobs annotation'" in widget.panel.message.text()
 
 
 def test_labels_of_another_image_are_refused(widget: AnnotateWidget, blobs: Any) -> None:
@@ -130,7 +131,7 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert found is not None
     assert found.n_edits == 2
     widget.show()
-    qtbot.waitUntil(lambda: "2 edits" in widget.panel.offer_line.text(), timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: "are kept: 2," in widget.panel.offer_line.text(), timeout=LIMIT_MS)
     assert not widget.panel.offer.isHidden()
     widget.panel.resume.click()
     assert widget.model.session is not None

@@ -113,7 +113,7 @@ def test_a_density_has_a_layer_and_a_number_with_its_error(counted: CountWidget,
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs density"]
     shown = {output for output, box in panel.outputs.items() if not box.isHidden()}
     assert shown == {"Image"}
-    assert counted.outputs == ("Image",)
+    assert counted.choices.outputs == ("Image",)
     assert (panel.calibrate.isHidden(), panel.ask.isHidden()) == (False, True)
     assert not panel.classes.isEnabled()
 
@@ -135,11 +135,11 @@ def test_boxes_counted_by_hand_correct_the_density_and_undo_takes_it_back(
     assert counted.panel.number.text() == "640"
     assert "2 boxes" in counted.panel.message.text()
     np.testing.assert_allclose(viewer.layers["blobs density"].data, 0.02, rtol=1e-5)
-    assert counted.settings.calibration == pytest.approx(2)  # for the next image
+    assert counted.panel.settings.calibration == pytest.approx(2)  # for the next image
     counted.calibrate.form.undo.click()
     settled(counted)
     assert counted.panel.number.text() == "320"
-    assert counted.settings == DensitySettings()
+    assert counted.panel.settings == DensitySettings()
     np.testing.assert_allclose(viewer.layers["blobs density"].data, 0.01, rtol=1e-5)
     counted.calibrate.form.done.click()
     assert LAYER_NAME not in viewer.layers

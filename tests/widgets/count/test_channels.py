@@ -83,7 +83,7 @@ def test_channels_of_one_layer(
     assert not panel.combine.isHidden()
     panel.combine.setCurrentIndex(panel.combine.findData("mean"))
     result = count(widget, settled)
-    assert widget.engine.channels == ("1", "2")
+    assert widget.choices.engine.channels == ("1", "2")
     expected = cellwright.count(stained, channels=[1, 2], engine=EngineSettings(combine="mean"))
     assert result.count == expected.count == len(blobs)
     assert cells_checksum(result) == cells_checksum(expected)
@@ -138,7 +138,7 @@ def test_settings_keep_the_channels_of_the_file(
     other.settings_file.load(tmp_path / "s.json")
     assert other.choices.layer is layers[2]
     assert other.panel.further.ticked == widget.panel.further.ticked != ()
-    assert other.engine == widget.engine
+    assert other.choices.engine == widget.choices.engine
     viewer.add_image(np.zeros((9, 9)), name="flat")
     other.settings_file.load(tmp_path / "s.json")
     assert "no channels 2, 1" in other.panel.message.text()

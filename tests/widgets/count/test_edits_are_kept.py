@@ -16,7 +16,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.edited_layers import ASKED, is_edited
-from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, show, source_of
+from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 N_SEQUENCES, N_STEPS = 4, 12
@@ -135,25 +135,25 @@ def test_every_kind_of_edit_is_seen(
     viewer: ViewerModel, result_of: ResultOf, output: str, edit: Callable[[Any], None]
 ) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    layer = show(viewer, result, source, [output])[output]
+    layer = place(viewer, prepare(result, source, [output]))[output]
     assert not is_edited(layer)
     layer.features = layer.features.assign(mean_intensity=1.0)  # a column more is no edit
     assert not is_edited(layer)
     edit(layer)
     assert is_edited(layer)
-    beside = show(viewer, result, source, [output])[output]
+    beside = place(viewer, prepare(result, source, [output]))[output]
     assert beside is not layer
-    assert show(viewer, result, source, [output])[output].name == beside.name
+    assert place(viewer, prepare(result, source, [output]))[output].name == beside.name
     assert len(viewer.layers) == 3
 
 
 def test_a_copy_belongs_to_the_user(viewer: ViewerModel, result_of: ResultOf) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    labels = show(viewer, result, source)["Labels"]
+    labels = place(viewer, prepare(result, source))["Labels"]
     copy = Labels(labels.data.copy(), name="copy", metadata=dict(labels.metadata))
     viewer.add_layer(copy)
     viewer.layers.remove(labels)
-    show(viewer, result, source)
+    place(viewer, prepare(result, source))
     remove(viewer, source.key)
     assert [layer.name for layer in viewer.layers] == ["image", "copy"]
 
@@ -274,7 +274,7 @@ def test_what_another_family_found_is_kept_out_of_sight(viewer: ViewerModel, res
     def found_by(family: str, n: int) -> Layer:
         result = result_of(source.image, numbered(n))
         own = replace(result.provenance, model=family, settings={family: {}})
-        return show(viewer, replace(result, provenance=own), source)["Labels"]
+        return place(viewer, prepare(replace(result, provenance=own), source))["Labels"]
 
     flow, query = found_by("flow", 2), found_by("query", 3)
     assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (False, True, 2, 3)
@@ -308,17 +308,19 @@ def test_cells_added_by_click_stay_when_the_next_count_comes(
     viewer: ViewerModel, result_of: ResultOf
 ) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    show(viewer, result, source)
+    place(viewer, prepare(result, source))
     settings = {**result.provenance.settings, ASKED: 1}
     more = result_of(source.image, cells(4))
     more = replace(more, provenance=replace(result.provenance, settings=settings))
-    clicked = show(viewer, more, source)["Labels"]
+    clicked = place(viewer, prepare(more, source))["Labels"]
     assert [layer.name for layer in viewer.layers] == [
         "image",
         "image labels",
     ]  # the same count with one more
     again = result_of(source.image, cells(2))
-    beside = show(viewer, replace(again, provenance=replace(again.provenance, seconds=9.0)), source)["Labels"]
+    beside = place(
+        viewer, prepare(replace(again, provenance=replace(again.provenance, seconds=9.0)), source)
+    )["Labels"]
     assert beside is not clicked
     assert clicked.data.max() == 4
     remove(viewer, source.key)

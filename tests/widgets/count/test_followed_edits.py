@@ -50,7 +50,7 @@ def counted(
     own = replace(result.provenance, settings={"classes": ["red", "white"]})
     for output in counts.outputs:
         widget.panel.outputs[output].setChecked(True)
-    widget.show_outcome(run(show_task(counts, replace(result, cells=classed, provenance=own))))
+    widget.shown.show(run(show_task(counts, replace(result, cells=classed, provenance=own))))
     viewer.dims.current_step = (0,) * viewer.dims.ndim
     return widget
 

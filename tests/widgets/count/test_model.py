@@ -64,7 +64,9 @@ def test_a_recount_needs_no_forward_pass(viewer: ViewerModel, blobs: Any, shelve
     assert again.result.count == len(blobs)
 
 
-def test_the_interval_of_a_whole_image_is_not_that_of_a_region(result_of: ResultOf, blobs: Any) -> None:
+def test_the_interval_of_a_whole_image_is_not_that_of_a_region(
+    viewer: ViewerModel, result_of: ResultOf, blobs: Any
+) -> None:
     image = Image(blobs.image, "YX")
     corner = shape_region("corner", "rectangle", np.array([[0, 0], [0, 60], [60, 60], [60, 0]], float))
     source = Source(image, "", (0, 0), {})
@@ -73,7 +75,7 @@ def test_the_interval_of_a_whole_image_is_not_that_of_a_region(result_of: Result
     part = inside_regions(request, whole)
     assert 0 < part.count < whole.count
     assert part.interval is None
-    model = CountModel(None, lambda: None)
+    model = CountModel(viewer, lambda: None)
     density = replace(request, family="density", regions=None)
     for asked, result, is_told in (
         (density, replace(whole, count=320.0, interval=(300.0, 340.0)), False),

@@ -35,7 +35,7 @@ def test_settings_go_to_a_file_a_panel_and_a_command(
     other = CountWidget(viewer)
     qtbot.addWidget(other)
     other.settings_file.load(path)
-    assert (other.settings, other.engine) == (widget.settings, widget.engine)
+    assert (other.panel.settings, other.choices.engine) == (widget.panel.settings, widget.choices.engine)
     assert other.panel.rule.currentData() == "whole"
 
     tifffile.imwrite(tmp_path / "a.tif", (blobs.image * 60_000).astype("uint16"))

@@ -51,7 +51,7 @@ def told(widget: CountWidget) -> tuple[str, ...]:
 
 
 def chosen(widget: CountWidget) -> Any:
-    inputs = widget._inputs()
+    inputs = widget.choices.inputs()
     return replace(inputs, region_layers=None), inputs.region_layers.excluded, inputs.region_layers.mask
 
 

@@ -264,7 +264,7 @@ def test_a_line_sets_the_diameter(
     draw_line(viewer.layers.selection.active, [[10, 10], [10, 24]])
     qtbot.waitUntil(lambda: widget.panel.diameter.value() > 0, timeout=5000)
     assert widget.panel.diameter.value() == pytest.approx(14.0)
-    assert widget.engine.diameter_px == pytest.approx(14.0)
+    assert widget.choices.engine.diameter_px == pytest.approx(14.0)
     assert len(viewer.layers) == 1
 
 
@@ -550,7 +550,7 @@ def test_the_diameter_is_given_in_micrometres_where_the_pixel_size_is_known(
     assert (box.unit.isHidden(), box.value()) == (False, 20.0)
     box.unit.setCurrentIndex(box.unit.findData("µm"))
     assert (box.value(), box.value_px) == (10.0, 20.0)  # the same, in the other unit
-    assert (widget.engine.diameter_um, widget.engine.diameter_px) == (10.0, 0.0)
+    assert (widget.choices.engine.diameter_um, widget.choices.engine.diameter_px) == (10.0, 0.0)
     sized.scale = (0.25, 0.25)
     assert (box.value(), box.value_px) == (10.0, 40.0)  # what was given stays
     widget._on_line_measured(12.0)
@@ -559,12 +559,12 @@ def test_the_diameter_is_given_in_micrometres_where_the_pixel_size_is_known(
     widget.settings_file.save(tmp_path / "settings.json")
     box.setValue(0.0)
     widget.settings_file.load(tmp_path / "settings.json")
-    assert widget.engine.diameter_um == 3.0
+    assert widget.choices.engine.diameter_um == 3.0
 
     viewer.layers.selection.active = bare  # without a size there are pixels alone
     assert (box.unit.isHidden(), box.suffix(), box.value()) == (True, " px", 0.0)
     assert "no pixel size" in widget.panel.message.text()
-    assert widget.engine.diameter_um == 0.0
+    assert widget.choices.engine.diameter_um == 0.0
 
 
 @pytest.fixture
@@ -625,6 +625,6 @@ def test_what_to_expect_is_told_as_information_and_notices_as_warnings(
     settled(widget)
     counted, message = widget.counted, widget.panel.message
     for notices, is_information in (((), "true"), (("Two frames are blank.",), "false")):
-        widget._on_count_returned(replace(counted, result=replace(counted.result, fit=0.9, notices=notices)))
+        widget.shown.on_counted(replace(counted, result=replace(counted.result, fit=0.9, notices=notices)))
         assert message.text() == " ".join(("Expect about 9 of 10 right.", *notices))
         assert message.property("info") == is_information

@@ -27,7 +27,7 @@ from cellwright.widgets.shared.layer_factory import class_colour
 NAMES = ("RBC", "WBC")
 
 
-def marked_in(viewer: ViewerModel, layer: Any) -> commands.Marked:
+def marked_in(viewer: ViewerModel, layer: Any) -> Any:
     return marked_cells(layer, image_of_cells(viewer, layer))
 
 
@@ -47,11 +47,11 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_points_are_read_in_pixels_of_their_image(viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.5), translate=(0, 10, 0))
     points = viewer.add_points([[12, 4], [20, 25]])
-    marked = marked_in(viewer, points)
-    assert marked.cells.points.tolist() == [[4, 8], [20, 50]]
-    assert not marked.cells.areas.any()
-    assert not np.diff(marked.cells.boxes, axis=1).any()
-    assert marked.image.axes == "CYX"
+    cells, rows = marked_in(viewer, points)
+    assert cells.points.tolist() == [[4, 8], [20, 50]]
+    assert rows.tolist() == [0, 1]
+    assert not cells.areas.any()
+    assert not np.diff(cells.boxes, axis=1).any()
 
 
 def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None:
@@ -59,18 +59,17 @@ def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None
     labels[4:8, 10:20] = 9
     labels[20:30, 40:42] = 3
     viewer.add_image(np.zeros((40, 60)))
-    marked = marked_in(viewer, viewer.add_labels(labels))
-    assert marked.labels.tolist() == [3, 9]
-    assert marked.cells.points.tolist() == [[24.5, 40.5], [5.5, 14.5]]
-    assert np.diff(marked.cells.boxes, axis=1)[:, 0].tolist() == [[10, 2], [4, 10]]
-    assert marked.cells.areas.tolist() == [20, 40]
+    cells, rows = marked_in(viewer, viewer.add_labels(labels))
+    assert rows.tolist() == [3, 9]
+    assert cells.points.tolist() == [[24.5, 40.5], [5.5, 14.5]]
+    assert np.diff(cells.boxes, axis=1)[:, 0].tolist() == [[10, 2], [4, 10]]
+    assert cells.areas.tolist() == [20, 40]
 
 
 def test_cells_are_looked_at_in_the_image_of_their_size(viewer: ViewerModel) -> None:
     own = viewer.add_image(np.full((40, 60), 7))
     viewer.add_image(np.zeros((90, 90)))
-    marked = marked_in(viewer, viewer.add_labels(np.ones((40, 60), int)))
-    assert marked.image.shape == own.data.shape
+    assert image_of_cells(viewer, viewer.add_labels(np.ones((40, 60), int))) is own
 
 
 def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: None) -> None:
@@ -80,11 +79,11 @@ def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: No
     labels[20:30, 40:42] = 3
     layers = (viewer.add_labels(labels), viewer.add_points([[5, 10], [25, 41]], features={"mine": [1, 2]}))
     for layer in layers:
-        classed = run(classes_task(layer, image_of_cells(viewer, layer), "blood"))
-        show_classes(layer, classed)
-        assert classed.line == "RBC 1 · WBC 1"
-    rows = layers[0].features["class"]
-    assert (rows[3], rows[9]) == ("WBC", "RBC")
+        rows, classes = run(classes_task(layer, image_of_cells(viewer, layer), "blood"))
+        show_classes(layer, rows, classes)
+        assert classes.counts == {"RBC": 1, "WBC": 1}
+    given = layers[0].features["class"]
+    assert (given[3], given[9]) == ("WBC", "RBC")
     expected = transform_color([class_colour(1), class_colour(0)])
     np.testing.assert_allclose(layers[0].colormap.map(np.array([3, 9])), expected, atol=1 / 255)
     assert list(layers[1].features["class"]) == ["RBC", "WBC"]
@@ -103,10 +102,10 @@ def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None
         image_of_cells(viewer, image)
     with pytest.raises(WrongLayerError, match="holds no cells"):
         marked_in(viewer, viewer.add_labels(np.zeros((40, 60), int)))
-    classed = run(classes_task(points, image, "blood"))
+    rows, classes = run(classes_task(points, image, "blood"))
     points.add([[1, 1]])
     with pytest.raises(WrongLayerError, match="came or went"):
-        show_classes(points, classed)
+        show_classes(points, rows, classes)
 
 
 def test_the_command_classifies_the_active_layer(

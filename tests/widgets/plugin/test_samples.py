@@ -7,7 +7,7 @@ from tools.release.draw_samples import SAMPLES
 
 from cellwright.core.errors import ReadError
 from cellwright.widgets.plugin import samples
-from cellwright.widgets.shared.coordinates import axes_of, image_in
+from cellwright.widgets.shared.coordinates import image_as_it_lies, image_in
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -15,7 +15,7 @@ def test_every_sample_opens_with_its_axes_and_pixel_size(viewer: ViewerModel, na
     ((data, arguments, kind),) = getattr(samples, name)()
     layer = viewer.add_image(data, **arguments)
     assert (kind, layer.name) == ("image", name)
-    assert axes_of(layer) == SAMPLES[name].axes
+    assert image_as_it_lies(layer).axes == SAMPLES[name].axes
     np.testing.assert_allclose(image_in(layer).pixel_size_um, SAMPLES[name].pixel_size_um, rtol=1e-3)
 
 

@@ -352,7 +352,7 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert panel.view.strip._bars.opts["height"].tolist() == [4, 4, 2]
     panel.view.draw_regions.click()
     shapes = viewer.layers["regions"]
-    assert shapes.mode == "add_polygon_lasso"  # one drag for each region
+    assert shapes.mode == "add_rectangle"  # one drag for each region
     shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
     read(panel)
     assert [line.getData()[1].tolist() for line in panel.view.strip._lines] == [[1, 1, 1], [2, 2, 1]]
@@ -365,11 +365,18 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert "Median" in panel.view.plot_hint.text()
 
 
+def test_what_is_told_moves_no_button(panel: ResultsWidget) -> None:
+    layout = panel.view.layout()
+    assert layout is not None
+    assert layout.indexOf(panel.view.message) > layout.indexOf(panel.view.tabs)
+
+
 def test_drawn_regions_are_named_and_the_hint_goes(
     panel: ResultsWidget, viewer: ViewerModel, read: Read
 ) -> None:
     panel.view.draw_regions.click()
-    assert "Draw around" in panel.view.message.text()
+    assert "Drag a rectangle" in panel.view.message.text()
+    assert panel.viewer.layers["regions"].mode == "add_rectangle", "a straight drag of the lasso is no shape"
     shapes = viewer.layers["regions"]
     shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
     assert panel.view.message.text() == ""

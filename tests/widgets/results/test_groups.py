@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 CLASSES = ("big", "small", "big", "small", "small", "big")
 PLACES = ((0, 4, 4), (0, 4, 24), (1, 4, 4), (1, 24, 4), (1, 24, 24), (2, 24, 24))  # frame, y, x
@@ -144,7 +144,7 @@ def test_the_images_of_a_session_have_one_table_and_one_report(
     for name, cells in (("first", labels), ("second", np.where(labels > 2, labels - 2, 0))):
         layer = viewer.add_image(pixels, name=name)
         image = Image(pixels, "YX", name=name)
-        show(viewer, result_of(image, cells.astype(np.int32)), source_of(layer))
+        place(viewer, prepare(result_of(image, cells.astype(np.int32)), source_of(layer)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     panel.show_layer(viewer.layers["first labels"])
@@ -157,7 +157,7 @@ def test_the_images_of_a_session_have_one_table_and_one_report(
     assert pd.read_csv(tmp_path / "totals.csv")["count"].tolist() == [4, 2]
 
     tabs = panel.view.tabs
-    tabs.setCurrentIndex([tabs.tabText(place) for place in range(tabs.count())].index("Plots"))
+    tabs.setCurrentIndex([tabs.tabText(at) for at in range(tabs.count())].index("Plots"))
     for kind in ("Scatter", "Over frames", "Boxes"):  # the histogram is open
         panel.view.plot_kind.setCurrentIndex(panel.view.plot_kind.findData(kind))
     panel.export.save_report(tmp_path / "report.html")

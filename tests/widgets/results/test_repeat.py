@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import tifffile
 from napari.components import ViewerModel
@@ -29,7 +30,7 @@ from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 SAMPLE = Path(cellwright.__file__).parents[2] / "sample_data" / "nuclei_2d.tif"
 
@@ -42,7 +43,7 @@ def counted_panel(viewer: ViewerModel, qtbot: QtBot, read: Callable[[ResultsWidg
     layer = Layer.create(*data)
     layer._source = layer.source.model_copy(update={"path": str(SAMPLE)})
     viewer.add_layer(layer)
-    show(viewer, result, source_of(layer))
+    place(viewer, prepare(result, source_of(layer)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
@@ -142,6 +143,12 @@ def test_random_settings_of_the_panels_are_repeated(
     assert run_command(command, tmp_path / "o") == 0, capfd.readouterr().err
     written = json.loads((tmp_path / "o" / f"{path.stem}.json").read_text())
     assert (written["count"], written["cells_sha256"]) == (expected.count, cells_checksum(expected)), command
+    told = pandas.read_csv(tmp_path / "o" / f"{path.stem}.cells.csv")
+    table = panel.model.analysis().table
+    for column in (one for one in table if one not in ("label", "edited")):  # which belong to the layer
+        assert column in told, command
+        if len(table) and table[column].dtype.kind in "fiu":
+            np.testing.assert_allclose(told[column], table[column], rtol=1e-3, atol=2e-3, err_msg=column)
 
 
 def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
@@ -169,7 +176,7 @@ def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
     layer._source = layer.source.model_copy(update={"path": str(path)})
     widget.viewer.add_layer(layer)
     if kind == 3:
-        widget.model.choose_axes(layer, "TYX")
+        widget.axes.choose(layer, "TYX")
     return path
 
 
@@ -188,15 +195,15 @@ def add_others(viewer: ViewerModel, blobs: Any, folder: Path, kind: int) -> None
 
 def tick(entries: Any, rng: np.random.Generator, share: float) -> None:
     """Tick that share of the entries of a list."""
-    for place in range(entries.count()):
+    for at in range(entries.count()):
         if rng.random() < share:
-            entries.item(place).setCheckState(Qt.CheckState.Checked)
+            entries.item(at).setCheckState(Qt.CheckState.Checked)
 
 
 def pick(box: Any, data: Any) -> None:
-    place = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
-    assert place >= 0
-    box.setCurrentIndex(place)
+    at = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
+    assert at >= 0
+    box.setCurrentIndex(at)
     box.activated.emit(box.currentIndex())
 
 

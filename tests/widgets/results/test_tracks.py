@@ -14,9 +14,13 @@ from qtpy.QtCore import Qt
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.files.formats.tracking_challenge import read
+from cellwright.files.metadata import FilePart
+from cellwright.inference.recipe import load_recipe
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results.plots import Strip
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.coordinates import FILE_PART
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000
@@ -67,6 +71,37 @@ def test_tracks_are_those_of_the_same_analysis(tracked: ResultsWidget) -> None:
     assert text == "Tracks 4 · lineages 2 · divisions 1 · median speed 0 µm per min"
     speeds = tracked.model.lineages()["speed_um_per_min"]
     assert speeds[0] == pytest.approx(3.0)  # 1.5 micrometres in half a minute
+
+
+def test_the_file_tells_the_time_between_frames(
+    viewer: ViewerModel, qtbot: QtBot, read: Read, tmp_path: Path
+) -> None:
+    labels = movie()
+    seconds = 299.87654
+    image = Image(labels * 2.0, "TYX", frame_interval_s=seconds)
+    viewer.add_image(image.data, name="movie", metadata={FILE_PART: FilePart(image)})
+    viewer.add_labels(labels, name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    expected = analyse(labels, image, AnalysisSettings(track=True)).lineages
+    assert "speed_px_per_min" in expected
+    assert panel.view.tracks.interval.value() == pytest.approx(seconds, abs=1e-3)
+    panel.view.tracks.track.click()
+    settle(panel, qtbot)
+    pd.testing.assert_frame_equal(panel.model.lineages(), expected)
+    panel.export.save_settings(tmp_path / "study.json")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy)
+    assert load_recipe(tmp_path / "study.json").analysis.frame_interval_s == 0.0  # for any image
+    panel.view.tracks.interval.setValue(60.0)
+    panel.view.tracks.track.click()
+    settle(panel, qtbot)
+    assert panel.model.settings.frame_interval_s == 60.0
+    strip = Strip()
+    qtbot.addWidget(strip)
+    strip.set_counts(np.arange(4))
+    assert [strip.set_interval(each) for each in (0.0, 20.0, 299.9, 3600.0)] == ["", "s", "min", "h"]
+    assert strip.getAxis("bottom").scale == 1.0
 
 
 def test_the_headings_of_tracks_are_words(tracked: ResultsWidget) -> None:

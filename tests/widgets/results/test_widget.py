@@ -16,7 +16,7 @@ from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.shared.layer_dataset import pairs
-from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import camera_of
 
@@ -45,6 +45,21 @@ def test_the_number_and_the_table_are_those_of_the_layer(panel: ResultsWidget) -
     assert heading == "Area [µm²]"
 
 
+def test_the_panel_is_there_before_its_cells_are_measured(
+    viewer: ViewerModel, qtbot: QtBot, read: Read
+) -> None:
+    viewer.add_labels(np.eye(20, dtype=np.int32), name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.view.layer.choose(viewer.layers["cells"])
+    panel.measurer.read()
+    assert not panel.view.job_bar.is_busy  # a thread that measures would take turns with the window
+    assert panel.measurer.is_busy
+    read(panel)
+    assert panel.is_filled
+    assert panel.view.number.text() == "1"
+
+
 def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: ResultsWidget, read: Read) -> None:
     layer = panel.viewer.layers["cells"]
     layer.data_setitem(tuple(np.nonzero(np.ones((5, 5)))[axis] + 50 for axis in (0, 1)), 9)
@@ -62,6 +77,23 @@ def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: Results
     read(panel)
     assert panel.view.number.text() == "4"
     assert panel.model.table["label"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_cell_that_is_as_it_was_after_undo_is_not_by_hand(panel: ResultsWidget, read: Read) -> None:
+    choose_rows(panel, 1)
+    panel.view.class_name.setEditText("WBC")
+    panel.view.set_class.click()
+    read(panel)
+    layer = panel.viewer.layers["cells"]
+    for _ in range(2):  # again: what was known the second time is what it had first
+        layer.data_setitem(tuple(one[:2] for one in np.nonzero(layer.data == 2)), 3)  # two cells change
+        read(panel)
+        assert panel.model.measured.n_edited == 2
+        layer.undo()
+        read(panel)
+        assert panel.model.measured.n_edited == 0
+        assert panel.model.table["class"].tolist() == ["", "WBC", "", ""]
+        assert "by hand" not in panel.view.line.text()
 
 
 def test_a_cell_that_was_cut_is_measured_anew(panel: ResultsWidget, read: Read) -> None:
@@ -161,7 +193,7 @@ def test_rows_sort_and_filter(panel: ResultsWidget) -> None:
     assert panel.view.number.text() == "2"
     assert "of 4 cells" in view.line.text()
     view.table.sortByColumn(view.frame.names.index("area_px"), Qt.SortOrder.AscendingOrder)
-    shown = [view.frame.data(view.frame.index(place, 0)) for place in range(view.frame.rowCount())]
+    shown = [view.frame.data(view.frame.index(at, 0)) for at in range(view.frame.rowCount())]
     assert shown == ["3", "2"]
     panel.model.choose(2)
     panel.model.set_conditions("area_px < 90")
@@ -238,7 +270,7 @@ def test_a_count_is_told_of_with_its_interval(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    shown = show(viewer, result, source_of(image))
+    shown = place(viewer, prepare(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown["Labels"])
@@ -256,7 +288,7 @@ def test_an_interval_is_told_of_its_own_count_alone(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read, change: str
 ) -> None:
     result = counted(blobs)
-    shown = show(viewer, result, source_of(viewer.add_image(blobs.image, name="blobs")))["Labels"]
+    shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown)
@@ -265,7 +297,7 @@ def test_an_interval_is_told_of_its_own_count_alone(
     if change == "another count":  # with as many cells, of which the panel is not told
         later = replace(result, provenance=replace(result.provenance, image_name="other"), interval=None)
         panel.show_layer(
-            show(viewer, later, source_of(viewer.add_image(blobs.image, name="other")))["Labels"]
+            place(viewer, prepare(later, source_of(viewer.add_image(blobs.image, name="other"))))["Labels"]
         )
     elif change == "an edit":
         shown.data_setitem(np.nonzero(shown.data == 1), 0)
@@ -288,13 +320,13 @@ def test_another_count_in_the_same_layer_is_no_edit(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    show(viewer, result, source_of(image))
+    place(viewer, prepare(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
     fewer = result.cells.take(np.arange(len(blobs) // 2))
     provenance = replace(result.provenance, seconds=0.1)
-    show(viewer, Result(float(len(fewer)), fewer, provenance), source_of(image))
+    place(viewer, prepare(Result(float(len(fewer)), fewer, provenance), source_of(image)))
     read(panel)
     assert panel.view.number.text() == str(len(fewer))
     assert panel.model.measured.n_edited == 0

@@ -6,7 +6,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Points
 
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, image_in, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, channels_of, image_as_it_lies, image_in, in_pixels
 
 
 def layer_of(*shape: int, **arguments: object) -> ImageLayer:
@@ -32,7 +32,7 @@ def layer_of(*shape: int, **arguments: object) -> ImageLayer:
     ],
 )
 def test_axes_from_shape_and_labels(layer: ImageLayer, axes: str) -> None:
-    assert axes_of(layer) == axes
+    assert image_as_it_lies(layer).axes == axes
 
 
 def test_many_points_are_brought_to_another_layer_at_once(rng: np.random.Generator) -> None:
@@ -53,7 +53,7 @@ def test_a_short_first_axis_can_be_read_as_slices() -> None:
     layer = layer_of(3, 30, 40)
     *channels, slices = channels_of(layer)
     assert [(channel.index, channel.axis) for channel in channels] == [(0, 0), (1, 0), (2, 0)]
-    assert axes_of(layer, slices) == "ZYX"
+    assert image_as_it_lies(layer, slices).axes == "ZYX"
 
 
 def test_choices_of_colour_grey_and_named_channels() -> None:
@@ -67,7 +67,7 @@ def test_choices_of_colour_grey_and_named_channels() -> None:
 
 def test_too_many_axes_are_refused() -> None:
     with pytest.raises(WrongLayerError, match="6"):
-        axes_of(layer_of(2, 5, 6, 7, 30, 40), Channel("Grey"))
+        image_as_it_lies(layer_of(2, 5, 6, 7, 30, 40), Channel("Grey"))
 
 
 def test_pixel_size_is_in_micrometres_of_the_spatial_axes() -> None:

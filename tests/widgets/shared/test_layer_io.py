@@ -15,7 +15,7 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.layer_factory import OUTLINE_PX
-from cellwright.widgets.shared.layer_io import image_of, place, prepare, remove, show, source_of
+from cellwright.widgets.shared.layer_io import image_of, place, prepare, remove, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 PLACEMENT: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_cells_lie_on_the_image_under_any_transform(
     source = source_of(layer, window=window)
     part = labels[window] if window else labels
     result = replace(result_of(source.image, part), offset=source.offset)
-    shown = show(viewer, result, source, ALL)
+    shown = place(viewer, prepare(result, source, ALL))
     for name in ("scale", "rotate", "shear", "units", "axis_labels"):
         for made in shown.values():
             np.testing.assert_array_equal(getattr(made, name), getattr(layer, name))
@@ -109,7 +109,7 @@ def test_frames_of_a_stack_keep_their_place(viewer: ViewerModel, result_of: Resu
     layer = viewer.add_image(np.zeros(labels.shape), scale=(3, 1, 1))
     window = (slice(4, 5), slice(0, 40), slice(10, 60))
     source = source_of(layer, window=window)
-    shown = show(viewer, result_of(source.image, labels[window]), source, ALL)
+    shown = place(viewer, prepare(result_of(source.image, labels[window]), source, ALL))
     world = layer.data_to_world([4, 12, 24])
     assert label_at(shown["Labels"], world) == 1
     assert shown["Points"].data_to_world(shown["Points"].data[0])[0] == 12
@@ -119,7 +119,7 @@ def test_frames_of_a_stack_keep_their_place(viewer: ViewerModel, result_of: Resu
 def test_a_leading_channel_axis_is_no_axis_of_the_cells(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.25), translate=(0, 7, 8))
     source = source_of(layer, channels_of(layer)[1])
-    shown = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    shown = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
     assert {made.ndim for made in shown.values()} == {2}
     np.testing.assert_allclose(shown["Labels"].translate, (7, 8))
 
@@ -130,7 +130,7 @@ def test_cells_of_an_inner_channel_axis_lie_on_their_channel(
     layer = viewer.add_image(np.zeros((5, 3, 40, 60)), axis_labels=("z", "c", "y", "x"))
     source = source_of(layer, channels_of(layer)[2])
     labels = two_cells((5, 40, 60))
-    shown = show(viewer, result_of(source.image, labels), source, ALL)
+    shown = place(viewer, prepare(result_of(source.image, labels), source, ALL))
     assert shown["Labels"].data.shape == (5, 1, 40, 60)
     assert label_at(shown["Labels"], (1, 2, 12, 24)) == 1
     assert label_at(shown["Labels"], (1, 0, 12, 24)) is None
@@ -140,7 +140,7 @@ def test_cells_of_an_inner_channel_axis_lie_on_their_channel(
 def test_features_names_and_provenance(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)), scale=(0.5, 0.5), units=("um", "um"), name="nuclei")
     source = source_of(layer)
-    shown = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    shown = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
     assert [made.name for made in shown.values()] == ["nuclei labels", "nuclei points", "nuclei boxes"]
     names = ["label", "score", "area_px", "diameter_px", "area_um2", "diameter_um"]
     for output in ("Points", "Shapes"):
@@ -166,12 +166,12 @@ def test_without_a_unit_there_are_no_physical_features(viewer: ViewerModel, resu
 def test_a_second_run_updates_the_layers_of_the_first(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     source = source_of(layer)
-    first = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    first = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
     first["Labels"].opacity, first["Labels"].name, first["Shapes"].name = 0.3, "mine", "my boxes"
     window = (slice(20, 40), slice(30, 60))
     part = source_of(layer, window=window)
     labels = (two_cells()[window] > 0).astype(np.int32)
-    second = show(viewer, result_of(part.image, labels), part, ALL)
+    second = place(viewer, prepare(result_of(part.image, labels), part, ALL))
     assert len(viewer.layers) == 4
     assert second["Labels"] is first["Labels"]
     assert second["Points"] is first["Points"]
@@ -186,14 +186,14 @@ def test_a_second_run_updates_the_layers_of_the_first(viewer: ViewerModel, resul
 def test_a_copy_of_the_image_gets_layers_of_its_own(viewer: ViewerModel, result_of: ResultOf) -> None:
     for _ in range(2):
         source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
-        show(viewer, result_of(source.image, two_cells()), source)
+        place(viewer, prepare(result_of(source.image, two_cells()), source))
     assert len(viewer.layers) == 4
 
 
 def test_no_cells_still_update_every_layer(viewer: ViewerModel, result_of: ResultOf) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60))))
-    show(viewer, result_of(source.image, two_cells()), source, ALL)
-    shown = show(viewer, result_of(source.image, np.zeros((40, 60), np.int32)), source, ALL)
+    place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
+    shown = place(viewer, prepare(result_of(source.image, np.zeros((40, 60), np.int32)), source, ALL))
     assert len(viewer.layers) == 4
     assert len(shown["Points"].data) == len(shown["Shapes"].data) == 0
     assert not shown["Labels"].data.any()
@@ -224,9 +224,9 @@ def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: Res
     layer = viewer.add_image(np.zeros((3, 40, 60)))
     channel, *_, slices = channels_of(layer)
     source = source_of(layer, channel)
-    show(viewer, result_of(source.image, two_cells()), source)
+    place(viewer, prepare(result_of(source.image, two_cells()), source))
     source = source_of(layer, slices)
-    shown = show(viewer, result_of(source.image, two_cells((3, 40, 60))), source)
+    shown = place(viewer, prepare(result_of(source.image, two_cells((3, 40, 60))), source))
     assert len(viewer.layers) == 2
     assert shown["Labels"].ndim == 3
 
@@ -234,7 +234,7 @@ def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: Res
 def test_the_selection_stays(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     source = source_of(layer)
-    show(viewer, result_of(source.image, two_cells()), source, ALL)
+    place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
     assert viewer.layers.selection.active is layer
 
 
@@ -242,8 +242,8 @@ def test_previews_are_kept_apart_and_removed_alone(viewer: ViewerModel, result_o
     source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
     preview = replace(source, is_preview=True)
     result = result_of(source.image, two_cells())
-    show(viewer, result, source)
-    shown = show(viewer, result, preview)
+    place(viewer, prepare(result, source))
+    shown = place(viewer, prepare(result, preview))
     assert shown["Labels"].name == "nuclei preview labels"
     remove(viewer, preview.key)
     assert [made.name for made in viewer.layers] == ["nuclei", "nuclei labels"]
@@ -270,8 +270,8 @@ def test_outlines_for_frames_that_napari_can_outline_quickly(
 def test_shapes_keep_their_place_in_the_list(viewer: ViewerModel, result_of: ResultOf) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
     result = result_of(source.image, two_cells())
-    show(viewer, result, source, ("Shapes", "Labels"))
+    place(viewer, prepare(result, source, ("Shapes", "Labels")))
     before = [made.name for made in viewer.layers]
-    replaced = show(viewer, result, source, ("Shapes",))["Shapes"]
+    replaced = place(viewer, prepare(result, source, ("Shapes",)))["Shapes"]
     assert [made.name for made in viewer.layers] == before
     assert isinstance(replaced, Shapes)

@@ -58,6 +58,7 @@ def test_panels_begin_with_what_is_set(
     for panel in (count, results):
         qtbot.addWidget(panel)
     assert (count.panel.model.currentData(), count.panel.device.currentData()) == ("nuclei", "cpu")
+    qtbot.waitUntil(lambda: results.is_filled)
     assert (results.model.border, results.view.border.currentData()) == ("drop", "drop")
     assert results.model.settings.border == "drop"
 

@@ -81,7 +81,7 @@ def list_images(
         What names look like: ``{well}`` is a letter and a number, ``{site}`` a number, any other name in
         braces a word, e.g. ``Plate1/{well}_s{site}_w{channel}``. What stands around them is taken as it is.
     output
-        Where results are to go, if anywhere.
+        Where results are to go, if anywhere; there each image needs a name of its own.
 
     Raises
     ------
@@ -102,9 +102,14 @@ def list_images(
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
             listed += _images_of(image, name, parse)
-    stored = [image.name for image in listed]
     if output is not None:
-        stored = [as_stored(name, output) for name in stored]
+        _refuse_twins(listed, output)
+    return tuple(listed)
+
+
+def _refuse_twins(listed: Sequence[ListedImage], output: Path) -> None:
+    """Raise SettingsError where two images would have results of one name in a folder."""
+    stored = [as_stored(image.name, output) for image in listed]
     times = Counter(stored)
     twice = sorted({image.name for image, name in zip(listed, stored, strict=True) if times[name] > 1})
     if twice:
@@ -112,7 +117,6 @@ def list_images(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "
             "folder above them, or those of one ending by --pattern, or count them in separate runs."
         )
-    return tuple(listed)
 
 
 def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:

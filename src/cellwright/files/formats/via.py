@@ -68,21 +68,15 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 def _views(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
     """Return name and regions of each image of a project of version 3, as version 2 has them."""
     own: dict[str, list[JsonValue]] = {}
-    for row in _fields(content.at("metadata")).values():
+    for row in content.at("metadata").fields().values():
         if row.rows_at("xy"):  # others are spans of time
             own.setdefault(row.at("vid").word(), []).append(_as_version_2(content, row))
     found = []
-    for key, view in _fields(content.at("view")).items():
+    for key, view in content.at("view").fields().items():
         for file in view.at("fid_list").rows():
             name = content.at("file").at(file.word()).at("fname").stem()
             found.append((name, own.get(key, [])))
     return found
-
-
-def _fields(node: JsonValue) -> dict[str, JsonValue]:
-    if not isinstance(node.value, dict):
-        raise node.refuse("an object with named fields")
-    return {key: node.at(key) for key in node.value}
 
 
 def _as_version_2(content: JsonValue, row: JsonValue) -> JsonValue:
@@ -92,7 +86,7 @@ def _as_version_2(content: JsonValue, row: JsonValue) -> JsonValue:
     if name == "polygon":
         told |= {"all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
     values = row.find("av")
-    attributes = {} if values is None else _fields(values)
+    attributes = {} if values is None else values.fields()
     names = {key: _option(content, key, str(value.value)) for key, value in attributes.items()}
     return replace(row, value={"shape_attributes": told, "region_attributes": names})
 

@@ -113,9 +113,12 @@ class StreamJob:
         """Whether more is wanted of the cells than a count gives."""
         return self.recipe.is_analysed or self.whole_table or bool(self.recipe.classifier)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """What has to be the same for a count to go on: image, models and settings, as text."""
+        """What has to be the same for a count to go on: image, models and settings, as text.
+
+        It is that of the first look, for the files of a Zarr folder may be many.
+        """
         image = self.image
         facts = {
             "image": [image.name, image.axes, image.shape, str(image.data.dtype), image.pixel_size_um],

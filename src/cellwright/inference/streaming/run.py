@@ -128,7 +128,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         if job.has_second_pass:
             selected = yield from _second_pass(job, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        if job.fingerprint != known:
+        if replace(job).fingerprint != known:  # which looks anew
             raise changed_meanwhile(name)
         told = [*here.told, *begin_image(name, job.output).notices]
         found = _finish(job, here, selected, fit, started)
@@ -418,13 +418,7 @@ def _has_rows(part: Path) -> bool:
 
 @contextmanager
 def _only_run(job: StreamJob) -> Iterator[None]:
-    """Hold the folder of a run's parts, so that no other program works on the same image.
-
-    Raises
-    ------
-    WriteError
-        Another one does, or the folder cannot be written.
-    """
+    """Hold the folder of a run's parts, so that no other program works on the same image."""
     files = job.files
     make_folder(files.parts)
     wrong = f"Another program counts {job.image.name} into {job.output}. Wait for it, or name another folder."

@@ -238,13 +238,7 @@ def _columns(job: StreamJob, plan: StreamPlan, window: _Window) -> Task[tuple[di
 
 
 def _margins(job: StreamJob, plan: StreamPlan) -> tuple[int, ...]:
-    """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings.
-
-    Raises
-    ------
-    SettingsError
-        They are more than a block has.
-    """
+    """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings."""
     settings, width = job.recipe.analysis, job.recipe.analysis.cytoplasm_px
     if CORRECTED in keys_of(settings.measuring.measure, 2):
         width = max(width, settings.ring_gap_px + settings.ring_width_px)
@@ -397,7 +391,7 @@ def analysis_of(
     if job.recipe.analysis.track:
         _check_links(result)
         tracks = tracks_of(result, job.recipe.analysis.tracking)
-        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s)
+        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s or job.image.frame_interval_s)
         for name, values in tracks.columns().items():
             table[name] = values
         _add_columns(parts, table[list(tracks.columns())])
@@ -469,10 +463,11 @@ def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     import pandas
 
     rules = [parse_marker(rule) for rule in job.recipe.analysis.positive]
-    markers = with_channel_numbers(rules, job.image.channel_names)
-    wanted = {marker.column for marker in markers}
-    if not wanted:
+    if not rules:
         return {}
+    there = {str(name) for part in parts for name in pandas.read_csv(part, nrows=0)}
+    markers = with_channel_numbers(rules, job.image, there)
+    wanted = {marker.column for marker in markers}
     columns = [pandas.read_csv(part, usecols=lambda name: name in wanted) for part in parts]
     every = pandas.concat([one for one in columns if len(one)] or columns[:1])
     thresholds = thresholds_of(every, markers)

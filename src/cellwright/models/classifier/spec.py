@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import CheckpointError
+from cellwright.core.errors import CheckpointError, ReadError
+from cellwright.files.json_value import JsonValue
 from cellwright.models import store
 from cellwright.models.spec import read_values
 from cellwright.ops.crops import Padding
@@ -84,20 +85,30 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
             f"Fields of {path} do not fit: missing {sorted(wanted - set(values))}, unknown "
             f"{sorted(set(values) - wanted)}. Train the classifier again with this version of cellwright."
         )
-    return _from_json(values, path)
+    told = JsonValue(values, path)
+    try:
+        low, high = told.at("percentiles").numbers(2).tolist()
+        return ClassifierSpec(
+            preset=told.at("preset").text(),
+            title=told.at("title").text(),
+            classes=told.texts_at("classes"),
+            in_channels=told.at("in_channels").whole(1),
+            crop_px=told.at("crop_px").whole(1),
+            window=told.at("window").one_of(get_args(Window)),
+            context=told.at("context").number(),
+            padding=told.at("padding").one_of(get_args(Padding)),
+            diameter_px=told.at("diameter_px").number(),
+            percentiles=(low, high),
+            weights_sha256=told.at("weights_sha256").text(),
+        )
+    except ReadError as error:
+        raise CheckpointError(f"A field has the wrong type or value. {error}") from error
 
 
 def classifiers() -> list[ClassifierEntry]:
     """Return every complete classifier; a user's own hides a shipped one of the same name."""
-    entries: dict[str, ClassifierEntry] = {}
-    for folder in (store.shipped_folder(), store.user_folder()):
-        for path in sorted(folder.glob(f"*/{CLASSIFIER}")):
-            try:
-                spec = read_classifier_spec(path)
-            except CheckpointError:
-                continue  # a damaged folder must not hide the others; naming it tells what is wrong
-            entries[path.parent.name] = ClassifierEntry(path.parent.name, path.parent, spec)
-    return list(entries.values())
+    found = store.shelved(CLASSIFIER, read_classifier_spec)
+    return [ClassifierEntry(folder.name, folder, spec) for folder, spec in found]
 
 
 def find_classifier(name: str | Path) -> Path:
@@ -123,22 +134,3 @@ def find_classifier(name: str | Path) -> Path:
         f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
         "own; a model that counts gives no classes."
     )
-
-
-def _from_json(values: dict[str, Any], path: Path) -> ClassifierSpec:
-    try:
-        low, high = values["percentiles"]
-        choices = {"window": get_args(Window), "padding": get_args(Padding)}
-        for name, known in choices.items():
-            if values[name] not in known:
-                raise ValueError(f"{name} must be one of {known}, got {values[name]!r}")
-        facts: dict[str, Any] = {
-            **{name: str(values[name]) for name in ("preset", "title", "weights_sha256", *choices)},
-            **{name: int(values[name]) for name in ("in_channels", "crop_px")},
-            **{name: float(values[name]) for name in ("context", "diameter_px")},
-            "classes": tuple(map(str, values["classes"])),
-            "percentiles": (float(low), float(high)),
-        }
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"A field of {path} is wrong: {error}. Copy the folder again.") from error
-    return ClassifierSpec(**facts)

@@ -1,6 +1,6 @@
 """Intensities on an even scale: percentiles fitted to a sample, so that it works lazily, and CLAHE."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -12,6 +12,7 @@ from cellwright.core.errors import ImageError
 
 SAMPLE_PIXELS = 1_000_000
 LOWEST, HIGHEST = -0.5, 2.0  # what is darker or brighter by far is noise, dirt or a saturated spot
+DIM, ROOT = 0.1, 0.5  # mean below which an image is brightened, and the power that does so
 N_LEVELS = 256  # grey levels that the equalisation tells apart
 
 Slice = NDArray[np.float32]
@@ -21,19 +22,27 @@ Slice = NDArray[np.float32]
 class Scaling:
     """The two intensities that become 0 and 1; equal when the image is constant.
 
-    ``missing`` is the share of pixels that are not finite, and count as dark.
+    ``missing`` is the share of pixels that are not finite, and count as dark. The scaled
+    intensities are raised to ``power``.
     """
 
     low: float
     high: float
     missing: float = 0.0
+    power: float = 1.0
 
     @property
     def notice(self) -> str:
-        """A sentence about pixels that are missing; empty where none is."""
-        if not self.missing:
-            return ""
-        return f"{max(self.missing, 0.001):.1%} of the pixels are NaN or infinite; no cell is found there."
+        """What the user should know: of pixels that are missing, and of what was changed; else empty."""
+        told = []
+        if self.missing:
+            share = max(self.missing, 0.001)
+            told.append(f"{share:.1%} of the pixels are NaN or infinite; no cell is found there.")
+        if self.power != 1:
+            told.append(
+                "A few spots are far brighter than the rest, so what is dim was brightened for the count."
+            )
+        return " ".join(told)
 
 
 def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:
@@ -74,8 +83,18 @@ def sample(pixels: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(pixels[every]).astype(np.float64)
 
 
+def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
+    """Return the scaling that brightens what is dim; None where it is not so beside a few bright pixels."""
+    if apply(scaling, pixels).clip(0, 1).mean() < DIM:
+        return replace(scaling, power=ROOT)
+    return None
+
+
 def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Return ``(pixels - low) / (high - low)`` clipped to -0.5 to 2; NaN, infinite and constant become 0."""
+    """Return ``(pixels - low) / (high - low)`` clipped to -0.5 to 2; NaN, infinite and constant become 0.
+
+    Where that is raised to a power, all below 0 becomes 0, too.
+    """
     if not scaling.high > scaling.low:
         return np.zeros(pixels.shape, np.float32)
     work = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
@@ -85,6 +104,8 @@ def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
     if pixels.dtype.kind == "f":
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     np.clip(scaled, LOWEST, HIGHEST, out=scaled)
+    if scaling.power != 1:
+        scaled = np.maximum(scaled, 0) ** scaling.power
     return scaled.astype(np.float32, copy=False)
 
 

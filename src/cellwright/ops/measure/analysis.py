@@ -163,7 +163,7 @@ def analysis_task(
         yield Progress("track", 0, 1)
         tracks = tracks_of(result, settings.tracking)
         table = table.assign(**tracks.columns())
-        lineages = tracks.lineage_table(settings.frame_interval_s)
+        lineages = tracks.lineage_table(settings.frame_interval_s or image.frame_interval_s)
     return Analysis(
         result=result,
         table=table,
@@ -186,7 +186,7 @@ def _marked(
     if not settings.positive:
         return {}, None
     markers = [parse_marker(rule) for rule in settings.positive]
-    thresholds = thresholds_of(table, with_channel_numbers(markers, image.channel_names))
+    thresholds = thresholds_of(table, with_channel_numbers(markers, image, table.columns))
     add_positive(table, thresholds)
     return thresholds, copositive_table(table, tuple(thresholds))
 

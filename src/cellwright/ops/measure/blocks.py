@@ -93,6 +93,13 @@ def n_channels(image: Image) -> int:
     return image.lengths.get(CHANNEL, 1)
 
 
+def numbers_in_file(image: Image) -> tuple[int, ...]:
+    """Return the number that each channel has in its file, which an image of one of them knows."""
+    if image.source_part is not None and isinstance(image.source_part[1], int):
+        return (image.source_part[1],)
+    return tuple(range(n_channels(image)))
+
+
 def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
     """Return the part of an image that labels of this shape, counted at this offset, belong to.
 

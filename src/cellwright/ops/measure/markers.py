@@ -1,7 +1,7 @@
 """Cells that are positive for a marker: a threshold per channel, and which markers go together."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.ops.measure.blocks import numbers_in_file
 
 if TYPE_CHECKING:
     import pandas
@@ -52,9 +54,14 @@ def parse_marker(rule: str) -> Marker:
     return Marker(channel, None if threshold == "otsu" else float(threshold))
 
 
-def with_channel_numbers(markers: Sequence[Marker], channel_names: Sequence[str]) -> list[Marker]:
-    """Return markers in which a channel given by its name in the file is called by its number."""
-    numbers = {name: f"ch{number}" for number, name in enumerate(channel_names)}
+def with_channel_numbers(markers: Sequence[Marker], image: Image, columns: Collection[str]) -> list[Marker]:
+    """Return markers in which a channel given by its name in the file is called by its number.
+
+    The name of another image, which is measured under it in these columns, stays.
+    """
+    known = zip(image.channel_names, numbers_in_file(image), strict=False)
+    numbers = {name: f"ch{number}" for name, number in known}
+    numbers |= {marker.channel: marker.channel for marker in markers if marker.column in columns}
     return [replace(marker, channel=numbers.get(marker.channel, marker.channel)) for marker in markers]
 
 

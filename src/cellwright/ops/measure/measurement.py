@@ -24,7 +24,7 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.intensity import check_pixels
-from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, misfit, n_channels
+from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, misfit, numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, pixel_um_along
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import (
@@ -317,9 +317,8 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     for name, one in (("", image), *others.items()):
         check_pixels(one.data)
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
-        n = n_channels(part)
-        endings = [f"{name}_ch{channel}".lstrip("_") for channel in range(n)]
-        if name and n == 1:
+        endings = [f"{name}_ch{number}".lstrip("_") for number in numbers_in_file(part)]
+        if name and len(endings) == 1:
             endings = [name]
         same = {source.name for source in found} & {*endings}
         if same:

@@ -49,7 +49,7 @@ class TrackSettings(BoundedSettings):
     ] = 1
     divisions: Annotated[bool, {"tooltip": "Let cells divide."}] = True
     frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 where it is not known."}
+        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 as the file tells."}
     ] = 0.0
 
 
@@ -101,7 +101,8 @@ class AnalysisSettings:
     ] = 1
     divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
     frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 where it is not known."}
+        float,
+        {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 as the file tells."},
     ] = 0.0
 
     def __post_init__(self) -> None:

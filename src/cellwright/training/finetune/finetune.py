@@ -23,6 +23,7 @@ from pathlib import Path
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable
+from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.protocol import CellModel
@@ -115,24 +116,20 @@ def finetune(
         settings=settings,
         fixed=fixed,
         device=device,
+        told=_learned_from(start, parts.train, parts.validation),
     )
-    resume(run.state, output)
+    resume(run.state, output, settings)
     if not run.state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
         yield (yield from run.validate(run.present()))
     outcome = run.outcome((yield from run.interpolate()), parts.notice)
+    came_out = f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}."
     write_card(
         output,
         run.tuned.title if outcome.is_better else model.spec.title,
-        [
-            f"Fine-tuned on images of `{data.target.folder.name}`: {names_in_words(parts.train.items)}.",
-            f"Validated with: {names_in_words(parts.validation.items)}.",
-            f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}.",
-            *outcome.notices,
-            "`memory` is the score on simulated images, of kinds that the model knew before.",
-        ],
+        [*run.told, came_out, *outcome.notices],
         {"before": outcome.before, "after": outcome.after},
         run.state.history,
     )
@@ -149,6 +146,18 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
             "Choose another."
         )
     return store.load(start)
+
+
+def _learned_from(start: CellModel | str | Path, taught: Dataset, judged: Dataset) -> list[str]:
+    """Return the sentences of the card that hold from the beginning of a run on."""
+    told = [
+        f"Fine-tuned on images: {names_in_words(taught.items)}.",
+        f"Validated with: {names_in_words(judged.items)}.",
+        "*Retention* is the score on simulated images, of kinds that the model knew before.",
+    ]
+    if isinstance(start, (str, Path)):
+        told += [f"It began with the weights of `{Path(start).name}`, whose card tells their licence."]
+    return told
 
 
 def tuned_title(spec: ModelSpec) -> str:

@@ -24,7 +24,7 @@ from cellwright.training.finetune.batches import SampleSets, batches
 from cellwright.training.finetune.retention import Teacher, interpolate_weights, prepare, retention_score
 from cellwright.training.run_folder import only_scores, selection_score
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import RunState, keep
+from cellwright.training.state import RunState, keep, write_card
 from cellwright.training.trainer import (
     EpochReport,
     average,
@@ -74,6 +74,7 @@ class Run:
     settings: FinetuneSettings
     fixed: tuple[Tensor, Tensor] | None
     device: str
+    told: list[str]  # of the card: what it learns from
     preview: Result | None = None
 
     def epoch(self, sets: SampleSets, torch_device: torch.device) -> Task[None]:
@@ -100,6 +101,7 @@ class Run:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
         keep(self.state, scores, model, self.output, self.settings)
+        self._write_card()
         latest, shown = self.state.history[-1], only_scores(scores)
         loss = latest.get("loss", math.nan)
         words = "before" if self.state.step == 0 else f"loss {loss:.3f}"
@@ -114,6 +116,13 @@ class Run:
             self.preview,
             self.validation.items[0].name,
         )
+
+    def _write_card(self) -> None:
+        """Write the card of the best so far, which a run that is stopped leaves."""
+        history = self.state.history
+        best = max(history, key=selection_score)
+        scores = {"before": only_scores(history[0]), "after": only_scores(best)}
+        write_card(self.output, self.tuned.title, self.told, scores, history)
 
     def is_over(self) -> bool:
         """Whether all steps are done, or it has not become better for long."""

@@ -32,7 +32,6 @@ from cellwright.widgets.shared.point_prompt import (
     PROMPT_KEYS,
     PromptContext,
     PromptDraft,
-    PromptOverlay,
     PromptPoint,
     prompt_model,
     questions_task,
@@ -66,9 +65,9 @@ class Adder(QObject):
     def __init__(self, view: AnnotationLayer, source: Source) -> None:
         super().__init__()
         self._viewer, self._session, self._source = view.viewer, view.session, source
-        self._overlay = PromptOverlay(view.viewer, view.layer, view.in_layer)
         self._questions: dict[tuple[Any, ...], PointPredictor] = {}
-        self.draft = PromptDraft()
+        self.draft = PromptDraft(view.viewer, view.in_layer)
+        self.draft.move_to(view.layer)
         self._waiting: list[Wish] = []
         self._n_wished = 0  # of the wishes that wait, before the first was granted
         self.channel: int | None = None
@@ -80,7 +79,7 @@ class Adder(QObject):
     def close(self) -> None:
         """Ask what runs to stop; its answer is not used, and what was not kept is dropped."""
         self._waiting.clear()
-        self._overlay.close()
+        self.draft.move_to(None)
         if self.job is not None:
             self.job.cancel()
 
@@ -146,8 +145,7 @@ class Adder(QObject):
             self._ask()
 
     def _ask(self) -> None:
-        self.draft.cell, self.draft.outlines = None, []
-        self._overlay.show(self.draft)
+        self.draft.answer(None)
         prompts = self.draft.prompts
         assert prompts is not None
         self._waiting = [wish for wish in self._waiting if wish.is_kept]
@@ -157,7 +155,6 @@ class Adder(QObject):
     def _forget(self) -> None:
         self._waiting = [wish for wish in self._waiting if wish.is_kept]
         self.draft.clear()
-        self._overlay.show(self.draft)
 
     # -- cells that are added at once ---------------------------------------------------------------------
 
@@ -236,7 +233,6 @@ class Adder(QObject):
         except CellwrightError as error:
             if not wish.is_kept:
                 self.draft.undo()
-                self._overlay.show(self.draft)
             self.failed.emit(error)
             return
         if cell is not None and wish.prompts.is_click and self._covers(cell, wish):
@@ -256,8 +252,7 @@ class Adder(QObject):
         text = f"{drawn} is drawn; {self._why_drawn}. {PROMPT_KEYS}"
         if cell is not None:
             text = told_of(cell, self._model())
-        self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
-        self._overlay.show(self.draft)
+        self.draft.answer(cell, self._outlines(wish.prompts, cell))
         self.done.emit(text)
 
     def _add(self, wish: "Wish", cell: "PromptedCell | None") -> None:

@@ -64,10 +64,7 @@ class Tally:
 def read_counts(path: Path) -> dict[str, Tally]:
     """Return the counts of an earlier time, none where there are none.
 
-    Raises
-    ------
-    ReadError
-        The file is damaged.
+    ReadError where the file is damaged.
     """
     if not path.is_file():
         return {}
@@ -87,10 +84,7 @@ def read_counts(path: Path) -> dict[str, Tally]:
 def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
     """Write the counts of all images that have been open.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
+    WriteError where the folder cannot be written.
     """
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -185,10 +179,7 @@ class Read:
 def images_of(folder: Path) -> list[Path]:
     """Return the images of a folder, of a dataset folder those in ``images``.
 
-    Raises
-    ------
-    ReadError
-        It cannot be read, holds no image, or two whose labels would lie in one file.
+    ReadError where it cannot be read, holds no image, or two whose labels would lie in one file.
     """
     inner = folder / "images"
     if not inner.is_dir():

@@ -58,18 +58,17 @@ class Unfinished:
                 "it here, or duplicate the image's layer and annotate that."
             )
         when = f"{self.changed:%d %b %Y, %H:%M}"
-        return f"An annotation of this image was begun: {self.n_edits:,} edits, {when}."
-
-
-def journal_folder() -> Path:
-    """Return where journals lie that belong to no folder of images."""
-    return store.user_folder().parent / "journals"
+        return f"Your edits of this image are kept: {self.n_edits:,}, the last {when}."
 
 
 def journal_path(image: Image, folder: Path | None = None) -> Path:
-    """Return the journal of an image: named for people by its name, told apart by its pixels."""
+    """Return the journal of an image: named for people by its name, told apart by its pixels.
+
+    Without a folder it lies with those of all images.
+    """
+    folder = folder or store.user_folder().parent / "journals"
     name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
-    return (folder or journal_folder()) / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+    return folder / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
 
 
 def unfinished(path: Path) -> Unfinished | None:
@@ -89,10 +88,7 @@ def unfinished(path: Path) -> Unfinished | None:
 def fresh_journal(path: Path) -> Path:
     """Make room for a new journal and return its path: an earlier one is kept under another name.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, or another window or program has the journal open.
+    WriteError where the folder cannot be written, or another window or program has the journal open.
     """
     make_folder(path.parent)
     if path.exists():
@@ -159,14 +155,8 @@ def start_session(
 def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
     """Return the session of an image as it was at its last finished edit.
 
-    Raises
-    ------
-    AnnotationError
-        The journal belongs to another image.
-    ReadError
-        It is missing or damaged.
-    WriteError
-        Another window or program has it open.
+    AnnotationError where the journal belongs to another image. ReadError where it is missing or damaged.
+    WriteError where another window or program has it open.
     """
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)

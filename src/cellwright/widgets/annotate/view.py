@@ -60,7 +60,7 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #begin[running="false"]:hover { background: #15625f; }
 #begin:disabled { background: rgba(128, 128, 128, 90); }
 #begin[running="true"] { background: rgba(128, 128, 128, 90); font-weight: 400; }
-#offer { background: rgba(214, 158, 46, 60); border-radius: 6px; }
+#offer { background: rgba(47, 181, 174, 45); border-radius: 6px; }
 #offer QLabel, #hint { background: transparent; }
 #cells { font-size: 18pt; font-weight: 600; }
 #accept { background: #2a7d4f; color: white; } #accept:hover { background: #236b43; }

@@ -144,8 +144,10 @@ class AnnotateWidget(QWidget):
         self._is_away = not is_active
 
     def _on_begin_clicked(self) -> None:
-        if self.model.session is not None:
+        if self.model.context is not None:
+            name = self.model.context.layer.layer.name
             self.model.finish()
+            self.panel.message.tell(f"Finished. The cells are in the layer {name!r}.")
             return
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer

@@ -118,10 +118,7 @@ class CompareChoices(QObject):
     def request(self) -> CompareRequest:
         """Return what is to be compared.
 
-        Raises
-        ------
-        CellwrightError
-            There are no two models, no image layer is chosen, or the folder is no dataset.
+        CellwrightError where there are no two models, no image layer is chosen, or the folder is no dataset.
         """
         models, channel = self._models(), self._panel.channel.channel
         index = None

@@ -110,7 +110,9 @@ class CalibrateTool(QObject):
         with telling(self._model.fail):
             counted = self._density()
             if self.shapes is None or self.shapes not in self._model.viewer.layers:
-                self.shapes = self._drawn_before(counted.request.source)
+                key = {**counted.request.source.key, "output": "calibration"}
+                drawn = layers_with(self._model.viewer, key)  # before another image was counted
+                self.shapes = next((layer for layer in drawn if isinstance(layer, Shapes)), None)
                 if self.shapes is None:
                     self.shapes = boxes_layer(counted.request.source, counted.result)
                     self._model.viewer.add_layer(self.shapes)
@@ -136,11 +138,6 @@ class CalibrateTool(QObject):
         shapes.events.data.disconnect(self._on_boxes_changed)
         self.shapes = None
         self.form.setVisible(False)
-
-    def _drawn_before(self, source: Source) -> Shapes | None:
-        """Return the layer of boxes that were drawn over this density before another image was counted."""
-        drawn = layers_with(self._model.viewer, {**source.key, "output": "calibration"})
-        return next((layer for layer in drawn if isinstance(layer, Shapes)), None)
 
     def _keep_counts(self) -> None:
         """Let the layer know what was typed, so that each count stays with its box."""

@@ -109,10 +109,7 @@ def source_with(
 ) -> Source:
     """Return what is to be counted; channels of several layers as one image.
 
-    Raises
-    ------
-    WrongLayerError
-        A layer does not lie upon the chosen one, pixel upon pixel.
+    WrongLayerError where a layer does not lie upon the chosen one, pixel upon pixel.
     """
     source = source_of(chosen.layer, chosen.channel, window)
     if _is_one_layer(chosen, also):

@@ -1,30 +1,54 @@
 """What a user can choose to count with, as the boxes of the panel tell it, and what its axes mean."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
+from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from cellwright.core.errors import CellwrightError, CheckpointError, SettingsError
+from cellwright.core.errors import CellwrightError, CheckpointError, SettingsError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.inference.settings import EngineSettings, pixel_um_of
+from cellwright.models import registry
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
-from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS, model_events
-from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood, understood
+from cellwright.widgets.shared.coordinates import (
+    AXES,
+    NO_CHANNELS,
+    Channel,
+    Window,
+    channels_of,
+    chosen_axes,
+    is_understood,
+    understood,
+)
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_io import image_layer
+from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
+from cellwright.widgets.shared.regions import (
+    PREVIEW_PX,
+    PREVIEW_SLICES,
+    ask_for_region,
+    name_regions,
+    region_layer,
+    regions_of,
+    through_slices,
+    window_in_view,
+    window_of_regions,
+)
 
+LEAST_MARGIN_PX = 64.0  # around a drawn region, so that cells cut by its edge are found whole
 LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
     "choice": "As chosen",
@@ -80,13 +104,89 @@ class Choices(QObject):
         chosen = LayerChannel(layer, channel or channels_of(layer)[0])
         return {"channels": numbers_of(chosen, also), "combine": self._panel.combine.currentData()}
 
+    def inputs(self) -> CountInputs:
+        """Return what is chosen now; CheckpointError where there is no model."""
+        panel = self._panel
+        return CountInputs(
+            layer=self.layer,
+            channel=panel.channel.channel,
+            model=panel.model.model_name,
+            family=panel.model.family,
+            classifier=panel.classes.classifier,
+            settings=panel.settings,
+            engine=self.engine,
+            outputs=self.outputs,
+            part=panel.region.currentData(),
+            region_layers=panel.region_layers(),
+            together=panel.together.ticked,
+            also=self.also,
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The ticked outputs of the model's family."""
+        offered = registry.get(self._panel.model.family).returns
+        return tuple(output for output in offered if self._panel.outputs[output].isChecked())
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How the network is to run."""
+        return EngineSettings(
+            device=self._panel.device.device,
+            **self.counted_in,
+            **self._panel.diameter.settings,
+            **self._panel.engine.values(),
+        )
+
+    def regions(self) -> RegionSet | None:
+        """Return where to count, in pixels of the whole image; WrongLayerError where nothing is drawn yet."""
+        layer = image_layer(self.layer)
+        layers = self._panel.region_layers()
+        if self._panel.region.currentData() == "drawn":
+            layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
+        if not layers.chosen:
+            return None
+        axis = (self._panel.channel.channel or channels_of(layer)[0]).axis
+        return regions_of(layers, layer, axis, self._panel.rule.currentData())
+
+    def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
+        shapes = region_layer(self._viewer, excluded)
+        if shapes is None:
+            ask_for_region(self._viewer, layer)
+            raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
+        if not shapes.data:
+            raise WrongLayerError(
+                f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
+            )
+        name_regions(shapes)
+        return shapes
+
+    def source(self, regions: RegionSet | None) -> Source:
+        """Return what is to be counted: all of the image, what is in sight, or what lies around regions."""
+        layer, window = image_layer(self.layer), None
+        if self._panel.region.currentData() == "view":
+            window = self._with_context(window_in_view(self._viewer, layer), layer)
+        elif regions is not None:
+            margin_px = max(2 * self._panel.diameter.value_px, LEAST_MARGIN_PX)
+            window = window_of_regions(regions, layer, margin_px)
+        return self.inputs().source(window)
+
+    def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
+        """Return the window with slices around it, where the family needs them."""
+        if not registry.get(self._panel.model.family).needs_volumes:
+            return window
+        return through_slices(window, layer, self._panel.channel.channel, n_around)
+
+    def preview_source(self) -> Source:
+        """Return the middle of the view, with the slices around it where the family needs them."""
+        layer = image_layer(self.layer)
+        window = self._with_context(window_in_view(self._viewer, layer, PREVIEW_PX), layer, PREVIEW_SLICES)
+        return replace(self.inputs().source(window), is_preview=True)
+
     def choose_model(self, name: str) -> None:
         """Choose a model by its name or folder.
 
-        Raises
-        ------
-        CheckpointError
-            There is no such model.
+        CheckpointError where there is no such model.
         """
         box = self._panel.model
         if box.findData(name) < 0 and (Path(name) / SPECS).exists():
@@ -161,7 +261,6 @@ class AxesTool(QObject):
         self._is_behind = False  # the panel does not tell yet what is in the file
         panel.axes.activated.connect(self._on_axes_chosen)
         panel.image.chosen.connect(self.refresh)
-        model.axes_changed.connect(self._on_axes_changed)
         self.refresh()
 
     def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
@@ -243,14 +342,23 @@ class AxesTool(QObject):
         layer = self._choices.layer
         if isinstance(layer, ImageLayer):
             axes = str(self._panel.axes.currentData() or "")
-            self._model.choose_axes(layer, axes.removesuffix("C" * bool(layer.rgb)))
+            self.choose(layer, axes.removesuffix("C" * bool(layer.rgb)))
 
-    def _on_axes_changed(self, _: ImageLayer) -> None:
+    def choose(self, layer: ImageLayer, axes: str) -> None:
+        """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
+
+        ``axes`` has a letter for each axis, colours left out.
+        """
+        if axes == chosen_axes(layer):
+            return
+        kept = {name: value for name, value in layer.metadata.items() if name != AXES}
+        if axes:
+            kept[AXES] = axes
+        layer.metadata = kept
         self._choices.refresh_channels()
         self.refresh()
         counted = self._model.outcome
-        layer = self._choices.layer
-        if counted is None or layer is None or counted.request.source.layer_id != str(layer.unique_id):
+        if counted is None or counted.request.source.layer_id != str(layer.unique_id):
             return
         self._model.tell("The axes are changed; count again for the number of cells.", is_warning=True)
 

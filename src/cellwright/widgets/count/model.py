@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
@@ -25,7 +24,7 @@ from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
-from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
+from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -147,15 +146,20 @@ def counts_of(viewer: Any) -> ViewerCounts:
 
 def remember(viewer: Any, counted: CountOutcome | WholeCount) -> None:
     """Keep the count of an image; the large maps of the network are kept of the latest alone."""
-    counts = counts_of(viewer)
-    kept: dict[str, CountOutcome | WholeCount] = {}
-    for layer_id, one in counts.standing.items():
-        if layer_id == counted.layer_id or not one.is_here(viewer):
-            continue
+    forget_gone(viewer)
+    standing = counts_of(viewer).standing
+    standing.pop(counted.layer_id, None)
+    for layer_id, one in list(standing.items()):
         if isinstance(one, CountOutcome):
-            one = replace(one, prediction=None)
-        kept[layer_id] = one
-    counts.standing = {**kept, counted.layer_id: counted}
+            standing[layer_id] = replace(one, prediction=None)
+    standing[counted.layer_id] = counted
+
+
+def forget_gone(viewer: Any) -> None:
+    """Let go of counts of which nothing is among the layers any more."""
+    standing = counts_of(viewer).standing
+    for one in [one for one in standing.values() if not one.is_here(viewer)]:
+        del standing[one.layer_id]
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
@@ -298,7 +302,8 @@ def card_of(
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
+    name = " · ".join(filter(None, (source.image.name, channels_line(counted.request))))
+    details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
     return CountCard(
         f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
     )
@@ -315,11 +320,6 @@ def by_hand_line(table: "pandas.DataFrame") -> str:
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
-
-
-def name_line(request: Request) -> str:
-    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
-    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
 
 
 def channels_line(request: Request) -> str:
@@ -388,10 +388,7 @@ class CountInputs:
     def chosen(self) -> LayerChannel:
         """The chosen channel of the chosen layer.
 
-        Raises
-        ------
-        WrongLayerError
-            There is no layer, or it is none of an image.
+        WrongLayerError where there is no layer, or it is none of an image.
         """
         layer = image_layer(self.layer)
         return LayerChannel(layer, self.channel or channels_of(layer)[0])
@@ -399,10 +396,7 @@ class CountInputs:
     def source(self, window: Window | None = None) -> Source:
         """Return what is to be counted: the chosen channels of all of the image, or of a window.
 
-        Raises
-        ------
-        WrongLayerError
-            The layer is none of an image, or another one does not lie upon it.
+        WrongLayerError where the layer is none of an image, or another one does not lie upon it.
         """
         return source_with(self.chosen, self.also, window)
 
@@ -463,7 +457,6 @@ class CountModel:
     settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
     work_wanted = Signal(object, object)  # Task, and what is given its result
     update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
-    axes_changed = Signal(object)  # Image layer whose axes the user has chosen
     cause_changed = Signal()  # of an error that may be told
     whole_counted = Signal(object)  # WholeCount of an image larger than memory
     told = Signal(str, bool, bool)  # a sentence for the user; whether it is an error, or a warning
@@ -474,19 +467,6 @@ class CountModel:
         self.inputs = read_inputs
         self.outcome: CountOutcome | None = None
         self.is_busy = False
-
-    def choose_axes(self, layer: ImageLayer, axes: str) -> None:
-        """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
-
-        ``axes`` has a letter for each axis, colours left out.
-        """
-        if axes == chosen_axes(layer):
-            return
-        kept = {name: value for name, value in layer.metadata.items() if name != AXES}
-        if axes:
-            kept[AXES] = axes
-        layer.metadata = kept
-        self.axes_changed.emit(layer)
 
     def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Tell the user a sentence; an empty one takes the last away."""

@@ -1,6 +1,7 @@
 """Asking by click: is there a cell here? Where there is, it is added to the cells of the last count."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton
 
 from cellwright import __version__
@@ -19,18 +20,18 @@ from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.prompted_cells import add_to, covering, has_pixels_of, number_in, with_cell
-from cellwright.widgets.count.save import OUTPUTS, EditedCells
+from cellwright.widgets.count.shown import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.point_prompt import (
     LEFT,
     NEGATIVE,
     NEXT,
     PromptContext,
     PromptDraft,
-    PromptOverlay,
     PromptPoint,
     n_pieces,
     prompt_drag,
@@ -54,17 +55,14 @@ class PointPromptTool(QObject):
     them: to those that were changed by hand as if by hand.
     """
 
-    pending = Signal(bool)  # whether a cell is prompted for
-
     def __init__(self, model: CountModel, edited: EditedCells, button: QAbstractButton) -> None:
         super().__init__(button)
         self._model, self._viewer, self._button = model, model.viewer, button
         self._edited = edited
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
-        self.draft = PromptDraft()
+        self.draft = PromptDraft(model.viewer, self._in_layer)
         self._layer: ImageLayer | None = None  # whose mouse and keys are ours
-        self._overlay: PromptOverlay | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
         self._waiting: list[Callable[[], None]] = []  # what is done once the network has looked at the image
         self._soon = debouncer(self, WAIT_MS, self._go_on)
@@ -97,19 +95,15 @@ class PointPromptTool(QObject):
 
     def _take(self, layer: ImageLayer | None) -> None:
         """Listen to the mouse and keys of this image from now on; what was not kept of another is dropped."""
-        self.draft.clear()
         if self._layer is not None:
             self._layer.mouse_pan = True
             for key in self._keys():
                 self._layer.bind_key(key, None)
-        if self._overlay is not None:
-            self._overlay.close()
-        self._layer, self._overlay = layer, None
-        self.pending.emit(False)  # noqa: FBT003 - a signal
+        self._layer = layer
+        self.draft.move_to(layer)
         if layer is None:
             return
         self._viewer.layers.selection.active = layer  # so that a click paints or adds nothing else
-        self._overlay = PromptOverlay(self._viewer, layer, self._in_layer)
         layer.mouse_pan = False  # a drag draws a box
         for key, act in self._keys().items():
             layer.bind_key(key, act, overwrite=True)
@@ -136,18 +130,14 @@ class PointPromptTool(QObject):
     def _draw(self, corners: NDArray[np.float64] | None) -> None:
         """Show the box while it is dragged."""
         layer = self._layer
-        if layer is None or self._overlay is None:
+        if layer is None:
             return
         if corners is None:
-            self._overlay.show(self.draft)
+            self.draft.show()
             return
-        try:
-            shown = PromptDraft()
+        with suppress(CellwrightError):  # told once the mouse is released
             spots = [self._spot(layer, corner) for corner in corners]
-            shown.add(spots, self._source(layer).image.label_shape[-2:])
-        except CellwrightError:
-            return  # told once the mouse is released
-        self._overlay.show(shown)
+            self.draft.show_box(spots, self._source(layer).image.label_shape[-2:])
 
     def _on_prompted(self, places: NDArray[np.float64], said: str) -> None:
         if len(places) > 1:
@@ -175,7 +165,7 @@ class PointPromptTool(QObject):
         """Forget what is prompted for."""
         self._waiting.clear()
         if self.draft.prompts is not None:
-            self._forget()
+            self.draft.clear()
             self._tell("Dropped.")
 
     def undo(self) -> None:
@@ -194,43 +184,28 @@ class PointPromptTool(QObject):
             self._soon.throttle()
 
     def _prompt(self, positions: list[Any], *, is_positive: bool) -> None:
-        before = self.draft.prompts
-        try:
+        with telling(self._model.fail):
             layer = image_layer(self._model.inputs().layer)
             if layer is not self._layer:
                 self._take(layer)
             spots = [self._spot(layer, position) for position in positions]
-            self.draft.add(spots, self._source(layer).image.label_shape[-2:], is_positive=is_positive)
-            self._answer(self._subject_at(layer, spots[0].frame))
-        except CellwrightError as error:
-            if self.draft.prompts is not before:
-                self.draft.undo()
-            self._show_draft()
-            self._model.fail(error)
+            subject = self._subject_at(layer, spots[0].frame)
+            self.draft.add(spots, subject.source.image.label_shape[-2:], is_positive=is_positive)
+            self._try_to_answer(subject)
 
     def _undo(self) -> None:
         self.draft.undo()
-        if self.draft.prompts is None or self._subject is None:
-            self._forget()
-            return
-        self._try_to_answer(self._subject)
+        if self._subject is None:
+            self.draft.clear()
+        elif self.draft.prompts is not None:
+            self._try_to_answer(self._subject)
 
     def _try_to_answer(self, subject: PromptContext) -> None:
         try:
             self._answer(subject)
         except CellwrightError as error:
             self.draft.undo()
-            self._show_draft()
             self._model.fail(error)
-
-    def _forget(self) -> None:
-        self.draft.clear()
-        self._show_draft()
-
-    def _show_draft(self) -> None:
-        if self._overlay is not None:
-            self._overlay.show(self.draft)
-        self.pending.emit(self.draft.prompts is not None)
 
     def _prepare(
         self, subject: PromptContext, prompts: Prompts | None, questions: "PointPredictor | None"
@@ -254,27 +229,25 @@ class PointPromptTool(QObject):
         if self._subject is None or subject.key != self._subject.key:
             questions = None
         if questions is None or next(questions.encode_for(prompts), None) is not None:
-            self._show_draft()
+            self.draft.show()
             self._prepare(subject, prompts, questions)
             return
         cell = questions.segment(prompts)
         if cell is None and prompts.is_click:
             probability = float(questions.probability(prompts.positive)[0])
-            self._forget()
+            self.draft.clear()
             self._tell(f"No cell here: probability {probability:.2f}.")
             return
         if cell is None:
             self.draft.undo()
-            self._show_draft()
             self._tell("The model sees no cell in this box.")
             return
         known = self._known(self._draft_spot(cell), cell)
         if known and prompts.is_click:
-            self._forget()
+            self.draft.clear()
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
-        self.draft.cell, self.draft.outlines = cell, cell.outlines
-        self._show_draft()
+        self.draft.answer(cell, cell.outlines)
         self._tell(told_of(cell, subject.model), is_warning=n_pieces(cell) > 1)
 
     def _keep(self) -> None:
@@ -283,7 +256,7 @@ class PointPromptTool(QObject):
             return
         spot = self._draft_spot(cell)
         known = self._known(spot, cell)
-        self._forget()
+        self.draft.clear()
         if known:
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return

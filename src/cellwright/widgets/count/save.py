@@ -5,12 +5,10 @@ A million cells take seconds to write. The command line takes the file of settin
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from napari.layers import Labels, Layer
-from psygnal import Signal
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QAbstractButton, QFileDialog, QWidget
+from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, Task
@@ -19,92 +17,15 @@ from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.shown import EditedCells
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
-from cellwright.widgets.shared.edited_layers import METADATA, is_edited, is_marked, is_of_count
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import listen, telling
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import preferences
 
-if TYPE_CHECKING:
-    import pandas
-
 FORMATS = "Settings (*.json)"
-OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
-
-
-class EditedCells:
-    """The cells of the last count as they were changed by hand since, in any of its layers.
-
-    Cells that a later run of the same count stands beside are no longer those of the count. It ends with the
-    panel.
-    """
-
-    changed = Signal()  # there are other cells now
-
-    def __init__(self, model: CountModel, panel: QWidget) -> None:
-        self._model = model
-        self.layer: Layer | None = None
-        self.table: pandas.DataFrame | None = None  # a row for each cell
-        listen(cells_news.changed, self._on_cells_changed, panel)
-        listen(model.viewer.layers.events.removed, self._on_removed, panel)
-
-    def forget(self) -> None:
-        """Take the cells as they were found."""
-        self.layer = self.table = None
-
-    def take_up(self) -> None:
-        """Take the cells as they were changed while there was no panel; what follows layers has told them."""
-        for output in OUTPUTS:
-            ours = self._layers(output)
-            if ours and all(map(is_marked, ours)):
-                self.layer, self.table = ours[-1], rows_of(ours[-1])
-                return
-
-    def found_layer(self) -> Layer | None:
-        """Return the layer that holds the cells as they are now; None where they are as they were found.
-
-        One that a script has changed, of which nobody tells, is found by comparison.
-        """
-        if self.layer is not None:
-            return self.layer
-        return next(filter(None, map(self.layer_of, OUTPUTS)), None)
-
-    def layer_of(self, output: str) -> Layer | None:
-        """Return the layer of one output if it was changed by hand, else None."""
-        ours = self._layers(output)
-        if ours and all(map(is_edited, ours)):
-            return ours[-1]
-        return None
-
-    def _layers(self, output: str) -> list[Layer]:
-        outcome, layers = self._model.outcome, self._model.viewer.layers
-        if outcome is None:
-            return []
-        wanted = {**outcome.request.source.key, "output": output}
-        return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
-
-    def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
-        own = layer.metadata.get(METADATA, {})
-        ours = self._layers(str(own.get("output")))
-        if layer in ours and all(map(is_marked, ours)):
-            self.layer, self.table = layer, table
-            self.changed.emit()
-
-    def _on_removed(self, event: Any) -> None:
-        if event.value is self.layer:
-            self.forget()
-            self.changed.emit()
-
-
-def rows_of(layer: Layer) -> "pandas.DataFrame":
-    """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
-    features: pandas.DataFrame = layer.features
-    if isinstance(layer, Labels):
-        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
-    return features
 
 
 class SaveTool(QObject):
@@ -201,10 +122,7 @@ class SettingsFileTool(QObject):
     def take(self, recipe: Recipe) -> str:
         """Choose models, settings and channels; return sentences on what is not here to be chosen.
 
-        Raises
-        ------
-        CheckpointError
-            There is no such model.
+        CheckpointError where there is no such model.
         """
         self._choices.choose_model(recipe.models[0])
         panel, engine = self._panel, recipe.engine

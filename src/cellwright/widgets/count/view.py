@@ -85,12 +85,18 @@ class CountPanel(RegionPanel):
         fast = [name for name in names_of(settings_type) if is_threshold(settings_type, name)]
         slow = [name for name in names_of(settings_type) if name not in fast]
         engine = [name for name in names_of(EngineSettings) if name not in OWN_ROWS]
+        self._settings_type = settings_type
         self.thresholds = SettingsForm(settings_type, fast)
         self.filters = SettingsForm(settings_type, slow)
         self.engine = SettingsForm(EngineSettings, engine)
         self.thresholds.native.setObjectName("thresholds")
         put(self._threshold_box, self.thresholds.native)
         put(self._advanced_box, self.filters.native, self.engine.native)
+
+    @property
+    def settings(self) -> Any:
+        """The thresholds and filters as the settings of the model's family."""
+        return self._settings_type(**self.thresholds.values(), **self.filters.values())
 
     def show_running(self, *, is_running: bool) -> None:
         """Take no preview while something runs; called whenever the count button has a new text."""
@@ -161,8 +167,7 @@ class CountPanel(RegionPanel):
         form.addRow("Count in", self.region)
         form.addRow("At its edge", self.rule)
         form.addRow("Leave out", self.exclude)
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+        self.add_mask_rows(form)
         form.addRow("Diameter", self._diameter())
         form.addRow("Classes", self.classes)
         form.addRow("Device", self.device)

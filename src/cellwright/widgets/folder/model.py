@@ -157,14 +157,8 @@ def _key(outcome: ImageOutcome, order: str) -> float:
 def check_request(request: FolderRequest) -> None:
     """Raise before anything is counted where it cannot be.
 
-    Raises
-    ------
-    SettingsError
-        No folder is chosen.
-    ReadError
-        A folder is missing.
-    WriteError
-        Results would lie among the images.
+    SettingsError where no folder is chosen. ReadError where a folder is missing. WriteError where results
+    would lie among the images.
     """
     if not request.paths:
         raise SettingsError("Choose the folder whose images are counted.")
@@ -181,14 +175,15 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
     yield Progress("load", 0, 1)
     from cellwright.inference.context import load_models
     from cellwright.inference.folder import count_folder
-    from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
+    from cellwright.inference.image_count import CountChoices
 
     images = list_images(request.paths, request.pattern or "*", request.plate, request.output)
-    tables = TableFiles(output=request.output, xlsx=request.xlsx)
-    choices = CountChoices(load_models(request.recipe.models), request.recipe, tables)
-    counter = RecipeCounter(choices, request.output / REPORT)
+    output = request.output
+    choices = CountChoices(
+        load_models(request.recipe.models), request.recipe, output, output / REPORT, request.xlsx
+    )
     told: list[str] = []
-    counting = count_folder(images, request.output, counter, on_outcome=arrived.append, on_notice=told.append)
+    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
     yield from _by_image(counting)
     return told
 
@@ -216,10 +211,7 @@ def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
 def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     """Return the layers of an image and of its cells as they are in the files.
 
-    Raises
-    ------
-    ReadError
-        One of the files is missing or damaged.
+    ReadError where one of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
     image = _read_part(outcome.image)

@@ -4,16 +4,17 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor, QPainter, QPalette, QPen
+from qtpy.QtGui import QColor, QFont, QFontInfo, QFontMetrics, QPainter, QPalette, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from cellwright.ops.plates import PlateMap, row_name, shade, well_name
+from cellwright.widgets.shared.style import DRAWN, LETTERS
 
-TITLE_PX = 20  # left of the rows and above the columns
-LEGEND_PX = 34  # below
+LEAST_MARGIN_PX = 20  # left of the rows and above the columns
+BAR_PX = 17  # of the legend, with what is above it
+WIDEST_TITLE = "AF"
 EMPTY = QColor(128, 128, 128, 40)
 CHOSEN = "#ff9f1c"
-LEAST_TITLE_PX = 14  # squares that are smaller have a number in every other column, or fewer
 N_LEGEND = 40
 USUAL_WIDTH_PX, LEAST_SIZE_PX = 290, 140
 
@@ -27,6 +28,7 @@ class PlateView(QWidget):
         super().__init__()
         self._map: PlateMap | None = None
         self._chosen: tuple[int, int] | None = None
+        self.setObjectName(DRAWN)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
@@ -36,12 +38,25 @@ class PlateView(QWidget):
         self.update()
 
     @property
+    def _font(self) -> QFont:
+        font = QFont(self.font())
+        font.setPointSizeF(LETTERS * QFontInfo(font).pointSizeF())
+        return font
+
+    @property
+    def margin(self) -> int:
+        """Pixels left of the rows and above the columns, for their titles."""
+        metrics = QFontMetrics(self._font)
+        return max(LEAST_MARGIN_PX, metrics.height() + 4, metrics.horizontalAdvance(WIDEST_TITLE) + 4)
+
+    @property
     def side(self) -> float:
         """Side of a square in pixels."""
         if self._map is None:
             return 0.0
         n_rows, n_columns = map(int, self._map.values.shape)
-        return min((self.width() - TITLE_PX - 2) / n_columns, (self.height() - TITLE_PX - LEGEND_PX) / n_rows)
+        wide, high = self.width() - self.margin - 2, self.height() - self.margin - BAR_PX
+        return min(wide / n_columns, (high - QFontMetrics(self._font).height()) / n_rows)
 
     def sizeHint(self) -> QSize:
         """Return a size that fits a narrow panel."""
@@ -55,7 +70,7 @@ class PlateView(QWidget):
         """Return the well under a place of this widget."""
         if self._map is None:
             return None
-        row, column = int((y - TITLE_PX) // self.side), int((x - TITLE_PX) // self.side)
+        row, column = int((y - self.margin) // self.side), int((x - self.margin) // self.side)
         n_rows, n_columns = self._map.values.shape
         if 0 <= row < n_rows and 0 <= column < n_columns:
             return row, column
@@ -99,9 +114,7 @@ class PlateView(QWidget):
             return
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        font = painter.font()
-        font.setPointSizeF(7.5)
-        painter.setFont(font)
+        painter.setFont(self._font)
         painter.setPen(self.palette().color(QPalette.ColorRole.WindowText))
         self._draw_titles(painter)
         self._draw_legend(painter)
@@ -109,20 +122,21 @@ class PlateView(QWidget):
         painter.end()
 
     def _square(self, row: int, column: int) -> QRectF:
-        side = self.side
-        return QRectF(TITLE_PX + column * side, TITLE_PX + row * side, side, side)
+        side, margin = self.side, self.margin
+        return QRectF(margin + column * side, margin + row * side, side, side)
 
     def _draw_titles(self, painter: QPainter) -> None:
         assert self._map is not None
         n_rows, n_columns = self._map.values.shape
-        every = max(1, int(np.ceil(LEAST_TITLE_PX / self.side)))
+        every = max(1, int(np.ceil((self.margin - 6) / self.side)))  # else they would touch
         centre = Qt.AlignmentFlag.AlignCenter
         for row in range(0, n_rows, every):
             square = self._square(row, 0)
-            painter.drawText(QRectF(0, square.top(), TITLE_PX, square.height()), centre, row_name(row))
+            high = QRectF(0, square.top(), self.margin, square.height())
+            painter.drawText(high, centre | Qt.TextFlag.TextDontClip, row_name(row))
         for column in range(0, n_columns, every):
             square = self._square(0, column)
-            wide = square.adjusted(-TITLE_PX / 2, -TITLE_PX, TITLE_PX / 2, -square.height())
+            wide = square.adjusted(-self.margin / 2, -self.margin, self.margin / 2, -square.height())
             painter.drawText(wide, centre, str(column + 1))
 
     def _draw_wells(self, painter: QPainter, plate: PlateMap) -> None:
@@ -143,13 +157,14 @@ class PlateView(QWidget):
         low, high = self._map.limits
         if not np.isfinite(low):
             return
-        top = TITLE_PX + self._map.values.shape[0] * self.side + 8
+        left = self.margin
+        top = left + self._map.values.shape[0] * self.side + 8
         whole = self._map.values.shape[1] * self.side
         width = whole / N_LEGEND
         for place in range(N_LEGEND):
             colour = QColor(shade(place / (N_LEGEND - 1)))
-            painter.fillRect(QRectF(TITLE_PX + place * width, top, width + 1, 8), colour)
-        text = QRectF(TITLE_PX, top + 9, whole, 16)
+            painter.fillRect(QRectF(left + place * width, top, width + 1, 8), colour)
+        text = QRectF(left, top + 9, whole, painter.fontMetrics().height())
         painter.drawText(text, Qt.AlignmentFlag.AlignLeft, f"{low:,.5g}")
         painter.drawText(text, Qt.AlignmentFlag.AlignHCenter, self.legend)
         painter.drawText(text, Qt.AlignmentFlag.AlignRight, f"{high:,.5g}")

@@ -167,10 +167,7 @@ class FolderWidget(QWidget):
     def request(self) -> FolderRequest:
         """Return what is to be counted.
 
-        Raises
-        ------
-        CellwrightError
-            It cannot be.
+        CellwrightError where it cannot be.
         """
         view = self.view
         request = FolderRequest(

@@ -1,7 +1,6 @@
 """The menu commands: count the active image layer, classify the cells of the active points or labels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QCoreApplication
 from qtpy.QtWidgets import QInputDialog
 
-from cellwright.core.data import Cells, Image
+from cellwright.core.data import Cells
 from cellwright.core.errors import CellwrightError, CheckpointError, WrongLayerError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
@@ -37,11 +36,15 @@ from cellwright.widgets.shared.coordinates import channels_of, full_resolution, 
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
-from cellwright.widgets.shared.messages import tell_results
+from cellwright.widgets.shared.messages import tell_results, telling
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
+
+    from cellwright.inference.classify import Classes
+
+Classed = tuple[NDArray[np.integer[Any]], "Classes"]  # the row of features of each cell, and its class
 
 
 def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
@@ -92,12 +95,10 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         return None
 
     def on_returned(classed: Classed) -> None:
-        try:
-            show_classes(layer, classed)
-        except CellwrightError as error:
-            show_error(str(error))
-        else:
-            show_info(classed.line)
+        rows, classes = classed
+        with telling(lambda error: show_error(str(error))):
+            show_classes(layer, rows, classes)
+            show_info(" · ".join(f"{name} {n:,}" for name, n in classes.counts.items()))
 
     task = classes_task(layer, image_layer, classifier)
     return _run(task, on_returned, f"Classifying {layer.name}", "Classification")
@@ -106,10 +107,7 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
 def choose_classifier() -> str:
     """Return the name of the only classifier, or of the one the user chooses; empty when they do not.
 
-    Raises
-    ------
-    CheckpointError
-        There is none.
+    CheckpointError where there is none.
     """
     choices = dict(classifiers())
     if not choices:
@@ -145,43 +143,12 @@ def _run(task: Task[Any], on_returned: Callable[[Any], None], description: str, 
     return job
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """The cells of a layer, in pixels of an image.
-
-    Made by :func:`marked_cells`; used by :func:`classes_task`.
-    """
-
-    cells: Cells  # one row for each point or label; bare points have boxes and areas of 0
-    image: Image  # where the cells are
-    labels: NDArray[np.integer[Any]]  # int (N,): value of each cell in the layer; empty for points
-
-
-@dataclass(frozen=True, slots=True)
-class Classed:
-    """The classes of marked cells. Made by :func:`classes_task`; used by :func:`show_classes`."""
-
-    marked: Marked
-    names: tuple[str, ...]
-    numbers: NDArray[np.int16]
-    probabilities: NDArray[np.float32]
-
-    @property
-    def line(self) -> str:
-        """How many cells are of each class, for people."""
-        counts = np.bincount(self.numbers, minlength=len(self.names))
-        return " · ".join(f"{name} {n:,}" for name, n in zip(self.names, counts, strict=True))
-
-
 def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
     """Return the image that the cells of a Points or Labels layer are in.
 
     That is the image they were counted in, else the topmost one that has as many pixels.
 
-    Raises
-    ------
-    WrongLayerError
-        The layer is of another type, or there is no image.
+    WrongLayerError where the layer is of another type, or there is no image.
     """
     if not isinstance(layer, Points | Labels):
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
@@ -194,18 +161,22 @@ def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
     return image_layer
 
 
-def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> Marked:
-    """Return the cells of a layer in pixels of an image; slow for many pixels.
+def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells, NDArray[np.integer[Any]]]:
+    """Return the cells of a layer in pixels of an image, and the row of features of each (N,).
 
-    Raises
-    ------
-    WrongLayerError
-        The layer holds no cells.
+    Bare points have boxes and areas of 0. Slow for many pixels.
+
+    WrongLayerError where the layer holds no cells.
     """
+    points: Any
+    areas: Any
     if isinstance(layer, Points):
-        points, boxes, areas, numbers = _read_points(layer)
+        points = np.asarray(layer.data, float)
+        rows, areas, boxes = np.arange(len(points)), np.zeros(len(points)), np.stack([points, points], axis=1)
     else:
-        points, boxes, areas, numbers = _read_labels(layer)
+        data = np.maximum(np.asarray(full_resolution(layer)), 0)
+        rows = np.setdiff1d(data, 0)
+        areas, points, boxes = measure(relabel(data))
     if not len(points):
         raise WrongLayerError(f"Layer {layer.name!r} holds no cells. Count or mark some first.")
     axis = channels_of(image_layer)[0].axis
@@ -214,49 +185,30 @@ def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> Marked:
     sizes = np.abs(np.diff(corners.reshape(len(points), 2, -1), axis=1))
     boxes = np.concatenate([points[:, np.newaxis] - sizes / 2, points[:, np.newaxis] + sizes / 2], axis=1)
     ones = np.ones(len(points), np.float32)
-    cells = Cells(points.astype(np.float32), boxes.astype(np.float32), ones, areas.astype(np.float32))
-    return Marked(cells, image_of(image_layer), numbers)
+    return Cells(points.astype(np.float32), boxes.astype(np.float32), ones, areas.astype(np.float32)), rows
 
 
 def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: str) -> Task[Classed]:
     """Return the classes of the cells of a layer; imports torch in the thread that runs it."""
     yield Progress("cells", 0, 1)
-    marked = marked_cells(layer, image_layer)
+    cells, rows = marked_cells(layer, image_layer)
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import predict_classes
 
-    classes = yield from predict_classes(marked.cells, marked.image, classifier, EngineSettings())
-    return Classed(marked, classes.names, classes.numbers, classes.probabilities.max(axis=1))
+    return rows, (yield from predict_classes(cells, image_of(image_layer), classifier, EngineSettings()))
 
 
-def show_classes(layer: Layer, classed: Classed) -> None:
+def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:
     """Write classes into the features of a layer and colour its cells by them. Call it in the GUI thread."""
-    names = np.array(classed.names, object)[classed.numbers]
-    colours = [class_colour(int(number)) for number in classed.numbers]
+    if isinstance(layer, Points) and len(layer.data) != len(rows):
+        raise WrongLayerError(f"Points of {layer.name!r} came or went while they were classified. Repeat it.")
+    names = np.array(classes.names, object)[classes.numbers]
+    found = pd.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
+    found = found.reindex(range(int(rows.max()) + 1))  # napari takes row k for label k
+    old = layer.features.reindex(found.index)
+    layer.features = old.assign(**{str(name): found[name] for name in found})
+    colours = [class_colour(int(number)) for number in classes.numbers]
     if isinstance(layer, Points):
-        if len(layer.data) != len(names):
-            raise WrongLayerError(
-                f"Points of {layer.name!r} came or went while they were classified. Repeat it."
-            )
-        layer.features = layer.features.assign(**{"class": names, "probability": classed.probabilities})
         layer.face_color = colours
-        return
-    labels = classed.marked.labels
-    rows = pd.DataFrame({"class": names, "probability": classed.probabilities}, index=labels)
-    rows = rows.reindex(range(int(labels.max()) + 1))  # napari takes row k for label k
-    old = layer.features.reindex(rows.index)
-    layer.features = old.assign(**{str(name): rows[name] for name in rows})
-    layer.colormap = colours_by_label(dict(zip(labels.tolist(), colours, strict=True)))
-
-
-def _read_points(layer: Points) -> tuple[Any, Any, Any, NDArray[np.integer[Any]]]:
-    points = np.asarray(layer.data, float)
-    return points, np.stack([points, points], axis=1), np.zeros(len(points)), np.zeros(0, int)
-
-
-def _read_labels(layer: Labels) -> tuple[Any, Any, Any, NDArray[np.integer[Any]]]:
-    data = np.asarray(full_resolution(layer))
-    numbers = np.unique(data)
-    numbers = numbers[numbers > 0]
-    areas, points, boxes = measure(relabel(np.where(data > 0, data, 0)))
-    return points, boxes, areas, numbers
+    else:
+        layer.colormap = colours_by_label(dict(zip(rows.tolist(), colours, strict=True)))

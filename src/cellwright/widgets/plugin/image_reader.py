@@ -46,10 +46,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | 
 def read_layers(path: str) -> list[LayerData]:
     """Return all images of a file or store as layers.
 
-    Raises
-    ------
-    ReadError
-        It is damaged or no image, or a package is missing.
+    ReadError where it is damaged or no image, or a package is missing.
     """
     notices: dict[str, None] = {}
     images = read_images(path, has_levels=True)

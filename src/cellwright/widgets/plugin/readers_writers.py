@@ -41,10 +41,7 @@ def get_reader(path: str | Sequence[str]) -> Reader | None:
 def read_layers(path: str) -> list[LayerData]:
     """Return the cells of a file as Labels, Shapes or Points layers, and its image if it holds one.
 
-    Raises
-    ------
-    ReadError
-        It is damaged, or of no format known.
+    ReadError where it is damaged, or of no format known.
     """
     layers = []
     found = recognise(path).read(path)
@@ -122,10 +119,7 @@ write_points_csv = _writer("points-csv")
 def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> list[str]:
     """Write a layer of cells, and an image layer that goes with it, and return what was written.
 
-    Raises
-    ------
-    WriteError
-        The format cannot hold this, or it cannot be written.
+    WriteError where the format cannot hold this, or it cannot be written.
     """
     file = Path(path)
     if one.extensions and not file.name.lower().endswith(one.extensions):
@@ -143,10 +137,7 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
 def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
     """Return what layers say of the cells of an image, as far as a format can hold it.
 
-    Raises
-    ------
-    WriteError
-        There are shapes that are no areas, or of several planes.
+    WriteError where there are shapes that are no areas, or of several planes.
     """
     (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
     image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
@@ -156,8 +147,10 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
         n_axes = data.ndim
     elif kind == "points":
         n_axes = np.shape(data)[-1]
+    elif len(data):
+        n_axes = np.shape(data[0])[-1]
     else:
-        n_axes = _n_axes(data, told)
+        n_axes = len(told.get("shape", (0, 0)))
     axes = _axes(meta, n_axes) if image is None else image.label_axes
     name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
@@ -170,10 +163,6 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
         return replace(marks, shape=shape or _extent(points + 1), points=points)
     return _from_shapes(marks, (list(data), meta, shape), one)
-
-
-def _n_axes(shapes: Sequence[NDArray[Any]], told: Mapping[str, Any]) -> int:
-    return int(np.shape(shapes[0])[-1]) if len(shapes) else len(told.get("shape", (0, 0)))
 
 
 def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:

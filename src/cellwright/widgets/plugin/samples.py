@@ -21,10 +21,7 @@ FILES = {
 def sample_layers(name: str) -> list[LayerData]:
     """Return a sample as one image layer with its pixel size.
 
-    Raises
-    ------
-    ReadError
-        There is no such sample, or the package was installed without its samples.
+    ReadError where there is no such sample, or the package was installed without its samples.
     """
     if name not in FILES:
         raise ReadError(f"The samples are {', '.join(FILES)}; got {name!r}. Choose one of them.")

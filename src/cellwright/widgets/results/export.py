@@ -39,6 +39,7 @@ from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
+INPUTS = "inputs"  # folder of regions that a command or Python text is to read
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
 
@@ -75,10 +76,7 @@ class ResultsExport(QObject):
     def recipe(self) -> Recipe:
         """Return all that the result depends on.
 
-        Raises
-        ------
-        SettingsError
-            The cells were not counted by a model, or not in a file.
+        SettingsError where the cells were not counted by a model, or not in a file.
         """
         measured = self._model.measured
         if measured is None:
@@ -102,7 +100,8 @@ class ResultsExport(QObject):
         path, saved = self._saved_regions
         regions = self._model.regions
         with suppress(SettingsError):  # told with what is not repeated
-            found = write_region_set(inputs_folder(), regions, measured.snapshot.image)
+            folder = store.user_folder().parent / INPUTS
+            found = write_region_set(folder, regions, measured.snapshot.image)
             if found.regions and saved == _corners(regions):
                 found = found._replace(regions=(str(path),))
             return InputFiles(found.regions, (), found.mask, found.outside, nuclei=nuclei, other=other)
@@ -237,7 +236,12 @@ class ResultsExport(QObject):
             recipe = self.recipe()
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
-        for_any = replace(recipe, image="", axes="", files=InputFiles(), window=(), pixel_size_um=())
+        analysis = recipe.analysis
+        if analysis.frame_interval_s == self._model.told_interval_s:
+            analysis = replace(analysis, frame_interval_s=0.0)
+        for_any = replace(
+            recipe, image="", axes="", analysis=analysis, files=InputFiles(), window=(), pixel_size_um=()
+        )
         self._start(path, lambda: save_recipe(path, for_any))
 
     def load_settings(self, path: Path) -> None:
@@ -329,11 +333,6 @@ def _by_hand(measured: MeasuredCells) -> list[str]:
     if n_asked:
         found.append(f"{n_asked} cells added by click")
     return found
-
-
-def inputs_folder() -> Path:
-    """Return where regions go that a command or Python text is to read."""
-    return store.user_folder().parent / "inputs"
 
 
 def _task(write: Callable[[], object]) -> Task[None]:

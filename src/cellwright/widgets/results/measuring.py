@@ -1,6 +1,7 @@
 """Keeps the table in line with the layer: what is painted, split, deleted or moved is measured anew, soon."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -8,8 +9,6 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
@@ -17,6 +16,7 @@ from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
+from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
@@ -38,6 +38,7 @@ class Measurer(QObject):
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_waiting = False
+        self._is_held = True  # until the panel is there: a thread that measures would take turns with it
         self._has_bar = False  # else the bar is that of a file that is written
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self._on_bar_failed)
@@ -78,11 +79,17 @@ class Measurer(QObject):
 
     def _follow(self, old: Sequence[Layer | None], new: Sequence[Layer | None]) -> None:
         """Measure anew, now and whenever these layers of regions or nuclei change, no longer those before."""
-        for layer in old:
-            _listen(layer, self._on_regions_changed, is_on=False)
+        for emitter in _emitters(old):
+            emitter.disconnect(self._on_regions_changed)
         self._on_regions_changed()
-        for layer in new:
-            _listen(layer, self._on_regions_changed, is_on=True)
+        for emitter in _emitters(new):
+            emitter.connect(self._on_regions_changed)
+
+    def begin(self) -> None:
+        """Measure what was chosen while the panel was being built, and from now on at once."""
+        self._is_held = False
+        if self._is_stale:
+            self.read()
 
     def read_soon(self) -> None:
         """Measure the layer once it has come to rest."""
@@ -92,41 +99,33 @@ class Measurer(QObject):
     def read(self) -> None:
         """Measure the layer as it is now, beside the viewer."""
         self._is_waiting = False
-        if self._job is not None or self._bar.is_busy:
+        if self._is_held or self._job is not None or self._bar.is_busy:
             self._is_stale = True
             return
         self._is_stale = False
-        layer = self.layer
-        if layer is None:
-            return
-        try:
-            task = self._task(layer)
-        except CellwrightError as error:
-            self._model.set_measured(None)
-            self.failed.emit(error)
-            return
-        before = self._model.measured
-        if before is None or before.settings != self.settings:
-            self._has_bar = True
-            self._bar.start(task, self._on_returned)
-            return
-        self._job = Job(task, self)
-        self._job.returned.connect(self._on_returned)
-        self._job.failed.connect(self._on_failed)
-        self._job.finished.connect(self._on_job_finished)
-        self._job.start()
+        if self.layer is not None:
+            with telling(self._on_failed):
+                self._measure(self.layer)
 
-    def _task(self, layer: Layer) -> Task[tuple[Layer, MeasuredCells]]:
+    def _measure(self, layer: Layer) -> None:
         nuclei = self.nuclei if self.nuclei is not layer else None
         snapshot = snapshot_of(
             layer, self._link.image_layer, self.others, self.regions, self._model.region_rule, nuclei
         )
-        task = measure_task(snapshot, self.settings, self._model.measured, self.cytoplasm_px)
-        return _with_layer(layer, task)
+        before, on_returned = self._model.measured, partial(self._on_measured, layer)
+        task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
+        if before is None or before.settings != self.settings:
+            self._has_bar = True
+            self._bar.start(task, on_returned)
+            return
+        self._job = Job(task, self)
+        self._job.returned.connect(on_returned)
+        self._job.failed.connect(self._on_failed)
+        self._job.finished.connect(self._on_job_finished)
+        self._job.start()
 
-    def _on_returned(self, found: tuple[Layer, MeasuredCells]) -> None:
-        layer, measured = found
-        if layer is not self.layer:
+    def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
+        if layer is not self.layer:  # another one was chosen meanwhile
             self._is_stale = True
             return
         self._model.set_measured(measured)
@@ -159,19 +158,9 @@ class Measurer(QObject):
             self.read_soon()
 
 
-def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, MeasuredCells]]:
-    """Return what a task gives, with the layer it is of: meanwhile another one may be chosen."""
-    measured = yield from task
-    return layer, measured
-
-
-def _listen(layer: Layer | None, callback: Callable[[Any], None], *, is_on: bool) -> None:
-    """Have a layer of regions or nuclei tell of its changes, or no longer."""
-    if layer is None:
-        return
-    for name in MASK_EVENTS if isinstance(layer, Labels) else SHAPES_EVENTS:
-        emitter = getattr(layer.events, name)
-        if is_on:
-            emitter.connect(callback)
-        else:
-            emitter.disconnect(callback)
+def _emitters(layers: Sequence[Layer | None]) -> Iterator[Any]:
+    """Yield what layers of regions or nuclei tell their changes by."""
+    for layer in layers:
+        if layer is not None:
+            for name in MASK_EVENTS if isinstance(layer, Labels) else SHAPES_EVENTS:
+                yield getattr(layer.events, name)

@@ -235,7 +235,11 @@ class ResultsModel:
         self.measured = measured
         self._off_border = None
         if measured is not None and self.wanted is not None:
-            self._take_wanted(*self.wanted)
+            conditions, markers = self.wanted
+            self.wanted = None
+            self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
+            self.markers = {marker.channel: marker.threshold for marker in markers}
+            self.conditions_changed.emit(self.conditions_text)
         self._prune()
         self.recount(is_quiet=True)
         if row < 0:
@@ -252,10 +256,7 @@ class ResultsModel:
     def set_conditions(self, text: str) -> None:
         """Count only cells of which this holds: ``area_um2 >= 20 and class = WBC``.
 
-        Raises
-        ------
-        SettingsError
-            It cannot be read, or there is no such column, class or region; nothing changes.
+        SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
         """
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)
@@ -359,6 +360,16 @@ class ResultsModel:
         if self.tracks is None:
             return None
         return self.tracks.lineage_table(self.tracking.frame_interval_s)
+
+    @property
+    def told_interval_s(self) -> float:
+        """Seconds from frame to frame, as the image tells; 0 where it does not."""
+        return 0.0 if self.measured is None else self.measured.snapshot.image.frame_interval_s
+
+    @property
+    def frame_interval_s(self) -> float:
+        """Seconds from frame to frame, as the cells were tracked with, else as the image tells."""
+        return self.told_interval_s if self.tracks is None else self.tracking.frame_interval_s
 
     def first_row_of(self, track: int) -> int:
         """Return the row of the first cell of a track; -1 without tracks."""
@@ -499,12 +510,6 @@ class ResultsModel:
             values = table[marker.column].to_numpy(float)[self.kept]
             self.thresholds[marker.channel] = otsu(values) if marker.threshold is None else marker.threshold
         add_positive(table, self.thresholds)
-
-    def _take_wanted(self, conditions: str, markers: tuple[Marker, ...]) -> None:
-        self.wanted = None
-        self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
-        self.markers = {marker.channel: marker.threshold for marker in markers}
-        self.conditions_changed.emit(self.conditions_text)
 
     def _prune(self) -> None:
         """Let go of what is asked of columns that are no longer there."""

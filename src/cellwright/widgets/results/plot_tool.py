@@ -160,7 +160,8 @@ class PlotTool(QObject):
         axis, counts = found
         regions = self._counts_of_regions()
         self._view.strip.set_counts(counts, list(regions.values()))
-        self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
+        unit = self._view.strip.set_interval(self._model.frame_interval_s * (axis == "t"))
+        self._view.strip.set_titles(f"Time [{unit}]" if unit else AXIS_TITLES.get(axis, axis), "Cells")
         self._view.strip.set_frame(self.link.frame_shown(axis))
         if regions:
             return f"{legend(regions)} · bars: all regions. Click to go there."

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
+from cellwright.widgets.shared.style import DRAWN, LETTERS
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -21,6 +22,7 @@ LEAST_HEIGHT_PX = 180
 USUAL_WIDTH_PX = 280
 BOX_WIDTH = 0.6
 BAR_WIDTH = 0.85
+TIME_UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 QUARTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Floats = NDArray[np.float64]
@@ -38,6 +40,7 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         self.hideButtons()
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
+        self.setObjectName(DRAWN)
         for name in ("left", "bottom"):
             self.getAxis(name).enableAutoSIPrefix(enable=False)  # a score of 0.5 is none of 500 (x0.001)
 
@@ -51,6 +54,17 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
             axis = self.getAxis(name)
             axis.setPen(colour)
             axis.setTextPen(colour)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the size of the font; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.FontChange:
+            font = self.font()
+            font.setPointSizeF(LETTERS * font.pointSizeF())
+            for name in ("left", "bottom"):
+                axis = self.getAxis(name)
+                axis.setTickFont(font)
+                axis.label.setFont(font)
 
     def wheelEvent(self, event: Any) -> None:
         """Leave the wheel to the panel."""
@@ -265,6 +279,15 @@ class Strip(CellPlot):
             symbolBrush=colour,
             symbolPen=None,
         )
+
+    def set_interval(self, seconds: float) -> str:
+        """Let the axis tell the time, of frames so many seconds apart, or frames for 0; return its unit."""
+        unit, length = "", 1.0
+        if seconds:
+            whole = seconds * self._n
+            unit, length = next((one, s) for one, s in TIME_UNITS.items() if whole >= 2 * s or s == 1)
+        self.getPlotItem().getAxis("bottom").setScale((seconds or 1.0) / length)
+        return unit
 
     def set_frame(self, number: float) -> None:
         """Mark the frame that the viewer shows."""

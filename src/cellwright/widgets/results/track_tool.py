@@ -31,7 +31,8 @@ class TrackTool(QObject):
         super().__init__(page)
         self._page, self._model, self._link = page, model, link
         self._is_on = self._is_stale = self._is_wanted = self._has_none = False
-        self._layer: Any = None  # whose frame interval is shown
+        self._layer: Any = None
+        self._told_s = 0.0  # frame interval of its image
         self._soon = debouncer(self, TRACK_MS, self._start)
         page.track.clicked.connect(self._on_track_clicked)
         page.table.row_chosen.connect(lambda row: model.choose(model.first_row_of(row + 1)))
@@ -54,7 +55,7 @@ class TrackTool(QObject):
         page.distance.setValue(settings.track_distance_px)
         page.gap.setValue(settings.track_gap)
         page.divisions.setChecked(settings.divisions)
-        page.interval.setValue(settings.frame_interval_s)
+        page.interval.setValue(settings.frame_interval_s or self._model.told_interval_s)
         self._is_wanted = settings.track
 
     def _on_track_clicked(self) -> None:
@@ -69,8 +70,11 @@ class TrackTool(QObject):
         model, page = self._model, self._page
         if model.measured is None or not model.track_axes:
             return
+        told_s, interval_s = model.told_interval_s, page.interval.value()
+        if round(told_s, page.interval.decimals()) == interval_s:  # the box rounds
+            interval_s = told_s
         settings = TrackSettings(
-            page.distance.value(), page.gap.value(), page.divisions.isChecked(), page.interval.value()
+            page.distance.value(), page.gap.value(), page.divisions.isChecked(), interval_s
         )
         self._page.summary.setText("Linking the cells…")
         self._page.job_bar.start(_track_task(model.kept_result, model.kept, settings), self._on_tracked)
@@ -101,10 +105,12 @@ class TrackTool(QObject):
         self._page.summary.setText(text)
 
     def _on_measured_changed(self) -> None:
-        page, layer = self._page, self._link.layer
+        page, layer, told_s = self._page, self._link.layer, self._model.told_interval_s
+        if layer is not self._layer or told_s != self._told_s:
+            page.interval.setValue(told_s)
         if layer is not self._layer:
-            self._layer, self._is_on = layer, False
-            page.interval.setValue(frame_interval_s(layer))
+            self._is_on = False
+        self._layer, self._told_s = layer, told_s
         can_track = bool(self._model.track_axes)
         page.track.setEnabled(can_track)
         page.summary.setText("Press Track to link cells over time." if can_track else NOT_IN_TIME)
@@ -139,10 +145,3 @@ class TrackTool(QObject):
 def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings) -> Task[Found]:
     yield Progress("track", 0, 1)
     return kept, settings, tracks_of(result, settings)
-
-
-def frame_interval_s(layer: Any) -> float:
-    """Return the seconds from frame to frame that the first axis of a layer tells; 0 where it does not."""
-    if layer is None or not layer.units[0].is_compatible_with("second"):
-        return 0.0
-    return float((layer.scale[0] * layer.units[0]).to("second").magnitude)

@@ -98,7 +98,7 @@ class ResultsView(RegionPanel):
         self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
-        fill(layout, self._subjects(), self._card(), self.message, self.job_bar)
+        fill(layout, self._subjects(), self._card())
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(True)
         self.tabs.setDocumentMode(True)
@@ -112,6 +112,7 @@ class ResultsView(RegionPanel):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+        fill(layout, self.message, self.job_bar)  # below: what is clicked stays where it is
 
     def can_mask(self, layer: Layer) -> bool:
         """Return whether a layer is listed as a mask, or for nuclei: not the cells themselves."""
@@ -220,12 +221,7 @@ class ResultsView(RegionPanel):
         form.addRow("", self.everywhere)
         form.addRow("Leave out", self.exclude)
         form.addRow("", self.out_everywhere)
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
-        self.mask_layer.chosen.connect(
-            lambda: form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
-        )
-        form.setRowVisible(self.mask_side, False)  # noqa: FBT003 - of Qt
+        self.add_mask_rows(form)
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         form.addRow("Count by", self.counted_by)
@@ -398,10 +394,10 @@ class MarkerRow:
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
         self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
-        grid.addWidget(self.is_on, 2 * place, 0)
-        grid.addWidget(self.otsu, 2 * place, 1)
+        grid.addWidget(self.is_on, 2 * place, 0, 1, 3)
         grid.addWidget(self.slider, 2 * place + 1, 0)
         grid.addWidget(self.value, 2 * place + 1, 1)
+        grid.addWidget(self.otsu, 2 * place + 1, 2)
 
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
@@ -470,17 +466,18 @@ class TrackPage(QWidget):
         self.interval = number_box(
             "s", "Time from frame to frame, for speeds per minute.", highest=LONGEST_S, zero="not known"
         )
+        self.interval.setDecimals(3)
         self.divisions = check_box(
             "Cells may divide", "Link both daughters to the cell that divided.", is_on=True
         )
         self.gap = QSpinBox()
         self.gap.setRange(0, 100)
         self.gap.setValue(1)
+        self.gap.setSuffix(" frames")
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
         form = form_layout(spacing_px=4)
-        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-        form.addRow("Farthest way", self.distance)
-        form.addRow("Missing frames", self.gap)
+        form.addRow("Max. distance", self.distance)
+        form.addRow("Max. gap", self.gap)
         form.addRow("Frame interval", self.interval)
         form.addRow(self.divisions)
         return form

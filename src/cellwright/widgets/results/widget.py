@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     import napari.viewer
 
 FILL_MS = 20
-DRAW_HINT = "Draw around each region with the mouse button held. Regions hold in every slice and frame."
+DRAW_HINT = (
+    "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
+    "and frame."
+)
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -61,7 +64,6 @@ class ResultsWidget(QWidget):
         self.is_filled = False
         self._is_asked = False  # whether Measure was pressed
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
-        self.model.border = preferences().border
         self.counts.show_settings()
         self._connect()
         self._show_theme()
@@ -79,10 +81,16 @@ class ResultsWidget(QWidget):
             QTimer.singleShot(FILL_MS, self._fill_page)
 
     def _fill_page(self) -> None:
-        if isalive(self) and self.view.fill():  # type: ignore[no-untyped-call]
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        if self.view.fill():
             QTimer.singleShot(0, self._fill_page)
-        else:
-            self.is_filled = True
+            return
+        if self.model.border == ResultsModel().border:  # not chosen meanwhile
+            self.model.border = preferences().border  # takes napari a while
+            self.counts.show_settings()
+        self.is_filled = True
+        self.measurer.begin()
 
     def _connect(self) -> None:
         view, model = self.view, self.model
@@ -179,7 +187,7 @@ class ResultsWidget(QWidget):
             self.view.message.tell("Open an image first.", is_error=True)
             return
         shapes = ask_for_region(self.viewer, image)
-        shapes.name, shapes.mode = "regions", "add_polygon_lasso"
+        shapes.name = "regions"
         self.view.regions.choose(shapes)
         self.view.message.tell(DRAW_HINT)
         listen(shapes.events.data, self._on_region_drawn, self)

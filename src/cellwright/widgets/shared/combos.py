@@ -360,10 +360,7 @@ class ModelComboBox(PanelComboBox):
     def model_name(self) -> str:
         """Name or folder of the chosen model.
 
-        Raises
-        ------
-        CheckpointError
-            There is none.
+        CheckpointError where there is none.
         """
         model = self.currentData()
         if not model:

@@ -42,10 +42,7 @@ def understood(layer: ImageLayer) -> Understood:
 
     The first look at a file takes a moment, see :func:`is_understood`.
 
-    Raises
-    ------
-    WrongLayerError
-        Less than two axes, or more than there are letters for.
+    WrongLayerError where it has less than two axes, or more than there are letters for.
     """
     part = layer.metadata.get(FILE_PART)
     if isinstance(part, FilePart):
@@ -57,6 +54,7 @@ def understood(layer: ImageLayer) -> Understood:
         chosen=chosen_axes(layer),
         steps_um=steps_um(layer),
         is_colour=bool(layer.rgb),
+        frame_interval_s=frame_interval_s(layer),
     )
     try:
         return understand(full_resolution(layer), layer.name, facts, file)
@@ -117,23 +115,11 @@ def _colours(axis: int | None) -> tuple[Channel, ...]:
     return (Channel("All colours", None, axis), *each)
 
 
-def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
-    """Return the axis letters of the layer's array.
+def image_as_it_lies(layer: ImageLayer, channel: Channel | None = None) -> Image:
+    """Return a layer as image, its axes as in the layer; all slices where that was chosen as channel.
 
-    Parameters
-    ----------
-    channel
-        What is counted in: all slices, where that was chosen in place of channels.
-
-    Raises
-    ------
-    WrongLayerError
-        Less than two axes, or more than there are letters for.
+    WrongLayerError where it has less than two axes, or more than there are letters for.
     """
-    return _image_in(layer, channel).axes
-
-
-def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
     image = understood(layer).image
     if channel is None or channel.title != NO_CHANNELS or CHANNEL not in image.axes:
         return image
@@ -142,7 +128,7 @@ def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
 
 def image_in(layer: ImageLayer, channel: Channel | None = None) -> Image:
     """Return a layer as the image that is counted, colours last, with the smaller copies it is shown by."""
-    image = _image_in(layer, channel)
+    image = image_as_it_lies(layer, channel)
     if layer.multiscale:
         image = replace(image, levels=tuple(layer.data[1:]))
     takes_all = channel is None or channel.index is None
@@ -170,6 +156,13 @@ def steps_um(layer: Layer) -> tuple[float, ...]:
             size = float((np.linalg.norm(step) * unit).to("micrometer").magnitude)
         steps.append(size)
     return tuple(steps)
+
+
+def frame_interval_s(layer: Layer) -> float:
+    """Return the seconds from frame to frame that the first axis of a layer tells; 0 where it does not."""
+    if not layer.units[0].is_compatible_with("second"):
+        return 0.0
+    return float((layer.scale[0] * layer.units[0]).to("second").magnitude)
 
 
 def _named_axes(layer: ImageLayer) -> str:

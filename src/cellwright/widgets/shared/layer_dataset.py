@@ -192,10 +192,7 @@ def _regions_of(pair: Pair, layers: Sequence[Layer]) -> tuple[Region, ...]:
 def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
     """Write a dataset that is held in memory as a training folder, and return it.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
+    WriteError where the folder cannot be written.
     """
     for index, item in enumerate(dataset.items):
         yield Progress("write", index, len(dataset.items), f"keeping {item.name}")

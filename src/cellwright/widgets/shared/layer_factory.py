@@ -97,7 +97,11 @@ def _labels_layer(
     # napari takes row k of the features for label k, the background included
     table = features.reindex(range(-1, len(features))).reset_index(drop=True)
     table["label"] = np.arange(len(table))
-    looks = {"features": table, "colormap": _label_colours(result), **placement}
+    colours: CyclicLabelColormap | DirectLabelColormap = bright_colours()
+    if result.cells.classes is not None:
+        classes = enumerate(result.cells.classes, start=1)
+        colours = colours_by_label({row: class_colour(int(one)) for row, one in classes})
+    looks = {"features": table, "colormap": colours, **placement}
     return partial(_hidden_labels, labels, looks)
 
 
@@ -106,13 +110,6 @@ def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Label
     if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
         layer.contour = OUTLINE_PX
     return layer
-
-
-def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
-    classes = result.cells.classes
-    if classes is None:
-        return bright_colours()
-    return colours_by_label({row: class_colour(int(one)) for row, one in enumerate(classes, start=1)})
 
 
 def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:

@@ -73,10 +73,7 @@ class Source:
 def image_layer(layer: Layer | None) -> ImageLayer:
     """Return the layer itself when it is an Image layer.
 
-    Raises
-    ------
-    WrongLayerError
-        There is no layer, or it is of another type.
+    WrongLayerError where there is no layer, or it is of another type.
     """
     if isinstance(layer, ImageLayer):
         return layer
@@ -87,10 +84,8 @@ def image_layer(layer: Layer | None) -> ImageLayer:
 def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     """Return the image that an Image layer shows: full resolution, as lazy as it was.
 
-    Raises
-    ------
-    WrongLayerError
-        There is no layer, it is of another type, or it has less than two or more than five axes.
+    WrongLayerError where there is no layer, it is of another type, or it has less than two or more than five
+    axes.
     """
     return image_in(image_layer(layer), channel)
 
@@ -114,10 +109,7 @@ def axes_arguments(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
     """Return what is to be counted of a layer: all of it, or the pixels of a window.
 
-    Raises
-    ------
-    WrongLayerError
-        As :func:`image_of`.
+    WrongLayerError as :func:`image_of`.
     """
     layer = image_layer(layer)
     channel = channel or channels_of(layer)[0]
@@ -250,13 +242,6 @@ def _place(viewer: Any, layer: Layer) -> Layer:
         shown.visible = True
     watch(shown)
     return shown
-
-
-def show(
-    viewer: Any, result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
-) -> dict[str, Layer]:
-    """Show the cells as napari layers and return them by output."""
-    return place(viewer, prepare(result, source, outputs))
 
 
 def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
+from psygnal import Signal
 from scipy import ndimage
 
 from cellwright.core.data import Image
@@ -65,12 +66,25 @@ class PromptPoint(NamedTuple):
 
 
 class PromptDraft:
-    """The one cell that is prompted for: its prompts in one frame, each of which can be taken back."""
+    """The one cell that is prompted for, in a layer of its own: its points, the box, the outline of the cell.
 
-    def __init__(self) -> None:
+    Its prompts lie in one frame; each of them can be taken back.
+
+    Parameters
+    ----------
+    in_layer
+        Takes points (N, D) in pixels of what is counted to pixels of the layer that is prompted in.
+    """
+
+    shown = Signal(bool)  # whether a cell is prompted for
+
+    def __init__(self, viewer: Any, in_layer: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
+        self._viewer, self._in_layer = viewer, in_layer
+        self._below: Layer | None = None  # what is prompted in
+        self._marks: Shapes | None = None
         self.frame: tuple[int, ...] = ()
         self.cell: PromptedCell | None = None  # that the model gives for the prompts
-        self.outlines: list[NDArray[Any]] = []  # each (N, 2), of the cell or what stands for it
+        self._outlines: Sequence[NDArray[Any]] = ()  # each (N, 2), of the cell or what stands for it
         self._steps: list[Prompts] = []
 
     @property
@@ -80,8 +94,14 @@ class PromptDraft:
             return None
         return self._steps[-1]
 
+    def move_to(self, layer: Layer | None) -> None:
+        """Forget all prompts, and lie upon another layer from now on, or upon none."""
+        take_away(self._viewer, self._marks)
+        self._below, self._marks = layer, None
+        self.clear()
+
     def add(self, spots: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
-        """Add a point, or the box between two in place of the one before.
+        """Add a point, or the box between two in place of the one before; it is shown with the answer.
 
         Parameters
         ----------
@@ -101,72 +121,61 @@ class PromptDraft:
         parts: dict[str, Any] = {"positive": (), "negative": (), "box": None}
         if before is not None:
             parts = {name: getattr(before, name) for name in parts}
-        points = np.array([spot.point for spot in spots])
         if len(spots) > 1:
-            parts["box"] = tuple(map(yx, np.clip(points, -0.5, np.array(shape) - 0.5)))
+            parts["box"] = _box(spots, shape)
         else:
-            check_points(points, (shape[0], shape[1]))
+            point = spots[0].point
+            check_points(point[np.newaxis], (shape[0], shape[1]))
             name = "positive" if is_positive else "negative"
-            parts[name] = (*parts[name], yx(points[0]))
+            parts[name] = (*parts[name], yx(point))
         self._steps.append(Prompts(**parts))
         self.frame = frame
 
     def undo(self) -> None:
         """Take the last prompt back."""
         del self._steps[-1:]
-        self.cell, self.outlines = None, []
+        self.answer(None)
 
     def clear(self) -> None:
         """Forget all prompts."""
         self._steps.clear()
-        self.cell, self.outlines = None, []
+        self.answer(None)
 
+    def answer(self, cell: "PromptedCell | None", outlines: Sequence[NDArray[Any]] = ()) -> None:
+        """Take the cell for the prompts, and show its outlines or those of what stands for it."""
+        self.cell, self._outlines = cell, outlines
+        self.show()
 
-class PromptOverlay:
-    """Shows a draft in a layer of its own: green and red points, the box, the outline of the cell.
+    def show(self) -> None:
+        """Show the prompts as they are now; nothing where nothing is prompted for."""
+        self._show(self.frame, self.prompts, self._outlines)
+        self.shown.emit(self.prompts is not None)
 
-    Parameters
-    ----------
-    layer
-        What is prompted in; the overlay lies where it lies.
-    in_layer
-        Takes points (N, D) in pixels of what is counted to pixels of the layer.
-    """
+    def show_box(self, spots: Sequence[PromptPoint], shape: tuple[int, ...]) -> None:
+        """Show nothing but the box between two points, while it is dragged; QueryError where it is none."""
+        self._show(spots[0].frame, Prompts(box=_box(spots, shape)))
 
-    def __init__(
-        self, viewer: Any, layer: Layer, in_layer: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    def _show(
+        self, frame: tuple[int, ...], prompts: Prompts | None, outlines: Sequence[NDArray[Any]] = ()
     ) -> None:
-        self._viewer, self._below, self._in_layer = viewer, layer, in_layer
-        self.layer: Shapes | None = None
-
-    def show(self, draft: PromptDraft) -> None:
-        """Show a draft as it is now; nothing where nothing is prompted for."""
-        prompts = draft.prompts
-        is_there = self.layer is not None and self.layer in self._viewer.layers
-        if not is_there:
-            if prompts is None:
+        if self._marks is None or self._marks not in self._viewer.layers:
+            if prompts is None or self._below is None:
                 return
-            self.layer = add_overlay(self._viewer, self._below, PROMPTS_NAME, {})
-        assert self.layer is not None
-        self.layer.data = []
-        if prompts is None:
+            self._marks = add_overlay(self._viewer, self._below, PROMPTS_NAME, {})
+        self._marks.data = []
+        if prompts is None or self._below is None:
             return
         width = 2 * screen_px(self._viewer, self._below)
-        for outline in draft.outlines:
-            self._add("path", draft.frame, outline, COLOUR, width)
+        for outline in outlines:
+            self._add("path", frame, outline, COLOUR, width)
         if prompts.box is not None:
             (top, left), (bottom, right) = prompts.corners
             corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left)])
-            self._add("rectangle", draft.frame, corners, POSITIVE_COLOUR, width)
+            self._add("rectangle", frame, corners, POSITIVE_COLOUR, width)
         square = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * POINT_PX * width / 2
         for points, colour in ((prompts.positive, POSITIVE_COLOUR), (prompts.negative, NEGATIVE_COLOUR)):
             for point in points:
-                self._add("ellipse", draft.frame, square + point, colour, width, face=colour)
-
-    def close(self) -> None:
-        """Take the layer away."""
-        take_away(self._viewer, self.layer)
-        self.layer = None
+                self._add("ellipse", frame, square + point, colour, width, face=colour)
 
     def _add(
         self,
@@ -177,10 +186,17 @@ class PromptOverlay:
         width: float,
         face: str = "transparent",
     ) -> None:
-        assert self.layer is not None
+        assert self._marks is not None
         lead = np.broadcast_to(np.array(frame, float), (len(points), len(frame)))
         placed = self._in_layer(np.concatenate([lead, points], axis=1))
-        self.layer.add([placed], shape_type=kind, edge_color=colour, edge_width=width, face_color=face)
+        self._marks.add([placed], shape_type=kind, edge_color=colour, edge_width=width, face_color=face)
+
+
+def _box(spots: Sequence[PromptPoint], shape: tuple[int, ...]) -> tuple[Point, Point]:
+    """Return the corners of the box between two points, cut off at the edges of the frame."""
+    edge = np.array(shape) - 0.5
+    first, last = (yx(np.clip(spot.point, -0.5, edge)) for spot in spots)
+    return first, last
 
 
 def yx(place: NDArray[np.float64]) -> Point:

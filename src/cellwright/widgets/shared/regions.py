@@ -10,7 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QFormLayout, QPushButton, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
@@ -33,8 +33,8 @@ from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
     affine_between,
-    axes_of,
     full_resolution,
+    image_as_it_lies,
     in_pixels,
     last_axes,
     pixel_at,
@@ -103,7 +103,7 @@ def through_slices(
     n_around
         Slices on either side; None takes all.
     """
-    place = axes_of(layer, channel).find("Z")
+    place = image_as_it_lies(layer, channel).axes.find("Z")
     if place < 0:
         return window
     n_slices = _shape(layer)[place]
@@ -119,10 +119,7 @@ def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 
     Cells at the edge of the box are found whole with a margin of their diameter. Without shapes to count in
     it is None: the whole image.
 
-    Raises
-    ------
-    ImageError
-        They lie beside the image.
+    ImageError where they lie beside the image.
     """
     rings = [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
     if not rings:
@@ -384,6 +381,17 @@ class RegionPanel(QWidget):
         self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
         self.rule.fill(RULES.items())
         self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+
+    def add_mask_rows(self, form: QFormLayout) -> None:
+        """Add the mask, and below it, where there is one, which side of it counts."""
+        form.addRow("Mask", self.mask_layer)
+        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+
+        def show_side() -> None:
+            form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
+
+        self.mask_layer.chosen.connect(show_side)
+        show_side()
 
     def can_mask(self, layer: Layer) -> bool:
         """Return whether a layer is listed as a mask."""

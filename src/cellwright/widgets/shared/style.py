@@ -43,6 +43,8 @@ SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napar
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
+DRAWN = "drawn"  # name of widgets that draw their text themselves
+LETTERS = 0.85  # size of such texts, of that of labels
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
@@ -146,18 +148,20 @@ class PanelScrollArea(QScrollArea):
                 return
 
     def _follow_font(self) -> None:
-        """Give what napari's style leaves out, tool buttons, fields and tables, the font size of labels."""
+        """Give what napari's style leaves out (tool buttons, fields, tables, drawings) the font of labels."""
         panel = self.widget() if isalive(self) else None  # type: ignore[no-untyped-call]
         if panel is None:
             return
         self._sample.ensurePolished()
         size = self._sample.fontInfo().pointSizeF()
+        drawn = panel.findChildren(QWidget, DRAWN)
         for kind in (QToolButton, QLineEdit, QTableView, QHeaderView):
-            for one in panel.findChildren(kind):
-                font, is_inside = one.font(), isinstance(one.parent(), QAbstractSpinBox | QComboBox)
-                if font.pointSizeF() != size and not is_inside:
-                    font.setPointSizeF(size)
-                    one.setFont(font)
+            drawn += panel.findChildren(kind)
+        for one in drawn:
+            font, is_inside = one.font(), isinstance(one.parent(), QAbstractSpinBox | QComboBox)
+            if font.pointSizeF() != size and not is_inside:
+                font.setPointSizeF(size)
+                one.setFont(font)
         for spin in panel.findChildren(QAbstractSpinBox):
             line = spin.lineEdit()
             if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
@@ -346,10 +350,14 @@ def wrapped_label(text: str = "", name: str = "details") -> QLabel:
 
 
 def form_layout(*, into: QWidget | None = None, spacing_px: int = 6) -> QFormLayout:
-    """Return a form without rows, as the layout of ``into``; its fields keep to the width of the panel."""
+    """Return a form without rows, as the layout of ``into``; its fields keep to the width of the panel.
+
+    A field that has no room beside its name goes below it, as in large letters.
+    """
     form = QFormLayout(into)
     form.setSpacing(spacing_px)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
     return form
 
 

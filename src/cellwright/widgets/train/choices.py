@@ -62,18 +62,10 @@ class TrainChoices(QObject):
         ticked = self._panel.pairs.ticked
         return [pair for pair in self._pairs if pair.key in ticked]
 
-    @property
-    def is_layers(self) -> bool:
-        """Whether it is the layers of the viewer that are learned from, not a folder."""
-        return bool(self._panel.data.currentData() == LAYERS)
-
     def source(self) -> Dataset | Path:
         """Return what is to be learned from: the layers as a dataset, or a folder that was not read yet.
 
-        Raises
-        ------
-        WrongLayerError
-            No layer is chosen.
+        WrongLayerError where no layer is chosen.
         """
         folder: Path | None = self._panel.data.folder
         if folder is not None:
@@ -83,10 +75,7 @@ class TrainChoices(QObject):
     def plan(self) -> tuple[Plan, Dataset | None]:
         """Return what is to be trained, and the layers to keep for it where it learns from these.
 
-        Raises
-        ------
-        CellwrightError
-            The name cannot be used, no layer is chosen, or the folder is no dataset.
+        CellwrightError where the name cannot be used, no layer is chosen, or the folder is no dataset.
         """
         name, source = check_name(self._panel.name.text()), self.source()
         layers = None
@@ -154,7 +143,7 @@ class TrainChoices(QObject):
         self.changed.emit()
 
     def _show_pairs(self) -> None:
-        has_pairs = self.is_layers and bool(self._pairs)
+        has_pairs = self._panel.data.currentData() == LAYERS and bool(self._pairs)
         self._panel.pairs.setVisible(has_pairs)
         self._panel.complete.setVisible(has_pairs)
 

@@ -124,10 +124,7 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
     Annotated layers are kept in ``plan.data`` first. Closing the task keeps the run as it is on disk; then
     :func:`stop` keeps the best model so far.
 
-    Raises
-    ------
-    CellwrightError
-        See ``training.finetune.finetune``.
+    CellwrightError as ``training.finetune.finetune``.
     """
     write_plan(plan)
     if layers is not None:

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
-from cellwright.training.run_folder import SCRATCH
+from cellwright.training.run_folder import SCORE_TITLES, SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
@@ -71,15 +71,6 @@ OWN_STYLE = """
 LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
 BETTER_COLOUR, WORSE_COLOUR = "#3fd0c9", "#e07a6b"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
-SCORE_TITLES = {
-    "score": "score",
-    "ap50": "AP at IoU 0.5",
-    "count_error": "count error",
-    "memory": "retention",
-    "validation_loss": "pixel error",
-    "box_iou": "IoU of boxes",
-    "interval_coverage": "interval coverage",
-}
 SCORES_HELP = (
     "On images that the model is checked with. AP at IoU 0.5: right outlines among all found and missed "
     "ones; right is what covers half of a true cell or more. Count error: how far counts are off. Retention: "
@@ -222,10 +213,7 @@ class UnlabelledChoices(QWidget):
     def folder(self) -> Path:
         """Return the chosen folder.
 
-        Raises
-        ------
-        SettingsError
-            None is chosen.
+        SettingsError where none is chosen.
         """
         if self.images.folder is None:
             raise SettingsError(

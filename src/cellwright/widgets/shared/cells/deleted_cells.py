@@ -1,7 +1,7 @@
-"""What is known of cells that were deleted from a Labels layer, for undo may bring them back.
+"""What is known of cells that were deleted from a Labels layer or changed, for undo may bring them back.
 
-A cell that comes back with the size, box and centre it had is the same one, with the score and class it had;
-any other that has its number was drawn by hand.
+A cell that has the size, box and centre it had is the same one, with the score and class it had; any other
+that has its number was drawn by hand.
 """
 
 from typing import NamedTuple
@@ -32,15 +32,16 @@ _rows: WeakKeyDictionary[Layer, _Rows] = WeakKeyDictionary()
 
 
 def deleted_rows(layer: Layer) -> pd.DataFrame | None:
-    """Return a row for each cell that was deleted since the last count, the latest first; None for none."""
+    """Return a row for each cell as it was before an edit since the last count, the latest first."""
     return _known(layer).deleted
 
 
 def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
-    """Keep the rows of cells that a new table of a layer lacks; its features are still the former ones."""
+    """Keep the rows of cells that a new table of a layer lacks or has otherwise, with its former features."""
     found, last, deleted = _known(layer)
     if last is not None:
-        gone = last[~last["label"].isin(table["label"])].assign(edited=False)
+        names = _place(table, last)
+        gone = last[~np.isin(_keys(last[names]), _keys(table[names]))].assign(edited=False)
         given = layer.features.reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
@@ -48,32 +49,41 @@ def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
     _rows[layer] = _Rows(found, table, deleted)
 
 
-def bring_back(table: pd.DataFrame, is_new: NDArray[np.bool_], deleted: pd.DataFrame | None) -> None:
-    """Give cells that were deleted and are there again what they had.
+def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.DataFrame | None) -> None:
+    """Give cells that are again as they were what they had.
 
     Parameters
     ----------
     table
         One row per cell, with size, box and centre; changed in place.
-    is_new
-        Which cells were not there before.
+    is_other
+        Which cells were not there before, or were otherwise.
     deleted
         As :func:`deleted_rows` returns it.
     """
-    if deleted is None or not is_new.any():
+    if deleted is None or not is_other.any():
         return
-    names = [name for name in table if name in PLACE or str(name).startswith("box_")]
-    names = ["label", *(name for name in names if name in deleted)]
-    before = pd.MultiIndex.from_frame(deleted[names].astype(np.float64).round(DIGITS))
-    now = pd.MultiIndex.from_frame(table[names].astype(np.float64).round(DIGITS))
-    is_first = ~before.duplicated()
-    places = before[is_first].get_indexer(now)
-    rows = np.flatnonzero(is_new & (places >= 0))
+    names, rows = _place(table, deleted), np.flatnonzero(is_other)
+    before = deleted.assign(key=_keys(deleted[names])).drop_duplicates("key").set_index("key")
+    keys = _keys(table.iloc[rows][names])
+    is_back = np.isin(keys, before.index)
     for name in GIVEN:
         if name in table and name in deleted:
             values = table[name].to_numpy(copy=True)
-            values[rows] = deleted.loc[is_first, name].to_numpy()[places[rows]]
+            values[rows[is_back]] = before.loc[keys[is_back], name].to_numpy()
             table[name] = values
+
+
+def _place(table: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+    """Return the columns of both that tell whether a cell is the same."""
+    names = [str(name) for name in table if name in other]
+    return ["label", *(name for name in names if name in PLACE or name.startswith("box_"))]
+
+
+def _keys(places: pd.DataFrame) -> NDArray[np.uint64]:
+    """Return a number for each row that only the same places have."""
+    rounded = places.astype(np.float64).round(DIGITS) + 0.0  # -0.0 is 0.0
+    return np.asarray(pd.util.hash_pandas_object(rounded, index=False), np.uint64)
 
 
 def _known(layer: Layer) -> _Rows:

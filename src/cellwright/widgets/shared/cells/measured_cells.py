@@ -236,21 +236,20 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     if "index" in features:
         features = features.set_index("index")
     rows = features.reindex(numbers)
-    edited, is_new = np.isin(numbers, changed), np.zeros(len(numbers), bool)
+    edited = np.isin(numbers, changed)
     if "edited" in rows:
         edited |= _as_bool(rows["edited"].to_numpy())
     if len(features.columns) and (snapshot.provenance or "edited" in features):  # they were ours
         size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
             edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)
-            is_new = rows[size].isna().to_numpy()
     _set_or_drop(table, "score", rows)
     if "class" in rows:
         table["class"] = _as_text(rows["class"].to_numpy(object))
     if "score" in table:
         table.loc[edited, "score"] = np.nan
     table["edited"] = edited
-    bring_back(table, is_new, snapshot.deleted)
+    bring_back(table, edited, snapshot.deleted)
 
 
 def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame") -> None:

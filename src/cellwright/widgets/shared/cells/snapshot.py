@@ -22,6 +22,7 @@ from cellwright.widgets.shared.coordinates import (
     affine_between,
     channels_of,
     check_upon,
+    frame_interval_s,
     full_resolution,
     image_in,
     plane_of,
@@ -87,10 +88,8 @@ def snapshot_of(
 
     Without layers of regions they are those that the cells were counted in.
 
-    Raises
-    ------
-    WrongLayerError
-        The layer cannot hold cells, or its pixels are not those of the image, a further one or the nuclei.
+    WrongLayerError where the layer cannot hold cells, or its pixels are not those of the image, a further one
+    or the nuclei.
     """
     if not isinstance(layer, LabelsLayer | Points | Shapes):
         raise WrongLayerError(
@@ -262,7 +261,8 @@ def _blank_image(layer: Layer) -> Image:
     axes = UNNAMED[-len(shape) :]
     sizes = tuple(step for step, axis in zip(steps_um(layer), axes, strict=False) if axis in SPATIAL)
     blank = np.broadcast_to(np.zeros((), np.uint8), shape)
-    return Image(blank, axes, sizes if any(sizes) else (), layer.name)
+    known = sizes if any(sizes) else ()
+    return Image(blank, axes, known, layer.name, frame_interval_s=frame_interval_s(layer))
 
 
 def _shape_of(layer: Layer) -> tuple[int, ...]:

@@ -1,0 +1,355 @@
+"""The count that is shown: its layers, its number and what is told of it, in line with what is chosen."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Labels, Layer
+from psygnal import Signal
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QSignalBlocker
+from qtpy.QtWidgets import QWidget
+
+from cellwright.core.errors import CellwrightError, error_line
+from cellwright.inference.recipe import Recipe
+from cellwright.models import registry
+from cellwright.models.fit import expectation
+from cellwright.widgets.count.choices import Choices
+from cellwright.widgets.count.model import (
+    CountModel,
+    CountOutcome,
+    WholeCount,
+    can_recount,
+    card_of,
+    channels_line,
+    counts_of,
+    forget_gone,
+    recipe_of_count,
+    recount_task,
+    remember,
+    removed_line,
+)
+from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
+from cellwright.widgets.shared.edited_layers import (
+    ASKED,
+    METADATA,
+    is_edited,
+    is_image,
+    is_marked,
+    is_of_count,
+    is_same_count,
+)
+from cellwright.widgets.shared.jobs import LiveUpdater
+from cellwright.widgets.shared.layer_io import (
+    edited_layers,
+    hidden_for,
+    layer_of_id,
+    layers_with,
+    place,
+    remove,
+)
+from cellwright.widgets.shared.messages import listen, tell_results
+from cellwright.widgets.shared.napari_private import preferences
+
+if TYPE_CHECKING:
+    import pandas
+
+OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
+OUTPUTS_OF = {"instances": OUTPUTS, "density": ("Image",)}
+
+
+class EditedCells:
+    """The cells of the last count as they were changed by hand since, in any of its layers.
+
+    Cells that a later run of the same count stands beside are no longer those of the count. It ends with the
+    panel.
+    """
+
+    changed = Signal()  # there are other cells now
+
+    def __init__(self, model: CountModel, panel: QWidget) -> None:
+        self._model = model
+        self.layer: Layer | None = None
+        self.table: pandas.DataFrame | None = None  # a row for each cell
+        listen(cells_news.changed, self._on_cells_changed, panel)
+        listen(model.viewer.layers.events.removed, self._on_removed, panel)
+
+    def forget(self) -> None:
+        """Take the cells as they were found."""
+        self.layer = self.table = None
+
+    def take_up(self) -> None:
+        """Take the cells as they were changed while there was no panel; what follows layers has told them."""
+        for output in OUTPUTS:
+            ours = self._layers(output)
+            if ours and all(map(is_marked, ours)):
+                self.layer, self.table = ours[-1], rows_of(ours[-1])
+                return
+
+    def found_layer(self) -> Layer | None:
+        """Return the layer that holds the cells as they are now; None where they are as they were found.
+
+        One that a script has changed, of which nobody tells, is found by comparison.
+        """
+        if self.layer is not None:
+            return self.layer
+        return next(filter(None, map(self.layer_of, OUTPUTS)), None)
+
+    def layer_of(self, output: str) -> Layer | None:
+        """Return the layer of one output if it was changed by hand, else None."""
+        ours = self._layers(output)
+        if ours and all(map(is_edited, ours)):
+            return ours[-1]
+        return None
+
+    def _layers(self, output: str) -> list[Layer]:
+        outcome, layers = self._model.outcome, self._model.viewer.layers
+        if outcome is None:
+            return []
+        wanted = {**outcome.request.source.key, "output": output}
+        return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
+
+    def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
+        own = layer.metadata.get(METADATA, {})
+        ours = self._layers(str(own.get("output")))
+        if layer in ours and all(map(is_marked, ours)):
+            self.layer, self.table = layer, table
+            self.changed.emit()
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.forget()
+            self.changed.emit()
+
+
+def rows_of(layer: Layer) -> "pandas.DataFrame":
+    """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
+    features: pandas.DataFrame = layer.features
+    if isinstance(layer, Labels):
+        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
+    return features
+
+
+class ShownCount(QObject):
+    """Shows the last count in the viewer and in the panel, and keeps both in line with what is chosen."""
+
+    def __init__(
+        self,
+        model: CountModel,
+        panel: CountPanel,
+        choices: Choices,
+        edited: EditedCells,
+        updater: LiveUpdater,
+    ) -> None:
+        super().__init__(panel)
+        self._model, self._viewer, self._panel, self._choices = model, model.viewer, panel, choices
+        self._edited, self._updater = edited, updater
+        self._is_showing_settings = False
+        self._elsewhere = ""  # where the image is whose number is shown
+        for changed in (panel.image.chosen, choices.scene_changed):
+            changed.connect(self._tell_where_counted)
+        choices.scene_changed.connect(lambda: forget_gone(self._viewer))
+        panel.classes.currentIndexChanged.connect(self.update)
+        for box in panel.outputs.values():
+            box.toggled.connect(self.update)
+        model.outcome_wanted.connect(self._show_if_here)
+        model.whole_counted.connect(self._on_whole_counted)
+        model.settings_wanted.connect(self.show_settings)
+        edited.changed.connect(self._show_number)
+        updater.updated.connect(self._show_if_here)
+
+    def show_settings(self, settings: Any) -> None:
+        """Put these thresholds and filters into the forms, with nothing counted anew."""
+        self._is_showing_settings = True
+        for form in (self._panel.thresholds, self._panel.filters):
+            form.set_values(asdict(settings))
+        self._is_showing_settings = False
+
+    def on_counted(self, counted: CountOutcome) -> None:
+        """Show a new count, and tell what is to be known of it."""
+        source = counted.request.source
+        if not source.is_preview:
+            remove(self._viewer, {**source.key, "is_preview": True})
+        self.show(counted)
+        notices = [removed_line(self._viewer, source)]
+        kept = edited_layers(self._viewer, source.key)
+        if kept:
+            notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+        self._tell_of(counted, *notices)
+
+    def _tell_of(self, counted: CountOutcome, *more: str) -> None:
+        """Tell what is to be known of a count: its notices, how well it went, further sentences."""
+        notices = [*counted.result.notices, self._model.disagreement(counted), *more]
+        expected = expectation(counted.result.fit)
+        if expected in notices:  # as a warning
+            expected = ""
+        notices.append(self._out_of_sight(counted))
+        hidden = hidden_for(self._viewer, counted.layers)
+        if hidden:
+            notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
+        told = list(filter(None, notices))
+        self._model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
+
+    def _out_of_sight(self, counted: CountOutcome) -> str:
+        """Return a sentence where the viewer shows another channel than the one that the cells lie in."""
+        axis, layer = counted.request.source.channel_axis, next(iter(counted.layers.values()), None)
+        if axis is None or layer is None or layer.ndim > self._viewer.dims.ndim:
+            return ""
+        if round(float(layer.world_to_data(self._viewer.dims.point[-layer.ndim :])[axis])) == 0:
+            return ""
+        return (
+            f"The cells are those of {channels_line(counted.request)}; the viewer shows another one. Move "
+            "the slider of channels to see them."
+        )
+
+    def _on_whole_counted(self, whole: WholeCount) -> None:
+        self._show_whole(whole, removed_line(self._viewer, whole.request.source))
+
+    def _show_whole(self, whole: WholeCount, *more: str) -> None:
+        details = f"{whole.request.source.image.name}\nTable and labels are in {whole.folder}"
+        self._panel.show_count(f"{whole.count:,.0f}", whole.line, details)
+        self._panel.save.setEnabled(False)
+        self._model.tell(" ".join(filter(None, (*whole.notices, *more))), is_warning=True)
+
+    def take_up(self, take_settings: Callable[[Recipe], str]) -> None:
+        """Show a count that was made before this panel was there: of the chosen image, if it has one.
+
+        ``take_settings`` chooses what a recipe tells, and returns a sentence on what is not here.
+        """
+        standing = [one for one in counts_of(self._viewer).standing.values() if one.is_here(self._viewer)]
+        if not standing:
+            return
+        active, box = self._viewer.layers.selection.active, self._panel.image
+        image = layer_of_id(self._viewer, standing[-1].layer_id)
+        if image is not None and (active is None or not is_image(active)):  # none was chosen by hand
+            box.choose(image)
+        own = (one for one in standing if one.layer_id == box.currentData())
+        counted = next(own, standing[-1])
+        not_here = self._take_settings(counted, take_settings)
+        if isinstance(counted, WholeCount):
+            self._show_whole(counted, not_here)
+            return
+        self._stand(counted)
+        self._edited.take_up()
+        self._show_number()
+        self._tell_of(counted, not_here)
+
+    def _take_settings(
+        self, counted: CountOutcome | WholeCount, take_settings: Callable[[Recipe], str]
+    ) -> str:
+        """Choose what a count was made with; return what is not here to be chosen."""
+        request, panel, recipe = counted.request, self._panel, recipe_of_count(counted)
+        if panel.image.currentData() != counted.layer_id:  # channels and regions are of another image
+            recipe = replace(recipe, engine=replace(recipe.engine, channel=None, channels=()))
+        else:
+            panel.region.setCurrentIndex(panel.region.place_of(request.part))
+            panel.choose_region_layers(request.region_layers)
+        try:
+            not_here = take_settings(recipe)
+        except CellwrightError as error:
+            return error_line(error)
+        for output, box in panel.outputs.items():
+            with QSignalBlocker(box):
+                box.setChecked(output in request.outputs)
+        return not_here.strip()
+
+    def update(self, _: object = None) -> None:
+        """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
+        counted = self._model.outcome
+        if (
+            counted is None
+            or not counted.is_here(self._viewer)
+            or self._is_showing_settings
+            or self._model.is_busy
+            or counted.request.family != self._panel.model.family
+        ):
+            return  # sliders and ticks may now belong to another family
+        request = counted.request
+        self._remove_unticked(counted)
+        settings, classifier = self._panel.settings, self._panel.classes.classifier
+        if settings != request.settings and not can_recount(counted):
+            self._model.tell("The new thresholds will be used by the next count.", is_warning=True)
+            settings = request.settings
+        wanted = replace(request, settings=settings, outputs=self._choices.outputs, classifier=classifier)
+        if wanted != request or self._updater.is_busy:
+            self._updater.request(lambda: recount_task(counted, wanted))
+
+    def _show_if_here(self, counted: CountOutcome) -> None:
+        """Show a changed count; one whose image and layers are gone stays gone."""
+        if counted.is_here(self._viewer):
+            self.show(counted)
+        else:
+            self._model.tell("The image of this count is gone; nothing was changed.")
+
+    def show(self, counted: CountOutcome) -> None:
+        """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
+        result = counted.result
+        already = self._shown_already(counted)
+        wanted = set(self._choices.outputs) - already
+        shown = place(self._viewer, {name: one for name, one in counted.layers.items() if name in wanted})
+        if not self._is_same_with_more(counted):
+            self._edited.forget()
+        self._remove_unticked(counted)
+        self._stand(counted)
+        if not (counted.request.source.is_preview or already or self._edited.layer):
+            tell_results(self._viewer, result, shown.get("Labels", shown.get("Points")), self._panel)
+
+    def _stand(self, counted: CountOutcome) -> None:
+        """Take a count, whose layers are there, for the one that the panel tells of."""
+        self._model.outcome = counted
+        remember(self._viewer, counted)
+        self._show_number()
+        self._panel.save.setEnabled(True)
+        self._panel.correct.setEnabled(counted.result.gives == "instances")
+        self._model.outcome_changed.emit(counted)
+
+    def _show_number(self) -> None:
+        if self._model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
+            self._elsewhere = self._where_counted(self._model.outcome)
+            card = card_of(self._model.outcome, preferences().unit, self._edited.table, self._elsewhere)
+            self._panel.show_count(*card)
+
+    def _tell_where_counted(self, _: object = None) -> None:
+        """Tell beside the number whose it is once its image is closed, or another one is chosen."""
+        counted = self._model.outcome
+        if counted is not None and self._elsewhere != self._where_counted(counted):
+            self._show_number()
+            if self._elsewhere and not self._model.is_busy:
+                self._model.tell("")  # notices of that count
+
+    def _where_counted(self, counted: CountOutcome) -> str:
+        """Return where the image of a count is; '' where it is the one that is chosen."""
+        if layer_of_id(self._viewer, counted.request.source.layer_id) is None:
+            return "which is closed"
+        chosen = self._panel.image.layer
+        if chosen is not None and str(chosen.unique_id) == counted.request.source.layer_id:
+            return ""
+        return "not of the image above"
+
+    def _is_same_with_more(self, counted: CountOutcome) -> bool:
+        """Return whether a count is the one that is shown, perhaps with more cells that were clicked."""
+        before = self._model.outcome
+        if before is None:
+            return False
+        if before.result is counted.result:
+            return True
+        now, then = counted.result.provenance, before.result.provenance
+        has_more = bool(now.settings.get(ASKED, 0) > then.settings.get(ASKED, 0))
+        is_here = counted.request.source.key == before.request.source.key
+        return has_more and is_here and is_same_count(now, then)
+
+    def _shown_already(self, counted: CountOutcome) -> set[str]:
+        """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
+        before = self._model.outcome
+        if before is None or before.result is not counted.result:
+            return set()
+        key = counted.request.source.key
+        return {one for one in before.request.outputs if layers_with(self._viewer, {**key, "output": one})}
+
+    def _remove_unticked(self, counted: CountOutcome) -> None:
+        """Take away the layers of a count that are not wanted; those of other models stay."""
+        own = {**counted.request.source.key, "model": counted.result.provenance.model}
+        for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
+            if output not in self._choices.outputs:
+                remove(self._viewer, {**own, "output": output})
