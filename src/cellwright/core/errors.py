@@ -65,3 +65,11 @@ def error_line(error: Exception) -> str:
     if isinstance(error, CellwrightError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def few(names: list[str] | tuple[str, ...], most: int = 5) -> str:
+    """Return names for a sentence, of many the first ones: ``a, b and 3 more``."""
+    listed = ", ".join(names[:most])
+    if len(names) > most:
+        listed += f" and {len(names) - most} more"
+    return listed

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import area_of
+from cellwright.files.formats.geojson import features, shapes_of
 from cellwright.files.formats.imagej_roi import plane_of, read_rois, rings_of
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
@@ -56,7 +56,8 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
         raise ReadError(f"Expected regions at {path}; there is no such file. Check the path.")
     ending = path.suffix.lower()
     if ending in (".geojson", ".json"):
-        return tuple(_features(read_json(path), image))
+        rows = features(read_json(path))
+        return tuple(_feature(row, image, number) for number, row in enumerate(rows, start=1))
     if ending in (".roi", ".zip"):
         return tuple(_roi(node, image, number) for number, node in enumerate(read_rois(path), start=1))
     pixels = _pixels(path, image, may_differ=True)
@@ -270,28 +271,13 @@ def _size_text(image: Image) -> str:
     return " x ".join(f"{size:.3g}" for size in sizes.values()) + " µm a pixel"
 
 
-def _features(content: JsonValue, image: Image) -> list[Region]:
-    rows = content.rows() if isinstance(content.value, list) else [content]
-    if not isinstance(content.value, list) and content.find("features") is not None:
-        rows = content.at("features").rows()
-    found: list[Region] = []
-    for number, row in enumerate(rows, start=1):
-        rings = _rings(row.at("geometry"))
-        found.append(ShapeRegion(_feature_name(row) or f"region {number}", rings, _plane(row, image)))
-    return found
-
-
-def _rings(geometry: JsonValue) -> tuple[NDArray[np.float64], ...]:
-    kind, coordinates = geometry.at("type"), geometry.at("coordinates")
-    polygons = {"Polygon": [coordinates]}.get(kind.text())
-    if kind.text() == "MultiPolygon":
-        polygons = coordinates.rows()
-    if not polygons:
-        raise kind.refuse("'Polygon' or 'MultiPolygon': an area")
-    rings = []
-    for polygon in polygons:
-        rings += [ring for row in polygon.rows() for ring in area_of(row, row.pairs()).rings]
-    return tuple(ring - MIDDLE for ring in rings)
+def _feature(row: JsonValue, image: Image, number: int) -> ShapeRegion:
+    geometry = row.at("geometry")
+    shapes = shapes_of(geometry)
+    if not shapes or any(shape.kind != "area" for shape in shapes):
+        raise geometry.at("type").refuse("'Polygon' or 'MultiPolygon': an area")
+    rings = tuple(ring - MIDDLE for shape in shapes for ring in shape.rings)
+    return ShapeRegion(_feature_name(row) or f"region {number}", rings, _plane(row, image))
 
 
 def _feature_name(row: JsonValue) -> str:

@@ -244,13 +244,7 @@ def open_context(
 
 
 def _settings_of(model: CellModel, settings: Any, engine: Any) -> Any:
-    """Return the settings of a count, the defaults of the family where there are none.
-
-    Raises
-    ------
-    SettingsError
-        They, or those of the engine, are of another kind.
-    """
+    """Return the settings of a count, the defaults of the family where there are none, checked by kind."""
     kind = registry.get(model.spec.family).settings
     if settings is None:
         settings = kind()

@@ -182,13 +182,7 @@ def recipe_from(found_by: Provenance) -> Recipe:
 
 
 def _source_channels(known: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return which channels of its file were counted in, where the image is not all of the file.
-
-    Raises
-    ------
-    SettingsError
-        They are not of one file.
-    """
+    """Return which channels of its file were counted in, where the image is not all of the file."""
     channels = known.get("source_channel")
     if channels is None:
         return ()

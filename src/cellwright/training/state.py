@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError, few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import NO_JSON
@@ -192,7 +192,4 @@ def _table(header: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[s
 
 def names_in_words(items: Sequence[Item]) -> str:
     """Return the names of images, the first of many."""
-    names = ", ".join(item.name for item in items[:MOST_NAMES])
-    if len(items) > MOST_NAMES:
-        names += f" and {len(items) - MOST_NAMES} more"
-    return names
+    return few([item.name for item in items], MOST_NAMES)

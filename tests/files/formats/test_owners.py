@@ -118,6 +118,17 @@ def test_names_that_leave_the_zip_are_refused(tmp_path):
         FORMATS["imagej-roi"].read(tmp_path / "a.zip")
 
 
+def test_names_of_classes_that_files_cannot_have_come_back_in_rois(tmp_path):
+    names = ("Tumor: Positive", "细胞 🧫", "two\nlines", "a/b")
+    labels = np.repeat(np.arange(5, dtype=np.int32), 4).reshape(5, 4)
+    classes = np.arange(4, dtype=np.int16)
+    marks = ImageAnnotation("a", labels.shape, labels=labels, classes=classes, class_names=names)
+    FORMATS["imagej-roi"].write(tmp_path / "a.zip", [marks])
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+    assert [found.class_of(row) for row in range(4)] == list(names)
+    assert {roi.name.partition(" ")[2] for roi in roifile.roiread(tmp_path / "a.zip")} == set(names)
+
+
 def roi_of(points, name):
     return roifile.ImagejRoi.frompoints(np.array(points), name=name)
 

@@ -39,7 +39,7 @@ import numpy as np
 from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError, WriteError, few
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
@@ -55,7 +55,6 @@ IMAGE_FOLDERS, MASK_FOLDERS = ("images", "image", "imgs"), ("masks", "labels", "
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SEED = 0
 ONE_OF = 5  # images validates
-NAMED = 5  # names that a sentence tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ def read_dataset(folder: Path | str) -> Dataset:
         )
     notice = ""
     if lacking:
-        notice = f"Listed in meta.json, but without an image or without its cells: {_some(lacking)}."
+        notice = f"Listed in meta.json, but without an image or without its cells: {few(lacking)}."
     return Dataset(folder, tuple(items), notice)
 
 
@@ -258,7 +257,7 @@ def _refuse_twins(names: Sequence[str]) -> None:
     """Raise ReadError where two images have one name, so that none can be told by it."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ReadError(f"Images must have names of their own; {_some(twice)} occur twice. Rename them.")
+        raise ReadError(f"Images must have names of their own; {few(twice)} occur twice. Rename them.")
 
 
 def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
@@ -277,13 +276,7 @@ def _truth_path(folder: Path, name: str) -> Path | None:
 
 
 def _paired(folder: Path) -> Dataset:
-    """Return the images of a folder without meta.json with their masks, split in two.
-
-    Raises
-    ------
-    ReadError
-        There is no folder or no pair, an image has no mask or a mask no image, or two images one name.
-    """
+    """Return the images of a folder without meta.json with their masks, split in two."""
     if not folder.is_dir():
         raise ReadError(
             f"Expected a dataset folder, of images and masks with or without meta.json, at {folder}; there "
@@ -310,7 +303,7 @@ def _divided(items: list[PairedItem]) -> tuple[list[PairedItem], str]:
     for index in drawn:
         items[index] = replace(items[index], split="val")
     names = [items[index].name for index in drawn]
-    return items, f"One of {ONE_OF} validates, drawn with seed {SEED}: {_some(names)}"
+    return items, f"One of {ONE_OF} validates, drawn with seed {SEED}: {few(names)}"
 
 
 def _in_folder(folder: Path, split: str) -> list[PairedItem]:
@@ -359,13 +352,13 @@ def _matched(files: Sequence[Path], truths: Sequence[Path], *, is_apart: bool) -
         _refuse_missing([image for image in images if image not in pairs], "a mask")
         astray = sorted({file.name for file in by_name.values()} - {file.name for file in pairs.values()})
         if astray:
-            raise ReadError(f"Every mask needs its image; {_some(astray)} have none. Add or remove them.")
+            raise ReadError(f"Every mask needs its image; {few(astray)} have none. Add or remove them.")
     return pairs
 
 
 def _refuse_missing(images: Sequence[Path], what: str) -> None:
     if images:
-        names = _some([image.name for image in images])
+        names = few([image.name for image in images])
         raise ReadError(
             f"Every image needs its cells; {names} are without {what}. Add what is missing, or move the "
             "images out of the folder."
@@ -397,7 +390,7 @@ def _coco_file(folder: Path) -> Path | None:
     found = [file for file in files if is_coco(file)]
     if len(found) > 1:
         raise ReadError(
-            f"Expected one COCO file in {folder}; got {_some([file.name for file in found])}. Keep one, or "
+            f"Expected one COCO file in {folder}; got {few([file.name for file in found])}. Keep one, or "
             "put each with its images into folders train and val."
         )
     return found[0] if found else None
@@ -411,8 +404,3 @@ def _annotations(path: Path) -> tuple[ImageAnnotation, ...]:
 @lru_cache(maxsize=2)
 def _read_annotations(path: Path, _: int) -> tuple[ImageAnnotation, ...]:
     return recognise(path).read(path)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

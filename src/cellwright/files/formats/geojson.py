@@ -49,7 +49,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     content = read_json(path)
     annotation = _described(content, path, image)
     notes = ReadingNotes(path, image=image)
-    objects = notes.read(_features(content), partial(_object, notes, annotation.axes))
+    objects = notes.read(features(content), partial(_object, notes, annotation.axes))
     return finished(annotation, _without_regions(objects, notes), notes, image)
 
 
@@ -75,7 +75,8 @@ def _span(one: FileObject) -> NDArray[np.float64]:
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
-def _features(content: JsonValue) -> list[JsonValue]:
+def features(content: JsonValue) -> list[JsonValue]:
+    """Return the features of a file, each with its ``geometry``."""
     if isinstance(content.value, list):
         return content.rows()
     kind = content.at("type").text()
@@ -121,7 +122,7 @@ def _object_type(row: JsonValue) -> str:
 
 def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None:
     geometry = row.at("geometry")
-    shapes = _shapes_of(geometry)
+    shapes = shapes_of(geometry)
     if not shapes:
         notes.note(f"are of the type {geometry.at('type').text()} and were left out")
         return None
@@ -162,11 +163,11 @@ def _lead(plane: JsonValue | None, axes: str) -> tuple[int, ...]:
     return tuple(max(0, place.whole(-1, 2**31 - 2)) if place else 0 for place in found)
 
 
-def _shapes_of(geometry: JsonValue) -> list[Shape]:
-    """Return the shapes of a geometry; none for lines."""
+def shapes_of(geometry: JsonValue) -> list[Shape]:
+    """Return the shapes of a geometry, areas and points; none for lines."""
     kind = geometry.at("type").text()
     if kind == "GeometryCollection":
-        return [shape for row in geometry.at("geometries").rows() for shape in _shapes_of(row)]
+        return [shape for row in geometry.at("geometries").rows() for shape in shapes_of(row)]
     node = geometry.at("coordinates")
     if kind in ("LineString", "MultiLineString"):
         return []

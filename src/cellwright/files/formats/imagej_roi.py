@@ -32,7 +32,7 @@ from cellwright.files.formats.outlines import cells_of, polygons
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
 
-OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$")
+OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$", re.DOTALL)
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
 FLAT = {"UNDEFINED", "ELLIPSE", "ROTATED_RECT"}  # subtypes: no text, arrow or picture
 MOST_ROIS = 1_000_000
@@ -116,7 +116,10 @@ def read_rois(path: Path) -> list[JsonValue]:
                 )
             found = []
             for file in files:
-                JsonValue(file.filename, path, "The name of a ROI").inside()
+                plain = file.filename.replace(
+                    ":", "-"
+                )  # which names of classes have; nothing is unpacked to disk
+                JsonValue(plain, path, "The name of a ROI").inside()
                 found.append(JsonValue(roifile.ImagejRoi.frombytes(archive.read(file)), path, file.filename))
             return found
     except ReadError:
@@ -215,7 +218,7 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     rois = list(_written(one))
     with atomic_write(path) as part:
         if rois:
-            roifile.roiwrite(part, rois, mode="w")
+            roifile.roiwrite(part, rois, name=[roi.name.rstrip("\0") for roi in rois], mode="w")
         else:
             zipfile.ZipFile(part, "w").close()
 
@@ -246,12 +249,11 @@ def _roi(
     if annotation.class_of(row) != NO_CLASS:
         title += f" {annotation.class_of(row)}"
     if kind == "POINT":
-        roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64), name=title)
+        roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64))
     elif len(rings) == 1 and kind == "TRACED":
-        roi = roifile.ImagejRoi.frompoints(corners.astype(int), name=title)
+        roi = roifile.ImagejRoi.frompoints(corners.astype(int))
     else:
         roi = roifile.ImagejRoi()
-        roi.name = title
         roi.left, roi.top = np.floor(corners.min(axis=0)).astype(int).tolist()
         roi.right, roi.bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
         if kind == "TRACED":
@@ -262,6 +264,8 @@ def _roi(
             roi.widthd, roi.heightd = ends[0] - roi.xd, ends[1] - roi.yd
             roi.options |= roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
         kind = "RECT"
+    # roifile counts characters where ImageJ counts 16 bits of them, as which some are two
+    roi.name = title + "\0" * sum(character > "\uffff" for character in title)
     roi.roitype = roifile.ROI_TYPE[kind]
     roi.z_position, roi.t_position = (place.get(axis, -1) + 1 for axis in "ZT")
     if len(place) == 1:

@@ -418,13 +418,7 @@ def _has_rows(part: Path) -> bool:
 
 @contextmanager
 def _only_run(job: StreamJob) -> Iterator[None]:
-    """Hold the folder of a run's parts, so that no other program works on the same image.
-
-    Raises
-    ------
-    WriteError
-        Another one does, or the folder cannot be written.
-    """
+    """Hold the folder of a run's parts, so that no other program works on the same image."""
     files = job.files
     make_folder(files.parts)
     wrong = f"Another program counts {job.image.name} into {job.output}. Wait for it, or name another folder."

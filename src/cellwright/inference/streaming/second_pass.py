@@ -262,13 +262,7 @@ def _columns(
 
 
 def _margins(job: StreamJob, plan: StreamPlan) -> tuple[int, ...]:
-    """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings.
-
-    Raises
-    ------
-    SettingsError
-        They are more than a block has.
-    """
+    """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings."""
     settings, width = job.recipe.analysis, job.recipe.analysis.cytoplasm_px
     if CORRECTED in keys_of(settings.measuring.measure, 2):
         width = max(width, settings.ring_gap_px + settings.ring_width_px)

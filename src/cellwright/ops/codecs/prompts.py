@@ -120,13 +120,7 @@ class Prompts:
 
 
 def _points(told: Iterable[Iterable[float]]) -> tuple[Point, ...]:
-    """Return points as pairs of numbers, those of an array, too.
-
-    Raises
-    ------
-    QueryError
-        One is something else.
-    """
+    """Return points as pairs of numbers, those of an array, too."""
     try:
         points = np.array([list(one) for one in told], float).reshape(-1, 2)
         is_whole = len(points) == len(list(told)) and bool(np.isfinite(points).all())

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Annotation, Labels
-from cellwright.core.errors import CellwrightError
+from cellwright.core.errors import CellwrightError, few
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
@@ -106,13 +106,15 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
     several = (*train.several_channels, *validation.several_channels)
     if several:
         text = (
-            f"Of {_counted(len(several), 'image')} with several channels ({_few(several)}) the first is "
+            f"Of {_counted(len(several), 'image')} with several channels ({few(several, 3)}) the first is "
             "learned from; others teach nothing. Save the channel to learn from alone."
         )
         warnings.append(Warning("channels", text))
     rare = [name for name, n in train.classes.items() if n < 2]
     if rare:
-        text = f"{_counted(len(rare), 'class')} with one example or none: {_few(rare)}. Annotate more of it."
+        text = (
+            f"{_counted(len(rare), 'class')} with one example or none: {few(rare, 3)}. Annotate more of it."
+        )
         warnings.append(Warning("rare-class", text))
     return Findings(
         n_images=(len(train.names), len(validation.names)),
@@ -182,7 +184,7 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
     if train.empty:
         yield Warning(
             "empty",
-            f"{_counted(len(train.empty), 'training image')} without a cell ({_few(train.empty)}): "
+            f"{_counted(len(train.empty), 'training image')} without a cell ({few(train.empty, 3)}): "
             "there, all is taken for background.",
         )
 
@@ -216,7 +218,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         yield Warning(
             "same-images",
             f"{_counted(len(same), 'image')} to check with {verb} among those to learn from "
-            f"({_few(same)}): the scores will be too good. Check with others.",
+            f"({few(same, 3)}): the scores will be too good. Check with others.",
         )
 
 
@@ -251,10 +253,3 @@ def _counted(n: int, thing: str) -> str:
         return f"1 {thing}"
     ending = "es" if thing.endswith("s") else "s"
     return f"{n:,} {thing}{ending}"
-
-
-def _few(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:3])
-    if len(names) > 3:
-        listed += f" and {len(names) - 3} more"
-    return listed
