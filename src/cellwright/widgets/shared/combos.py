@@ -1,7 +1,6 @@
 """Boxes to choose from that fill themselves: layers, channels, models, classifiers, devices."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -413,11 +412,14 @@ class ModelComboBox(PanelComboBox):
         place = self.findData(own)
         if own and place >= 0:
             self.setCurrentIndex(place)
+        if not own or place >= 0:
             return
-        with suppress(CellwrightError):  # one that is gone, or is none
-            folder = Path(own)
-            if own and self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
+        try:
+            folder = store.find(own)
+            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
                 self.add_folder(folder)
+        except CellwrightError as error:
+            show_warning(f"The model of the Preferences is not taken. {error_line(error)}")
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
