@@ -9,7 +9,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from psygnal import Signal
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
@@ -419,7 +419,8 @@ class ModelComboBox(PanelComboBox):
             if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
                 self.add_folder(folder)
         except CellwrightError as error:
-            show_warning(f"The model of the Preferences is not taken. {error_line(error)}")
+            told = f"The model of the Preferences is not taken. {error_line(error)}"
+            QTimer.singleShot(0, lambda: show_warning(told))  # once the panel has made the image narrower
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
