@@ -3,7 +3,9 @@ import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import dask.array
 import dask.array as da
+import dask.array.ma
 import numpy as np
 import pytest
 
@@ -74,6 +76,16 @@ def test_pixel_sizes_may_be_an_array():
 def test_masked_pixels_are_unknown():
     image = Image(np.ma.masked_less(np.arange(6).reshape(2, 3), 2), "YX")
     np.testing.assert_array_equal(image.data, [[np.nan, np.nan, 2], [3, 4, 5]])
+
+
+def test_masked_pixels_of_dask_arrays_are_unknown():
+    pixels = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    lazy = dask.array.from_array(pixels, chunks=2)
+    masked = (dask.array.ma.masked_less(lazy, 2), dask.array.from_array(np.ma.masked_less(pixels, 2)))
+    for image in (Image(data, "YX") for data in masked):
+        assert isinstance(image.data, dask.array.Array)
+        np.testing.assert_array_equal(image.read(), [[np.nan, np.nan, 2], [3, 4, 5]])
+    assert Image(lazy, "YX").data is lazy
 
 
 def test_values_are_frozen():

@@ -766,6 +766,14 @@ def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, sma
     assert list(found.analysis.counts["region"]) == ["parts 3", "parts 7", "all regions"]
 
 
+def test_a_mask_in_place_of_nuclei_is_told(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((150, 160))
+    zarr.create_array(tmp_path / "mask.zarr", data=(blobs.labels > 0).astype(np.uint8), chunks=(64, 64))
+    files = InputFiles(nuclei=str(tmp_path / "mask.zarr"))
+    job = job_of(Image(blobs.image, "YX"), tmp_path, small_blocks, files=files)
+    assert "The numbers of the nuclei lie in" in " ".join(run(count_streamed(job)).notices)
+
+
 def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((190, 210))
     image = Image(blobs.image, "YX")

@@ -41,7 +41,7 @@ class Image:
     Parameters
     ----------
     data
-        Numpy, dask or zarr array; masked pixels of a numpy array become NaN, as nothing is known of them.
+        Numpy, dask or zarr array; masked pixels become NaN, as nothing is known of them.
     axes
         One letter of ``TCZYX`` for each dimension, in the order of the array.
     pixel_size_um
@@ -164,9 +164,17 @@ class Image:
 
 
 def _unmasked(data: ArrayLike) -> ArrayLike:
+    if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):  # of dask; its blocks are looked at later
+        kind = np.result_type(data.dtype, np.float32)
+        return data.map_blocks(_filled, kind, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
     if not isinstance(data, np.ma.MaskedArray) or not data.mask.any():
         return data
-    return np.ma.filled(data.astype(np.result_type(data.dtype, np.float32)), np.nan)
+    return _filled(data, np.result_type(data.dtype, np.float32))
+
+
+def _filled(pixels: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    filled: NDArray[Any] = np.ma.filled(pixels.astype(kind), np.nan)
+    return filled
 
 
 def _refuse_shorter_file(data: ArrayLike) -> None:

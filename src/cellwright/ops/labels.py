@@ -115,12 +115,22 @@ def pieces_notice(labels: Labels, name: str) -> str:
 
     ``labels`` are int (..., Y, X), looked at plane by plane.
     """
+    return pieces_line(*pieces_of(labels), name)
+
+
+def pieces_of(labels: Labels) -> tuple[int, int]:
+    """Return how many numbers, and pieces that do not touch, the planes of labels (..., Y, X) hold."""
     from skimage.measure import label  # slow to import
 
     n = n_pieces = 0
     for index in np.ndindex(labels.shape[:-2]):
         n += len(np.unique(labels[index][labels[index] > 0]))
         n_pieces += int(label(labels[index], background=0, connectivity=2).max())  # type: ignore[no-untyped-call]
+    return n, n_pieces
+
+
+def pieces_line(n: int, n_pieces: int, name: str) -> str:
+    """Return the sentence of :func:`pieces_notice` of so many numbers and pieces."""
     if n_pieces < SCATTERED * max(n, 1):
         return ""
     return (

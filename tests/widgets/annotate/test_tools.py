@@ -90,9 +90,18 @@ def test_keys_mean_the_cell_that_is_prompted_for_as_long_as_there_is_one(tools: 
     assert tools.told == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("key", "name"), [("D", "delete"), ("G", "grow"), ("H", "shrink"), ("R", "smooth")])
-def test_a_key_acts_on_the_cell_under_the_cursor(tools: ToolBox, key: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "name", "told"),
+    [
+        ("D", "delete", "Deleted cell 1."),
+        ("G", "grow", "Widened cell 1."),
+        ("H", "shrink", "Narrowed cell 1."),
+        ("R", "smooth", "Smoothed cell 1."),
+    ],
+)
+def test_a_key_acts_on_the_cell_under_the_cursor(tools: ToolBox, key: str, name: str, told: str) -> None:
     press(tools, key, (2, 12, 12))
+    assert tools.told == [told]  # type: ignore[attr-defined]
     assert tools.session.undo_name == name
     assert tools.session.n_edits == 1
     press(tools, "Control-Z")

@@ -109,6 +109,19 @@ def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
         assert (box.currentData() == str(folder)) == wanted
 
 
+def test_a_preferred_model_that_is_not_there_is_told(
+    qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("cellwright.widgets.shared.combos.show_warning", told.append)
+    page.update({"model": "nonsense"})
+    box = ModelComboBox()
+    qtbot.addWidget(box)
+    box.choose_preferred()
+    assert box.currentData() == "flow"
+    qtbot.waitUntil(lambda: ["'nonsense'" in one for one in told] == [True])
+
+
 def test_every_panel_begins_with_the_preferred_model(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:
     page.update({"model": "nuclei"})
     folder, annotate, compare = FolderWidget(viewer), AnnotateWidget(viewer), CompareWidget(viewer)

@@ -41,6 +41,7 @@ from cellwright.models.classifier.network import load
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
+from cellwright.ops.labels import pieces_line, pieces_of
 from cellwright.ops.measure.analysis import (
     Analysis,
     AnalysisInputs,
@@ -160,6 +161,24 @@ class _Window(NamedTuple):
     rows: NDArray[np.intp]
 
 
+class _BlockNuclei(NamedTuple):
+    """Of the nuclei in a block: how many lie in no cell, how many numbers and pieces of them there are."""
+
+    n_outside: int = 0
+    n_numbers: int = 0
+    n_pieces: int = 0
+
+    def plus(self, told: Mapping[str, Any]) -> "_BlockNuclei":
+        """Return the sums with a further block, as far as its file tells."""
+        return _BlockNuclei(*(n + int(told[name]) for name, n in self._asdict().items() if name in told))
+
+    @property
+    def notices(self) -> list[str]:
+        """A sentence where they are no labels but a mask."""
+        line = pieces_line(self.n_numbers, self.n_pieces, "the nuclei")
+        return [line] * bool(line)
+
+
 def measure_block(
     job: StreamJob, plan: StreamPlan, block: StreamBlock, scale: CropScale | None
 ) -> Task[None]:
@@ -174,7 +193,7 @@ def measure_block(
 
     files, regions = job.files, regions_of(job)
     table = pandas.read_csv(files.part(block))
-    membership, n_outside = np.zeros((0, len(regions.names)), bool), 0
+    membership, nuclei = np.zeros((0, len(regions.names)), bool), _BlockNuclei()
     if len(table) or job.recipe.files.nuclei:
         window = _window_of(job, plan, block, table)
         if scale is not None and len(table):
@@ -185,7 +204,7 @@ def measure_block(
             tell(files.measured(block), classes.notice)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
-        columns, n_outside = yield from _columns(job, plan, window)
+        columns, nuclei = yield from _columns(job, plan, window)
         for name, values in columns.items():
             table[name] = values
         membership = regions.membership(
@@ -194,7 +213,8 @@ def measure_block(
         if regions.included:
             table["regions"] = regions.joined_names(membership)
     with atomic_write(files.regions(block)) as path, path.open("wb") as file:
-        np.savez(file, membership=membership, sizes=_sizes(regions, job.image, block), n_outside=n_outside)
+        sizes = _sizes(regions, job.image, block)
+        np.savez(file, membership=membership, sizes=sizes, **nuclei._asdict())
     write_csv(files.measured(block), table)
 
 
@@ -216,11 +236,13 @@ def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: "pan
     return _Window(wide, part, replace(found.result, cells=cells), rows)
 
 
-def _columns(job: StreamJob, plan: StreamPlan, window: _Window) -> Task[tuple[dict[str, NDArray[Any]], int]]:
-    """Return what is measured of the cells of a block, and how many of its nuclei lie in no cell."""
+def _columns(
+    job: StreamJob, plan: StreamPlan, window: _Window
+) -> Task[tuple[dict[str, NDArray[Any]], _BlockNuclei]]:
+    """Return what is measured of the cells of a block, and what is told of its nuclei."""
     block, part, found, rows = window
     inputs, measuring = inputs_of(job), job.recipe.analysis.measuring
-    nuclei, n_outside = None, 0
+    nuclei, told = None, _BlockNuclei()
     if inputs.nuclei is not None:
         nuclei = np.asarray(inputs.nuclei[block.place(job.image.label_axes)])
     others = {name: part_of(other, block) for name, other in inputs.others.items()}
@@ -233,8 +255,10 @@ def _columns(job: StreamJob, plan: StreamPlan, window: _Window) -> Task[tuple[di
         if name.startswith(NEAREST) and len(rows):
             own[name] = _nearest(job, plan, block, found)
     if nuclei is not None and compartments.nuclei is not None:
-        n_outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.recipe.engine.link)
-    return own, n_outside
+        core: Any = (..., *block.tile.local)
+        outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.recipe.engine.link)
+        told = _BlockNuclei(outside, *pieces_of(nuclei[core]))
+    return own, told
 
 
 def _margins(job: StreamJob, plan: StreamPlan) -> tuple[int, ...]:
@@ -329,14 +353,14 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     image = job.image
     files, settings, regions = job.files, job.recipe.analysis, regions_of(job)
     reasons: Counter[str] = Counter()
-    memberships, n_outside = [], 0
+    memberships, nuclei = [], _BlockNuclei()
     lengths = dict(zip(image.label_axes, image.label_shape, strict=True))
     sizes = np.zeros((len(regions.names_and_union), lengths.get("T", 1), lengths.get("Z", 1)), np.int64)
     for block in blocks:
         table = pandas.read_csv(files.measured(block))
         with np.load(files.regions(block)) as told:
             membership = told["membership"]
-            n_outside += int(told["n_outside"])
+            nuclei = nuclei.plus(told)
             slices = block.tile.core[0] if "Z" in lengths else slice(0, 1)
             sizes[:, block.time, slices] += told["sizes"]
         gone = np.zeros(0, np.int64)
@@ -357,9 +381,9 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     return Selected(
         np.concatenate(memberships),
         sizes.reshape(-1, *lead),
-        n_outside,
+        nuclei.n_outside,
         thresholds,
-        left_out_notices(reasons),
+        (*left_out_notices(reasons), *nuclei.notices),
     )
 
 

@@ -96,6 +96,15 @@ HINTS = {
     "class": "Click the cells of this class.",
 }
 
+PAST = {  # what is told once a tool was used on a cell
+    "delete": "Deleted",
+    "grow": "Widened",
+    "shrink": "Narrowed",
+    "smooth": "Smoothed",
+    "holes": "Filled the holes of",
+    "interpolate": "Filled in the slices of",
+}
+
 
 def key_text(tool: Tool) -> str:
     """Return a key as people read it: ``Ctrl+Shift+Z``."""

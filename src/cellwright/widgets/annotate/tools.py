@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import joined
-from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, TOOLS
+from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
@@ -169,10 +169,10 @@ class ToolBox(QObject):
             return
         before = self.session.n_edits
         if self.attempt(lambda: self._change(name, number)):
-            text = f"{BY_NAME[name].title}: cell {number}"
+            text = f"{PAST[name]} cell {number}."
             if self.session.n_edits == before:
-                text += ": nothing to change"
-            self.done.emit(f"{text}.")
+                text = f"Cell {number}: nothing to change."
+            self.done.emit(text)
 
     def _change(self, name: str, number: int) -> bool:
         session = self.session

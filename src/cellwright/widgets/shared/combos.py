@@ -1,7 +1,6 @@
 """Boxes to choose from that fill themselves: layers, channels, models, classifiers, devices."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from psygnal import Signal
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
@@ -413,11 +412,15 @@ class ModelComboBox(PanelComboBox):
         place = self.findData(own)
         if own and place >= 0:
             self.setCurrentIndex(place)
+        if not own or place >= 0:
             return
-        with suppress(CellwrightError):  # one that is gone, or is none
-            folder = Path(own)
-            if own and self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
+        try:
+            folder = store.find(own)
+            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
                 self.add_folder(folder)
+        except CellwrightError as error:
+            told = f"The model of the Preferences is not taken. {error_line(error)}"
+            QTimer.singleShot(0, lambda: show_warning(told))  # once the panel has made the image narrower
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
