@@ -11,7 +11,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, CellwrightError, ReadError, WriteError
 from cellwright.files import zarr as files_zarr
 from cellwright.files.images import read_image, write_labels
-from cellwright.files.metadata import NO_STEP, ImageMetadata, describe, with_axes
+from cellwright.files.metadata import NO_SIZE, NO_STEP, ImageMetadata, describe, with_axes
 
 
 @pytest.fixture
@@ -267,6 +267,15 @@ def test_an_imagej_stack_cut_to_its_first_page_is_refused(tmp_path, grey):
     tifffile.imwrite(tmp_path / "a.tif", grey, description=description, metadata=None)
     with pytest.raises(ReadError, match="missing"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("axes", "known"), [("YX", "X"), ("ZYX", "Z")])
+def test_a_size_along_one_axis_alone_is_told(tmp_path, grey, axes, known):
+    pixels = np.broadcast_to(grey, (3, *grey.shape)[-len(axes) :])
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": axes, f"PhysicalSize{known}": 0.5})
+    image = read_image(tmp_path / "a.ome.tif")
+    assert image.pixel_size_um == ()
+    assert image.notices == (NO_SIZE.format(known.lower()),)
 
 
 def test_a_plane_of_a_split_imagej_stack_is_read_and_told(tmp_path, grey):

@@ -45,6 +45,8 @@ SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file doe
 RGB, RGBA = COLOURS
 NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."
 
+NO_SIZE = "The file tells the pixel size in {} alone, not in both x and y: areas stay in pixels."
+
 
 def um_per(unit: str) -> float | None:
     """Return the micrometres in a unit of length, None when it is none (pixels, say)."""
@@ -142,6 +144,8 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
     pixel_size: tuple[float, ...] = ()
     if "X" in told.sizes and "Y" in told.sizes:
         pixel_size = tuple(float(told.sizes.get(axis, 0.0)) for axis in axes if axis in SPATIAL)
+    elif told.sizes:
+        notices.append(NO_SIZE.format(" and ".join(told.sizes).lower()))
     if pixel_size and "Z" not in told.sizes and lengths.get("Z", 1) > 1:
         notices.append(NO_STEP)
     n_channels = lengths.get("C", 0)
