@@ -392,7 +392,7 @@ class CurvePlot(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.curves: tuple[Curve, ...] = ()
-        self._last_step = 0.0
+        self._last_step, self._ink = 0.0, ""
         self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
         self._lines: list[Any] = []
         self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
@@ -403,7 +403,7 @@ class CurvePlot(QWidget):
     def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
         """Draw these curves; the steps go from 0 to ``last_step``."""
         self.curves, self._last_step = tuple(curves), last_step
-        ink = self.palette().color(QPalette.ColorRole.WindowText).name()  # of the theme
+        self._ink = ink = self.palette().color(QPalette.ColorRole.WindowText).name()  # of the theme
         self.setToolTip("\n".join([*(_tooltip(curve) for curve in curves if curve.points), CURVES_HELP]))
         if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
             self._make_plots()
@@ -422,7 +422,9 @@ class CurvePlot(QWidget):
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the theme; called by Qt."""
         super().changeEvent(event)
-        if event is not None and event.type() == QEvent.Type.PaletteChange and self.curves:
+        if event is None or event.type() != QEvent.Type.PaletteChange:
+            return
+        if self._ink not in ("", self.palette().color(QPalette.ColorRole.WindowText).name()):
             self.show_curves(self.curves, self._last_step)
 
     def _make_plots(self) -> None:
