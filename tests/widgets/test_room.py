@@ -316,6 +316,10 @@ def test_plots_follow_the_theme(qtbot: QtBot) -> None:
         corners = [plot.geometry().topLeft() + QPoint(3, 3) for plot in plots]
         seen = {picture.pixelColor(corner).name() for corner in corners}
         assert seen == {QColor(ground).name()}
+        assert (
+            curves.plots[0].getAxis("left").textPen().color().name()
+            == QColor(get_theme(theme).text.as_hex()).name()
+        )
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
@@ -18,6 +20,7 @@ from cellwright.widgets.shared.layer_factory import (
     make_layer,
 )
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.napari_private import OF_COLOURS, labels_layer
 
 ALL = ("Labels", "Points", "Shapes")
 ResultOf = Callable[[Image, Any], Result]
@@ -125,3 +128,28 @@ def test_an_empty_density_can_be_shown(result_of: ResultOf, labels: Any) -> None
     image = Image(labels, "YX")
     result = replace(result_of(image, labels * 0), maps={"density": np.zeros((40, 60), np.float32)})
     assert make_layer("Image", result, {}).contrast_limits[1] > 0
+
+
+def test_napari_warns_of_no_colours_where_another_thread_lets_warnings_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import skimage.color
+
+    pixels, to_rgb = np.eye(3, dtype=np.int32), skimage.color.lab2rgb
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+
+        def interrupted(lab: Any) -> Any:
+            warnings.filters[:] = before  # as a block that ends in another thread does
+            warnings.warn(f"{OF_COLOURS} 3 negative Z values", UserWarning, stacklevel=1)
+            return to_rgb(lab)
+
+        monkeypatch.setattr(skimage.color, "lab2rgb", interrupted)
+        before = list(warnings.filters)
+        Labels(pixels)
+        assert told
+        labels_layer(pixels)  # of a first layer, say
+        before = list(warnings.filters)
+        told.clear()
+        labels_layer(pixels)
+        assert not told

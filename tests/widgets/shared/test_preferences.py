@@ -26,6 +26,7 @@ from cellwright.widgets.plugin import commands
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.combos import ModelComboBox
 from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
+from cellwright.widgets.shared.style import MessageLabel
 
 
 @pytest.fixture
@@ -109,17 +110,14 @@ def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
         assert (box.currentData() == str(folder)) == wanted
 
 
-def test_a_preferred_model_that_is_not_there_is_told(
-    qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("cellwright.widgets.shared.combos.show_warning", told.append)
+def test_a_preferred_model_that_is_not_there_is_told(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:
     page.update({"model": "nonsense"})
-    box = ModelComboBox()
-    qtbot.addWidget(box)
-    box.choose_preferred()
-    assert box.currentData() == "flow"
-    qtbot.waitUntil(lambda: ["'nonsense'" in one for one in told] == [True])
+    panels = CountWidget(viewer), AnnotateWidget(viewer), FolderWidget(viewer), CompareWidget(viewer)
+    for panel in panels:
+        qtbot.addWidget(panel)
+    messages = [panel.findChild(MessageLabel) for panel in panels]
+    qtbot.waitUntil(lambda: all("'nonsense'" in one.text() for one in messages))
+    assert panels[0].panel.model.currentData() == "flow"
 
 
 def test_every_panel_begins_with_the_preferred_model(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:

@@ -24,6 +24,7 @@ from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
+from cellwright.widgets.shared.napari_private import labels_layer
 from cellwright.widgets.shared.regions import RegionLayers, regions_of
 
 SUFFIX = ".journal"
@@ -271,4 +272,4 @@ def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}
         return start
     name = f"{session.image.name} annotation"
-    return Labels(shown, name=name, metadata={METADATA: own}, **source.placement)
+    return labels_layer(shown, name=name, metadata={METADATA: own}, **source.placement)

@@ -81,6 +81,7 @@ class AnnotateWidget(QWidget):
         model.closed.connect(self._on_closed)
         model.told.connect(self._on_told)
         model.failed.connect(self.panel.message.fail)
+        self.panel.model.failed.connect(self.panel.message.fail)
         model.message.connect(self.panel.message.tell)
 
     def _connect_panel(self) -> None:

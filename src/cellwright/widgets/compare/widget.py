@@ -59,7 +59,8 @@ class CompareWidget(QWidget):
         stack(PanelScrollArea(self.panel), into=self)
         forget_errors(self.panel.message, self.panel)
         self.jobs.started.connect(lambda: self.panel.message.tell(""))
-        self.jobs.failed.connect(self.panel.message.fail)
+        for part in (self.jobs, self.panel.first):
+            part.failed.connect(self.panel.message.fail)
         self.jobs.cancelled.connect(lambda: self.panel.message.tell("Cancelled; nothing was changed."))
         self.panel.button.started.connect(self.compare)
         self.panel.table.itemClicked.connect(lambda item: self.open(getattr(item, "index", 0)))

@@ -19,7 +19,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
-from cellwright.widgets.shared.napari_private import draw_outlines_fast, without_collection
+from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer, without_collection
 
 UNCOVER_MS = 40  # after a layer was added; the window answers between the two
 
@@ -78,7 +78,7 @@ class BackgroundTool:
 
 
 def _labels_from(levels: list[Any], looks: Mapping[str, Any]) -> Labels:
-    layer = Labels(levels, opacity=0.9, colormap=bright_colours(), **looks)
+    layer = labels_layer(levels, opacity=0.9, colormap=bright_colours(), **looks)
     draw_outlines_fast(layer)
     layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
     return layer

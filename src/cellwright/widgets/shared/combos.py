@@ -9,6 +9,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from psygnal import Signal
+from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
@@ -419,8 +420,12 @@ class ModelComboBox(PanelComboBox):
             if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
                 self.add_folder(folder)
         except CellwrightError as error:
-            told = f"The model of the Preferences is not taken. {error_line(error)}"
-            QTimer.singleShot(0, lambda: show_warning(told))  # once the panel has made the image narrower
+            told = CheckpointError(f"The model of the Preferences is not taken. {error_line(error)}")
+            QTimer.singleShot(0, lambda: self._tell(told))  # once it is listened to
+
+    def _tell(self, error: CellwrightError) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self.failed.emit(error)
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.widgets.shared.napari_private import labels_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +42,7 @@ def make_layer(
 ) -> Layer | Callable[[], Layer] | None:
     """Return the layer that shows one output of a result, or None where the result lacks it.
 
-    Of Labels, a function that builds the layer, hidden: to be called in the GUI thread. napari silences a
-    warning while it builds one, for all threads at once, so that two of them disturb each other.
+    Of Labels, a function that builds the layer, hidden: to be called in the GUI thread.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _labels_layer(
 
 
 def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Labels:
-    layer = Labels(labels, opacity=0.9, visible=False, **looks)  # napari colours no pixel of a hidden layer
+    layer = labels_layer(labels, opacity=0.9, visible=False, **looks)  # hidden, napari colours no pixel
     if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
         layer.contour = OUTLINE_PX
     return layer

@@ -5,6 +5,7 @@ user has set for all sessions in napari's Preferences.
 """
 
 import gc
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -23,6 +24,16 @@ from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
+OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
+
+
+def labels_layer(data: Any, **looks: Any) -> Labels:
+    """Return a Labels layer, without a warning of the colours that napari draws by lot for each.
+
+    napari silences it within a block, which a block that ends in another thread undoes; so it is for good.
+    """
+    warnings.filterwarnings("ignore", OF_COLOURS, UserWarning)
+    return Labels(data, **looks)
 
 
 def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:

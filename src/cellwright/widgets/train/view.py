@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QFont, QImage, QPalette, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -58,7 +58,7 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
+OWN_STAGES = ("write", "begin", "read")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
@@ -88,7 +88,6 @@ AP_TITLE, AP_MARGIN = "validation AP at IoU 0.5", 0.05  # the margin keeps the d
 TICK_PT = 8
 TITLE_PX = 15
 MOST_DOTS = 30  # more would hide the line
-INK = "#969ba5"
 
 
 class TrainPanel(QWidget):
@@ -367,7 +366,7 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     parts = [f"Step {progress.done:,} of {progress.total:,}"]
     if progress.stage == "pre-train":
         parts.insert(0, "Unlabelled images")
-    if progress.note:
+    if progress.note and progress.stage != "epoch":  # its scores are in the curves
         parts.append(progress.note)
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
@@ -393,6 +392,7 @@ class CurvePlot(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.curves: tuple[Curve, ...] = ()
+        self._last_step = 0.0
         self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
         self._lines: list[Any] = []
         self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
@@ -402,7 +402,8 @@ class CurvePlot(QWidget):
 
     def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
         """Draw these curves; the steps go from 0 to ``last_step``."""
-        self.curves = tuple(curves)
+        self.curves, self._last_step = tuple(curves), last_step
+        ink = self.palette().color(QPalette.ColorRole.WindowText).name()  # of the theme
         self.setToolTip("\n".join([*(_tooltip(curve) for curve in curves if curve.points), CURVES_HELP]))
         if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
             self._make_plots()
@@ -411,9 +412,18 @@ class CurvePlot(QWidget):
             line.setData(steps, values, symbol="o" if len(steps) < MOST_DOTS else None)
             plot.setXRange(0.0, max(float(last_step), 1.0), padding=0.02)
             last = f" <span style='color:{curve.colour}'>{values[-1]:.3g}</span>" if values else ""
-            plot.setTitle(f"{curve.title}{last}", color=INK, size="8pt")
+            plot.setTitle(f"{curve.title}{last}", color=ink, size="8pt")
+            for axis in (plot.getAxis("left"), plot.getAxis("bottom")):
+                axis.setPen(ink)
+                axis.setTextPen(ink)
             plot.titleLabel.setMaximumHeight(TITLE_PX)
             plot.layout.setRowFixedHeight(0, TITLE_PX)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the theme; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.PaletteChange and self.curves:
+            self.show_curves(self.curves, self._last_step)
 
     def _make_plots(self) -> None:
         import pyqtgraph
@@ -448,8 +458,6 @@ def _fit_axes(plot: Any, *, is_last: bool) -> None:
     font.setPointSize(TICK_PT)
     left.setWidth(AXIS_PX)
     for axis in (left, bottom):
-        axis.setPen(INK)
-        axis.setTextPen(INK)
         axis.enableAutoSIPrefix(enable=False)
         axis.setStyle(tickFont=font)
     left.setStyle(tickLength=-3, maxTickLevel=0)
