@@ -628,6 +628,7 @@ def test_buckets_are_given_up_as_soon():
     ("name", "content", "told"),
     [
         ("a.nd", b'"NDInfoFile", Version 1.0', r"a \.nd file\. Open it in Fiji .* save it as OME-TIFF"),
+        ("a.lof", b"p\0\0\0", r"a \.lof file\. Open it in Fiji"),
         ("a.NII.GZ", b"\x1f\x8b\x08", r"a \.nii\.gz file\. Open it in Fiji"),
         ("a.heic", b"\0\0\0\x18ftypheic", r"a \.heic file\. Save it as PNG or TIFF"),
         ("a.mp4", b"\0\0\0\x18ftypmp42", r"a \.mp4 file\. Save its frames"),

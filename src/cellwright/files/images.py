@@ -306,7 +306,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
     except Exception as error:  # decoders fail in every possible way on damaged files
         raise ReadError(
             vendor.why_not_read(path, _start_of(path))
-            or f"Expected a whole TIFF, PNG, JPEG or .npy image at {path}; got: {error}. "
+            or f"Expected a whole image at {path}; got: {error}. "
             "The file is damaged, cut short or no image; copy or export it again."
         ) from error
 

@@ -79,7 +79,8 @@ WITH_QUPATH = "Open it in QuPath and export it as OME-TIFF."
 AS_PICTURE = "Save it as PNG or TIFF with the program it comes from."
 AS_FRAMES = "Save its frames as a TIFF stack."
 NOT_READ = {
-    (".vsi", ".ets", ".oir", ".ims", ".nd", ".dv", ".r3d", ".zvi", ".sld", ".lei", ".xlef"): WITH_FIJI,
+    (".vsi", ".ets", ".oir", ".ims", ".nd", ".dv", ".r3d", ".zvi", ".sld"): WITH_FIJI,
+    (".lei", ".lof", ".xlef", ".xlif"): WITH_FIJI,
     (".dcm", ".nii", ".nii.gz", ".mrc", ".rec", ".nrrd"): WITH_FIJI,
     (".mrxs", ".vms", ".svslide"): WITH_QUPATH,
     (".heic", ".heif", ".jxl", ".xcf", ".svg", ".cr2", ".nef", ".arw"): AS_PICTURE,

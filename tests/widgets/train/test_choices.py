@@ -15,7 +15,7 @@ from cellwright.training.run_folder import Plan, unfinished, write_plan
 from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.train import choices
 from cellwright.widgets.train.choices import ResumeOffer
-from cellwright.widgets.train.view import scores_table
+from cellwright.widgets.train.view import scores_table, training_line
 from cellwright.widgets.train.widget import TrainWidget
 
 
@@ -172,3 +172,9 @@ def test_scores_that_became_worse_are_marked() -> None:
     better, worse = table.split("<tr>")[2:]
     assert "#3fd0c9" in better
     assert "#e07a6b" in worse
+
+
+def test_the_end_of_an_epoch_is_told_as_a_step() -> None:
+    assert training_line(Progress("epoch", 140, 840, "ap50 0.417 · memory 0.764"), None) == "Step 140 of 840"
+    line = training_line(Progress("fine-tune", 141, 840, "loss 0.1"), 60.0)
+    assert line == "Step 141 of 840 · loss 0.1 · 60 s left"

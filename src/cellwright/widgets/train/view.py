@@ -58,7 +58,7 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
+OWN_STAGES = ("write", "begin", "read")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
@@ -367,7 +367,7 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     parts = [f"Step {progress.done:,} of {progress.total:,}"]
     if progress.stage == "pre-train":
         parts.insert(0, "Unlabelled images")
-    if progress.note:
+    if progress.note and progress.stage != "epoch":  # its scores are in the curves
         parts.append(progress.note)
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
