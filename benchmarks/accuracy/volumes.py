@@ -103,11 +103,11 @@ def choose(options: argparse.Namespace) -> None:
     target = read_dataset(options.data / "bbbc050").select("train", names=EMBRYOS)
     for probability in (0.3, 0.4, 0.5, 0.6):
         counted = count_slices(target, model, kind(cell_probability=probability), options.device)
-        for overlap, waist, min_slices in product((0.4, 0.5, 0.6), (0.55, 0.65, 0.75), (2, 3)):
-            settings = LinkSettings(overlap, 1, waist, min_slices)
-            rows.append([probability, overlap, waist, min_slices, *score(counted, settings).row])
+        for max_gap, waist, min_slices in product((1, 2), (0.8, 0.87, 0.9), (2, 3)):
+            settings = LinkSettings(max_gap, waist, min_slices)
+            rows.append([probability, max_gap, waist, min_slices, *score(counted, settings).row])
     rows.sort(key=lambda row: -(row[6] + row[7]))
-    print_table(["probability", "overlap", "waist", "slices", *HEAD], rows[:20])
+    print_table(["probability", "gap", "waist", "slices", *HEAD], rows[:20])
 
 
 def measure(options: argparse.Namespace) -> None:

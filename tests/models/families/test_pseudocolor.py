@@ -132,8 +132,8 @@ def test_2d_images_and_single_slices_are_refused_with_advice(preset):
 
 @pytest.mark.parametrize("preset", sorted(pseudocolor.SPECS))
 def test_slices_are_linked_as_the_settings_say(preset):
-    settings = PseudocolorSettings(overlap=0.3, max_gap=2, waist=0.4, min_slices=3)
-    assert pseudocolor.build(preset).linking(settings) == LinkSettings(0.3, 2, 0.4, 3)
+    settings = PseudocolorSettings(max_gap=2, waist=0.4, min_slices=3)
+    assert pseudocolor.build(preset).linking(settings) == LinkSettings(2, 0.4, 3)
 
 
 def test_an_unknown_preset_is_refused():

@@ -46,7 +46,7 @@ def test_foreground_follows_the_settings():
     assert count(cell_probability=0.95) == 0
 
 
-@pytest.mark.parametrize("wrong", [{"overlap": 0.0}, {"min_slices": 0}, {"cell_probability": 2.0}])
+@pytest.mark.parametrize("wrong", [{"waist": -1.0}, {"min_slices": 0}, {"cell_probability": 2.0}])
 def test_settings_of_slices_and_of_links_are_checked(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         PseudocolorSettings(**wrong)

@@ -42,7 +42,7 @@ from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_ce
 from cellwright.ops.geometry.axes import Frames, Window, frames
 from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
 from cellwright.ops.labels import measure
-from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
+from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Waist
 
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01
@@ -260,14 +260,13 @@ class PseudocolorSettings(FlowSettings):
     """What can be changed after the network has run: outlines in slices, and how they are linked."""
 
     min_score: MinScore = 0.15
-    overlap: Overlap = 0.5
-    max_gap: MaxGap = 1
-    waist: Waist = 0.65
+    max_gap: MaxGap = 2
+    waist: Waist = 0.87
     min_slices: MinSlices = 3
 
     def linking(self) -> LinkSettings:
         """Return the part of the settings that links slices."""
-        return LinkSettings(self.overlap, self.max_gap, self.waist, self.min_slices)
+        return LinkSettings(self.max_gap, self.waist, self.min_slices)
 
 
 def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings) -> Cells:

@@ -3,40 +3,30 @@
 ::
 
     z = 4    . 1 1 1 . . 2 2 .        a a a      b b
-    z = 3    . 3 3 3 . . 4 4 .        a a a      b b       rows one above the other that
-    z = 2    . 5 5 . . . . . .   ->   a a        b b       overlap are one cell; a slice
-    z = 1    . . 6 6 . . 7 7 .          c c      b b       where it was missed is filled
-    z = 0    . . 8 8 . . . . .          c c
+    z = 3    . 3 3 3 . . 4 4 .        a a a      b b       outlines one above the other are
+    z = 2    . . . . . . 5 5 .   ->   a a a      b b       one cell; a slice where it was missed
+    z = 1    . . 6 . . . 7 7 .          c        b b       is filled; where it is thinner than on
+    z = 0    . 8 8 8 . . . . .        c c c                both sides, one cell ends and another begins
 
-The drawing shows what is done: outlines of neighbouring slices are paired one to one by their overlap;
-chains that end where others begin are joined over a few missing slices; a chain with a waist (here between
-a and c) is two cells; a chain of very few slices belongs to the cell it lies on, or is dropped unless the
-volume ends there.
+Every pixel of an outline has a depth, its distance from the outline's edge. In the volume of all depths each
+cell is a hill. The volume is smoothed along z, so that one bad outline parts or joins nothing, and flooded
+from the tops of its hills. Two hills are two cells where the saddle between them is lower than a share, the
+waist, of both tops.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import BoundedSettings
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import measure, relabel
 
-Overlap = Annotated[
-    float,
-    {
-        "min": 0.05,
-        "max": 1.0,
-        "step": 0.05,
-        "tooltip": "Least share of the smaller of two outlines in neighbouring slices that both cover.",
-    },
-]
 MaxGap = Annotated[
     int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
 ]
@@ -46,7 +36,7 @@ Waist = Annotated[
         "min": 0.0,
         "max": 1.0,
         "step": 0.05,
-        "tooltip": "Cells are cut where area or overlap falls below this share of that on both sides; 0 "
+        "tooltip": "Cells are cut where they are thinner than this share of what they are on both sides; 0 "
         "never cuts.",
     },
 ]
@@ -55,104 +45,20 @@ MinSlices = Annotated[
     {
         "min": 1,
         "max": 100,
-        "tooltip": "Fewest slices of a cell, unless it is as tall as wide; less is merged or dropped.",
+        "tooltip": "Fewest slices of a cell, unless it is as tall as wide or the volume ends there; less is "
+        "dropped.",
     },
 ]
-SPAN = 0.5  # how far apart outlines are compared to part cells, in heights of a ball as wide as they are
-CHUNK = 4_000_000  # pixels looked up at once
-Ids = NDArray[np.intp]
-Flags = NDArray[np.bool_] | None
-
-
-class Outlines(NamedTuple):
-    """The outlines of all slices, numbered 1..N slice after slice; row ``i`` is outline ``i + 1``."""
-
-    numbers: Labels  # (Z, Y, X)
-    z: Ids  # (N,)
-    areas: Ids  # (N,)
-
-
-class Pairs(NamedTuple):
-    """Outlines of two slices that overlap: rows of the lower and the upper one, and shared pixels."""
-
-    lower: Ids
-    upper: Ids
-    shared: Ids
-
-
-def outlines_of(labels: Labels) -> Outlines:
-    """Return the outlines of labels (Z, Y, X) whose numbers hold within each slice only."""
-    numbers = np.zeros(labels.shape, np.int32)
-    z, areas, n = [], [], 0
-    for place, one in enumerate(labels):
-        counts = np.bincount(one.ravel(), minlength=1)
-        counts[0] = 0
-        present = np.flatnonzero(counts)
-        table = np.zeros(len(counts), np.int32)
-        table[present] = np.arange(n + 1, n + 1 + len(present))
-        np.take(table, one, out=numbers[place])
-        z.append(np.full(len(present), place))
-        areas.append(counts[present])
-        n += len(present)
-    return Outlines(numbers, np.concatenate(z), np.concatenate(areas))
-
-
-def overlapping(outlines: Outlines, step: int, ends: Flags = None, starts: Flags = None) -> Pairs:
-    """Return which outlines overlap with those ``step`` slices above.
-
-    Where ``ends`` and ``starts`` (N,) are given, of these lower and upper ones alone.
-    """
-    n = len(outlines.z)
-    found = []
-    for lower, upper in zip(outlines.numbers[:-step], outlines.numbers[step:], strict=True):
-        both = np.flatnonzero((lower > 0) & (upper > 0))
-        first, second = lower.reshape(-1)[both] - 1, upper.reshape(-1)[both] - 1
-        if ends is not None and starts is not None:
-            open_ = ends[first] & starts[second]
-            first, second = first[open_], second[open_]
-        table = coo_array((np.ones(len(first), np.intp), (first, second)), shape=(n, n))
-        table.sum_duplicates()
-        found.append((table.coords[0], table.coords[1], table.data))
-    if not found:
-        none = np.zeros(0, np.intp)
-        return Pairs(none, none, none)
-    return Pairs(*(np.concatenate(part).astype(np.intp) for part in zip(*found, strict=True)))
-
-
-def iou(pairs: Pairs, outlines: Outlines) -> NDArray[np.float64]:
-    """Return the intersection over union of each of these pairs."""
-    lower, upper, shared = pairs
-    return np.asarray(shared / (outlines.areas[lower] + outlines.areas[upper] - shared))
-
-
-def shared_pixels(outlines: Outlines, lower: Ids, upper: Ids) -> Ids:
-    """Return how many pixels each of these pairs of outlines share."""
-    asked = np.zeros(len(outlines.z) + 1, bool)
-    asked[lower + 1] = True
-    numbers = outlines.numbers.reshape(-1)
-    places = np.flatnonzero(asked[numbers])
-    places = places[np.argsort(numbers[places], kind="stable")]
-    starts = np.searchsorted(numbers[places], lower + 1)
-    jump = (outlines.z[upper] - outlines.z[lower]) * outlines.numbers[0].size
-    shared = np.zeros(len(lower), np.intp)
-    ends = np.cumsum(outlines.areas[lower])
-    for part in np.split(np.arange(len(lower)), np.flatnonzero(np.diff(ends // CHUNK)) + 1):
-        sizes = outlines.areas[lower[part]]
-        pair = np.repeat(np.arange(len(part)), sizes)
-        within = np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        above = numbers[places[starts[part][pair] + within] + jump[part][pair]]
-        same = above == upper[part][pair] + 1
-        shared[part] = np.bincount(pair[same], minlength=len(part))
-    return shared
+SMOOTHING = 0.75  # standard deviation, in slices; with less, single outlines part cells
+SHALLOWEST_PX = 0.1  # a depth is never taken for less, so that it has a logarithm
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings(BoundedSettings):
     """How outlines of single slices become cells of a volume."""
 
-    overlap: Overlap = 0.5
-    max_gap: MaxGap = 1
-    waist: Waist = 0.65
+    max_gap: MaxGap = 2
+    waist: Waist = 0.87
     min_slices: MinSlices = 3
 
 
@@ -172,91 +78,91 @@ def link_slices(
     """
     if not anisotropy > 0:
         raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
-    outlines = outlines_of(labels)
-    touching = overlapping(outlines, 1)
-    above = _chain(outlines, touching, settings, anisotropy)
-    above = split_necks(above, outlines, anisotropy, waist=settings.waist, min_slices=settings.min_slices)
-    cells = _follow(above)
-    cells = _merge_short(cells, outlines, touching, settings, anisotropy)
-    numbers = np.zeros(len(cells) + 1, np.int32)
-    numbers[1:] = _renumbered(cells)
-    linked = numbers[outlines.numbers]
-    _fill(linked, numbers[1:], outlines.z)
-    return linked
+    if len(labels) == 1:
+        return relabel(labels)
+    depth = _depths(labels)
+    gap = _reach(labels, settings.max_gap, anisotropy)
+    filled = _closed(depth, gap)
+    linked = np.zeros(labels.shape, np.int32)
+    pieces, _ = ndimage.label(filled > 0)
+    n = 0
+    for number, place in enumerate(ndimage.find_objects(pieces), 1):
+        inside = pieces[place] == number
+        cells = _flood(np.where(inside, filled[place], 0), settings.waist)
+        cells = np.where(inside & (depth[place] == 0), _between(cells, depth[place] > 0, gap), cells)
+        linked[place] = np.where(inside & (cells > 0), cells + n, linked[place])
+        n += int(cells.max())
+    return relabel(_tall_enough(linked, settings.min_slices, anisotropy))
 
 
-def _chain(outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
-    """Return for each outline the one that goes on with it further up, or -1."""
-    above = np.full(len(outlines.z), -1, np.intp)
-    is_start = np.ones(len(outlines.z), bool)
-    _link(above, is_start, outlines, touching, settings.overlap)
-    for gap in range(1, min(settings.max_gap, len(outlines.numbers) - 2) + 1):
-        high = 2 * np.sqrt(outlines.areas / np.pi) >= gap * anisotropy  # a flat cell cannot reach over it
-        pairs = overlapping(outlines, gap + 1, (above < 0) & high, is_start & high)
-        _link(above, is_start, outlines, pairs, settings.overlap)
-    return above
+def _depths(labels: Labels) -> NDArray[np.float32]:
+    """Return how far each pixel lies from the edge of its outline, 1 at the edge; 0 in the background."""
+    depth = np.zeros(labels.shape, np.float32)
+    for one, out in zip(labels, depth, strict=True):
+        if not one.any():
+            continue
+        around = np.pad(one, 1, mode="edge")
+        inner = one > 0
+        for near in (around[2:, 1:-1], around[:-2, 1:-1], around[1:-1, 2:], around[1:-1, :-2]):
+            inner &= near == one
+        out[:] = (ndimage.distance_transform_edt(inner) + 1) * (one > 0)
+    return depth
 
 
-def _link(above: Ids, is_start: NDArray[np.bool_], outlines: Outlines, pairs: Pairs, least: float) -> None:
-    """Pair outlines one to one, those that agree best first; changes ``above`` and ``is_start``."""
-    lower, upper, shared = pairs
-    smaller = np.minimum(outlines.areas[lower], outlines.areas[upper])
-    enough = np.flatnonzero(shared >= least * smaller)
-    order = enough[np.argsort(-iou(pairs, outlines)[enough], kind="stable")]
-    for a, b in zip(lower[order].tolist(), upper[order].tolist(), strict=True):
-        if above[a] < 0 and is_start[b]:
-            above[a], is_start[b] = b, False
+def _reach(labels: Labels, max_gap: int, anisotropy: float) -> int:
+    """Return over how many missing slices outlines are joined: at most a third of a usual cell."""
+    areas = np.concatenate([np.bincount(one.ravel())[1:] for one in labels])
+    if not areas.any():
+        return 0
+    diameter_px = float(2 * np.sqrt(np.median(areas[areas > 0]) / np.pi))
+    return min(max_gap, round(diameter_px / anisotropy / 3), len(labels) - 2)
 
 
-def _follow(above: Ids) -> Ids:
-    """Return the chain each outline belongs to, called by its lowest outline."""
-    cells = np.arange(len(above))
-    for row in np.flatnonzero(above >= 0):  # slices are numbered upwards, so a chain is met from its bottom
-        cells[above[row]] = cells[row]
-    return cells
+def _closed(depth: NDArray[np.float32], gap: int) -> NDArray[np.float32]:
+    """Return depths without dips along z of up to ``gap`` slices; the ends of the volume grow nothing."""
+    outside = [(gap, gap), (0, 0), (0, 0)]
+    closed = ndimage.grey_closing(np.pad(depth, outside), size=(gap + 1, 1, 1))
+    return np.asarray(closed[gap : gap + len(depth)])
 
 
-def _merge_short(
-    cells: Ids, outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float
-) -> Ids:
-    """Give chains of too few slices to the cell that covers them, or to none (-1)."""
-    widest = np.zeros(len(cells), np.intp)
-    np.maximum.at(widest, cells, outlines.areas)
-    n_slices = np.bincount(cells, minlength=len(cells))
-    is_short = n_slices[cells] < settings.min_slices
-    is_whole = (n_slices >= np.maximum(n_ball_slices(widest, anisotropy), 2))[cells]  # as tall as wide
-    at_end = (outlines.z == 0) | (outlines.z == len(outlines.numbers) - 1)
-    is_cut = np.bincount(cells[at_end], minlength=len(cells))[cells] > 0  # the rest lies outside the volume
-    merged = np.where(is_short & ~is_cut & ~is_whole, -1, cells)
-    rows = np.concatenate([touching.lower, touching.upper])
-    others = np.concatenate([touching.upper, touching.lower])
-    shared = np.concatenate([touching.shared, touching.shared])
-    covered = is_short[rows] & ~is_short[others] & (shared >= settings.overlap * outlines.areas[rows])
-    order = np.flatnonzero(covered)
-    order = order[np.argsort(shared[order], kind="stable")]
-    merged[rows[order]] = cells[others[order]]  # the last, largest one stays
-    return merged
+def _flood(depth: NDArray[np.float32], waist: float) -> Labels:
+    """Return the hills of a connected volume of depths (0 outside), parted where saddles are low."""
+    from skimage.morphology import h_maxima  # slow to import
+    from skimage.segmentation import watershed
+
+    inside = depth > 0
+    if waist == 0:
+        return inside.astype(np.int32)
+    smooth = ndimage.gaussian_filter1d(depth, SMOOTHING, axis=0, mode="constant")
+    height = np.log(np.maximum(smooth, SHALLOWEST_PX))  # a share of the depth is a difference of heights
+    height[~inside] = np.log(SHALLOWEST_PX)
+    is_top = h_maxima(height, -np.log(waist)) * inside  # type: ignore[no-untyped-call]
+    tops, _ = ndimage.label(is_top, np.ones((3, 3, 3), int))
+    return np.asarray(watershed(-height, tops, mask=inside), np.int32)  # type: ignore[no-untyped-call]
 
 
-def _renumbered(cells: Ids) -> NDArray[np.int32]:
-    """Return numbers 1..M of the cells; 0 for outlines of none."""
-    _, numbers = np.unique(cells, return_inverse=True)
-    return (numbers + (0 if (cells < 0).any() else 1)).astype(np.int32)
+def _between(cells: Labels, outlined: NDArray[np.bool_], gap: int) -> Labels:
+    """Return the cell that each pixel has both below and above it within a gap, or 0."""
+    below = np.where(outlined, cells, 0)
+    above = below.copy()
+    for _ in range(gap):
+        below[1:] = np.where(below[1:] == 0, below[:-1], below[1:])
+        above[:-1] = np.where(above[:-1] == 0, above[1:], above[:-1])
+    return np.where(below == above, below, 0)
 
 
-def _fill(linked: Labels, numbers: NDArray[np.int32], z: Ids) -> None:
-    """Put cells into slices where they were missed: what lies in both outlines around and is free."""
-    order = np.lexsort((z, numbers))
-    order = order[numbers[order] > 0]
-    same = numbers[order[1:]] == numbers[order[:-1]]
-    low, high = z[order[:-1]], z[order[1:]]
-    gaps = np.flatnonzero(same & (high - low > 1))
-    for bottom, top in sorted({(int(low[i]), int(high[i])) for i in gaps}):
-        missed = np.zeros(int(numbers.max()) + 1, bool)
-        missed[numbers[order[gaps[(low[gaps] == bottom) & (high[gaps] == top)]]]] = True
-        inside = (linked[bottom] == linked[top]) & missed[linked[bottom]]
-        for between in linked[bottom + 1 : top]:
-            np.copyto(between, linked[bottom], where=inside & (between == 0))
+def _tall_enough(linked: Labels, min_slices: int, anisotropy: float) -> Labels:
+    """Return labels without cells of too few slices that lie whole in the volume."""
+    dropped = np.zeros(int(linked.max()) + 1, bool)
+    for number, place in enumerate(ndimage.find_objects(linked), 1):
+        n_slices = place[0].stop - place[0].start
+        is_cut = place[0].start == 0 or place[0].stop == len(linked)  # the rest lies outside the volume
+        if n_slices >= min_slices or is_cut:
+            continue
+        widest = (linked[place] == number).sum(axis=(1, 2)).max()
+        is_ball = n_slices >= max(2, np.ceil(2 * np.sqrt(widest / np.pi) / anisotropy))
+        dropped[number] = not is_ball
+    return np.where(dropped[linked], 0, linked)
 
 
 def link_cells(
@@ -315,152 +221,16 @@ def anisotropy_of(pixel_size_um: Sequence[float]) -> float:
 
 
 def _measured(cells: Cells, labels: Labels, n: int) -> Cells:
+    """Return the cells of these labels 1..N; scores and classes are those of the outlines that they hold."""
     areas, points, boxes = measure(labels)
-    outline, cell, shared = _shares(cells, labels)
-    weights = np.bincount(cell, weights=shared, minlength=n)
-    scores = np.bincount(cell, weights=shared * cells.scores[outline], minlength=n) / np.maximum(weights, 1)
+    assert cells.labels is not None
+    shared = (labels > 0) & (cells.labels > 0)  # not what was filled
+    cell, outline = labels[shared] - 1, cells.labels[shared] - 1
+    pixels = np.bincount(cell, minlength=n)
+    scores = np.bincount(cell, weights=cells.scores[outline], minlength=n) / np.maximum(pixels, 1)
     classes = None
     if cells.classes is not None:
-        votes = np.zeros((n, int(cells.classes.max(initial=0)) + 1))
-        np.add.at(votes, (cell, cells.classes[outline]), shared)
-        classes = votes.argmax(axis=1).astype(np.int16)
+        n_classes = int(cells.classes.max(initial=0)) + 1
+        votes = np.bincount(cell * n_classes + cells.classes[outline], minlength=n * n_classes)
+        classes = votes.reshape(n, n_classes).argmax(axis=1).astype(np.int16)
     return Cells(points, boxes, scores.astype(np.float32), areas, labels, classes)
-
-
-def _shares(cells: Cells, labels: Labels) -> tuple[NDArray[np.intp], ...]:
-    """Return outlines (rows of ``cells``), the 3D cell (from 0 on) each became, and their pixels."""
-    first = np.zeros(len(cells), np.intp)
-    assert cells.labels is not None
-    inside = np.flatnonzero((labels > 0) & (cells.labels > 0))
-    outlines = cells.labels.reshape(-1)[inside] - 1
-    first[outlines] = labels.reshape(-1)[inside]  # all of an outline goes to one cell
-    pixels = np.bincount(outlines, minlength=len(cells))
-    kept = np.flatnonzero(first)
-    return kept, first[kept] - 1, pixels[kept]
-
-
-def split_necks(above: Ids, outlines: Outlines, anisotropy: float, *, waist: float, min_slices: int) -> Ids:
-    """Return chains of outlines without the links where two cells were joined.
-
-    ``above``, int (N,), is the outline that goes on with each outline further up, or -1; ``anisotropy`` the
-    distance of slices in pixels of y and x. A chain is cut where area or overlap falls below the share
-    ``waist`` of that on both sides (0 never cuts), if ``min_slices`` are left on either side.
-    """
-    if waist == 0:
-        return above
-    cut = above.copy()
-    tall = []
-    for chain in _lists(above):
-        areas = outlines.areas[chain]
-        n_ball = int(n_ball_slices(areas.max(), anisotropy))
-        if len(chain) > n_ball and len(chain) >= 2 * min_slices:
-            tall.append(_Tall(np.array(chain), areas, n_ball))
-    for column, links in zip(tall, _links_of(tall, outlines), strict=True):
-        for first in _waists(column, links, waist, min_slices):
-            cut[column.rows[first]] = -1
-    return cut
-
-
-def n_ball_slices(area: Ids, anisotropy: float) -> Ids:
-    """Return how many slices a cell spans that is as tall as it is wide."""
-    return np.ceil(2 * np.sqrt(area / np.pi) / anisotropy).astype(np.intp)
-
-
-def _lists(above: Ids) -> list[list[int]]:
-    """Return the outlines of each chain from bottom to top."""
-    after = above.tolist()
-    starts = np.setdiff1d(np.arange(len(above)), above)
-    chains = []
-    for start in starts.tolist():
-        chain = [start]
-        while after[chain[-1]] >= 0:
-            chain.append(after[chain[-1]])
-        chains.append(chain)
-    return chains
-
-
-class _Tall(NamedTuple):
-    """A chain that may be several cells: its outlines, their areas, and how many slices a ball would span."""
-
-    rows: Ids
-    areas: Ids
-    n_ball: int
-
-    @property
-    def span(self) -> int:
-        """How many slices apart outlines are compared."""
-        return max(1, round(SPAN * self.n_ball))
-
-
-class _Links(NamedTuple):
-    """The Dice score along each link of a chain; how well outlines around it agree, near by and far off."""
-
-    direct: NDArray[np.float64]
-    near: NDArray[np.float64]
-    far: NDArray[np.float64]
-
-
-def _links_of(chains: list[_Tall], outlines: Outlines) -> list[_Links]:
-    """Return how well the outlines around each link of each chain agree.
-
-    Of three pairs of outlines the one that agrees best counts, so that one bad outline parts nothing.
-    Outlines half a cell apart are compared too, because two cells may glide into each other.
-    """
-    pairs = [_around(chain) for chain in chains]
-    if not pairs:
-        return []
-    lower, upper = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
-    shared = shared_pixels(outlines, lower, upper)
-    areas = np.stack([outlines.areas[lower], outlines.areas[upper]])
-    dice, cover = 2 * shared / areas.sum(axis=0), shared / areas.min(axis=0)
-    ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
-    near, far = ([part.reshape(6, -1) for part in np.split(one, ends)] for one in (dice, cover))
-    return [
-        _Links(one[0], one[:3].max(axis=0), other[3:].max(axis=0))
-        for one, other in zip(near, far, strict=True)
-    ]
-
-
-def _around(chain: _Tall) -> tuple[Ids, Ids]:
-    """Return the outlines (6, links) to compare below and above each link: three near by, three further."""
-    first = np.arange(len(chain.rows) - 1)
-    low, high = first - (chain.span - 1) // 2, first + 1 + chain.span // 2
-    places = (
-        np.stack([first, first - 1, first, low, low - 1, low]),
-        np.stack([first + 1, first + 1, first + 2, high, high, high + 1]),
-    )
-    below, over = (chain.rows[np.clip(place, 0, len(chain.rows) - 1)] for place in places)
-    return below, over
-
-
-def _waists(chain: _Tall, links: _Links, waist: float, min_slices: int) -> list[int]:
-    """Return the links at which a chain is cut; what is no taller than a ball is one cell."""
-    places: list[int] = []
-    stack = [(0, len(chain.areas))]
-    smooth = ndimage.median_filter(chain.areas, 3, mode="nearest")  # no dips and peaks of a single slice
-    while stack:
-        start, stop = stack.pop()
-        if stop - start <= chain.n_ball or stop - start < 2 * min_slices:
-            continue
-        narrow = np.minimum(smooth[start : stop - 1], smooth[start + 1 : stop])
-        near, far = (_depth(hold[start : stop - 1]) for hold in (links.near, links.far))
-        depth = np.minimum.reduce([_depth(narrow), near, far])
-        depth[: min_slices - 1] = depth[len(depth) - min_slices + 1 :] = np.inf
-        if depth.min() >= waist:
-            continue
-        place = start + _weakest(depth, links.direct[start : stop - 1], chain.span // 2)
-        places.append(place)
-        stack += [(start, place + 1), (place + 1, stop)]
-    return places
-
-
-def _weakest(depth: NDArray[np.float64], direct: NDArray[np.float64], reach: int) -> int:
-    """Return where neighbouring outlines agree least, around where the chain is thinnest."""
-    around = np.minimum(np.abs(np.arange(len(depth)) - depth.argmin()), reach + 1) <= reach
-    return int(np.where(around & np.isfinite(depth), direct, np.inf).argmin())
-
-
-def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each value as a share of the smaller of the largest values before and after it."""
-    before, after = np.maximum.accumulate(values), np.maximum.accumulate(values[::-1])[::-1]
-    return np.asarray(values / np.maximum(np.minimum(before, after), 1e-9))
