@@ -361,3 +361,16 @@ def contrast(first: QColor, second: QColor) -> float:
 
     dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_picture_of_a_training_does_not_follow_a_scroll_bar_that_comes_and_goes(qtbot: QtBot) -> None:
+    picture = train_view.Picture()
+    qtbot.addWidget(picture)
+    picture.resize(300, 100)
+    picture.show_array(np.zeros((40, 80, 3), np.uint8))
+    heights = []
+    for width in (300, 286, 300, 400):  # as tall as before, the bar is not needed again
+        picture.resize(width, picture.height())
+        picture._fit()
+        heights.append(picture.height())
+    assert heights == [150, 143, 143, 200]

@@ -61,6 +61,7 @@ METHOD_HELP = (
 OWN_STAGES = ("write", "begin", "read")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
+SCROLL_BAR_PX = 24  # at most
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
@@ -313,16 +314,18 @@ class Picture(QLabel):
         image = QImage(data.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
         self._pixmap = QPixmap.fromImage(image)
         self.setVisible(True)
-        self._fit()
+        self._fit(is_new=True)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Scale the picture; called by Qt."""
         super().resizeEvent(event)
         self._fit()
 
-    def _fit(self) -> None:
+    def _fit(self, *, is_new: bool = False) -> None:
         if self._pixmap.isNull() or self.width() < 8:
             return
+        if not is_new and 0 <= self.width() - self.pixmap().width() <= SCROLL_BAR_PX:
+            return  # else it grows where the bar goes, which brings the bar back, without end
         fitted = self._pixmap.scaledToWidth(self.width(), Qt.TransformationMode.SmoothTransformation)
         self.setPixmap(fitted)
         self.setFixedHeight(fitted.height())
