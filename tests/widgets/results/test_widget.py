@@ -43,6 +43,8 @@ def test_the_number_and_the_table_are_those_of_the_layer(panel: ResultsWidget) -
     assert not table["edited"].any()
     heading = panel.view.frame.headerData(panel.view.frame.names.index("area_um2"), Qt.Orientation.Horizontal)
     assert heading == "Area [µm²]"
+    assert panel.view.frame.names[:1] == ["label"]
+    assert panel.view.frame.names[-2:] == ["y", "x"]  # what the viewer shows anyway comes last
 
 
 def test_the_panel_is_there_before_its_cells_are_measured(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
 EDITABLE = "class"
+PLACES = ("z", "y", "x")
 ROW_PADDING_PX = 6
 WIDEST_SAMPLE = 50  # rows that tell how wide a column is
 NO_INDEX = QModelIndex()
@@ -39,7 +40,8 @@ class FrameModel(QAbstractTableModel):
         self.names, self._columns, n = [], [], 0
         if table is not None:
             n = len(table)
-            self.names = [str(name) for name in table if not str(name).startswith("box_")]
+            names = [str(name) for name in table if not str(name).startswith("box_")]
+            self.names = sorted(names, key=PLACES.__contains__)  # last, since the viewer shows where cells are
             self._columns = [table[name].to_numpy() for name in self.names]
         self._take_rows(np.ones(n, bool) if rows is None else rows)
         self.endResetModel()
