@@ -41,7 +41,7 @@ class FrameModel(QAbstractTableModel):
         if table is not None:
             n = len(table)
             names = [str(name) for name in table if not str(name).startswith("box_")]
-            self.names = sorted(names, key=PLACES.__contains__)  # last, since the viewer shows where cells are
+            self.names = sorted(names, key=PLACES.__contains__)  # places last: the viewer shows them
             self._columns = [table[name].to_numpy() for name in self.names]
         self._take_rows(np.ones(n, bool) if rows is None else rows)
         self.endResetModel()
