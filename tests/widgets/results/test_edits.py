@@ -135,13 +135,14 @@ def test_a_filter_holds_while_cells_change(viewer: ViewerModel, qtbot: QtBot, sc
     read(panel)
     panel.view.filter.setText("area_px < 150")
     panel.view.filter.editingFinished.emit()
-    panel.view.table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    area = panel.view.frame.names.index("area_px")
+    panel.view.table.sortByColumn(area, Qt.SortOrder.DescendingOrder)
     n_before = panel.model.n_kept
     small = int(panel.model.kept_table["label"].iloc[0])
     scene.data = np.where(scene.data == small, 0, scene.data)
     read(panel)
     assert panel.model.n_kept == n_before - 1
-    areas = [float(panel.view.frame.data(panel.view.frame.index(row, 3))) for row in range(n_before - 1)]
+    areas = [float(panel.view.frame.data(panel.view.frame.index(row, area))) for row in range(n_before - 1)]
     assert areas == sorted(areas, reverse=True)
 
 
