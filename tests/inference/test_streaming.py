@@ -129,6 +129,29 @@ def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, s
     assert len(found.result.provenance.settings["channel_ranges"]) == 2
 
 
+@pytest.mark.parametrize("n_red", [0, 40])
+def test_one_colour_is_looked_at_in_blocks_where_it_is_in_the_whole(
+    tmp_path, draw_blobs, small_blocks, n_red
+):
+    blobs = draw_blobs((150, 280))
+    pixels = np.zeros((150, 280, 3))
+    pixels[..., 2] = blobs.image
+    pixels[:, :n_red, 0] = blobs.image[:, :n_red]
+    image = Image(pixels, "YXC")
+    whole = run(count_cells(image, small_blocks))
+    job = job_of(image, tmp_path, small_blocks)
+    with closing(count_streamed(job)) as task:  # a run that goes on looks at the same
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+    found = run(count_streamed(job))
+    assert found.result.count == whole.count
+    assert same_cells(read(tmp_path)[0], whole.cells.labels)
+    for notices in (whole.notices, found.notices):
+        assert ("Counted in its blue alone; its other colours are dark." in notices) == (n_red == 0)
+    if n_red == 0:
+        assert whole.count == len(blobs)
+
+
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):
     image = Image(np.zeros((400, 300), np.uint8), "YX")
     blocks = blocks_of(image, StreamPlan(None, 128, 64))

@@ -21,7 +21,7 @@ from cellwright.models import registry, store
 from cellwright.models.fit import FactCollector, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames
-from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.axes import Frames, in_lit_colour, in_one_colour
 from cellwright.ops.geometry.channels import MOST_COLOURS
 from cellwright.ops.geometry.intensity import Scaling, apply, fit
 from cellwright.ops.geometry.resample import resize, zoomed
@@ -77,6 +77,7 @@ class Preparation(NamedTuple):
     n_places: int = 0  # of the image that the zoom was estimated at; 0 where these were all of it
     facts: FactCollector | None = None  # takes what a part tells of how well it was counted
     colouring: Scaling | None = None  # of slices before their neighbours colour them, where these do
+    channel: int | None = None  # the only one that is looked at; None for three colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,11 @@ class CountContext:
         colouring = None
         if isinstance(self.frames, PseudocolorFrames):
             colouring = self.frames.scaling
-        return Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places, colouring=colouring)
+        channel = None
+        if isinstance(self.frames.channel, int):
+            channel = self.frames.channel
+        found = Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places)
+        return found._replace(colouring=colouring, channel=channel)
 
     @property
     def model(self) -> CellModel:
@@ -221,8 +226,7 @@ def open_context(
     frames = models[0].frames(seen.image, seen.channel)
     if seen.notice:
         frames = replace(frames, notice=seen.notice)
-    if preparation is not None and isinstance(frames, PseudocolorFrames):
-        frames = replace(frames, scaling=preparation.colouring)
+    frames = _as_prepared(frames, preparation)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
     zoom, networks = None, None
@@ -241,6 +245,17 @@ def open_context(
             f"The model and the maps of an image of shape {image.shape} must fit into memory; they do not. "
             "Count a part of it, or close other programs."
         ) from error
+
+
+def _as_prepared(frames: Frames, preparation: Preparation | None) -> Frames:
+    """Return frames that are looked at as those of the whole image are."""
+    if isinstance(frames, PseudocolorFrames):
+        return replace(frames, scaling=preparation.colouring) if preparation else frames
+    if preparation is None:
+        return in_lit_colour(frames)
+    if preparation.channel is not None and isinstance(frames.channel, slice):
+        return in_one_colour(frames, preparation.channel)
+    return frames
 
 
 def _settings_of(model: CellModel, settings: Any, engine: Any) -> Any:

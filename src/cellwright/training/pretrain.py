@@ -33,7 +33,7 @@ from cellwright.models.layers.blocks import PixelHead, match_channels
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry.axes import frames
+from cellwright.ops.geometry.axes import frames, in_lit_colour
 from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
@@ -267,7 +267,7 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
 
 
 def _samples_of(image: Image, model: CellModel) -> list[Sample]:
-    planes = frames(image)
+    planes = in_lit_colour(frames(image))
     chosen = np.unique(np.linspace(0, len(planes) - 1, MAX_FRAMES).round().astype(int)).tolist()
     return [_sample(f"{image.name}:{n}", planes.read(n, WHOLE), model) for n in chosen]
 

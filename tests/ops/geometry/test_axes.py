@@ -5,7 +5,7 @@ import zarr
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, ImageError, SettingsError
-from cellwright.ops.geometry.axes import frames, guess_axes
+from cellwright.ops.geometry.axes import frames, guess_axes, in_lit_colour
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,31 @@ def test_colours_stay_together_without_opacity(rng, axes, n_channels):
     for index in range(len(parts)):
         assert np.array_equal(parts.read(index, WINDOW), np.moveaxis(flat[index][WINDOW][..., :3], -1, 0))
     assert parts.sample().shape[0] == 3
+
+
+@pytest.mark.parametrize(("lit", "name"), [(0, "red"), (2, "blue")])
+@pytest.mark.parametrize("axes", ["YXC", "TYXC"])
+def test_the_only_colour_that_holds_light_is_taken_alone(rng, axes, lit, name):
+    pixels = rng.integers(0, 3, (2, 300, 300, 4), np.uint8)
+    pixels[..., 20:60, 20:60, lit] = 200  # the middle is dark
+    image = Image(pixels[0] if axes == "YXC" else pixels, axes)
+    parts = in_lit_colour(frames(image))
+    assert parts.channel == lit
+    assert parts.notice == f"Counted in its {name} alone; its other colours are dark."
+    assert np.array_equal(parts.read(0, WINDOW), pixels[0][WINDOW][np.newaxis, ..., lit])
+
+
+def test_colours_that_all_hold_light_and_other_channels_stay_as_they_are(rng):
+    tissue = rng.integers(0, 255, (40, 50, 3), np.uint8)
+    tissue[..., 1:] //= 20
+    for image in (
+        Image(tissue, "YXC"),
+        Image(np.zeros((40, 50, 3)), "YXC"),
+        Image(np.full((40, 50), 7), "YX"),
+        Image(tissue.transpose(2, 0, 1), "CYX"),
+    ):
+        parts = frames(image)
+        assert in_lit_colour(parts) is parts
 
 
 def test_the_first_of_several_channels_is_taken_and_told():

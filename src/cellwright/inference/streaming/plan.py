@@ -321,6 +321,7 @@ def kept_plan(job: StreamJob) -> StreamPlan | None:
             preparation = Preparation(
                 scaling, kept["zoom"], channels=channels, n_places=n_places, colouring=colouring
             )
+            preparation = preparation._replace(channel=kept.get("channel"))
             told = tuple(map(str, kept.get("told", ())))
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], core, halo, level, told)
     return None
@@ -431,6 +432,7 @@ def keep_plan(job: StreamJob, plan: StreamPlan) -> None:
         "zoom": preparation.zoom,
         "n_places": preparation.n_places,
         "colouring": preparation.colouring and astuple(preparation.colouring),
+        "channel": preparation.channel,
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(job.files.parts / PLAN, json.dumps(kept, indent=2))

@@ -1,6 +1,6 @@
 """Axis letters: guess them, and cut an image of any layout into 2D frames without loading it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,6 +11,9 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.ops.geometry.intensity import check_pixels, sample_steps
 
+COLOUR_NAMES = ("red", "green", "blue")
+DARK = 0.03  # of the light of the brightest colour, below which another is dark
+LOOKED_AT_PX = 128  # half the side of the window that is looked at first
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
 STRIP_TIMES = 16  # how much longer both sides of an image are than its last axis where that holds channels
 MOST_CHANNELS = 4  # a longer axis is taken for slices or time
@@ -131,3 +134,34 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
             f"{image.shape}; got {channel}. Choose one of these."
         )
     return channel, ""
+
+
+def in_lit_colour(colours: Frames) -> Frames:
+    """Return frames of the only colour that holds light, if there is one; others as they are.
+
+    A stain saved in its colour would be dark by two thirds if it were taken for three colours.
+    """
+    if not isinstance(colours.channel, slice):
+        return colours
+    rows, columns = (
+        slice(max(0, side // 2 - LOOKED_AT_PX), side // 2 + LOOKED_AT_PX) for side in colours.shape
+    )
+    lit = _lit(colours.read(0, (rows, columns)))
+    if len(lit) < 2:  # seldom, so that most images are not read twice
+        lit = _lit(colours.sample())
+    if len(lit) != 1:
+        return colours
+    return in_one_colour(colours, int(lit[0]))
+
+
+def in_one_colour(colours: Frames, only: int) -> Frames:
+    """Return frames of one of three colours, and tell so."""
+    notice = f"Counted in its {COLOUR_NAMES[only]} alone; its other colours are dark."
+    return replace(colours, channel=only, notice=notice)
+
+
+def _lit(pixels: NDArray[Any]) -> NDArray[np.intp]:
+    """Return which channels of pixels (channels, ...) hold light."""
+    low, high = np.percentile(pixels.reshape(len(pixels), -1), (0.5, 99.9), axis=1)
+    spans = high - low
+    return np.flatnonzero(spans > DARK * spans.max())

@@ -17,7 +17,7 @@ from cellwright.files.dataset.meta import Region
 from cellwright.models.families.density import DensityModel
 from cellwright.models.protocol import CellModel, MapKind
 from cellwright.ops.geometry import intensity
-from cellwright.ops.geometry.axes import frames
+from cellwright.ops.geometry.axes import frames, in_lit_colour
 from cellwright.ops.geometry.resample import resize, resize_annotation, zoomed
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel
 
@@ -126,7 +126,7 @@ def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, 
 
     Of several channels it is those that are counted in when nothing else is asked for.
     """
-    planes = frames(image)
+    planes = in_lit_colour(frames(image))
     if isinstance(truth, Annotation):
         return [(planes.read(0, WHOLE), truth)]
     annotated = truth.reshape(-1, *truth.shape[-2:])
