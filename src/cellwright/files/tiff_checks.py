@@ -90,10 +90,8 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
     next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
     pages = list(series.pages)
     promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if series.is_truncated or is_split_off(
-        tiff
-    ):  # ImageJ keeps one page of what is larger than 4 GB; tifffile
-        promised = 1  # saw that all is there
+    if series.is_truncated or is_split_off(tiff):
+        promised = 1  # ImageJ keeps one page of what is larger than 4 GB; tifffile saw that all is there
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
         raise ReadError(
             f"Parts of {path} are missing: it was cut short, is one of a set, or its description names more "

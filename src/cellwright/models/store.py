@@ -70,9 +70,7 @@ def shelved(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
     found: dict[str, tuple[Path, S]] = {}
     for shelf in (shipped_folder(), user_folder()):
         for path in sorted(shelf.glob(f"*/{file}")):
-            with suppress(
-                CheckpointError
-            ):  # a damaged one must not hide the others; naming it tells what it is
+            with suppress(CheckpointError):  # a damaged one hides no others; naming it tells what it is
                 found[path.parent.name] = path.parent, read(path)
     return list(found.values())
 

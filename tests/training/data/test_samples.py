@@ -36,12 +36,12 @@ def test_channels_are_one_or_three(rng, n_given, n_taken, sample_of):
     assert sample.image.shape == (n_taken, 20, 30)
 
 
-@pytest.mark.parametrize(("axes", "n_taken"), [("CYX", 1), ("YXC", 3)])
-def test_what_is_learned_from_is_what_is_counted_in(write_dataset, tiny_flow, axes, n_taken):
+@pytest.mark.parametrize(("axes", "n_taken", "dark"), [("CYX", 1, 1.0), ("YXC", 3, 1.0), ("YXC", 1, 0.0)])
+def test_what_is_learned_from_is_what_is_counted_in(write_dataset, tiny_flow, axes, n_taken, dark):
     folder = write_dataset({"train": ["a"]})
     path = folder / "images" / "a.tif"
     plane = tifffile.imread(path)
-    channels = np.stack([plane, 2 * plane, plane[::-1]], axis=axes.index("C"))
+    channels = np.stack([plane, dark * 2 * plane, dark * plane[::-1]], axis=axes.index("C"))
     tifffile.imwrite(path, channels, metadata={"axes": axes}, photometric="minisblack")
     dataset = read_dataset(folder)
     taken = np.moveaxis(channels, axes.index("C"), 0)[:n_taken]

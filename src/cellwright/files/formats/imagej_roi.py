@@ -116,9 +116,8 @@ def read_rois(path: Path) -> list[JsonValue]:
                 )
             found = []
             for file in files:
-                plain = file.filename.replace(
-                    ":", "-"
-                )  # which names of classes have; nothing is unpacked to disk
+                # names of classes have colons; nothing is unpacked to disk
+                plain = file.filename.replace(":", "-")
                 JsonValue(plain, path, "The name of a ROI").inside()
                 found.append(JsonValue(roifile.ImagejRoi.frombytes(archive.read(file)), path, file.filename))
             return found

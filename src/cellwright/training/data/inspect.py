@@ -15,7 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.geometry.axes import frames, in_lit_colour
+from cellwright.ops.geometry.axes import frames
 from cellwright.ops.labels import equivalent_diameters, measure
 from cellwright.training.data.split import is_inside
 
@@ -130,7 +130,7 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
 def _read(seen: _Seen, item: Item) -> None:
     try:
         image, truth = item.annotated()
-        notice = in_lit_colour(frames(image)).notice
+        notice = frames(image).notice
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
