@@ -32,6 +32,14 @@ def test_models_are_compared_where_the_cells_are_known(cli, dataset, tmp_path):
 
 
 @pytest.mark.usefixtures("oracle")
+def test_images_beside_their_masks_are_compared(cli, dataset):
+    (dataset / "meta.json").unlink()
+    code, out, err = cli("compare", dataset, "--split", "all", "--model", "one", "--model", "two")
+    assert (code, "1 images were found" in err) == (0, True), err
+    assert out.splitlines()[0].endswith("F1 1.000")
+
+
+@pytest.mark.usefixtures("oracle")
 def test_it_is_said_where_only_regions_are_scored(cli, dataset):
     meta = {"split": {"val": ["a"]}, "items": {"a": {"regions": [[[0, 0], [96, 40]]]}}}
     (dataset / "meta.json").write_text(json.dumps(meta))

@@ -277,8 +277,9 @@ def test_folders_of_models_and_datasets_are_not_written_over(cli, dataset, tmp_p
     code, _, err = cli(command, dataset, "--output", dataset)
     assert (code, "holds a dataset" in err) == (1, True), err
     (tmp_path / "pairs").mkdir()
-    code, _, err = cli(command, tmp_path / "pairs", "--output", tmp_path / "pairs")
-    assert (code, "holds a dataset" in err) == (1, True), err
+    for output in (tmp_path / "pairs", tmp_path / "pairs" / "model"):
+        code, _, err = cli(command, tmp_path / "pairs", "--output", output)
+        assert (code, "lies in one" in err) == (1, True), err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "weights.safetensors").touch()
     code, _, err = cli(command, dataset, "--output", tmp_path / "mine")

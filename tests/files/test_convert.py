@@ -51,6 +51,15 @@ def test_what_cannot_be_converted_is_told(tmp_path):
         convert([tmp_path / "a.json"], "labels", tmp_path / "out")
     with pytest.raises(SettingsError, match="Formats that can be written are labels"):
         convert([tmp_path / "a.json"], "mat", tmp_path / "out")
+    FORMATS["coco"].write(tmp_path / "one.json", [draw("one")])
+    for source, to, name in (
+        ("one", "geojson", "x.json"),
+        ("one", "labels", "x.png"),
+        ("a", "labelme", "x.json"),
+    ):
+        with pytest.raises(SettingsError, match=f"got {name} for"):
+            convert([tmp_path / f"{source}.json"], to, tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_what_is_read_is_not_written_over(tmp_path):

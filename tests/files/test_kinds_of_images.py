@@ -176,7 +176,7 @@ def test_odd_depths_are_read(tmp_path, rng, bits):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("ending", ["jpg", "tif"])
+@pytest.mark.parametrize("ending", ["jpg", "tif", "pages.tif"])
 def test_turned_pictures_are_upright(tmp_path, orientation, ending):
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :16], upright[16:, 32:] = (255, 0, 0), (0, 0, 255)
@@ -186,13 +186,16 @@ def test_turned_pictures_are_upright(tmp_path, orientation, ending):
         8: lambda a: np.rot90(a, -1),
     }  # fmt: skip
     stored = np.ascontiguousarray(back[orientation](upright))
+    if ending == "pages.tif":
+        upright = np.stack([upright[..., 0], upright[..., 2]])
+        stored = np.moveaxis(stored[..., [0, 2]], -1, 0)
     if ending == "jpg":
         exif = Picture.Exif()
         exif[274] = orientation
         Picture.fromarray(stored).save(tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
     else:
         tifffile.imwrite(
-            tmp_path / "a.tif", stored, metadata=None, extratags=[(274, 3, 1, orientation, True)]
+            tmp_path / f"a.{ending}", stored, metadata=None, extratags=[(274, 3, 1, orientation, True)]
         )
     np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").data.astype(int), upright, atol=12)
 

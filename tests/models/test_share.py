@@ -158,6 +158,13 @@ def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
         store.export_model("mine", tmp_path / "taken" / "out.zip")
 
 
+def test_a_classifier_is_told_from_a_damaged_model(tmp_path):
+    for file in ("classifier.json", "weights.safetensors"):
+        (tmp_path / file).touch()
+    with pytest.raises(CheckpointError, match="holds a classifier.*copy its folder"):
+        store.export_model(tmp_path, tmp_path / "out.zip")
+
+
 def _pickled(files):
     files["weights.safetensors"] = pickle.dumps({"a": 1})
 

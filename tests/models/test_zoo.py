@@ -161,8 +161,9 @@ def test_weights_that_were_changed_are_not_taken(package, own):
 
 def test_what_cannot_be_written_is_told(package, tmp_path):
     package()
-    with pytest.raises(WriteError, match="Give at least one"):
-        zoo.export_package("mine", tmp_path / "out.zip", authors=())
+    for authors in ((), ("",), ("A", " ")):
+        with pytest.raises(WriteError, match="Give at least one"):
+            zoo.export_package("mine", tmp_path / "out.zip", authors=authors)
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(WriteError, match="Choose another folder"):
         zoo.export_package("mine", tmp_path / "taken" / "out.zip", authors=("A",))

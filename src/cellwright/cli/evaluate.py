@@ -13,6 +13,7 @@ from cellwright.cli.count import COUNT_SETTINGS, make_choices
 from cellwright.cli.flags import read_settings, refuse_idle, with_settings
 from cellwright.cli.output import read_folder, run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
+from cellwright.files.zarr import is_zarr
 from cellwright.inference.image_count import CountChoices
 from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
     from cellwright.training.evaluation.compare import Comparison
 
-DATASET = "a folder with meta.json"
+DATASET = "a folder of annotated images"
 COMPARE_RULES = (*ENGINE_RULES, FlagRule(("split",), needs=(DATASET,)))
 
 
@@ -73,7 +74,7 @@ def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
 @with_settings(EngineSettings)
 def compare(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="An image, or a folder with meta.json, images/ and masks/.")],
+    source: Annotated[Path, typer.Argument(help="An image, or a folder of annotated images.")],
     model: Annotated[list[str], typer.Option(help="Name or folder of a model; give two or more.")],
     split: Annotated[str, typer.Option(help="Split of a folder; 'all' takes every image.")] = "val",
     output: Annotated[
@@ -83,7 +84,7 @@ def compare(
     **flags: Any,
 ) -> None:
     """Count the same images with several models; with F1 where the cells are known."""
-    refuse_idle(context, COMPARE_RULES, [DATASET] * (source / "meta.json").exists())
+    refuse_idle(context, COMPARE_RULES, [DATASET] * holds_images(source))
     engine = read_settings(EngineSettings, flags)
     if len(model) < 2:
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
@@ -99,11 +100,16 @@ def compare(
     typer.echo(as_text(comparison, as_json=as_json))
 
 
+def holds_images(source: Path) -> bool:
+    """Return whether a folder is one of images, and no image itself."""
+    return source.is_dir() and not is_zarr(source)
+
+
 def read_source(source: Path, split: str) -> "Dataset | Image":
     """Return the image, or the images of one split of a folder."""
     from cellwright.files.images import read_image
 
-    if not (source / "meta.json").exists():
+    if not holds_images(source):
         return read_image(source)
     chosen = read_folder(source).select(None if split == "all" else split)
     if not len(chosen):

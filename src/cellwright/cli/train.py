@@ -123,9 +123,11 @@ def refuse_taken(output: Path, sources: Sequence[Path]) -> None:
     """Raise SettingsError where a folder holds a finished model, which would be lost, or a dataset."""
     if (output / "weights.safetensors").exists() and not (output / STATE).exists():
         raise SettingsError(f"{output} holds a model already. Name another folder, or delete this one.")
-    is_source = output.resolve() in {source.resolve() for source in sources}
-    if is_source or any((output / name).exists() for name in ("meta.json", "images", "masks")):
-        raise SettingsError(f"A model needs a folder of its own; {output} holds a dataset. Name another.")
+    is_inside = any(output.resolve().is_relative_to(source.resolve()) for source in sources)
+    if is_inside or any((output / name).exists() for name in ("meta.json", "images", "masks")):
+        raise SettingsError(
+            f"A model needs a folder of its own; {output} holds a dataset or lies in one. Name another."
+        )
 
 
 def model_to_train(built: "CellModel", start: str | None, pretrained: Path | None) -> "CellModel":

@@ -8,7 +8,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import ImageAnnotation
-from cellwright.files.formats.registry import Format, format_of, recognise
+from cellwright.files.formats.registry import READERS, Format, format_of, recognise
 from cellwright.files.images import read_image
 
 
@@ -49,6 +49,12 @@ def _parted(
     if one.is_folder or one.has_many or (len(found) == 1 and output.name.lower().endswith(one.extensions)):
         yield output, tuple(found)
         return
+    endings = tuple(ending for other in READERS.values() for ending in other.extensions)
+    if output.name.lower().endswith(endings) and not output.is_dir():
+        raise SettingsError(
+            f"Files of {one.name} end with {' or '.join(one.extensions)} and hold one image; got "
+            f"{output.name} for {len(found)}. Name such a file, or a folder for several."
+        )
     twice = [name for name, n in Counter(plain_name(each.name) for each in found).items() if n > 1]
     if twice:
         raise SettingsError(

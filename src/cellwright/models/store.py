@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+CLASSIFIER = "classifier.json"  # instead of spec.json, in the folder of a classifier
 FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
 NEEDED = FILES[:2]
 SUFFIXES = (".json", ".safetensors")  # of the files that a loaded model rests on
@@ -81,8 +82,18 @@ def find(name: str | Path) -> Path:
     Raises
     ------
     CheckpointError
-        There is neither.
+        There is neither, or the folder holds a classifier.
     """
+    folder = _find(name)
+    if (folder / CLASSIFIER).exists() and not (folder / "spec.json").exists():
+        raise CheckpointError(
+            f"Expected a model that counts; {folder} holds a classifier, which tells the classes of cells "
+            "that are counted. Choose it as the classifier of a count; to share it, copy its folder."
+        )
+    return folder
+
+
+def _find(name: str | Path) -> Path:
     is_here = is_folder(Path(name))
     if is_here and holds_model(Path(name)):
         return Path(name)

@@ -111,9 +111,9 @@ def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], li
     """
     folder = store.find(name)
     model = store.load(folder)
-    if not authors:
+    if not authors or not all(author.strip() for author in authors):
         raise WriteError(
-            "A package of the BioImage Model Zoo names its authors; got none. Give at least one."
+            f"A package of the BioImage Model Zoo names its authors; got {list(authors)}. Give at least one."
         )
     with tempfile.TemporaryDirectory() as place, atomic_write(path) as part:
         largest = _write_files(Path(place), model, folder)

@@ -17,7 +17,7 @@ from cellwright.models import store
 from cellwright.models.spec import read_values
 from cellwright.ops.crops import Padding
 
-CLASSIFIER = "classifier.json"
+CLASSIFIER = store.CLASSIFIER
 SPEC_VERSION = 1
 
 Window = Literal["own", "typical", "pixels"]
