@@ -161,7 +161,7 @@ def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
 def test_a_classifier_is_told_from_a_damaged_model(tmp_path):
     for file in ("classifier.json", "weights.safetensors"):
         (tmp_path / file).touch()
-    with pytest.raises(CheckpointError, match="holds a classifier.*copy its folder"):
+    with pytest.raises(CheckpointError, match="holds a classifier"):
         store.export_model(tmp_path, tmp_path / "out.zip")
 
 
