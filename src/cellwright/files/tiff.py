@@ -344,9 +344,9 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
     if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and "YX" in axes:
-        at = (axes.index("Y"), axes.index("X"))
-        turned = upright(np.moveaxis(light, at, (0, 1)), orientation.value)
-        light = np.moveaxis(turned, (0, 1), at)
+        plane = (axes.index("Y"), axes.index("X"))
+        turned = upright(np.moveaxis(light, plane, (0, 1)), orientation.value)
+        light = np.moveaxis(turned, (0, 1), plane)
         is_converted = is_converted or orientation.value != 1
     if "C" in axes and axes.endswith("S"):  # colours of each channel: as many channels more
         at = axes.index("C")
