@@ -1,8 +1,10 @@
 """Files as programs really write them: each stands for a kind that was once read wrongly."""
 
+import io
 import json
 import shutil
 import socket
+import struct
 import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -173,6 +175,57 @@ def test_odd_depths_are_read(tmp_path, rng, bits):
     data = rng.integers(0, 2**bits, (40, 52)).astype(np.uint16 if bits > 8 else np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", data, bitspersample=bits)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, data)
+
+
+def old_jpeg(path, pixels):
+    """Write a TIFF of old-style JPEG, whose strip lacks the tables: they stand beside it."""
+    file = io.BytesIO()
+    Picture.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
+    data, at, tables = file.getvalue(), 2, {}
+    while data[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] in (0xDB, 0xC4):  # of quantisation, of Huffman codes
+            tables[data[at + 1], data[at + 4]] = data[at + 5 : end]
+        at = end
+    scan = data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") : -2]
+    content, place, tags = b"", {}, {}
+    for key, table in tables.items():
+        place[key] = 8 + len(content)
+        content += table
+    for tag, kind, first in ((519, 0xDB, 0), (520, 0xC4, 0), (521, 0xC4, 16)):
+        tags[tag] = "I", [place[kind, first + n] for n in (0, 1, 1)]
+    height, width, _ = pixels.shape
+    short = {258: [8] * 3, 259: [6], 262: [6], 277: [3], 512: [1], 530: [1, 1]}
+    long = {256: [width], 257: [height], 273: [8 + len(content)], 278: [height], 279: [len(scan)]}
+    tags |= {tag: ("H", values) for tag, values in short.items()}
+    tags |= {tag: ("I", values) for tag, values in long.items()}
+    content += scan
+    directory, more = struct.pack("<H", len(tags)), b""
+    beyond = 8 + len(content) + 2 + 12 * len(tags) + 4
+    for tag, (kind, values) in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}{kind}", *values)
+        if len(packed) > 4:
+            packed, more = struct.pack("<I", beyond + len(more)), more + packed
+        directory += struct.pack("<HHI4s", tag, {"H": 3, "I": 4}[kind], len(values), packed)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory + bytes(4) + more)
+
+
+def test_jpeg_of_the_old_style_is_read(tmp_path):
+    y, x = np.mgrid[:32, :40]
+    pixels = np.stack([y * 6, x * 5, y * 3 + x * 2], -1).astype(np.uint8)
+    old_jpeg(tmp_path / "a.tif", pixels)
+    image = read_image(tmp_path / "a.tif")
+    assert (image.axes, image.data.dtype) == ("YXC", np.uint8)
+    np.testing.assert_allclose(image.data.astype(int), pixels, atol=4)
+
+
+def test_strips_that_hold_too_much_are_told(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(100, dtype=np.uint8).reshape(10, 10), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        for name in ("ImageLength", "RowsPerStrip"):
+            file.pages.first.tags[name].overwrite(5)
+    with pytest.raises(ReadError, match=r"a\.tif unpacks to more pixels than it has room for"):
+        read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -38,6 +38,7 @@ from cellwright.files.tiff_checks import (
 from cellwright.files.tiff_metadata import metadata_of, scn_image
 
 ORIENTATION_TAG = 274
+OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
 LAZY_BYTES = 1 << 31  # larger images stay on disk
@@ -267,7 +268,27 @@ def _pixels(
         return described
     if levels and n_bytes > LAZY_PYRAMID_BYTES and axes == described.axes:
         return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
-    return _as_seen(series.asarray(), tiff, index, path)._replace(levels=levels)
+    return _as_seen(_stored(series, path), tiff, index, path)._replace(levels=levels)
+
+
+def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
+    """Return the pixels of a series as they are stored; ReadError where a strip holds more than it should.
+
+    Pillow reads JPEG of the old style, whose tables may stand outside of the strips.
+    """
+    page = series.keyframe
+    if page.compression == OLD_JPEG and page.photometric == PHOTOMETRIC.YCBCR:
+        pictures = [_picture(path, one) for one in series.pages if one is not None]
+        return np.stack(pictures).reshape(series.shape)
+    try:
+        return series.asarray()
+    except RuntimeError as error:
+        if "INSUFFICIENT_SPACE" not in str(error):
+            raise
+        raise ReadError(
+            f"A strip or tile of {path} unpacks to more pixels than it has room for. Save it again with the "
+            "program that wrote it, or with Fiji."
+        ) from error
 
 
 def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:

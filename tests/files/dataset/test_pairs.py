@@ -79,9 +79,10 @@ def test_files_of_cellpose(tmp_path):
 @pytest.mark.parametrize("inner", ["images", ""])
 def test_coco_with_outlines(tmp_path, inner):
     write_images(tmp_path / inner, "ab")
-    cells = [ImageAnnotation(name, (40, 50), "YX", squares()) for name in "ab"]
+    cells = [ImageAnnotation(name, (40, 50), "YX", squares()) for name in "abcd"]
     format_of("coco-rle").write(tmp_path / "cells.json", cells)
     dataset = read_dataset(tmp_path)
+    assert dataset.notice.endswith("without an image: c, d.")
     assert [(item.name, item.has_masks) for item in dataset.items] == [("a", True), ("b", True)]
     for labels in labels_of(dataset):
         np.testing.assert_array_equal(labels, squares())

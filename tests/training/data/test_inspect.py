@@ -96,6 +96,12 @@ def test_an_image_without_a_cell(good):
     assert codes(good)[0] == "empty"
 
 
+def test_images_of_one_value(folder, good):
+    tifffile.imwrite(folder / "images" / "b.tif", np.full((64, 72), 7, np.uint8))
+    (warning,) = look(good).warnings
+    assert (warning.code, "1 image of one value everywhere (b)" in warning.text) == ("constant", True)
+
+
 def test_one_image_only(write_dataset):
     folder = write_dataset({"train": ["a"]})
     assert codes(folder) == ["one-image"]
@@ -117,9 +123,9 @@ def test_few_cells(good):
 def test_train_and_validation_are_the_same(folder, good):
     assert codes(good) == []
     for name in "abc":
-        tifffile.imwrite(folder / "images" / f"{name}.tif", np.full((64, 72), ord(name), np.uint8))
+        tifffile.imwrite(folder / "images" / f"{name}.tif", (np.eye(64, 72) * ord(name)).astype(np.uint8))
     assert codes(folder) == []
-    tifffile.imwrite(folder / "images" / "c.tif", np.full((64, 72), ord("a"), np.uint8))
+    tifffile.imwrite(folder / "images" / "c.tif", (np.eye(64, 72) * ord("a")).astype(np.uint8))
     (warning,) = look(folder).warnings
     assert (warning.code, "(c)" in warning.text) == ("same-images", True)
     change_meta(folder, split={"train": ["a", "b"], "val": ["b"]})

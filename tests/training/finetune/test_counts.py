@@ -94,15 +94,16 @@ def test_a_model_that_gives_no_density_and_its_own_folder_are_refused(start, cou
         ("image,count\nb.tif,3\n", "as line 2 of"),
         ("image,count\na.tif,3\na.tif,4\n", "at least 3 images"),
         ("image,count\n" + 4 * "a.tif,0\n", "not all without cells"),
-        ("image,count\na.tif,3\nc.tif,3\na.tif,5\n", "a.tif is told as 3 and 5 in"),
-        ("image,count\na.tif,3\nc.tif,3\n./../x/a.tif,3\n", "a.tif is told as 3 and 3 in"),
+        ("image,count\na.tif,3\nc.tif,3\na.tif,5\n", "a.tif is told as 3 and, as a.tif, as 5 in"),
+        ("image,count\na.tif,3\nc.tif,3\ncopy.tif,5\n", "c.tif is told as 3 and, as copy.tif, as 5 in"),
+        ("image,count\na.tif,3\nc.tif,3\n./../x/a.tif,3\n", "a.tif is told as 3 and, as a.tif, as 3 in"),
     ],
 )
 def test_a_table_says_what_is_wrong_with_it(tmp_path, text, words):
     tmp_path = tmp_path / "x"
     tmp_path.mkdir()
-    (tmp_path / "a.tif").touch()
-    (tmp_path / "c.tif").touch()
+    for name, content in (("a.tif", b"a"), ("c.tif", b"c"), ("copy.tif", b"c")):
+        (tmp_path / name).write_bytes(content)
     (tmp_path / "counts.csv").write_text(text)
     with pytest.raises(ReadError, match=words):
         read_counts(tmp_path / "counts.csv")
@@ -111,7 +112,7 @@ def test_a_table_says_what_is_wrong_with_it(tmp_path, text, words):
 def test_a_table_is_read(tmp_path):
     names = ("a b.tif", "c.tif", "d.tif")
     for name in names:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(name)
     (tmp_path / "counts.csv").write_text("image,count,who\n" + "".join(f"{name},12,me\n" for name in names))
     assert read_counts(tmp_path / "counts.csv") == tuple(
         CountedImage(tmp_path / name, 12.0) for name in names

@@ -283,14 +283,17 @@ def _paired(folder: Path) -> Dataset:
             "is none. Check the path."
         )
     given = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+    lacking: list[str] = []
     if given:
-        items = [item for name, part in given.items() for item in _in_folder(part, SPLITS[name])]
+        items = [item for name, part in given.items() for item in _in_folder(part, SPLITS[name], lacking)]
         how = f"The folders {', '.join(given)} tell which of them teach and validate"
     else:
-        items, how = _divided(_in_folder(folder, "train"))
+        items, how = _divided(_in_folder(folder, "train", lacking))
     _refuse_twins([item.name for item in items])
     example = f"{items[0].image_path.name} with {items[0].truth_path.name}"
     notice = f"Without meta.json, {len(items)} images were found ({example}). {how}."
+    if lacking:
+        notice += f" Listed in COCO, but without an image: {few(lacking)}."
     return Dataset(folder, tuple(items), notice)
 
 
@@ -306,8 +309,8 @@ def _divided(items: list[PairedItem]) -> tuple[list[PairedItem], str]:
     return items, f"One of {ONE_OF} validates, drawn with seed {SEED}: {few(names)}"
 
 
-def _in_folder(folder: Path, split: str) -> list[PairedItem]:
-    """Return the images of one folder with their masks, by the name of the image."""
+def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]:
+    """Return the images of one folder with their masks, by name; ``lacking`` takes up those not there."""
     inner, masks = (_first(folder, names) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
     files = _images(folder) if inner is None else _images(inner)
     coco, has_masks = _coco_file(folder), {}
@@ -316,6 +319,7 @@ def _in_folder(folder: Path, split: str) -> list[PairedItem]:
         files = [file for file in files if not _is_truth(file)]
         _refuse_missing([file for file in files if file.stem not in has_masks], coco.name)
         pairs = dict.fromkeys(files, coco)
+        lacking += sorted(has_masks.keys() - {file.stem for file in files})
     else:
         truths = files if masks is None else [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
         pairs = _matched(files, truths, is_apart=masks is not None)

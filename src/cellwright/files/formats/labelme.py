@@ -95,6 +95,7 @@ def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
         number = group.whole(-(2**62), 2**62)
     label = row.find("label")
     name = "" if label is None else label.word()
+    notes.note("have no label and are of no class", int(not name))
     return FileObject(row, [shape], name or NO_CLASS, group=number)
 
 

@@ -91,7 +91,7 @@ def spec_for(
         raise AnnotationError(
             f"A classifier learns from cells of at least two classes in the split 'train'; got {len(names)} "
             f"cells of {list(classes)}. Name the class of each cell when annotating, "
-            "and all classes in meta.json."
+            "and all classes in meta.json; a folder without one (images beside masks or COCO) tells none."
         )
     spec = replace(preset_spec(preset, classes), title=title or PRESETS[preset].title)
     return _with_extents(spec, np.concatenate(extents), settings.diameter_px)

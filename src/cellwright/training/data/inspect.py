@@ -77,6 +77,7 @@ class _Seen:
     empty: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     several_channels: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
 
 
 def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
@@ -110,6 +111,13 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
             "learned from; others teach nothing. Save the channel to learn from alone."
         )
         warnings.append(Warning("channels", text))
+    constant = (*train.constant, *validation.constant)
+    if constant:
+        text = (
+            f"{_counted(len(constant), 'image')} of one value everywhere ({few(constant, 3)}), in which no "
+            "cell can be seen. Export them again, or take them out."
+        )
+        warnings.append(Warning("constant", text))
     rare = [name for name, n in train.classes.items() if n < 2]
     if rare:
         text = (
@@ -137,8 +145,8 @@ def _read(seen: _Seen, item: Item) -> None:
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
-    if notice:
-        seen.several_channels.append(item.name)
+    seen.several_channels += [item.name] * bool(notice)
+    seen.constant += [item.name] * bool(np.min(image.data) == np.max(image.data))
     if not isinstance(truth, Annotation):
         n, kind = _add_labels(seen, item, truth), "masks"
     elif truth.labels is not None:

@@ -8,6 +8,7 @@ Source of the factor, a ratio estimator: Cochran, Sampling Techniques, 3rd ed. (
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,15 +82,17 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
 
 def _check_once(images: Sequence[CountedImage], path: Path) -> None:
     """Raise where the table tells an image twice, which would then be judged by itself."""
-    of_path: dict[Path, float] = {}
+    known: dict[Path | str, CountedImage] = {}
     for image in images:
-        place = image.path.resolve()
-        if place in of_path:
+        content: Path | str = image.path.resolve()
+        if image.path.is_file():  # a copy under another name is the same image
+            content = hashlib.sha256(image.path.read_bytes()).hexdigest()
+        other = known.setdefault(content, image)
+        if other is not image:
             raise ReadError(
-                f"An image must be told once; {image.path.name} is told as {of_path[place]:g} and "
-                f"{image.count:g} in {path}. Keep the right one, or their mean."
+                f"An image must be told once; {other.path.name} is told as {other.count:g} and, as "
+                f"{image.path.name}, as {image.count:g} in {path}. Keep the right one, or their mean."
             )
-        of_path[place] = image.count
 
 
 def finetune_counts(
