@@ -297,7 +297,7 @@ ODD_OBJECTS = [
     ("labelme", POINTS, [[1, 2, 3]] * 3, "points"),
     ("labelme", set_at("shapes", 1, "shape_type"), "linestrip", "1 are of the type linestrip"),
     ("labelme", set_at("shapes", 1, "shape_type"), "point", "1 are points among outlines"),
-    ("labelme", set_at("shapes", 1, "label"), "", "1 have no label and are of no class"),
+    ("labelme", set_at("shapes", 1, "label"), "", "1 have an empty label and are of no class"),
     ("labelme", set_at("shapes", 1, "label"), ["x"], r"shapes\[1\].label"),
     ("labelme", set_at("shapes", 1), 3, r"shapes\[1\]"),
     ("labelme-masks", set_at("shapes", 1, "mask"), "AAAA", r"shapes\[1\].mask"),

@@ -95,7 +95,7 @@ def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
         number = group.whole(-(2**62), 2**62)
     label = row.find("label")
     name = "" if label is None else label.word()
-    notes.note("have no label and are of no class", int(not name))
+    notes.note("have an empty label and are of no class", int(label is not None and not name))
     return FileObject(row, [shape], name or NO_CLASS, group=number)
 
 
