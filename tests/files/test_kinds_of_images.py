@@ -253,6 +253,16 @@ def test_turned_pictures_are_upright(tmp_path, orientation, ending):
     np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").data.astype(int), upright, atol=12)
 
 
+@pytest.mark.parametrize(("orientation", "sizes"), [(3, (5.0, 2.5)), (6, (2.5, 5.0))])
+def test_sizes_turn_with_the_picture(tmp_path, orientation, sizes):
+    tags = [(274, 3, 1, orientation, True)]
+    data = np.zeros((8, 9), np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif", data, extratags=tags, resolution=(4000, 2000), resolutionunit="CENTIMETER"
+    )
+    assert read_image(tmp_path / "a.tif").pixel_size_um == pytest.approx(sizes)
+
+
 @pytest.mark.parametrize(("unit", "per_unit"), [("inch", 72), ("inch", 300), ("cm", 28.35)])
 def test_the_density_of_a_print_is_no_pixel_size(tmp_path, grey, unit, per_unit):
     metadata = {"unit": unit}

@@ -18,6 +18,8 @@ from cellwright.files.atomic import atomic_write
 from cellwright.files.metadata import (
     COMPANION,
     LEAST_BOMB_BYTES,
+    ON_ITS_SIDE,
+    ORIENTATION_TAG,
     ImageMetadata,
     Wanted,
     blank,
@@ -36,7 +38,6 @@ MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
 MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
-EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
 OPAQUE = 255
 KEYED_MODES = ("1", "L", "P", "RGB")  # of Pillow, in which a value may stand for transparency
 TRANSPARENT = (
@@ -359,7 +360,7 @@ def _described_picture(path: Path, start: bytes) -> Image:
             light = _light(sample)
             is_grey, dtype = light.ndim == 2 and not is_movie, light.dtype
             is_converted = not is_movie and _is_converted(picture)
-            if not is_movie and _orientation(picture) >= FIRST_ON_ITS_SIDE:
+            if not is_movie and _orientation(picture) in ON_ITS_SIDE:
                 shape = shape[::-1]
         if is_movie:
             shape = (_n_frames(picture), *shape)
@@ -392,7 +393,7 @@ def _is_deep_png(start: bytes) -> bool:
 
 
 def _orientation(picture: Any) -> int:
-    return int(picture.getexif().get(EXIF_ORIENTATION, 1))
+    return int(picture.getexif().get(ORIENTATION_TAG, 1))
 
 
 def _is_converted(picture: Any) -> bool:

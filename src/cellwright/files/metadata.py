@@ -40,6 +40,7 @@ SECONDS_PER_UNIT = {
     **dict.fromkeys(("d", "day", "days"), 86_400.0),
 }
 COMPANION = ".companion.ome"  # how OME-XML beside its TIFF files ends
+ORIENTATION_TAG, ON_ITS_SIDE = 274, (5, 6, 7, 8)  # of EXIF, and its values of which rows are columns
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS

@@ -23,7 +23,15 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import COMPANION, Wanted, blank, describe, scene_name
+from cellwright.files.metadata import (
+    COMPANION,
+    ON_ITS_SIDE,
+    ORIENTATION_TAG,
+    Wanted,
+    blank,
+    describe,
+    scene_name,
+)
 from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
@@ -38,7 +46,6 @@ from cellwright.files.tiff_checks import (
 )
 from cellwright.files.tiff_metadata import metadata_of, scn_image
 
-ORIENTATION_TAG = 274
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
@@ -488,7 +495,7 @@ def _picture(path: Path, page: Any) -> NDArray[Any]:
 
 def upright(data: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Return an image (Y, X, ...) turned as the orientation of its file says (1 to 8, as in EXIF)."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in ON_ITS_SIDE:
         data = np.swapaxes(data, 0, 1)
     if orientation in (3, 4, 7, 8):
         data = data[::-1]

@@ -9,6 +9,8 @@ import numpy as np
 import tifffile
 
 from cellwright.files.metadata import (
+    ON_ITS_SIDE,
+    ORIENTATION_TAG,
     UM_PER_UNIT,
     ImageMetadata,
     color_of,
@@ -117,9 +119,12 @@ def _told_by_bif(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
 
 
 def _plain_sizes(page: Any) -> Mapping[str, float]:
-    if page.resolutionunit == tifffile.RESUNIT.CENTIMETER:  # inches speak of print
-        return _believable(_resolution(page, UM_PER_UNIT["cm"]))
-    return {}
+    if page.resolutionunit != tifffile.RESUNIT.CENTIMETER:  # inches speak of print
+        return {}
+    sizes = _believable(_resolution(page, UM_PER_UNIT["cm"]))
+    if page.tags.valueof(ORIENTATION_TAG) in ON_ITS_SIDE:  # and turned when it is read
+        return {{"X": "Y", "Y": "X"}[axis]: size for axis, size in sizes.items()}
+    return sizes
 
 
 def _told_by_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
