@@ -253,6 +253,17 @@ def test_turned_pictures_are_upright(tmp_path, orientation, ending):
     np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").data.astype(int), upright, atol=12)
 
 
+def test_pages_that_are_turned_in_several_ways_are_told(tmp_path):
+    page = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with TiffWriter(tmp_path / "a.tif") as writer:
+        for orientation in (3, 1):
+            tags = [(274, 3, 1, orientation, True)]
+            writer.write(page, extratags=tags, metadata=None, contiguous=False)
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, [page[::-1, ::-1]] * 2)
+    assert any("turned in several ways" in notice for notice in image.notices)
+
+
 @pytest.mark.parametrize(("orientation", "sizes"), [(3, (5.0, 2.5)), (6, (2.5, 5.0))])
 def test_sizes_turn_with_the_picture(tmp_path, orientation, sizes):
     tags = [(274, 3, 1, orientation, True)]

@@ -88,10 +88,18 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             told = metadata_of(tiff, index)
-            told = replace(told, notices=[*left_out, *thumbnail, *told.notices])
+            told = replace(told, notices=[*left_out, *thumbnail, *told.notices, *_turned_apart(one, path)])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
+
+
+def _turned_apart(series: tifffile.TiffPageSeries, path: Path) -> list[str]:
+    """Return a notice where pages tell other orientations than the first, by which all are turned."""
+    pages = [page for page in series.pages if isinstance(page, tifffile.TiffPage)]
+    if len({page.tags.valueof(ORIENTATION_TAG, 1) for page in pages}) < 2:
+        return []
+    return [f"The pages of {path.name} are to be turned in several ways; all were turned as the first is."]
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
