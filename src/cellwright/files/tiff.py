@@ -5,6 +5,7 @@ The palette of an ImageJ file that only gets lighter is a way to show intensitie
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -109,16 +110,18 @@ def _opened(path: Path) -> tifffile.TiffFile:
     if path.name.lower().endswith(COMPANION):
         return _described_by(path, path)
     tiff = tifffile.TiffFile(path)
-    if is_split_off(tiff):
-        vars(tiff)["is_imagej"] = False
-        _ = tiff.series  # which is made once: of the plane that is there, not of the stack that is described
-        vars(tiff)["is_imagej"] = True
-    if tiff.is_ome:
-        vars(tiff)["is_shaped"] = False
-        elsewhere = ome_of(tiff.ome_metadata or "").find("{*}BinaryOnly")
-        if elsewhere is not None:
-            tiff.close()
-            return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
+    with ExitStack() as closing:  # where its first page cannot be read, too
+        closing.enter_context(tiff)
+        if is_split_off(tiff):
+            vars(tiff)["is_imagej"] = False
+            _ = tiff.series  # made once: of the plane that is there, not of the stack that is described
+            vars(tiff)["is_imagej"] = True
+        if tiff.is_ome:
+            vars(tiff)["is_shaped"] = False
+            elsewhere = ome_of(tiff.ome_metadata or "").find("{*}BinaryOnly")
+            if elsewhere is not None:
+                return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
+        closing.pop_all()
     return tiff
 
 
