@@ -115,7 +115,7 @@ def test_settings_check_themselves():
         (
             "compare",
             "--model a --model b --split val",
-            "--split does nothing without a folder with",
+            "--split does nothing without a folder of",
         ),
         ("train", "--output o --from flow --model density", "--model does nothing beside --from"),
         ("train", "--output o --start flow --preset small", "--preset does nothing beside --start"),
