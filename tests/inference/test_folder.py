@@ -254,6 +254,10 @@ def test_what_a_user_changed_is_kept_beside_the_new_files(images, tmp_path):
     table.write_text(mine)
     outcomes = count(images, tmp_path / "out", BrightPixels("4"))
     assert "kept as 2.cells.edited2.csv" in outcomes["2"].row["notices"]
+    table.write_text(mine)  # nothing else is changed: neither a setting nor the size of the file
+    outcomes = count(images, tmp_path / "out", BrightPixels("4"))
+    assert [name for name, one in outcomes.items() if not one.was_done] == ["2"]
+    assert "kept as 2.cells.edited3.csv" in outcomes["2"].row["notices"]
 
 
 def test_what_a_user_changed_of_all_images_is_kept_too(images, tmp_path):

@@ -36,6 +36,7 @@ from cellwright.files.folders.written import (
     FileFacts,
     checksums_of,
     facts_of,
+    is_as_written,
     mark_of,
     name_in,
     read_mark,
@@ -103,9 +104,12 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
     sources = [list(one) for one in made.sources]
     if (kept.get("counter"), kept.get("sources")) != (made.fingerprint, sources):
         return {}
-    sizes = kept.get("files", {})
-    is_whole = all(facts_of(output / name).n_bytes == size for name, size in sizes.items())
-    return kept if is_whole else {}
+    marked_ns = facts_of(mark_of(image.name, output)).changed_ns
+    for name, n_bytes in kept.get("files", {}).items():
+        checksum = kept.get("checksums", {}).get(name)
+        if not is_as_written(output / name, n_bytes, checksum, marked_ns):
+            return {}
+    return kept
 
 
 def mark_done(

@@ -40,6 +40,14 @@ def facts_of(path: Path) -> FileFacts:
     return FileFacts(str(path.resolve()), n_bytes, changed)
 
 
+def is_as_written(path: Path, n_bytes: int, checksum: int | None, marked_ns: int) -> bool:
+    """Return whether a file is still what a count wrote; it is read only where it changed after the mark."""
+    facts = facts_of(path)
+    if facts.n_bytes != n_bytes:
+        return False
+    return facts.changed_ns <= marked_ns or checksum is None or _checksum(path) == checksum
+
+
 def changed_meanwhile(source: Path | str) -> ReadError:
     """Return the error of an image that is no longer what it was when its count began."""
     return ReadError(f"{source} was changed while it was counted. Count again to have it anew.")
