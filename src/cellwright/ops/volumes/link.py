@@ -16,7 +16,7 @@ waist, of both tops.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,19 +80,24 @@ def link_slices(
         raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
     if len(labels) == 1:
         return relabel(labels)
-    depth = _depths(labels)
     gap = _reach(labels, settings.max_gap, anisotropy)
-    filled = _closed(depth, gap)
     linked = np.zeros(labels.shape, np.int32)
-    pieces, _ = ndimage.label(filled > 0)
+    pieces, _ = ndimage.label(_closed((labels > 0).view(np.uint8), gap))
     n = 0
     for number, place in enumerate(ndimage.find_objects(pieces), 1):
-        inside = pieces[place] == number
-        cells = _flood(np.where(inside, filled[place], 0), settings.waist)
-        cells = np.where(inside & (depth[place] == 0), _between(cells, depth[place] > 0, gap), cells)
-        linked[place] = np.where(inside & (cells > 0), cells + n, linked[place])
+        place = _with_edge(place)
+        outlines = np.where(pieces[place] == number, labels[place], 0)
+        cells = _flood(_closed(_depths(outlines), gap), settings.waist)
+        cells = np.where(outlines > 0, cells, _between(cells, outlines > 0, gap))
+        np.copyto(linked[place], cells + np.int32(n), where=cells > 0)
         n += int(cells.max())
-    return relabel(_tall_enough(linked, settings.min_slices, anisotropy))
+    return _tall_enough(linked, settings.min_slices, anisotropy)
+
+
+def _with_edge(place: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Return a window with a pixel more on each side of its rows and columns, where the image has one."""
+    z, *sides = place
+    return (z, *(slice(max(0, side.start - 1), side.stop + 1) for side in sides))
 
 
 def _depths(labels: Labels) -> NDArray[np.float32]:
@@ -118,8 +123,10 @@ def _reach(labels: Labels, max_gap: int, anisotropy: float) -> int:
     return min(max_gap, round(diameter_px / anisotropy / 3), len(labels) - 2)
 
 
-def _closed(depth: NDArray[np.float32], gap: int) -> NDArray[np.float32]:
+def _closed(depth: NDArray[Any], gap: int) -> NDArray[Any]:
     """Return depths without dips along z of up to ``gap`` slices; the ends of the volume grow nothing."""
+    if gap == 0:
+        return depth
     outside = [(gap, gap), (0, 0), (0, 0)]
     closed = ndimage.grey_closing(np.pad(depth, outside), size=(gap + 1, 1, 1))
     return np.asarray(closed[gap : gap + len(depth)])
@@ -152,17 +159,21 @@ def _between(cells: Labels, outlined: NDArray[np.bool_], gap: int) -> Labels:
 
 
 def _tall_enough(linked: Labels, min_slices: int, anisotropy: float) -> Labels:
-    """Return labels without cells of too few slices that lie whole in the volume."""
-    dropped = np.zeros(int(linked.max()) + 1, bool)
+    """Return labels 1..N without cells of too few slices that lie whole in the volume."""
+    is_kept = [False]
     for number, place in enumerate(ndimage.find_objects(linked), 1):
+        is_kept.append(place is not None)
+        if place is None:
+            continue
         n_slices = place[0].stop - place[0].start
         is_cut = place[0].start == 0 or place[0].stop == len(linked)  # the rest lies outside the volume
         if n_slices >= min_slices or is_cut:
             continue
         widest = (linked[place] == number).sum(axis=(1, 2)).max()
         is_ball = n_slices >= max(2, np.ceil(2 * np.sqrt(widest / np.pi) / anisotropy))
-        dropped[number] = not is_ball
-    return np.where(dropped[linked], 0, linked)
+        is_kept[number] = bool(is_ball)
+    numbers = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.int32)
+    return numbers[linked]
 
 
 def link_cells(
