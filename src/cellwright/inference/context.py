@@ -101,8 +101,14 @@ class CountContext:
         channel = None
         if isinstance(self.frames.channel, int):
             channel = self.frames.channel
-        found = Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places)
-        return found._replace(colouring=colouring, channel=channel)
+        return Preparation(
+            self.scaling,
+            zoom,
+            channels=self.channels,
+            n_places=n_places,
+            colouring=colouring,
+            channel=channel,
+        )
 
     @property
     def model(self) -> CellModel:

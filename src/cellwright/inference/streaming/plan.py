@@ -319,9 +319,13 @@ def kept_plan(job: StreamJob) -> StreamPlan | None:
             n_places = int(kept.get("n_places", 0))
             colouring = kept.get("colouring") and Scaling(*map(float, kept["colouring"]))
             preparation = Preparation(
-                scaling, kept["zoom"], channels=channels, n_places=n_places, colouring=colouring
+                scaling,
+                kept["zoom"],
+                channels=channels,
+                n_places=n_places,
+                colouring=colouring,
+                channel=kept.get("channel"),
             )
-            preparation = preparation._replace(channel=kept.get("channel"))
             told = tuple(map(str, kept.get("told", ())))
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], core, halo, level, told)
     return None

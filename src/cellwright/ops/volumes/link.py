@@ -88,7 +88,7 @@ def link_slices(
         place = _with_edge(place)
         outlines = np.where(pieces[place] == number, labels[place], 0)
         cells = _flood(_closed(_depths(outlines), gap), settings.waist)
-        cells = np.where(outlines > 0, cells, _between(cells, outlines > 0, gap))
+        cells = _without_guesses(cells, outlines > 0, gap)
         np.copyto(linked[place], cells + np.int32(n), where=cells > 0)
         n += int(cells.max())
     return _tall_enough(linked, settings.min_slices, anisotropy)
@@ -148,8 +148,8 @@ def _flood(depth: NDArray[np.float32], waist: float) -> Labels:
     return np.asarray(watershed(-height, tops, mask=inside), np.int32)  # type: ignore[no-untyped-call]
 
 
-def _between(cells: Labels, outlined: NDArray[np.bool_], gap: int) -> Labels:
-    """Return the cell that each pixel has both below and above it within a gap, or 0."""
+def _without_guesses(cells: Labels, outlined: NDArray[np.bool_], gap: int) -> Labels:
+    """Return cells without pixels that no outline holds, but where one cell lies both below and above."""
     below = np.where(outlined, cells, 0)
     above = below.copy()
     for _ in range(gap):
