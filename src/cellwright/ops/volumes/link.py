@@ -50,6 +50,7 @@ MinSlices = Annotated[
     },
 ]
 SMOOTHING = 0.75  # standard deviation, in slices; with less, single outlines part cells
+LEAST_DROP = 1e-3  # of the height; a saddle as high as both tops is none
 SHALLOWEST_PX = 0.1  # a depth is never taken for less, so that it has a logarithm
 
 
@@ -143,7 +144,8 @@ def _flood(depth: NDArray[np.float32], waist: float) -> Labels:
     smooth = ndimage.gaussian_filter1d(depth, SMOOTHING, axis=0, mode="constant")
     height = np.log(np.maximum(smooth, SHALLOWEST_PX))  # a share of the depth is a difference of heights
     height[~inside] = np.log(SHALLOWEST_PX)
-    is_top = h_maxima(height, -np.log(waist)) * inside  # type: ignore[no-untyped-call]
+    drop = max(-np.log(waist), LEAST_DROP)
+    is_top = h_maxima(height, drop) * inside  # type: ignore[no-untyped-call]
     tops, _ = ndimage.label(is_top, np.ones((3, 3, 3), int))
     return np.asarray(watershed(-height, tops, mask=inside), np.int32)  # type: ignore[no-untyped-call]
 
