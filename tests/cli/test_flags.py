@@ -151,3 +151,15 @@ def test_rules_are_about_flags_that_there_are(module):
     words = {word for rule in rules for word in (*rule.flags, *rule.needs, *rule.without)}
     assert words
     assert {word for word in words if " " not in word} <= known
+
+
+def test_help_has_its_own_flags_first_then_a_group_for_each_kind_of_settings(cli):
+    lines = cli("count", "--help").out.splitlines()
+    titles = [line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")]
+    assert titles[:3] == ["Arguments", "Options", "How the network runs over an image"]
+    assert "What is measured, and which cells count" in titles
+    assert len(titles) == len(set(titles))
+    output, track = (
+        next(i for i, line in enumerate(lines) if flag in line) for flag in ("  --output", "  --track /")
+    )
+    assert output < lines.index("What is measured, and which cells count:") < track

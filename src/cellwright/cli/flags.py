@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from cellwright.core.errors import SettingsError
 from cellwright.inference.recipe import read_recipe
@@ -40,13 +41,32 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
         for kind in kinds:
             hints = get_type_hints(kind, include_extras=True)
             for item in fields(kind):
-                added.setdefault(item.name, _parameter(item.name, hints[item.name], item.default))
+                added.setdefault(item.name, _parameter(item.name, hints[item.name], item.default, kind))
         parameters = [*own, *added.values()]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {item.name: item.annotation for item in parameters}
         return command
 
     return add
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its own flags first, then those of each kind of settings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the flags, a section for each group, as click asks of a command."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for item in self.get_params(ctx):
+            title = "Options"
+            if item.param_type_name == "argument":
+                title = "Arguments"
+            title = getattr(item, "rich_help_panel", None) or title
+            record = item.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:
@@ -124,7 +144,7 @@ def _flag(name: str) -> str:
     return NAMES.get(name, "--" + name.removesuffix(UNIT).replace("_", "-"))
 
 
-def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, hint: Any, default: Any, settings: type[Any]) -> inspect.Parameter:
     """Return a flag that is None until it is given, so that defaults stay in one place."""
     kind, facts = hint.__origin__, hint.__metadata__[0]
     if get_origin(kind) is tuple:
@@ -136,7 +156,10 @@ def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     text = facts.get("tooltip", "")
     if default not in (None, ""):
         text += f"  [default: {str(default).lower()}]"
-    option = typer.Option(*names, min=facts.get("min"), max=facts.get("max"), help=text)
+    group = str(settings.__doc__).splitlines()[0].rstrip(".").partition(";")[0]
+    option = typer.Option(
+        *names, min=facts.get("min"), max=facts.get("max"), help=text, rich_help_panel=group
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

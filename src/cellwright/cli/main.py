@@ -11,6 +11,7 @@ import typer
 from cellwright.cli import models
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import compare, evaluate
+from cellwright.cli.flags import GroupedCommand
 from cellwright.cli.interrupts import CANCELLED
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.errors import CellwrightError
@@ -48,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (count, train, pretrain, train_classifier, evaluate, compare, convert):
-    app.command()(command)
+    app.command(cls=GroupedCommand)(command)
 app.add_typer(models.app, name="models")
 
 
