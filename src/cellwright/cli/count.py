@@ -326,8 +326,10 @@ def count_in_folders(
     try:
         while True:
             images = _images(paths, output, settings)
-            if settings.watch:
-                images, facts = _at_rest(images, facts)
+            if settings.watch:  # files that still grow wait for the next look
+                now = {image.path: facts_of(image.path) for image in images}
+                images = tuple(image for image in images if facts.get(image.path) == now[image.path])
+                facts = now
             outcomes.count(images, output, choices)
             if not settings.watch:
                 break
@@ -387,11 +389,3 @@ def _images(paths: Sequence[Path], output: Path, settings: FolderSettings) -> tu
         if not settings.watch:
             raise
     return ()  # nothing has come yet
-
-
-def _at_rest(
-    images: Sequence[ListedImage], before: dict[Path, FileFacts]
-) -> tuple[tuple[ListedImage, ...], dict[Path, FileFacts]]:
-    """Return the images whose files are what they were at the last look, and what these are now."""
-    now = {image.path: facts_of(image.path) for image in images}
-    return tuple(image for image in images if before.get(image.path) == now[image.path]), now

@@ -121,7 +121,8 @@ class Table:
         self._show_heading()
         shown = str(plain_count(result.count))
         if result.interval is not None:
-            shown = interval_text(result)
+            low, high = result.interval
+            shown = f"{result.count:.1f} ({low:.0f}-{high:.0f})"
         self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
@@ -178,12 +179,6 @@ class Table:
 def _json_line(row: dict[str, Any]) -> str:
     """Return a row as JSON, which has no NaN: what is not known is null."""
     return json.dumps(json.loads(json.dumps(row), parse_constant=lambda _: None))
-
-
-def interval_text(result: Result) -> str:
-    """Return a count with its interval: ``412.3 (390-436)``."""
-    low, high = result.interval or (result.count, result.count)
-    return f"{result.count:.1f} ({low:.0f}-{high:.0f})"
 
 
 def analysis_row(analysis: "Analysis") -> dict[str, Any]:

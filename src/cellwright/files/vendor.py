@@ -330,7 +330,8 @@ def _dye_of(channel: dict[str, Any]) -> str:
 
 
 def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
-    _refuse_endless(path)
+    if not _WALKER.comes_to_an_end(path):  # another process can be stopped
+        raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
     with module.File(path, "r") as file:
         datasets: list[Any] = []
         file.visititems(lambda _, node: datasets.append(node) if hasattr(node, "dtype") else None)
@@ -411,12 +412,6 @@ class _Walker:
 
 
 _WALKER = _Walker()
-
-
-def _refuse_endless(path: Path) -> None:
-    """Raise ReadError where HDF5 crashes on a file or loops for ever: another process can be stopped."""
-    if not _WALKER.comes_to_an_end(path):
-        raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
 
 
 def _refuse_chunks_beyond(dataset: Any, path: Path) -> None:

@@ -53,7 +53,7 @@ def _codecs(codecs: Sequence[Any], shape: Sequence[int], n_item: int) -> tuple[A
     """Return the codecs of chunks of a shape, those that unpack bounded; also those inside of shards."""
     found: list[Any] = []
     for codec in codecs:
-        name = _name(codec)
+        name = str(codec.to_dict().get("name", "")).removeprefix("numcodecs.")
         if isinstance(codec, ShardingCodec):
             found.append(replace(codec, codecs=_codecs(codec.codecs, codec.chunk_shape, n_item)))
         elif isinstance(codec, BytesBytesCodec) and name in DECODERS:
@@ -61,10 +61,6 @@ def _codecs(codecs: Sequence[Any], shape: Sequence[int], n_item: int) -> tuple[A
         else:
             found.append(codec)
     return tuple(found)
-
-
-def _name(codec: Any) -> str:
-    return str(codec.to_dict().get("name", "")).removeprefix("numcodecs.")
 
 
 def _numcodec(codec: Any, most: int) -> Any:

@@ -293,7 +293,9 @@ def _stitch(
     is_as_it_is = middle.zoom == 1.0 and middle.scaling == context.scaling
     context = replace(context, scaling=middle.scaling)
     zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
-    keep_maps &= _fits(context, batches, zoom)
+    shape = zoomed(context.frames.shape, zoom)
+    n_bytes = 4 * context.engine.n_maps * len(context.frames) * prod(shape)
+    keep_maps &= batches[0].shape == context.frames.shape and n_bytes <= KEPT_MAPS_BYTES
     alike = [one for one in trials if (one.zoom, one.scaling) == (zoom, middle.scaling)]
     ready = _ready(alike, batches, collector, keep_maps=keep_maps)
     left = [batch for index, batch in enumerate(batches) if index not in ready]
@@ -343,13 +345,6 @@ def _ready(
             maps = trial.predicted.maps if keep_maps else []
             ready[batches.index(trial.batch)] = Predicted(maps, trial.predicted.decoded)
     return ready
-
-
-def _fits(context: CountContext, batches: Sequence[BlockBatch], zoom: float) -> bool:
-    """Whether maps can be kept: one block for each frame, and not too many bytes in all."""
-    shape = zoomed(context.frames.shape, zoom)
-    n_bytes = 4 * context.engine.n_maps * len(context.frames) * prod(shape)
-    return batches[0].shape == context.frames.shape and n_bytes <= KEPT_MAPS_BYTES
 
 
 def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings: Any) -> tuple[Cells, str]:

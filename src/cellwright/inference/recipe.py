@@ -218,7 +218,15 @@ def as_python(recipe: Recipe | Result) -> str:
     if recipe.window:
         script.lines.append(f"result = replace(result, offset={recipe.offset!r})")
     if recipe.is_analysed:
-        _add_analysis(script, recipe)
+        script.add(AnalysisSettings.__module__, "AnalysisSettings")
+        script.add("cellwright.ops.measure.analysis", "analyse")
+        given = [script.call(recipe.analysis) or "AnalysisSettings()"]
+        files = script.call(recipe.files)
+        if files:
+            script.add(__name__, "read_inputs")
+            given.append(f"read_inputs({files}, image, {recipe.analysis.region_rule!r})")
+        script.lines.append(f"analysis = analyse(result, image, {', '.join(given)})")
+        script.lines.append("result = analysis.result")
     script.lines.append("print(int(result.count))")
     return script.text()
 
@@ -273,18 +281,6 @@ class _Script:
             for module, names in sorted(self._imports.items())
         ]
         return "\n".join(["import cellwright", *froms, "", *self.lines, ""])
-
-
-def _add_analysis(script: _Script, recipe: Recipe) -> None:
-    script.add(AnalysisSettings.__module__, "AnalysisSettings")
-    script.add("cellwright.ops.measure.analysis", "analyse")
-    given = [script.call(recipe.analysis) or "AnalysisSettings()"]
-    files = script.call(recipe.files)
-    if files:
-        script.add(__name__, "read_inputs")
-        given.append(f"read_inputs({files}, image, {recipe.analysis.region_rule!r})")
-    script.lines.append(f"analysis = analyse(result, image, {', '.join(given)})")
-    script.lines.append("result = analysis.result")
 
 
 def as_command(recipe: Recipe | Result) -> str:

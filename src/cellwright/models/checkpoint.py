@@ -16,7 +16,7 @@ from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
 from cellwright.models.fit import read_fit
 from cellwright.models.protocol import CellModel
-from cellwright.models.spec import ModelSpec, read_spec
+from cellwright.models.spec import read_spec
 
 SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
 
@@ -38,7 +38,14 @@ def load_checkpoint(folder: Path) -> CellModel:
     spec = read_spec(folder / SPEC)
     sha256 = verified_checksum(folder, spec.weights_sha256)
     model: CellModel = registry.get(spec.family).load().build(spec.preset)
-    _check_same_shape(spec, model.spec, folder / SPEC)
+    path = folder / SPEC
+    for name in ("in_channels", "map_channels", "divisor"):
+        found, wanted = getattr(spec, name), getattr(model.spec, name)
+        if found != wanted:
+            raise CheckpointError(
+                f"{name} in {path} must be {wanted}, as the {spec.preset} preset of {spec.family} has it; "
+                f"got {found}. Copy the model folder again."
+            )
     load_weights(folder, model.network, f"the {spec.preset} preset of {spec.family}")
     loaded = model.with_network(model.network.eval(), spec=spec, sha256=sha256)
     loaded.fit = read_fit(folder, sha256)
@@ -128,16 +135,6 @@ def verified_checksum(folder: Path, expected: str) -> str:
             "folder again."
         )
     return found
-
-
-def _check_same_shape(spec: ModelSpec, built: ModelSpec, path: Path) -> None:
-    for name in ("in_channels", "map_channels", "divisor"):
-        found, wanted = getattr(spec, name), getattr(built, name)
-        if found != wanted:
-            raise CheckpointError(
-                f"{name} in {path} must be {wanted}, as the {spec.preset} preset of {spec.family} has it; "
-                f"got {found}. Copy the model folder again."
-            )
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:

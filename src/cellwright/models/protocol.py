@@ -141,7 +141,11 @@ class CellModel:
             return self.postprocess(maps, settings)
         zoom = (prod(map_shape) / prod(shape)) ** 0.5
         if zoom < 1:
-            return self.postprocess(self._enlarged(maps, shape, zoom), settings)
+            enlarged = {name: resize(one, shape) for name, one in maps.items()}
+            for name, kind in self.map_kinds.items():
+                if kind == "size":
+                    enlarged[name] = enlarged[name] / np.float32(zoom)
+            return self.postprocess(enlarged, settings)
         cells = self.postprocess(maps, in_model_pixels(settings, zoom))
         return resize_cells(cells, map_shape, shape)
 
@@ -166,14 +170,6 @@ class CellModel:
                 flipped[:, start if axis == -2 else start + 1] *= -1
             start += n
         return flipped
-
-    def _enlarged(self, maps: Maps, shape: tuple[int, int], zoom: float) -> Maps:
-        """Return maps in the size of the block before it was shrunk; lengths in pixels grow with it."""
-        enlarged = {name: resize(one, shape) for name, one in maps.items()}
-        for name, kind in self.map_kinds.items():
-            if kind == "size":
-                enlarged[name] = enlarged[name] / np.float32(zoom)
-        return enlarged
 
 
 def in_model_pixels(settings: Any, zoom: float) -> Any:

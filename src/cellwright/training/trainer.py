@@ -133,7 +133,9 @@ def fit(
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
     torch_device = devices.choose(device)
-    phases = _PhaseSamples(_pretraining_samples(material, settings))
+    everything = (*material.target, *material.extra)
+    kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
+    phases = _PhaseSamples(WeightedSamples(everything, sampling_weights(kinds)))
     state = first_state(model.network.to(torch_device), settings.weight_decay)
     state.facts = facts_of(
         n_images=[len(material.target), len(material.extra)],
@@ -162,13 +164,6 @@ def fit(
 class _PhaseSamples:
     pretrain: WeightedSamples
     tune: WeightedSamples | None = None
-
-
-def _pretraining_samples(material: Material, settings: TrainingSettings) -> WeightedSamples:
-    """Everything, clustered by simple statistics: there is no trained encoder yet."""
-    everything = (*material.target, *material.extra)
-    kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
-    return WeightedSamples(everything, sampling_weights(kinds))
 
 
 def _tuning_samples(material: Material, state: RunState, settings: TrainingSettings) -> WeightedSamples:

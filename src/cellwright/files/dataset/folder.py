@@ -218,7 +218,9 @@ def read_dataset(folder: Path | str) -> Dataset:
     classes = tuple(map(str, meta.get("classes") or ()))
     items, lacking = [], []
     for split, name in listed(meta, folder):
-        truth_path = _truth_path(folder, name)
+        candidates = [folder / "masks" / f"{name}.tif"]
+        candidates += [folder / kind / f"{name}.csv" for kind in ("boxes", "points")]
+        truth_path = next((path for path in candidates if path.exists()), None)
         if name not in images or truth_path is None:
             lacking.append(name)
         else:
@@ -267,12 +269,6 @@ def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
             raise ReadError(
                 f"{path} must lie in the dataset; it is a link to {path.resolve()}. Copy the file there."
             )
-
-
-def _truth_path(folder: Path, name: str) -> Path | None:
-    candidates = [folder / "masks" / f"{name}.tif"]
-    candidates += [folder / kind / f"{name}.csv" for kind in ("boxes", "points")]
-    return next((path for path in candidates if path.exists()), None)
 
 
 def _paired(folder: Path) -> Dataset:

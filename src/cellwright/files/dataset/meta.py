@@ -45,16 +45,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"'items' in meta.json of {folder} must hold an object under the name of each image; got "
             f"{str(items)[:80]}. Export the dataset again."
         )
-    _check_classes(meta.get("classes") or [], folder)
-    return meta
-
-
-def _check_classes(classes: Any, folder: Path) -> None:
+    classes = meta.get("classes") or []
     if not isinstance(classes, list | dict):
         raise ReadError(
             f"'classes' in meta.json of {folder} must be a list of names; got {str(classes)[:80]}. Export "
             "the dataset again."
         )
+    return meta
 
 
 def listed(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:

@@ -171,14 +171,10 @@ def _set_aside(path: Path, checksum: int) -> list[str]:
     """Give a file that was changed another name; return the sentence that tells so."""
     if not path.exists() or _checksum(path) == checksum:
         return []
-    aside = _free_name(path)
+    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
     path.rename(aside)
     return [f"{path.name} was changed since it was counted; it is kept as {aside.name}."]
-
-
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def _checksum(path: Path) -> int:

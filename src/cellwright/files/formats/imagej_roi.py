@@ -56,7 +56,12 @@ def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tupl
 
 
 def _cells(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
-    axes = _axes(rois)
+    axes = ""
+    if any(node.value.t_position > 1 for node in rois):
+        axes += "T"
+    if any(node.value.z_position > 1 or _stack_place(node) > 1 for node in rois):
+        axes += "Z"
+    axes += "YX"
     if image is not None:
         axes = image.label_axes
     notes = ReadingNotes(path, image=image)
@@ -180,16 +185,6 @@ def _points(node: JsonValue) -> Shape:
     if node.value.subpixel_coordinates is None:
         places = places + 0.5  # whole numbers are those of pixels
     return points_of(JsonValue(len(places), node.path, node.where), places)
-
-
-def _axes(rois: list[JsonValue]) -> str:
-    """Return the axes that ROIs lie along."""
-    axes = ""
-    if any(node.value.t_position > 1 for node in rois):
-        axes += "T"
-    if any(node.value.z_position > 1 or _stack_place(node) > 1 for node in rois):
-        axes += "Z"
-    return axes + "YX"
 
 
 def _stack_place(node: JsonValue) -> int:

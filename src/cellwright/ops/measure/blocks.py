@@ -75,17 +75,11 @@ def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOC
         low = np.maximum(first[rows][:, n_lead:].min(axis=0) - margins, 0)
         high = np.minimum(stop[rows][:, n_lead:].max(axis=0) + margins, cells.labels.shape[n_lead:])
         window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        yield _block(cells.labels, lead, window, rows)
-
-
-def _block(
-    labels: Labels, lead: tuple[int, ...], window: tuple[slice, ...], rows: NDArray[np.intp]
-) -> CellBlock:
-    place: tuple[int | slice, ...] = (*lead, *window)
-    part = np.asarray(labels[place])
-    numbers = np.zeros(max(int(part.max(initial=0)), int(rows.max()) + 1) + 1, np.int32)
-    numbers[rows + 1] = np.arange(1, len(rows) + 1)
-    return CellBlock(lead, window, rows, part, numbers[part])
+        place: tuple[int | slice, ...] = (*lead, *window)
+        part = np.asarray(cells.labels[place])
+        numbers = np.zeros(max(int(part.max(initial=0)), int(rows.max()) + 1) + 1, np.int32)
+        numbers[rows + 1] = np.arange(1, len(rows) + 1)
+        yield CellBlock(lead, window, rows, part, numbers[part])
 
 
 def n_channels(image: Image) -> int:

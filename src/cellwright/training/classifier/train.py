@@ -104,7 +104,11 @@ def train_classifier(
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
     state = first_state(classifier.network.to(torch_device), settings.weight_decay)
-    state.facts = facts_of(classes=spec.classes, preset=preset, images=_image_names(sources))
+    state.facts = facts_of(
+        classes=spec.classes,
+        preset=preset,
+        images=[f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items],
+    )
     check_same_run(output, settings, state.facts)
     resume(state, output, settings)
     while state.step < settings.steps:
@@ -123,10 +127,6 @@ def train_classifier(
     write_card(output, spec.title, [*told, checked], {"value": scores}, state.history)
     forget(output)
     return output
-
-
-def _image_names(sources: Sequence[ClassDataset]) -> list[str]:
-    return [f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items]
 
 
 def _trained(spec: ClassifierSpec, state: RunState) -> Classifier:

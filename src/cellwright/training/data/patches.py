@@ -126,7 +126,9 @@ def _mirror(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def _interpolate(image: Tensor, y: Tensor, x: Tensor, zoom: float) -> Tensor:
     """Bilinear values (3, P, P) of an image, blurred first where it is made smaller."""
-    image, y, x = _near(image, y, x)
+    top, left = (max(int(at.min()) - MARGIN_PX, 0) for at in (y, x))
+    bottom, right = (int(at.max()) + MARGIN_PX + 2 for at in (y, x))
+    image, y, x = image[:, top:bottom, left:right], y - top, x - left
     if zoom < 0.75:
         image = functional.avg_pool2d(image[None], 3, stride=1, padding=1, count_include_pad=False)[0]
     height, width = image.shape[1:]
@@ -135,10 +137,3 @@ def _interpolate(image: Tensor, y: Tensor, x: Tensor, zoom: float) -> Tensor:
     if values.shape[0] == 1:
         return values.expand(3, -1, -1).clone()
     return values
-
-
-def _near(image: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the part of an image around these positions, and the positions in it."""
-    top, left = (max(int(at.min()) - MARGIN_PX, 0) for at in (y, x))
-    bottom, right = (int(at.max()) + MARGIN_PX + 2 for at in (y, x))
-    return image[:, top:bottom, left:right], y - top, x - left

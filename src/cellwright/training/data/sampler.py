@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, Task
-from cellwright.models.protocol import CellModel, MapKind
+from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import annotate
 from cellwright.ops.simulation.simulate import LOOKS, simulate
 from cellwright.training.data.augment import augment, exclude_boundaries
-from cellwright.training.data.patches import Patch, cut_patch
+from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.samples import Sample, make_sample, volume_samples
 from cellwright.training.settings import TrainingSettings
 
@@ -62,17 +62,12 @@ def make_batch(
         if settings.augmentation >= 1 or rng.random() < settings.augmentation:
             image = augment(image, patch.labels, rng)
         if exclude and rng.random() < settings.exclude_boundaries:
-            target = _with_gaps(patch, sample.kinds)
+            is_gap = (patch.labels > 0) & (exclude_boundaries(patch.labels) == 0)
+            per_pixel = torch.tensor([kind in ("scalar", "direction") for kind in sample.kinds])
+            target = torch.where(is_gap & per_pixel[:, None, None], 0.0, patch.targets)
         images.append(image)
         targets.append(target)
     return torch.stack(images), torch.stack(targets)
-
-
-def _with_gaps(patch: Patch, kinds: tuple[MapKind, ...]) -> Tensor:
-    """Return the targets of a patch whose touching cells are parted by background."""
-    is_gap = (patch.labels > 0) & (exclude_boundaries(patch.labels) == 0)
-    per_pixel = torch.tensor([kind in ("scalar", "direction") for kind in kinds])
-    return torch.where(is_gap & per_pixel[:, None, None], 0.0, patch.targets)
 
 
 def simulated_samples(n: int, seed: int, model: CellModel) -> Task[list[Sample]]:

@@ -59,7 +59,13 @@ class AnnotationLayer:
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
-        self._set_style()
+        shape = self.session.labels.shape
+        self.layer.contour, self.layer.opacity = 0, 0.5
+        if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
+            self.layer.contour, self.layer.opacity = OUTLINE_PX, 0.9
+        self.layer.preserve_labels = True
+        self.layer.n_edit_dimensions = 2
+        self._colour()
         forget_history(layer)
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
@@ -163,15 +169,6 @@ class AnnotationLayer:
             shown = np.expand_dims(shown, self.channel_axis)
         if self.layer.data is not shown:
             self.layer.data = shown
-
-    def _set_style(self) -> None:
-        shape = self.session.labels.shape
-        self.layer.contour, self.layer.opacity = 0, 0.5
-        if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
-            self.layer.contour, self.layer.opacity = OUTLINE_PX, 0.9
-        self.layer.preserve_labels = True
-        self.layer.n_edit_dimensions = 2
-        self._colour()
 
     def _colour(self) -> None:
         """Colour cells by class where there are classes, else unlike their neighbours; hide some."""

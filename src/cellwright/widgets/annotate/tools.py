@@ -129,24 +129,18 @@ class ToolBox(QObject):
         if self.view.is_painting or self.takes(name):
             return
         if name == "undo":
-            self._undo()
+            what = self.session.undo_name
+            if not self.session.can_undo:
+                self.done.emit("There is nothing to undo.")
+            elif self.attempt(self.session.undo):
+                self.done.emit(f"Undo: {what}.")
         elif name == "redo":
-            self._redo()
+            if not self.session.can_redo:
+                self.done.emit("There is nothing to redo.")
+            elif self.attempt(self.session.redo):
+                self.done.emit(f"Redo: {self.session.undo_name}.")
         else:
             self.pressed.emit(name)
-
-    def _undo(self) -> None:
-        what = self.session.undo_name
-        if not self.session.can_undo:
-            self.done.emit("There is nothing to undo.")
-        elif self.attempt(self.session.undo):
-            self.done.emit(f"Undo: {what}.")
-
-    def _redo(self) -> None:
-        if not self.session.can_redo:
-            self.done.emit("There is nothing to redo.")
-        elif self.attempt(self.session.redo):
-            self.done.emit(f"Redo: {self.session.undo_name}.")
 
     def target(self) -> int:
         """Return the cell that a key means: under the cursor, else in review; 0 for none."""
@@ -255,7 +249,12 @@ class ToolBox(QObject):
     def drag(self, name: str, points: Point) -> None:
         """Do what a tool of kind ``drag`` does along points (N, D)."""
         if name == "merge":
-            self._merge(self.number_at(points[0]), self.number_at(points[-1]))
+            keep = self.number_at(points[0])
+            gone = self.number_at(points[-1])
+            if not keep or not gone:
+                self.done.emit("Drag from one cell to another to merge them.")
+            elif keep != gone and self.attempt(lambda: self.session.merge(keep, gone)):
+                self.done.emit(f"Merged cell {gone} into cell {keep}.")
         elif name == "cut":
             self._cut(points)
         else:
@@ -265,12 +264,6 @@ class ToolBox(QObject):
                 whole = tuple(slice(0, length) for length in self.session.labels.shape)
                 box = joined(box, (*whole[:-2], *box[-2:]))
             self.attempt(lambda: self.session.add_region(box))
-
-    def _merge(self, keep: int, gone: int) -> None:
-        if not keep or not gone:
-            self.done.emit("Drag from one cell to another to merge them.")
-        elif keep != gone and self.attempt(lambda: self.session.merge(keep, gone)):
-            self.done.emit(f"Merged cell {gone} into cell {keep}.")
 
     def _cut(self, points: Point) -> None:
         """Cut the cell that most of the line runs through."""

@@ -88,7 +88,10 @@ class AnnotatePanel(QWidget):
         self.teach = button(
             "Teach the model these", "Open the train panel with these cells ticked and the model chosen."
         )
-        tools = (self._card(), self._tools(), self._hint(), self._classes())
+        self.hint = wrapped_label(name="hint")
+        self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
+        tools = (self._card(), self._tools(), self.hint, self._classes())
         stack(*tools, self.teach, self.settings, self.exports, into=self.work, spacing_px=SPACING_PX)
         fill(layout, self._choices(), self._offer(), self.message, self.work, self.batch)
         layout.addStretch(1)
@@ -246,12 +249,6 @@ class AnnotatePanel(QWidget):
         _size(button)
         self.buttons[name] = button
         return button
-
-    def _hint(self) -> QLabel:
-        self.hint = wrapped_label(name="hint")
-        self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
-        self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
-        return self.hint
 
     def _classes(self) -> QVBoxLayout:
         self.names = QLineEdit()

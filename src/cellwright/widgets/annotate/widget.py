@@ -70,12 +70,6 @@ class AnnotateWidget(QWidget):
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
         stack(PanelScrollArea(self.panel), into=self)
         self.choices = AnnotateChoices(self.model, self.panel)
-        self._connect_model()
-        self.proofreader = Proofreader(self.model, self.panel.batch)
-        self.exporter = Exporter(self.model, self.panel.exports)
-        self._connect_panel()
-
-    def _connect_model(self) -> None:
         model = self.model
         model.opened.connect(self._on_opened)
         model.closed.connect(self._on_closed)
@@ -83,6 +77,9 @@ class AnnotateWidget(QWidget):
         model.failed.connect(self.panel.message.fail)
         self.panel.model.failed.connect(self.panel.message.fail)
         model.message.connect(self.panel.message.tell)
+        self.proofreader = Proofreader(self.model, self.panel.batch)
+        self.exporter = Exporter(self.model, self.panel.exports)
+        self._connect_panel()
 
     def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers

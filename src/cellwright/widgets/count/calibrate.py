@@ -145,12 +145,6 @@ class CalibrateTool(QObject):
         if shapes is not None and len(shapes.data) == len(counts) and "count" in shapes.features:
             shapes.features = shapes.features.assign(count=counts)
 
-    def _kept_counts(self, shapes: Shapes) -> list[int]:
-        """Return the typed count of each box; of a new one, which has the row of another, it is unknown."""
-        rows = shapes.features
-        is_known = ~(rows["box"].duplicated() | rows["box"].isna())
-        return [int(one) for one in rows["count"].where(is_known, UNKNOWN).fillna(UNKNOWN)]
-
     def _density(self) -> CountOutcome:
         counted = self._model.outcome
         if counted is None or counted.result.gives != "density":
@@ -168,7 +162,9 @@ class CalibrateTool(QObject):
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
         boxes = boxes_of(self.shapes, counted.request.source)
-        counts = self._kept_counts(self.shapes)
+        rows = self.shapes.features
+        is_known = ~(rows["box"].duplicated() | rows["box"].isna())
+        counts = [int(one) for one in rows["count"].where(is_known, UNKNOWN).fillna(UNKNOWN)]
         if len(counts) != len(boxes):
             return  # napari is still at it
         density = (self._before or counted).result.maps["density"]

@@ -116,7 +116,14 @@ def source_with(
         return source
     together = (chosen, *also)
     for one in also:
-        _check_upon(one, chosen)
+        own, wanted = one.image.label_shape, chosen.image.label_shape
+        if own != wanted:
+            raise WrongLayerError(
+                f"Channels that are counted in together have the same size; {one.layer.name!r} has {own} "
+                f"pixels, {chosen.layer.name!r} {wanted}. Leave one out, or open images of the same size."
+            )
+        n_axes = len([axis for axis in chosen.image.label_axes if axis != "T"])
+        check_upon(one.layer, chosen.layer, n_axes)
     images = [one.image for one in together]
     part, files = _place_in_files(together, images)
     channels = tuple(
@@ -138,17 +145,6 @@ def source_with(
 
 def _is_one_layer(chosen: LayerChannel, also: Sequence[LayerChannel]) -> bool:
     return all(one.layer is chosen.layer for one in also)
-
-
-def _check_upon(other: LayerChannel, chosen: LayerChannel) -> None:
-    own, wanted = other.image.label_shape, chosen.image.label_shape
-    if own != wanted:
-        raise WrongLayerError(
-            f"Channels that are counted in together have the same size; {other.layer.name!r} has {own} "
-            f"pixels, {chosen.layer.name!r} {wanted}. Leave one out, or open images of the same size."
-        )
-    n_axes = len([axis for axis in chosen.image.label_axes if axis != "T"])
-    check_upon(other.layer, chosen.layer, n_axes)
 
 
 def _cut(image: Image, source: Source) -> Image:

@@ -291,7 +291,9 @@ class AxesTool(QObject):
             self._panel.show_axes("")
             return
         self._show_size(known.image.known_sizes_um)
-        self._panel.axes.fill(_entries(layer, known), known.image.axes)
+        shape, axes = known.image.shape, known.image.axes
+        likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
+        self._panel.axes.fill([(f"{one} · {meaning(one, shape)}", one) for one in likely], known.image.axes)
         sentence = ""
         if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
@@ -376,12 +378,6 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
     if step:
         text += f", {step:.3g} µm a slice"
     return f"{BEGINNINGS[known.axes_from]}: {text}"
-
-
-def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
-    shape, axes = known.image.shape, known.image.axes
-    likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
-    return [(f"{one} · {meaning(one, shape)}", one) for one in likely]
 
 
 def _describe_task(path: Path) -> Task[None]:

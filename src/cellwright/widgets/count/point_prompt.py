@@ -73,7 +73,11 @@ class PointPromptTool(QObject):
 
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         if not is_on:
-            self._let_go()
+            self._subject = self._questions = None
+            self._waiting.clear()
+            if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
+                self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
+            self._take(None)
             return
         try:
             layer = image_layer(self._model.inputs().layer)
@@ -85,13 +89,6 @@ class PointPromptTool(QObject):
         self._viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
         self._take(layer)
         self._prepare(subject, None, None)
-
-    def _let_go(self) -> None:
-        self._subject = self._questions = None
-        self._waiting.clear()
-        if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
-            self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
-        self._take(None)
 
     def _take(self, layer: ImageLayer | None) -> None:
         """Listen to the mouse and keys of this image from now on; what was not kept of another is dropped."""

@@ -82,7 +82,13 @@ class CountWidget(QWidget):
         self.first_run = FirstRunTool(self.model, self.panel)
         self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
-        self._connect_model()
+        model = self.model
+        model.told.connect(self.panel.message.tell)
+        model.failed.connect(self.panel.message.fail)
+        model.work_wanted.connect(self.jobs.start)
+        model.update_wanted.connect(self.updater.request)
+        model.cause_changed.connect(self.panel.message.forget_error)
+        self.updater.failed.connect(model.fail)
         self.shown.take_up(self.settings_file.take)
 
     def _connect_panel(self) -> None:
@@ -110,15 +116,6 @@ class CountWidget(QWidget):
         self.jobs.finished.connect(self._on_job_finished)
         panel.model.chosen.connect(self._on_model_chosen)
         panel.model.failed.connect(self.model.fail)
-
-    def _connect_model(self) -> None:
-        model = self.model
-        model.told.connect(self.panel.message.tell)
-        model.failed.connect(self.panel.message.fail)
-        model.work_wanted.connect(self.jobs.start)
-        model.update_wanted.connect(self.updater.request)
-        model.cause_changed.connect(self.panel.message.forget_error)
-        self.updater.failed.connect(model.fail)
 
     @property
     def job(self) -> Job | None:

@@ -30,7 +30,7 @@ from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
-from cellwright.ops.plates import PlateMap, plate_pattern, well_place
+from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
@@ -245,21 +245,18 @@ class FolderView(QWidget):
         self.whole_plate.setVisible(bool(model.well))
         self.tabs.setTabVisible(1, model.has_wells)
         if self.tabs.currentIndex() == 1:  # out of sight it can wait
-            self._show_plate(model, model.plate_map)
+            titles = [(_title(name), name) for name in model.columns]
+            self.column.fill(titles, model.column)
+            plates = model.plates
+            self.plate_names_box.fill([(name, name) for name in plates], model.plate)
+            self.plate_names_box.setVisible(len(plates) > 1)
+            self.plate.show_plate(model.plate_map, well_place(model.well))
         self.tabs.setTabVisible(2, bool(failed))
         self.tabs.setTabText(2, f"Failed ({len(failed)})")
         if self.failed.count() != len(failed):
             self.failed.clear()
             for outcome in failed:
                 self.failed.addItem(QListWidgetItem(f"{outcome.image.name}\n{outcome.error}"))
-
-    def _show_plate(self, model: FolderModel, plate: PlateMap | None) -> None:
-        titles = [(_title(name), name) for name in model.columns]
-        self.column.fill(titles, model.column)
-        plates = model.plates
-        self.plate_names_box.fill([(name, name) for name in plates], model.plate)
-        self.plate_names_box.setVisible(len(plates) > 1)
-        self.plate.show_plate(plate, well_place(model.well))
 
 
 def _title(column: str) -> str:

@@ -24,7 +24,10 @@ SETTLE_MS = 1500  # until napari has drawn what was added
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show the demo and return the exit status: 0 when cells were counted."""
-    options = _options(arguments)
+    parser = argparse.ArgumentParser(prog="python -m cellwright.widgets.plugin.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for picture and table")
+    parser.add_argument("--screenshot", action="store_true", help="write picture and table, then quit")
+    options = parser.parse_args(arguments)
     viewer, widget = open_demo()
     if options.screenshot or not has_screen():
         leaving = QTimer(widget)
@@ -68,13 +71,6 @@ def _leave(viewer: napari.Viewer, widget: CountWidget, folder: Path) -> None:
         picture = viewer.screenshot(canvas_only=False, flash=False)
         Picture.fromarray(picture).save(folder / "screenshot.png")
     viewer.close()
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cellwright.widgets.plugin.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for picture and table")
-    parser.add_argument("--screenshot", action="store_true", help="write picture and table, then quit")
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -152,19 +152,15 @@ class ResultsWidget(QWidget):
         layer, image = self.view.layer.layer, self.view.image.layer
         if layer is not self.link.layer or image is not self.link.image_layer:
             self.view.message.tell("")
-            self._take_rule(layer)
+            counted = counted_regions(layer)
+            if counted is not None and layer is not self.link.layer:
+                self.model.region_rule = counted.rule
+                self.counts.show_settings()
             before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(layer, image)
             if before is not None and is_behind:
                 self.followers.look_at(before)
         self._list_others()
-
-    def _take_rule(self, cells: Layer | None) -> None:
-        """Take the rule by which other cells were counted in regions."""
-        counted = counted_regions(cells)
-        if counted is not None and cells is not self.link.layer:
-            self.model.region_rule = counted.rule
-            self.counts.show_settings()
 
     def _on_nuclei_chosen(self) -> None:
         if self.view.nuclei.layer is None:

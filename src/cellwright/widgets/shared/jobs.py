@@ -114,19 +114,16 @@ class _TaskWorker(WorkerBase):  # type: ignore[misc]
     def work(self) -> Any:
         """Return what the task returns, or None when the worker was asked to quit."""
         try:
-            return self._drain()
+            while not self.abort_requested:
+                try:
+                    self.yielded.emit(next(self._task))
+                except StopIteration as end:
+                    return end.value
+            return None
         except RuntimeError as error:
             raise JobError(f"{type(error).__name__}: {error}") from error
         finally:
             self._task.close()
-
-    def _drain(self) -> Any:
-        while not self.abort_requested:
-            try:
-                self.yielded.emit(next(self._task))
-            except StopIteration as end:
-                return end.value
-        return None
 
 
 def debouncer(parent: QObject, wait_ms: int, slot: Callable[[], Any]) -> QSignalDebouncer:

@@ -61,13 +61,6 @@ class OwnModels(QWidget):
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
-        self._add_menus()
-        self.job.failed.connect(lambda error: self._tell(error_line(error), is_error=True))
-        self.job.finished.connect(self._show_enabled)
-        self.box.chosen.connect(self._show_enabled)
-        self._show_enabled()
-
-    def _add_menus(self) -> None:
         exports, imports = QMenu(self.export), QMenu(self.add)
         exports.addAction("For cellwright…", self._on_export_chosen)
         exports.addAction("For the BioImage Model Zoo…", self._on_zoo_export_chosen)
@@ -75,6 +68,10 @@ class OwnModels(QWidget):
         imports.addAction("From a folder…", self._on_import_folder_chosen)
         self.export.setMenu(exports)
         self.add.setMenu(imports)
+        self.job.failed.connect(lambda error: self._tell(error_line(error), is_error=True))
+        self.job.finished.connect(self._show_enabled)
+        self.box.chosen.connect(self._show_enabled)
+        self._show_enabled()
 
     @property
     def chosen(self) -> str:

@@ -101,7 +101,12 @@ class TrainPanel(QWidget):
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         choices = self._choices()
         self.form = SettingsForm(FinetuneSettings)
-        _adapt(self.form)
+        for name, value in self.form.values().items():
+            field = self.form.container[name]
+            if isinstance(value, int):
+                field.max = LARGEST
+            elif not is_threshold(FinetuneSettings, name):
+                field.step = SMALLEST_STEP
         self.show_settings(FinetuneSettings())
         self.advanced, self.setup = FoldedPart("Advanced settings", self.form.native), QWidget()
         stack(choices, self.advanced, self.check_box, into=self.setup, spacing_px=layout.spacing())
@@ -227,16 +232,6 @@ class UnlabelledChoices(QWidget):
     def settings(self) -> PretrainSettings:
         """How, and how long."""
         return PretrainSettings(method=str(self.method.currentData()), steps=self.steps.value())
-
-
-def _adapt(form: SettingsForm) -> None:
-    """Give numbers without a limit room for those of the presets, and small ones their decimals."""
-    for name, value in form.values().items():
-        field = form.container[name]
-        if isinstance(value, int):
-            field.max = LARGEST
-        elif not is_threshold(FinetuneSettings, name):
-            field.step = SMALLEST_STEP
 
 
 class TrainCard(QFrame):
