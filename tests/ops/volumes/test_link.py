@@ -59,10 +59,11 @@ def test_it_does_not_matter_how_outlines_are_numbered(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_upside_down_and_mirrored_volumes_give_the_same_cells(seed):
     labels, z_step = truth(seed)
+    """But for voxels between two cells that are as high on both sides, which go to the one or the other."""
     straight = link_slices(labels, anisotropy=z_step)
-    for axis, least in ((0, 0.94), (1, 1.0), (2, 1.0)):
+    for axis in range(3):
         turned = np.flip(link_slices(np.flip(labels, axis).copy(), anisotropy=z_step), axis)
-        assert match_labels(np.ascontiguousarray(turned), straight, 0.99).f1 >= least
+        assert match_labels(np.ascontiguousarray(turned), straight, 0.95).f1 >= 0.99
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -121,7 +122,7 @@ def test_no_gap_is_wider_than_a_third_of_the_cells():
 @pytest.mark.parametrize(
     ("radii", "waist", "n_cells"),
     [
-        ([4, 7, 8, 8, 8, 7, 5, 3, 5, 7, 8, 8, 8, 7, 4], 0.6, 2),
+        ([4, 7, 8, 8, 8, 7, 5, 3, 5, 7, 8, 8, 8, 7, 4], 0.7, 2),
         ([4, 7, 8, 8, 8, 7, 5, 3, 5, 7, 8, 8, 8, 7, 4], 0.0, 1),
         ([4, 7, 8, 8, 8, 8, 8, 8, 8, 7, 4], 0.6, 1),
         ([4, 7, 8, 8, 8, 7, 5, 3, 5, 7, 8, 8, 8, 7, 4], 1.0, 2),

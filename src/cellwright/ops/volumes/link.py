@@ -26,6 +26,7 @@ from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import BoundedSettings
 from cellwright.ops.labels import measure, relabel
+from cellwright.ops.volumes.hills import OUTSIDE, hills
 
 MaxGap = Annotated[
     int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
@@ -135,19 +136,13 @@ def _closed(depth: NDArray[Any], gap: int) -> NDArray[Any]:
 
 def _flood(depth: NDArray[np.float32], waist: float) -> Labels:
     """Return the hills of a connected volume of depths (0 outside), parted where saddles are low."""
-    from skimage.morphology import h_maxima  # slow to import
-    from skimage.segmentation import watershed
-
     inside = depth > 0
     if waist == 0:
         return inside.astype(np.int32)
     smooth = ndimage.gaussian_filter1d(depth, SMOOTHING, axis=0, mode="constant")
     height = np.log(np.maximum(smooth, SHALLOWEST_PX))  # a share of the depth is a difference of heights
-    height[~inside] = np.log(SHALLOWEST_PX)
-    drop = max(-np.log(waist), LEAST_DROP)
-    is_top = h_maxima(height, drop) * inside  # type: ignore[no-untyped-call]
-    tops, _ = ndimage.label(is_top, np.ones((3, 3, 3), int))
-    return np.asarray(watershed(-height, tops, mask=inside), np.int32)  # type: ignore[no-untyped-call]
+    height[~inside] = OUTSIDE
+    return hills(height, max(-np.log(waist), LEAST_DROP))
 
 
 def _without_guesses(cells: Labels, outlined: NDArray[np.bool_], gap: int) -> Labels:
