@@ -88,6 +88,17 @@ def test_masked_pixels_of_dask_arrays_are_unknown():
     assert Image(lazy, "YX").data is lazy
 
 
+def test_pixels_that_fit_no_memory_are_an_error_of_ours():
+    class Stored:
+        shape, dtype = (1 << 30, 1 << 25), np.dtype(np.uint8)
+
+        def __getitem__(self, index):
+            return np.ones(self.shape, self.dtype)
+
+    with pytest.raises(errors.OutOfMemoryError, match="of uint8, must fit into memory; they do not"):
+        Image(Stored(), "YX", (), "a").read()
+
+
 def test_values_are_frozen():
     image = Image(np.zeros((4, 5)), "YX")
     with pytest.raises(FrozenInstanceError):

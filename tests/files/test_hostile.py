@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import roifile
 import tifffile
+import zarr
 from PIL import Image as Picture
 
 from cellwright.core.data import Image
@@ -301,11 +302,22 @@ def test_outlines_that_cover_gigabytes_are_refused(tmp_path, monkeypatch, n, sid
     if n > 1:  # together
         monkeypatch.setattr(assembly, "MOST_FILLED_PX", 1 << 18)
     (tmp_path / "a.geojson").write_text(squares(*range(n), side=side))
-    with pytest.raises(ReadError, match=r"Name their image, or remove outlines"):
+    with pytest.raises(ReadError, match="Name their image, or"):
         READERS["geojson"].read(tmp_path / "a.geojson")
     image = Image(np.zeros((1000, 1000), np.uint8), "YX", (), "a")
     (found,) = READERS["geojson"].read(tmp_path / "a.geojson", image)
     assert len(found) == n
+
+
+def test_rois_far_apart_are_refused_without_the_size_of_their_image(tmp_path):
+    places = range(0, 32_000, 400)  # each page of their labels would be touched: 4 GB
+    rois = [roifile.ImagejRoi.frompoints(np.array([[0, 0], [9, 0], [9, 9], [0, 9]]) + at) for at in places]
+    roifile.roiwrite(tmp_path / "a.zip", rois, name=[f"{at}" for at in places], mode="w")
+    with pytest.raises(ReadError, match=r"reach over \(31609, 31609\). Name their image, or split"):
+        READERS["imagej-roi"].read(tmp_path / "a.zip")
+    image = Image(np.zeros((500, 500), np.uint8), "YX", (), "a")
+    with pytest.raises(ReadError, match="most do not"):
+        READERS["imagej-roi"].read(tmp_path / "a.zip", image)
 
 
 @pytest.mark.parametrize("name", ["geojson", "coco"])
@@ -398,7 +410,6 @@ def packed_bombs():
 
 def test_chunks_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
     import numcodecs
-    import zarr
 
     for name, bomb in packed_bombs().items():
         codec = numcodecs.get_codec({"id": name})
@@ -412,10 +423,20 @@ def test_chunks_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
                 read_image(folder).read()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_that_lacks_nearly_all_of_what_it_claims_is_refused(tmp_path, version):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=version)
+    array = group.create_array("0", shape=(999_999, 767_000), chunks=(12, 15), dtype="u1")
+    array[:24, :30] = 1
+    with pytest.raises(ReadError, match=r"for \(999999, 767000\) of uint8, 4 are there"):
+        read_image(tmp_path / "a.zarr" / "0")
+    group.create_array("1", shape=(6000, 6000), chunks=(500, 500), dtype="u1")[:9, :9] = 1
+    assert read_image(tmp_path / "a.zarr" / "1").read((0, slice(8, 10))).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("shards", [None, (16, 16)])
 def test_chunks_of_zarr_3_that_unpack_to_more_than_they_hold_are_refused(tmp_path, shards):
     import google_crc32c
-    import zarr
 
     bombs = packed_bombs()
     for codec in (zarr.codecs.GzipCodec(), zarr.codecs.ZstdCodec(), zarr.codecs.BloscCodec()):

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import AxesError, ImageError
+from cellwright.core.errors import AxesError, ImageError, OutOfMemoryError
 
 ArrayLike = Any  # numpy, dask or zarr: anything with shape, dtype and slicing
 Maps = Mapping[str, NDArray[np.float32]]  # dense network output, each (channels, Y, X)
@@ -149,8 +149,11 @@ class Image:
         try:
             _refuse_shorter_file(self.data)
             return np.asarray(self.data[index])
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"The pixels of {self.name!r}, {self.shape} of {self.data.dtype}, must fit into memory; they "
+                "do not. Take a part of it, or close other programs."
+            ) from error
         except Exception as error:  # arrays on disk fail in every possible way
             raise ImageError(
                 f"The pixels of {self.name!r} cannot be read: {error}. The file is damaged or has changed; "

@@ -41,7 +41,7 @@ class CheckpointError(CellwrightError, ValueError):
 
 
 class OutOfMemoryError(CellwrightError, MemoryError):
-    """Even the smallest tile on the last device does not fit into memory."""
+    """An image, or even the smallest tile on the last device, does not fit into memory."""
 
 
 class WrongLayerError(CellwrightError, TypeError):

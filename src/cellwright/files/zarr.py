@@ -9,7 +9,7 @@ Label images larger than memory are written as OME-Zarr 0.5, window by window, t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,25 @@ import numpy as np
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files.atomic import writing
-from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, seconds_of, um_per
+from cellwright.files.metadata import (
+    LEAST_BOMB_BYTES,
+    ImageMetadata,
+    Wanted,
+    describe,
+    magnitude,
+    seconds_of,
+    um_per,
+)
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
 S3_TRIES = 5  # of s3fs, each with its share of these seconds
 ATTRIBUTES = ("zarr.json", ".zattrs")
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
+METADATA = (*MARKERS, ".zattrs", ".zmetadata")
 OLD_AXES = "TCZYX"  # of versions 0.1 and 0.2, which do not name them
 MOST_CHUNK_BYTES = 1 << 31
+MOST_TIMES_STORED = 4000  # how many more chunks than are in its store an array can have
 MOST_IMAGES = 10_000
 LEVEL_ROUNDING_PX = 2  # by which a level may be larger or smaller than a whole share of the first
 CHUNK_PX = 512  # side of a chunk along Y and X
@@ -283,9 +293,24 @@ def _checked(array: Any, source: Path | str) -> Any:
             f"The chunks of {source} must be smaller than {MOST_CHUNK_BYTES >> 30} GiB; got {array.chunks} "
             f"of {array.dtype}. Write it again in smaller ones."
         )
+    if array.nbytes > LEAST_BOMB_BYTES and not address_of(source):
+        _refuse_missing(array, Path(source) / array.path)
     from cellwright.files.zarr_bounds import bounded
 
     return bounded(array)
+
+
+def _refuse_missing(array: Any, folder: Path) -> None:
+    """Raise ReadError where nearly all chunks of an array on disk are missing: its shape is a mistake."""
+    n_chunks = prod(ceil(n / side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True))
+    least = n_chunks // MOST_TIMES_STORED
+    stored = (path for path in folder.rglob("*") if path.is_file() and path.name not in METADATA)
+    n_stored = sum(1 for _ in islice(stored, least))
+    if n_stored < least:
+        raise ReadError(
+            f"The array in {folder} must have its chunks; of {n_chunks}, for {array.shape} of {array.dtype}, "
+            f"{n_stored} are there. Copy it again."
+        )
 
 
 def _letters(names: Any) -> str:

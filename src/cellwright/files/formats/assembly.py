@@ -29,7 +29,7 @@ from cellwright.files.json_value import JsonValue
 
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
-MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file whose image is not known
+MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file, and of its image, where that is not known
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
 MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, which takes their square
@@ -172,9 +172,10 @@ def assemble(
     Raises
     ------
     ReadError
-        Most of them lie outside of the image.
+        Most of them lie outside of the image, or labels of a size that is guessed would be too large.
     """
     objects = _of_one_kind(objects, notes)
+    is_guessed = image is None and not annotation.shape
     shape = annotation.shape or _extent(annotation, objects, notes, image)
     annotation = replace(annotation, shape=shape)
     cut = [_cut(one, shape, notes) for one in objects]
@@ -194,6 +195,11 @@ def assemble(
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
         names = [one.name for one in inside]
         return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
+    if is_guessed and prod(shape) > MOST_FILLED_PX:
+        raise ReadError(
+            f"The outlines of {notes.path} must lie within {MOST_FILLED_PX} pixels where the size of their "
+            f"image is not known; they reach over {shape}. Name their image, or split the file."
+        )
     return _labels(annotation, inside, notes, fill)
 
 
