@@ -172,6 +172,7 @@ def _files(source: Source, folder: Path | None, target: Path) -> Iterator[Path]:
 
 def _unpacked(archive: Path, patterns: Sequence[str], target: Path) -> Path:
     """Unpack the files that match from an archive, and return the folder that the patterns start in."""
+    target.mkdir()
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():
