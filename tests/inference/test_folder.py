@@ -341,12 +341,7 @@ def test_a_report_and_an_excel_file_tell_of_the_folder(images, tmp_path):
     assert table["count"].sum() == 15
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_folder import BrightPixels, count
-
+KILL_LATER = """
 def kill_later(left):
     def look(event, arguments):
         nonlocal left
@@ -355,7 +350,14 @@ def kill_later(left):
             if left < 0:
                 os.kill(os.getpid(), 9)
     sys.addaudithook(look)
+"""
 
+KILLED = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_folder import BrightPixels, count
+{KILL_LATER}
 for moment in range(0, 400, 9):
     output = Path(sys.argv[2]) / str(moment)
     child = os.fork()

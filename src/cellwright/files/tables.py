@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
 MOST_XLSX_ROWS = 1_048_576
 
 
-def write_table(path: Path | str, result: Result) -> None:
-    """Write the cells of a result as CSV, in one step; of a density the count of each frame."""
-    table = cells_table(result)
+def write_table(path: Path | str, result: Result, columns: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write the cells of a result as CSV, in one step; of a density the count of each frame.
+
+    ``columns`` come in the place of those of the same name, or behind them.
+    """
+    table = cells_table(result).assign(**columns)
     if result.gives == "density":
         table = frames_table(result)
     with atomic_write(Path(path)) as part:

@@ -7,7 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -30,6 +30,7 @@ from cellwright.files.folders.results import (
     join_tables,
     mark_done,
     mark_parts,
+    note_report,
     only_run,
     outcomes_before,
     write_folder_report,
@@ -93,7 +94,7 @@ def count_folder(
     WriteError
         The folder cannot be written, the disk is full, or another program counts into the folder.
     """
-    with only_run(output), replacing(_tables(output, counter), partial(_mark, output)) as kept:
+    with only_run(output), replacing_tables(output, counter) as kept:
         clear_parts(output, images)
         for notice in kept:
             on_notice(notice)
@@ -117,22 +118,27 @@ def count_folder(
         finally:
             opened.close()
         outcomes = _in_order(known)
-        write_summary(output, outcomes, xlsx=counter.xlsx)
-        yield Progress("table of all cells", 0, 1)
-        join_tables(output, outcomes)
-        if counter.report is not None:
-            write_folder_report(counter.report, output, outcomes, counter.settings_text)
+        yield from write_tables(output, outcomes, counter, counter.settings_text)
+        note_report(output, counter.report, counter.settings_text)
     return outcomes
 
 
-def _tables(output: Path, counter: CountChoices) -> list[Path]:
-    """Return the files that tell of all images."""
+def replacing_tables(output: Path, counter: CountChoices) -> AbstractContextManager[list[str]]:
+    """Keep what was edited of the files that tell of all images; lend the sentences that tell of it."""
     found = [output / SUMMARY, output / ALL_CELLS, *[output / SUMMARY_XLSX] * counter.xlsx]
-    return [*found, *filter(None, [counter.report])]
+    paths = [*found, *filter(None, [counter.report])]
+    return replacing(paths, lambda path: mark_in(output / KEPT, path, output))
 
 
-def _mark(output: Path, path: Path) -> Path:
-    return mark_in(output / KEPT, path, output)
+def write_tables(
+    output: Path, outcomes: Sequence[ImageOutcome], counter: CountChoices, settings: str
+) -> Task[None]:
+    """Write what tells of all images; settings is a text for the report."""
+    write_summary(output, outcomes, xlsx=counter.xlsx)
+    yield Progress("table of all cells", 0, 1)
+    join_tables(output, outcomes)
+    if counter.report is not None:
+        write_folder_report(counter.report, output, outcomes, settings)
 
 
 def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:

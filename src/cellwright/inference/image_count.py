@@ -211,6 +211,12 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
         result = yield from classify(result, part, recipe.classifier, recipe.engine)
     if recipe.window:
         result = replace(result, offset=recipe.offset)
+    return (yield from measured_task(result, image, choices))
+
+
+def measured_task(result: Result, image: Image, choices: CountChoices) -> Task[Counted]:
+    """Measure the cells of an image as far as it was asked for."""
+    recipe = choices.recipe
     if not choices.is_analysed:
         return Counted(result, None)
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)

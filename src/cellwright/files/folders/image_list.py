@@ -26,7 +26,10 @@ WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
 PART = "#"  # between the name of a file and that of one of its images
 LONGEST_NAME = 150  # bytes of a name; file systems end at 255, and endings are added
 FIELD = re.compile(r"\{(\w+)\}")
-TAKEN = ("image", "model", "count", "low", "high", "fit", "expectation", "seconds", "notices", "error")
+TAKEN = (
+    *("image", "model", "count", "corrected", "low", "high", "fit", "expectation"),
+    *("seconds", "notices", "error"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@
     <output>/<name>.labels.tif, .cells.csv, .json    of each image, as of a single count
     <output>/summary.csv                             one row per image
     <output>/cells.parquet                           the cells of all images, where pyarrow is installed
+    <output>/<name>.labels.counted.tif, ...          what the model had found, of an image corrected by hand
     <output>/.cellwright/<name>.json                 that an image is done: with what, and which files it has
     <output>/.cellwright/<name>.jpg                  the image with its cells, small
+    <output>/.cellwright/report                      where the last run wrote its report, and its settings
     <output>/.cellwright/blocks/<name>/              a large image while it is counted block by block
 """
 
@@ -14,22 +16,23 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from PIL import Image as Picture
 
-from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
+    COUNTED,
+    INSIDE_ZARR,
     KEPT,
     MARK_VERSION,
     Begun,
@@ -41,20 +44,17 @@ from cellwright.files.folders.written import (
     name_in,
     read_mark,
 )
-from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
-from cellwright.files.regions import read_label_image
 from cellwright.files.report import figure, html_table, outlined, page
 from cellwright.files.tables import write_xlsx
 from cellwright.files.zarr import open_array
-from cellwright.ops.labels import measure, relabel
-from cellwright.ops.measure.cells_table import places_of
 from cellwright.ops.plates import PlateMap, plate_map, row_name
 
 if TYPE_CHECKING:
     import pandas
 
 SUMMARY, SUMMARY_XLSX, ALL_CELLS = "summary.csv", "summary.xlsx", "cells.parquet"
+REPORT = "report"  # in the folder of marks
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
 ROWS_AT_ONCE = 200_000
@@ -112,6 +112,36 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
     return kept
 
 
+def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
+    """Return the mark of an image that can be corrected.
+
+    Raises
+    ------
+    ReadError
+        It was not counted in the folder, or it or its files are no longer what they were then.
+    SettingsError
+        It was counted block by block.
+    """
+    kept = read_mark(mark_of(name, output))
+    if "row" not in kept:
+        raise ReadError(f"There is no count of {name} in {output}. Count the folder first.")
+    if any(one.removesuffix(INSIDE_ZARR).endswith(".zarr") for one in kept["files"]):
+        raise SettingsError(
+            f"{name} was counted block by block; its labels are too large to be corrected by hand. Count a "
+            "part of it, and correct that."
+        )
+    sources = [Path(path) for path, *_ in kept["sources"]]
+    for path in sources:
+        if not path.exists():
+            raise ReadError(f"Expected {path}, which {name} was counted with; there is none. Put it back.")
+    if not _kept_as(listed_in(kept), output, Made(kept["counter"], tuple(map(facts_of, sources)))):
+        raise ReadError(
+            f"{name} or its files were changed since it was counted. Count the folder again, which keeps "
+            "what was edited; then save the corrections."
+        )
+    return kept
+
+
 def mark_done(
     image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any], before: Begun
 ) -> None:
@@ -123,6 +153,8 @@ def mark_done(
         "plate": dict(image.plate),
         "part": image.part,
     }
+    if before.counted:
+        facts[COUNTED] = before.counted
     _write_mark(image, output, made, facts)
     for name in before.files:  # those of other settings would mislead
         path = output / name
@@ -151,18 +183,44 @@ def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
     for path in sorted((output / KEPT).rglob("*.json")):
         kept = read_mark(path)
         if "row" in kept:
-            image = ListedImage(Path(kept["path"]), kept["name"], kept["plate"], kept["part"])
+            image = listed_in(kept)
             found[image.name] = ImageOutcome(image, kept["row"], was_done=True)
-    for name, error in _failed_before(output).items():
-        found.setdefault(name, ImageOutcome(ListedImage(Path(name), name), error=error))
+    for name, row in _rows_of_summary(output).items():
+        if row.get("error"):
+            found.setdefault(name, _failed_in(row))
     return tuple(found[name] for name in sorted(found))
 
 
-def _failed_before(output: Path) -> dict[str, str]:
-    """Return what failed in the last run and why, by name."""
+def listed_in(kept: Mapping[str, Any]) -> ListedImage:
+    """Return the image that a mark is of."""
+    return ListedImage(Path(kept["path"]), kept["name"], kept["plate"], kept["part"])
+
+
+def summed_outcomes(output: Path, corrected: ImageOutcome) -> tuple[ImageOutcome, ...]:
+    """Return what the summary of the last run is of, in its order, with an image that was corrected since."""
+    known = {one.image.name: one for one in read_outcomes(output)}
+    plate = {name for one in known.values() for name in one.image.plate}
+    found = {}
+    for name, row in _rows_of_summary(output).items():
+        if row.get("error"):
+            found[name] = _failed_in(row, plate)
+        elif name in known:
+            found[name] = known[name]
+    found = found or known  # without a summary
+    return tuple({**found, corrected.image.name: corrected}.values())
+
+
+def _failed_in(row: Mapping[str, str], plate: Iterable[str] = ()) -> ImageOutcome:
+    """Return the outcome of an image that failed by its row in the summary, with these columns of plates."""
+    told = {name: row[name] for name in plate if row.get(name)}
+    return ImageOutcome(ListedImage(Path(row["image"]), row["image"], told), error=row["error"])
+
+
+def _rows_of_summary(output: Path) -> dict[str, dict[str, str]]:
+    """Return the rows that the last run has left, by name; none where there is no summary."""
     try:
         with (output / SUMMARY).open(encoding="utf-8", newline="") as file:
-            return {row["image"]: row["error"] for row in csv.DictReader(file) if row.get("error")}
+            return {row["image"]: row for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, csv.Error):
         return {}
 
@@ -202,48 +260,6 @@ def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> No
     picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX, on_disk))
     with atomic_write(thumbnail_of(output, name)) as part:
         picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-
-
-def read_result(output: Path, name: str, image: Image) -> Result:
-    """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
-
-    Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
-    """
-    provenance = _read_provenance(output / f"{name}.json")
-    density = output / f"{name}.density.tif"
-    n_axes = len(image.label_axes)
-    if density.exists():
-        values = read_image(density).read().astype(np.float32)
-        return Result(float(values.sum()), Cells.empty(n_axes), provenance, maps={"density": values})
-    table = _read_cells(output / f"{name}.cells.csv")
-    labels = output / f"{name}.labels.tif"
-    if labels.exists():
-        cells = relabel(read_label_image(labels, image))
-        areas, points, boxes = measure(cells)
-        scores = np.ones(len(areas), np.float32)
-        if len(table) == len(scores):
-            scores = table["score"].to_numpy(np.float32)
-        return Result(float(len(areas)), Cells(points, boxes, scores, areas, cells), provenance)
-    points, boxes = places_of(table, image.label_axes)
-    scores = table["score"].to_numpy(np.float32)
-    return Result(float(len(table)), Cells(points, boxes, scores, np.ones_like(scores)), provenance)
-
-
-def _read_provenance(path: Path) -> Provenance:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
-    except (OSError, *NO_JSON, KeyError, TypeError) as error:
-        raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
-
-
-def _read_cells(path: Path) -> "pandas.DataFrame":
-    import pandas
-
-    try:
-        return pandas.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error
 
 
 def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
@@ -322,6 +338,9 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
     fits = [float(one.row["fit"]) for one in done if "fit" in one.row]
     counts = [float(one.row["count"]) for one in done]
     facts: dict[str, Any] = {"images counted": len(done), "images that failed": n_failed}
+    n_corrected = sum("corrected" in one.row for one in done)
+    if n_corrected:
+        facts["images corrected by hand"] = n_corrected
     if counts:
         facts |= {"cells per image, median": median(counts), "fewest": min(counts), "most": max(counts)}
     if fits:
@@ -386,11 +405,32 @@ def check_output(output: Path, paths: Sequence[Path]) -> None:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
 
 
+def note_report(output: Path, path: Path | None, settings: str) -> None:
+    """Note where the report of a folder is, so that it follows corrections; None where there is none."""
+    place = ""
+    if path is not None:
+        place = str(path.resolve())
+        if path.resolve().is_relative_to(output.resolve()):
+            place = path.resolve().relative_to(output.resolve()).as_posix()
+    write_text(output / KEPT / REPORT, json.dumps({"path": place, "settings": settings}))
+
+
+def reported_in(output: Path) -> tuple[Path | None, str]:
+    """Return where the last run wrote the report of a folder, and the text of its settings."""
+    try:
+        told = json.loads((output / KEPT / REPORT).read_text(encoding="utf-8"))
+        return (output / told["path"] if told["path"] else None), str(told["settings"])
+    except (OSError, *NO_JSON, KeyError, TypeError):
+        return None, ""
+
+
 def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
     """Remove the temporary files that a killed run has left; call it where no other one can write."""
     folders = {Path(), *(Path(one.name).parent for one in images)}
     for folder in folders:
         for path in (*(output / folder).glob(".*.part"), *(output / KEPT / folder).glob(".*.part")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             with suppress(OSError):
                 path.unlink()
 

@@ -15,6 +15,8 @@ from cellwright.files.json_value import NO_JSON
 
 KEPT = ".cellwright"
 MARK_VERSION = 2
+COUNTED = "counted"  # key in the mark of an image that was corrected: files of what the model had found
+NEVER = -1  # no checksum
 INSIDE_ZARR = "/zarr.json"  # by which earlier versions noted a Zarr folder
 
 
@@ -58,6 +60,7 @@ class Begun(NamedTuple):
 
     files: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()  # of those what the model had found, where the new ones are corrected
 
 
 def begin_image(name: str, output: Path, only: Sequence[Path] = ()) -> Begun:
@@ -70,6 +73,8 @@ def begin_image(name: str, output: Path, only: Sequence[Path] = ()) -> Begun:
     notices, others = [], {}
     with writing(mark):
         for one, checksum in {**_read_record(_record(name, output)), **kept}.get("checksums", {}).items():
+            if COUNTED in kept:  # corrected by hand, whatever was written then
+                checksum = NEVER
             if only and output / one not in only:
                 others[one] = checksum
             else:
@@ -77,7 +82,7 @@ def begin_image(name: str, output: Path, only: Sequence[Path] = ()) -> Begun:
         mark.unlink(missing_ok=True)
     if only:
         _note(name, output, others)
-    files = (one.removesuffix(INSIDE_ZARR) for one in kept.get("files", ()))
+    files = (one.removesuffix(INSIDE_ZARR) for one in (*kept.get("files", ()), *kept.get(COUNTED, ())))
     return Begun(tuple(files), tuple(notices))
 
 
@@ -89,6 +94,11 @@ def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
 def forget_written(name: str, output: Path) -> None:
     """Know no longer what was written, for it is written anew from now on."""
     _note(name, output, {})
+
+
+def counted_name(path: Path) -> Path:
+    """Return what a file of a count is called once there is a corrected one in its place."""
+    return path.with_name(f"{path.stem}.counted{path.suffix}")
 
 
 def _note(name: str, output: Path, checksums: Mapping[str, int]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
@@ -14,9 +14,9 @@ from psygnal import Signal
 
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.folders.image_list import ListedImage, list_images
-from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes, read_result
-from cellwright.files.images import read_images
+from cellwright.files.folders.image_list import list_images
+from cellwright.files.folders.image_results import read_listed, read_result
+from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.plates import PlateMap, plate_map, well_place
 from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
@@ -214,16 +214,9 @@ def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     ReadError where one of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
-    image = _read_part(outcome.image)
+    image = read_listed(outcome.image, output)
     layer = ImageLayer(image.data, **layer_arguments(image))
     result = read_result(output, outcome.image.name, image)
     yield Progress("layers", 0, 1)
     made = (prepare(result, source_of(layer), (name,)) for name in OUTPUTS)
     return OpenedImage(layer, next(filter(len, made), {}))
-
-
-def _read_part(listed: ListedImage) -> Any:
-    for image in read_images(listed.path):
-        if listed.part in ("", image.name):
-            return image
-    raise ReadError(f"{listed.path} has no image {listed.part} any more. Count the folder again.")
