@@ -163,7 +163,10 @@ class Table:
         seconds = f"{row['seconds']:.2f}"
         if outcome.was_done:
             seconds = "earlier"
-        self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
+        remark = in_short(row.get("fit"))
+        if "corrected" in row:
+            remark = f"{row['corrected']} corrected by hand"
+        self._print(str(path), self._model, str(row["count"]), seconds, remark)
 
     def _show_heading(self) -> None:
         """Print what the columns are, once."""

@@ -127,8 +127,10 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
         found = cells.cells
         if found.labels is not None and found.labels.shape != image.label_shape:
             raise misfit(image, found.labels.shape)
-        if found.classes is not None:
+        if class_names(cells):
             settings["classes"] = class_names(cells)
+        else:
+            found = replace(found, classes=None)
     else:
         if np.shape(cells) != image.label_shape:
             raise misfit(image, np.shape(cells))
@@ -144,6 +146,11 @@ def _compared(found: Result, machine: Result) -> _Corrected:
     is_drawn = rows < 0
     known = machine.cells
     cells = replace(found.cells, scores=np.append(known.scores, np.float32(1))[rows])  # -1 is the last
+    if cells.labels is None:  # sizes of points are those that the model told
+        is_known = rows >= 0
+        areas, boxes = np.full(len(cells), np.nan, np.float32), cells.boxes.copy()
+        areas[is_known], boxes[is_known] = known.areas[rows[is_known]], known.boxes[rows[is_known]]
+        cells = replace(cells, areas=areas, boxes=boxes)
     if cells.classes is None and known.classes is not None:
         cells = replace(cells, classes=np.append(known.classes, np.int16(-1))[rows])
     found = replace(found, cells=cells)

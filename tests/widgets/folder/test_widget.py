@@ -7,6 +7,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import tifffile
 from napari.components import ViewerModel
@@ -258,10 +259,108 @@ def test_an_image_opens_with_its_cells(
     news_of(panel.viewer).sent.connect(lambda title, what: sent.append((title, what.image, what.cells)))
     panel.view.correct.click()
     assert sent == [("Annotate cells", *viewer.layers)]
-    viewer.layers[1].data[:5, :5] = 7  # corrected: it stays
+    viewer.layers[1].data[:5, :5] = 70  # corrected: it stays
     panel.open(panel.model.shown[2])
     qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=LIMIT_MS)
     assert f"corrected in {second!r} stays" in panel.view.message.text()
+
+
+@pytest.fixture
+def opened(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], viewer: ViewerModel, qtbot: QtBot
+) -> Labels:
+    """The labels of A01_s1, opened from the gallery."""
+    run(panel)
+    panel.model.show(order="name")
+    return open_image(panel, viewer, qtbot, 0)
+
+
+def open_image(panel: FolderWidget, viewer: ViewerModel, qtbot: QtBot, row: int) -> Labels:
+    name = names(panel)[row]
+    panel.open(panel.model.shown[row])
+    qtbot.waitUntil(lambda: f"{name} labels" in viewer.layers, timeout=LIMIT_MS)
+    return viewer.layers[f"{name} labels"]
+
+
+def save(panel: FolderWidget, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.save.click()
+
+
+def test_corrections_are_saved_into_the_folder(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, qtbot: QtBot, blobs: Any
+) -> None:
+    summary = panel.model.output / "summary.csv"
+    panel.view.save.click()
+    assert panel.view.message.text() == "Nothing was corrected since it was opened or saved."
+    opened.data = np.where(opened.data == 3, 0, opened.data)
+    second = open_image(panel, viewer, qtbot, 1)
+    second.data_setitem((np.array([0, 0]), np.array([0, 1])), 90)
+    save(panel, qtbot)  # both at once
+    assert panel.view.message.text() == "Saved A01_s1, A01_s2; summary and report follow."
+    found = pandas.read_csv(summary).set_index("image")
+    assert found["count"].tolist()[:2] == [len(blobs) - 1, len(blobs) + 1]
+    assert found["corrected"].tolist()[:2] == [1, 1]
+    assert f"{len(blobs) - 1} cells\n1 corrected" in texts(panel)[0]
+    assert "summary" not in [path.name for path in panel.model.output.glob("*.edited*")]
+    panel.model.show(column="corrected")
+    assert panel.model.plate_map.values[0, 0] == 1
+    open_image(panel, viewer, qtbot, 2)  # what is saved makes way
+    assert [layer.name for layer in viewer.layers if "A01_s2" in layer.name] == []
+    panel.view.save.click()
+    assert panel.view.message.text() == "Nothing was corrected since it was opened or saved."
+    np.testing.assert_array_equal(open_image(panel, viewer, qtbot, 1).data > 0, second.data > 0)
+
+
+def test_what_the_annotate_panel_corrects_is_saved(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, annotate_widget: Any, qtbot: QtBot, blobs: Any
+) -> None:
+    panel.view.correct.click()
+    session = annotate_widget.model.session
+    session.delete(5)
+    save(panel, qtbot)
+    assert pandas.read_csv(panel.model.output / "summary.csv")["count"][0] == len(blobs) - 1
+    session.undo()
+    save(panel, qtbot)
+    row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
+    assert (row["count"], row["corrected"]) == (len(blobs), 0)
+
+
+def test_classes_set_in_the_viewer_are_saved(panel: FolderWidget, opened: Labels, qtbot: QtBot) -> None:
+    features = opened.features.copy()
+    features["class"] = ["", *["round"] * 4, *["long"] * (len(features) - 5)]
+    opened.features = features
+    opened.data = np.where(opened.data == 1, 0, opened.data)
+    save(panel, qtbot)
+    row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
+    assert (row["count_round"], row["count_long"]) == (3, row["count"] - 3)
+
+
+def test_an_image_that_has_gone_is_told(
+    panel: FolderWidget, opened: Labels, plate: Path, qtbot: QtBot
+) -> None:
+    before = (panel.model.output / "A01_s1.labels.tif").read_bytes()
+    opened.data = np.where(opened.data == 3, 0, opened.data)
+    (plate / "A01_s1.tif").unlink()
+    save(panel, qtbot)
+    assert "there is none. Put it back." in panel.view.message.text()
+    assert (panel.model.output / "A01_s1.labels.tif").read_bytes() == before
+    assert list(panel.corrections.unsaved().values()) == [opened]
+
+
+def test_what_was_counted_block_by_block_is_not_corrected(
+    panel: FolderWidget,
+    run: Callable[[FolderWidget], None],
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cellwright.inference.image_count.LARGE_PIXELS", 1000)
+    run(panel)
+    panel.open(panel.model.shown[0])
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=LIMIT_MS)
+    assert panel.view.save.isHidden()
+    assert "cannot be saved into the folder" in panel.view.message.text()
 
 
 def test_points_and_densities_open_too(tmp_path: Path, blobs: Any) -> None:

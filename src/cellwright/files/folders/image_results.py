@@ -22,6 +22,7 @@ from cellwright.ops.measure.measurement import result_of_labels
 if TYPE_CHECKING:
     import pandas
 
+SIZES = ("area_px", "volume_px")
 ENDINGS = ("json", "density.tif", "cells.csv", "labels.tif")
 
 
@@ -75,13 +76,16 @@ def read_result(output: Path, name: str, image: Image, *, as_counted: bool = Fal
         cells = Cells(points - first, boxes - first, *np.ones((2, len(table)), np.float32))
         numbers = table["label"].to_numpy()
     if np.array_equal(numbers, table["label"]):
-        cells = replace(cells, **_scores_and_classes(table, found))
+        cells = replace(cells, **_told_columns(table, found))
     return replace(found, count=float(len(cells)), cells=cells)
 
 
-def _scores_and_classes(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[Any]]:
-    """Return the columns of :class:`Cells` that no outline tells."""
+def _told_columns(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[Any]]:
+    """Return the columns of :class:`Cells` that the table tells; cells made by hand have a score of 1."""
     columns: dict[str, NDArray[Any]] = {"scores": table["score"].fillna(1.0).to_numpy(np.float32)}
+    for name in SIZES:
+        if name in table:
+            columns["areas"] = table[name].to_numpy(np.float32)
     if "class" in table:
         numbers = {name: number for number, name in enumerate(class_names(found))}
         columns["classes"] = np.array([numbers.get(name, -1) for name in table["class"]], np.int16)

@@ -50,6 +50,15 @@ class OpenedImage(NamedTuple):
 
     image: ImageLayer
     cells: Mapping[str, Layer]
+    place: "Place"
+    is_streamed: bool  # whether it was counted block by block, and so is not corrected
+
+
+class Place(NamedTuple):
+    """Where the results of an image lie."""
+
+    output: Path  # folder
+    name: str  # of the image
 
 
 class FolderModel:
@@ -219,4 +228,6 @@ def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     result = read_result(output, outcome.image.name, image)
     yield Progress("layers", 0, 1)
     made = (prepare(result, source_of(layer), (name,)) for name in OUTPUTS)
-    return OpenedImage(layer, next(filter(len, made), {}))
+    name = outcome.image.name
+    is_streamed = (output / f"{name}.labels.zarr").exists()
+    return OpenedImage(layer, next(filter(len, made), {}), Place(output, name), is_streamed)

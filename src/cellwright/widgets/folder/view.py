@@ -210,6 +210,11 @@ class FolderView(QWidget):
         for section in (self.inputs, self.more):
             section.title.setChecked(False)
 
+    def show_correctable(self, *, is_shown: bool) -> None:
+        """Show or hide what corrects the opened image."""
+        self.correct.setVisible(is_shown)
+        self.save.setVisible(is_shown)
+
     # -- what came of it ----------------------------------------------------------------------------------
 
     def _tabs(self) -> QTabWidget:
@@ -221,9 +226,14 @@ class FolderView(QWidget):
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
         self.whole_plate = button("", "Show the images of all wells.")
         self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
-        self.correct.hide()
+        self.save = button(
+            "Save the corrections into the folder",
+            "Put the cells as you corrected them in the place of those that were counted, in the files of "
+            "the image, the summary and the report. What the model had found is kept beside.",
+        )
+        self.show_correctable(is_shown=False)
         images = QWidget()
-        stack(self.gallery, self.correct, into=images)
+        stack(self.gallery, self.correct, self.save, into=images)
         self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
@@ -396,6 +406,8 @@ def help_of(outcome: ImageOutcome) -> str:
 
 def _fit(outcome: ImageOutcome) -> str:
     fit = outcome.row.get("fit")
+    if "corrected" in outcome.row:
+        return f"{outcome.row['corrected']:,} corrected"
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
     return in_short(fit)

@@ -15,6 +15,7 @@ from cellwright.files.folders.results import ImageOutcome
 from cellwright.inference.recipe import Recipe, recipe_from
 from cellwright.models import registry
 from cellwright.ops.plates import well_name
+from cellwright.widgets.folder.corrections import Corrections
 from cellwright.widgets.folder.model import (
     FolderModel,
     FolderRequest,
@@ -26,7 +27,6 @@ from cellwright.widgets.folder.model import (
 )
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.combos import forget_errors
-from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place, take_away
 from cellwright.widgets.shared.messages import (
@@ -61,6 +61,7 @@ class FolderWidget(QWidget):
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: list[Layer] = []
         self._cells: Layer | None = None  # of the image that was opened
+        self.corrections = Corrections(self.viewer, self.view, self.model)
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
@@ -240,15 +241,22 @@ class FolderWidget(QWidget):
             self.opener.request(lambda: open_task(outcome, output))
 
     def _show_opened(self, opened: OpenedImage) -> None:
-        last = self._opened
+        last, unsaved = self._opened, self.corrections.unsaved()
         image = self.viewer.add_layer(opened.image)
         shown = place(self.viewer, opened.cells)
         self._opened, self._cells = [image, *shown.values()], shown.get("Labels", shown.get("Points"))
-        self.view.correct.setVisible(self._cells is not None)
-        if any(is_edited(layer) for layer in last):
+        self.corrections.note(image, opened.place)
+        self.view.show_correctable(is_shown=self._cells is not None and not opened.is_streamed)
+        if opened.is_streamed:
             self.view.message.tell(
-                f"What you corrected in {last[0].name!r} stays in the viewer. The files of the results are "
-                "still those of the count; save the cells from Results or the annotate panel."
+                f"{image.name!r} was counted block by block: its cells are shown as points, and what is "
+                "corrected here cannot be saved into the folder."
+            )
+        if last and str(last[0].unique_id) in unsaved:
+            self.view.show_correctable(is_shown=True)
+            self.view.message.tell(
+                f"What you corrected in {last[0].name!r} stays in the viewer until you press "
+                f"{self.view.save.text()!r}."
             )
             last = []  # with its image
         take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas

@@ -159,6 +159,12 @@ def _count_of(own: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(own.get(name) for name in COUNT)
 
 
+def content_of(layer: Layer) -> int:
+    """Return a checksum of what a layer holds and of the classes of its cells, by which it is known again."""
+    classes = list(layer.features.get("class", ()))
+    return zlib.crc32(repr(classes).encode(), _checksum(layer))
+
+
 def _checksum(layer: Layer) -> int:
     parts = layer.data
     if not isinstance(layer, Shapes):
