@@ -8,7 +8,9 @@ import tifffile
 import zarr
 
 from cellwright.cli import count as count_module
+from cellwright.core.tasks import run
 from cellwright.inference import image_count
+from cellwright.inference.corrections import save_corrected
 
 
 @pytest.fixture
@@ -44,6 +46,19 @@ def test_the_same_command_goes_on(cli, oracle, plate, tmp_path):
     other = cli(*command, "--min-area", "3")
     assert "earlier" not in other.out
     assert len(first.out.splitlines()) == len(other.out.splitlines()) == 4
+
+
+def test_a_corrected_image_is_told_and_kept(cli, oracle, plate, tmp_path, blobs):
+    command = ("count", plate, "--output", tmp_path / "out")
+    cli(*command)
+    run(save_corrected(tmp_path / "out", "A01_s2", np.where(blobs.labels < 3, 0, blobs.labels)))
+    again = cli(*command)
+    assert again.out.count("earlier") == 3
+    (line,) = (line for line in again.out.splitlines() if "A01_s2" in line)
+    assert f"{len(blobs) - 2}  earlier  2 corrected by hand" in line
+    assert pandas.read_csv(tmp_path / "out" / "summary.csv")["count"][1] == len(blobs) - 2
+    other = cli(*command, "--min-area", "3")
+    assert "A01_s2.labels.tif was changed since it was counted; it is kept as" in other.err
 
 
 def test_what_fails_is_told_and_the_rest_is_counted(cli, oracle, plate, tmp_path):
