@@ -1,4 +1,6 @@
 import sys
+import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, CellwrightError, ReadError, WriteError
+from cellwright.files import tiff
 from cellwright.files import zarr as files_zarr
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.metadata import NO_SIZE, NO_STEP, ImageMetadata, describe, with_axes
@@ -432,3 +435,56 @@ def test_a_cancelled_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_errors_are_also_built_in_ones():
     assert issubclass(ReadError, OSError)
     assert issubclass(ReadError, CellwrightError)
+
+
+PARTS = {
+    "strips": {"compression": "zlib", "rowsperstrip": 7},
+    "predicted": {"compression": "lzw", "predictor": True, "rowsperstrip": 16},
+    "tiles": {"compression": "zstd", "tile": (16, 32)},
+    "pages": {"compression": "zlib", "photometric": "minisblack", "metadata": {"axes": "ZYX"}},
+    "channels": {"compression": "zlib", "photometric": "minisblack", "metadata": {"axes": "CYX"}},
+    "colours": {"compression": "zlib", "photometric": "rgb", "tile": (16, 16)},
+    "planes of colours": {"compression": "zlib", "photometric": "rgb", "planarconfig": "separate"},
+    "transparent": {"compression": "zlib", "photometric": "rgb", "extrasamples": ["unassalpha"]},
+    "white is 0": {"compression": "zlib", "photometric": "miniswhite"},
+}
+SHAPES = {"pages": (3, 40, 50), "channels": (2, 40, 50), "colours": (40, 50, 3), "transparent": (40, 50, 4)}
+IN_PARTS = ("strips", "predicted", "tiles", "pages", "channels", "colours")
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_large_compressed_tiff_is_read_in_parts(tmp_path, rng, monkeypatch, kind):
+    shape = {**SHAPES, "planes of colours": (3, 40, 50)}.get(kind, (40, 50))
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 255, shape).astype(np.uint8), **PARTS[kind])
+    whole = read_image(tmp_path / "a.tif")
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 0)
+    image = read_image(tmp_path / "a.tif")
+    assert (kind in IN_PARTS) == isinstance(image.data, tiff.TiffLevel)
+    assert (image.axes, image.notices, image.data.dtype) == (whole.axes, whole.notices, whole.data.dtype)
+    place = tuple(slice(n // 3, n) for n in image.shape)
+    np.testing.assert_array_equal(image.read(place), whole.data[place])
+    monkeypatch.setattr(tiff, "MOST_PART_BYTES", 1)  # of which a part is no faster to have than the whole
+    assert isinstance(read_image(tmp_path / "a.tif").data, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [*product(IN_PARTS, ("cut", "other bytes")), ("pages", "too much"), ("channels", "too much")],
+)
+def test_damage_in_a_part_of_a_large_tiff_is_told(tmp_path, rng, monkeypatch, kind, damage):
+    path = tmp_path / "a.tif"
+    data = rng.integers(0, 255, SHAPES.get(kind, (40, 50))).astype(np.uint8)
+    tifffile.imwrite(path, data, **PARTS[kind])
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 0)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[-1]
+        start, size = page.dataoffsets[-1], page.databytecounts[-1]
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[start + size // 2 :]
+    else:
+        bomb = zlib.compress(bytes(1 << 20)) if damage == "too much" else b""
+        content[start : start + size] = bomb.ljust(size, b"\0")
+    path.write_bytes(content)
+    with pytest.raises(CellwrightError, match=r"damaged|missing|cut short|unpacks"):
+        read_image(path).read()

@@ -49,7 +49,8 @@ from cellwright.files.tiff_metadata import metadata_of, scn_image
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
-LAZY_BYTES = 1 << 31  # larger images stay on disk
+LAZY_BYTES = 1 << 28  # larger images stay on disk
+MOST_PART_BYTES = 1 << 26  # of a strip or tile that is unpacked anew wherever a part of it is looked at
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
 SLIDES = ("svs", "qpi", "ndpi", "bif", "philips")  # what tifffile calls the files of slide scanners
@@ -277,16 +278,27 @@ def _pixels(
     levels: tuple[ArrayLike, ...] = ()
     if wanted.has_levels and not described.is_converted and described.data.shape == series.shape:
         levels = _levels(series, index, path, copies)
-    axes = series.axes.replace("S", "C")
-    if n_bytes > LAZY_BYTES and not described.is_converted:
-        if not wanted.has_pixels:
-            return _SeriesPixels(blank(series.shape, series.dtype), axes)
-        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
     if not wanted.has_pixels:
         return described
-    if levels and n_bytes > LAZY_PYRAMID_BYTES and axes == described.axes:
-        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
+    most = LAZY_PYRAMID_BYTES if levels else LAZY_BYTES
+    if n_bytes > most and _is_as_stored(described, series) and _is_in_parts(series):
+        return _SeriesPixels(_lazy(series, index, path), described.axes, levels=levels)
     return _as_seen(_stored(series, path), tiff, index, path)._replace(levels=levels)
+
+
+def _is_as_stored(described: _SeriesPixels, series: tifffile.TiffPageSeries) -> bool:
+    """Return whether pixels are what is stored, in its order."""
+    has_order = described.axes == series.axes.replace("S", "C") and described.data.shape == series.shape
+    return has_order and not described.is_converted
+
+
+def _is_in_parts(series: tifffile.TiffPageSeries) -> bool:
+    """Return whether a part of an image is read without unpacking much more than it."""
+    page = series.keyframe
+    if series.dataoffset is not None and not series.is_multifile:
+        return True
+    is_small = prod(page.chunks) * series.dtype.itemsize <= MOST_PART_BYTES
+    return is_small and page.compression != OLD_JPEG and find_spec("zarr") is not None
 
 
 def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:

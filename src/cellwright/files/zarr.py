@@ -41,6 +41,7 @@ MOST_TIMES_STORED = 4000  # how many more chunks than are in its store an array 
 MOST_IMAGES = 10_000
 LEVEL_ROUNDING_PX = 2  # by which a level may be larger or smaller than a whole share of the first
 CHUNK_PX = 512  # side of a chunk along Y and X
+SEEN_PX = 256  # side of the pieces in which it is drawn
 SMALLEST_LEVEL_PX = 512  # no level of the pyramid is needed below this
 COPY_PX = 2048  # side of what is read at once to make the next level; a multiple of 2 * CHUNK_PX
 
@@ -414,13 +415,17 @@ def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:
 
 
 def open_levels(folder: Path) -> list[ArrayLike]:
-    """Return the levels of what :func:`finish_array` made as dask arrays, the finest first."""
+    """Return the levels of what :func:`finish_array` made as dask arrays, the finest first.
+
+    Viewers draw whole chunks of what is in sight; theirs are smaller than those on disk.
+    """
     import dask.array
 
     group = _zarr().open_group(folder, mode="r")
     datasets = group.attrs["ome"]["multiscales"][0]["datasets"]
+    arrays = [group[one["path"]] for one in datasets]
     from_zarr: Any = dask.array.from_zarr  # which has no types
-    return [from_zarr(group[one["path"]]) for one in datasets]
+    return [from_zarr(array, chunks=(*array.chunks[:-2], SEEN_PX, SEEN_PX)) for array in arrays]
 
 
 def missing_chunks(array: ArrayLike) -> str:

@@ -20,6 +20,7 @@ from cellwright.files import zarr as zarr_files
 from cellwright.inference import image_count
 from cellwright.widgets.count import background
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.layer_io import Source
 from cellwright.widgets.shared.napari_private import draw_outlines_fast
 
 
@@ -87,17 +88,29 @@ def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(
 
 @pytest.mark.parametrize("thickness", [1, 2, 3])
 def test_outlines_are_those_of_napari(thickness: int, rng: np.random.Generator) -> None:
-    labels = np.kron(rng.integers(0, 4, (12, 14)), np.ones((5, 4), int)).astype(np.int32)
+    labels = np.kron(rng.integers(0, 4, (32, 14)), np.ones((5, 4), int)).astype(np.int32)
     labels[20:40, 10:30] = 9
     plain, fast = (Labels(labels, name=name) for name in ("plain", "fast"))
     draw_outlines_fast(fast)
-    for place in (np.s_[0:60, 0:56], np.s_[3:50, 7:41], np.s_[0:20, 30:56]):
+    for place in (np.s_[0:160, 0:56], np.s_[3:150, 7:41], np.s_[0:20, 30:56]):
         for layer in (plain, fast):
             layer.contour = thickness
         found, expected = (layer._calculate_contour(labels, place) for layer in (fast, plain))
         np.testing.assert_array_equal(found, expected)
     fast.contour = 0
     assert fast._calculate_contour(labels, np.s_[0:9, 0:9]) is None
+
+
+def test_no_more_is_drawn_than_is_in_sight_and_a_little_around_it(in_files: Path) -> None:
+    image = Image(np.zeros((2, 1200, 1100), np.uint8), "TYX", name="blobs")
+    zarr_files.create_array(in_files, image)
+    zarr_files.finish_array(in_files, image)
+    build = background.layer_of(in_files, Source(image, "", (0, 0, 0), {}))
+    layer = build()
+    layer.visible = True
+    assert [level.shape[-1] for level in layer.data] == [1100, 550, 275, 138, 69, 35]
+    layer._update_draw(1.0, np.array([[300.0, 300.0], [600.0, 500.0]]), np.array([300, 200]))
+    assert layer._slice.image.raw.shape == (512, 256)
 
 
 def test_a_view_that_fails_ends_the_count(

@@ -24,6 +24,7 @@ from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
+EDGE_ROWS = 64
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
 
 
@@ -85,7 +86,19 @@ def draw_outlines_fast(layer: Labels) -> None:
 
 
 def edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
-    """Return labels (Y, X) with 0 inside of cells: what lies farther than so many pixels from their edge."""
+    """Return labels (Y, X) with 0 inside of cells: what lies farther than so many pixels from their edge.
+
+    A few rows at a time, which stay in the cache of the processor.
+    """
+    edges = np.empty_like(labels)
+    for top in range(0, len(labels), EDGE_ROWS):
+        first = max(top - thickness, 0)
+        found = _edges_of(labels[first : top + EDGE_ROWS + thickness], thickness)
+        edges[top : top + EDGE_ROWS] = found[top - first :][:EDGE_ROWS]
+    return edges
+
+
+def _edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
     lowest = labels
     for _ in range(thickness):
         lowest = _of_neighbours(np.minimum, lowest)
