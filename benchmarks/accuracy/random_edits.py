@@ -50,6 +50,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import jobs
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.edited_layers import ASKED, METADATA
+from cellwright.widgets.shared.napari_private import set_pixels
 
 SIDE = 40
 N_SLICES = 3
@@ -312,7 +313,7 @@ class World:
         if layer is not None and (context is None or context.layer.layer is not layer):
             square = self._place(layer, *np.ndindex(3, 3))
             with self.edits(layer):
-                layer.data_setitem(tuple(np.array(square).T.clip(0, SIDE - 1)), 77)
+                set_pixels(layer, tuple(np.array(square).T.clip(0, SIDE - 1)), 77)
 
     def undo(self) -> None:
         layer = self._any(Labels)

@@ -114,6 +114,20 @@ def test_rows_of_the_table_delete_no_pixels_painted_since(panel: ResultsWidget, 
     assert not (labels.data == 1).any()
 
 
+def test_rows_of_a_layer_that_was_never_shown_are_deleted(panel: ResultsWidget, read: Read) -> None:
+    before = panel.viewer.layers["cells"]
+    looks = {"scale": before.scale, "units": before.units, "visible": False}
+    hidden = panel.viewer.add_labels(before.data.copy(), name="hidden", **looks)
+    panel.show_layer(hidden)
+    read(panel)
+    panel.link.delete([0])
+    read(panel)
+    assert not (hidden.data == 1).any()
+    assert panel.view.number.text() == "3"
+    hidden.undo()
+    np.testing.assert_array_equal(hidden.data, before.data)
+
+
 def test_boxes_by_hand_have_rows_of_their_own(viewer: ViewerModel) -> None:
     corners = np.array([[1, 1], [1, 5], [5, 5], [5, 1]], float)
     features = {"label": [1, 2], "score": [0.5, 0.75], "area_px": [16.0, 12.0]}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells
 from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.napari_private import set_pixels
 from cellwright.widgets.shared.point_prompt import MOST_KNOWN, PromptPoint
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def add_to(layer: Layer, source: Source, spot: PromptPoint, cell: "PromptedCell"
         lead = [np.full(len(rows), index) for index in spot.frame]
         indices = (*lead, rows + place[-2].start, columns + place[-1].start)
         flat = np.ravel_multi_index(indices, labels.shape)  # the layer may have an axis of channels, too
-        layer.data_setitem(np.unravel_index(flat, layer.data.shape), int(labels.max()) + 1)
+        set_pixels(layer, np.unravel_index(flat, layer.data.shape), int(labels.max()) + 1)
     elif isinstance(layer, Points):
         layer.add(_place(source, spot, cell.point))
     elif isinstance(layer, Shapes):

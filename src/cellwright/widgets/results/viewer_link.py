@@ -15,7 +15,7 @@ from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
 from cellwright.widgets.shared.layer_io import active_kept, take_away
-from cellwright.widgets.shared.napari_private import camera_of
+from cellwright.widgets.shared.napari_private import camera_of, set_pixels
 from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 CHOSEN_NAME = "chosen cell"
@@ -275,7 +275,7 @@ class ViewerLink:
             zeros = np.zeros_like(indices[0])
             indices = (*indices[:axis], zeros, *indices[axis:])
         is_still = layer.data[indices] == numbers  # what was painted since the table was made stays
-        layer.data_setitem(tuple(one[is_still] for one in indices), 0)
+        set_pixels(layer, tuple(one[is_still] for one in indices), 0)
 
     def set_class(self, rows: Sequence[int], name: str) -> None:
         """Give cells a class in the features of the layer, and their colour."""

@@ -37,6 +37,16 @@ def labels_layer(data: Any, **looks: Any) -> Labels:
     return Labels(data, **looks)
 
 
+def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> None:
+    """Write pixels as a user would, with napari's undo, also where the layer is hidden.
+
+    napari writes into the slice that it draws, too, and has none of a layer that was hidden from the start.
+    """
+    if not layer.visible:
+        layer.set_view_slice()
+    layer.data_setitem(indices, value)
+
+
 def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
     """Return the box of a stroke of napari's brush, and what it held before and after.
 
