@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,13 @@ def draw_ndpi(path: Path) -> Drawn:
     return [data]
 
 
-def draw_stk(path: Path) -> Drawn:
+def draw_stk(path: Path, distance_um: int = 2, seconds: Sequence[int] = (0, 0, 0)) -> Drawn:
     """Write planes of MetaMorph behind one directory, which tells distance, day and time of each."""
     data = ramp(3, H, W)
     start = 8 + 2 + 11 * 12 + 4
-    planes = struct.pack("<6I", 2, 1, 2451545, 0, 2451545, 0) * 3
+    days = [divmod(second, 86_400) for second in seconds]
+    whens = [(2451545 + day, 1000 * second) for day, second in days]  # in ms since midnight
+    planes = b"".join(struct.pack("<6I", distance_um, 1, *when, *when) for when in whens)
     fraction = start + len(planes) + 32
     sizes = struct.pack("<8I", 3, 1, 4, fraction, 5, fraction, 6, fraction + 8)
     sizes += struct.pack("<3I", 13, 20, 3) + b"um\0"

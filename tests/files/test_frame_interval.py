@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from tests.files.drawn import draw_stk
 
 from cellwright.core.data import Image
 from cellwright.files.images import read_image
@@ -57,6 +58,24 @@ def test_ome_zarr(tmp_path, unit, seconds):
     told = {"version": "0.5", "axes": axes, "datasets": scales[:1], **scales[1]}
     group.attrs["ome"] = {"version": "0.5", "multiscales": [told]}
     assert read_image(tmp_path / "a.zarr").frame_interval_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("distance_um", "seconds", "interval_s", "notice"),
+    [
+        (0, (86_390, 86_400, 86_410), 10.0, ""),  # over midnight
+        (0, (5, 15, 45), 20.0, "10 to 30 s apart; speeds take the mean, 20 s"),
+        (2, (5, 15, 45), 0.0, ""),  # slices
+        (0, (5, 5, 5), 0.0, "No axes are named"),
+    ],
+)
+def test_stk(tmp_path, distance_um, seconds, interval_s, notice):
+    draw_stk(tmp_path / "a.stk", distance_um, seconds)
+    image = read_image(tmp_path / "a.stk")
+    assert image.frame_interval_s == interval_s
+    assert image.known_sizes_um["X"] == 0.65
+    assert notice in " ".join(image.notices)
+    assert bool(image.notices) == bool(notice)
 
 
 def test_it_goes_with_the_frames():

@@ -212,6 +212,16 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
     )  # of three slices, the middles of the outer ones 3 µm apart
 
 
+@pytest.mark.parametrize(("unit", "seconds"), [("ms", 30.0), ("s", 30_000.0), ("", 0.0)])
+def test_oib_tells_the_time_between_frames(stands_in, unit, seconds):
+    told = {"AxisCode": "T", "MaxSize": 3, "StartPosition": 500.0, "EndPosition": 60_500.0, "PixUnit": unit}
+    path = stands_in(
+        "oiffile", "OifFile", ".oib",
+        mainfile={"Axis 4 Parameters Common": told}, axes="TYX", asarray=lambda: np.zeros((3, 8, 9)),
+    )  # fmt: skip
+    assert read_image(path).frame_interval_s == seconds
+
+
 def test_czi_has_scenes_of_their_own_place(stands_in):
     def block(scene, x, width, **own):
         shape = (1, 1, 8, width, 1)

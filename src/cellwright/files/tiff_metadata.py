@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from cellwright.files.metadata import (
     ON_ITS_SIDE,
@@ -61,7 +63,13 @@ def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     distances = np.unique(told.get("ZDistance", ()))
     if len(distances) == 1:  # the same between all planes
         steps["Z"] = distances[0]
-    return _calibrated(steps, told.get("CalibrationUnits"), told.get("SpatialCalibration", True))
+    is_on = told.get("SpatialCalibration", True)
+    known = _calibrated(steps, told.get("CalibrationUnits"), is_on) or _told_by_metaseries(tiff, series)
+    created = told.get("DatetimeCreated")
+    if created is None or "T" not in series.axes:
+        return known
+    interval_s, notices = _interval_of(np.diff(created) / np.timedelta64(1, "s"))
+    return replace(known or ImageMetadata(), notices=notices, frame_interval_s=interval_s)
 
 
 def _told_by_metaseries(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
@@ -175,7 +183,6 @@ def _told_by_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
 
 
 def _ome_interval(pixels: ElementTree.Element) -> tuple[float, list[str]]:
-    """Return the seconds from frame to frame, 0 where they are not told, and a notice where they differ."""
     told = seconds_of(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
     if told:
         return told, []
@@ -184,10 +191,14 @@ def _ome_interval(pixels: ElementTree.Element) -> tuple[float, list[str]]:
         frame, unit = plane.get("TheT", ""), plane.get("DeltaTUnit", "s")
         if frame.isdigit() and plane.get("DeltaT") is not None:
             times.setdefault(int(frame), seconds_of(plane.get("DeltaT"), unit))
-    if len(times) < 2 or sorted(times) != list(range(len(times))):
+    if sorted(times) != list(range(len(times))):
         return 0.0, []
-    steps = np.diff([times[frame] for frame in sorted(times)])
-    mean = float(steps.mean())
+    return _interval_of(np.diff([times[frame] for frame in sorted(times)]))
+
+
+def _interval_of(steps: NDArray[np.float64]) -> tuple[float, list[str]]:
+    """Return the mean seconds from frame to frame, 0 where none are told, and a notice where they differ."""
+    mean = float(steps.mean()) if len(steps) else 0.0
     if mean <= 0:
         return 0.0, []
     if np.abs(steps - mean).max() <= UNEVEN * mean:

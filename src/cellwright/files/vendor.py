@@ -308,19 +308,23 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
     _refuse_circles(path)
     with module.OifFile(path) as file:
         sizes: dict[str, float] = {}
+        interval_s = 0.0
         for number in range(8):
             axis = file.mainfile.get(f"Axis {number} Parameters Common", {})
-            n, unit = magnitude(axis.get("MaxSize")), um_per(str(axis.get("PixUnit", "")))
+            n, unit = magnitude(axis.get("MaxSize")), str(axis.get("PixUnit", ""))
             length = float(axis.get("EndPosition", 0)) - float(axis.get("StartPosition", 0))
             letter = str(axis.get("AxisCode"))
-            if n and letter == "Z":
+            if n and letter in "ZT":
                 n -= 1  # from the middle of the first slice to that of the last; others are between edges
-            if n and unit:
-                sizes |= sizes_of({letter: abs(length) / n}, unit)
+            if n and letter == "T":
+                interval_s = seconds_of(length / n, unit)
+            elif n:
+                sizes |= sizes_of({letter: length / n}, um_per(unit) or 0.0)
         data, axes = _squeezed(file.asarray(), file.axes)
         n_channels = data.shape[axes.index("C")] if "C" in axes else 0
         names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
-        yield describe(data, axes, path.stem, ImageMetadata(sizes, names))
+        told = ImageMetadata(sizes, names, frame_interval_s=interval_s)
+        yield describe(data, axes, path.stem, told)
 
 
 def _dye_of(channel: dict[str, Any]) -> str:
