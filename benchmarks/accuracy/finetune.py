@@ -39,9 +39,8 @@ from cellwright.ops.simulation.simulate import simulate
 from cellwright.training.data.sampler import appearance, cluster
 from cellwright.training.data.samples import load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.finetune.finetune import finetune
-from cellwright.training.finetune.retention import Drawn
-from cellwright.training.finetune.run import Outcome
+from cellwright.training.finetune.finetune import Outcome, finetune
+from cellwright.training.finetune.replay import Drawn
 from cellwright.training.pretrain import pretrain
 from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings
 from cellwright.training.trainer import Data

@@ -34,8 +34,7 @@ from cellwright.models import store
 from cellwright.models.checkpoint import WEIGHTS
 from cellwright.models.classifier.network import load as load_classifier
 from cellwright.models.classifier.spec import find_classifier
-from cellwright.training.classifier.cell_crops import read_cell_crops
-from cellwright.training.classifier.train import score
+from cellwright.training.cell_classifier import read_cell_crops, score
 from cellwright.training.evaluation.evaluate import evaluate
 
 FAMILIES = ("query", "density", "pseudocolor")

@@ -9,7 +9,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.training.run_folder import (
     Plan,
     check_name,
-    curve,
+    epochs_in,
     only_scores,
     selection_score,
     unfinished,
@@ -54,7 +54,7 @@ def test_a_curve_comes_back_as_written_and_shows_only_scores(tmp_path, monkeypat
     epoch = {"step": 4, "loss": 0.5, "rate": 0.1, "score": 0.7, "merit": 0.6, "error": 0.02, "memory": 0.9}
     plan = Plan("a", "flow", "data")
     write_curve(plan.output, {}, [epoch])
-    assert curve(plan) == [epoch]
+    assert epochs_in(plan.output) == [epoch]
     assert only_scores(epoch) == {"score": 0.7, "memory": 0.9}
 
 

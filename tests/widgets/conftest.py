@@ -23,7 +23,7 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
-from cellwright.training.run_folder import Plan, curve
+from cellwright.training.run_folder import Plan, epochs_in
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count import first_run
 from cellwright.widgets.count.widget import CountWidget
@@ -61,7 +61,7 @@ class FakeTraining:
         plan.output.mkdir(parents=True, exist_ok=True)
         for file in self.template.iterdir():
             (plan.output / file.name).write_bytes(file.read_bytes())
-        for index in range(len(curve(plan)) or 1, len(self.scores)):
+        for index in range(len(epochs_in(plan.output)) or 1, len(self.scores)):
             while not self.go_on.acquire(timeout=0.05):
                 yield Progress("fine-tune", index, self.n_epochs, "loss 0.1")
             epochs = [

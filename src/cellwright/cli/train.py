@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
     from cellwright.models.protocol import CellModel
     from cellwright.models.spec import ModelSpec
-    from cellwright.training.finetune.run import Outcome
+    from cellwright.training.finetune.finetune import Outcome
 
 DatasetFolder = Annotated[
     Path,
@@ -275,10 +275,9 @@ def train_classifier(
     settings = read_settings(ClassifyTrainingSettings, flags)
     folders = [read_folder(folder) for folder in datasets]
     names = read_names(rename, {name for folder in folders for item in folder.items for name in item.classes})
-    from cellwright.training.classifier import train as training
-    from cellwright.training.classifier.cell_crops import ClassDataset
+    from cellwright.training import cell_classifier as training
 
-    sources = [ClassDataset(dataset, names) for dataset in folders]
+    sources = [training.ClassDataset(dataset, names) for dataset in folders]
     task = training.train_classifier(sources, output, settings, preset=preset, title=title, device=device)
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
     typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")

@@ -34,8 +34,7 @@ from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_im
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.axes import frames, in_lit_colour
-from cellwright.training.data.augment import augment
-from cellwright.training.data.patches import cut_patch
+from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
 from cellwright.training.run_folder import forget, write_curve

@@ -152,7 +152,7 @@ def write_curve(
     epochs: Sequence[Mapping[str, float]],
     facts: Mapping[str, object] = {},
 ) -> None:
-    """Write the curve of a run, and what it learns from; :func:`curve` reads it."""
+    """Write the curve of a run, and what it learns from; :func:`epochs_in` reads it."""
     values = {"settings": settings, "facts": facts, "epochs": epochs}
     write_text(output / CURVE, json.dumps(values, indent=1))
 
@@ -162,13 +162,11 @@ def forget(output: Path) -> None:
     (output / STATE).unlink(missing_ok=True)
 
 
-def curve(plan: Plan) -> list[dict[str, float]]:
-    """Return step, loss, rate and scores of each epoch so far; the first is the model as it was."""
-    return epochs_in(plan.output)
-
-
 def epochs_in(output: Path) -> list[dict[str, float]]:
-    """Return the epochs of the run in a folder, none where it is not readable."""
+    """Return step, loss, rate and scores of each epoch of the run in a folder, none where it is not readable.
+
+    The first of a fine-tuning is the model as it was.
+    """
     try:
         epochs = json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"]
         return [dict(epoch) for epoch in epochs]

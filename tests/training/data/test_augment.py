@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellwright.training.data.augment import (
+from cellwright.training.data.patches import (
     CHANGES,
     KEEP_WHOLE_PX,
     augment,

@@ -15,8 +15,7 @@ from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
 from cellwright.ops.matching import IOU_THRESHOLDS
 from cellwright.training.evaluation import evaluate as module
-from cellwright.training.evaluation.evaluate import evaluate, score_cells, score_count, score_found
-from cellwright.training.evaluation.report import Report
+from cellwright.training.evaluation.evaluate import Report, evaluate, score_cells, score_count, score_found
 
 CPU = EngineSettings(device="cpu")
 SPLIT = {"train": ["a"], "val": ["b", "c", "d"]}

@@ -1,7 +1,7 @@
 import pytest
 
 from cellwright.ops.matching import IOU_THRESHOLDS
-from cellwright.training.evaluation.report import ImageScore, Report
+from cellwright.training.evaluation.evaluate import ImageScore, Report
 
 
 def score(name, group, ap50, n_true=10, n_predicted=10):

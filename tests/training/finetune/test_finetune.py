@@ -21,9 +21,7 @@ from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
 from cellwright.training.finetune import finetune as module
-from cellwright.training.finetune import run as finetune_run
-from cellwright.training.finetune.finetune import finetune
-from cellwright.training.finetune.run import FinetuneReport, learning_rate
+from cellwright.training.finetune.finetune import FinetuneReport, finetune, learning_rate
 from cellwright.training.run_folder import facts_of, verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
@@ -49,7 +47,7 @@ def quick_memory(monkeypatch):
         return 0.5
         yield
 
-    monkeypatch.setattr(finetune_run, "retention_score", retention_score)
+    monkeypatch.setattr(module, "retention_score", retention_score)
     monkeypatch.setattr(module, "retention_set", lambda: Dataset(Path(), ()))
 
 
@@ -102,8 +100,8 @@ def scripted(monkeypatch):
             return give(left[1])
             yield
 
-        monkeypatch.setattr(finetune_run, "evaluate", evaluate)
-        monkeypatch.setattr(finetune_run, "retention_score", retention_score)
+        monkeypatch.setattr(module, "evaluate", evaluate)
+        monkeypatch.setattr(module, "retention_score", retention_score)
 
     return set_scores
 
@@ -296,7 +294,7 @@ SCRIPT = """
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.models.families.flow import SPECS, FlowModel
     from cellwright.core.tasks import run
-    from cellwright.training.finetune import run as finetune_run, finetune
+    from cellwright.training.finetune import finetune
     from cellwright.training.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
@@ -337,8 +335,8 @@ SCRIPT = """
             os.kill(os.getpid(), 9)
 
     real_save, torch.save = torch.save, save
-    finetune_run.evaluate = evaluate
-    finetune_run.retention_score = retention_score
+    finetune.evaluate = evaluate
+    finetune.retention_score = retention_score
     settings = FinetuneSettings(
         steps=12, steps_per_epoch=3, batch_size=2, patch_px=32, warmup_steps=1, n_replay=1, rate=1e-2
     )
@@ -415,7 +413,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
             raise Killed
         return replace_file(part, target)
 
-    monkeypatch.setattr(finetune_run, "evaluate", evaluate)
+    monkeypatch.setattr(module, "evaluate", evaluate)
     tune("whole")
     with monkeypatch.context() as patch:
         patch.setattr("cellwright.files.atomic.os.replace", die)
@@ -485,7 +483,7 @@ def fitted(monkeypatch):
 
     def set_losses(losses):
         left = list(losses)
-        monkeypatch.setattr(finetune_run.Run, "_loss", lambda *_: left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr(module.Run, "_loss", lambda *_: left.pop(0) if len(left) > 1 else left[0])
 
     return set_losses
 
@@ -634,6 +632,6 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_a_model_that_finds_nothing_is_no_better_however_far_its_loss_fell():
     first = {"score": 0.0, "error": 0.0, "validation_loss": 1.0}
-    assert finetune_run._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
-    assert finetune_run._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
-    assert finetune_run._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)
+    assert module._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
+    assert module._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
+    assert module._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)

@@ -6,7 +6,7 @@ import torch
 
 from cellwright.core.tasks import run
 from cellwright.inference.device import choose
-from cellwright.training.finetune.retention import (
+from cellwright.training.finetune.replay import (
     Teacher,
     interpolate_weights,
     prepare,

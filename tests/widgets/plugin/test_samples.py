@@ -6,7 +6,7 @@ from napari.components import ViewerModel
 from tools.release.draw_samples import SAMPLES
 
 from cellwright.core.errors import ReadError
-from cellwright.widgets.plugin import samples
+from cellwright.widgets.plugin import image_reader as samples
 from cellwright.widgets.shared.coordinates import image_as_it_lies, image_in
 
 

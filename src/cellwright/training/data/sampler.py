@@ -21,8 +21,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import annotate
 from cellwright.ops.simulation.simulate import LOOKS, simulate
-from cellwright.training.data.augment import augment, exclude_boundaries
-from cellwright.training.data.patches import cut_patch
+from cellwright.training.data.patches import augment, cut_patch, exclude_boundaries
 from cellwright.training.data.samples import Sample, make_sample, volume_samples
 from cellwright.training.settings import TrainingSettings
 

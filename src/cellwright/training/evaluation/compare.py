@@ -18,8 +18,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
-from cellwright.training.evaluation.evaluate import score
-from cellwright.training.evaluation.report import ImageScore, divided
+from cellwright.training.evaluation.evaluate import ImageScore, divided, score
 
 OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell

@@ -29,8 +29,7 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import LEARNED_FACTOR
 from cellwright.ops.measure.prediction_interval import fit_interval
-from cellwright.training.finetune.finetune import tuned_title
-from cellwright.training.finetune.run import Outcome
+from cellwright.training.finetune.finetune import Outcome, tuned_title
 from cellwright.training.state import write_card
 
 FEWEST = 3  # images: with less, judging by the others says nothing

@@ -15,7 +15,7 @@ from qtpy.QtCore import QTimer
 
 from cellwright.files.tables import write_table
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.plugin.samples import sample_layers
+from cellwright.widgets.plugin.image_reader import sample_layers
 
 SAMPLE = "nuclei_2d"
 WINDOW_PX = (1500, 940)

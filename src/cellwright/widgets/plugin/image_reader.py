@@ -6,6 +6,7 @@ stays there until it is looked at; pyramids are multiscale layers, of which the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget,
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.images import image_names, read_images
+from cellwright.files.images import image_names, read_image, read_images
 from cellwright.files.metadata import FilePart, blank
 from cellwright.files.zarr import address_of, is_zarr
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
@@ -29,6 +30,14 @@ COLOUR_SAMPLES = 3
 CHANNEL_COLOURS = ("cyan", "magenta", "yellow", "green", "red", "blue")  # where the file names none
 MOST_IMAGES = 64  # of one file that become layers unasked
 NO_LAYERS: list[Any] = [(None,)]  # how napari is told that nothing is to be opened
+FOLDER = Path(__file__).parents[2] / "sample_data"
+FILES = {
+    "nuclei_2d": "nuclei_2d.tif",
+    "tissue_rgb": "tissue_rgb.png",
+    "phase_2d": "phase_2d.tif",
+    "nuclei_3d": "nuclei_3d.tif",
+    "nuclei_time": "nuclei_time.tif",
+}
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
@@ -188,3 +197,31 @@ def _labels_inside(path: str) -> list[LayerData]:
     except ReadError as error:
         show_warning(str(error))
     return layers
+
+
+def sample_layers(name: str) -> list[LayerData]:
+    """Return a sample as one image layer with its pixel size.
+
+    ReadError where there is no such sample, or the package was installed without its samples.
+    """
+    if name not in FILES:
+        raise ReadError(f"The samples are {', '.join(FILES)}; got {name!r}. Choose one of them.")
+    path = FOLDER / FILES[name]
+    if not path.is_file():
+        raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
+    return layers_of(replace(read_image(path), name=name))
+
+
+nuclei_2d = partial(sample_layers, "nuclei_2d")
+
+
+tissue_rgb = partial(sample_layers, "tissue_rgb")
+
+
+phase_2d = partial(sample_layers, "phase_2d")
+
+
+nuclei_3d = partial(sample_layers, "nuclei_3d")
+
+
+nuclei_time = partial(sample_layers, "nuclei_time")

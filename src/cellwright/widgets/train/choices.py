@@ -19,9 +19,9 @@ from cellwright.training.run_folder import (
     SCRATCH,
     Plan,
     check_name,
-    curve,
     data_folder,
     discard,
+    epochs_in,
     free_name,
     unfinished,
 )
@@ -179,7 +179,7 @@ class ResumeOffer(QFrame):
         self.setVisible(self.plan is not None)
         if self.plan is not None:
             step = 0
-            for epoch in curve(self.plan)[-1:]:
+            for epoch in epochs_in(self.plan.output)[-1:]:
                 step = int(epoch["step"])
             steps = self.plan.settings.steps
             self.line.setText(f"The training of {self.plan.name!r} was left at step {step:,} of {steps:,}.")

@@ -27,8 +27,8 @@ from cellwright.models import registry, store
 from cellwright.training.run_folder import (
     SCRATCH,
     Plan,
-    curve,
     discard,
+    epochs_in,
     forget,
     free_name,
     only_scores,
@@ -84,7 +84,7 @@ class TrainModel:
         """Step, loss, rate and scores of each epoch so far."""
         if self.plan is None:
             return []
-        return curve(self.plan)
+        return epochs_in(self.plan.output)
 
     def start(self, plan: Plan, layers: Dataset | None) -> Task[TrainingOutcome]:
         """Return the task that trains as planned; ``layers`` are the annotated ones it is to keep first."""
@@ -138,7 +138,7 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
 
 def stop(plan: Plan) -> TrainingOutcome:
     """End a run that was cancelled: its best model is kept if it is better than the first."""
-    before, *epochs = curve(plan) or [{}]
+    before, *epochs = epochs_in(plan.output) or [{}]
     if not epochs:
         discard(plan)
         return TrainingOutcome(
@@ -160,7 +160,7 @@ def _ended(
     *,
     is_better: bool,
 ) -> TrainingOutcome:
-    epochs = tuple(curve(plan))
+    epochs = tuple(epochs_in(plan.output))
     model = ""
     if is_better:
         forget(plan.output)

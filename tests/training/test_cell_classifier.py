@@ -13,15 +13,19 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.classifier.network import load
 from cellwright.ops.labels import measure
-from cellwright.training.classifier.cell_crops import (
+from cellwright.training.cell_classifier import (
     CellCrops,
     ClassDataset,
+    Scores,
+    augmented,
     intensities,
     kept_px,
     read_cell_crops,
+    sampling_weights,
+    score,
     spec_for,
+    train_classifier,
 )
-from cellwright.training.classifier.train import Scores, augmented, sampling_weights, score, train_classifier
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.trainer import EpochReport
 
