@@ -11,6 +11,7 @@ import torch
 import zarr
 
 import cellwright
+from cellwright.core import data
 from cellwright.core.data import Image
 from cellwright.core.errors import (
     AxesError,
@@ -581,9 +582,9 @@ def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
 
 def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):
     def missing(name):
-        raise count_module.PackageNotFoundError(name)
+        raise data.PackageNotFoundError(name)
 
-    monkeypatch.setattr(count_module, "version", missing)
+    monkeypatch.setattr(data, "version", missing)
     assert counted(blobs.image, oracle_model).provenance.package_version == "unknown"
 
 

@@ -6,14 +6,13 @@ for background only when the whole image is said to be complete.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.data import Annotation, Cells, Image
+from cellwright.core.data import Annotation, Cells, Image, package_version
 from cellwright.core.errors import AnnotationError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
@@ -198,12 +197,8 @@ def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
 def _provenance(session: AnnotationSession) -> dict[str, Any]:
     """Return how the annotation came about."""
     numbers = session.ids().tolist()
-    try:
-        own_version = version("napari-cellwright")
-    except PackageNotFoundError:
-        own_version = "unknown"
     return {
-        "program": f"napari-cellwright {own_version}",
+        "program": f"napari-cellwright {package_version()}",
         "image": session.image.name,
         "edits": session.n_edits,
         "reviewed": sum(session.is_reviewed(number) for number in numbers),

@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from typing import Any, Literal, Self
 
@@ -19,6 +20,14 @@ AXES = "TCZYX"
 SPATIAL = "ZYX"
 CHANNEL = "C"
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY  # maps of files begin at multiples of it
+
+
+def package_version() -> str:
+    """Return the version of this package; unknown in a source folder that is not installed."""
+    try:
+        return version("napari-cellwright")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def without_channels(axes: str) -> str:

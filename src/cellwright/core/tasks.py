@@ -34,6 +34,12 @@ def ignore(progress: Progress) -> None:
     """Take no notice of a step."""
 
 
+def once(stage: str, act: Callable[[], T], note: str = "") -> Task[T]:
+    """Return the task of one step that acts, for what is called beside the viewer."""
+    yield Progress(stage, 0, 1, note)
+    return act()
+
+
 def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
     """Return the result of a task, having shown each of its steps to ``on_progress``."""
     while True:

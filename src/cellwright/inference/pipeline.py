@@ -7,7 +7,6 @@ predict block after block, decode each, stitch them, link the slices of volumes.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cellwright.core.data import (
     Prediction,
     Provenance,
     Result,
+    package_version,
     without_channels,
 )
 from cellwright.core.errors import ImageError, SettingsError
@@ -374,7 +374,7 @@ def provenance_of(
     if image.source_files:
         read["source_files"] = list(image.source_files)
     return Provenance(
-        package_version=_package_version(),
+        package_version=package_version(),
         model=" + ".join(names),
         checkpoint_sha256=" + ".join(model.sha256 for model in engine.models),
         settings={
@@ -392,13 +392,6 @@ def provenance_of(
         seconds=seconds,
         source=image.source,
     )
-
-
-def _package_version() -> str:
-    try:
-        return version("napari-cellwright")
-    except PackageNotFoundError:
-        return "unknown"  # run from a source folder that is not installed
 
 
 def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str | None) -> Image:

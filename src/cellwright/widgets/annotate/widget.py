@@ -11,9 +11,8 @@ from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QShortcut, QWidget  # type: ignore[attr-defined]
 
 from cellwright.annotation.review_queue import mirror_disagreement
-from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import once
 from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.annotate.adder import wishes_of
 from cellwright.widgets.annotate.context import AnnotationContext
@@ -394,15 +393,10 @@ class AnnotateChoices(QObject):
             known, folder = image_of(image, self._panel.channel.channel), self._model.journals
         except CellwrightError:
             return  # an image that cannot be annotated; Start tells why
-        self._look.request(lambda: _unfinished_task(known, folder))
+        # pixels of the image are read, which takes a while from some disks
+        self._look.request(lambda: once("look", lambda: unfinished(journal_path(known, folder))))
 
     def _on_looked(self, found: Unfinished | None) -> None:
         if found is not None and self._model.session is None:
             self.offered = found.path
             self._panel.show_offer(found.line)
-
-
-def _unfinished_task(image: Image, folder: Path | None) -> Task[Unfinished | None]:
-    """Return what was begun of an image, of which some pixels are read: from a disk that takes a while."""
-    yield Progress("look", 0, 1)
-    return unfinished(journal_path(image, folder))

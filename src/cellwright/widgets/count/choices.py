@@ -11,7 +11,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.core.errors import CellwrightError, CheckpointError, SettingsError, WrongLayerError
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import once
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.inference.settings import EngineSettings, pixel_um_of
@@ -323,7 +323,8 @@ class AxesTool(QObject):
     def _read(self, layer: Layer | None) -> None:
         if self.job is not None or layer is None:
             return
-        self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        path = Path(layer.source.path or "")
+        self.job = Job(once("load", lambda: describe_images(path)), self)
         self.job.failed.connect(self._on_failed)
         self.job.finished.connect(self._on_read)
         self.job.start()
@@ -378,8 +379,3 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
     if step:
         text += f", {step:.3g} µm a slice"
     return f"{BEGINNINGS[known.axes_from]}: {text}"
-
-
-def _describe_task(path: Path) -> Task[None]:
-    yield Progress("load", 0, 1)
-    describe_images(path)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton
 
-from cellwright import __version__
-from cellwright.core.data import Cells, Provenance, Result
+from cellwright.core.data import Cells, Provenance, Result, package_version
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
@@ -389,7 +388,7 @@ def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
         count=0.0,
         cells=Cells.empty(len(image.label_axes), labels),
         provenance=Provenance(
-            package_version=__version__,
+            package_version=package_version(),
             model=subject.model,
             checkpoint_sha256="",
             settings={"engine": asdict(engine)},

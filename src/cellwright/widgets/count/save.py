@@ -10,8 +10,7 @@ from typing import Any
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
-from cellwright.core.data import Result
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Task, once
 from cellwright.files.tables import write_csv, write_table
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
@@ -57,13 +56,13 @@ class SaveTool(QObject):
         self._model.tell(f"Saving {path}…")
         layer = self._edited.found_layer()
         with telling(self._model.fail):
-            task = _save_task(path, self._model.outcome.result)
+            result = self._model.outcome.result
+            task = once("save", lambda: write_table(path, result))
             if layer is not None:
-                task = _save_edited_task(
-                    path, snapshot_of(layer, image_layer_under(self._model.viewer, layer))
-                )
+                cells = snapshot_of(layer, image_layer_under(self._model.viewer, layer))
+                task = _save_edited_task(path, cells)
             self.job = Job(task, self)
-            self.job.returned.connect(lambda saved: self._model.tell(f"Saved {saved}"))
+            self.job.returned.connect(lambda _: self._model.tell(f"Saved {path}"))
             self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
             self.job.finished.connect(self._on_job_finished)
             self.job.start()
@@ -72,17 +71,10 @@ class SaveTool(QObject):
         self.job = None
 
 
-def _save_edited_task(path: Path, cells: Snapshot) -> Task[Path]:
+def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:
     """Write the cells of a layer as they are now: measured anew, those by hand without score."""
     measured = yield from measure_task(cells, MeasureSettings(()))
     write_csv(path, measured.table)
-    return path
-
-
-def _save_task(path: Path, result: Result) -> Task[Path]:
-    yield Progress("save", 0, 1)
-    write_table(path, result)
-    return path
 
 
 class SettingsFileTool(QObject):

@@ -16,7 +16,7 @@ from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
-from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes
+from cellwright.files.folders.results import ImageOutcome, check_output
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.plates import PlateMap, plate_map, well_place
 from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
@@ -209,12 +209,6 @@ def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[None]:
             if step.stage in STAGES:
                 whole = Progress(step.stage, step.done, step.total)
             yield whole
-
-
-def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
-    """Return what earlier runs have left in a folder of results."""
-    yield Progress("earlier results", 0, 1)
-    return output, read_outcomes(output)
 
 
 def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:

@@ -10,8 +10,8 @@ from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import Progress
-from cellwright.files.folders.results import ImageOutcome
+from cellwright.core.tasks import Progress, once
+from cellwright.files.folders.results import ImageOutcome, read_outcomes
 from cellwright.inference.recipe import Recipe, recipe_from
 from cellwright.models import registry
 from cellwright.ops.plates import well_name
@@ -21,7 +21,6 @@ from cellwright.widgets.folder.model import (
     FolderRequest,
     OpenedImage,
     check_request,
-    earlier_task,
     folder_task,
     open_task,
 )
@@ -221,7 +220,7 @@ class FolderWidget(QWidget):
     def _show_earlier(self) -> None:
         output = Path(self.view.output.text().strip())
         if output != Path() and output != self.model.output and not self.jobs.is_busy:
-            self.earlier.request(lambda: earlier_task(output))
+            self.earlier.request(lambda: once("earlier results", lambda: (output, read_outcomes(output))))
 
     def _on_earlier_found(self, found: tuple[Path, tuple[ImageOutcome, ...]]) -> None:
         if not self.jobs.is_busy:

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, SettingsError, error_line
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import once
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.report import ReportExtras, write_report
@@ -301,7 +301,7 @@ class ResultsExport(QObject):
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self._view.job_bar.start(_task(write), lambda _: self._view.message.tell(f"Saved {path}"))
+        self._view.job_bar.start(once("save", write), lambda _: self._view.message.tell(f"Saved {path}"))
 
 
 def _is_file(image: Image) -> bool:
@@ -333,11 +333,6 @@ def _by_hand(measured: MeasuredCells) -> list[str]:
     if n_asked:
         found.append(f"{n_asked} cells added by click")
     return found
-
-
-def _task(write: Callable[[], object]) -> Task[None]:
-    yield Progress("save", 0, 1)
-    write()
 
 
 def _write_cells(path: Path, analysis: Analysis, settings: dict[str, Any]) -> None:

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
-from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import once
 from cellwright.ops.measure.analysis import tracks_of
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
@@ -77,7 +76,9 @@ class TrackTool(QObject):
             page.distance.value(), page.gap.value(), page.divisions.isChecked(), interval_s
         )
         self._page.summary.setText("Linking the cells…")
-        self._page.job_bar.start(_track_task(model.kept_result, model.kept, settings), self._on_tracked)
+        result, kept = model.kept_result, model.kept
+        task = once("track", lambda: (kept, settings, tracks_of(result, settings)))
+        self._page.job_bar.start(task, self._on_tracked)
 
     def _on_tracked(self, found: Found) -> None:
         kept, settings, tracks = found
@@ -140,8 +141,3 @@ class TrackTool(QObject):
         page.frame.set_frame(lineages)
         if model.tracks is not None and lineages is not None:
             page.summary.setText(model.tracks.summary(lineages))
-
-
-def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings) -> Task[Found]:
-    yield Progress("track", 0, 1)
-    return kept, settings, tracks_of(result, settings)

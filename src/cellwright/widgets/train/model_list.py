@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, once
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.jobs import JobBar
@@ -93,7 +93,8 @@ class OwnModels(QWidget):
 
     def import_from(self, path: Path, name: str = "") -> None:
         """Add an exported model or a model folder to the user's, under a name or that of the file."""
-        self._start(import_task(path, name), self._on_imported)
+        task = once("import", lambda: store.import_model(path, name).name, f"reading {path.name}")
+        self._start(task, self._on_imported)
 
     def _on_imported(self, name: str) -> None:
         self._announce(name)
@@ -176,9 +177,3 @@ def export_task(name: str, path: Path, zoo: ZooDetails | None) -> Task[str]:
     from cellwright.models.zoo import export_package
 
     return str(export_package(name, path, authors=zoo.authors, licence=zoo.licence))
-
-
-def import_task(path: Path, name: str) -> Task[str]:
-    """Add a model to the user's and return its name."""
-    yield Progress("import", 0, 1, f"reading {path.name}")
-    return store.import_model(path, name).name
