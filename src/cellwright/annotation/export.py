@@ -195,7 +195,6 @@ def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
 
 
 def _provenance(session: AnnotationSession) -> dict[str, Any]:
-    """Return how the annotation came about."""
     numbers = session.ids().tolist()
     return {
         "program": f"napari-cellwright {package_version()}",

@@ -63,7 +63,6 @@ def evaluate(
 
 
 def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
-    """Return the scores of one model by group."""
     from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
     recipe = choices.recipe

@@ -169,7 +169,6 @@ class Table:
         self._print(str(path), self._model, str(row["count"]), seconds, remark)
 
     def _show_heading(self) -> None:
-        """Print what the columns are, once."""
         if not self._has_heading:
             self._print("image", "model", "count", "seconds")
             self._has_heading = True

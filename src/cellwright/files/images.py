@@ -382,7 +382,6 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _n_frames(picture: Any) -> int:
-    """Return how many frames follow each other in time."""
     if picture.format not in MOVIES:
         return 1
     return int(getattr(picture, "n_frames", 1))
@@ -426,7 +425,6 @@ def _of_picture(path: Path, pixels: NDArray[Any], *, is_seen_through: bool) -> I
 
 
 def _is_seen_through(picture: Any) -> bool:
-    """Return whether any pixel of a picture is not opaque."""
     if "A" not in picture.getbands():
         if "transparency" not in picture.info or picture.mode not in KEYED_MODES:
             return False

@@ -380,7 +380,6 @@ def _left_text(text: str, y: float) -> str:
 
 
 def _drawn(drawing: str, label: str, caption: str) -> str:
-    """Return a figure with a drawing."""
     return (
         f'<figure><svg role="img" aria-label="{escape(label)}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}">'
         f"{drawing}</svg><figcaption>{escape(caption)}</figcaption></figure>"
@@ -388,7 +387,6 @@ def _drawn(drawing: str, label: str, caption: str) -> str:
 
 
 def _histogram(name: str, values: NDArray[np.float64]) -> str:
-    """Return a histogram as SVG."""
     values = values[np.isfinite(values)]
     if not len(values):
         return ""

@@ -319,7 +319,6 @@ def _zoo_members(members: Mapping[str, zipfile.ZipInfo], title: str) -> dict[str
 
 
 def _own(name: str) -> Path:
-    """Return the folder of one of the user's models."""
     folder = user_folder() / name
     if Path(name).name != name or not NAME.fullmatch(name) or not folder.is_dir():
         own = sorted(path.parent.name for path in user_folder().glob("*/spec.json"))
@@ -345,7 +344,6 @@ def check_name(name: str) -> None:
 
 
 def _free(name: str) -> Path:
-    """Return the folder a new model of this name will have."""
     check_name(name)
     if is_taken(name):
         raise CheckpointError(f"There is a model {name!r} already. Choose another name.")

@@ -165,7 +165,6 @@ def _smallest(spec: ModelSpec) -> int:
 
 
 def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
-    """Return the description of a package, without its authors and licence."""
     spec = model.spec
     return {
         "type": "model",
@@ -217,6 +216,5 @@ def _output(spec: ModelSpec) -> dict[str, Any]:
 def _axes(
     channels: Sequence[str], sizes: Mapping[str, dict[str, Any]], more: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the axes of a tensor: a batch, these channels, and y and x with their sizes."""
     space = [{"id": axis, "type": "space", "size": size, **more} for axis, size in sizes.items()]
     return [{"type": "batch"}, {"type": "channel", "channel_names": list(channels)}, *space]

@@ -441,14 +441,12 @@ def _numbers_of_parts(parts: Labels, mask: Mask, number: int, new: int) -> dict[
 
 
 def _spread(parts: Labels) -> Labels:
-    """Return for every voxel the part that is nearest to it."""
     _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
     spread: Labels = parts[tuple(nearest)]
     return spread
 
 
 def _snapped(mask: Mask, point: NDArray[np.float64], number: int) -> tuple[int, ...]:
-    """Return the voxel of the mask nearest to a seed."""
     voxels = np.argwhere(mask)
     distances = np.linalg.norm(voxels - point, axis=1)
     nearest = int(distances.argmin())

@@ -337,7 +337,6 @@ def _epoch(
     settings: ClassifyTrainingSettings,
     torch_device: torch.device,
 ) -> Task[None]:
-    """Train until the next look at the validation cells."""
     weights = sampling_weights(training.classes.numpy(), settings.balance)
     state.network.train()
     state.losses.clear()

@@ -92,14 +92,12 @@ def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
-    """Return the files of an image that are there."""
     images = [path for path in (folder / "images").glob("*") if path.stem == name]
     truths = [folder / f"boxes/{name}.csv", folder / f"points/{name}.csv", folder / f"masks/{name}.tif"]
     return images + [path for path in truths if path.exists()]
 
 
 def _write_files(folder: Path, name: str, entry: Entry) -> None:
-    """Write image, truth and classes."""
     image, truth = entry.image, entry.truth
     write_image(folder / "images" / f"{name}.tif", image)
     if isinstance(truth, Annotation):

@@ -107,7 +107,6 @@ def _shapes_of(row: JsonValue, shape: tuple[int, int]) -> list[Shape]:
 
 
 def _polygon(node: JsonValue) -> Shape:
-    """Return the area of a polygon x, y, x, y ..."""
     if not isinstance(node.value, list) or len(node.value) % 2:
         raise node.refuse("a list of x, y, x, y ...")
     pairs = [node.value[i : i + 2] for i in range(0, len(node.value), 2)]

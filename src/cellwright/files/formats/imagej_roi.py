@@ -135,7 +135,6 @@ def read_rois(path: Path) -> list[JsonValue]:
 
 
 def _area(node: JsonValue) -> Shape:
-    """Return the outline of an area, or a box."""
     roi = node.value
     try:
         if roi.roitype.name == "RECT" and not roi.composite:
@@ -168,7 +167,6 @@ def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
 
 
 def _outline(roi: Any) -> NDArray[np.float64]:
-    """Return the outline of a rectangle or an oval."""
     first, stop = np.array([roi.top, roi.left], float), np.array([roi.bottom, roi.right], float)
     if roi.subpixelrect:
         first = np.array([roi.yd, roi.xd])

@@ -51,7 +51,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
-    """Return the column of each axis."""
     if "axis-0" in header:
         n = sum(f"axis-{i}" in header for i in range(5))
         if 2 <= n <= 4:

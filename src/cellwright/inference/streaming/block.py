@@ -167,7 +167,6 @@ def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
 
 
 def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> "pandas.DataFrame":
-    """Write the density of a core; return its sum."""
     import pandas
 
     density = result.maps["density"][block.tile.local]

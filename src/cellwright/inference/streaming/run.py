@@ -336,7 +336,6 @@ def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
 
 
 def _scored(part: Path) -> Cells:
-    """Return the scores and areas of the cells of a block, without their places."""
     import pandas
 
     table = pandas.read_csv(part, usecols=lambda name: name in ("score", "area_px", "volume_px"))

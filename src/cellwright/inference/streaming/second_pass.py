@@ -445,7 +445,6 @@ def _is_summed(column: str) -> bool:
 
 
 def _cells_of(job: StreamJob, table: "pandas.DataFrame") -> Cells:
-    """Return the rows of a table as cells without outlines."""
     points, boxes = places_of(table, job.image.label_axes)
     area = next(name for name in ("volume_px", "area_px") if name in table)
     classes = None
@@ -516,7 +515,6 @@ def _boxes(
 
 
 def _erase(job: StreamJob, block: StreamBlock, numbers: NDArray[np.int64]) -> None:
-    """Take cells out of the labels."""
     path = job.files.labels
     labels, place = open_array(path), block.place(job.image.label_axes)
     window = np.asarray(labels[place])

@@ -186,7 +186,6 @@ def _blocks_of(stage: LiteStage, n_in: int) -> nn.Sequential:
 
 
 def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Return a convolution and batch normalisation."""
     kind = nn.Conv2d if groups == 1 else DepthwiseConv2d
     return nn.Sequential(
         kind(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),

@@ -158,8 +158,6 @@ class Gate(nn.Module):
 
 
 class _Row(nn.Module):
-    """The blocks of one stage."""
-
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
         self.first = blocks[0]

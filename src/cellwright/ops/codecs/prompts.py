@@ -235,7 +235,6 @@ def _log_odds(inside: NDArray[np.float32], threshold: float) -> NDArray[np.float
 
 
 def _within(prompts: Prompts, shape: tuple[int, ...]) -> Mask:
-    """Return the pixels within the box and its margin."""
     low, high = prompts.limits
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     within: Mask = (rows >= low[0]) & (rows <= high[0]) & (columns >= low[1]) & (columns <= high[1])
@@ -278,7 +277,6 @@ def _filling(labels: Labels, prompts: Prompts, chosen: set[int], dropped: set[in
 
 
 def _overlap(mask: Mask, prompts: Prompts) -> float:
-    """Return the IoU of the box around a mask and the box that was drawn."""
     places = ndimage.find_objects(mask.astype(np.int8))
     if not places:
         return 0.0

@@ -274,7 +274,6 @@ class RegionSet:
         return np.asarray(shares == cells.areas[:, np.newaxis])
 
     def _shares(self, cells: Cells, offset: Sequence[int]) -> NDArray[np.float64]:
-        """Return how many pixels of each cell lie in each region."""
         labels = cells.labels
         if labels is None:
             raise SettingsError(

@@ -64,8 +64,6 @@ class Findings:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was met in one split."""
-
     names: list[str] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)

@@ -107,12 +107,10 @@ def _tint(image: Tensor, rng: Rng) -> Tensor:
 
 
 def _haze(image: Tensor, rng: Rng) -> Tensor:
-    """Light of planes out of focus."""
     return image + float(rng.uniform(0.1, 0.6)) * _gaussian(image, float(rng.uniform(6, 15)))
 
 
 def _coarsen(image: Tensor, rng: Rng) -> Tensor:
-    """Detail lost to a lower resolution."""
     small = functional.interpolate(image[None], scale_factor=float(rng.uniform(0.4, 0.8)), mode="area")
     return functional.interpolate(small, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
 

@@ -224,7 +224,6 @@ class Run:
         )
 
     def _best(self) -> Mapping[str, float]:
-        """Return the epoch whose weights are kept."""
         return next(epoch for epoch in self.state.history if epoch["merit"] == self.state.best)
 
     def _with(self, weights: Mapping[str, Tensor]) -> CellModel:
@@ -253,7 +252,6 @@ class Run:
 
     @torch.no_grad()
     def _loss(self, model: CellModel, images: Tensor, targets: Tensor) -> float:
-        """Return the mean loss of a model on patches."""
         network = model.inference_network()
         device, n = next(network.parameters()).device, self.settings.batch_size
         parts = zip(torch.split(images.to(device), n), torch.split(targets.to(device), n), strict=True)

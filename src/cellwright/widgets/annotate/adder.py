@@ -304,7 +304,6 @@ class Adder(QObject):
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
     def _key(self, wish: "Wish") -> tuple[Any, ...]:
-        """Return what answers hold for."""
         return self.model, self._engine(), wish.frame
 
     def _model(self) -> str:

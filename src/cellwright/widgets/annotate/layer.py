@@ -163,7 +163,6 @@ class AnnotationLayer:
         return (*box[: self.channel_axis], slice(0, 1), *box[self.channel_axis :])
 
     def _show_data(self) -> None:
-        """Let the layer show the session's array itself."""
         shown = self.session.labels
         if self.channel_axis is not None:
             shown = np.expand_dims(shown, self.channel_axis)

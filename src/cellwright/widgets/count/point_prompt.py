@@ -124,7 +124,6 @@ class PointPromptTool(QObject):
         return prompt_drag(event, lambda one: np.asarray(one.position, float), self._draw, self._on_prompted)
 
     def _draw(self, corners: NDArray[np.float64] | None) -> None:
-        """Show the box while it is dragged."""
         layer = self._layer
         if layer is None:
             return

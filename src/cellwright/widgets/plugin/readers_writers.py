@@ -87,7 +87,6 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
 
 
 def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the four corners of a box (2, D), in its first plane."""
     (y0, x0), (y1, x1) = box[:, -2:] - HALF_PIXEL
     corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
     return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
