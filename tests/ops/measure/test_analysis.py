@@ -8,11 +8,13 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.compartments import nuclei_in_cells
-from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
-from cellwright.ops.measure.markers import (
+from cellwright.ops.measure.filters import (
     Marker,
+    away_from_border,
     copositive_table,
+    kept_rows,
     otsu,
+    parse_filter,
     parse_marker,
     with_channel_numbers,
 )

@@ -55,9 +55,9 @@ from cellwright.ops.measure.cells_table import is_volumetric, places_of
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
-from cellwright.ops.measure.filters import check_texts
-from cellwright.ops.measure.markers import (
+from cellwright.ops.measure.filters import (
     add_positive,
+    check_texts,
     copositive_table,
     parse_marker,
     thresholds_of,

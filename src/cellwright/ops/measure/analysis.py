@@ -29,10 +29,13 @@ from cellwright.ops.measure.cells_table import (
     label_axes,
 )
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
-from cellwright.ops.measure.filters import away_from_border, check_texts, kept_rows, parse_filter
-from cellwright.ops.measure.markers import (
+from cellwright.ops.measure.filters import (
     add_positive,
+    away_from_border,
+    check_texts,
     copositive_table,
+    kept_rows,
+    parse_filter,
     parse_marker,
     thresholds_of,
     with_channel_numbers,

@@ -7,8 +7,7 @@ import numpy as np
 
 from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.measure.columns import keys_of
-from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter
-from cellwright.ops.measure.markers import parse_marker
+from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter, parse_marker
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 
 

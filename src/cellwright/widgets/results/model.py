@@ -22,12 +22,15 @@ from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.filters import (
     BorderRule,
     ColumnFilter,
+    Marker,
+    add_positive,
     away_from_border,
     check_texts,
+    copositive_table,
     kept_rows,
+    otsu,
     parse_filter,
 )
-from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks

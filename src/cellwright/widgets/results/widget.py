@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import is_volumetric
-from cellwright.ops.measure.markers import parse_marker
+from cellwright.ops.measure.filters import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
