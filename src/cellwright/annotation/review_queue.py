@@ -197,6 +197,8 @@ def flip_disagreement(
 ) -> Task[NDArray[np.float32]]:
     """Return for each cell how far a model that looks at the flipped image is from finding it.
 
+    CellwrightError where the image, the model or a setting does not fit; says what to do.
+
     Parameters
     ----------
     image
@@ -210,11 +212,6 @@ def flip_disagreement(
     -------
     disagreement : float32 (N,)
         1 - IoU with the cell found there that overlaps most; 1 where none does.
-
-    Raises
-    ------
-    CellwrightError
-        The image, the model or a setting does not fit; says what to do.
     """
     from cellwright.inference.pipeline import count_cells
 

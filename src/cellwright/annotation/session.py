@@ -39,6 +39,9 @@ DISC_PX = 12.0  # where the diameter of cells is not known either
 class AnnotationSession:
     """The annotation of one image: a label store, the history of its edits, and their journal.
 
+    AnnotationError where labels, scores or classes do not fit the image or each other. WriteError where the
+    journal cannot be written, or is there already.
+
     Parameters
     ----------
     image
@@ -52,13 +55,6 @@ class AnnotationSession:
         What the classes are called.
     journal
         File that takes every edit before it counts as done; must not exist.
-
-    Raises
-    ------
-    AnnotationError
-        Labels, scores or classes do not fit the image or each other.
-    WriteError
-        The journal cannot be written, or is there already.
     """
 
     def __init__(

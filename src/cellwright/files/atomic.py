@@ -59,10 +59,7 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
     """Lend a temporary folder that becomes ``path``, or replaces it, when the block ends well.
 
-    Raises
-    ------
-    WriteError
-        There is something at ``path`` other than an empty folder, or it cannot be written.
+    WriteError where there is something at ``path`` other than an empty folder, or it cannot be written.
     """
     if path.exists() and not may_replace and not (path.is_dir() and not any(path.iterdir())):
         raise WriteError(f"Expected a new folder at {path}; there is one with content. Choose another name.")
@@ -135,10 +132,7 @@ def _tells_capitals(folder: Path) -> bool:
 def plain_name(name: str) -> str:
     """Return a name as a file can have it on every system, the same each time.
 
-    Raises
-    ------
-    WriteError
-        Nothing of it is left.
+    WriteError where nothing of it is left.
     """
     plain = re.sub(r"[^\w.+=@ -]+", "_", name).strip(" .")[:150]
     if not plain.strip("_"):
@@ -207,10 +201,7 @@ def change_folder(folder: Path) -> Iterator[FolderChange]:
 
     A block that fails or is cancelled changes nothing.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, or another program is changing it.
+    WriteError where the folder cannot be written, or another program is changing it.
     """
     make_folder(folder)
     with _folder_lock(folder):
@@ -231,10 +222,7 @@ def change_folder(folder: Path) -> Iterator[FolderChange]:
 def finish_change(folder: Path) -> None:
     """Move into place what a program had written when it was killed.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, or another program is changing it.
+    WriteError where the folder cannot be written, or another program is changing it.
     """
     if (folder / ADDED).is_dir():
         with _folder_lock(folder):

@@ -55,6 +55,9 @@ def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = 
     guessed from the shape. Transparency and colour profiles are dropped. Arrays of .zarr and .npy stay on
     disk until they are used.
 
+    ReadError where the file is missing, damaged, cut short or no image, or a package is missing. AxesError
+    where ``axes`` does not fit the image.
+
     Parameters
     ----------
     path
@@ -63,13 +66,6 @@ def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = 
         Overrides the axes, one letter of ``TCZYX`` for each dimension.
     has_levels
         Whether its smaller copies are wanted, too; then pyramids stay on disk.
-
-    Raises
-    ------
-    ReadError
-        The file is missing, damaged, cut short or no image, or a package is missing.
-    AxesError
-        ``axes`` does not fit the image.
     """
     image = next(read_images(path, axes, has_levels=has_levels))
     file = str(path).rstrip("/").rpartition("/")[2]
@@ -99,10 +95,7 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
 
     Each channel is called as its file tells, else like the file.
 
-    Raises
-    ------
-    ReadError
-        A file cannot be read, or is not of the same pixels, or of colours.
+    ReadError where a file cannot be read, or is not of the same pixels, or of colours.
     """
     images = [image]
     for path in paths:
@@ -213,10 +206,7 @@ def write_image(path: Path | str, image: Image) -> None:
     Channels that are no colours are moved before Z, Y and X. Types that OME does not have become the next
     that it has: whole numbers of 64 bits become ones of 32.
 
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or the values do not fit.
+    WriteError where the file cannot be written, or the values do not fit.
     """
     pixels, axes = _plain_values(image), image.axes
     is_colour = axes.endswith("C") and pixels.shape[-1] == 3 and pixels.dtype in (np.uint8, np.uint16)

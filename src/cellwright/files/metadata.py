@@ -120,12 +120,7 @@ class Wanted:
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:
     """Return an image; axes that the file does not tell ('', or other letters) are guessed, with a notice.
 
-    Raises
-    ------
-    AxesError
-        There are less than two axes or more than five.
-    ReadError
-        Its values are no numbers.
+    AxesError where there are less than two axes or more than five. ReadError where its values are no numbers.
     """
     told = told or ImageMetadata()
     if np.dtype(data.dtype).kind not in "biufc":
@@ -277,10 +272,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     are the channels. ``file``
     holds the images of its file that it may be; ones of another shape are left out.
 
-    Raises
-    ------
-    AxesError
-        There are less than two axes or more than five.
+    AxesError where there are less than two axes or more than five.
     """
     shape = tuple(data.shape)
     parts = list(file)

@@ -46,10 +46,8 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     that is counted in, whose pixels of one number are a region. A shape that tells its slice or frame holds
     there alone.
 
-    Raises
-    ------
-    ReadError
-        The file is missing, damaged or holds no areas, or an image has another size or thousands of numbers.
+    ReadError where the file is missing, damaged or holds no areas, or an image has another size or thousands
+    of numbers.
     """
     path = Path(path)
     if not path.exists():
@@ -108,10 +106,7 @@ class RegionFiles(NamedTuple):
 def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFiles:
     """Write regions to files from which they are read alike; equal ones have equal files, by a checksum.
 
-    Raises
-    ------
-    SettingsError
-        They are of another kind than drawn shapes, what is cut out of them, and masks.
+    SettingsError where they are of another kind than drawn shapes, what is cut out of them, and masks.
     """
     shapes = drawn_shapes(regions)
     masks = masks_of(regions)
@@ -148,10 +143,7 @@ def drawn_shapes(regions: RegionSet) -> list[ShapeRegion]:
 def masks_of(regions: RegionSet) -> list[MaskRegion]:
     """Return the masks that cells have to lie in, all of them.
 
-    Raises
-    ------
-    SettingsError
-        Something else than drawn shapes and masks is cut out.
+    SettingsError where something else than drawn shapes and masks is cut out.
     """
     masks = [one for one in regions.included if isinstance(one, MaskRegion)]
     for one in regions.excluded:
@@ -199,10 +191,7 @@ def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> M
 
     One of other pixels is taken where both files tell the pixel size and show the same field.
 
-    Raises
-    ------
-    ReadError
-        The file is missing or damaged, or shows another field than the image.
+    ReadError where the file is missing or damaged, or shows another field than the image.
     """
     path = Path(path)
     name = f"outside {path.stem}" if is_inverted else path.stem
@@ -212,10 +201,8 @@ def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> M
 def read_label_image(path: Path | str, image: Image) -> ArrayLike:
     """Return the labels of an image file in the shape of the image without its channels; large ones on disk.
 
-    Raises
-    ------
-    ReadError
-        The file is missing or damaged, holds no whole numbers, or has another size than the image.
+    ReadError where the file is missing or damaged, holds no whole numbers, or has another size than the
+    image.
     """
     pixels = _pixels(Path(path), image)
     are_labels = pixels.shape == image.label_shape and pixels.dtype.kind in "iub"

@@ -54,10 +54,7 @@ def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
 def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> None:
     """Write tables as the sheets of an Excel file, in one step.
 
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or a table has more rows than a sheet can have.
+    WriteError where the file cannot be written, or a table has more rows than a sheet can have.
     """
     import pandas
 
@@ -79,10 +76,7 @@ def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> No
 def write_parquet(path: Path | str, table: "pandas.DataFrame") -> None:
     """Write a table as Parquet, in one step.
 
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or pyarrow is not installed.
+    WriteError where the file cannot be written, or pyarrow is not installed.
     """
     if find_spec("pyarrow") is None:
         raise WriteError(

@@ -79,10 +79,7 @@ class BoundedNumcodec:
     def decode(self, packed: Any) -> Any:
         """Return bytes unpacked.
 
-        Raises
-        ------
-        ValueError
-            They are damaged, or more than a chunk holds.
+        ValueError where they are damaged, or more than a chunk holds.
         """
         try:
             unpacked = DECODERS[self.codec_id](packed, out=self.most, **OPTIONS.get(self.codec_id, {}))

@@ -65,6 +65,9 @@ def classify(
     The names stand in ``provenance.settings["classes"]``, what classified in
     ``provenance.settings["classifier"]``.
 
+    AxesError where the cells are not those of such an image. CheckpointError where there is no such
+    classifier, or it is damaged. OutOfMemoryError where not even one crop fits into memory.
+
     Parameters
     ----------
     result
@@ -75,15 +78,6 @@ def classify(
         Name, folder or classifier.
     engine
         Device, number type, batch size and channel.
-
-    Raises
-    ------
-    AxesError
-        The cells are not those of such an image.
-    CheckpointError
-        There is no such classifier, or it is damaged.
-    OutOfMemoryError
-        Not even one crop fits into memory.
     """
     chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)

@@ -33,10 +33,7 @@ def devices() -> tuple[Device, ...]:
 def choose(name: str = "auto") -> torch.device:
     """Return the device called ``name``: auto (the fastest), cpu, cuda, cuda:N or mps.
 
-    Raises
-    ------
-    DeviceError
-        No such device in this machine.
+    DeviceError where there is no such device in this machine.
     """
     here = [device.name for device in devices()]
     wanted = {"auto": here[0], "cuda": "cuda:0"}.get(name, name)

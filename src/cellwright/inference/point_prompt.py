@@ -102,6 +102,8 @@ class Window:
 class PointPredictor:
     """Finds the cell at any point of one 2D frame of an image.
 
+    CellwrightError where the image, the model or a setting does not fit; says what to do.
+
     Parameters
     ----------
     image
@@ -114,11 +116,6 @@ class PointPredictor:
         How the network runs; ``diameter_px`` means what it means for counting.
     frame
         Index along each axis before YX; empty for a 2D image.
-
-    Raises
-    ------
-    CellwrightError
-        The image, the model or a setting does not fit; says what to do.
     """
 
     def __init__(
@@ -148,10 +145,7 @@ class PointPredictor:
     def probability(self, points: ArrayLike) -> NDArray[np.float32]:
         """Return the probability (N,) that there is a cell at each of the points (N, 2), y and x in pixels.
 
-        Raises
-        ------
-        QueryError
-            A point lies outside the frame.
+        QueryError where a point lies outside the frame.
         """
         table = check_points(points, self.shape)
         found = np.zeros(len(table), np.float32)
@@ -166,10 +160,7 @@ class PointPredictor:
     def cell_at(self, point: ArrayLike) -> PromptedCell | None:
         """Return the cell at a point (y and x in pixels), or None where there is none.
 
-        Raises
-        ------
-        QueryError
-            The point lies outside the frame.
+        QueryError where the point lies outside the frame.
         """
         (at,) = check_points(np.asarray(point)[np.newaxis], self.shape)
         window = self._window_at(at)
@@ -188,10 +179,7 @@ class PointPredictor:
         tells its size: the network looks again at the scale that suits it. A box in which the model sees
         nothing and that has no positive point gives None.
 
-        Raises
-        ------
-        QueryError
-            A point lies outside the frame, or the positive points and the box lie beyond it.
+        QueryError where a point lies outside the frame, or the positive points and the box lie beyond it.
         """
         if prompts.is_click:
             return self.cell_at(prompts.positive[0])

@@ -61,12 +61,8 @@ class Engine:
 
     The raw outputs of several are averaged; ``settings`` tell the tile and batch size to begin with.
 
-    Raises
-    ------
-    DeviceError
-        The device is not in this machine.
-    SettingsError
-        The models are of different kinds.
+    DeviceError where the device is not in this machine. SettingsError where the models are of different
+    kinds.
     """
 
     _networks: tuple[nn.Module, ...]
@@ -124,10 +120,7 @@ class Engine:
     def step_down(self, n: int, tile: Tile) -> None:
         """Take less at once after ``n`` such tiles did not fit: fewer, then smaller tiles, then the CPU.
 
-        Raises
-        ------
-        OutOfMemoryError
-            The smallest tile did not fit into the memory of the CPU.
+        OutOfMemoryError where the smallest tile did not fit into the memory of the CPU.
         """
         first = self.device
         if n > 1:

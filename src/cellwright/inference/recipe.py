@@ -65,10 +65,7 @@ class Recipe:
     def image_of(self, image: Image) -> Image:
         """Return an image that was read with the pixel size of the recipe.
 
-        Raises
-        ------
-        AxesError
-            It has another number of spatial axes.
+        AxesError where it has another number of spatial axes.
         """
         if not self.pixel_size_um:
             return image
@@ -77,10 +74,7 @@ class Recipe:
     def part_of(self, image: Image) -> Image:
         """Return the part of an image that is counted.
 
-        Raises
-        ------
-        SettingsError
-            It does not lie in the image.
+        SettingsError where it does not lie in the image.
         """
         if not self.window:
             return image
@@ -95,10 +89,7 @@ class Recipe:
     def joined(self, image: Image) -> Image:
         """Return an image with the channels of the further files of a recipe.
 
-        Raises
-        ------
-        ReadError
-            One cannot be read, or is not of the same pixels.
+        ReadError where one cannot be read, or is not of the same pixels.
         """
         return with_channels_of(image, named(self.with_files, image.name))
 
@@ -130,10 +121,8 @@ def recipe_of(
     ``analysis`` and ``files`` tell what was done with it, ``source`` the path of the image where the result
     does not; ``window`` and ``pixel_size_um`` are those of :class:`Recipe`.
 
-    Raises
-    ------
-    SettingsError
-        The result is not one of counting (it was drawn, say), or it is not known of which file.
+    SettingsError where the result is not one of counting (it was drawn, say), or it is not known of which
+    file.
     """
     found_by = result.provenance
     recipe = recipe_from(found_by)
@@ -158,10 +147,7 @@ def recipe_of(
 def recipe_from(found_by: Provenance) -> Recipe:
     """Return the models and settings of a count, for any image.
 
-    Raises
-    ------
-    SettingsError
-        The cells are not counted, but drawn, say.
+    SettingsError where the cells are not counted, but drawn, say.
     """
     known = dict(found_by.settings)
     family = next((name for name in registry.FAMILIES if name in known), "")
@@ -338,12 +324,7 @@ def _changed(settings: Any) -> dict[str, Any]:
 def save_recipe(path: Path | str, recipe: Recipe) -> None:
     """Write a recipe as JSON, in one step.
 
-    Raises
-    ------
-    SettingsError
-        The file is named as one of another kind, such as an image.
-    WriteError
-        It cannot be written.
+    SettingsError where the file is named as one of another kind, such as an image.
     """
     if Path(path).suffix.lower() not in ("", ".json"):
         raise SettingsError(f"Settings are a JSON file; got {path}. Give it a name with .json.")
@@ -357,12 +338,8 @@ def save_recipe(path: Path | str, recipe: Recipe) -> None:
 def load_recipe(path: Path | str) -> Recipe:
     """Return the recipe in a file.
 
-    Raises
-    ------
-    ReadError
-        The file is missing, damaged or no recipe.
-    SettingsError
-        A setting is not one of ours, or out of its range.
+    ReadError where the file is missing, damaged or no recipe. SettingsError where a setting is not one of
+    ours, or out of its range.
     """
     values = read_recipe(path)
     family = registry.get(family_of(values["models"])).settings
@@ -383,10 +360,7 @@ def load_recipe(path: Path | str) -> Recipe:
 def read_recipe(path: Path | str) -> dict[str, Any]:
     """Return the content of a recipe's file: every field of :class:`Recipe`, settings as dictionaries.
 
-    Raises
-    ------
-    ReadError
-        The file is missing, damaged or no recipe.
+    ReadError where the file is missing, damaged or no recipe.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -451,10 +425,7 @@ def window_text(window: Sequence[tuple[int, int]]) -> str:
 def parse_window(text: str) -> tuple[tuple[int, int], ...]:
     """Return the part of an image that a text tells.
 
-    Raises
-    ------
-    SettingsError
-        It is of another form.
+    SettingsError where it is of another form.
 
     Examples
     --------
@@ -474,10 +445,7 @@ def parse_window(text: str) -> tuple[tuple[int, int], ...]:
 def parse_pixel_size(text: str) -> tuple[float, ...]:
     """Return micrometres per pixel of each spatial axis.
 
-    Raises
-    ------
-    SettingsError
-        A part of the text is no number above 0.
+    SettingsError where a part of the text is no number above 0.
 
     Examples
     --------
@@ -518,10 +486,7 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
     ``{name}`` in a path stands for the name of the image; cells are in a region by ``rule``: ``centre``,
     ``overlap`` or ``whole``.
 
-    Raises
-    ------
-    ReadError
-        A file is missing, damaged or belongs to another image.
+    ReadError where a file is missing, damaged or belongs to another image.
     """
     files = files.of_image(image.name)
     included: list[Region] = [region for path in files.regions for region in read_regions(path, image)]

@@ -99,10 +99,7 @@ class EngineSettings:
 
         ``sizes_um`` are micrometres per pixel of each axis of the image whose size is known.
 
-        Raises
-        ------
-        SettingsError
-            It is in micrometres, and the image does not tell the size of its pixels.
+        SettingsError where it is in micrometres, and the image does not tell the size of its pixels.
 
         Examples
         --------
@@ -125,10 +122,7 @@ class EngineSettings:
         ``scalings`` are those of the image that this one is a part of; see
         ``ops.geometry.channels.combined``.
 
-        Raises
-        ------
-        SettingsError
-            The image does not have the channels.
+        SettingsError where the image does not have the channels.
         """
         if not self.channels:
             return Seen(image, self.channel)

@@ -29,11 +29,8 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
 def load_checkpoint(folder: Path) -> CellModel:
     """Return the model stored in ``folder``, its network in evaluation mode on the CPU.
 
-    Raises
-    ------
-    CheckpointError
-        A file is missing, damaged, of another version or shape, holds values that are not finite, or its
-        checksum is not that of spec.json.
+    CheckpointError where a file is missing, damaged, of another version or shape, holds values that are not
+    finite, or its checksum is not that of spec.json.
     """
     spec = read_spec(folder / SPEC)
     sha256 = verified_checksum(folder, spec.weights_sha256)
@@ -61,12 +58,8 @@ def write_model(
 ) -> None:
     """Write weights, scores and, last, the spec (as ``spec_name``) with the checksum of the weights.
 
-    Raises
-    ------
-    CheckpointError
-        The weights hold values that are not finite; what is in the folder is left as it was.
-    WriteError
-        The folder cannot be written.
+    CheckpointError where the weights hold values that are not finite; what is in the folder is left as it
+    was.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     _check_finite(weights, folder / WEIGHTS)
@@ -85,10 +78,8 @@ def write_model(
 def load_weights(folder: Path, network: nn.Module, title: str) -> None:
     """Put the weights in ``folder`` into a network, which errors call ``title``.
 
-    Raises
-    ------
-    CheckpointError
-        They are missing or damaged, hold values that are not finite, or belong to another network.
+    CheckpointError where they are missing or damaged, hold values that are not finite, or belong to another
+    network.
     """
     path = folder / WEIGHTS
     try:
@@ -117,10 +108,7 @@ def checksum(path: Path) -> str:
 def verified_checksum(folder: Path, expected: str) -> str:
     """Return the checksum of the weights in ``folder``, which is the expected one unless that is empty.
 
-    Raises
-    ------
-    CheckpointError
-        The weights are missing or others than expected.
+    CheckpointError where the weights are missing or others than expected.
     """
     path = folder / WEIGHTS
     try:

@@ -67,10 +67,7 @@ class FitCalibration:
 def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
     """Return the calibration in the folder of a model; None where there is none for these weights.
 
-    Raises
-    ------
-    CheckpointError
-        The file is damaged or of a newer version.
+    CheckpointError where the file is damaged or of a newer version.
     """
     path = folder / FIT
     if not path.exists():

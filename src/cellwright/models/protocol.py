@@ -78,10 +78,7 @@ class CellModel:
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return the maps a perfect network would give (map units); not a number where nothing is known.
 
-        Raises
-        ------
-        AnnotationError
-            The family needs masks and there are none.
+        AnnotationError where the family needs masks and there are none.
         """
         raise NotImplementedError
 
@@ -116,10 +113,7 @@ class CellModel:
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return what of an image the network sees, one 2D frame after the other.
 
-        Raises
-        ------
-        AxesError
-            The image is a volume and the family does not take volumes.
+        AxesError where the image is a volume and the family does not take volumes.
         """
         if "Z" in image.axes and not self.takes_volumes:
             raise AxesError(
@@ -194,10 +188,7 @@ def in_model_pixels(settings: Any, zoom: float) -> Any:
 def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
     """Return the spec of a preset.
 
-    Raises
-    ------
-    CheckpointError
-        No such preset.
+    CheckpointError where there is no such preset.
     """
     try:
         return specs[preset]
@@ -209,10 +200,7 @@ def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
 def labels_in(annotation: Annotation, family: str) -> Labels:
     """Return the masks of an annotation.
 
-    Raises
-    ------
-    AnnotationError
-        It has none.
+    AnnotationError where it has none.
     """
     if annotation.labels is None:
         given = "points" if annotation.boxes is None else "boxes"

@@ -103,10 +103,7 @@ FAMILIES: dict[str, Family] = {
 def get(name: str) -> Family:
     """Return the family called ``name``.
 
-    Raises
-    ------
-    CheckpointError
-        No such family.
+    CheckpointError where there is no such family.
     """
     try:
         return FAMILIES[name]

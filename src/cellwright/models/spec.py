@@ -51,10 +51,7 @@ class ModelSpec:
 def read_spec(path: Path) -> ModelSpec:
     """Return the spec stored at ``path``.
 
-    Raises
-    ------
-    CheckpointError
-        The file is missing, is no JSON, is of a newer version, or lacks a field.
+    CheckpointError where the file is missing, is no JSON, is of a newer version, or lacks a field.
     """
     values = read_values(path, SPEC_VERSION, "model")
     wanted = {item.name for item in fields(ModelSpec)} - {"options"}
@@ -75,10 +72,7 @@ def read_spec(path: Path) -> ModelSpec:
 def read_values(path: Path, version: int, kind: str) -> dict[str, Any]:
     """Return the fields of a spec, without its version; ``kind`` says of what, for errors.
 
-    Raises
-    ------
-    CheckpointError
-        The file is missing, is no JSON, or is of another version.
+    CheckpointError where the file is missing, is no JSON, or is of another version.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

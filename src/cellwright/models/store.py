@@ -79,10 +79,7 @@ def shelved(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
 def find(name: str | Path) -> Path:
     """Return the folder of a model given its name or its folder.
 
-    Raises
-    ------
-    CheckpointError
-        There is neither, or the folder holds a classifier.
+    CheckpointError where there is neither, or the folder holds a classifier.
     """
     folder = _find(name)
     if (folder / CLASSIFIER).exists() and not (folder / "spec.json").exists():
@@ -150,12 +147,7 @@ def load(name: str | Path) -> "CellModel":
 def rename(name: str, new: str) -> Path:
     """Give one of the user's models another name and return its folder.
 
-    Raises
-    ------
-    CheckpointError
-        It is not one of the user's, or the new name cannot be a name or is taken.
-    WriteError
-        The folder cannot be moved.
+    CheckpointError where it is not one of the user's, or the new name cannot be a name or is taken.
     """
     source, target = _own(name), _free(new)
     with writing(target):
@@ -166,12 +158,7 @@ def rename(name: str, new: str) -> Path:
 def delete(name: str) -> None:
     """Delete one of the user's models.
 
-    Raises
-    ------
-    CheckpointError
-        It is not one of the user's.
-    WriteError
-        The folder cannot be deleted.
+    CheckpointError where it is not one of the user's.
     """
     folder = _own(name)
     with writing(folder):
@@ -185,12 +172,7 @@ def export_model(name: str | Path, path: Path) -> Path:
 
     For a package of the BioImage Model Zoo see ``models.zoo.export_package``.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model, or it is damaged.
-    WriteError
-        The file cannot be written.
+    CheckpointError where there is no such model, or it is damaged.
     """
     folder = find(name)
     load(folder)
@@ -206,6 +188,9 @@ def import_model(source: str | Path, name: str = "") -> Path:
 
     Nothing is written where the source holds no model that this version can load; no code in it is run.
 
+    CheckpointError where the source is none of these, is damaged, or holds other files or paths; or the name
+    is taken.
+
     Parameters
     ----------
     source
@@ -213,13 +198,6 @@ def import_model(source: str | Path, name: str = "") -> Path:
         http address of one of the first two.
     name
         Of the model; that of the file when empty.
-
-    Raises
-    ------
-    CheckpointError
-        The source is none of these, is damaged, or holds other files or paths; or the name is taken.
-    WriteError
-        The user's folder cannot be written.
     """
     from cellwright.models.checkpoint import load_checkpoint
 
@@ -331,10 +309,7 @@ def _own(name: str) -> Path:
 def check_name(name: str) -> None:
     """Raise where a model cannot have this name.
 
-    Raises
-    ------
-    CheckpointError
-        It has other characters, or too many.
+    CheckpointError where it has other characters, or too many.
     """
     if not NAME.fullmatch(name) or name != name.strip(" ."):
         raise CheckpointError(
@@ -368,10 +343,7 @@ def card_text(name: str | Path) -> str:
 
     It is the file ``card.md`` of its folder; without one, the facts that its other files tell.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model, or its facts cannot be read.
+    CheckpointError where there is no such model, or its facts cannot be read.
     """
     folder = find(name)
     try:

@@ -61,12 +61,8 @@ def export_onnx(name: str | Path, path: Path) -> Path:
 
     ``name`` is that of the model, or its folder; the file appears whole or not at all.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model, or it is damaged.
-    WriteError
-        The package onnx is not installed, or the file cannot be written.
+    CheckpointError where there is no such model, or it is damaged. WriteError where the package onnx is not
+    installed, or the file cannot be written.
     """
     try:
         import onnx
@@ -102,12 +98,8 @@ def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], li
     ``name`` is that of the model, or its folder; the archive appears whole or not at all. The zoo wants at
     least one author; ``licence`` is the SPDX identifier of that of the weights.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model, or it is damaged.
-    WriteError
-        There is no author, or the file cannot be written.
+    CheckpointError where there is no such model, or it is damaged. WriteError where there is no author, or
+    the file cannot be written.
     """
     folder = store.find(name)
     model = store.load(folder)

@@ -67,6 +67,8 @@ def crops(
     Bilinear. Windows that shrink to less than half are taken from the image averaged over 2 x 2 pixels (as
     often as needed), so that nothing falls between the samples.
 
+    SettingsError for unknown padding.
+
     Parameters
     ----------
     image : float32 (C, Y, X)
@@ -78,11 +80,6 @@ def crops(
         Side of each crop in pixels.
     padding
         What lies beyond the image.
-
-    Raises
-    ------
-    SettingsError
-        Unknown padding.
 
     Examples
     --------
@@ -113,10 +110,7 @@ def crops(
 def with_channels(cut: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     """Return crops (N, C, S, S) with ``n`` channels: grey is repeated, more than one are averaged to grey.
 
-    Raises
-    ------
-    AxesError
-        Neither makes ``n`` channels of those given.
+    AxesError where neither makes ``n`` channels of those given.
     """
     given = cut.shape[1]
     if given == n:

@@ -104,10 +104,7 @@ class Cell(NamedTuple):
 def cell_in(labels: Labels, number: int, box: Box | None, margin: Sequence[int] | int = 0) -> Cell:
     """Return a cell with a margin in voxels around it.
 
-    Raises
-    ------
-    AnnotationError
-        The cell is not there.
+    AnnotationError where the cell is not there.
     """
     if box is None and number > 0:
         box = bounds(labels == number)
@@ -152,10 +149,7 @@ def new_number(labels: Labels, new: int | None) -> int:
 def vertices_of(points: NumpyLike, ndim: int) -> NDArray[np.float64]:
     """Return points as an array (N, D); a single one may come without its first axis.
 
-    Raises
-    ------
-    AnnotationError
-        They have other axes than the labels or are not finite.
+    AnnotationError where they have other axes than the labels or are not finite.
     """
     found = np.atleast_2d(np.asarray(points, float))
     if found.ndim != 2 or found.shape[1] != ndim or not np.isfinite(found).all():

@@ -46,10 +46,7 @@ def merge(labels: Labels, keep: int, gone: int, *, box: Box | None = None) -> Ch
 
     ``box`` is that of the cell that is gone.
 
-    Raises
-    ------
-    AnnotationError
-        Cell ``gone`` is not there, or both are one.
+    AnnotationError where cell ``gone`` is not there, or both are one.
     """
     if keep == gone:
         raise AnnotationError(
@@ -86,10 +83,7 @@ def shrink(
 ) -> Change | None:
     """Return the change that takes the outermost ``radius_px`` of a cell; the edge of the image is no border.
 
-    Raises
-    ------
-    AnnotationError
-        The cell is not there, or nothing would be left of it.
+    AnnotationError where the cell is not there, or nothing would be left of it.
     """
     cell = cell_in(labels, number, box, margin=1)
     lost = cell.mask & _near(~cell.mask, radius_px, sampling)
@@ -147,10 +141,7 @@ def draw_disc(
 ) -> Change | None:
     """Return the change that draws a new disc, in a volume a ball, on the background.
 
-    Raises
-    ------
-    AnnotationError
-        The point lies outside the image, or there is no background within the disc.
+    AnnotationError where the point lies outside the image, or there is no background within the disc.
     """
     if not diameter_px > 0:
         raise AnnotationError(f"diameter_px must be above 0; got {diameter_px}. Choose that of a cell.")
@@ -179,10 +170,7 @@ def add_mask(labels: Labels, corner: Sequence[int], mask: Mask, *, new: int | No
 
     ``corner`` is where the first voxel of the mask lies in the labels; the mask may reach beyond the image.
 
-    Raises
-    ------
-    AnnotationError
-        Nothing of the mask lies on background, or it has other axes than the labels.
+    AnnotationError where nothing of the mask lies on background, or it has other axes than the labels.
     """
     mask = np.asarray(mask, bool)
     if mask.ndim != labels.ndim or len(corner) != labels.ndim:
@@ -217,10 +205,7 @@ def interpolate(
 
     ``first`` and ``last`` are slices along axis 0; gaps between them are filled.
 
-    Raises
-    ------
-    AnnotationError
-        The labels have no slices, or the cell is not in two of the slices.
+    AnnotationError where the labels have no slices, or the cell is not in two of the slices.
 
     Notes
     -----
@@ -262,17 +247,14 @@ def split_by_line(
                   1 1 | 1 1 1              1 1 1 2 2 2
                   . 1 | 1 1 .              . 1 1 2 2 .
 
+    AnnotationError where the cell is not there, or the line does not cut it.
+
     Parameters
     ----------
     line : (N, D)
         Its vertices in pixels; the first pixel's middle is at 0.
     new
         Number of the first part that is new, the next ones follow; one above all others when not given.
-
-    Raises
-    ------
-    AnnotationError
-        The cell is not there, or the line does not cut it.
     """
     cell = cell_in(labels, number, box)
     vertices = vertices_of(line, labels.ndim) - [part.start for part in cell.window]
@@ -315,10 +297,7 @@ def split_by_seeds(
 
     ``seeds`` (2, D) are in pixels; one a little beside the cell counts as on its border.
 
-    Raises
-    ------
-    AnnotationError
-        The cell is not there, or the seeds are not two points in it.
+    AnnotationError where the cell is not there, or the seeds are not two points in it.
 
     Notes
     -----

@@ -90,12 +90,8 @@ def spec_for(
 
     Where no cell has a box or mask, windows are measured in the typical diameter that the settings state.
 
-    Raises
-    ------
-    AnnotationError
-        There are fewer than two classes, or points come without a diameter.
-    CheckpointError
-        No such preset.
+    AnnotationError where there are fewer than two classes, or points come without a diameter. CheckpointError
+    where there is no such preset.
     """
     names: list[str] = []
     extents = [np.zeros(0, np.float32)]
@@ -165,12 +161,7 @@ def classified(item: Item) -> tuple[Image, Annotation]:
     Masks take the classes of the points, or centres of boxes, that lie inside them; these stand in a file of
     the same name in points/ or boxes/.
 
-    Raises
-    ------
-    ReadError
-        A file is missing or damaged.
-    AnnotationError
-        The image is a stack.
+    AnnotationError where the image is a stack.
     """
     image, truth = item.annotated()
     if isinstance(truth, Annotation):
@@ -267,14 +258,8 @@ def train_classifier(
     A run that was stopped or killed resumes after its last epoch. What is kept is the running average of the
     weights at the end: the validation cells choose nothing.
 
-    Raises
-    ------
-    AnnotationError
-        There are fewer than two classes, or points come without a diameter.
-    CheckpointError
-        The run in the output folder is damaged, of another network, or began with other settings.
-    WriteError
-        The output folder cannot be written.
+    AnnotationError where there are fewer than two classes, or points come without a diameter. CheckpointError
+    where the run in the output folder is damaged, of another network, or began with other settings.
     """
     check_writable(output)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)

@@ -147,15 +147,8 @@ def pretrain(
     Yields an :class:`EpochReport` after each epoch. A run that was stopped resumes after its last epoch. The
     result counts nothing: it is what :func:`start_from` gives to a model that is then trained.
 
-    Raises
-    ------
-    CheckpointError
-        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one, or
-        began with other settings.
-    ReadError
-        No image can be learned from.
-    WriteError
-        The output folder cannot be written.
+    CheckpointError where the network has no encoder and decoder to speak of, or the run in ``output`` is of
+    another one, or began with other settings. ReadError where no image can be learned from.
     """
     check_writable(output)
     check_same_run(output, settings)
@@ -191,10 +184,7 @@ def pretrain(
 def start_from(folder: Path, model: CellModel) -> None:
     """Put the weights of a pre-trained encoder, and decoder where there is one, into a model.
 
-    Raises
-    ------
-    CheckpointError
-        The folder holds none, or one of another network.
+    CheckpointError where the folder holds none, or one of another network.
     """
     network = _with_trunk(model)
     try:
@@ -211,10 +201,7 @@ def start_from(folder: Path, model: CellModel) -> None:
 def start_from_imagenet(model: CellModel) -> None:
     """Fill the encoder of a ``lite`` preset with ImageNet weights.
 
-    Raises
-    ------
-    CheckpointError
-        The preset has another encoder, or the extra ``pretrain`` is not installed.
+    CheckpointError where the preset has another encoder, or the extra ``pretrain`` is not installed.
     """
     encoder = _with_trunk(model).encoder
     if not isinstance(encoder, EfficientNetLite):
@@ -238,10 +225,7 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
 
     Those are what cannot be read, and images of one intensity, which teach nothing.
 
-    Raises
-    ------
-    CellwrightError
-        No image can be read, the error is that of the first; or all are of one intensity.
+    CellwrightError where no image can be read, the error is that of the first; or all are of one intensity.
     """
     samples: list[Sample] = []
     left_out = 0

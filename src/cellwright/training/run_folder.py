@@ -91,10 +91,7 @@ def free_name(start: str) -> str:
 def check_name(name: str) -> str:
     """Return a name for a new model without spaces around it.
 
-    Raises
-    ------
-    CheckpointError
-        It cannot be a name, or is taken.
+    CheckpointError where it cannot be a name, or is taken.
     """
     name = name.strip()
     store.check_name(name)

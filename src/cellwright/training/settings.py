@@ -222,10 +222,7 @@ PRESETS: dict[PresetName, FinetuneSettings] = {
 def preset(name: str) -> FinetuneSettings:
     """Return the settings called ``name``.
 
-    Raises
-    ------
-    SettingsError
-        No such preset.
+    SettingsError where there is no such preset.
     """
     for known, settings in PRESETS.items():
         if known == name:

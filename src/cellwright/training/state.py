@@ -132,10 +132,7 @@ def resume(state: RunState, output: Path, settings: Any) -> None:
 
     What a run that is killed at any moment leaves is so never taken for a finished model.
 
-    Raises
-    ------
-    CheckpointError
-        The run is damaged or of another network.
+    CheckpointError where the run is damaged or of another network.
     """
     path = output / STATE
     if not _is_begun(output):

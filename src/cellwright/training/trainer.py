@@ -80,14 +80,8 @@ def train(
     when it is started again with the same output folder. The best checkpoint is chosen by the mean AP at
     IoU 0.5 of the validation images; without any the last one is kept.
 
-    Raises
-    ------
-    ReadError
-        No image has the split ``train``.
-    WriteError
-        The output folder cannot be written.
-    CheckpointError
-        The run in the output folder is damaged, of another network, or began with other settings.
+    ReadError where no image has the split ``train``. CheckpointError where the run in the output folder is
+    damaged, of another network, or began with other settings.
     """
     check_writable(output)
     material = yield from read_material(data, model, settings)
@@ -112,10 +106,7 @@ def _write_card(data: Data, material: Material, model: CellModel, folder: Path) 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
     """Read the training images of a run and draw the simulated ones.
 
-    Raises
-    ------
-    ReadError
-        There is no image to train on, or one cannot be read.
+    ReadError where there is no image to train on, or one cannot be read.
     """
     target = yield from load_samples(data.target.select("train"), model)
     if not target:
@@ -275,10 +266,7 @@ def take_step(state: RunState, loss: Tensor, rate: float) -> None:
 
     The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without.
 
-    Raises
-    ------
-    SettingsError
-        The loss is no number: from here on no weight would be one either.
+    SettingsError where the loss is no number: from here on no weight would be one either.
     """
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -50,13 +50,8 @@ def append_all(
     All become part of the dataset in one step: what fails, is cancelled or killed before that leaves the
     folder as it was. Nothing that is there is touched, unless the same name is to be replaced.
 
-    Raises
-    ------
-    WriteError
-        A name is there already, or twice among the new ones; something cannot be written; another program
-        is adding to the dataset.
-    ReadError
-        There is a meta.json that is damaged.
+    WriteError where a name is there already, or twice among the new ones; something cannot be written;
+    another program is adding to the dataset. ReadError where there is a meta.json that is damaged.
     """
     folder = Path(folder)
     names = [plain_name(entry.name or entry.image.name) for entry in entries]

@@ -21,10 +21,7 @@ def read_cells(
 ) -> Annotation:
     """Return the boxes or points of a csv file; a row without a class has the class -1.
 
-    Raises
-    ------
-    ReadError
-        The file is missing or damaged, or a row lies outside the image or has an unknown class.
+    ReadError where the file is missing or damaged, or a row lies outside the image or has an unknown class.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

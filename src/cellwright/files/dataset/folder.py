@@ -203,10 +203,7 @@ class Dataset:
 def read_dataset(folder: Path | str) -> Dataset:
     """Return the items of a training folder that have both an image and masks, boxes or points.
 
-    Raises
-    ------
-    ReadError
-        The folder is missing, its meta.json is damaged, or it holds no labelled image.
+    ReadError where the folder is missing, its meta.json is damaged, or it holds no labelled image.
     """
     folder = Path(folder)
     _finish_change(folder)

@@ -21,10 +21,7 @@ Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right)
 def read_meta(folder: Path) -> dict[str, Any]:
     """Return what meta.json says, ``items`` always among it.
 
-    Raises
-    ------
-    ReadError
-        It is missing or damaged, or does not tell the images of each split.
+    ReadError where it is missing or damaged, or does not tell the images of each split.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))

@@ -123,10 +123,8 @@ class _Unpickler(pickle._Unpickler):
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the labels of a file of Cellpose, numbered without gaps.
 
-    Raises
-    ------
-    ReadError
-        The file is damaged, holds anything but plain values and arrays, or does not fit the image.
+    ReadError where the file is damaged, holds anything but plain values and arrays, or does not fit the
+    image.
     """
     content = JsonValue(_content(path), path)
     masks = content.at("masks")

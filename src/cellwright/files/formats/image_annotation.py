@@ -121,10 +121,7 @@ def numbered(
 def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) -> tuple[ImageAnnotation, ...]:
     """Return all images of a file, or the one that belongs to ``image``, which it must fit.
 
-    Raises
-    ------
-    ReadError
-        Of several images none has the name of this one, or the size is another.
+    ReadError where of several images none has the name of this one, or the size is another.
     """
     if image is None:
         return tuple(found)

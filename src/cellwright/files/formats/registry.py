@@ -35,10 +35,7 @@ class Format:
     def matches(self, path: Path) -> bool:
         """Return whether a file that is there looks like one of this format.
 
-        Raises
-        ------
-        ReadError
-            The file had to be looked into, and is damaged.
+        ReadError where the file had to be looked into, and is damaged.
         """
         if self.extensions and not path.name.lower().endswith(self.extensions):
             return False
@@ -47,10 +44,7 @@ class Format:
     def read(self, path: Path | str, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         """Return what a file tells of the cells of its images, or of one that is given, which it must fit.
 
-        Raises
-        ------
-        ReadError
-            The file is missing or damaged, or does not fit the image.
+        ReadError where the file is missing or damaged, or does not fit the image.
         """
         try:
             found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
@@ -61,10 +55,7 @@ class Format:
     def write(self, path: Path | str, annotation: Sequence[ImageAnnotation]) -> None:
         """Write the cells of images, in one step; a file is replaced, a folder must be new.
 
-        Raises
-        ------
-        WriteError
-            It cannot be written, or the format cannot hold this.
+        WriteError where it cannot be written, or the format cannot hold this.
         """
         self._function(self.writer)(Path(path), annotation)
 
@@ -135,10 +126,7 @@ def format_of(name: str) -> Format:
 def recognise(path: Path | str) -> Format:
     """Return the format of a file or folder.
 
-    Raises
-    ------
-    ReadError
-        It is missing, damaged, or of no format known.
+    ReadError where it is missing, damaged, or of no format known.
     """
     path = Path(path)
     if not path.exists():

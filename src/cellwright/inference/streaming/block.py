@@ -41,10 +41,7 @@ if TYPE_CHECKING:
 def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
     """Return the window of a block as an image, its pixels read, those of a smaller copy where that is asked.
 
-    Raises
-    ------
-    ImageError
-        They cannot be read.
+    ImageError where they cannot be read.
     """
     sizes = image.pixel_size_um
     if level:

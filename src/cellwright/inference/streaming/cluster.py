@@ -173,10 +173,8 @@ def cluster(job: StreamJob) -> Iterator[LentClient]:
 
     The cluster starts meanwhile, and its processes load the networks.
 
-    Raises
-    ------
-    SettingsError
-        No scheduler answers, or, once a client is asked for, dask.distributed is not installed.
+    SettingsError where no scheduler answers, or, once a client is asked for, dask.distributed is not
+    installed.
     """
     with ExitStack() as held, ThreadPoolExecutor(1) as starter:
         starting = starter.submit(_started, held, job)

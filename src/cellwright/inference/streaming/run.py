@@ -101,12 +101,9 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
     What else is to be written does ``write``, before the image counts as done; it returns the files in the
     folder of the results, and sentences for the user. What was changed of an earlier count is kept.
 
-    Raises
-    ------
-    SettingsError
-        Something is wanted that needs the whole image at once, or other processes cannot read it.
-    CellwrightError
-        The image, the model or a setting does not fit, or a file cannot be written; says what to do.
+    SettingsError where something is wanted that needs the whole image at once, or other processes cannot read
+    it. CellwrightError where the image, the model or a setting does not fit, or a file cannot be written;
+    says what to do.
     """
     started, job = time.perf_counter(), replace(job, run=token_hex(8))
     _check(job)

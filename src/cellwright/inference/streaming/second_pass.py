@@ -77,11 +77,8 @@ NEAREST = "nearest_distance"
 def check_second_pass(job: StreamJob) -> None:
     """Raise where what is wanted of the cells cannot be had, before the first block is counted.
 
-    Raises
-    ------
-    CellwrightError
-        A file cannot be read or belongs to another image, the image has no time to track in, or the model
-        tells no outlines to measure in.
+    CellwrightError where a file cannot be read or belongs to another image, the image has no time to track
+    in, or the model tells no outlines to measure in.
     """
     image = job.image
     if not job.has_second_pass:
@@ -184,10 +181,7 @@ def measure_block(
 ) -> Task[None]:
     """Measure and classify the cells of a block, tell the regions they lie in, and write all that down.
 
-    Raises
-    ------
-    CellwrightError
-        A measurement does not fit the image, or a file cannot be read or written.
+    CellwrightError where a measurement does not fit the image, or a file cannot be read or written.
     """
     import pandas
 
@@ -394,10 +388,7 @@ def analysis_of(
 
     Its own table has all columns where the job wants them, else those of which a sum is made.
 
-    Raises
-    ------
-    SettingsError
-        Linking the cells of two frames takes more memory than there is.
+    SettingsError where linking the cells of two frames takes more memory than there is.
     """
     import pandas
 

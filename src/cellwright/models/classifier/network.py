@@ -106,10 +106,7 @@ class Classifier:
 def build(classes: Sequence[str], preset: str = "small") -> Classifier:
     """Return a classifier for these classes with random weights.
 
-    Raises
-    ------
-    CheckpointError
-        No such preset, fewer than two classes, or one named twice.
+    CheckpointError where there is no such preset, or fewer than two classes, or one named twice.
     """
     return of_spec(preset_spec(preset, classes))
 
@@ -117,10 +114,7 @@ def build(classes: Sequence[str], preset: str = "small") -> Classifier:
 def preset_spec(preset: str, classes: Sequence[str]) -> ClassifierSpec:
     """Return the facts of a preset for these classes.
 
-    Raises
-    ------
-    CheckpointError
-        No such preset, fewer than two classes, or one named twice.
+    CheckpointError where there is no such preset, or fewer than two classes, or one named twice.
     """
     if preset not in PRESETS:
         raise CheckpointError(
@@ -142,10 +136,7 @@ def save_classifier(folder: Path, classifier: Classifier, scores: Mapping[str, f
 def load(name: str | Path) -> Classifier:
     """Return a classifier by name or folder; read from disk only when its files have changed.
 
-    Raises
-    ------
-    CheckpointError
-        There is none of this name, or a file of it is missing or damaged.
+    CheckpointError where there is none of this name, or a file of it is missing or damaged.
     """
     folder = find_classifier(name).resolve()
     return _load(folder, store.stamp(folder))

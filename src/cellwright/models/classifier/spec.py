@@ -73,10 +73,8 @@ class ClassifierEntry:
 def read_classifier_spec(path: Path) -> ClassifierSpec:
     """Return the spec stored at ``path``.
 
-    Raises
-    ------
-    CheckpointError
-        The file is missing, is no JSON, is of a newer version, or a field is missing or of the wrong type.
+    CheckpointError where the file is missing, is no JSON, is of a newer version, or a field is missing or of
+    the wrong type.
     """
     values = read_values(path, SPEC_VERSION, "classifier")
     wanted = {item.name for item in fields(ClassifierSpec)}
@@ -114,10 +112,7 @@ def classifiers() -> list[ClassifierEntry]:
 def find_classifier(name: str | Path) -> Path:
     """Return the folder of a classifier given its name or its folder.
 
-    Raises
-    ------
-    CheckpointError
-        There is neither, or the folder holds a model that counts.
+    CheckpointError where there is neither, or the folder holds a model that counts.
     """
     known = ", ".join(entry.name for entry in classifiers()) or "none"
     candidates = [Path(name)]

@@ -110,10 +110,7 @@ class PseudocolorModel(flow.FlowModel):
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return the pseudo-coloured slices of a volume, in units of its percentiles.
 
-        Raises
-        ------
-        AxesError
-            The image is 2D or has one slice only.
+        AxesError where the image is 2D or has one slice only.
         """
         colouring = Colouring(context=self.spec.preset != "plain", percentiles=self.spec.percentiles)
         return pseudocolor_frames(image, channel, colouring)
@@ -128,10 +125,7 @@ class EfficientCellSegModel(CellModel):
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return the pseudo-coloured slices of a volume, each scaled by its extremes.
 
-        Raises
-        ------
-        AxesError
-            The image is 2D or has one slice only.
+        AxesError where the image is 2D or has one slice only.
         """
         return pseudocolor_frames(image, channel)
 

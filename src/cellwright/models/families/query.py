@@ -217,10 +217,7 @@ class QueryModel(CellModel):
         ``image``, float32 (C, Y, X), has scaled intensities, one channel is repeated; ``points`` (N, 2) are y
         and x in pixels, the centre of the first pixel being 0, 0.
 
-        Raises
-        ------
-        QueryError
-            A point lies outside the image.
+        QueryError where a point lies outside the image.
         """
         shape = (image.shape[1], image.shape[2])
         device = next(self.network.parameters()).device

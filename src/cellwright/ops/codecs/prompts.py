@@ -36,11 +36,8 @@ Point = tuple[float, float]
 class Prompts:
     """What is told of one cell, y and x in pixels; the centre of the first pixel is 0, 0.
 
-    Raises
-    ------
-    QueryError
-        There is neither a positive point nor a box, a point is both positive and negative, a positive one
-        lies beyond the box, the box has no pixel, or what is told is no point.
+    QueryError where there is neither a positive point nor a box, a point is both positive and negative, a
+    positive one lies beyond the box, the box has no pixel, or what is told is no point.
     """
 
     positive: tuple[Point, ...] = ()  # points that lie in the cell

@@ -232,10 +232,7 @@ def pseudocolor_frames(
 ) -> PseudocolorFrames:
     """Return the slices of a volume (ZYX, TZYX, with or without channels), pseudo-coloured when read.
 
-    Raises
-    ------
-    AxesError
-        The image is no volume or has one slice only, which has no context.
+    AxesError where the image is no volume or has one slice only, which has no context.
     ImageError, SettingsError
         As for ``ops.geometry.axes.frames``.
     """

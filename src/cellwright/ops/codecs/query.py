@@ -136,10 +136,7 @@ def points_inside(labels: Labels, points: NDArray[np.float32]) -> NDArray[np.flo
 def check_points(points: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return points (N, 2), order y, x, as float32; ``shape`` is (Y, X) of the image, in pixels.
 
-    Raises
-    ------
-    QueryError
-        They are no such table, or one lies outside the image.
+    QueryError where they are no such table, or one lies outside the image.
     """
     table = np.asarray(points, np.float32)
     if table.ndim != 2 or table.shape[1] != 2:

@@ -126,6 +126,8 @@ def combined(
     Each channel is scaled so that its own percentiles 0.5 and 99.8 become 0 and 1, found in a sample of the
     whole image; a dim channel then tells as much as a bright one.
 
+    SettingsError where there is no such channel, one is named twice, or there are too many for colours.
+
     Parameters
     ----------
     image
@@ -136,11 +138,6 @@ def combined(
         How they are put together.
     scalings
         Of the channels of the image that this one is a part of; found in its own pixels when empty.
-
-    Raises
-    ------
-    SettingsError
-        There is no such channel, one is named twice, or there are too many for colours.
     """
     numbers = channel_numbers(image, channels)
     if len(numbers) == 1:
@@ -160,10 +157,7 @@ def combined(
 def channel_numbers(image: Image, channels: Iterable[str | int]) -> tuple[int, ...]:
     """Return the numbers of channels that are told by number or by name; a text may tell several.
 
-    Raises
-    ------
-    SettingsError
-        There is no such channel, or one is named twice.
+    SettingsError where there is no such channel, or one is named twice.
 
     Examples
     --------

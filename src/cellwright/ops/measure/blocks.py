@@ -40,10 +40,7 @@ class CellBlock:
 def spatial_ndim(axes: str, *, is_volume: bool) -> int:
     """Return how many axes a cell has: 3 in linked volumes, else 2.
 
-    Raises
-    ------
-    AxesError
-        The label axes do not end as they must.
+    AxesError where the label axes do not end as they must.
     """
     ending = "ZYX" if is_volume else "YX"
     if not axes.endswith(ending):
@@ -100,10 +97,7 @@ def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
     An image that has that shape already stays as it is; leading axes of length 1 that the labels lack do
     not matter.
 
-    Raises
-    ------
-    AxesError
-        The labels do not fit into the image.
+    AxesError where the labels do not fit into the image.
     """
     own = image.label_shape
     n_missing = len(own) - len(shape)

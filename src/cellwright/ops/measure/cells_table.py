@@ -144,10 +144,7 @@ def is_volumetric(result: Result) -> bool:
 def cell_ndim(result: Result) -> int:
     """Return how many spatial axes a cell has: 3 in linked volumes, else 2.
 
-    Raises
-    ------
-    AxesError
-        The label axes do not end as they must.
+    AxesError where the label axes do not end as they must.
     """
     return spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
 

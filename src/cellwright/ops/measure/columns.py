@@ -249,10 +249,7 @@ def keys_of(wanted: Sequence[str], ndim: int = 2) -> tuple[str, ...]:
     ``wanted`` are names of :data:`MEASURED` groups or of single columns; those that do not exist for cells of
     ``ndim`` spatial axes are left out.
 
-    Raises
-    ------
-    SettingsError
-        A name is neither.
+    SettingsError where a name is neither.
     """
     keys: dict[str, None] = {}
     for name in wanted:

@@ -49,10 +49,7 @@ def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
 
     Both are int and of one shape, 0 is background.
 
-    Raises
-    ------
-    SettingsError
-        The shapes differ.
+    SettingsError where the shapes differ.
     """
     if nuclei.shape != cells.shape:
         raise SettingsError(
@@ -90,6 +87,8 @@ def compartments_task(
 ) -> Task[Compartments]:
     """Return nuclei of each cell, and the intensities in the nuclear part and in the cytoplasm.
 
+    SettingsError where the cells have no outlines, or the nuclei are not of the same pixels.
+
     Parameters
     ----------
     result
@@ -105,11 +104,6 @@ def compartments_task(
         Without nuclei: width of the ring around each cell, which is a nucleus, taken for its cytoplasm.
     others
         Further images to measure in, by name.
-
-    Raises
-    ------
-    SettingsError
-        The cells have no outlines, or the nuclei are not of the same pixels.
     """
     labels = result.cells.labels
     if nuclei is None and not cytoplasm_px:

@@ -150,10 +150,7 @@ def _shifted(labels: Labels, step: Sequence[int]) -> tuple[Labels, Labels]:
 def directions(spacing: tuple[float, ...]) -> Directions:
     """Return lattice directions that lie evenly around, as far as pixels of this shape allow.
 
-    Raises
-    ------
-    SettingsError
-        Pixels are so long that steps as long in every direction have too many of them.
+    SettingsError where pixels are so long that steps as long in every direction have too many of them.
     """
     sides = np.array(spacing, np.float64)
     if not sides.max() <= LONGEST_PIXEL * sides.min():

@@ -46,10 +46,7 @@ class ColumnFilter:
     def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
         """Return which rows fulfil it; an empty value (NaN) fulfils only ``!=``.
 
-        Raises
-        ------
-        SettingsError
-            There is no such column, or its values are of another kind.
+        SettingsError where there is no such column, or its values are of another kind.
         """
         if self.column not in table:
             raise SettingsError(
@@ -67,10 +64,7 @@ class ColumnFilter:
 def parse_filter(rule: str) -> ColumnFilter:
     """Return the filter of a rule such as ``area_um2>=20`` or ``class=WBC``.
 
-    Raises
-    ------
-    SettingsError
-        The rule is of another form, or text is compared by size.
+    SettingsError where the rule is of another form, or text is compared by size.
     """
     match = FILTER.fullmatch(rule.strip())
     if match is None:
@@ -95,6 +89,8 @@ def away_from_border(
 ) -> NDArray[np.bool_]:
     """Return which cells the border rule keeps.
 
+    SettingsError where there is no such rule.
+
     Parameters
     ----------
     boxes : (N, 2, D)
@@ -105,11 +101,6 @@ def away_from_border(
         ``all`` keeps all; ``drop`` drops those that touch any edge; ``two-edges`` drops those that touch the
         last row or column (or slice), so that cells on the first ones stand for all on the border: the
         unbiased counting frame (Gundersen 1977, doi 10.1111/j.1365-2818.1977.tb00062.x).
-
-    Raises
-    ------
-    SettingsError
-        There is no such rule.
     """
     if rule not in get_args(BorderRule):
         raise SettingsError(f"The border rule must be one of {get_args(BorderRule)}; got {rule!r}.")
@@ -157,10 +148,7 @@ class Marker:
 def parse_marker(rule: str) -> Marker:
     """Return the marker of a rule such as ``2>otsu`` (channels count from 0), ``1>350`` or ``ki67>otsu``.
 
-    Raises
-    ------
-    SettingsError
-        The rule is of another form.
+    SettingsError where the rule is of another form.
     """
     match = RULE.fullmatch(rule.strip())
     if match is None:
@@ -188,10 +176,7 @@ def with_channel_numbers(markers: Sequence[Marker], image: Image, columns: Colle
 def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[str, float]:
     """Return the threshold of each channel, those by Otsu's method found among the cells of the table.
 
-    Raises
-    ------
-    SettingsError
-        The mean intensity of a channel has not been measured, or it is given two thresholds.
+    SettingsError where the mean intensity of a channel has not been measured, or it is given two thresholds.
     """
     found: dict[str, float] = {}
     for marker in markers:

@@ -30,6 +30,8 @@ def fit_interval(
 
     Source: Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116.
 
+    AnnotationError for no image, or not as many truths as counts.
+
     Parameters
     ----------
     counts, truths : (N,)
@@ -40,11 +42,6 @@ def fit_interval(
     Returns
     -------
     (below, above, power) for :func:`interval_of`.
-
-    Raises
-    ------
-    AnnotationError
-        No image, or not as many truths as counts.
     """
     found, true = (np.asarray(values, np.float64).reshape(-1) for values in (counts, truths))
     if len(found) != len(true) or len(found) == 0:
@@ -140,6 +137,9 @@ def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike)
 
     Source: Cochran, Sampling Techniques, 3rd ed. (1977), chapter 6.
 
+    AnnotationError for no boxes, not one count for each, a box outside the image, a count that is negative or
+    no number, no cell in any of them, or no density.
+
     Parameters
     ----------
     density : (..., Y, X)
@@ -148,12 +148,6 @@ def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike)
         First and one-past-last corner in pixels, for each axis of the density; they may reach over its edge.
     counts : (N,)
         Cells counted in each box.
-
-    Raises
-    ------
-    AnnotationError
-        No boxes, not one count for each, a box outside the image, a count that is negative or no number, no
-        cell in any of them, or no density.
     """
     corners, counted = _checked(boxes, counts, density.shape)
     windows = [_window(box, density.shape) for box in corners]
@@ -201,12 +195,8 @@ def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
     ``boxes`` (N, 2, D) are first and one-past-last corners in pixels of ``result.maps["density"]``, for each
     of its axes; ``counts`` (N,) the cells counted in each.
 
-    Raises
-    ------
-    AnnotationError
-        The boxes or the counts do not fit; says what to do.
-    SettingsError
-        The counts are more than a hundred times, or less than a hundredth of what the model finds.
+    AnnotationError where the boxes or the counts do not fit; says what to do. SettingsError where the counts
+    are more than a hundred times, or less than a hundredth of what the model finds.
     """
     plain = with_calibration(result, DensitySettings())
     calibration = calibrate(plain.maps["density"], boxes, counts)

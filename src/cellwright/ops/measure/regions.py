@@ -127,10 +127,7 @@ class MaskRegion:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise where the mask is not one of labels of this shape.
 
-        Raises
-        ------
-        SettingsError
-            It is larger or smaller.
+        SettingsError where it is larger or smaller.
         """
         if tuple(self.pixels.shape) != shape[max(len(shape) - len(self.pixels.shape), 0) :]:
             raise self._misfit(shape)
@@ -187,10 +184,7 @@ class RegionSet:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise where a mask is not one of labels of this shape.
 
-        Raises
-        ------
-        SettingsError
-            It is larger or smaller.
+        SettingsError where it is larger or smaller.
         """
         for region in (*self.included, *self.excluded):
             for one in region.regions if isinstance(region, Complement) else (region,):
@@ -258,10 +252,7 @@ class RegionSet:
         Rules other than ``centre`` need labels; ``offset`` is their place in the image that the regions are
         drawn on.
 
-        Raises
-        ------
-        SettingsError
-            The rule needs outlines and there are none.
+        SettingsError where the rule needs outlines and there are none.
         """
         if self.rule == "centre":
             points = cells.points + np.asarray(offset or (0,) * cells.points.shape[1], np.float32)
@@ -374,6 +365,8 @@ def shape_region(
 ) -> ShapeRegion:
     """Return the region of one shape of a napari Shapes layer.
 
+    SettingsError where it has no inside (a line, or less than three corners).
+
     Parameters
     ----------
     name
@@ -385,11 +378,6 @@ def shape_region(
         y and x in pixels of the image.
     index
         See :class:`ShapeRegion`.
-
-    Raises
-    ------
-    SettingsError
-        It has no inside (a line, or less than three corners).
     """
     ring = np.asarray(vertices, np.float64)
     if kind == "line" or len(ring) < 3:

@@ -163,6 +163,9 @@ def track_cells(
 ) -> Tracks:
     """Return cells linked over time, each by its centre; a cell that divides starts two new tracks.
 
+    AxesError where the axes have no time, or slices that are not linked. SettingsError where laptrack is not
+    installed.
+
     Parameters
     ----------
     cells
@@ -173,13 +176,6 @@ def track_cells(
         How far cells may go.
     pixel_size_um
         Micrometres per pixel of the spatial axes; empty when unknown.
-
-    Raises
-    ------
-    AxesError
-        The axes have no time, or slices that are not linked.
-    SettingsError
-        laptrack is not installed.
     """
     check_axes(axes)
     sides, unit = np.ones(len(axes) - 1), "px"
@@ -195,10 +191,7 @@ def track_cells(
 def check_axes(axes: str) -> None:
     """Raise where cells are not tracked in labels with these axes.
 
-    Raises
-    ------
-    AxesError
-        There is no time axis, or another one.
+    AxesError where there is no time axis, or another one.
     """
     if axes not in ("TYX", "TZYX"):
         raise AxesError(

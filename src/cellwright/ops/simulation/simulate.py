@@ -308,6 +308,8 @@ def simulate(
 ) -> Simulation:
     """Return an image of cells of ``shape`` pixels with its labels, the same for the same state of ``rng``.
 
+    SettingsError where look, shape or a number is out of range.
+
     Parameters
     ----------
     look
@@ -323,11 +325,6 @@ def simulate(
         coverage of ``style``.
     style
         All other knobs; None draws them at random with ``draw_style``.
-
-    Raises
-    ------
-    SettingsError
-        When look, shape or a number is out of range.
 
     Notes
     -----

@@ -101,10 +101,7 @@ def volume_samples(
 ) -> list[Sample]:
     """Return slices of a volume and its labels as the model sees them; empty ones teach where cells end.
 
-    Raises
-    ------
-    AxesError
-        The image is no volume.
+    AxesError where the image is no volume.
     """
     image, truth = volume
     slices = model.frames(image, None)

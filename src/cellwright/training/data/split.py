@@ -98,10 +98,7 @@ def split(dataset: Dataset, *, most: int | None = None) -> Split:
     side where the share of the cells is nearest to that of the area); the rest teaches. At most ``most``
     images validate, evenly chosen.
 
-    Raises
-    ------
-    ReadError
-        No image has the split ``train``.
+    ReadError where no image has the split ``train``.
     """
     train, validation = dataset.select("train"), dataset.select("val")
     if not len(train):

@@ -87,12 +87,8 @@ def compare(
     They are scored inside of an image's regions, where it has any. ``on_image`` is given each image and what
     the models found in it, in their order, before that is let go of.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model.
-    CellwrightError
-        A model cannot count in an image; says why.
+    CheckpointError where there is no such model. CellwrightError where a model cannot count in an image; says
+    why.
     """
     names = _titles(models)
     loaded = [store.load(model) for model in models]
@@ -121,10 +117,7 @@ def disagreement(first: Cells, second: Cells) -> Labels:
 
     Cells are the same where their IoU is at least ``AGREE_IOU``.
 
-    Raises
-    ------
-    AxesError
-        One of them has no outlines, or they belong to images of different shapes.
+    AxesError where one of them has no outlines, or they belong to images of different shapes.
     """
     if first.labels is None or second.labels is None:
         raise AxesError(

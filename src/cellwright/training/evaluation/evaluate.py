@@ -171,10 +171,7 @@ def evaluate(
 
     ``classify`` gives the cells of a result their classes, which are scored where the dataset has classes.
 
-    Raises
-    ------
-    AnnotationError
-        The model gives a bare count and not every cell of an image is annotated.
+    AnnotationError where the model gives a bare count and not every cell of an image is annotated.
     """
     scored = []
     for done, item in enumerate(dataset.items):
@@ -190,10 +187,7 @@ def evaluate(
 def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
     """Return how well what was found in an image fits what is annotated, inside of its regions.
 
-    Raises
-    ------
-    AnnotationError
-        The result is a bare count and not every cell is annotated.
+    AnnotationError where the result is a bare count and not every cell is annotated.
     """
     result, truth = inside_regions(item, result, truth)
     if result.gives == "density":
@@ -248,10 +242,7 @@ def _mask(item: Item, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 def score_count(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
     """Return how near a bare count came, and whether its interval holds the true one.
 
-    Raises
-    ------
-    AnnotationError
-        Not every cell is annotated.
+    AnnotationError where not every cell is annotated.
     """
     if not item.is_complete:
         raise AnnotationError(

@@ -50,10 +50,8 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
 
     Image paths are relative to the file.
 
-    Raises
-    ------
-    ReadError
-        A column is missing, a count is no number from 0 on, an image is not there, or there are too few.
+    ReadError where a column is missing, a count is no number from 0 on, an image is not there, or there are
+    too few.
     """
     images = []
     for number, row in enumerate(csv.DictReader(io.StringIO(read_text(path))), 2):
@@ -99,14 +97,7 @@ def finetune_counts(
 ) -> Task[Outcome]:
     """Teach a density model by how much it miscounts images like these, and keep it in ``output`` if better.
 
-    Raises
-    ------
-    CheckpointError
-        There is no such model, it gives no density, or it lies in ``output``.
-    ReadError
-        An image cannot be read.
-    WriteError
-        The output folder cannot be written.
+    CheckpointError where there is no such model, it gives no density, or it lies in ``output``.
     """
     model = store.load(start)
     if registry.get(model.spec.family).gives != "density":

@@ -313,6 +313,10 @@ def finetune(
     folder, and ends with the same weights. Without validation images part of what is annotated takes their
     place, see ``training.data.split``.
 
+    ReadError where no image has the split ``train``. AnnotationError where the family cannot learn from such
+    annotation. CheckpointError where there is no such model, it lies in ``output``, or the run there is
+    damaged or of another network.
+
     Parameters
     ----------
     data
@@ -324,17 +328,6 @@ def finetune(
         what it repeats, is the model as it was.
     output
         Must not hold the model to start from.
-
-    Raises
-    ------
-    ReadError
-        No image has the split ``train``.
-    AnnotationError
-        The family cannot learn from such annotation.
-    CheckpointError
-        There is no such model, it lies in ``output``, or the run there is damaged or of another network.
-    WriteError
-        The output folder cannot be written.
     """
     model = _loaded(start, output)
     begin = model.with_network(copy.deepcopy(model.network))

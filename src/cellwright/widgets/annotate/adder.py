@@ -319,15 +319,12 @@ def wishes_of(
 ) -> list[Wish]:
     """Return a wish for each point, or for the box around each shape.
 
+    AnnotationError where one lies beyond the image.
+
     Parameters
     ----------
     in_sight
         Where the viewer stands, in the axes of the world: a layer without slices means the slice in sight.
-
-    Raises
-    ------
-    AnnotationError
-        One lies beyond the image.
     """
     axis = axis_of(channel)
     shown = pixel_at(image_layer, in_sight[-image_layer.ndim :], axis)

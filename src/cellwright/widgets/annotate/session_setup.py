@@ -110,6 +110,9 @@ def start_session(
 ) -> OpenedSession:
     """Return a new session of an image.
 
+    WrongLayerError where there is no image, or the layer to begin with is of another type or position.
+    AnnotationError where the cells do not fit the image.
+
     Parameters
     ----------
     start
@@ -119,15 +122,6 @@ def start_session(
         Takes the edits; what is there already is kept under another name.
     diameter_px
         Of the discs that stand for points; 0 for a usual one.
-
-    Raises
-    ------
-    WrongLayerError
-        There is no image, or the layer to begin with is of another type or position.
-    AnnotationError
-        The cells do not fit the image.
-    WriteError
-        The journal cannot be written.
     """
     image = image_of(image_layer, channel)
     source = source_of(image_layer, channel)

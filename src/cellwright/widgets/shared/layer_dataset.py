@@ -112,17 +112,14 @@ def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
 def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool) -> Dataset:
     """Return annotated layers as a dataset in memory; call it in the GUI thread.
 
+    WrongLayerError where nothing was chosen.
+
     Parameters
     ----------
     layers
         Of the viewer; rectangles in its layers of complete regions say where the annotation is complete.
     is_complete
         Whether each cell is annotated, within the regions if there are any.
-
-    Raises
-    ------
-    WrongLayerError
-        Nothing was chosen.
     """
     if not chosen:
         raise WrongLayerError(

@@ -103,15 +103,12 @@ class PromptDraft:
     def add(self, spots: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
         """Add a point, or the box between two in place of the one before; it is shown with the answer.
 
+        QueryError where it contradicts the other prompts, or lies beyond the frame or in another one.
+
         Parameters
         ----------
         shape
             (Y, X) of the frame; a box is cut off at its edges.
-
-        Raises
-        ------
-        QueryError
-            It contradicts the other prompts, or lies beyond the frame or in another one.
         """
         before, frame = self.prompts, spots[0].frame
         if before is not None and frame != self.frame:

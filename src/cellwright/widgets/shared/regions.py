@@ -62,17 +62,13 @@ PREVIEW_SLICES = 4  # on either side of the one in sight
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:
     """Return the pixels of the layer that the viewer shows: the visible field of the current slice.
 
+    WrongLayerError where the viewer shows a volume, or the image from its side. ImageError where the image is
+    out of sight.
+
     Parameters
     ----------
     largest_px
         Longest side of the window, which then lies in the middle of the visible field.
-
-    Raises
-    ------
-    WrongLayerError
-        The viewer shows a volume, or the image from its side.
-    ImageError
-        The image is out of sight.
     """
     displayed = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     if displayed != [layer.ndim - 2, layer.ndim - 1]:
@@ -165,6 +161,9 @@ def regions_of(
     feature ``name`` or ``region``, else numbers from 1; with a feature ``exclude`` that is true, or a name
     that begins with this word, a shape is cut out.
 
+    SettingsError where a shape has no inside, or lies across slices. WrongLayerError where the pixels of the
+    mask are not those of the image.
+
     Parameters
     ----------
     counted
@@ -172,13 +171,6 @@ def regions_of(
         only as far as these reach.
     is_drawing
         Whether shapes may be unfinished: those without an inside are left out.
-
-    Raises
-    ------
-    SettingsError
-        A shape has no inside, or lies across slices.
-    WrongLayerError
-        The pixels of the mask are not those of the image.
     """
     drawn: list[Region] = []
     excluded: list[Region] = []
