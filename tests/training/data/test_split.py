@@ -43,9 +43,9 @@ def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
         parts = [item.annotated() for item in (teach, judge)]
         assert sum(part.data.size for part, _ in parts) == image.data.size
         assert sum(int((own > 0).sum()) for _, own in parts) == int((labels > 0).sum())
-        assert judge.image().data.size == pytest.approx(STRIP * image.data.size, rel=0.05)
+        assert judge.annotated()[0].data.size == pytest.approx(STRIP * image.data.size, rel=0.05)
         (top, left), (bottom, right) = judge.window
-        assert (judge.image().data == image.data[top:bottom, left:right]).all()
+        assert (judge.annotated()[0].data == image.data[top:bottom, left:right]).all()
         assert all(own.max() > 0 for _, own in parts)
 
 

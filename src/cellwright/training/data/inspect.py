@@ -23,6 +23,14 @@ TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the mor
 FAR = 2.0  # times beyond the diameters a model was made for
 PIECES = 4  # connected pieces of the only label of an image that make it a mask
 FEW_CELLS = 12
+SEVERAL_CHANNELS = (
+    "Of {} with several channels ({}) the first is learned from; others teach nothing. Save the channel to "
+    "learn from alone."
+)
+CONSTANT = (
+    "{} of one value everywhere ({}), in which no cell can be seen. Export them again, or take them out."
+)
+RARE_CLASS = "{} with one example or none: {}. Annotate more of it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +110,16 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
         *_about_validation(train, validation),
         *_about_model(train, sizes, spec),
     ]
-    several = (*train.several_channels, *validation.several_channels)
-    if several:
-        text = (
-            f"Of {_counted(len(several), 'image')} with several channels ({few(several, 3)}) the first is "
-            "learned from; others teach nothing. Save the channel to learn from alone."
-        )
-        warnings.append(Warning("channels", text))
-    constant = (*train.constant, *validation.constant)
-    if constant:
-        text = (
-            f"{_counted(len(constant), 'image')} of one value everywhere ({few(constant, 3)}), in which no "
-            "cell can be seen. Export them again, or take them out."
-        )
-        warnings.append(Warning("constant", text))
+    several = train.several_channels + validation.several_channels
+    constant = train.constant + validation.constant
     rare = [name for name, n in train.classes.items() if n < 2]
-    if rare:
-        text = (
-            f"{_counted(len(rare), 'class')} with one example or none: {few(rare, 3)}. Annotate more of it."
-        )
-        warnings.append(Warning("rare-class", text))
+    for code, names, thing, text in (
+        ("channels", several, "image", SEVERAL_CHANNELS),
+        ("constant", constant, "image", CONSTANT),
+        ("rare-class", rare, "class", RARE_CLASS),
+    ):
+        if names:
+            warnings.append(Warning(code, text.format(_counted(len(names), thing), few(names, 3))))
     return Findings(
         n_images=(len(train.names), len(validation.names)),
         n_cells=(train.n_cells, validation.n_cells),

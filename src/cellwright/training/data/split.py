@@ -25,17 +25,6 @@ class Part(Item):
     whole: Item | None = None
     window: Region = ((0, 0), (0, 0))
 
-    def image(self) -> Image:
-        """Return this part of the image."""
-        assert self.whole is not None
-        return crop_image(self.whole.image(), self.window)
-
-    def read(self) -> tuple[Image, Labels]:
-        """Return this part of the image and of its labels, numbered 1..N."""
-        assert self.whole is not None
-        image, labels = self.whole.read()
-        return crop_image(image, self.window), relabel(_cut(labels, self.window))
-
     def annotated(self) -> tuple[Image, Annotation | Labels]:
         """Return this part of the image and what is known of its cells."""
         assert self.whole is not None

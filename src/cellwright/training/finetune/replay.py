@@ -136,18 +136,10 @@ class Drawn(Item):
 
     drawn: tuple[Image, Labels] | None = None
 
-    def image(self) -> Image:
-        """Return the image."""
-        return self.read()[0]
-
-    def read(self) -> tuple[Image, Labels]:
+    def annotated(self) -> tuple[Image, Annotation | Labels]:
         """Return the image and its labels."""
         assert self.drawn is not None
         return self.drawn
-
-    def annotated(self) -> tuple[Image, Annotation | Labels]:
-        """Return the image and its labels."""
-        return self.read()
 
 
 def retention_set(n: int = N_RETENTION) -> Dataset:
