@@ -13,13 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import (
-    read_settings,
-    refuse_foreign,
-    refuse_idle,
-    with_saved,
-    with_settings,
-)
+from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_saved, with_settings
 from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
 from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
@@ -81,8 +75,7 @@ Output = Annotated[
     typer.Option(help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."),
 ]
 Axes = Annotated[
-    str | None,
-    typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
+    str | None, typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed.")
 ]
 Classifier = Annotated[
     str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
@@ -92,8 +85,7 @@ Window = Annotated[
     typer.Option(help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."),
 ]
 PixelSize = Annotated[
-    str | None,
-    typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file."),
+    str | None, typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file.")
 ]
 Report = Annotated[
     Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")

@@ -78,8 +78,7 @@ def export_model(
 @app.command("import")
 def import_model(
     source: Annotated[
-        str,
-        typer.Argument(help="Exported model, zoo package of cellwright, folder, or http address."),
+        str, typer.Argument(help="Exported model, zoo package of cellwright, folder, or http address.")
     ],
     name: Annotated[str, typer.Option(help="What to call the model; as the file when left out.")] = "",
 ) -> None:

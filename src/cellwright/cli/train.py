@@ -262,8 +262,7 @@ def train_classifier(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the classifier; a stopped run resumes there.")],
     rename: Annotated[
-        list[str],
-        typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated."),
+        list[str], typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
     preset: Annotated[str, typer.Option(help="Architecture: small or paper.")] = "small",
     title: Annotated[str, typer.Option(help="Title that lists show.")] = "",

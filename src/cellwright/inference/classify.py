@@ -84,11 +84,7 @@ def classify(
     facts = {"name": f"classifier-{chosen.spec.preset}", "sha256": chosen.sha256}
     if not isinstance(classifier, Classifier):
         facts |= {"name": Path(classifier).name, "reference": str(classifier)}
-    settings = {
-        **result.provenance.settings,
-        "classes": list(classes.names),
-        "classifier": facts,
-    }
+    settings = {**result.provenance.settings, "classes": list(classes.names), "classifier": facts}
     return replace(
         result,
         cells=replace(result.cells, classes=classes.numbers),

@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress
-from cellwright.inference.device import (
-    choose,
-    choose_dtype,
-    free_cache,
-    free_device_memory,
-    is_out_of_memory,
-)
+from cellwright.inference.device import choose, choose_dtype, free_cache, free_device_memory, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import match_channels
 from cellwright.models.protocol import CellModel

@@ -17,13 +17,7 @@ from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
-from cellwright.inference.settings import (
-    COUNT_RULES,
-    EngineSettings,
-    InputFiles,
-    StreamSettings,
-    named,
-)
+from cellwright.inference.settings import COUNT_RULES, EngineSettings, InputFiles, StreamSettings, named
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.blocks import cropped

@@ -34,12 +34,10 @@ class EngineSettings:
         {"tooltip": "Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."},
     ] = ()
     combine: Annotated[
-        Combination,
-        {"tooltip": "How these become one image: the maximum or mean of them, or as colours."},
+        Combination, {"tooltip": "How these become one image: the maximum or mean of them, or as colours."}
     ] = "maximum"
     diameter_px: Annotated[
-        float,
-        {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."},
+        float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."}
     ] = 0.0
     diameter_um: Annotated[
         float,
@@ -69,8 +67,7 @@ class EngineSettings:
         {"min": 128, "max": 16384, "tooltip": "Longest side of what the network takes at once, in pixels."},
     ] = 2048
     batch_size: Annotated[
-        int,
-        {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."},
+        int, {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."}
     ] = 0
     precision: Annotated[
         Precision,
@@ -205,8 +202,7 @@ class FolderSettings(BoundedSettings):
 
     pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
     plate: Annotated[
-        str,
-        {"tooltip": "What names in folders tell of a plate, e.g. {plate}/{well}_s{site}."},
+        str, {"tooltip": "What names in folders tell of a plate, e.g. {plate}/{well}_s{site}."}
     ] = ""
     watch: Annotated[
         bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
@@ -218,8 +214,7 @@ class StreamSettings:
     """How an image larger than memory is counted."""
 
     stream: Annotated[
-        bool,
-        {"tooltip": "Count block by block in constant memory into --output; large images are anyway."},
+        bool, {"tooltip": "Count block by block in constant memory into --output; large images are anyway."}
     ] = False
     memory: Annotated[
         str, {"tooltip": "What a block may take while an image is counted block by block, e.g. 2GB."}

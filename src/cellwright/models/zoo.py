@@ -171,10 +171,7 @@ def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
         "inputs": [_input(spec)],
         "outputs": [_output(spec)],
         "weights": {
-            "torchscript": {
-                "source": "weights.pt",
-                "pytorch_version": torch.__version__.partition("+")[0],
-            }
+            "torchscript": {"source": "weights.pt", "pytorch_version": torch.__version__.partition("+")[0]}
         },
     }
 

@@ -31,14 +31,7 @@ from cellwright.ops.labels import annotate
 from cellwright.training.run_folder import facts_of, forget, only_scores, write_curve
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.state import RunState, check_same_run, first_state, resume, save, write_card
-from cellwright.training.trainer import (
-    EpochReport,
-    average,
-    cosine,
-    half_precision,
-    in_words,
-    take_step,
-)
+from cellwright.training.trainer import EpochReport, average, cosine, half_precision, in_words, take_step
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves

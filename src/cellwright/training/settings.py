@@ -144,8 +144,7 @@ class PretrainSettings:
 
     seed: Seed = 0
     method: Annotated[
-        str,
-        {"tooltip": "simclr tells two views of one place from others; colorize colours masked cells."},
+        str, {"tooltip": "simclr tells two views of one place from others; colorize colours masked cells."}
     ] = "simclr"
     steps: Annotated[int, {"min": 1, "tooltip": "Batches (training steps)."}] = 600
     steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two lines of the report."}] = 50
@@ -180,12 +179,10 @@ class ClassifyTrainingSettings(BoundedSettings):
     rate: PeakRate = 2e-3
     weight_decay: WeightDecay = 0.02
     balance: Annotated[
-        float,
-        {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."},
+        float, {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."}
     ] = 0.75
     jitter: Annotated[
-        float,
-        {"min": 0.0, "max": 1.0, "tooltip": "Random shift and rescaling of each crop."},
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Random shift and rescaling of each crop."}
     ] = 0.12
     colour: Annotated[
         float, {"min": 0.0, "max": 1.0, "tooltip": "Random change of colours and contrast."}

@@ -235,10 +235,7 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
 
 
 def _second_pass(
-    job: StreamJob,
-    plan: StreamPlan,
-    blocks: Sequence[StreamBlock],
-    client: "Client | None",
+    job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock], client: "Client | None"
 ) -> Task[Selected]:
     """Measure and classify all cells, and leave out those that do not count."""
     files = job.files
@@ -258,11 +255,7 @@ def _second_pass(
 
 
 def _finish(
-    job: StreamJob,
-    plan: StreamPlan,
-    selected: Selected | None,
-    fit: float | None,
-    started: float,
+    job: StreamJob, plan: StreamPlan, selected: Selected | None, fit: float | None, started: float
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     image = job.image

@@ -18,8 +18,7 @@ DROP = 0.1
 def conv_norm(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a convolution that keeps the size (divided by the stride), with batch normalisation."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(n_out),
+        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(n_out)
     )
 
 

@@ -251,7 +251,4 @@ def _overlap(
     stops = [max(min(c + m, n), s) for c, m, n, s in zip(corner, size, shape, starts, strict=True)]
     (y0, x0), (y1, x1) = starts, stops
     top, left = corner
-    return (
-        (slice(y0, y1), slice(x0, x1)),
-        (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)),
-    )
+    return ((slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)))

@@ -213,10 +213,7 @@ def _climb(
 
 
 def _passes(
-    index: NDArray[np.int32],
-    padded: NDArray[np.intp],
-    heights: NDArray[np.float32],
-    basin: NDArray[np.intp],
+    index: NDArray[np.int32], padded: NDArray[np.intp], heights: NDArray[np.float32], basin: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Return pairs of basins that touch, and the height of the pass between them; the highest pass first."""
     indices, width = index.reshape(-1), index.shape[1]

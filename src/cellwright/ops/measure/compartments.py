@@ -15,12 +15,7 @@ from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import CORRECTED, rings
-from cellwright.ops.measure.measurement import (
-    measure_labels,
-    padded,
-    pixel_sizes,
-    result_of_labels,
-)
+from cellwright.ops.measure.measurement import measure_labels, padded, pixel_sizes, result_of_labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)

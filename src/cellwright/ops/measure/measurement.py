@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import (
-    SPATIAL,
-    ArrayLike,
-    Cells,
-    Image,
-    Labels,
-    Provenance,
-    Result,
-)
+from cellwright.core.data import SPATIAL, ArrayLike, Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images

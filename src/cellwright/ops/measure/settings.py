@@ -100,8 +100,7 @@ class AnalysisSettings:
     ] = 1
     divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
     frame_interval_s: Annotated[
-        float,
-        {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 as the file tells."},
+        float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 as the file tells."}
     ] = 0.0
 
     def __post_init__(self) -> None:

@@ -132,11 +132,7 @@ class Tracks:
         ``table`` is that of the lineages.
         """
         name = next(str(name) for name in table if str(name).startswith("speed_"))
-        parts = [
-            f"Tracks {self.count:,}",
-            f"lineages {self.n_lineages:,}",
-            f"divisions {self.n_divisions:,}",
-        ]
+        parts = [f"Tracks {self.count:,}", f"lineages {self.n_lineages:,}", f"divisions {self.n_divisions:,}"]
         if table[name].notna().any():
             per = name.rpartition("_per_")[2]
             unit = {"um": "µm", "px": "px"}[self.unit]

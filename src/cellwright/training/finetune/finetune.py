@@ -353,9 +353,7 @@ def finetune(
     run = Run(
         start=model,
         tuned=replace(
-            model.spec.without_counts(),
-            title=tuned_title(model.spec),
-            tuned_diameter_px=sets.diameter_px,
+            model.spec.without_counts(), title=tuned_title(model.spec), tuned_diameter_px=sets.diameter_px
         ),
         state=replace(first_state(begin.network.to(torch_device), settings.weight_decay), facts=facts),
         teacher=Teacher(model, torch_device),

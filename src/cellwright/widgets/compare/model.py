@@ -91,11 +91,7 @@ class Disagreement:
         )
 
     def _labels_layer(
-        self,
-        drawn: RingPixels,
-        names: NDArray[np.str_],
-        channel_axis: int | None,
-        arguments: dict[str, Any],
+        self, drawn: RingPixels, names: NDArray[np.str_], channel_axis: int | None, arguments: dict[str, Any]
     ) -> Layer:
         labels = drawn.labels()
         if channel_axis is not None:

@@ -99,10 +99,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
     folder = folder_beside(image)
     models = request.model if isinstance(request.model, tuple) else (str(request.model),)
     recipe = Recipe(
-        models=models,
-        settings=request.settings,
-        engine=request.engine,
-        classifier=str(request.classifier),
+        models=models, settings=request.settings, engine=request.engine, classifier=str(request.classifier)
     )
     found = yield from count_streamed(StreamJob(image, folder, recipe))
     build = None

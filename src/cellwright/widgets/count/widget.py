@@ -15,21 +15,13 @@ from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.first_run import FirstRunTool
-from cellwright.widgets.count.model import (
-    CountModel,
-    CountOutcome,
-    count_task,
-)
+from cellwright.widgets.count.model import CountModel, CountOutcome, count_task
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool, SettingsFileTool
 from cellwright.widgets.count.shown import EditedCells, ShownCount
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
-from cellwright.widgets.shared.layer_io import (
-    image_layer,
-    layer_of_id,
-    shown_cells,
-)
+from cellwright.widgets.shared.layer_io import image_layer, layer_of_id, shown_cells
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
     COUNT,
@@ -42,12 +34,7 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.regions import (
-    ask_for_line,
-    ask_for_region,
-    in_every_slice,
-    region_layer,
-)
+from cellwright.widgets.shared.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magicgui.widgets import request_values
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QGridLayout,
-    QInputDialog,
-    QMenu,
-    QMessageBox,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QInputDialog, QMenu, QMessageBox, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task, once
