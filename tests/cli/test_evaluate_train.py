@@ -175,7 +175,7 @@ def start(tmp_path, monkeypatch):
     """A model to start from; it takes no time to score it."""
     from cellwright.models.checkpoint import save_checkpoint
     from cellwright.models.families import flow
-    from cellwright.training.finetune import run as finetune_run
+    from cellwright.training.finetune import finetune as finetune_run
 
     class Scored:
         images = ()
