@@ -20,9 +20,11 @@ from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
     QComboBox,
+    QDockWidget,
     QFileDialog,
     QLabel,
     QLineEdit,
+    QMainWindow,
     QScrollArea,
     QSlider,
     QTabWidget,
@@ -167,9 +169,10 @@ def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
     for tabs in panel.findChildren(QTabWidget):
         for place in range(tabs.count()):
             tabs.setCurrentIndex(place)
-            QApplication.processEvents()
+            for _ in range(3):  # a change of width changes heights, which Qt tells later
+                QApplication.processEvents()
             assert clipped(panel) == []
-    for _ in range(3):  # a change of width changes heights, which Qt tells later
+    for _ in range(3):
         QApplication.processEvents()
     assert clipped(panel) == []
 
@@ -297,6 +300,63 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
     assert ticks.style["tickFont"].pointSizeF() > 12
     assert sides[0][0] < sides[1][0]
     assert sides[0][1] > sides[1][1]
+
+
+def test_no_width_and_no_letters_hide_a_page_of_results(qtbot: QtBot) -> None:
+    view = ResultsView()
+    area = PanelScrollArea(view)
+    qtbot.addWidget(area)
+    with qtbot.waitExposed(area):
+        area.show()
+    for size in (9, 16, 9):
+        area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+        for width in (300, 500):
+            area.resize(max(width, area.minimumSizeHint().width()), 500)
+            qtbot.wait(1)
+            titles = view.page_bar.buttons
+            assert clipped(view.page_bar) == []
+            assert all(one.geometry().right() < view.page_bar.width() for one in titles)
+    assert len({one.y() for one in titles}) == 1  # one row where there is room
+    for place, one in enumerate(titles):
+        one.click()
+        assert [made.isChecked() for made in titles] == [place == at for at in range(len(titles))]
+        assert view.tabs.currentIndex() == place
+    view.show_tracks(is_shown=False)
+    assert [one.text() for one in titles if one.isHidden()] == ["Tracks"]
+
+
+def test_a_plot_that_comes_late_has_the_letters_of_its_panel(qtbot: QtBot) -> None:
+    view = ResultsView()
+    while view.fill():
+        pass
+    area = PanelScrollArea(view)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    with qtbot.waitExposed(area):
+        area.show()
+    view.show_page("Plots")
+    view.show_plot("Scatter")
+    assert view.scatter.getAxis("left").style["tickFont"].pointSizeF() > 12
+
+
+def test_a_dock_behind_others_becomes_narrower_with_its_letters(qtbot: QtBot) -> None:
+    window, docks = QMainWindow(), [QDockWidget(), QDockWidget()]
+    qtbot.addWidget(window)
+    for dock in docks:
+        holder = QWidget()
+        QVBoxLayout(holder).addWidget(PanelScrollArea(train_view.TrainPanel()))
+        dock.setWidget(holder)
+        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, dock)
+    window.tabifyDockWidget(*docks)
+    with qtbot.waitExposed(window):
+        window.show()
+    widths = []
+    for size, front in ((16, docks[0]), (16, docks[1]), (9, docks[1])):
+        window.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+        front.raise_()
+        qtbot.wait(50)
+        widths.append(max(dock.minimumSizeHint().width() for dock in docks))
+    assert widths[2] < widths[1]
 
 
 def test_plots_follow_the_theme(qtbot: QtBot) -> None:

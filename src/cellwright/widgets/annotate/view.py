@@ -245,7 +245,7 @@ class AnnotatePanel(QWidget):
         button.setText(_text(tool))
         button.setToolTip(f"{tool.help} ({key_text(tool)})")
         button.setCheckable(tool.kind != "once" or name == "hide")
-        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the keys go on reaching the image
+        button.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
         _size(button)
         self.buttons[name] = button
         return button
@@ -260,7 +260,7 @@ class AnnotatePanel(QWidget):
         for index, chip in enumerate(self.chips):
             chip.setCheckable(True)
             chip.setToolTip("Give this class to the cells that are clicked.")
-            chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            chip.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             _size(chip)
             chip.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             chip.setVisible(False)

@@ -154,6 +154,7 @@ class ComparePanel(QWidget):
 
     def _table(self) -> QWidget:
         self.table, self.hint = QTableWidget(), wrapped_label(HINT, "hint")
+        self.table.setTabKeyNavigation(False)
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)

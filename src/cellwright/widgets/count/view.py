@@ -90,8 +90,9 @@ class CountPanel(RegionPanel):
         self.filters = SettingsForm(settings_type, slow)
         self.engine = SettingsForm(EngineSettings, engine)
         self.thresholds.native.setObjectName("thresholds")
-        put(self._threshold_box, self.thresholds.native)
-        put(self._advanced_box, self.filters.native, self.engine.native)
+        put(self._threshold_box, self.thresholds.native, after=self.out_everywhere)
+        *_, last = self.outputs.values()
+        put(self._advanced_box, self.filters.native, self.engine.native, after=last)
 
     @property
     def settings(self) -> Any:

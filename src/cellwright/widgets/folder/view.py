@@ -138,7 +138,7 @@ class FolderView(QWidget):
     def show_family(self, name: str) -> None:
         """Show the settings of a model family, as they come."""
         self.settings = SettingsForm(registry.get(name).settings)
-        put(self._family_box, self.settings.native)
+        put(self._family_box, self.settings.native, after=self.more.title)
 
     @property
     def engine_settings(self) -> EngineSettings:

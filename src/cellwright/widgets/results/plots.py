@@ -7,10 +7,11 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
-from cellwright.widgets.shared.style import DRAWN, LETTERS
+from cellwright.widgets.shared.style import DRAWN, LETTERS, follow_font
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -54,6 +55,11 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
             axis = self.getAxis(name)
             axis.setPen(colour)
             axis.setTextPen(colour)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Take the font of the panel, which may have come before the plot; called by Qt."""
+        super().showEvent(event)
+        follow_font(self)
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the size of the font; called by Qt."""

@@ -170,6 +170,7 @@ class CellsTable(QTableView):
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setWordWrap(False)
+        self.setTabKeyNavigation(False)  # arrows go through cells, Tab leaves them
         self.setMinimumHeight(120)
         rows.setVisible(False)
         rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)

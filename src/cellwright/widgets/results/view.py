@@ -1,10 +1,10 @@
 """The controls of the results panel, without any behaviour."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from napari.layers import Layer
-from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QMenu,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QSlider,
     QSpinBox,
     QStackedWidget,
@@ -41,6 +42,7 @@ from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
     check_box,
+    come_after,
     fill,
     form_layout,
     number_box,
@@ -54,7 +56,8 @@ from cellwright.widgets.shared.style import (
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
-#results QTabBar::tab { padding: 4px 5px; }
+#page { padding: 4px; }
+#page:checked { color: white; background: #1a7a76; }
 """
 MEASURE_HELP = {
     "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
@@ -100,7 +103,6 @@ class ResultsView(RegionPanel):
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
         fill(layout, self._subjects(), self._card())
         self.tabs = QTabWidget()
-        self.tabs.setUsesScrollButtons(True)
         self.tabs.setDocumentMode(True)
         for title, page, help_text in (
             ("Cells", self._cells_page(), "One row for each cell"),
@@ -111,6 +113,9 @@ class ResultsView(RegionPanel):
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
+        self.page_bar = PageBar(self.tabs)
+        come_after(self.image, *self.page_bar.buttons)
+        layout.addWidget(self.page_bar)
         layout.addWidget(self.tabs, 1)
         fill(layout, self.message, self.job_bar)  # below: what is clicked stays where it is
 
@@ -122,6 +127,7 @@ class ResultsView(RegionPanel):
         """Return a page that scrolls where the panel is too low for it; its content comes by :meth:`fill`."""
         area = QScrollArea()
         area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # as the panel
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         self._to_fill.append((area, content))
@@ -144,6 +150,7 @@ class ResultsView(RegionPanel):
     def show_tracks(self, *, is_shown: bool) -> None:
         """Show the page of tracks, or none where there is no time."""
         self.tabs.setTabVisible(self._place_of("Tracks"), is_shown)
+        self.page_bar.arrange()
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(
@@ -358,6 +365,61 @@ class ResultsView(RegionPanel):
             fill(layout, *buttons).addSpacing(8)
         layout.addStretch(1)
         return self._scrolled(content)
+
+
+class PageBar(QWidget):
+    """The titles of the pages, in as many rows as they need: no font and no width hides one."""
+
+    def __init__(self, tabs: QTabWidget) -> None:
+        super().__init__()
+        self._tabs, self._grid = tabs, QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setSpacing(2)
+        self._arranged: tuple[list[QPushButton], int] = [], 0
+        self.buttons = [button(tabs.tabText(place), tabs.tabToolTip(place)) for place in range(tabs.count())]
+        for place, made in enumerate(self.buttons):
+            made.setObjectName("page")
+            made.setCheckable(True)
+            made.clicked.connect(partial(self._on_clicked, place))
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        tabs.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # else Tab stops before the bar that is hidden
+        tabs.tabBar().hide()  # type: ignore[union-attr]
+        tabs.currentChanged.connect(self._show_current)
+        self._show_current()
+        self.arrange()
+
+    def arrange(self) -> None:
+        """Put the titles of the pages that there are into as few rows as they fit in."""
+        shown = [made for place, made in enumerate(self.buttons) if self._tabs.isTabVisible(place)]
+        widths = [made.sizeHint().width() + self._grid.spacing() for made in shown]
+        n_columns = len(shown)
+        while (
+            n_columns > 1 and sum(max(widths[place::n_columns]) for place in range(n_columns)) > self.width()
+        ):
+            n_columns = (n_columns + 1) // 2
+        if (shown, n_columns) == self._arranged:
+            return
+        self._arranged = shown, n_columns
+        for made in self.buttons:
+            self._grid.removeWidget(made)
+            made.setVisible(made in shown)
+        for place, made in enumerate(shown):
+            self._grid.addWidget(made, *divmod(place, n_columns))
+
+    def event(self, event: QEvent | None) -> bool:
+        """Follow the width of the panel, and the font of the titles; called by Qt."""
+        if event is not None and event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
+            self.arrange()
+        return super().event(event)
+
+    def _show_current(self, _: int = 0) -> None:
+        for place, made in enumerate(self.buttons):
+            made.setChecked(place == self._tabs.currentIndex())
+
+    def _on_clicked(self, place: int, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+        self._tabs.setCurrentIndex(place)
+        self._show_current()
+        self._tabs.tabBarClicked.emit(place)
 
 
 class DeleteLike(QPushButton):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
+from qtpy.QtGui import QKeyEvent, QKeySequence, QPainter, QPaintEvent, QPen, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
@@ -43,6 +43,7 @@ SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napar
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
+RING_PX = 2  # of the frame around what has the keys
 DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
@@ -90,6 +91,29 @@ class _WheelGuard(QObject):
         return True
 
 
+class _FocusRing(QWidget):
+    """A frame inside of the control that has the keys, in the colour of its text: napari's style has none."""
+
+    def __init__(self, control: QWidget) -> None:
+        super().__init__(control)
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        control.installEventFilter(self)
+        self.resize(control.size())
+        self.show()
+
+    def eventFilter(self, control: QObject | None, event: QEvent | None) -> bool:
+        """Follow the size of the control; called by Qt."""
+        if isinstance(control, QWidget) and event is not None and event.type() == QEvent.Type.Resize:
+            self.resize(control.size())
+        return False
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the frame; called by Qt."""
+        painter = QPainter(self)
+        painter.setPen(QPen(self.palette().windowText(), RING_PX))
+        painter.drawRect(self.rect().adjusted(1, 1, -1, -1))
+
+
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
@@ -100,10 +124,13 @@ class PanelScrollArea(QScrollArea):
         self._width = 0  # that was asked for last
         self._has_place = False
         self._wheel = _WheelGuard(self)
+        self._ring: _FocusRing | None = None
+        QApplication.instance().focusChanged.connect(self._show_ring)  # type: ignore[union-attr]
         self._sample = QLabel(panel)  # has the font that napari gives to labels
         self._sample.hide()
         self.setWidget(panel)
         self.setWidgetResizable(True)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its controls have it; Page Down reaches it through them
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
 
@@ -119,13 +146,13 @@ class PanelScrollArea(QScrollArea):
         """Follow the font of napari; called by Qt."""
         super().changeEvent(event)
         if event is not None and event.type() == QEvent.Type.StyleChange:
-            QTimer.singleShot(0, self._follow_font)  # once the panel has its new style, too
+            QTimer.singleShot(0, self.follow_font)  # once the panel has its new style, too
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
         self.shown.emit()
-        self._follow_font()
+        self.follow_font()
         self._keep_values()
         if not self._has_place:
             self._has_place = True
@@ -147,7 +174,7 @@ class PanelScrollArea(QScrollArea):
                 dock.raise_()
                 return
 
-    def _follow_font(self) -> None:
+    def follow_font(self) -> None:
         """Give what napari's style leaves out (tool buttons, fields, tables, drawings) the font of labels."""
         panel = self.widget() if isalive(self) else None  # type: ignore[no-untyped-call]
         if panel is None:
@@ -166,6 +193,20 @@ class PanelScrollArea(QScrollArea):
             line = spin.lineEdit()
             if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
                 spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
+        around: QWidget | None = self
+        while around is not None and not isinstance(around, QMainWindow):  # a tab behind others forgets none
+            around.updateGeometry()
+            around = around.parentWidget()
+
+    def _show_ring(self, _: QWidget | None, control: QWidget | None) -> None:
+        """Show which control the keys go to, unless the mouse chose it."""
+        if self._ring is not None and isalive(self._ring):  # type: ignore[no-untyped-call]
+            self._ring.hide()
+            self._ring.deleteLater()
+        self._ring = None
+        is_inside = control is not None and self.isAncestorOf(control)
+        if is_inside and QApplication.mouseButtons() == Qt.MouseButton.NoButton:
+            self._ring = _FocusRing(control)
 
     def _keep_values(self) -> None:
         """Let no value change by the wheel, those of controls that came since included."""
@@ -184,6 +225,15 @@ class PanelScrollArea(QScrollArea):
                 self._width = width
                 self.updateGeometry()
         return is_handled
+
+
+def follow_font(drawing: QWidget) -> None:
+    """Give a drawing that came late the font of its panel."""
+    around = drawing.parentWidget()
+    while around is not None and not isinstance(around, PanelScrollArea):
+        around = around.parentWidget()
+    if around is not None:
+        around.follow_font()
 
 
 def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
@@ -396,14 +446,23 @@ def even_row(*widgets: QWidget, spacing_px: int = ROW_SPACING_PX) -> QHBoxLayout
     return layout
 
 
-def put(layout: QVBoxLayout, *widgets: QWidget) -> None:
-    """Fill a layout with these widgets instead of those it had."""
+def put(layout: QVBoxLayout, *widgets: QWidget, after: QWidget) -> None:
+    """Fill a layout with these widgets instead of those it had; Tab comes to them after another one."""
     layout.setContentsMargins(0, 0, 0, 0)
     while layout.count():
         old = layout.takeAt(0).widget()  # type: ignore[union-attr]
         old.hide()  # type: ignore[union-attr]  # it is deleted later, and would be seen until then
         old.deleteLater()  # type: ignore[union-attr]
     fill(layout, *widgets)
+    come_after(after, *(one for widget in widgets for one in widget.findChildren(QWidget)))
+
+
+def come_after(control: QWidget, *others: QWidget) -> None:
+    """Have the Tab key come to others next, one by one, after a control: those made late came last."""
+    for other in others:
+        if other.focusPolicy() & Qt.FocusPolicy.TabFocus and other.focusProxy() is None:
+            QWidget.setTabOrder(control, other)
+            control = other
 
 
 def set_state(widget: QWidget, name: str, *, on: bool) -> None:
