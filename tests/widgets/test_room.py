@@ -34,13 +34,14 @@ from qtpy.QtWidgets import (
 
 from cellwright.ops.plates import plate_map
 from cellwright.widgets.annotate import view as annotate_view
+from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT
 from cellwright.widgets.compare.model import COLOURS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.style import STYLE, FoldedPart, PanelScrollArea
+from cellwright.widgets.shared.style import LETTERS, STYLE, FoldedPart, PanelScrollArea
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 
@@ -60,6 +61,7 @@ MOST_WIDTH_PX, MOST_HEIGHT_PX = 1024 - NAPARI_PX, 500  # of a dock, where the wi
 JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
 NARROWEST_PX = 300  # of a page beside its scroll bar
 READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
+SEEN = 3.0  # contrast of lines
 
 
 @pytest.fixture
@@ -359,13 +361,67 @@ def test_a_dock_behind_others_becomes_narrower_with_its_letters(qtbot: QtBot) ->
     assert widths[2] < widths[1]
 
 
+def test_curves_of_a_training_are_read_in_any_font_theme_and_width(qtbot: QtBot) -> None:
+    panel = train_view.TrainPanel()
+    area = PanelScrollArea(panel)
+    qtbot.addWidget(area)
+    plot, heights = panel.card.plot, []
+    panel.card.show_curves([{"step": step, "loss": 0.7, "score": 0.6, "ap50": 0.6} for step in (1, 2)], 2.0)
+    for theme, size, width in (("light", 9, 320), ("dark", 16, 480), ("dark", 16, 600)):
+        area.setStyleSheet(get_stylesheet(theme, extra_variables={"font_size": f"{size}pt"}))
+        area.resize(width, 900)
+        with qtbot.waitExposed(area):
+            area.show()
+        qtbot.wait(20)
+        sample, ground = QLabel(panel), QColor(get_theme(theme).background.as_hex())
+        sample.ensurePolished()
+        for curve, drawn in zip(plot.curves, plot.plots, strict=True):
+            axis = drawn.getAxis("left")
+            assert axis.label.toPlainText().strip() == curve.axis
+            assert axis.style["tickFont"].pointSizeF() == pytest.approx(
+                LETTERS * sample.font().pointSizeF(), rel=0.05
+            )
+            assert axis.label.font().pointSizeF() == axis.style["tickFont"].pointSizeF()
+            assert contrast(axis.textPen().color(), ground) >= READABLE
+            assert contrast(QColor(curve.colour), ground) >= SEEN
+            assert axis.autoSIPrefixScale == 1
+            assert f"{curve.title}: <b>0.{7 if curve.axis == 'Loss' else 6}" in plot.legend.text()
+        assert [drawn.getAxis("bottom").label.isVisible() for drawn in plot.plots] == [False, True]
+        assert clipped(panel.card) == []
+        heights.append(plot.graphics.height())
+    assert heights[0] < heights[1] < heights[2]
+
+
+def test_what_is_told_moves_no_tool(qtbot: QtBot) -> None:
+    panel = annotate_view.AnnotatePanel()
+    area = PanelScrollArea(panel)
+    qtbot.addWidget(area)
+    panel.show_session(is_open=True)
+    for size in (9, 16):
+        area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+        with qtbot.waitExposed(area):
+            area.show()
+        qtbot.wait(20)  # what follows the font does so later
+        area.resize(area.minimumSizeHint().width(), 900)
+        qtbot.wait(20)
+        places = []
+        for hint in (IDLE_HINT, *HINTS.values(), AWAY_HINT.format("nuclei_time labels")):
+            for line in ("N", annotate_view.LONGEST_REVIEW):
+                panel.hint.setText(hint)
+                panel.current.setText(line)
+                qtbot.wait(1)
+                places.append((panel.buttons["accept"].y(), panel.teach.y()))
+                assert clipped(panel) == []
+        assert len(set(places)) == 1
+
+
 def test_plots_follow_the_theme(qtbot: QtBot) -> None:
     box, curves = QWidget(), train_view.CurvePlot()
     layout = QVBoxLayout(box)
     plots = (Histogram(), curves)
     for plot in plots:
         layout.addWidget(plot)
-    curves.show_curves((train_view.Curve("loss", ((0.0, 1.0), (1.0, 0.5)), "#ff9f1c"),), 2.0)
+    curves.show_curves((train_view.Curve("Loss", "Loss", ((0.0, 1.0), (1.0, 0.5)), "#ff9f1c"),), 2.0)
     qtbot.addWidget(box)
     with qtbot.waitExposed(box):
         box.show()

@@ -45,7 +45,10 @@ def test_a_better_model_is_in_the_lists(
     assert not (home / "training" / "mine").exists()
     assert epochs_shown(trainer) == len(training.scores)
     plots = trainer.panel.card.plot.plots
-    assert [plot.objectName() for plot in plots[:2]] == ["loss", "validation AP at IoU 0.5"]
+    assert [plot.objectName() for plot in plots[:2]] == [
+        "Loss on the images it learns from",
+        "AP at IoU 0.5 on the images it is checked with",
+    ]
     drawn = plots[1].listDataItems()[0].getData()[1]
     assert drawn.tolist() == pytest.approx(training.scores)
     assert trainer.panel.train.text() == "Train"

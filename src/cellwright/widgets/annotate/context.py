@@ -124,7 +124,7 @@ class Review(QObject):
         elif chance >= UNSURE:
             how = "unsure"
         state = ", reviewed" if self._session.is_reviewed(number) else ""
-        return f"Cell {number}: {how} ({chance:.0%}){state}"
+        return f"Cell {number}: {how} (chance of a mistake {chance:.0%}){state}"
 
     def centre_on(self, number: int) -> None:
         """Move slice and camera so that a cell is in the middle, large enough to be judged."""

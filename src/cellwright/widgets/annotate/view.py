@@ -1,5 +1,7 @@
 """The controls of the annotate panel and where they stand, without behaviour."""
 
+from collections.abc import Iterable
+
 from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPaintEvent
@@ -23,7 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.models import registry
-from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
+from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
 from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shapes
 from cellwright.widgets.shared.jobs import JobBar
@@ -49,7 +51,9 @@ SPACING_PX = 7
 FILES_HEIGHT_PX = 150
 CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
+LONGEST_REVIEW = "Cell 10000: likely wrong (chance of a mistake 100%), reviewed"
 SMALL = QSize(36, 32)
+USUAL_NAME = "image of a sample labels"  # as long as most names of layers
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
@@ -88,9 +92,8 @@ class AnnotatePanel(QWidget):
         self.teach = button(
             "Teach the model these", "Open the train panel with these cells ticked and the model chosen."
         )
-        self.hint = wrapped_label(name="hint")
-        self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
-        self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.hint = SteadyLabel((*HINTS.values(), IDLE_HINT, AWAY_HINT.format(USUAL_NAME)))
+        self.hint.setObjectName("hint")
         tools = (self._card(), self._tools(), self.hint, self._classes())
         stack(*tools, self.teach, self.settings, self.exports, into=self.work, spacing_px=SPACING_PX)
         fill(layout, self._choices(), self._offer(), self.message, self.work, self.batch)
@@ -214,7 +217,9 @@ class AnnotatePanel(QWidget):
         return card
 
     def _add_review(self, layout: QVBoxLayout) -> None:
-        self.current = wrapped_label(NO_REVIEW)
+        self.current = SteadyLabel([LONGEST_REVIEW])
+        self.current.setObjectName("details")
+        self.current.setText(NO_REVIEW)
         self.check, self.check_job = QToolButton(), JobBar()
         self.check.setText("Check with\nmirrored image")
         self.check.setToolTip(
@@ -266,6 +271,28 @@ class AnnotatePanel(QWidget):
             chip.setVisible(False)
             grid.addWidget(chip, index // 2, index % 2)
         return stack(self.names, grid, spacing_px=4)
+
+
+class SteadyLabel(QLabel):
+    """A text that is always as high as the longest of its usual ones: nothing below it jumps."""
+
+    def __init__(self, usual: Iterable[str]) -> None:
+        super().__init__()
+        self._usual, self._sample = tuple(usual), QLabel(self)
+        self._sample.hide()
+        for label in (self, self._sample):
+            label.setWordWrap(True)
+            label.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.setText("")  # else Qt asks for no height
+
+    def heightForWidth(self, width: int) -> int:
+        """Return the height of the highest text; called by Qt."""
+        heights = [super().heightForWidth(width)]
+        self._sample.ensurePolished()
+        for text in self._usual:
+            self._sample.setText(text)
+            heights.append(self._sample.heightForWidth(width))
+        return max(heights)
 
 
 class ClassButton(QToolButton):

@@ -17,7 +17,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.annotate.adder import wishes_of
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.export import Exporter
-from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
+from cellwright.widgets.annotate.keys import AWAY_HINT, HELP_KEY, HINTS, IDLE_HINT, CheatSheet
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import (
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 FOLLOW_MS = 200
 DIFFERENT = 0.5  # from which disagreement on a cell is told
-IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
 
@@ -133,9 +132,7 @@ class AnnotateWidget(QWidget):
         own = context.layer.layer
         is_active = unwrapped(self.viewer.layers.selection.active) is own
         if not is_active:
-            self._on_told(
-                f"Keys do nothing here: choose the layer {own.name!r} or a tool, and they work again."
-            )
+            self._on_told(AWAY_HINT.format(own.name))
         elif self._is_away:
             self.panel.hint.setText(HINTS.get(context.tools.name, IDLE_HINT))
         self._is_away = not is_active

@@ -204,8 +204,9 @@ class PanelScrollArea(QScrollArea):
             self._ring.hide()
             self._ring.deleteLater()
         self._ring = None
-        is_inside = control is not None and self.isAncestorOf(control)
-        if is_inside and QApplication.mouseButtons() == Qt.MouseButton.NoButton:
+        if control is None or not self.isAncestorOf(control):
+            return
+        if QApplication.mouseButtons() == Qt.MouseButton.NoButton:
             self._ring = _FocusRing(control)
 
     def _keep_values(self) -> None:

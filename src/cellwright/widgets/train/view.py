@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QFontMetrics, QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -30,6 +30,8 @@ from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
+    DRAWN,
+    LETTERS,
     FoldedPart,
     MessageLabel,
     button,
@@ -40,6 +42,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     stack,
+    wrapped_label,
 )
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
@@ -69,7 +72,7 @@ OWN_STYLE = """
 #offer QLabel { background: transparent; }
 #picture, #scores, #caption, #legend { background: transparent; }
 """
-LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
+LOSS_COLOUR, SCORE_COLOUR = "#c46a08", "#12908a"  # seen on dark and on light
 BETTER_COLOUR, WORSE_COLOUR = "#3fd0c9", "#e07a6b"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORES_HELP = (
@@ -78,18 +81,14 @@ SCORES_HELP = (
     "how well the model still does what it did before. Pixel error: how far it is off, pixel by pixel."
 )
 CURVES_HELP = (
-    "Loss: how far the model is off on what it learns from; it falls while the model learns. Validation: its "
-    "score on the images it is checked with; it should rise. Learning rate: how large the steps are."
+    "Loss: how far the model is off on what it learns from; it falls while the model learns. AP, or score: "
+    "how good it is on the images it is checked with; it should rise."
 )
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
-PLOT_HEIGHT_PX = 230
-AXIS_PX = 52
-AP_TITLE, AP_MARGIN = "validation AP at IoU 0.5", 0.05  # the margin keeps the dots of 0 and 1 whole
-TICK_PT = 8
-TITLE_PX = 15
+AP_AXIS, AP_MARGIN = "AP", 0.05  # the margin keeps the dots of 0 and 1 whole
+HEIGHT_SHARE, HEIGHT_LINES = 0.6, 6  # height of the plots: a share of the width, and lines of text
 MOST_DOTS = 30  # more would hide the line
-INK = "#969ba5"
 
 
 class TrainPanel(QWidget):
@@ -260,12 +259,11 @@ class TrainCard(QFrame):
 
         fields = {name for epoch in epochs for name in epoch}
         score = "score" if "score" in fields else "merit"
-        validation = AP_TITLE if "ap50" in fields else "validation score"
+        axis, title = ("Score", "Score") if "ap50" not in fields else (AP_AXIS, "AP at IoU 0.5")
         self.plot.show_curves(
             (
-                Curve("loss", points("loss"), LOSS_COLOUR),
-                Curve(validation, points(score), SCORE_COLOUR, 1.4),
-                Curve("learning rate", points("rate")[1:], RATE_COLOUR, 0.5),
+                Curve("Loss", "Loss on the images it learns from", points("loss"), LOSS_COLOUR),
+                Curve(axis, f"{title} on the images it is checked with", points(score), SCORE_COLOUR),
             ),
             last_step,
         )
@@ -374,44 +372,57 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One curve: (step, value) in the order of the steps; ``share`` weighs its part of the height."""
+    """One curve: (step, value) in the order of the steps."""
 
+    axis: str
     title: str
     points: tuple[tuple[float, float], ...]
     colour: str
-    share: float = 1.0
 
 
 class CurvePlot(QWidget):
-    """Small plots above each other with the steps in common; each shows its name and its last value.
+    """Plots above each other with the steps in common, under a line that names them and their last values.
 
-    Plots are made when there is something to draw: pyqtgraph takes a while to load.
+    Plots are made when there is something to draw: pyqtgraph takes a while to load. They have the colours and
+    the letters of the panel, and are higher where it is wider.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.setObjectName(DRAWN)
         self.curves: tuple[Curve, ...] = ()
         self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
         self._lines: list[Any] = []
+        self._fitted = 0  # width that the height is for
         self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
-        self._layout = stack(into=self)
-        self.setFixedHeight(PLOT_HEIGHT_PX)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.legend = wrapped_label(name="legend")
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self._layout = stack(self.legend, into=self)
 
     def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
         """Draw these curves; the steps go from 0 to ``last_step``."""
         self.curves = tuple(curves)
         self.setToolTip("\n".join([*(_tooltip(curve) for curve in curves if curve.points), CURVES_HELP]))
+        self.legend.setText("<br>".join(_legend(curve) for curve in curves))
         if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
             self._make_plots()
         for curve, plot, line in zip(self.curves, self.plots, self._lines, strict=True):
             steps, values = zip(*curve.points, strict=True) if curve.points else ((), ())
             line.setData(steps, values, symbol="o" if len(steps) < MOST_DOTS else None)
             plot.setXRange(0.0, max(float(last_step), 1.0), padding=0.02)
-            last = f" <span style='color:{curve.colour}'>{values[-1]:.3g}</span>" if values else ""
-            plot.setTitle(f"{curve.title}{last}", color=INK, size="8pt")
-            plot.titleLabel.setMaximumHeight(TITLE_PX)
-            plot.layout.setRowFixedHeight(0, TITLE_PX)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow font and theme; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.FontChange, QEvent.Type.PaletteChange):
+            self._dress()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Follow the width of the panel, but not a scroll bar that comes and goes; called by Qt."""
+        super().resizeEvent(event)
+        if abs(self.width() - self._fitted) > SCROLL_BAR_PX:
+            self._fitted = self.width()
+            self._dress()
 
     def _make_plots(self) -> None:
         import pyqtgraph
@@ -421,6 +432,7 @@ class CurvePlot(QWidget):
             self.graphics.setBackground(None)
             self.graphics.setCacheMode(self.graphics.CacheModeFlag.CacheNone)  # follow the theme
             self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
+            self.graphics.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # nothing to be done in it by keys
             self.graphics.ci.setSpacing(2)
             self.graphics.ci.setContentsMargins(2, 2, 8, 2)
             self._layout.addWidget(self.graphics)
@@ -431,27 +443,43 @@ class CurvePlot(QWidget):
             plot.setObjectName(curve.title)
             plot.setMouseEnabled(x=False, y=False)
             plot.hideButtons()
-            if curve.title == AP_TITLE:
+            for side, label in (("left", curve.axis), ("bottom", "Step")):
+                plot.getAxis(side).enableAutoSIPrefix(
+                    enable=False
+                )  # before the label: a loss of 0.6 is not 600
+                plot.setLabel(side, label)
+                plot.showLabel(side, side == "left" or curve is self.curves[-1])
+            if curve.axis == AP_AXIS:
                 plot.setLimits(yMin=-AP_MARGIN, yMax=1 + AP_MARGIN)
-            _fit_axes(plot, is_last=place == len(self.curves) - 1)
-            self.graphics.ci.layout.setRowStretchFactor(place, round(10 * curve.share))
             pen = pyqtgraph.mkPen(curve.colour, width=2)
-            self._lines.append(plot.plot(pen=pen, symbolSize=4, symbolPen=None, symbolBrush=curve.colour))
+            self._lines.append(plot.plot(pen=pen, symbolSize=5, symbolPen=None, symbolBrush=curve.colour))
             self.plots.append(plot)
+        self._dress()
+
+    def _dress(self) -> None:
+        """Draw axes and letters as the panel does, the steps under the last plot alone."""
+        if self.graphics is None:
+            return
+        font = self.font()
+        font.setPointSizeF(LETTERS * font.pointSizeF())
+        metrics, ink = QFontMetrics(font), self.palette().windowText().color()
+        for plot in self.plots:
+            left, bottom = plot.getAxis("left"), plot.getAxis("bottom")
+            left.setWidth(metrics.horizontalAdvance("0.000") + 2 * metrics.height())  # the same in each
+            for axis in (left, bottom):
+                axis.setPen(ink)
+                axis.setTextPen(ink)
+                axis.label.setFont(font)
+                axis.setStyle(tickFont=font, tickLength=-3)
+            left.setStyle(maxTickLevel=0)
+            bottom.setStyle(showValues=plot is self.plots[-1])
+        self.graphics.setFixedHeight(round(HEIGHT_SHARE * self.width()) + HEIGHT_LINES * metrics.height())
 
 
-def _fit_axes(plot: Any, *, is_last: bool) -> None:
-    """Give a small plot its axes: values at the left, the steps under the last one alone."""
-    left, bottom, font = plot.getAxis("left"), plot.getAxis("bottom"), QFont()
-    font.setPointSize(TICK_PT)
-    left.setWidth(AXIS_PX)
-    for axis in (left, bottom):
-        axis.setPen(INK)
-        axis.setTextPen(INK)
-        axis.enableAutoSIPrefix(enable=False)
-        axis.setStyle(tickFont=font)
-    left.setStyle(tickLength=-3, maxTickLevel=0)
-    bottom.setStyle(showValues=is_last, tickLength=-3)
+def _legend(curve: Curve) -> str:
+    """Return rich text: a chip in the colour of a curve, its title, its last value."""
+    last = f": <b>{curve.points[-1][1]:.3g}</b>" if curve.points else ""
+    return f"<span style='background-color:{curve.colour}'>&nbsp;&nbsp;&nbsp;</span> {curve.title}{last}"
 
 
 def _tooltip(curve: Curve) -> str:
