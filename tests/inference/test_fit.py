@@ -1,9 +1,12 @@
 """What a count tells of how well it went: gathered alike however the image is cut, and told in words."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
+from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.tasks import run
@@ -17,6 +20,7 @@ from cellwright.models import store
 from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry import intensity
+from cellwright.ops.matching import match_labels
 
 FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 
@@ -253,3 +257,49 @@ def test_shipped_models_that_tell_have_learned_what_they_tell():
     for entry in store.models():
         if (entry.folder / "fit.json").exists():
             assert store.load(entry.folder).fit is not None, entry.name
+
+
+@pytest.fixture
+def shipped():
+    return store.load(store.find("flow"))
+
+
+@pytest.mark.parametrize("quality", [10, 20])
+def test_a_compressed_field_without_cells_has_none(shipped, rng, quality):
+    file = BytesIO()
+    field = rng.normal(40, 18, (160, 200)).clip(0, 255).astype(np.uint8)
+    Picture.fromarray(field).save(file, "JPEG", quality=quality)
+    result = count(np.asarray(Picture.open(file)), shipped)
+    assert result.count == 0
+    assert any("compressed" in notice for notice in result.notices)
+    assert result.provenance.settings["grain"] > 0
+
+
+@pytest.fixture
+def stained(draw_blobs, rng):
+    """Nuclei (Y, X) on a dark ground, and the mottled bodies around them, 0 to 1."""
+    labels = draw_blobs((200, 240), 22).labels
+    nuclei = ndimage.gaussian_filter((labels > 0) * rng.uniform(0.7, 1, labels.shape), 1.2)
+    bodies = (ndimage.distance_transform_edt(labels == 0) < 7) * rng.uniform(0.3, 1, labels.shape)
+    return labels, nuclei, ndimage.gaussian_filter(bodies, 2) * (nuclei < 0.3)
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+def test_of_colours_that_show_different_things_that_of_the_nuclei_is_counted(shipped, stained, colour):
+    labels, nuclei, bodies = stained
+    pixels = np.zeros((*nuclei.shape, 3), np.uint8)
+    pixels[..., colour], pixels[..., 1] = 220 * nuclei, 220 * bodies
+    result = count(pixels, shipped)
+    assert match_labels(result.cells.labels, labels).f1 > 0.9
+    assert f"Counted in its {('red', '', 'blue')[colour]} alone" in " ".join(result.notices)
+    assert np.array_equal(count(pixels, shipped, channels=colour).cells.labels, result.cells.labels)
+
+
+def test_colours_of_different_nuclei_stay_together(shipped, stained):
+    labels, nuclei, _ = stained
+    pixels = np.zeros((*nuclei.shape, 3), np.uint8)
+    left = nuclei * (np.indices(nuclei.shape)[1] < 120)
+    pixels[..., 0], pixels[..., 1] = 220 * left, 220 * (nuclei - left)
+    result = count(pixels, shipped)
+    assert "counted together" in " ".join(result.notices)
+    assert 0.8 * labels.max() < result.count <= labels.max() or result.fit < WARN_BELOW

@@ -100,13 +100,13 @@ def main() -> None:
     pictures = list(_pictures(model))
     fitted, judged, spoilt = pictures[:], [], []
     for kind in KINDS:
-        items = _spread(learned(kind, options.data).items, options.most)
+        items = spread(learned(kind, options.data).items, options.most)
         if items[0].has_masks:
             fitted += [*_counted(model, kind, items), *_counted(model, kind, items, rng)]
             print(kind.dataset, kind.group or "", len(fitted), flush=True)
     for kind in _reported_kinds(options.data):
         chosen, told = (
-            _spread(select(kind.dataset, options.data).select(group=kind.group).items, options.most)
+            spread(select(kind.dataset, options.data).select(group=kind.group).items, options.most)
             for select in (chosen_by, reported)
         )
         fitted += [*_counted(model, kind, chosen), *_counted(model, kind, chosen, rng)]
@@ -208,7 +208,7 @@ def _counted(
     """Yield the planes of some images as they are or, with a generator, spoilt."""
     name = " ".join(filter(None, (kind.dataset, kind.group)))
     for item in items:
-        for image, labels in _planes(item):
+        for image, labels in planes(item):
             if rng is not None:
                 image, labels = _spoilt(image, labels, rng)
             found = _example(model, name, image, labels)
@@ -230,7 +230,7 @@ def _example(model: CellModel, kind: str, image: Image, labels: Labels) -> Examp
     )
 
 
-def _planes(item: Item) -> Iterator[tuple[Image, Labels]]:
+def planes(item: Item, crop_px: int = CROP_PX, most: int = PLANES) -> Iterator[tuple[Image, Labels]]:
     """Yield the middle of an image, or of some planes of a stack, with the labels."""
     image, labels = item.read()
     data = np.asarray(image.data)
@@ -238,21 +238,21 @@ def _planes(item: Item) -> Iterator[tuple[Image, Labels]]:
         pairs = [(Image(data, image.axes), labels)]
     else:
         filled = [index for index in range(len(labels)) if labels[index].any()]
-        places = np.linspace(0, len(filled) - 1, PLANES + 2)[1:-1].round().astype(int)
+        places = np.linspace(0, len(filled) - 1, most + 2)[1:-1].round().astype(int)
         pairs = [(Image(data[filled[i]], image.axes[1:]), labels[filled[i]]) for i in places]
     for plane, known in pairs:
-        window = _window(item, known.shape)
+        window = _window(item, known.shape, crop_px)
         if known[window].any():
             yield replace(plane, data=np.asarray(plane.data)[window]), known[window]
 
 
-def _window(item: Item, shape: tuple[int, ...]) -> tuple[slice, slice]:
+def _window(item: Item, shape: tuple[int, ...], crop_px: int) -> tuple[slice, slice]:
     """Return the middle of what is known of an image."""
     (top, left), (bottom, right) = item.regions[0] if item.regions else ((0, 0), shape)
     spans = []
     for first, last in ((top, bottom), (left, right)):
-        start = first + max(0, (last - first - CROP_PX) // 2)
-        spans.append(slice(start, min(last, start + CROP_PX)))
+        start = first + max(0, (last - first - crop_px) // 2)
+        spans.append(slice(start, min(last, start + crop_px)))
     return spans[0], spans[1]
 
 
@@ -279,7 +279,8 @@ def _spoilt(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Ima
     return replace(image, data=pixels), labels
 
 
-def _spread(items: Sequence[Item], most: int) -> list[Item]:
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most so many of some images, from the first to the last."""
     if len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from cellwright.core.data import Image, Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
@@ -20,10 +20,11 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.fit import FactCollector, FitCalibration
 from cellwright.models.protocol import CellModel
+from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames
-from cellwright.ops.geometry.axes import Frames, in_lit_colour, in_one_colour
+from cellwright.ops.geometry.axes import Frames, in_lit_colour, in_one_colour, with_colours_apart
 from cellwright.ops.geometry.channels import MOST_COLOURS
-from cellwright.ops.geometry.intensity import Scaling, apply, fit
+from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain
 from cellwright.ops.geometry.resample import resize, zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
 from cellwright.ops.labels import seem_labels
@@ -44,6 +45,7 @@ LABELS = (
     "napari and open Results."
 )
 LOOKED_AT_PX = 1024  # side of the window in the middle of an image in which labels are known
+COMPRESSED_PX = 512  # likewise, in which the edges of compressed blocks are
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,11 @@ class CountContext:
             channel=channel,
         )
 
+    def in_one_colour(self, only: int) -> Self:
+        """Return what counting one colour of the image needs."""
+        frames = in_one_colour(self.frames, only)
+        return replace(self, frames=frames, scaling=scaling_of(frames, self.engine.spec))
+
     @property
     def model(self) -> CellModel:
         """The first of the models; all are of one family."""
@@ -173,7 +180,10 @@ class CountContext:
         return Predicted(maps, [self.model.decode(one, batch.shape, self.settings) for one in maps])
 
     def _read(self, frame: int, block: Tile, shape: tuple[int, int]) -> Any:
-        return resize(apply(self.scaling, self.frames.read(frame, block.read)), shape)
+        pixels = apply(self.scaling, self.frames.read(frame, block.read))
+        if self.scaling.grain:
+            pixels += self.scaling.grain * grain(*block.read)
+        return resize(pixels, shape)
 
 
 def block_layout(
@@ -237,7 +247,7 @@ def open_context(
     spec = models[0].spec
     zoom, networks = None, None
     if preparation is None:
-        scaling = fit(frames.sample(), spec.percentiles)
+        scaling = scaling_of(frames, spec)
     else:
         scaling, zoom, networks = preparation[:3]
     try:
@@ -253,15 +263,23 @@ def open_context(
         ) from error
 
 
+def scaling_of(frames: Frames, spec: ModelSpec) -> Scaling:
+    """Return how the intensities of frames are brought to those that a model knows."""
+    rows, columns = (
+        slice(max(0, side - COMPRESSED_PX) // 2, (side + COMPRESSED_PX) // 2) for side in frames.shape
+    )
+    return fit_compressed(frames.sample(), spec.percentiles, frames.read(len(frames) // 2, (rows, columns)))
+
+
 def _as_prepared(frames: Frames, preparation: Preparation | None) -> Frames:
     """Return frames that are looked at as those of the whole image are."""
     if isinstance(frames, PseudocolorFrames):
         return replace(frames, scaling=preparation.colouring) if preparation else frames
     if preparation is None:
-        return in_lit_colour(frames)
-    if preparation.channel is not None and isinstance(frames.channel, slice):
-        return in_one_colour(frames, preparation.channel)
-    return frames
+        frames = in_lit_colour(frames)
+    elif preparation.channel is not None and isinstance(frames.channel, slice):
+        frames = in_one_colour(frames, preparation.channel)
+    return with_colours_apart(frames)
 
 
 def _settings_of(model: CellModel, settings: Any, engine: Any) -> Any:

@@ -40,7 +40,7 @@ from cellwright.inference.context import (
     open_context,
     references_of,
 )
-from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
+from cellwright.inference.scale import ScaleTrial, estimate_scale, in_best_colour, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import FactCollector, warning
@@ -146,6 +146,7 @@ def count_with_prediction(
         facts = FactCollector(context.calibration)
         if preparation is not None and preparation.facts is not None:
             facts = preparation.facts
+        context = yield from in_best_colour(context)
         stitched, prediction, used = yield from _stitch(context, facts, keep_maps=keep_maps)
         context = replace(context, scaling=used.scaling)
         fit = facts.expected_f1([stitched.cells])
@@ -197,6 +198,7 @@ def prepare(
         context = replace(whole, block_px=block_px)
         if context.is_blank:
             return context.prepared(1.0)
+        context = yield from in_best_colour(context)
         trial, _, n_places = yield from _trials(context)
     return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places)
 
@@ -365,6 +367,8 @@ def provenance_of(
     read: dict[str, Any] = {}
     if context.scaling.power != 1:
         read["power"] = context.scaling.power
+    if context.scaling.grain:
+        read["grain"] = context.scaling.grain
     if context.channels:
         read["channel_ranges"] = [[one.low, one.high] for one in context.channels]
     if image.axes_are_guessed:

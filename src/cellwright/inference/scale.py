@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ MEASURED = 0.85  # a model that measures sizes is trusted even where its confide
 SURER = 1.03  # a trial for small cells that suit the model as they are has to raise confidence by this factor
 CLOSER = 1.5  # zoom at which an image is tried that promises little as it is
 FARTHER = (0.5, 0.25)  # zooms at which one is tried that promises next to nothing: cells may be very large
+BETTER_COLOUR = 0.05  # by which one colour alone has to promise more than all together
+ABOUT_AS_MUCH = 0.1
 BETTER_LIGHT = 0.05  # by which the brightened image has to promise more
 FAR_BETTER = 0.3  # by which they have to promise more, since small cells are lost in them
 JUDGED_PX = 512  # side of the window in which brightness is judged
@@ -90,6 +93,39 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     if measured == zoom:
         return best
     return untried._replace(zoom=measured)
+
+
+def in_best_colour(context: CountContext) -> Task[CountContext]:
+    """Return the context of that colour of an image whose count promises most, if they show different things.
+
+    They stay together where no colour alone promises more, or where two promise about as much and show cells
+    in different places (nuclei of which some are red and some green); where nothing tells; and in a series,
+    of which one frame does not decide.
+    """
+    calibration, family = context.calibration, registry.get(context.engine.spec.family)
+    if not context.frames.apart or calibration is None or context.zoom is not None or len(context.frames) > 1:
+        return context
+    zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
+    batch = _batch_at(context.batches(zoom), 0.5)
+    looks = []
+    for one in (context, *map(context.in_one_colour, context.frames.apart)):
+        plain, facts = replace(one, settings=family.settings()), FactCollector(calibration)
+        predicted = yield from plain.decode(batch, zoom, plain.progress([batch], zoom))
+        facts.add(*predicted)
+        looks.append((facts.expected_f1(predicted.decoded) or 0.0, predicted.decoded[0], one))
+    together, *alone = looks
+    promised, cells, best = max(alone, key=itemgetter(0))
+    rivals = [other for likely, other, _ in alone if likely > promised - ABOUT_AS_MUCH]
+    if promised <= together[0] + BETTER_COLOUR or any(_lie_elsewhere(other, cells) for other in rivals):
+        return context
+    return best
+
+
+def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
+    """Return whether the middles of most cells are in none of some others."""
+    assert others.labels is not None
+    rows, columns = cells.points.round().astype(int).T
+    return bool((others.labels[rows, columns] == 0).mean() > 0.5)
 
 
 def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:

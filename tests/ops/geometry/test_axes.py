@@ -5,7 +5,7 @@ import zarr
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, ImageError, SettingsError
-from cellwright.ops.geometry.axes import frames, guess_axes, in_lit_colour
+from cellwright.ops.geometry.axes import frames, guess_axes, in_lit_colour, with_colours_apart
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_only_colour_that_holds_light_is_taken_alone(rng, axes, lit, name):
     image = Image(pixels[0] if axes == "YXC" else pixels, axes)
     parts = in_lit_colour(frames(image))
     assert parts.channel == lit
-    assert parts.notice == f"Counted in its {name} alone; its other colours are dark."
+    assert parts.notice.startswith(f"Counted in its {name} alone")
     assert np.array_equal(parts.read(0, WINDOW), pixels[0][WINDOW][np.newaxis, ..., lit])
 
 
@@ -105,6 +105,21 @@ def test_colours_that_all_hold_light_and_other_channels_stay_as_they_are(rng):
     ):
         parts = frames(image)
         assert in_lit_colour(parts) is parts
+
+
+def test_colours_that_show_different_things_on_a_dark_ground_are_told(rng):
+    nuclei, fibres = (rng.random((2, 300, 300)) < 0.05) * 200.0
+    dark = np.zeros((300, 300))
+    for colours, apart in (
+        ((fibres, dark, nuclei), (0, 2)),
+        ((nuclei, fibres, nuclei), (0, 1, 2)),
+        ((nuclei, nuclei, nuclei), ()),
+        ((dark, dark, nuclei), ()),
+        ((200 - fibres, 200 - dark, 200 - nuclei), ()),  # stains in tissue take light from a bright ground
+    ):
+        parts = with_colours_apart(frames(Image(np.stack(colours, axis=-1), "YXC")))
+        assert parts.apart == apart
+        assert bool(parts.notice) == bool(apart)
 
 
 def test_the_first_of_several_channels_is_taken_and_told():

@@ -1,10 +1,23 @@
+from io import BytesIO
+
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from PIL import Image as Picture
 
 from cellwright.core.errors import ImageError
-from cellwright.ops.geometry.intensity import Scaling, apply, brightened, fit, sample, sample_steps
+from cellwright.ops.geometry.intensity import (
+    LEAST_STEP,
+    Scaling,
+    apply,
+    brightened,
+    fit,
+    fit_compressed,
+    grain,
+    sample,
+    sample_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +123,40 @@ def test_what_is_dim_beside_a_few_bright_spots_is_brightened(rng):
     assert "brightened" in scaling.notice
     quarter = scaling.low + 0.25 * (scaling.high - scaling.low)
     assert apply(scaling, np.array([scaling.low - 1, quarter, scaling.high])) == pytest.approx([0, 0.5, 1])
+
+
+def jpeg(pixels, quality):
+    file = BytesIO()
+    Picture.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Picture.open(file))
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("n_colours", [1, 3])
+def test_blocks_of_strong_compression_are_hidden_in_noise(rng, blobs, offset, n_colours):
+    field = rng.normal(60, 20, (200, 210)).clip(0, 255)
+    cells = 20 + 200 * blobs.image + rng.normal(0, 3, blobs.image.shape)
+
+    def grain_of(pixels, quality):
+        pixels = np.repeat(pixels.astype(np.uint8)[..., np.newaxis], n_colours, axis=2)
+        if quality:
+            pixels = jpeg(pixels.squeeze(), quality).reshape(pixels.shape)
+        pixels = np.moveaxis(pixels, -1, 0)[:, offset:, offset:]
+        return fit_compressed(pixels, (0.5, 99.8), pixels).grain
+
+    assert grain_of(field, 10) > grain_of(cells, 10) > LEAST_STEP
+    assert grain_of(field, 0) == grain_of(cells, 0) == grain_of(cells, 95) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (3, 1, 90), (1, 90, 90)])
+def test_what_holds_no_blocks_is_left_alone(rng, shape):
+    pixels = rng.random(shape)
+    pixels[..., :2] = np.nan
+    pixels[..., 2] = np.inf
+    assert fit_compressed(pixels, (0.5, 99.8), pixels) == fit(pixels)
+
+
+def test_noise_is_the_same_at_a_place_whatever_is_read():
+    whole = grain(slice(0, 90), slice(0, 100))
+    assert whole.std() == pytest.approx(1, abs=0.05)
+    assert np.array_equal(grain(slice(32, 70), slice(64, 99)), whole[32:70, 64:99])

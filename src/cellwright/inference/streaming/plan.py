@@ -28,7 +28,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import InputFiles
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry.intensity import Scaling
+from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
 from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.volumes.link import anisotropy_of
@@ -452,7 +452,7 @@ def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     """Return side and context of a core along Y and X, a multiple of a chunk, and along Z."""
     models = job.models
     diameter_px = models[0].spec.diameter_px / zoom
-    divisor = lcm(*(model.spec.divisor for model in models))
+    divisor = lcm(GRAIN_PX, *(model.spec.divisor for model in models))
     context = max(model.spec.halo for model in models) / zoom + LARGEST_CELL * diameter_px
     halo = ceil(context / divisor) * divisor
     lengths = job.image.lengths

@@ -248,7 +248,13 @@ def pseudocolor_frames(
     if colouring.percentiles is not None:
         scaling = fit(plain.sample(), colouring.percentiles)
     return PseudocolorFrames(
-        plain.image, plain.channel, plain.lead_shape, plain.shape, plain.notice, colouring, scaling
+        plain.image,
+        plain.channel,
+        plain.lead_shape,
+        plain.shape,
+        plain.notice,
+        colouring=colouring,
+        scaling=scaling,
     )
 
 

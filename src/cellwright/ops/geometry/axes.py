@@ -13,6 +13,10 @@ from cellwright.ops.geometry.intensity import check_pixels, sample_steps
 
 COLOUR_NAMES = ("red", "green", "blue")
 DARK = 0.03  # of the light of the brightest colour, below which another is dark
+DARK_GROUND = (
+    0.25  # mean of the dimmest colour below which an image is light on a dark ground, as no tissue is
+)
+ALIKE = 0.8  # correlation from which on two colours show the same
 LOOKED_AT_PX = 128  # half the side of the window that is looked at first
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
 STRIP_TIMES = 16  # how much longer both sides of an image are than its last axis where that holds channels
@@ -65,6 +69,7 @@ class Frames:
     lead_shape: tuple[int, ...]  # lengths of the axes before YX, channels left out; empty for a 2D image
     shape: tuple[int, int]  # (Y, X) of a frame in pixels
     notice: str = ""  # a sentence for the user when a channel was chosen for them, else empty
+    apart: tuple[int, ...] = ()  # the colours with light where they show different things on a dark ground
 
     def __len__(self) -> int:
         return prod(self.lead_shape)
@@ -143,10 +148,7 @@ def in_lit_colour(colours: Frames) -> Frames:
     """
     if not isinstance(colours.channel, slice):
         return colours
-    rows, columns = (
-        slice(max(0, side // 2 - LOOKED_AT_PX), side // 2 + LOOKED_AT_PX) for side in colours.shape
-    )
-    lit = _lit(colours.read(0, (rows, columns)))
+    lit = _lit(_middle(colours))
     if len(lit) < 2:  # seldom, so that most images are not read twice
         lit = _lit(colours.sample())
     if len(lit) != 1:
@@ -156,8 +158,39 @@ def in_lit_colour(colours: Frames) -> Frames:
 
 def in_one_colour(colours: Frames, only: int) -> Frames:
     """Return frames of one of three colours, and tell so."""
-    notice = f"Counted in its {COLOUR_NAMES[only]} alone; its other colours are dark."
-    return replace(colours, channel=only, notice=notice)
+    notice = (
+        f"Counted in its {COLOUR_NAMES[only]} alone, as its other colours are dark or show something else; "
+        "set channel to choose another."
+    )
+    return replace(colours, channel=only, notice=notice, apart=())
+
+
+def with_colours_apart(colours: Frames) -> Frames:
+    """Return frames that tell which colours show different things on a dark ground; others as they are.
+
+    So do stains of nuclei and of cells in one picture. On a bright ground colours belong together, and where
+    they correlate they show the same.
+    """
+    if not isinstance(colours.channel, slice) or colours.notice:
+        return colours
+    pixels = _middle(colours)
+    lit = _lit(pixels)
+    values = pixels.reshape(len(pixels), -1).astype(np.float64)
+    low, high = np.percentile(values, (0.5, 99.8))
+    if len(lit) < 2 or not ((values - low).mean(axis=1) < DARK_GROUND * (high - low)).any():
+        return colours
+    if np.corrcoef(values[lit]).min() >= ALIKE:
+        return colours
+    notice = "Its colours show different things, and were counted together; set channel to choose one."
+    return replace(colours, notice=notice, apart=tuple(lit.tolist()))
+
+
+def _middle(colours: Frames) -> NDArray[Any]:
+    """Return the middle of the first frame (channels, Y, X)."""
+    rows, columns = (
+        slice(max(0, side // 2 - LOOKED_AT_PX), side // 2 + LOOKED_AT_PX) for side in colours.shape
+    )
+    return colours.read(0, (rows, columns))
 
 
 def _lit(pixels: NDArray[Any]) -> NDArray[np.intp]:

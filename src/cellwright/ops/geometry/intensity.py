@@ -13,6 +13,11 @@ from cellwright.core.errors import ImageError
 SAMPLE_PIXELS = 1_000_000
 LOWEST, HIGHEST = -0.5, 2.0  # what is darker or brighter by far is noise, dirt or a saturated spot
 DIM, ROOT = 0.1, 0.5  # mean below which an image is brightened, and the power that does so
+JPEG_PX = 8  # side of the blocks that JPEG compresses one by one
+CLEAR = 3.0  # how much more the edges of blocks must stand out than any other of the eight places
+LEAST_STEP = 0.01  # of the range: smaller steps at these edges are as good as none
+GRAIN = 2.0  # noise that hides a step, in steps
+GRAIN_PX = 32  # side of a square of noise that repeats; parts of an image begin at multiples of it
 N_LEVELS = 256  # grey levels that the equalisation tells apart
 
 Slice = NDArray[np.float32]
@@ -23,13 +28,14 @@ class Scaling:
     """The two intensities that become 0 and 1; equal when the image is constant.
 
     ``missing`` is the share of pixels that are not finite, and count as dark. The scaled
-    intensities are raised to ``power``.
+    intensities are raised to ``power``; ``grain`` is the deviation of the noise that is added to them.
     """
 
     low: float
     high: float
     missing: float = 0.0
     power: float = 1.0
+    grain: float = 0.0
 
     @property
     def notice(self) -> str:
@@ -41,6 +47,11 @@ class Scaling:
         if self.power != 1:
             told.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."
+            )
+        if self.grain:
+            told.append(
+                "The image was compressed so strongly that the edges of square blocks show, as in JPEG of "
+                "low quality; noise was added for the count to hide them. Dim cells may be lost."
             )
         return " ".join(told)
 
@@ -88,6 +99,43 @@ def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
     if apply(scaling, pixels).clip(0, 1).mean() < DIM:
         return replace(scaling, power=ROOT)
     return None
+
+
+def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], middle: NDArray[Any]) -> Scaling:
+    """Return the scaling of :func:`fit`, with noise that hides the edges of JPEG blocks where they show.
+
+    A field compressed strongly has lost its noise: squares are left of it, which look like cells.
+
+    ``middle`` (channels, Y, X) is a part of the image without gaps, ``sampled`` a sample of all of it.
+    """
+    scaling = fit(sampled, percentiles)
+    with np.errstate(invalid="ignore"):  # NaN and infinity have no edges
+        grey = middle.mean(axis=0, dtype=np.float64)
+        step = min(_step_at_blocks(grey), _step_at_blocks(grey.T))
+    if step <= LEAST_STEP * (scaling.high - scaling.low):
+        return scaling
+    noise = GRAIN * step
+    noisy = fit(sampled + noise * np.random.default_rng(0).standard_normal(sampled.shape), percentiles)
+    return replace(noisy, missing=scaling.missing, grain=noise / (noisy.high - noisy.low))
+
+
+def _step_at_blocks(grey: NDArray[np.float64]) -> float:
+    """Return by how much neighbours along X differ more at the edges of blocks than elsewhere; 0 without."""
+    steps = np.abs(np.diff(grey, axis=1)).mean(axis=0)
+    excess = steps[1:-1] - (steps[:-2] + steps[2:]) / 2
+    if len(excess) < 2 * JPEG_PX:
+        return 0.0
+    by_place = np.sort([excess[place::JPEG_PX].mean() for place in range(JPEG_PX)])
+    usual = np.median(by_place)
+    step = float(by_place[-1] - usual)
+    return step if step > CLEAR * (by_place[-2] - usual) else 0.0
+
+
+def grain(rows: slice, columns: slice) -> Slice:
+    """Return noise (Y, X) of deviation 1 for a window of an image: the same at a place, whatever is read."""
+    square: Slice = np.random.default_rng(0).standard_normal((GRAIN_PX, GRAIN_PX), np.float32)
+    places = (np.arange(span.start, span.stop) % GRAIN_PX for span in (rows, columns))
+    return np.asarray(square[np.ix_(*places)], np.float32)
 
 
 def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
