@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,7 @@ def fit(
     torch_device = devices.choose(device)
     everything = (*material.target, *material.extra)
     kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
-    phases = _PhaseSamples(WeightedSamples(everything, sampling_weights(kinds)))
+    first, second = WeightedSamples(everything, sampling_weights(kinds)), None
     state = first_state(model.network.to(torch_device), settings.weight_decay)
     state.facts = facts_of(
         n_images=[len(material.target), len(material.extra)],
@@ -135,9 +135,9 @@ def fit(
     check_same_run(output, settings, state.facts)
     resume(state, output, settings)
     while state.step < settings.n_steps:
-        if state.step >= settings.pretrain_steps and phases.tune is None:
-            phases = replace(phases, tune=_tuning_samples(material, state, settings))
-        yield from _epoch(state, phases, model, settings, torch_device)
+        if state.step >= settings.pretrain_steps and second is None:
+            second = _tuning_samples(material, state, settings)
+        yield from _epoch(state, first, second, model, settings, torch_device)
         scores = {}
         if len(material.validation):
             averaged = model.with_network(copy.deepcopy(state.average))
@@ -149,12 +149,6 @@ def fit(
         yield EpochReport("epoch", state.step, settings.n_steps, note, loss, rate, shown)
     forget(output)
     return output
-
-
-@dataclass(frozen=True, slots=True)
-class _PhaseSamples:
-    pretrain: WeightedSamples
-    tune: WeightedSamples | None = None
 
 
 def _tuning_samples(material: Material, state: RunState, settings: TrainingSettings) -> WeightedSamples:
@@ -172,7 +166,8 @@ def _tuning_samples(material: Material, state: RunState, settings: TrainingSetti
 
 def _epoch(
     state: RunState,
-    phases: _PhaseSamples,
+    first: WeightedSamples,
+    second: WeightedSamples | None,
     model: CellModel,
     settings: TrainingSettings,
     torch_device: torch.device,
@@ -184,7 +179,7 @@ def _epoch(
     end = min(end, settings.n_steps)
     state.losses.clear()
     torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
-    for images, targets in _batches(range(state.step, end), phases, settings):
+    for images, targets in _batches(range(state.step, end), first, second, settings):
         state.network.train()
         is_frozen = state.step < settings.frozen_steps
         for part in trunk_of(state.network):  # a frozen trunk keeps its statistics, too
@@ -204,18 +199,21 @@ def trunk_of(network: nn.Module) -> list[nn.Module]:
 
 
 def _batches(
-    steps: range, phases: _PhaseSamples, settings: TrainingSettings
+    steps: range, first: WeightedSamples, second: WeightedSamples | None, settings: TrainingSettings
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return batches that depend on the step's number alone: a resumed run sees what it would have seen."""
+    """Return batches of samples of the first phase, then of the second mixed with some of the first.
+
+    They depend on the number of the step alone: a resumed run sees what it would have seen.
+    """
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((settings.seed, step))
-        if step < settings.pretrain_steps or phases.tune is None:
-            return make_batch([(phases.pretrain, settings.batch_size)], settings, rng, exclude=True)
+        if step < settings.pretrain_steps or second is None:
+            return make_batch([(first, settings.batch_size)], settings, rng, exclude=True)
         n_replay = 0
-        if len(phases.pretrain.samples) > len(phases.tune.samples):
+        if len(first.samples) > len(second.samples):
             n_replay = int(rng.binomial(settings.batch_size, settings.replay))
-        parts = [(phases.tune, settings.batch_size - n_replay), (phases.pretrain, n_replay)]
+        parts = [(second, settings.batch_size - n_replay), (first, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 
     return one_ahead(batch, steps)
