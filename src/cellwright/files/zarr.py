@@ -89,10 +89,7 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
 
     An array is one image, a group of OME-Zarr one or several: those of bioformats2raw, of a plate or a well.
 
-    Raises
-    ------
-    ReadError
-        zarr is not installed, or the folder is damaged or holds no image.
+    ReadError where zarr is not installed, or the folder is damaged or holds no image.
     """
     try:
         import zarr
@@ -331,10 +328,7 @@ def chunk_px(axes: str) -> int:
 def create_array(folder: Path, image: Image, dtype: str = "int32") -> ArrayLike:
     """Return an empty array, compressed and in chunks, for labels or a map of an image; an old one is gone.
 
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, or zarr is not installed.
+    WriteError where the folder cannot be written, or zarr is not installed.
     """
     zarr = _zarr()
     axes, shape = image.label_axes, image.label_shape

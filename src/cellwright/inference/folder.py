@@ -76,6 +76,9 @@ def count_folder(
     An image is done when its files are whole and the same models and settings made them from the same file;
     then it is not counted again. The next images are read while one is counted. A file may hold several.
 
+    WriteError where the folder cannot be written, the disk is full, or another program counts into the
+    folder.
+
     Parameters
     ----------
     images
@@ -88,11 +91,6 @@ def count_folder(
         Told of each image as soon as it is done or has failed; of those that earlier runs have done first.
     on_notice
         Given each sentence on what concerns no single image.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written, the disk is full, or another program counts into the folder.
     """
     with only_run(output), replacing_tables(output, counter) as kept:
         clear_parts(output, images)

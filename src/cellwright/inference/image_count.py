@@ -98,10 +98,7 @@ class CountChoices:
     def streams(self, image: Image) -> bool:
         """Return whether an image is counted block by block.
 
-        Raises
-        ------
-        SettingsError
-            That was asked for together with what needs the whole image.
+        SettingsError where that was asked for together with what needs the whole image.
         """
         if self.recipe.stream == StreamSettings():
             return prod(image.label_shape) > LARGE_PIXELS and not self.recipe.window
@@ -155,10 +152,7 @@ class CountChoices:
 def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, CountChoices]]:
     """Return the image, or where channels are counted one by one, once for each with the choices for it.
 
-    Raises
-    ------
-    SettingsError
-        It does not have the channels, or has none.
+    SettingsError where it does not have the channels, or has none.
     """
     if not choices.recipe.each_channel:
         return [(image, choices)]
@@ -383,10 +377,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
 
     Returns whether there are any; labels on disk that are too large to be taken together have none.
 
-    Raises
-    ------
-    WriteError
-        The folder is there already with something else in it, or cannot be written.
+    WriteError where the folder is there already with something else in it, or cannot be written.
     """
     labels = analysis.result.cells.labels
     if analysis.tracks is None or (labels is None and streamed is None):

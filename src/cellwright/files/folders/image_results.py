@@ -29,10 +29,7 @@ ENDINGS = ("json", "density.tif", "cells.csv", "labels.tif")
 def read_listed(listed: ListedImage, output: Path) -> Image:
     """Return an image of a folder with the axes, pixel size and channels with which it was counted.
 
-    Raises
-    ------
-    ReadError
-        The image, or how it was counted, is missing or damaged.
+    ReadError where the image, or how it was counted, is missing or damaged.
     """
     provenance = read_found(output / f"{listed.name}.json").provenance
     images = (image for image in read_images(listed.path) if listed.part in ("", image.name))

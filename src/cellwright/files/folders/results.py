@@ -115,12 +115,8 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
 def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     """Return the mark of an image that can be corrected.
 
-    Raises
-    ------
-    ReadError
-        It was not counted in the folder, or it or its files are no longer what they were then.
-    SettingsError
-        It was counted block by block.
+    ReadError where it was not counted in the folder, or it or its files are no longer what they were then.
+    SettingsError where it was counted block by block.
     """
     kept = read_mark(mark_of(name, output))
     if "row" not in kept:
@@ -439,10 +435,7 @@ def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
 def only_run(output: Path) -> Iterator[None]:
     """Keep other programs from counting into the folder while the block lasts.
 
-    Raises
-    ------
-    WriteError
-        Another one does, or the folder cannot be written.
+    WriteError where another one does, or the folder cannot be written.
     """
     make_folder(output / KEPT)
     wrong = f"Another program is counting into {output}. Wait for it, or choose another folder."

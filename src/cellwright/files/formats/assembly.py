@@ -169,10 +169,8 @@ def assemble(
     A shape of () is unknown: then it is that of ``image``, or as small as may be. ``fill`` makes pixels of
     outlines, where a format has a way of its own.
 
-    Raises
-    ------
-    ReadError
-        Most of them lie outside of the image, or labels of a size that is guessed would be too large.
+    ReadError where most of them lie outside of the image, or labels of a size that is guessed would be too
+    large.
     """
     objects = _of_one_kind(objects, notes)
     is_guessed = image is None and not annotation.shape

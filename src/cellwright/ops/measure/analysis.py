@@ -197,12 +197,8 @@ def _marked(
 def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
     """Return the cells of a result linked over time.
 
-    Raises
-    ------
-    AxesError
-        There is no time axis, or slices that are not linked.
-    SettingsError
-        laptrack is not installed, or it is not known how far cells may go.
+    AxesError where there is no time axis, or slices that are not linked. SettingsError where laptrack is not
+    installed, or it is not known how far cells may go.
     """
     axes = label_axes(result)
     check_tracked(axes, is_volume=is_volumetric(result))
@@ -213,10 +209,7 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
 def check_tracked(axes: str, *, is_volume: bool) -> None:
     """Raise where labels with these axes, linked or not, are not tracked.
 
-    Raises
-    ------
-    AxesError
-        There is no time axis, or slices that are not linked.
+    AxesError where there is no time axis, or slices that are not linked.
     """
     check_axes(axes)
     if "Z" in axes and not is_volume:

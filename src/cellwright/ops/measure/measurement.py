@@ -195,14 +195,8 @@ def as_image(image: Image | ArrayLike, axes: str = "") -> Image:
 def as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.int64] | None]:
     """Return a result; of a label image of all pixels of its image also the numbers its rows have there.
 
-    Raises
-    ------
-    AxesError
-        The labels have other pixels than the image.
-    ImageError
-        They are no whole numbers, or some are below 0.
-    SettingsError
-        The result is a density.
+    AxesError where the labels have other pixels than the image. ImageError where they are no whole numbers,
+    or some are below 0. SettingsError where the result is a density.
     """
     if isinstance(cells, Result):
         if cells.gives == "density":
@@ -223,10 +217,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     ``labels`` have the shape of the image without its channels; 0 is background, numbers may be missing. A
     number means the same cell in all slices of a volume where ``is_volume``.
 
-    Raises
-    ------
-    ImageError
-        They are no whole numbers, or some are below 0.
+    ImageError where they are no whole numbers, or some are below 0.
     """
     labels = np.asarray(labels)
     span = ""
@@ -294,14 +285,8 @@ def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
 def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:
     """Return the channels to measure in, each under the ending of its columns.
 
-    Raises
-    ------
-    AxesError
-        An image does not have the pixels of the cells.
-    ImageError
-        Its values are no intensities.
-    SettingsError
-        The columns of two channels would have one name.
+    AxesError where an image does not have the pixels of the cells. ImageError where its values are no
+    intensities. SettingsError where the columns of two channels would have one name.
     """
     labels = result.cells.labels
     assert labels is not None

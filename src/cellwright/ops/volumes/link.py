@@ -73,10 +73,7 @@ def link_slices(
 
     ``anisotropy`` is the distance of slices in pixels of y and x.
 
-    Raises
-    ------
-    SettingsError
-        ``anisotropy`` is not above 0.
+    SettingsError where ``anisotropy`` is not above 0.
     """
     if not anisotropy > 0:
         raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
@@ -181,6 +178,8 @@ def link_cells(
 ) -> Cells:
     """Return 3D cells from cells that were counted slice by slice, each time point on its own.
 
+    AxesError where the axes are not those of a volume.
+
     Parameters
     ----------
     cells
@@ -197,11 +196,6 @@ def link_cells(
     Cells
         Points and boxes in the order of ``axes``, areas in voxels; a cell's score is the mean of its
         outlines', weighted by their areas, its class the one of most of its voxels.
-
-    Raises
-    ------
-    AxesError
-        The axes are not those of a volume.
     """
     if axes not in ("ZYX", "TZYX"):
         raise AxesError(
