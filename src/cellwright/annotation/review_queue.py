@@ -122,24 +122,20 @@ class ReviewQueue:
                 if number not in self._shapes:
                     self._shapes[number] = _shape_of(self._session, number)
             self._shapes = {number: self._shapes[number] for number in numbers}
-            chances = self._chances(numbers)
+            shapes = np.array([self._shapes[number] for number in numbers], float).reshape(-1, 4)
+            areas, notches, contact, is_cut = shapes.T
+            octaves = np.log2(areas / np.median(areas)) if len(areas) else areas
+            doubts = np.array([1 - self._session.score_of(number) for number in numbers])
+            others = np.array([self._disagreement.get(number, 0.0) for number in numbers])
+            sizes = SMALL * np.maximum(-octaves, 0) + LARGE * np.maximum(octaves, 0)
+            shape = NOTCHES * notches + CONTACT * contact + CUT * is_cut
+            odds = START + DOUBT * doubts + DISAGREEMENT * others + sizes + shape
+            chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
             self._keys = sorted(zip((-chances).tolist(), numbers, strict=True))
             if self._at is not None:  # the position moves along with the cell that is looked at
                 number = self._at[1]
                 self._at = next((key for key in self._keys if key[1] == number), self._at)
         return self._keys
-
-    def _chances(self, numbers: list[int]) -> NDArray[np.float64]:
-        shapes = np.array([self._shapes[number] for number in numbers], float).reshape(-1, 4)
-        areas, notches, contact, is_cut = shapes.T
-        octaves = np.log2(areas / np.median(areas)) if len(areas) else areas
-        doubts = np.array([1 - self._session.score_of(number) for number in numbers])
-        others = np.array([self._disagreement.get(number, 0.0) for number in numbers])
-        sizes = SMALL * np.maximum(-octaves, 0) + LARGE * np.maximum(octaves, 0)
-        shape = NOTCHES * notches + CONTACT * contact + CUT * is_cut
-        odds = START + DOUBT * doubts + DISAGREEMENT * others + sizes + shape
-        chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
-        return chances
 
 
 def _shape_of(session: AnnotationSession, number: int) -> _Shape:

@@ -113,7 +113,11 @@ def disagreement_of(first: Cells, second: Cells) -> Disagreement:
     unique = alone(first, second)
     n_unique = int(unique[0].sum()), int(unique[1].sum())
     if first.labels is not None and second.labels is not None:
-        return Disagreement(n_unique, _outlines((first.labels, second.labels), unique))
+        drawn = rings(first.labels, unique[0], 0)
+        above = rings(second.labels, unique[1], n_unique[0])
+        drawn = np.where(above > 0, above, drawn)
+        pixels = np.flatnonzero(drawn)
+        return Disagreement(n_unique, RingPixels(drawn.shape, pixels, drawn.ravel()[pixels]))
     points = np.concatenate([first.points[unique[0]], second.points[unique[1]]])
     boxes = np.concatenate([first.boxes[unique[0]], second.boxes[unique[1]]])
     diameter = 1.0
@@ -121,14 +125,6 @@ def disagreement_of(first: Cells, second: Cells) -> Disagreement:
         sides = boxes[:, 1, -2:] - boxes[:, 0, -2:]
         diameter = max(POINT_SHARE * float(np.median(sides)), 1.0)
     return Disagreement(n_unique, points, diameter)
-
-
-def _outlines(labels: tuple[Labels, Labels], unique: IsUnique) -> RingPixels:
-    drawn = rings(labels[0], unique[0], 0)
-    above = rings(labels[1], unique[1], int(unique[0].sum()))
-    drawn = np.where(above > 0, above, drawn)
-    pixels = np.flatnonzero(drawn)
-    return RingPixels(drawn.shape, pixels, drawn.ravel()[pixels])
 
 
 def rings(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer, Shapes
+from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
@@ -143,23 +143,20 @@ class Choices(QObject):
         layer = image_layer(self.layer)
         layers = self._panel.region_layers()
         if self._panel.region.currentData() == "drawn":
-            layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
+            shapes = region_layer(self._viewer, layers.excluded)
+            if shapes is None:
+                ask_for_region(self._viewer, layer)
+                raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
+            if not shapes.data:
+                raise WrongLayerError(
+                    f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
+                )
+            name_regions(shapes)
+            layers = replace(layers, shapes=shapes)
         if not layers.chosen:
             return None
         axis = (self._panel.channel.channel or channels_of(layer)[0]).axis
         return regions_of(layers, layer, axis, self._panel.rule.currentData())
-
-    def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
-        shapes = region_layer(self._viewer, excluded)
-        if shapes is None:
-            ask_for_region(self._viewer, layer)
-            raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
-        if not shapes.data:
-            raise WrongLayerError(
-                f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
-            )
-        name_regions(shapes)
-        return shapes
 
     def source(self, regions: RegionSet | None) -> Source:
         """Return what is to be counted: all of the image, what is in sight, or what lies around regions."""
