@@ -1,9 +1,11 @@
 """Panels listen to each other until Qt deletes them, however long Python keeps them."""
 
 import gc
+from weakref import ref
 
 import pytest
 from napari.components import ViewerModel
+from psygnal import EmitLoopError, Signal
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QCoreApplication, QEvent
 from qtpy.QtWidgets import QWidget
@@ -15,8 +17,42 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import messages
 from cellwright.widgets.shared.cells.followers import cells_news, follow
 from cellwright.widgets.shared.combos import model_events
-from cellwright.widgets.shared.messages import news_of
+from cellwright.widgets.shared.messages import listen, news_of
 from cellwright.widgets.train.widget import TrainWidget
+
+
+class Listener:
+    """Something that hears a signal, and that the collector of garbage alone can take away."""
+
+    changed = Signal(object)
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.heard: list[object] = []
+
+    def hear(self, what: object) -> None:
+        self.heard.append(what)
+
+
+def test_a_signal_emitted_while_a_listener_is_taken_away_fails_nowhere(qtbot: QtBot) -> None:
+    source, owner, listener, outcome = Listener(), QWidget(), Listener(), list[object]()
+    qtbot.addWidget(owner)
+    listen(source.changed, listener.hear, owner)
+    source.changed.emit(1)
+    assert listener.heard == [1]
+
+    def emit(_: object) -> None:  # the listener can no longer be reached, which its signal does not know yet
+        try:
+            source.changed.emit(2)
+            outcome.append("emitted")
+        except EmitLoopError as error:
+            outcome.append(error)
+
+    watcher = ref(listener, emit)
+    del listener
+    gc.collect()
+    assert watcher() is None
+    assert outcome == ["emitted"]
 
 
 @pytest.mark.parametrize("panel", [AnnotateWidget, CountWidget, FolderWidget, ResultsWidget, TrainWidget])

@@ -31,17 +31,18 @@ COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as 
 def listen(signal: Any, slot: Callable[..., None], owner: QObject) -> None:
     """Call a method when a signal, or an event of napari, is emitted, until Qt deletes the owner.
 
-    Python may keep the owner for longer, and a signal must not reach what is being taken away.
+    Python may keep the owner for longer, and a signal must not reach what is being taken away. Nor may it
+    find a slot gone that it is about to call: the signal holds a function, which looks for the method.
     """
-    signal.connect(slot)
     method = WeakMethod(slot)
 
-    def leave() -> None:
+    def hear(*what: Any) -> None:
         found = method()
         if found is not None:
-            signal.disconnect(found)
+            found(*what)
 
-    when_gone(owner, leave)
+    signal.connect(hear)
+    when_gone(owner, lambda: signal.disconnect(hear))
 
 
 @contextmanager
