@@ -170,6 +170,21 @@ def test_cielab_becomes_colours(tmp_path, photometric):
     np.testing.assert_allclose(read_image(tmp_path / "a.tif").data.astype(int), rgb, atol=6)
 
 
+def test_luma_of_every_page_and_subpage_becomes_colours(tmp_path):
+    y, x = np.mgrid[:32, :40]
+    pixels = np.stack([y * 6, x * 5, y * 3 + x * 2], -1).astype(np.uint8)
+    luma = np.asarray(Picture.fromarray(pixels).convert("YCbCr"))
+    options = {"photometric": "ycbcr", "subsampling": (1, 1), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([luma, luma[::-1]]), **options)
+    pages = read_image(tmp_path / "pages.tif")
+    assert pages.axes == "ZYXC"
+    np.testing.assert_allclose(pages.data.astype(int), np.stack([pixels, pixels[::-1]]), atol=4)
+    with tifffile.TiffWriter(tmp_path / "inside.tif") as file:
+        file.write(np.zeros((8, 8, 3), np.uint8), photometric="rgb", subifds=1)
+        file.write(luma, metadata=None, **options)
+    np.testing.assert_allclose(read_image(tmp_path / "inside.tif").data.astype(int), pixels, atol=4)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 12])
 def test_odd_depths_are_read(tmp_path, rng, bits):
     data = rng.integers(0, 2**bits, (40, 52)).astype(np.uint16 if bits > 8 else np.uint8)

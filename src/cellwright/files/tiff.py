@@ -308,8 +308,7 @@ def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
     """
     page = series.keyframe
     if page.compression == OLD_JPEG and page.photometric == PHOTOMETRIC.YCBCR:
-        pictures = [_picture(path, one) for one in series.pages if one is not None]
-        return np.stack(pictures).reshape(series.shape)
+        return _pictures(path, series)
     try:
         return series.asarray()
     except RuntimeError as error:
@@ -382,7 +381,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in (6, 7, 33003, 33005, 34892):
         is_converted = True
         if path is not None:
-            data = _picture(Path(tiff.filehandle.path), page)
+            data = _pictures(Path(tiff.filehandle.path), series)
     if "S" in axes:
         data = np.moveaxis(data, axes.index("S"), -1)
         axes = axes.replace("S", "") + "S"
@@ -504,13 +503,21 @@ def _lab_to_rgb(data: NDArray[np.uint8], *, is_icc: bool) -> NDArray[np.uint8]:
     return np.rint(rgb * 255).astype(np.uint8)
 
 
-def _picture(path: Path, page: Any) -> NDArray[Any]:
-    """Return a page as Pillow reads it, which knows luma and chroma of several resolutions."""
+def _pictures(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
+    """Return a series as Pillow reads it, which knows luma and chroma of several resolutions."""
     from PIL import Image as Picture
 
+    planes = []
     with Picture.open(path) as picture:
-        picture.seek(page.index)
-        return np.asarray(picture.convert("RGB"))
+        for page in series.pages:
+            assert page is not None
+            first, *below = page.treeindex  # its place among the pages, and among the SubIFDs below one
+            picture.seek(first)
+            inner: Any = picture
+            for number in below:
+                inner = inner.get_child_images()[number]
+            planes.append(np.asarray(inner.convert("RGB")))
+    return np.stack(planes).reshape(series.shape)
 
 
 def upright(data: NDArray[Any], orientation: int) -> NDArray[Any]:
