@@ -268,15 +268,22 @@ def test_turned_pictures_are_upright(tmp_path, orientation, ending):
     np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").data.astype(int), upright, atol=12)
 
 
-def test_pages_that_are_turned_in_several_ways_are_told(tmp_path):
-    page = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    with TiffWriter(tmp_path / "a.tif") as writer:
-        for orientation in (3, 1):
-            tags = [(274, 3, 1, orientation, True)]
-            writer.write(page, extratags=tags, metadata=None, contiguous=False)
+@pytest.mark.parametrize("kind", ["metadata", "ome", "imagej"])
+def test_pages_that_are_turned_in_several_ways_are_told(tmp_path, kind):
+    pages = np.arange(30, dtype=np.uint8).reshape(2, 3, 5)
+    options = {kind: True} if kind != "metadata" else {"metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", pages, extratags=[(274, 3, 1, 3, False)], **options)
+    is_turned = kind == "metadata"  # what programs do to the others
+    shown = pages[:, ::-1, ::-1] if is_turned else pages
     image = read_image(tmp_path / "a.tif")
-    np.testing.assert_array_equal(image.data, [page[::-1, ::-1]] * 2)
-    assert any("turned in several ways" in notice for notice in image.notices)
+    np.testing.assert_array_equal(image.data, shown)
+    assert not any("in several ways" in notice for notice in image.notices)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[1].aspage().tags[274].overwrite(1)
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, shown)
+    became = "turned as the first is" if is_turned else "read as they are stored"
+    assert any(f"in several ways; all were {became}" in notice for notice in image.notices)
 
 
 @pytest.mark.parametrize(("orientation", "sizes"), [(3, (5.0, 2.5)), (6, (2.5, 5.0))])
@@ -306,9 +313,10 @@ def test_a_size_in_the_plane_alone_is_kept(tmp_path, grey):
     assert "step between slices" in " ".join(image.notices)
 
 
+@pytest.mark.parametrize("n_more", [0, 1, 2, 3])
 @pytest.mark.parametrize(("shape", "axes"), [((40, 50, 1), "YXC"), ((8, 40, 50, 1), "ZYXC")])
-def test_an_axis_of_length_one_at_the_end_is_a_channel(tmp_path, shape, axes):
-    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint16))
+def test_axes_of_length_one_at_the_end_are_one_channel(tmp_path, shape, axes, n_more):
+    np.save(tmp_path / "a.npy", np.zeros(shape + (1,) * n_more, np.uint16))
     image = read_image(tmp_path / "a.npy")
     assert image.axes == axes
     assert image.notices[0].startswith(f"No axes are named; {axes} was guessed from the shape {shape}: ")

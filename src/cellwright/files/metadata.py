@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import AxesError, ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
@@ -127,8 +127,8 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         raise ReadError(f"The values of {name} must be numbers; got {data.dtype}. Export the image again.")
     notices = list(told.notices)
     shape = tuple(data.shape)
-    if len(shape) > len(AXES) and isinstance(data, np.ndarray):
-        data = data.squeeze()
+    if isinstance(data, np.ndarray) and (not axes or data.ndim > len(AXES)):
+        data = _with_one_end(data)
         shape = data.shape
     is_guessed = False
     if not (len(axes) == len(shape) == len(set(axes)) and set(axes) <= set(AXES)):
@@ -157,6 +157,13 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         axes_are_guessed=is_guessed,
         frame_interval_s=told.frame_interval_s * (lengths.get("T", 1) > 1),
     )
+
+
+def _with_one_end(data: NDArray[Any]) -> NDArray[Any]:
+    """Return an array without axes of length one that no image has: at its end but one, beyond five any."""
+    while data.ndim > 2 and data.shape[-2:] == (1, 1):
+        data = data[..., 0]
+    return data if data.ndim <= len(AXES) else data.squeeze()
 
 
 def with_axes(image: Image, axes: str) -> Image:
@@ -272,7 +279,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     are the channels. ``file``
     holds the images of its file that it may be; ones of another shape are left out.
 
-    AxesError where there are less than two axes or more than five.
+    AxesError where there are less than two axes, more than five, or several of length one at the end.
     """
     shape = tuple(data.shape)
     parts = list(file)
@@ -286,6 +293,8 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     interval_s = facts.frame_interval_s or told.frame_interval_s
     told = replace(told, sizes={**told.sizes, **steps}, frame_interval_s=interval_s)
     image = describe(data, axes, name, told)
+    if image.shape != shape:
+        raise AxesError(f"Arrays are counted as they lie, with {image.shape} of {image.axes}; got {shape}.")
     if match is None:
         is_guessed = image.axes_are_guessed or (axes_from == "shape" and len(axes) > len("YXC"))
         return Understood(replace(image, axes_are_guessed=is_guessed), axes_from)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ TILES_OF_BIF = (
 POSITIONS = "RPM"  # axes of stage positions (of Micro-Manager, of LSM) and of the tiles of a mosaic
 _Series = tuple[int, tifffile.TiffPageSeries, list[int]]  # its number, and those of its smaller copies
 STAND_IN = {"Y": 2, "X": 3}
+MOST_TURNED = 1000  # pages whose orientation is looked at
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
 
@@ -89,18 +90,28 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             told = metadata_of(tiff, index)
-            told = replace(told, notices=[*left_out, *thumbnail, *told.notices, *_turned_apart(one, path)])
+            told = replace(
+                told, notices=[*left_out, *thumbnail, *told.notices, *_turned_apart(tiff, one, path)]
+            )
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
-def _turned_apart(series: tifffile.TiffPageSeries, path: Path) -> list[str]:
-    """Return a notice where pages tell other orientations than the first, by which all are turned."""
-    pages = [page for page in series.pages if isinstance(page, tifffile.TiffPage)]
+def _turned_apart(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> list[str]:
+    """Return a notice where pages tell other orientations than the first."""
+    if series.is_multifile:
+        return []
+    pages = [page.aspage() for page in islice(series.pages, MOST_TURNED) if page is not None]
     if len({page.tags.valueof(ORIENTATION_TAG, 1) for page in pages}) < 2:
         return []
-    return [f"The pages of {path.name} are to be turned in several ways; all were turned as the first is."]
+    become = "read as they are stored" if _is_as_stored(tiff) else "turned as the first is"
+    return [f"The pages of {path.name} are to be turned in several ways; all were {become}."]
+
+
+def _is_as_stored(tiff: tifffile.TiffFile) -> bool:
+    """Return whether the programs that write such files do not mind what they say of orientation."""
+    return tiff.is_ome or bool(tiff.is_imagej)
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
@@ -393,7 +404,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     light, axes = _as_light(data, axes, tiff, series)
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
-    if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and "YX" in axes:
+    if orientation is not None and not _is_as_stored(tiff) and "YX" in axes:
         plane = (axes.index("Y"), axes.index("X"))
         turned = upright(np.moveaxis(light, plane, (0, 1)), orientation.value)
         light = np.moveaxis(turned, (0, 1), plane)

@@ -94,7 +94,6 @@ def test_stores_stay_on_disk_and_show_their_labels(tmp_path):
     own.create_array("0", data=grey(1, 20, 30).astype(np.int32), overwrite=True)  # as in versions up to 0.3
     own.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
     assert opened(tmp_path / "a.zarr")[2].data.shape == (20, 30)
-    assert get_reader(str(tmp_path)) is None
     assert get_reader([str(tmp_path)]) is None
 
 
@@ -167,20 +166,98 @@ def test_scenes_are_layers_up_to_a_number(tmp_path, told, monkeypatch):
     assert told == ["Only the first 3 images of a.tif were opened."]
 
 
-def test_napari_finds_both_readers(tmp_path):
-    manifest = PluginManifest.from_distribution("napari-cellwright")
+def test_napari_finds_both_readers(tmp_path, viewer_with_readers):
     tifffile.imwrite(tmp_path / "a.tif", grey(20, 30), resolution=(20_000,) * 2, resolutionunit="CENTIMETER")
     labels = np.zeros((20, 30), np.int32)
     labels[2:9, 2:9] = 1
     tifffile.imwrite(tmp_path / "a_labels.tif", labels)
-    manager = npe2.PluginManager.instance()
-    if manifest.name not in manager:
-        manager.register(manifest)
-    viewer = ViewerModel()
+    viewer = viewer_with_readers
     viewer.open(tmp_path / "a.tif", plugin="napari-cellwright")
     viewer.open(tmp_path / "a_labels.tif", plugin="napari-cellwright")
     assert [type(layer).__name__ for layer in viewer.layers] == ["Image", "Labels"]
     assert viewer.layers[0].scale.tolist() == [0.5, 0.5]
+
+
+@pytest.fixture
+def viewer_with_readers():
+    manifest = PluginManifest.from_distribution("napari-cellwright")
+    manager = npe2.PluginManager.instance()
+    if manifest.name not in manager:
+        manager.register(manifest)
+    return ViewerModel()
+
+
+def test_each_image_of_a_folder_is_a_layer(tmp_path, told, viewer_with_readers, monkeypatch):
+    folder = tmp_path / "a folder"
+    for inner in (folder / "further", folder / "b.zarr"):
+        inner.mkdir(parents=True)
+    store = zarr.create_array(folder / "b.zarr", shape=(20, 40), dtype="u1", overwrite=True)
+    store[:] = 1
+    tifffile.imwrite(folder / "a.tif", grey(20, 30), metadata=None)
+    tifffile.imwrite(folder / "c_labels.tif", np.ones((20, 30), np.int32))
+    tifffile.imwrite(folder / "further" / "e.tif", grey(20, 30))
+    (folder / "d.png").write_text("no image")
+    viewer_with_readers.open(folder, plugin="napari-cellwright")
+    assert [(layer.name, layer.data.shape) for layer in viewer_with_readers.layers] == [
+        ("a", (20, 30)),
+        ("b", (20, 40)),
+    ]
+    assert [image_of(layer).source for layer in viewer_with_readers.layers] == [
+        str(folder / "a.tif"),
+        str(folder / "b.zarr"),
+    ]
+    assert len(told) == 1
+    assert "d.png" in told[0]
+    monkeypatch.setattr("cellwright.widgets.plugin.image_reader.MOST_IMAGES", 1)
+    assert len(get_reader(str(folder))(str(folder))) == 1
+    assert told[1] == "Only the first 1 images of a folder were opened."
+
+
+def test_folders_without_an_image_of_their_own_are_left_to_others(tmp_path):
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", grey(20, 30))
+    (tmp_path / "meta.json").write_text("{}")
+    assert get_reader(str(tmp_path)) is None
+
+
+def test_files_opened_as_a_stack_are_slices(tmp_path, told, viewer_with_readers):
+    planes = grey(6, 20, 30)
+    paths = [tmp_path / f"{number}.tif" for number in range(6)]
+    for path, plane in zip(paths, planes, strict=True):
+        tifffile.imwrite(path, plane, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
+    viewer_with_readers.open(paths, stack=True, plugin="napari-cellwright")
+    (layer,) = viewer_with_readers.layers
+    image = image_of(layer)
+    assert (image.axes, image.pixel_size_um, image.source) == ("ZYX", (0.0, 0.5, 0.5), "")
+    assert image.axes_are_guessed
+    np.testing.assert_array_equal(image.read(), planes)
+    assert told == ["No axes are named; ZYX was guessed from the shape (6, 20, 30): 6 slices in z."]
+    assert told[0] in image.notices
+    viewer_with_readers.open(paths, plugin="napari-cellwright")
+    assert len(viewer_with_readers.layers) == 7
+
+
+def test_a_stack_of_stacks_is_time_and_has_its_channels(tmp_path, told):
+    paths = [str(tmp_path / f"{number}.ome.tif") for number in range(2)]
+    for path in paths:
+        tifffile.imwrite(
+            path, grey(3, 2, 20, 30), ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack"
+        )
+    layers = [Layer.create(*data) for data in get_reader(paths)(paths)]
+    assert [layer.axis_labels for layer in layers] == [("t", "z", "y", "x")] * 2
+    assert [image_of(layer).shape for layer in layers] == [(2, 3, 20, 30)] * 2
+
+
+def test_files_that_are_not_alike_are_no_stack(tmp_path, told):
+    tifffile.imwrite(tmp_path / "a.tif", grey(20, 30))
+    tifffile.imwrite(tmp_path / "b.tif", grey(20, 31))
+    paths = [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
+    with pytest.raises(ReadError, match=r"of the same axes, size and type.*b\.tif has \('YX', \(20, 31\)"):
+        get_reader(paths)(paths)
+    tifffile.imwrite(tmp_path / "c.tif", grey(2, 2, 20, 30), imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(ReadError, match="has no room for another"):
+        get_reader([])([str(tmp_path / "c.tif")] * 2)
+    assert get_reader([str(tmp_path / "a_labels.tif")]) is None
 
 
 def test_notices_of_annotations_are_told(tmp_path, told):

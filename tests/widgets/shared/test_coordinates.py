@@ -35,6 +35,11 @@ def test_axes_from_shape_and_labels(layer: ImageLayer, axes: str) -> None:
     assert image_as_it_lies(layer).axes == axes
 
 
+def test_a_layer_that_ends_with_several_axes_of_length_one_is_refused() -> None:
+    with pytest.raises(WrongLayerError, match="drop axes of length one"):
+        image_as_it_lies(layer_of(30, 40, 1, 1))
+
+
 def test_many_points_are_brought_to_another_layer_at_once(rng: np.random.Generator) -> None:
     place = {"scale": (2.0, 0.5, 0.25), "rotate": [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]}
     points, image = Points(rng.uniform(0, 30, (9, 3)), translate=(1, 2, 3)), layer_of(4, 30, 40, **place)

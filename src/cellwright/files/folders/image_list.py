@@ -67,7 +67,12 @@ class ListedImage:
 
 
 def list_images(
-    paths: Sequence[Path], pattern: str = "*", plate_pattern: str = "", output: Path | None = None
+    paths: Sequence[Path],
+    pattern: str = "*",
+    plate_pattern: str = "",
+    output: Path | None = None,
+    *,
+    is_deep: bool = True,
 ) -> tuple[ListedImage, ...]:
     """Return the images among files and, recursively, in folders, in the order of their names.
 
@@ -85,6 +90,8 @@ def list_images(
         braces a word, e.g. ``Plate1/{well}_s{site}_w{channel}``. What stands around them is taken as it is.
     output
         Where results are to go, if anywhere; there each image needs a name of its own.
+    is_deep
+        Whether folders in folders are looked at, too.
 
     Raises
     ------
@@ -100,7 +107,9 @@ def list_images(
             raise ReadError(f"Expected an image or a folder at {path}; there is none. Check the path.")
         found = [(path, _stem(path.name))]
         if path.is_dir() and not is_zarr(path):
-            found = _sets_once([one for one in _in_folder(path) if fnmatch(one[0].name, pattern)])
+            found = _sets_once(
+                [one for one in _in_folder(path, is_deep=is_deep) if fnmatch(one[0].name, pattern)]
+            )
         if not found:
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
@@ -150,7 +159,9 @@ def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) ->
     ]
 
 
-def _in_folder(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, str]]:
+def _in_folder(
+    folder: Path, above: frozenset[Path] = frozenset(), *, is_deep: bool = True
+) -> Iterator[tuple[Path, str]]:
     """Give path and name of each image in a folder and the folders in it; of links in a circle each once."""
     above = above | {folder.resolve()}
     try:
@@ -162,7 +173,7 @@ def _in_folder(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[t
         if path.name.startswith(".") or path.name.endswith((*OURS, PARTS_OF_FILES)):
             continue
         if path.is_dir() and not is_zarr(path):
-            if path.resolve() not in above:
+            if is_deep and path.resolve() not in above:
                 for inside, name in _in_folder(path, above):
                     yield inside, f"{path.name}/{name}"
         elif path.is_dir() or path.suffix.lower() in SUFFIXES:

@@ -1,10 +1,11 @@
 """Images in napari as the command line knows them: axes, pixel size, channels and scenes as the file tells.
 
-A channel is a layer, and so is a scene; labels inside an OME-Zarr image are Labels layers. What lies on disk
-stays there until it is looked at; pyramids are multiscale layers, of which the full resolution is counted.
+A channel is a layer, and so is a scene, and each image of a folder; files that are opened as a stack are one
+image. Labels inside an OME-Zarr image are Labels layers. What lies on disk stays there until it is looked at;
+pyramids are multiscale layers, of which the full resolution is counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle, islice
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
 
 from cellwright.core.data import CHANNEL, Image
-from cellwright.core.errors import ReadError
-from cellwright.files.images import image_names, read_image, read_images
-from cellwright.files.metadata import FilePart, blank
+from cellwright.core.errors import CellwrightError, ReadError
+from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.images import describe_images, image_names, read_image, read_images
+from cellwright.files.metadata import FilePart, blank, guess_notice
 from cellwright.files.zarr import address_of, is_zarr
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
@@ -40,16 +43,29 @@ FILES = {
 }
 
 
-def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
-    """Return what reads images into layers; None for several files, label images and plain folders."""
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+    """Return what reads images into layers; None for label images and folders without an image."""
     if not isinstance(path, str):
-        return None
+        return None if any(_is_labels(Path(one)) for one in path) else read_stack
+    if address_of(path):
+        return read_layers
     file = Path(path)
-    is_labels = file.name.removesuffix(".gz").removesuffix(file.suffix).removesuffix(".ome").endswith(LABELS)
-    is_folder = file.is_dir() and not is_zarr(file)
-    if not address_of(path) and (is_labels or is_folder):
-        return None
-    return read_layers
+    if file.is_dir() and not is_zarr(file):
+        return read_folder if _images_in(file) else None
+    return None if _is_labels(file) else read_layers
+
+
+def _is_labels(file: Path) -> bool:
+    return file.name.removesuffix(".gz").removesuffix(file.suffix).removesuffix(".ome").endswith(LABELS)
+
+
+def _images_in(folder: Path) -> list[ListedImage]:
+    """Return the images of a folder; those of folders in it, and label images, are left out."""
+    try:
+        listed = list_images([folder], is_deep=False)
+    except ReadError:  # it has none
+        return []
+    return [one for one in listed if not _is_labels(one.path)]
 
 
 def read_layers(path: str) -> list[LayerData]:
@@ -58,26 +74,103 @@ def read_layers(path: str) -> list[LayerData]:
     ReadError where it is damaged or no image, or a package is missing.
     """
     notices: dict[str, None] = {}
+    layers = _layers_in(path, notices)
+    _tell(notices)
+    return layers or NO_LAYERS
+
+
+def _tell(notices: Iterable[str]) -> None:
+    for notice in notices:
+        show_warning(notice)
+
+
+def _layers_in(path: str, notices: dict[str, None]) -> list[LayerData]:
     images = read_images(path, has_levels=True)
     found = list(islice(images, MOST_IMAGES))
     further = next(images, None)
     if further is not None:
-        wanted = choose_images(Path(path).name, image_names(path))
-        if wanted is None:
-            notices[f"Only the first {MOST_IMAGES} images of {Path(path).name} were opened."] = None
-        elif not wanted:
-            return NO_LAYERS
-        else:
-            every = islice(chain(found, (further,), images), max(wanted) + 1)
-            found = [image for number, image in enumerate(every) if number in wanted]
+        wanted = _wanted(Path(path).name, image_names(path), notices)
+        if not wanted:
+            return []
+        every = islice(chain(found, (further,), images), max(wanted) + 1)
+        found = [image for number, image in enumerate(every) if number in wanted]
     layers: list[LayerData] = []
     for image in found:
         notices.update(dict.fromkeys(image.notices))
         layers += layers_of(image)
-    layers += _labels_inside(path)
-    for notice in notices:
-        show_warning(notice)
-    return layers
+    return layers + _labels_inside(path)
+
+
+def read_folder(path: str) -> list[LayerData]:
+    """Return the images of a folder as layers; what cannot be read is told and left out."""
+    notices: dict[str, None] = {}
+    listed = _images_in(Path(path))
+    layers: list[LayerData] = []
+    for number in _wanted(Path(path).name, [one.name for one in listed], notices):
+        try:
+            layers += _layers_in(str(listed[number].path), notices)
+        except CellwrightError as error:
+            notices[str(error)] = None
+    _tell(notices)
+    return layers or NO_LAYERS
+
+
+def read_stack(paths: Sequence[str]) -> list[LayerData]:
+    """Return files as one image along a new axis, slices or else time; they stay on disk.
+
+    ReadError where they are not alike, or have slices and time already.
+    """
+    import dask.array  # napari brings it
+
+    first = read_image(paths[0])
+    new = next((axis for axis in "ZT" if axis not in first.axes), "")
+    if not new:
+        raise ReadError(
+            f"A stack of files with the axes {first.axes} has no room for another. Open them singly."
+        )
+    for path in paths:
+        for known in describe_images(path)[:1]:
+            _refuse_other(known, first, path)
+    pages: Any = [
+        dask.array.from_delayed(dask.delayed(_page)(path, first), first.shape, first.data.dtype)  # type: ignore[no-untyped-call, attr-defined]
+        for path in paths
+    ]
+    data, sizes = dask.array.stack(pages), first.pixel_size_um  # type: ignore[no-untyped-call]
+    axes = new + first.axes
+    if sizes and new == "Z":
+        sizes = (0.0, *sizes)
+    notice = guess_notice(axes, data.shape)
+    _tell((*first.notices, notice))
+    return layers_of(
+        replace(first, data=data, axes=axes, pixel_size_um=sizes, axes_are_guessed=True, source="")
+    )
+
+
+def _page(path: str, first: Image) -> NDArray[Any]:
+    image = read_image(path)
+    _refuse_other(image, first, path)
+    return image.read()
+
+
+def _refuse_other(image: Image, first: Image, path: str) -> None:
+    """Raise ReadError where an image of a stack is not like its first."""
+    own, theirs = ((one.axes, one.shape, np.dtype(one.data.dtype).name) for one in (image, first))
+    if own != theirs:
+        raise ReadError(
+            f"Files of a stack must be of the same axes, size and type, {theirs} here; {path} has {own}. "
+            "Open them without stacking."
+        )
+
+
+def _wanted(file: str, names: Sequence[str], notices: dict[str, None]) -> list[int]:
+    """Return the numbers of the images that become layers: all, or those that the user chooses of many."""
+    if len(names) <= MOST_IMAGES:
+        return list(range(len(names)))
+    wanted = choose_images(file, names)
+    if wanted is None:
+        notices[f"Only the first {MOST_IMAGES} images of {file} were opened."] = None
+        return list(range(MOST_IMAGES))
+    return wanted
 
 
 def choose_images(file: str, names: Sequence[str]) -> list[int] | None:

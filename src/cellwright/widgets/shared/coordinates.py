@@ -61,7 +61,7 @@ def understood(layer: ImageLayer) -> Understood:
     except AxesError as error:
         raise WrongLayerError(
             f"Cells are counted in images of 2 to {len(UNNAMED)} axes and channels; layer {layer.name!r} has "
-            f"{layer.ndim}. Split the layer."
+            f"{layer.ndim}, of {full_resolution(layer).shape}. Split it, or drop axes of length one."
         ) from error
 
 
