@@ -105,11 +105,11 @@ def _turned_apart(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path
     pages = [page.aspage() for page in islice(series.pages, MOST_TURNED) if page is not None]
     if len({page.tags.valueof(ORIENTATION_TAG, 1) for page in pages}) < 2:
         return []
-    become = "read as they are stored" if _is_as_stored(tiff) else "turned as the first is"
+    become = "read as they are stored" if _ignores_turns(tiff) else "turned as the first is"
     return [f"The pages of {path.name} are to be turned in several ways; all were {become}."]
 
 
-def _is_as_stored(tiff: tifffile.TiffFile) -> bool:
+def _ignores_turns(tiff: tifffile.TiffFile) -> bool:
     """Return whether the programs that write such files do not mind what they say of orientation."""
     return tiff.is_ome or bool(tiff.is_imagej)
 
@@ -404,7 +404,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     light, axes = _as_light(data, axes, tiff, series)
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
-    if orientation is not None and not _is_as_stored(tiff) and "YX" in axes:
+    if orientation is not None and not _ignores_turns(tiff) and "YX" in axes:
         plane = (axes.index("Y"), axes.index("X"))
         turned = upright(np.moveaxis(light, plane, (0, 1)), orientation.value)
         light = np.moveaxis(turned, (0, 1), plane)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import yaml
+from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
+from cellwright.ops.labels import measure
 
 KINDS = ("labels", "boxes", "points")
 HELD = [(name, kind) for name, one in FORMATS.items() for kind in KINDS if kind in one.kinds]
@@ -487,3 +490,37 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, draw_kind, name, mon
     with pytest.raises(WriteError, match="disk full"):
         FORMATS[name].write(path, [marks])
     assert contents(tmp_path) == before
+
+
+ODD_NAMES = (
+    "Zelle ä/ß",
+    "a:b;c,d",
+    'in "quotes"',
+    "it's <b>&amp;</b>",
+    "細胞",
+    "😀 cell",
+    "{x}",
+    "# 7",
+    "null",
+    "1e5",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not name.startswith("tracking")])
+def test_a_real_label_image_comes_back_with_300_classes_of_odd_names(tmp_path, name):
+    page = skimage.data.text()  # whose letters have holes, and specks of one pixel around them
+    labels = ndimage.label(page < page.mean())[0].astype(np.int32)
+    areas = np.bincount(labels.ravel())[1:]
+    assert (labels.max(), (areas == 1).sum() > 200, areas.max() > 10_000) == (573, True, True)
+    names = (*ODD_NAMES, *(f"type {number}" for number in range(290)))
+    marks = ImageAnnotation("drawn", labels.shape, labels=labels, class_names=names,
+                            classes=(np.arange(573) % 300).astype(np.int16))  # fmt: skip
+    if "labels" not in FORMATS[name].kinds:
+        _, points, boxes = measure(labels)
+        known = {"boxes": boxes} if "boxes" in FORMATS[name].kinds else {"points": points}
+        marks = replace(marks, labels=None, **known)
+    path = path_of(tmp_path, name)
+    FORMATS[name].write(path, [marks])
+    image = Image(page, "YX", (), "drawn")
+    (found,) = recognise(path).read(path, image)
+    assert_same(found, marks, name)
