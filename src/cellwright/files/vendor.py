@@ -183,9 +183,7 @@ def _told_by_czi(told: Any) -> ImageMetadata:
     for name in ("T", "Positions", "Interval", "Increment"):
         step = step.get(name) if isinstance(step, dict) else None
     return ImageMetadata(
-        sizes,
-        [str(one.get("Name", "")) for one in channels],
-        frame_interval_s=seconds_of(step),
+        sizes, [str(one.get("Name", "")) for one in channels], frame_interval_s=seconds_of(step)
     )
 
 

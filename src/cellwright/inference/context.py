@@ -231,10 +231,7 @@ def open_context(
     Without ``settings`` the defaults of the family hold; ``preparation`` is that of the image that this one
     is a part of, found in the image itself when None.
 
-    Raises
-    ------
-    CellwrightError
-        The image, a model or a setting does not fit, or memory ran out; says what to do.
+    CellwrightError where the image, a model or a setting does not fit, or memory ran out; says what to do.
     """
     settings = _settings_of(models[0], settings, engine_settings)
     _check_colours(models[0], engine_settings)
@@ -307,10 +304,7 @@ def _check_colours(model: CellModel, engine: EngineSettings) -> None:
 def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
     """Return the models of these names, folders or models.
 
-    Raises
-    ------
-    SettingsError
-        There is none, or something else is among them.
+    SettingsError where there is none, or something else is among them.
     """
     chosen = _as_tuple(model)
     wrong = [one for one in chosen if not isinstance(one, str | Path) and not hasattr(one, "spec")]

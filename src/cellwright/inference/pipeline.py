@@ -161,13 +161,7 @@ def count_with_prediction(
             found["expected_f1"] = round(fit, 4)
         provenance = replace(provenance, settings={**provenance.settings, **found})
         rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
-        notices = (
-            *context.notices(image),
-            rescaled,
-            link_notice,
-            context.engine.notice,
-            warning(fit),
-        )
+        notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit))
     result = Result(
         count=n,
         cells=cells,
@@ -245,10 +239,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     ``result`` and ``prediction`` are those of :func:`count_with_prediction` with ``model``; a density needs
     no prediction.
 
-    Raises
-    ------
-    SettingsError
-        The maps were not kept (the image was too large, or of one intensity throughout).
+    SettingsError where the maps were not kept (the image was too large, or of one intensity throughout).
     """
     first = load_models(model)[0]
     family = registry.get(first.spec.family)

@@ -292,10 +292,7 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         return
     kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
     schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
-    with (
-        atomic_write(output / ALL_CELLS) as part,
-        pyarrow.parquet.ParquetWriter(part, schema) as writer,
-    ):
+    with atomic_write(output / ALL_CELLS) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
         for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
             table = rows.reindex(columns=list(is_text))
             table = table.astype(

@@ -396,10 +396,7 @@ def link_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
 
     Side and context of a core along Y and X, then along Z.
 
-    Raises
-    ------
-    SettingsError
-        None does.
+    SettingsError where none does.
     """
     image = job.image
     diameter_px = job.models[0].spec.diameter_px / zoom

@@ -31,10 +31,7 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
     A short last axis is colour or channels, as is one far shorter than the two before it, for no image is a
     strip of so few pixels. A short axis before YX is channels, any other is slices, then time.
 
-    Raises
-    ------
-    AxesError
-        Fewer than two dimensions or more than five.
+    AxesError for fewer than two dimensions or more than five.
 
     Examples
     --------
@@ -103,14 +100,8 @@ def frames(image: Image, channel: int | None = None) -> Frames:
 
     Without ``channel``, colours (a last axis of 3 or 4) are taken together, of other channels the first.
 
-    Raises
-    ------
-    AxesError
-        The image does not end with YX once channels are left out.
-    ImageError
-        The image is empty or of a type that is no intensity.
-    SettingsError
-        There is no such channel.
+    AxesError where the image does not end with YX once channels are left out. ImageError where the image is
+    empty or of a type that is no intensity. SettingsError where there is no such channel.
     """
     rest = image.label_axes
     if not rest.endswith("YX"):
