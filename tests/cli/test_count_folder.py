@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,38 @@ def test_what_fails_is_told_and_the_rest_is_counted(cli, oracle, plate, tmp_path
     for words in ("broken.tif", "empty.png", "2 of the images failed"):
         assert words in done.err
     assert pandas.read_csv(tmp_path / "out" / "summary.csv")["count"].notna().sum() == 3
+
+
+def test_four_bad_images_of_fifty_are_told_and_the_rest_is_counted(
+    cli, oracle, plate, tmp_path, blobs, monkeypatch
+):
+    for number in range(43):
+        shutil.copy(plate / "A01_s1.tif", plate / f"{number}.tif")
+    tifffile.imwrite(plate / "other shape.tif", (blobs.image[:40] * 200).astype(np.uint8))
+    (plate / "corrupt.tif").write_bytes((plate / "0.tif").read_bytes()[:-500])
+    (plate / "empty.tif").write_bytes(b"")
+    np.save(plate / "line.npy", np.zeros(7))
+    opened = tifffile.TiffFile
+
+    def refuses(path, *arguments, **named):
+        if Path(path).stem == "0":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(tifffile, "TiffFile", refuses)
+    done = cli("count", plate, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    rows = pandas.read_csv(tmp_path / "out" / "summary.csv").set_index("image")
+    errors = rows["error"].dropna()
+    reasons = {"corrupt": "cut short", "empty": "empty", "line": "axes", "0": "Permission denied"}
+    assert set(errors.index) == set(reasons)
+    for name, reason in reasons.items():
+        assert reason in errors[name]
+        assert f"{name}." in done.err
+        assert not list((tmp_path / "out").glob(f"{name}.*"))
+    assert (rows["count"].drop([*reasons, "other shape"]) == len(blobs)).all()
+    assert len(rows) == 50
 
 
 def test_measurements_come_along(cli, oracle, plate, tmp_path):
