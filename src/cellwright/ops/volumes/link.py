@@ -16,6 +16,7 @@ waist, of both tops.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any
 
 import numpy as np
@@ -126,9 +127,10 @@ def _closed(depth: NDArray[Any], gap: int) -> NDArray[Any]:
     """Return depths without dips along z of up to ``gap`` slices; the ends of the volume grow nothing."""
     if gap == 0:
         return depth
-    outside = [(gap, gap), (0, 0), (0, 0)]
-    closed = ndimage.grey_closing(np.pad(depth, outside), size=(gap + 1, 1, 1))
-    return np.asarray(closed[gap : gap + len(depth)])
+    around = np.pad(depth, [(gap, gap), (0, 0), (0, 0)])
+    for extreme in (np.maximum, np.minimum):  # of whole slices: much faster than scipy's closing along z
+        around = reduce(extreme, (around[i : len(around) - gap + i] for i in range(gap + 1)))
+    return around
 
 
 def _flood(depth: NDArray[np.float32], waist: float) -> Labels:
