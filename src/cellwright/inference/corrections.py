@@ -90,7 +90,9 @@ def save_corrected(
         counted = yield from measured_task(corrected.result, image, choices)
         counted, columns = _told(counted, corrected, machine)
         yield Progress("write", 0, 1)
-        row = {**summary_row(counted), "corrected": counted.result.provenance.settings[CORRECTED]}
+        row = summary_row(counted)
+        n_corrected = counted.result.provenance.settings[CORRECTED]
+        row = {"model": row["model"], "count": row["count"], "corrected": n_corrected, **row}
         _write(kept, image, counted, columns, row, choices)
         outcome = ImageOutcome(listed, row)
         yield from _sum_up(output, outcome, choices, on_notice)

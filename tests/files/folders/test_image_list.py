@@ -152,3 +152,12 @@ def test_every_picture_that_is_read_is_found_in_a_folder(tmp_path):
     for name in [*names, "notes.txt"]:
         (tmp_path / name).touch()
     assert [image.path.name for image in list_images([tmp_path])] == names
+
+
+def test_what_was_written_by_us_is_no_image(tmp_path):
+    ours = [f"a.labels{how}.tif" for how in ("", ".edited1", ".counted")]
+    ours += ["a.density.edited12.tif", "cellwright/a.tif", "cellwright/counts.csv"]
+    for name in (*ours, "a.tif", "other/cellwright/b.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [image.name for image in list_images([tmp_path])] == ["a", "other/cellwright/b"]

@@ -14,9 +14,9 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
+from cellwright.files.folders.image_list import COUNTS, PROOFREAD
 from cellwright.files.images import read_image, write_labels
 from cellwright.widgets.annotate import proofread
-from cellwright.widgets.annotate.proofread import COUNTS, OWN_FOLDER
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
@@ -67,13 +67,13 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     assert widget.model.session.n_cells > 0  # the model was asked
     assert [layer.name for layer in widget.viewer.layers] == ["b", "b annotation"]
     kept(widget, qtbot)
-    saved = read_image(folder / OWN_FOLDER / "a.tif").data
+    saved = read_image(folder / PROOFREAD / "a.tif").data
     np.testing.assert_array_equal(saved, edited)
     go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
     assert widget.model.session is not None
     np.testing.assert_array_equal(widget.model.session.labels, edited)
     assert widget.model.session.n_edits == 2
-    with (folder / OWN_FOLDER / COUNTS).open() as file:
+    with (folder / PROOFREAD / COUNTS).open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert (rows["a"]["found"], rows["a"]["cells"]) == (str(n_found), str(n_found - 1))
     assert rows["a"]["reviewed"] == "1"
@@ -129,7 +129,7 @@ def test_an_annotation_that_was_finished_is_written_and_another_is_not_counted(
     assert reader.tallies["a"].cells == session.n_cells > 1
     go(widget, qtbot, lambda: reader.step(1))
     kept(widget, qtbot)
-    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, session.labels)
+    np.testing.assert_array_equal(read_image(folder / PROOFREAD / "a.tif").data, session.labels)
     assert other in viewer.layers
 
 
@@ -183,11 +183,11 @@ def test_the_next_image_opens_while_labels_are_being_written(
     edited = widget.model.session.labels.copy()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     assert widget.model.session.image.name == "b"
-    assert not (folder / OWN_FOLDER / "a.tif").exists()
+    assert not (folder / PROOFREAD / "a.tif").exists()
     assert "writing labels" in widget.panel.batch.total.text()
     go_on.set()
     kept(widget, qtbot)
-    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
+    np.testing.assert_array_equal(read_image(folder / PROOFREAD / "a.tif").data, edited)
     assert "writing labels" not in widget.panel.batch.total.text()
 
 
@@ -212,5 +212,5 @@ def test_labels_that_cannot_be_written_are_told_and_written_later(
     np.testing.assert_array_equal(widget.model.session.labels, edited)
     widget.proofreader.leave()
     kept(widget, qtbot)
-    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
+    np.testing.assert_array_equal(read_image(folder / PROOFREAD / "a.tif").data, edited)
     assert "not written" not in widget.panel.batch.files.item(0).text()

@@ -262,7 +262,7 @@ def test_an_image_opens_with_its_cells(
     viewer.layers[1].data[:5, :5] = 70  # corrected: it stays
     panel.open(panel.model.shown[2])
     qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=LIMIT_MS)
-    assert f"corrected in {second!r} stays" in panel.view.message.text()
+    assert f"corrected in {second!r} stays in the viewer" in panel.view.message.text()
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_corrections_are_saved_into_the_folder(
     panel.model.show(column="corrected")
     assert panel.model.plate_map.values[0, 0] == 1
     open_image(panel, viewer, qtbot, 2)  # what is saved makes way
-    assert [layer.name for layer in viewer.layers if "A01_s2" in layer.name] == []
+    assert [layer.name for layer in viewer.layers] == ["B02_s1", "B02_s1 labels"]
     panel.view.save.click()
     assert panel.view.message.text() == "Nothing was corrected since it was opened or saved."
     np.testing.assert_array_equal(open_image(panel, viewer, qtbot, 1).data > 0, second.data > 0)
@@ -346,6 +346,33 @@ def test_an_image_that_has_gone_is_told(
     assert "there is none. Put it back." in panel.view.message.text()
     assert (panel.model.output / "A01_s1.labels.tif").read_bytes() == before
     assert list(panel.corrections.unsaved().values()) == [opened]
+
+
+def test_what_was_proofread_is_taken_over(
+    panel: FolderWidget,
+    opened: Labels,
+    run: Callable[[FolderWidget], None],
+    annotate_widget: Any,
+    qtbot: QtBot,
+    plate: Path,
+    blobs: Any,
+) -> None:
+    reader = annotate_widget.proofreader
+    assert panel.view.take_proofread.isHidden()
+    (plate / "C01_s1.png").unlink()
+    with qtbot.waitSignal(reader.opened, timeout=LIMIT_MS):
+        reader.open(plate)
+    annotate_widget.model.session.delete(2)
+    reader.leave()
+    qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
+    run(panel)  # the labels are no images
+    assert names(panel) == ["A01_s1", "A01_s2", "B02_s1"]
+    assert panel.view.take_proofread.text() == "Take over what was proofread (1 image)"
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.take_proofread.click()
+    row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
+    assert (row["image"], row["count"], row["corrected"]) == ("A01_s1", len(blobs) - 1, 1)
+    assert panel.view.take_proofread.isHidden()
 
 
 def test_what_was_counted_block_by_block_is_not_corrected(

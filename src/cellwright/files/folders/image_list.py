@@ -20,7 +20,8 @@ SUFFIXES = (
 )
 OME_SUFFIXES = (".ome.tif", ".ome.tiff")
 MICROMANAGER = "_MMStack"  # in the names of files that are parts of one stack
-OURS = (".labels.tif", ".density.tif", ".labels.zarr")  # what a count writes is not counted
+OURS = re.compile(r"\.(labels|density)(\.edited\d+|\.counted)?\.(tif|zarr)$")  # a count has written it
+PROOFREAD, COUNTS = "cellwright", "counts.csv"  # folder of labels that were proofread, and its table
 PARTS_OF_FILES = ".oif.files"  # a folder whose files are read by way of another file
 WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
 PART = "#"  # between the name of a file and that of one of its images
@@ -170,7 +171,7 @@ def _in_folder(
         yield folder, folder.name
         return
     for path in paths:
-        if path.name.startswith(".") or path.name.endswith((*OURS, PARTS_OF_FILES)):
+        if path.name.startswith(".") or path.name.endswith(PARTS_OF_FILES) or _is_ours(path):
             continue
         if path.is_dir() and not is_zarr(path):
             if is_deep and path.resolve() not in above:
@@ -178,6 +179,19 @@ def _in_folder(
                     yield inside, f"{path.name}/{name}"
         elif path.is_dir() or path.suffix.lower() in SUFFIXES:
             yield path, _stem(path.name)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a count has written a file, or it is the folder of what was proofread."""
+    return bool(OURS.search(path.name)) or (path.name == PROOFREAD and (path / COUNTS).exists())
+
+
+def proofread_labels(image: Path) -> Path | None:
+    """Return the labels of an image as they were last left in *Proofread a folder*; None without any."""
+    folders = [image.parent, *[image.parent.parent] * (image.parent.name == "images")]  # as of a dataset
+    paths = [folder / PROOFREAD / f"{image.stem}.tif" for folder in folders]
+    found = [path for path in paths if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def short_name(name: str) -> str:

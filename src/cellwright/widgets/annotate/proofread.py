@@ -32,6 +32,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write
+from cellwright.files.folders.image_list import COUNTS, PROOFREAD
 from cellwright.files.images import read_image, write_labels
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.context import AnnotationContext
@@ -43,12 +44,10 @@ from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 from cellwright.widgets.shared.messages import telling
 
-OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
 
 logger = logging.getLogger(__name__)
-COUNTS = "counts.csv"
 COLUMNS = ("name", "found", "cells", "reviewed")
 
 
@@ -265,7 +264,7 @@ class Proofreader(QObject):
         if not self.leave():
             return
         with telling(self._model.failed.emit):
-            images, tallies = images_of(folder), read_counts(folder / OWN_FOLDER / COUNTS)
+            images, tallies = images_of(folder), read_counts(folder / PROOFREAD / COUNTS)
             self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
             self._show()
             open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
@@ -302,7 +301,7 @@ class Proofreader(QObject):
     @property
     def _journals(self) -> Path:
         assert self.folder is not None  # there are images
-        return self.folder / OWN_FOLDER
+        return self.folder / PROOFREAD
 
     def _on_job_finished(self) -> None:
         self.job = None

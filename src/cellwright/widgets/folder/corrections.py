@@ -1,6 +1,6 @@
 """Cells of opened images that were corrected in the viewer: which they are, and how they are saved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,10 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from cellwright.core.tasks import Task
+from cellwright.files.folders.image_list import proofread_labels
 from cellwright.files.folders.results import ImageOutcome
+from cellwright.files.folders.written import facts_of, mark_of
+from cellwright.files.images import read_image
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.folder.model import FolderModel, Place
 from cellwright.widgets.folder.view import FolderView
@@ -17,6 +20,13 @@ from cellwright.widgets.shared.cells.snapshot import Snapshot, is_cells_layer, s
 from cellwright.widgets.shared.edited_layers import METADATA, content_of, is_edited
 from cellwright.widgets.shared.layer_io import ANNOTATION, layer_of_id
 from cellwright.widgets.shared.messages import telling
+
+
+class Opened(NamedTuple):
+    """An image that was opened."""
+
+    place: Place
+    layers: tuple[Layer, ...]  # the image and its cells
 
 
 class Saved(NamedTuple):
@@ -32,13 +42,24 @@ class Corrections(QObject):
     def __init__(self, viewer: Any, view: FolderView, model: FolderModel) -> None:
         super().__init__(view)
         self._viewer, self._view, self._model = viewer, view, model
-        self._places: dict[str, Place] = {}  # by the id of the layer of the image
+        self._opened: dict[str, Opened] = {}  # by the id of the layer of the image
         self._saved: dict[str, int] = {}  # what layers held when they were saved, by their id
         view.save.clicked.connect(self.save)
+        view.take_proofread.clicked.connect(self.save_proofread)
 
-    def note(self, image: Layer, place: Place) -> None:
-        """Remember where the results of an image lie that was opened."""
-        self._places[str(image.unique_id)] = place
+    def note(self, place: Place, image: Layer, *cells: Layer) -> None:
+        """Remember where the results of an image lie that was opened, and its layers."""
+        self._opened[str(image.unique_id)] = Opened(place, (image, *cells))
+
+    def at_rest(self) -> list[Layer]:
+        """Forget the images of which all that was corrected is saved, and return their layers."""
+        unsaved = self.unsaved()
+        done = [image_id for image_id in self._opened if image_id not in unsaved]
+        return [layer for image_id in done for layer in self._opened.pop(image_id).layers]
+
+    def unsaved_images(self) -> list[str]:
+        """Return the names of the images of which not all that was corrected is saved."""
+        return [self._opened[image_id].place.name for image_id in self.unsaved()]
 
     def unsaved(self) -> dict[str, Layer]:
         """Return the cells that were corrected since they were opened or saved, by the id of their image."""
@@ -46,7 +67,7 @@ class Corrections(QObject):
         for layer in self._viewer.layers:
             own = layer.metadata.get(METADATA, {})
             image_id = str(own.get("source"))
-            if image_id not in self._places or not is_cells_layer(layer):
+            if image_id not in self._opened or not is_cells_layer(layer):
                 continue
             is_corrected = is_edited(layer) or ANNOTATION in own
             if is_corrected and self._saved.get(str(layer.unique_id)) != content_of(layer):
@@ -55,40 +76,68 @@ class Corrections(QObject):
 
     def save(self) -> None:
         """Save all cells that were corrected into the folders of their images."""
-        tell, jobs = self._view.message.tell, self._view.jobs
-        if jobs.is_busy:
-            tell("Images are still being counted. Save the corrections when that is done.")
-            return
         with telling(self._view.message.fail):
             unsaved = self.unsaved()
             corrected = [
-                (self._places[image_id], snapshot_of(layer, layer_of_id(self._viewer, image_id)))
+                (self._opened[image_id].place, snapshot_of(layer, layer_of_id(self._viewer, image_id)))
                 for image_id, layer in unsaved.items()
             ]
-            if not corrected:
-                tell("Nothing was corrected since it was opened or saved.")
-                return
             contents = {str(layer.unique_id): content_of(layer) for layer in unsaved.values()}
+            self._start(corrected, contents)
+
+    def _start(self, corrected: Sequence[tuple[Place, Snapshot | Path]], contents: Mapping[str, int]) -> None:
+        tell, jobs = self._view.message.tell, self._view.jobs
+        if jobs.is_busy:
+            tell("Images are still being counted. Save the corrections when that is done.")
+        elif not corrected:
+            tell("Nothing was corrected since it was opened or saved.")
+        else:
             tell("")
             jobs.start(save_task(corrected), lambda saved: self._on_saved(saved, contents))
 
-    def _on_saved(self, saved: Saved, contents: dict[str, int]) -> None:
+    # -- what was proofread -------------------------------------------------------------------------------
+
+    def proofread(self) -> list[tuple[Place, Path]]:
+        """Return the labels of shown images that were proofread since they were counted or saved."""
+        output, found = self._model.output or Path(), []
+        for image in (one.image for one in self._model.done if not one.image.part):
+            labels = proofread_labels(image.path)
+            counted_ns = facts_of(mark_of(image.name, output)).changed_ns
+            if labels is not None and facts_of(labels).changed_ns > counted_ns:
+                found.append((Place(output, image.name), labels))
+        return found
+
+    def offer_proofread(self) -> None:
+        """Offer to take over what was proofread, if there is anything."""
+        n = len(self.proofread())
+        self._view.take_proofread.setText(f"Take over what was proofread ({n:,} image{'s' * (n != 1)})")
+        self._view.take_proofread.setVisible(n > 0)
+
+    def save_proofread(self) -> None:
+        """Save what was proofread into the folder."""
+        self._start(self.proofread(), {})
+
+    def _on_saved(self, saved: Saved, contents: Mapping[str, int]) -> None:
         self._saved |= contents
         outcomes = [one for output, one in saved.outcomes if output == self._model.output]
         self._model.arrived.extend(outcomes)
         self._model.take_arrived()
+        self.offer_proofread()
         names = ", ".join(one.image.name for _, one in saved.outcomes)
         told = [f"Saved {names}; summary and report follow.", *saved.notices]
         self._view.message.tell(" ".join(told))
 
 
-def save_task(corrected: Sequence[tuple[Place, Snapshot]]) -> Task[Saved]:
-    """Save cells into the folders that their images were counted into."""
+def save_task(corrected: Sequence[tuple[Place, Snapshot | Path]]) -> Task[Saved]:
+    """Save cells of layers or of label images into the folders that their images were counted into."""
     from cellwright.inference.corrections import save_corrected
 
     saved = Saved([], [])
-    for (output, name), cells in corrected:
-        measured = yield from measure_task(cells, MeasureSettings(()))
-        saving = save_corrected(output, name, measured.result, on_notice=saved.notices.append)
+    for (output, name), given in corrected:
+        if isinstance(given, Path):
+            cells: Any = read_image(given).read()
+        else:
+            cells = (yield from measure_task(given, MeasureSettings(()))).result
+        saving = save_corrected(output, name, cells, on_notice=saved.notices.append)
         saved.outcomes.append((output, (yield from saving)))
     return saved

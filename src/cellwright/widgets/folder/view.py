@@ -232,8 +232,14 @@ class FolderView(QWidget):
             "the image, the summary and the report. What the model had found is kept beside.",
         )
         self.show_correctable(is_shown=False)
+        self.take_proofread = button(
+            "",
+            "Put the cells that Proofread a folder (Annotate cells) has kept since the images were counted "
+            "in the place of those that were counted.",
+        )
+        self.take_proofread.hide()
         images = QWidget()
-        stack(self.gallery, self.correct, self.save, into=images)
+        stack(self.gallery, self.correct, self.save, self.take_proofread, into=images)
         self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")

@@ -57,16 +57,17 @@ class FolderWidget(QWidget):
         self.viewer = unwrapped(napari_viewer)
         self.view, self.model = FolderView(), FolderModel()
         self.jobs = self.view.jobs
-        self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
-        self._opened: list[Layer] = []
-        self._cells: Layer | None = None  # of the image that was opened
         self.corrections = Corrections(self.viewer, self.view, self.model)
+        self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
+        self._opened: Layer | None = None  # the image that was opened last
+        self._cells: Layer | None = None  # of it
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         area = PanelScrollArea(self.view)
         area.shown.connect(self.view.device.find_devices)
+        area.shown.connect(self.corrections.offer_proofread)
         stack(area, into=self)
         self.view.show_family(self.view.model.family)
         self._connect()
@@ -209,6 +210,7 @@ class FolderWidget(QWidget):
     def _on_finished(self) -> None:
         self.model.take_arrived()
         self.view.show_running(is_running=False)
+        self.corrections.offer_proofread()
         self.finished.emit()
 
     # -- results ------------------------------------------------------------------------------------------
@@ -225,6 +227,7 @@ class FolderWidget(QWidget):
     def _on_earlier_found(self, found: tuple[Path, tuple[ImageOutcome, ...]]) -> None:
         if not self.jobs.is_busy:
             self.model.start(*found)
+            self.corrections.offer_proofread()
 
     def _show_outcomes(self, _: int = 0) -> None:
         self.view.show_outcomes(self.model)
@@ -240,31 +243,28 @@ class FolderWidget(QWidget):
             self.opener.request(lambda: open_task(outcome, output))
 
     def _show_opened(self, opened: OpenedImage) -> None:
-        last, unsaved = self._opened, self.corrections.unsaved()
+        last, unsaved = self.corrections.at_rest(), self.corrections.unsaved_images()
         image = self.viewer.add_layer(opened.image)
         shown = place(self.viewer, opened.cells)
-        self._opened, self._cells = [image, *shown.values()], shown.get("Labels", shown.get("Points"))
-        self.corrections.note(image, opened.place)
-        self.view.show_correctable(is_shown=self._cells is not None and not opened.is_streamed)
+        self._opened, self._cells = image, shown.get("Labels", shown.get("Points"))
+        self.corrections.note(opened.place, image, *shown.values())
+        is_correctable = self._cells is not None and not opened.is_streamed
+        self.view.show_correctable(is_shown=is_correctable or bool(unsaved))
         if opened.is_streamed:
             self.view.message.tell(
                 f"{image.name!r} was counted block by block: its cells are shown as points, and what is "
                 "corrected here cannot be saved into the folder."
             )
-        if last and str(last[0].unique_id) in unsaved:
-            self.view.show_correctable(is_shown=True)
+        if unsaved:
             self.view.message.tell(
-                f"What you corrected in {last[0].name!r} stays in the viewer until you press "
+                f"What you corrected in {', '.join(map(repr, unsaved))} stays in the viewer until you press "
                 f"{self.view.save.text()!r}."
             )
-            last = []  # with its image
         take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
         self.viewer.reset_view()
 
     def _on_correct_clicked(self) -> None:
-        if self._opened and self._opened[0] in self.viewer.layers:
-            hand_over(
-                self.viewer, ANNOTATE, HandOver(self._opened[0], self._cells, self.view.model.model_name)
-            )
+        if self._opened is not None and self._opened in self.viewer.layers:
+            hand_over(self.viewer, ANNOTATE, HandOver(self._opened, self._cells, self.view.model.model_name))
         else:
             self.view.message.tell("The image is no longer among the layers. Open it again, then correct.")
