@@ -38,7 +38,7 @@ from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT
 from cellwright.widgets.compare.model import COLOURS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.plate_view import PlateView
-from cellwright.widgets.results.plots import Histogram
+from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.style import LETTERS, STYLE, FoldedPart, PanelScrollArea
@@ -451,6 +451,8 @@ def test_text_is_readable(theme: str) -> None:
         behind = over(own.get("background", "transparent"), ground)
         if "color" in own or "background" in own:
             assert contrast(ink, behind) >= READABLE, names
+    for colour in (COLOUR, MARK, train_view.LOSS_COLOUR, train_view.SCORE_COLOUR):
+        assert contrast(QColor(colour), ground) >= SEEN
     for colour in (*COLOURS, train_view.BETTER_COLOUR, train_view.WORSE_COLOUR, choices.WARNING_COLOUR):
         assert contrast(QColor("black"), QColor(colour)) >= READABLE  # chips have black text
 

@@ -27,6 +27,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.combos import ModelComboBox
 from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
 from cellwright.widgets.shared.style import MessageLabel
+from cellwright.widgets.train.widget import TrainWidget
 
 
 @pytest.fixture
@@ -84,6 +85,30 @@ def test_panels_begin_with_what_is_set(
     assert (requests[0].model, requests[0].engine.device) == ("nuclei", "cpu")
 
 
+def test_results_of_folders_and_annotations_are_saved_in_the_output_folder(
+    annotate_widget: AnnotateWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    page: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    images, asked = tmp_path / "images", list[str]()
+    images.mkdir()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *given: (asked.append(given[2]), ("", ""))[1])
+    viewer.add_image(np.zeros((20, 20), np.uint8), name="a")
+    annotate_widget.panel.begin.click()
+    for wanted, results in (("", tmp_path / "images results"), ("/out", Path("/out") / "images results")):
+        page.update({"output_folder": wanted})
+        folder = FolderWidget(viewer)
+        qtbot.addWidget(folder)
+        folder.view.folders.setText(str(images))
+        folder.view.propose()
+        assert Path(folder.view.output.text()) == results
+        annotate_widget.panel.exports.save_as.click()
+    assert [Path(one).parent for one in asked] == [Path(), Path("/out")]
+
+
 def test_settings_are_looked_for_where_they_are_saved(
     viewer: ViewerModel, qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,11 +145,19 @@ def test_a_preferred_model_that_is_not_there_is_told(viewer: ViewerModel, qtbot:
     assert panels[0].panel.model.currentData() == "flow"
 
 
-def test_every_panel_begins_with_the_preferred_model(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:
-    page.update({"model": "nuclei"})
+def test_every_panel_begins_with_the_preferred_model_and_device(
+    viewer: ViewerModel, qtbot: QtBot, page: Any, home: Path
+) -> None:
+    page.update({"model": "nuclei", "device": "cuda:7"})
     folder, annotate, compare = FolderWidget(viewer), AnnotateWidget(viewer), CompareWidget(viewer)
-    for panel in (folder, annotate, compare):
+    train, count = TrainWidget(viewer), CountWidget(viewer)
+    for panel in (folder, annotate, compare, train, count):
         qtbot.addWidget(panel)
+    assert train.panel.start.currentData() == "nuclei"
+    for box in (folder.view.device, train.panel.device, count.panel.device):
+        assert box.device == "cuda:7"
+        box._on_found((("cpu", "CPU"),))
+        assert box.device == "cuda:7"  # which is not there, as a count then tells
     first, second = compare.panel.first.currentData(), compare.panel.second.currentData()
     assert (folder.view.model.currentData(), annotate.panel.model.currentData()) == ("nuclei", "nuclei")
     assert (first, second) == ("nuclei", "flow")

@@ -24,6 +24,7 @@ from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, pixel_at
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, image_of
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.point_prompt import (
     MOST_KNOWN,
     NEGATIVE,
@@ -311,7 +312,7 @@ class Adder(QObject):
         return prompt_model(self._source.image, self.model, families.get(self.model, ""))
 
     def _engine(self) -> EngineSettings:
-        return EngineSettings(channel=self.channel, diameter_px=self.diameter_px)
+        return EngineSettings(channel=self.channel, diameter_px=self.diameter_px, device=preferences().device)
 
 
 def wishes_of(

@@ -44,7 +44,7 @@ from cellwright.widgets.shared.messages import (
     news_of,
     telling,
 )
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class AnnotateWidget(QWidget):
         if session is None or job.is_busy:
             return
         self.panel.check.setEnabled(False)
-        engine = EngineSettings(channel=self.model.channel_index)
+        engine = EngineSettings(channel=self.model.channel_index, device=preferences().device)
         job.start(mirror_disagreement(session.copy(), engine, self.model.chosen), self._on_checked)
 
     def _on_checked(self, found: Mapping[int, float]) -> None:

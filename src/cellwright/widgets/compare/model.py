@@ -21,6 +21,7 @@ from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import colours_by_label
 from cellwright.widgets.shared.layer_io import Source, layer_arguments, source_of
+from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
     from cellwright.training.evaluation.compare import Comparison, ModelCount
@@ -217,7 +218,7 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
         else:
             found.append(disagreement_of(first.cells, second.cells))
 
-    engine = EngineSettings(channel=request.channel)
+    engine = EngineSettings(channel=request.channel, device=preferences().device)
     comparison = yield from compare(request.models, request.data, engine=engine, on_image=keep_disagreement)
     if request.source is None:
         assert isinstance(request.data, Dataset)

@@ -35,7 +35,6 @@ from cellwright.widgets.shared.coordinates import (
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.messages import listen
-from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -72,9 +71,6 @@ class Choices(QObject):
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
         listen(model_events.changed, self.list_siblings, self)
-        own = preferences()
-        if own.device != "auto":
-            panel.device.fill([("Auto", "auto"), (own.device, own.device)], own.device)
         panel.model.choose_preferred()
         self.list_siblings()
         layers = viewer.layers

@@ -36,6 +36,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
@@ -183,7 +184,8 @@ class FolderView(QWidget):
         if not folder.name or not folder.is_dir():
             return
         if not self.output.text().strip():
-            self.output.setText(str(folder.parent / f"{folder.name.removesuffix('.zarr')} results"))
+            name = f"{folder.name.removesuffix('.zarr')} results"
+            self.output.setText(str(folder.parent / preferences().path_for(name)))
         if not self.plate_names.text().strip():
             inside = islice(folder.iterdir(), MOST_NAMES)
             images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]

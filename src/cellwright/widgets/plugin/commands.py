@@ -195,7 +195,11 @@ def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: st
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import predict_classes
 
-    return rows, (yield from predict_classes(cells, image_of(image_layer), classifier, EngineSettings()))
+    return rows, (
+        yield from predict_classes(
+            cells, image_of(image_layer), classifier, EngineSettings(device=preferences().device)
+        )
+    )
 
 
 def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:

@@ -10,14 +10,14 @@ from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal  # type: ignor
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
-from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
+from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import DRAWN, LETTERS, follow_font
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
 POINT_PX, FEW_POINTS_PX = 3, 6
 FEW_POINTS = 2_000
-MARK = "#ff9f1c"
+COLOUR, MARK = "#12908a", "#c46a08"  # seen on dark and on light
 FAINT = (140, 145, 155, 90)
 LEAST_HEIGHT_PX = 180
 USUAL_WIDTH_PX = 280

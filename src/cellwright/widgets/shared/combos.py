@@ -492,12 +492,14 @@ class ClassifierComboBox(PanelComboBox):
 
 
 class DeviceComboBox(PanelComboBox):
-    """The devices of this machine."""
+    """The devices of this machine; begins with that of the Preferences, be it there or not."""
 
     def __init__(self) -> None:
         super().__init__("Where the network runs; Auto takes the fastest.")
         self._job: Job | None = None
-        self.fill([("Auto", "auto")])
+        own = preferences().device
+        self._preferred = [(own, own)] * (own != "auto")
+        self.fill([("Auto", "auto"), *self._preferred], own)
 
     @property
     def device(self) -> str:
@@ -514,6 +516,10 @@ class DeviceComboBox(PanelComboBox):
 
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
+        names = [name for _, name in entries]
+        entries += [
+            one for one in self._preferred if one[1] not in names
+        ]  # a count tells that it is not there
         self.fill(entries, self.device)
 
     def _on_failed(self, error: Exception) -> None:

@@ -142,6 +142,7 @@ class TrainPanel(QWidget):
             "Model to begin with: one that does nearly what is wanted learns fastest.",
             after=[(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
         )
+        self.start.choose_preferred()
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")

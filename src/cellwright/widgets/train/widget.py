@@ -65,7 +65,8 @@ class TrainWidget(QWidget):
         self.offer.discarded.connect(self.choices.suggest_name)
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
-        self.model.failed.connect(self.panel.message.fail)
+        for part in (self.model, self.panel.start):
+            part.failed.connect(self.panel.message.fail)
         listen(news_of(self.viewer).sent, self._on_sent, self)
         self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
