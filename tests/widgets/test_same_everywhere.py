@@ -37,6 +37,7 @@ from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.results.export import _without_file
+from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 
@@ -430,6 +431,72 @@ def test_a_channel_that_is_a_layer_is_repeated_as_that_channel(tmp_path: Path, v
     snapshot = SimpleNamespace(others={"gfp": image_of(layers[1])}, nuclei_source="")
     (told,) = _without_file(SimpleNamespace(nuclei=None, snapshot=snapshot))
     assert told == "the image gfp, which is in no file"
+
+
+def measured_by_command(path: Path, output: Path, channel: int) -> pandas.DataFrame:
+    """Count on the command line and return the table of cells that it wrote."""
+    flags = ["--measure", "shape,intensity", "--channel", str(channel), "--output", str(output)]
+    with pytest.raises(SystemExit) as ended:
+        main(["count", str(path), *flags])
+    assert ended.value.code == 0
+    return pandas.read_csv(output / f"{path.stem}.cells.csv")
+
+
+def measured_in(viewer: ViewerModel, qtbot: QtBot) -> ResultsWidget:
+    """Open Results and measure shape and intensity in it."""
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    for group in ("shape", "intensity"):
+        results.view.groups[group].setChecked(True)
+    qtbot.waitUntil(lambda: results.model.measured is not None and not results.measurer.is_busy)
+    results.view.measure.click()
+    qtbot.waitUntil(lambda: not results.measurer.is_busy)
+    return results
+
+
+@pytest.mark.usefixtures("readers")
+@pytest.mark.parametrize("plugin", ["napari-cellwright", "napari"])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_table_measures_every_channel_of_the_file(
+    tmp_path: Path,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    shelved: Any,
+    settled: Callable[[CountWidget], None],
+    plugin: str,
+    channel: int,
+) -> None:
+    path = tmp_path / "CYX.ome.tif"
+    shades = np.arange(SHAPE[1], dtype=np.uint8)
+    ome(path, np.minimum(channels(2), 200 - shades), "CYX", has_sizes=True)
+    command = measured_by_command(path, tmp_path / "out", channel)
+    assert "intensity_mean_ch1" in command
+    (image,) = read_images(path)
+    found = cellwright.count(image, engine=EngineSettings(channel=channel))
+    python = cellwright.measure(found, image, ["shape", "intensity"])
+    viewer.open(path, plugin=plugin)
+    count = CountWidget(viewer)
+    qtbot.addWidget(count)
+    if plugin == "napari":
+        qtbot.waitUntil(lambda: getattr(count.panel.channel.channel, "title", "") == "DAPI")
+        count.panel.channel.setCurrentIndex(channel)
+    elif channel:
+        viewer.layers.selection.active = viewer.layers[0]  # panels begin there, whatever is active
+        viewer.layers.selection.active = viewer.layers[1]
+    count.panel.count.click()
+    qtbot.waitUntil(lambda: count.counted is not None)
+    settled(count)
+    results = measured_in(viewer, qtbot)
+    table = results.model.table
+    assert sorted(set(table) - {"edited"}) == sorted(python) == sorted(command)
+    for name in python:
+        np.testing.assert_array_equal(table[name], python[name], err_msg=name)
+    numbers = [1, 0] if (plugin, channel) == ("napari-cellwright", 1) else [0, 1]  # that of the layer first
+    titles = [results.model.title_of(name) for name in results.model.marker_channels]
+    assert titles == [results.model.title_of(f"ch{number}") for number in numbers]
+    assert [("DAPI" in title, "GFP" in title) for title in titles] == [(not n, bool(n)) for n in numbers]
+    assert _without_file(results.model.measured) == []
+    assert results.view.others.isHidden()
 
 
 @pytest.mark.usefixtures("readers")

@@ -1,5 +1,6 @@
 """Tables, a report, settings, and the Python or command that repeats what the panel shows."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -39,6 +40,7 @@ from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
+CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
 INPUTS = "inputs"  # folder of regions that a command or Python text is to read
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
@@ -311,7 +313,8 @@ def _is_file(image: Image) -> bool:
 
 def _without_file(measured: MeasuredCells) -> list[str]:
     snapshot = measured.snapshot
-    found = [f"the image {name}" for name, image in snapshot.others.items() if not _is_file(image)]
+    others = {name: image for name, image in snapshot.others.items() if not _is_file(image)}
+    found = [f"the image {name}" for name in others if not CHANNEL_OF_FILE.fullmatch(name)]
     if measured.nuclei is not None and not snapshot.nuclei_source:
         found.append("the nuclei")
     return [f"{one}, which is in no file" for one in found]

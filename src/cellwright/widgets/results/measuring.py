@@ -14,7 +14,7 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
-from cellwright.widgets.shared.cells.snapshot import snapshot_of
+from cellwright.widgets.shared.cells.snapshot import channels_beside, snapshot_of
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
@@ -109,9 +109,9 @@ class Measurer(QObject):
 
     def _measure(self, layer: Layer) -> None:
         nuclei = self.nuclei if self.nuclei is not layer else None
-        snapshot = snapshot_of(
-            layer, self._link.image_layer, self.others, self.regions, self._model.region_rule, nuclei
-        )
+        image = self._link.image_layer
+        others = (*channels_beside(self._link.viewer, image), *self.others)
+        snapshot = snapshot_of(layer, image, others, self.regions, self._model.region_rule, nuclei)
         before, on_returned = self._model.measured, partial(self._on_measured, layer)
         task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
         if before is None or before.settings != self.settings:

@@ -17,7 +17,7 @@ from psygnal import Signal
 from cellwright.core.data import CHANNEL, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
-from cellwright.ops.measure.blocks import spatial_ndim
+from cellwright.ops.measure.blocks import numbers_in_file, spatial_ndim
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.filters import (
     BorderRule,
@@ -201,7 +201,11 @@ class ResultsModel:
             return channel
         image = self.measured.snapshot.image
         names = image.channel_names or (image.name,) * (CHANNEL not in image.axes)
-        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in enumerate(names)}
+        numbers = zip(numbers_in_file(image), names, strict=False)
+        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in numbers}
+        for name, other in self.measured.snapshot.others.items():
+            if other.source_part is not None:
+                titles[name] = f"{other.name} ({name})"
         return titles.get(channel, channel)
 
     @property

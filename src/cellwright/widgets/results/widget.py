@@ -24,7 +24,12 @@ from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
-from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.shared.cells.snapshot import (
+    channels_beside,
+    counted_regions,
+    image_layer_under,
+    image_layers,
+)
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
@@ -169,7 +174,8 @@ class ResultsWidget(QWidget):
     def _list_others(self, _: Any = None) -> None:
         image = self.view.image.layer
         others = self.view.others
-        found = [(one.name, str(one.unique_id)) for one in image_layers(self.viewer) if one is not image]
+        known = [image, *channels_beside(self.viewer, image)]  # which are measured anyway
+        found = [(one.name, str(one.unique_id)) for one in image_layers(self.viewer) if one not in known]
         others.list_entries(found, others.ticked)
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))

@@ -25,7 +25,7 @@ from cellwright.ops.measure.columns import MEASURED, describe
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
-from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
+from cellwright.widgets.shared.cells.snapshot import channels_beside, image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
@@ -243,7 +243,9 @@ def _told(layer: Layer, error: Exception) -> str:
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
     groups = {describe(str(name)).group for name in layer.features}
     wanted = tuple(name for name in MEASURED if name in groups)
-    return measure_task(snapshot_of(layer, image_layer_under(viewer, layer)), MeasureSettings(wanted))
+    image = image_layer_under(viewer, layer)
+    snapshot = snapshot_of(layer, image, channels_beside(viewer, image))
+    return measure_task(snapshot, MeasureSettings(wanted))
 
 
 def write_features(layer: Layer, measured: MeasuredCells) -> None:

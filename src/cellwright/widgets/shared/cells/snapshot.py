@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.coordinates import (
+    FILE_PART,
     SAME_PIXELS,
     UNNAMED,
     affine_between,
@@ -76,6 +78,34 @@ def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
     return next(iter((*own, *alike, *images)), None)
 
 
+def channels_beside(viewer: Any, layer: ImageLayer | None) -> list[ImageLayer]:
+    """Return what shows the other channels of the file that a layer is one channel of, in their order."""
+    if layer is None or FILE_PART not in layer.metadata:
+        return []
+    own = image_in(layer)
+    number = _channel_in_file(own)
+    if number is None:
+        return []
+    found = {number: layer}
+    for other in image_layers(viewer):
+        if FILE_PART not in other.metadata:
+            continue
+        image = image_in(other)
+        beside, is_same = _channel_in_file(image), image.source == own.source
+        if is_same and beside is not None and image.label_shape == own.label_shape:
+            with suppress(WrongLayerError):  # moved, say
+                check_upon(other, layer)
+                found.setdefault(beside, other)
+    del found[number]
+    return [found[beside] for beside in sorted(found)]
+
+
+def _channel_in_file(image: Image) -> int | None:
+    """Return which channel of its file an image is; None where it is all of it, or that is not known."""
+    part = None if image.source_part is None else image.source_part[1]
+    return part if isinstance(part, int) else None
+
+
 def snapshot_of(
     layer: Layer,
     image_layer: ImageLayer | None,
@@ -114,7 +144,7 @@ def snapshot_of(
         features=layer.features,
         image=image,
         offset=placed.offset,
-        others={_plain_name(one.name): _image(one, {}) for one in further},
+        others={_ending_of(one, image): _image(one, {}) for one in further},
         nuclei=_nuclei_of(nuclei, layer, placed.pixels),
         nuclei_source="" if nuclei is None else str(nuclei.source.path or ""),
         provenance=found_by,
@@ -286,6 +316,10 @@ def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> ND
     return pixels.squeeze(axis - n_missing)
 
 
-def _plain_name(name: str) -> str:
-    """Return the name of a layer as the ending of a column."""
-    return re.sub(r"\W+", "_", name).strip("_") or "layer"
+def _ending_of(layer: ImageLayer, beside: Image) -> str:
+    """Return what columns of a further image end with: its number in the file of the first, or its name."""
+    image = image_in(layer)
+    number = _channel_in_file(image)
+    if number is not None and _channel_in_file(beside) is not None and image.source == beside.source:
+        return f"ch{number}"
+    return re.sub(r"\W+", "_", layer.name).strip("_") or "layer"
