@@ -130,6 +130,16 @@ def test_everything_follows_an_edit(
         check_edits(kind, counted, viewer, qtbot, tmp_path / "cells.csv")
 
 
+def test_cells_in_another_array_as_they_were_found_are_not_told_as_by_hand(
+    counted: CountWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    labels = viewer.layers["image labels"]
+    before = counted.panel.line.text()
+    labels.data = labels.data.copy()  # as an annotation does that begins with them
+    qtbot.waitUntil(lambda: not followers.follow(viewer).is_busy)
+    assert counted.panel.line.text() == before
+
+
 def told_frames(viewer: ViewerModel) -> str:
     """What the number says besides of a movie."""
     return " in 4 frames" if viewer.layers["image"].axis_labels[0] == "t" else ""

@@ -289,8 +289,8 @@ def card_of(
     result, source = counted.result, counted.request.source
     parts, sizes, classes = [], cells_table(result), class_counts(result)
     if edited is not None:
+        parts = by_hand_parts(edited, len(result.cells))
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
-        parts = [by_hand_line(edited)]
         if "class" in edited:
             found = edited["class"].value_counts()
             classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
@@ -309,12 +309,17 @@ def card_of(
     )
 
 
-def by_hand_line(table: "pandas.DataFrame") -> str:
-    """Return how many cells were drawn or changed by hand, and that it is so where they were only deleted."""
+def by_hand_parts(table: "pandas.DataFrame", n_found: int) -> list[str]:
+    """Return how many cells were drawn or changed by hand, or that some were deleted.
+
+    Nothing where all are as they were found: an annotation that begins takes their layer over as it is.
+    """
     n_edited = 0
     if "edited" in table:
         n_edited = int((table["edited"] == True).sum())  # noqa: E712 - some rows may be empty
-    return f"{n_edited:,} by hand" if n_edited else "changed by hand"
+    if n_edited:
+        return [f"{n_edited:,} by hand"]
+    return ["changed by hand"] * (len(table) != n_found)
 
 
 def result_line(result: Result) -> str:
