@@ -243,6 +243,9 @@ def test_words():
     assert expectation(0.97) == "Expect nearly all right."
     assert expectation(0.5).startswith("Expect about 5 of 10 right.")
     assert in_short(0.1) == "unlike anything learned"
+    for edge in (0.35, 0.7, 0.95):  # tables, and what is read back from them, tell three digits
+        for say in (expectation, in_short, warning):
+            assert say(edge - 0.0001) == say(edge)
     assert "five" in expectation(0.1)
     assert [bool(warning(fit)) for fit in (0.1, WARN_BELOW - 0.01, WARN_BELOW, 1.0)] == [
         True,

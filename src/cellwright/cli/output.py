@@ -17,7 +17,7 @@ from cellwright.cli.interrupts import heeded_interrupts
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, T, Task, ignore, run
 from cellwright.files.zarr import address_of
-from cellwright.models.fit import expectation, in_short
+from cellwright.models.fit import DIGITS, expectation, in_short
 from cellwright.ops.measure.cells_table import class_counts, plain_count
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Table:
         if result.interval:
             row["interval"] = [round(end, 1) for end in result.interval]
         if result.fit is not None:
-            row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+            row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
         if analysis is not None:
             row |= analysis_row(analysis)
         seconds = round(result.provenance.seconds, 3)

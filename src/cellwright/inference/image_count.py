@@ -34,7 +34,7 @@ from cellwright.files.zarr import open_array
 from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
 from cellwright.inference.settings import StreamSettings
 from cellwright.models import store
-from cellwright.models.fit import expectation
+from cellwright.models.fit import DIGITS, expectation
 from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
 from cellwright.ops.measure.blocks import n_channels
@@ -416,7 +416,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     if result.interval:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
     if result.fit is not None:
-        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+        row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     if counted.analysis is not None:
         row |= _analysis_columns(counted.analysis)

@@ -38,6 +38,7 @@ MOST_PIXELS = 40_000  # of a block that are looked at, evenly spread
 WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
 UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
+DIGITS = 3  # of a fit in tables; words are said of what the tables tell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,6 +172,7 @@ def in_short(fit: float | None) -> str:
     """
     if fit is None:
         return ""
+    fit = round(fit, DIGITS)
     if fit < UNKNOWN_BELOW:
         return "unlike anything learned"
     if fit >= NEARLY_ALL:
@@ -188,6 +190,7 @@ def expectation(fit: float | None) -> str:
     """
     if fit is None:
         return ""
+    fit = round(fit, DIGITS)
     if fit < UNKNOWN_BELOW:
         return (
             "This image is unlike anything this model has learned: do not trust the count. Teach it five "
@@ -201,4 +204,4 @@ def expectation(fit: float | None) -> str:
 
 def warning(fit: float | None) -> str:
     """Return the same where the user has to know it without asking, else ``""``."""
-    return expectation(fit) if fit is not None and fit < WARN_BELOW else ""
+    return expectation(fit) if fit is not None and round(fit, DIGITS) < WARN_BELOW else ""

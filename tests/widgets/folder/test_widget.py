@@ -312,6 +312,30 @@ def test_corrections_are_saved_into_the_folder(
     np.testing.assert_array_equal(open_image(panel, viewer, qtbot, 1).data > 0, second.data > 0)
 
 
+def test_an_image_that_is_opened_again_shows_what_was_corrected_and_not_saved(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, qtbot: QtBot, blobs: Any
+) -> None:
+    image, cells = viewer.layers
+    cells.data = np.where(cells.data == 3, 0, cells.data)
+    second = open_image(panel, viewer, qtbot, 1)
+    assert len(viewer.layers) == 4
+    panel.open(panel.model.shown[0])
+    assert [layer for layer in viewer.layers if layer.visible] == [image, cells]
+    assert second in viewer.layers
+    assert panel.view.message.text().startswith("What you corrected in 'A01_s1' stays in the viewer")
+    sent = []
+    news_of(panel.viewer).sent.connect(lambda _, what: sent.append((what.image, what.cells)))
+    panel.view.correct.click()
+    assert sent == [(image, cells)]
+    save(panel, qtbot)
+    assert panel.view.message.text() == "Saved A01_s1; summary and report follow."
+    assert "A01_s1," in (summary := (panel.model.output / "summary.csv").read_text())
+    assert f",{len(blobs) - 1},1," in summary  # whole numbers, though other rows have none
+    panel.open(panel.model.shown[0])  # read again
+    qtbot.waitUntil(lambda: image not in viewer.layers, timeout=LIMIT_MS)
+    assert (len(viewer.layers), second in viewer.layers) == (2, False)
+
+
 def test_what_the_annotate_panel_corrects_is_saved(
     panel: FolderWidget, opened: Labels, viewer: ViewerModel, annotate_widget: Any, qtbot: QtBot, blobs: Any
 ) -> None:
@@ -510,6 +534,13 @@ def test_two_runs_do_not_share_a_folder(
     with only_run(tmp_path / "out"):
         run(panel)
     assert "Another program is counting" in panel.view.message.text()
+
+
+def test_pictures_stand_in_two_columns_in_a_panel_of_a_small_window(qtbot: QtBot) -> None:
+    gallery = Gallery()
+    qtbot.addWidget(gallery)
+    gallery.setFont(QFont(gallery.font().family(), 9))
+    assert 2 * gallery.gridSize().width() <= 282  # beside the scroll bar, in a window of 1280 pixels
 
 
 def test_pictures_leave_room_for_their_text_at_any_font(qtbot: QtBot) -> None:

@@ -268,7 +268,7 @@ def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool 
         if outcome.error:
             row["error"] = outcome.error
         rows.append(row)
-    table = pandas.DataFrame(rows)
+    table = pandas.DataFrame(rows, dtype=object)  # whole numbers stay whole where some rows have none
     with atomic_write(output / SUMMARY) as part:
         table.to_csv(part, index=False)
     if xlsx:

@@ -74,6 +74,21 @@ class Corrections(QObject):
                 found[image_id] = layer  # an annotation lies above what it began with
         return found
 
+    def show_again(self, place: Place) -> tuple[Layer, Layer] | None:
+        """Show an image that is open with what was corrected of it and not saved, and hide all others.
+
+        Returns the layers of the image and of its cells; None where nothing of it is unsaved.
+        """
+        unsaved = self.unsaved()
+        shown = next((one for one in unsaved if self._opened[one].place == place), None)
+        if shown is None:
+            return None
+        for layer in self._viewer.layers:
+            image_id = layer.metadata.get(METADATA, {}).get("source", layer.unique_id)
+            if str(image_id) in self._opened:
+                layer.visible = str(image_id) == shown
+        return self._opened[shown].layers[0], unsaved[shown]
+
     def save(self) -> None:
         """Save all cells that were corrected into the folders of their images."""
         with telling(self._view.message.fail):

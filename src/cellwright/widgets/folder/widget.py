@@ -20,6 +20,7 @@ from cellwright.widgets.folder.model import (
     FolderModel,
     FolderRequest,
     OpenedImage,
+    Place,
     check_request,
     folder_task,
     open_task,
@@ -237,31 +238,42 @@ class FolderWidget(QWidget):
         self.view.tabs.setCurrentIndex(0)
 
     def open(self, outcome: ImageOutcome) -> None:
-        """Show an image with its cells in the viewer, in place of the last one."""
+        """Show an image with its cells in the viewer, in place of the last one; as corrected if unsaved."""
         output = self.model.output
-        if output is not None:
+        if output is None:
+            return
+        shown = self.corrections.show_again(Place(output, outcome.image.name))
+        if shown is None:
             self.opener.request(lambda: open_task(outcome, output))
+        else:
+            self._opened, self._cells = shown
+            self.viewer.layers.selection.active = self._opened
+            self._tell_unsaved()
 
     def _show_opened(self, opened: OpenedImage) -> None:
-        last, unsaved = self.corrections.at_rest(), self.corrections.unsaved_images()
+        last = self.corrections.at_rest()
         image = self.viewer.add_layer(opened.image)
         shown = place(self.viewer, opened.cells)
         self._opened, self._cells = image, shown.get("Labels", shown.get("Points"))
         self.corrections.note(opened.place, image, *shown.values())
         is_correctable = self._cells is not None and not opened.is_streamed
-        self.view.show_correctable(is_shown=is_correctable or bool(unsaved))
+        self.view.show_correctable(is_shown=is_correctable or bool(self.corrections.unsaved()))
         if opened.is_streamed:
             self.view.message.tell(
                 f"{image.name!r} was counted block by block: its cells are shown as points, and what is "
                 "corrected here cannot be saved into the folder."
             )
+        self._tell_unsaved()
+        take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
+        self.viewer.reset_view()
+
+    def _tell_unsaved(self) -> None:
+        unsaved = self.corrections.unsaved_images()
         if unsaved:
             self.view.message.tell(
                 f"What you corrected in {', '.join(map(repr, unsaved))} stays in the viewer until you press "
                 f"{self.view.save.text()!r}."
             )
-        take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
-        self.viewer.reset_view()
 
     def _on_correct_clicked(self) -> None:
         if self._opened is not None and self._opened in self.viewer.layers:
