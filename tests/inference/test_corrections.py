@@ -276,6 +276,15 @@ def test_what_cannot_be_corrected_is_told(images, tmp_path, shelved):
     refused(out, ReadError, r"Expected .*B02.tif.*; there is none", "B02")
 
 
+def test_no_image_has_the_name_of_what_is_kept_of_another(images, tmp_path, shelved):
+    (images / "C03.tif").write_bytes((images / "A01.tif").read_bytes())
+    (images / "C03.tif").rename(images / "A01.counted.tif")
+    out = tmp_path / "out"
+    count(images, out, shelved)
+    refused(out, SettingsError, "beside A01.counted")
+    run(save_corrected(out, "A01.counted", found_in(out, "B02").cells.labels))
+
+
 def test_what_was_counted_block_by_block_is_not_corrected(images, tmp_path, shelved, monkeypatch):
     monkeypatch.setattr("cellwright.inference.image_count.LARGE_PIXELS", 1000)
     out = tmp_path / "out"

@@ -33,7 +33,16 @@ from cellwright.files.folders.results import (
     whole_mark,
     write_thumbnail,
 )
-from cellwright.files.folders.written import COUNTED, KEPT, Begun, FileFacts, counted_name, name_in
+from cellwright.files.folders.written import (
+    COUNTED,
+    KEPT,
+    Begun,
+    FileFacts,
+    counted_name,
+    facts_of,
+    mark_of,
+    name_in,
+)
 from cellwright.files.tables import write_table
 from cellwright.inference.folder import replacing_tables, write_tables
 from cellwright.inference.image_count import CountChoices, measured_task, summary_row, write_counted
@@ -51,7 +60,12 @@ SAME_PX = 1.0  # from centre to centre of a point that was not moved
 
 
 def save_corrected(
-    output: Path, name: str, cells: Result | Labels, *, on_notice: Callable[[str], None] = lambda _: None
+    output: Path,
+    name: str,
+    cells: Result | Labels,
+    *,
+    opened_ns: int | None = None,
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> Task[ImageOutcome]:
     """Put corrected cells in the place of those counted in an image of a folder; return what becomes of it.
 
@@ -67,6 +81,9 @@ def save_corrected(
     cells
         All cells that are right: labels of the pixels of the image, or a result with their classes. Cells
         that are as the model had found them keep their score, those in labels their class, too.
+    opened_ns
+        When the mark of the image had changed last as these cells were opened: what others have corrected
+        since is not written over. None overwrites it.
     on_notice
         Given each sentence on what concerns no single image.
 
@@ -75,9 +92,9 @@ def save_corrected(
     ReadError
         The image was not counted in this folder, or it or its files are no longer as they were then.
     SettingsError
-        It was counted block by block.
+        It was counted block by block, or another image is called as what is kept of it.
     WriteError
-        The folder cannot be written, or another program counts into it.
+        The folder cannot be written, another program counts into it, or others have corrected the image.
     """
     yield Progress("save", 0, 1)
     with only_run(output):
@@ -86,7 +103,10 @@ def save_corrected(
         image, choices = read_listed(listed, output), _choices_of(kept, output)
         part = choices.recipe.part_of(image)
         machine = read_result(output, name, part, as_counted=COUNTED in kept)
-        corrected = _compared(_as_result(cells, part, machine), machine)
+        given = _as_result(cells, part, machine)
+        if opened_ns not in (None, facts_of(mark_of(name, output)).changed_ns) and COUNTED in kept:
+            _refuse_others(given, read_result(output, name, part), name)
+        corrected = _compared(given, machine)
         counted = yield from measured_task(corrected.result, image, choices)
         counted, columns = _told(counted, corrected, machine)
         yield Progress("write", 0, 1)
@@ -97,6 +117,16 @@ def save_corrected(
         outcome = ImageOutcome(listed, row)
         yield from _sum_up(output, outcome, choices, on_notice)
     return outcome
+
+
+def _refuse_others(given: Result, there: Result, name: str) -> None:
+    """Raise WriteError where cells that others have corrected are not those that are given."""
+    differs = _compared(given, there)
+    if differs.is_changed.any() or differs.n_removed:
+        raise WriteError(
+            f"{name} was corrected elsewhere since it was opened here. Remove its layers, open it again, and "
+            "correct that."
+        )
 
 
 def _choices_of(kept: Mapping[str, Any], output: Path) -> CountChoices:

@@ -23,6 +23,7 @@ from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import ImageOutcome, only_run, thumbnail_of
 from cellwright.files.images import write_map
 from cellwright.files.tables import write_provenance, write_table
+from cellwright.inference.corrections import save_corrected
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_task
@@ -370,6 +371,42 @@ def test_an_image_that_has_gone_is_told(
     assert "there is none. Put it back." in panel.view.message.text()
     assert (panel.model.output / "A01_s1.labels.tif").read_bytes() == before
     assert list(panel.corrections.unsaved().values()) == [opened]
+
+
+def test_an_image_that_cannot_be_saved_holds_up_no_other(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, plate: Path, qtbot: QtBot
+) -> None:
+    opened.data = np.where(opened.data == 3, 0, opened.data)
+    second = open_image(panel, viewer, qtbot, 1)
+    second.data = np.where(second.data == 3, 0, second.data)
+    (plate / "A01_s1.tif").unlink()
+    save(panel, qtbot)
+    told = panel.view.message.text()
+    assert told.startswith("Saved A01_s2;")
+    assert "there is none. Put it back." in told
+    assert pandas.read_csv(panel.model.output / "summary.csv")["corrected"].dropna().tolist() == [1]
+    assert list(panel.corrections.unsaved().values()) == [opened]
+
+
+def test_what_another_window_has_corrected_is_not_written_over(
+    panel: FolderWidget, opened: Labels, qtbot: QtBot, blobs: Any
+) -> None:
+    output, machine = panel.model.output, np.array(opened.data)
+    opened.data = np.where(machine == 3, 0, machine)
+    save(panel, qtbot)
+    opened.data = np.where(machine == 4, 0, machine)
+    save(panel, qtbot)  # its own it may
+    assert panel.view.message.text().startswith("Saved A01_s1;")
+    theirs = np.where(np.isin(machine, (5, 6)), 0, machine)
+    drain(save_corrected(output, "A01_s1", theirs))
+    opened.data = np.where(machine == 7, 0, machine)
+    save(panel, qtbot)
+    assert "corrected elsewhere since it was opened here" in panel.view.message.text()
+    assert pandas.read_csv(output / "summary.csv")["count"][0] == len(blobs) - 2
+    np.testing.assert_array_equal(tifffile.imread(output / "A01_s1.labels.tif") > 0, theirs > 0)
+    opened.data = theirs
+    save(panel, qtbot)  # the same cells
+    assert panel.view.message.text().startswith("Saved A01_s1;")
 
 
 def test_what_was_proofread_is_taken_over(

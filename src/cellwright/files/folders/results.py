@@ -38,6 +38,7 @@ from cellwright.files.folders.written import (
     Begun,
     FileFacts,
     checksums_of,
+    counted_name,
     facts_of,
     is_as_written,
     mark_of,
@@ -116,7 +117,7 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     """Return the mark of an image that can be corrected.
 
     ReadError where it was not counted in the folder, or it or its files are no longer what they were then.
-    SettingsError where it was counted block by block.
+    SettingsError where it was counted block by block, or another image has the name of what is kept of it.
     """
     kept = read_mark(mark_of(name, output))
     if "row" not in kept:
@@ -125,6 +126,12 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
         raise SettingsError(
             f"{name} was counted block by block; its labels are too large to be corrected by hand. Count a "
             "part of it, and correct that."
+        )
+    aside = counted_name(Path(f"{name}.json")).as_posix().removesuffix(".json")
+    if mark_of(aside, output).exists():
+        raise SettingsError(
+            f"{name} cannot be corrected beside {aside}, whose files are called as those that are kept. "
+            "Rename that image, and count again."
         )
     sources = [Path(path) for path, *_ in kept["sources"]]
     for path in sources:

@@ -1,12 +1,13 @@
 """Cells of opened images that were corrected in the viewer: which they are, and how they are saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from napari.layers import Layer
 from qtpy.QtCore import QObject
 
+from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.files.folders.image_list import proofread_labels
 from cellwright.files.folders.results import ImageOutcome
@@ -29,11 +30,22 @@ class Opened(NamedTuple):
     layers: tuple[Layer, ...]  # the image and its cells
 
 
-class Saved(NamedTuple):
-    """What became of images whose cells were saved, with their folders, and what the user should know."""
+class Correction(NamedTuple):
+    """Cells of an image that are to be saved."""
 
-    outcomes: list[tuple[Path, ImageOutcome]]
+    place: Place
+    cells: Snapshot | Path  # of a layer, or a label image
+    image_id: str = ""  # id of the layer of the image
+    layer_id: str = ""  # of its cells
+    content: int = 0  # what that layer holds
+
+
+class Saved(NamedTuple):
+    """What was saved and what became of its images, and what the user should know."""
+
+    outcomes: list[tuple[Correction, ImageOutcome]]
     notices: list[str]
+    errors: list[str]  # why others were not
 
 
 class Corrections(QObject):
@@ -74,13 +86,13 @@ class Corrections(QObject):
                 found[image_id] = layer  # an annotation lies above what it began with
         return found
 
-    def show_again(self, place: Place) -> tuple[Layer, Layer] | None:
+    def show_again(self, output: Path, name: str) -> tuple[Layer, Layer] | None:
         """Show an image that is open with what was corrected of it and not saved, and hide all others.
 
         Returns the layers of the image and of its cells; None where nothing of it is unsaved.
         """
         unsaved = self.unsaved()
-        shown = next((one for one in unsaved if self._opened[one].place == place), None)
+        shown = next((one for one in unsaved if self._opened[one].place[:2] == (output, name)), None)
         if shown is None:
             return None
         for layer in self._viewer.layers:
@@ -93,14 +105,14 @@ class Corrections(QObject):
         """Save all cells that were corrected into the folders of their images."""
         with telling(self._view.message.fail):
             unsaved = self.unsaved()
-            corrected = [
-                (self._opened[image_id].place, snapshot_of(layer, layer_of_id(self._viewer, image_id)))
-                for image_id, layer in unsaved.items()
-            ]
-            contents = {str(layer.unique_id): content_of(layer) for layer in unsaved.values()}
-            self._start(corrected, contents)
+            corrected = []
+            for image_id, layer in unsaved.items():
+                cells = snapshot_of(layer, layer_of_id(self._viewer, image_id))
+                layer_id, content = str(layer.unique_id), content_of(layer)
+                corrected.append(Correction(self._opened[image_id].place, cells, image_id, layer_id, content))
+            self._start(corrected)
 
-    def _start(self, corrected: Sequence[tuple[Place, Snapshot | Path]], contents: Mapping[str, int]) -> None:
+    def _start(self, corrected: Sequence[Correction]) -> None:
         tell, jobs = self._view.message.tell, self._view.jobs
         if jobs.is_busy:
             tell("Images are still being counted. Save the corrections when that is done.")
@@ -108,18 +120,18 @@ class Corrections(QObject):
             tell("Nothing was corrected since it was opened or saved.")
         else:
             tell("")
-            jobs.start(save_task(corrected), lambda saved: self._on_saved(saved, contents))
+            jobs.start(save_task(corrected), self._on_saved)
 
     # -- what was proofread -------------------------------------------------------------------------------
 
-    def proofread(self) -> list[tuple[Place, Path]]:
+    def proofread(self) -> list[Correction]:
         """Return the labels of shown images that were proofread since they were counted or saved."""
         output, found = self._model.output or Path(), []
         for image in (one.image for one in self._model.done if not one.image.part):
             labels = proofread_labels(image.path)
             counted_ns = facts_of(mark_of(image.name, output)).changed_ns
             if labels is not None and facts_of(labels).changed_ns > counted_ns:
-                found.append((Place(output, image.name), labels))
+                found.append(Correction(Place(output, image.name, counted_ns), labels))
         return found
 
     def offer_proofread(self) -> None:
@@ -130,29 +142,41 @@ class Corrections(QObject):
 
     def save_proofread(self) -> None:
         """Save what was proofread into the folder."""
-        self._start(self.proofread(), {})
+        self._start(self.proofread())
 
-    def _on_saved(self, saved: Saved, contents: Mapping[str, int]) -> None:
-        self._saved |= contents
-        outcomes = [one for output, one in saved.outcomes if output == self._model.output]
-        self._model.arrived.extend(outcomes)
+    def _on_saved(self, saved: Saved) -> None:
+        for one, outcome in saved.outcomes:
+            self._saved[one.layer_id] = one.content
+            if one.image_id in self._opened:
+                self._opened[one.image_id] = self._opened[one.image_id]._replace(place=one.place)
+            if one.place.output == self._model.output:
+                self._model.arrived.append(outcome)
         self._model.take_arrived()
         self.offer_proofread()
-        names = ", ".join(one.image.name for _, one in saved.outcomes)
-        told = [f"Saved {names}; summary and report follow.", *saved.notices]
-        self._view.message.tell(" ".join(told))
+        names = ", ".join(outcome.image.name for _, outcome in saved.outcomes)
+        told = [f"Saved {names}; summary and report follow."] * bool(names)
+        told += [*saved.notices, *saved.errors]
+        self._view.message.tell(" ".join(told), is_warning=bool(saved.errors))
 
 
-def save_task(corrected: Sequence[tuple[Place, Snapshot | Path]]) -> Task[Saved]:
+def save_task(corrected: Sequence[Correction]) -> Task[Saved]:
     """Save cells of layers or of label images into the folders that their images were counted into."""
     from cellwright.inference.corrections import save_corrected
 
-    saved = Saved([], [])
-    for (output, name), given in corrected:
-        if isinstance(given, Path):
-            cells: Any = read_image(given).read()
+    saved = Saved([], [], [])
+    for one in corrected:
+        output, name, opened_ns = one.place
+        try:
+            if isinstance(one.cells, Path):
+                cells: Any = read_image(one.cells).read()
+            else:
+                cells = (yield from measure_task(one.cells, MeasureSettings(()))).result
+            outcome = yield from save_corrected(
+                output, name, cells, opened_ns=opened_ns, on_notice=saved.notices.append
+            )
+        except CellwrightError as error:  # the others are saved
+            saved.errors.append(str(error))
         else:
-            cells = (yield from measure_task(given, MeasureSettings(()))).result
-        saving = save_corrected(output, name, cells, on_notice=saved.notices.append)
-        saved.outcomes.append((output, (yield from saving)))
+            place = Place(output, name, facts_of(mark_of(name, output)).changed_ns)
+            saved.outcomes.append((one._replace(place=place), outcome))
     return saved

@@ -17,6 +17,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import ImageOutcome, check_output
+from cellwright.files.folders.written import facts_of, mark_of
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.plates import PlateMap, plate_map, well_place
 from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
@@ -59,6 +60,7 @@ class Place(NamedTuple):
 
     output: Path  # folder
     name: str  # of the image
+    opened_ns: int  # when its mark had changed last as it was opened
 
 
 class FolderModel:
@@ -217,11 +219,11 @@ def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     ReadError where one of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
+    place = Place(output, outcome.image.name, facts_of(mark_of(outcome.image.name, output)).changed_ns)
     image = read_listed(outcome.image, output)
     layer = ImageLayer(image.data, **layer_arguments(image))
-    result = read_result(output, outcome.image.name, image)
+    result = read_result(output, place.name, image)
     yield Progress("layers", 0, 1)
     made = (prepare(result, source_of(layer), (name,)) for name in OUTPUTS)
-    name = outcome.image.name
-    is_streamed = (output / f"{name}.labels.zarr").exists()
-    return OpenedImage(layer, next(filter(len, made), {}), Place(output, name), is_streamed)
+    is_streamed = (output / f"{place.name}.labels.zarr").exists()
+    return OpenedImage(layer, next(filter(len, made), {}), place, is_streamed)

@@ -20,7 +20,6 @@ from cellwright.widgets.folder.model import (
     FolderModel,
     FolderRequest,
     OpenedImage,
-    Place,
     check_request,
     folder_task,
     open_task,
@@ -242,7 +241,7 @@ class FolderWidget(QWidget):
         output = self.model.output
         if output is None:
             return
-        shown = self.corrections.show_again(Place(output, outcome.image.name))
+        shown = self.corrections.show_again(output, outcome.image.name)
         if shown is None:
             self.opener.request(lambda: open_task(outcome, output))
         else:
