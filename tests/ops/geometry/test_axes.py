@@ -117,9 +117,21 @@ def test_colours_that_show_different_things_on_a_dark_ground_are_told(rng):
         ((dark, dark, nuclei), ()),
         ((200 - fibres, 200 - dark, 200 - nuclei), ()),  # stains in tissue take light from a bright ground
     ):
-        parts = with_colours_apart(frames(Image(np.stack(colours, axis=-1), "YXC")))
+        pixels = np.stack(colours, axis=-1)
+        parts = with_colours_apart(frames(Image(pixels, "YXC")))
         assert parts.apart == apart
         assert bool(parts.notice) == bool(apart)
+        pixels[150:160, 150, 0], pixels[140, 150, 2] = np.nan, np.inf
+        assert with_colours_apart(frames(Image(pixels, "YXC"))).apart == apart
+
+
+def test_missing_pixels_do_not_hide_the_only_colour_with_light(rng):
+    pixels = np.zeros((300, 300, 3), np.float32)
+    pixels[..., 1] = rng.random((300, 300))
+    pixels[150, 150] = np.nan
+    assert in_lit_colour(frames(Image(pixels, "YXC"))).channel == 1
+    pixels[:] = np.nan
+    assert in_lit_colour(frames(Image(pixels, "YXC"))).channel == slice(0, 3)
 
 
 def test_the_first_of_several_channels_is_taken_and_told():

@@ -256,6 +256,10 @@ def test_files_that_are_not_alike_are_no_stack(tmp_path, told):
     tifffile.imwrite(tmp_path / "c.tif", grey(2, 2, 20, 30), imagej=True, metadata={"axes": "TZYX"})
     with pytest.raises(ReadError, match="has no room for another"):
         get_reader([])([str(tmp_path / "c.tif")] * 2)
+    (tmp_path / "d.tif").write_bytes(b"no image")
+    for name, words in (("d.tif", "Expected an image"), ("gone.tif", "there is none")):
+        with pytest.raises(ReadError, match=words):
+            get_reader([])([str(tmp_path / "a.tif"), str(tmp_path / name)])
     assert get_reader([str(tmp_path / "a_labels.tif")]) is None
 
 

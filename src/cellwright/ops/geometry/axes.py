@@ -166,9 +166,11 @@ def with_colours_apart(colours: Frames) -> Frames:
         return colours
     pixels = _middle(colours)
     lit = _lit(pixels)
-    values = pixels.reshape(len(pixels), -1).astype(np.float64)
+    if len(lit) < 2:
+        return colours
+    values = _finite(pixels).astype(np.float64)
     low, high = np.percentile(values, (0.5, 99.8))
-    if len(lit) < 2 or not ((values - low).mean(axis=1) < DARK_GROUND * (high - low)).any():
+    if not ((values - low).mean(axis=1) < DARK_GROUND * (high - low)).any():
         return colours
     if np.corrcoef(values[lit]).min() >= ALIKE:
         return colours
@@ -186,6 +188,16 @@ def _middle(colours: Frames) -> NDArray[Any]:
 
 def _lit(pixels: NDArray[Any]) -> NDArray[np.intp]:
     """Return which channels of pixels (channels, ...) hold light."""
-    low, high = np.percentile(pixels.reshape(len(pixels), -1), (0.5, 99.9), axis=1)
+    values = _finite(pixels)
+    if not values.size:
+        return np.zeros(0, np.intp)
+    low, high = np.percentile(values, (0.5, 99.9), axis=1)
     spans = high - low
     return np.flatnonzero(spans > DARK * spans.max())
+
+
+def _finite(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return those of pixels (channels, ...) that no channel misses, (channels, N)."""
+    values = pixels.reshape(len(pixels), -1)
+    found: NDArray[Any] = values[:, np.isfinite(values).all(axis=0)]
+    return found

@@ -118,7 +118,7 @@ def read_folder(path: str) -> list[LayerData]:
 def read_stack(paths: Sequence[str]) -> list[LayerData]:
     """Return files as one image along a new axis, slices or else time; they stay on disk.
 
-    ReadError where they are not alike, or have slices and time already.
+    ReadError where one cannot be read, they are not alike, or have slices and time already.
     """
     import dask.array  # napari brings it
 
@@ -129,8 +129,8 @@ def read_stack(paths: Sequence[str]) -> list[LayerData]:
             f"A stack of files with the axes {first.axes} has no room for another. Open them singly."
         )
     for path in paths:
-        for known in describe_images(path)[:1]:
-            _refuse_other(known, first, path)
+        known = describe_images(path)[:1] or [read_image(path)]  # it raises where the file is damaged
+        _refuse_other(known[0], first, path)
     pages: Any = [
         dask.array.from_delayed(dask.delayed(_page)(path, first), first.shape, first.data.dtype)  # type: ignore[no-untyped-call, attr-defined]
         for path in paths
