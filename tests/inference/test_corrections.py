@@ -314,6 +314,22 @@ def test_a_summary_that_is_open_elsewhere_is_told_and_follows_later(images, tmp_
     assert pandas.read_csv(out / "summary.csv")["corrected"][0] == 3
 
 
+def test_a_table_that_is_open_elsewhere_leaves_what_was_counted(images, tmp_path, shelved, monkeypatch):
+    out, put = tmp_path / "out", Path.replace
+    count(images, out, shelved)
+    mine = corrected(found_in(out, "A01").cells.labels)
+
+    def locked(path, target):
+        if path == out / "A01.json":  # the last
+            raise PermissionError(13, "The process cannot access the file")
+        return put(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", locked)
+        refused(out, WriteError, "cannot access the file", cells=mine)
+    assert run(save_corrected(out, "A01", mine)).row["corrected"] == 3
+
+
 def test_a_full_disk_leaves_what_was_counted(images, tmp_path, shelved, monkeypatch):
     out = tmp_path / "out"
     count(images, out, shelved)

@@ -6,7 +6,7 @@ settings keeps the corrected files under another name, as it does with all that 
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -248,22 +248,29 @@ def _write(
         write_counted(replace(choices, output=made), place.name, image, counted)
         if counted.analysis is None:
             write_table(made / f"{place.name}.cells.csv", counted.result, columns)
-        write_thumbnail(output, listed.name, image, counted.result)
-        aside = kept.get(COUNTED) or [_set_aside(output, name) for name in kept["files"]]
+        aside = kept.get(COUNTED) or _set_aside(output, kept["files"])
         files = take_blocks(made, place)
+        write_thumbnail(output, listed.name, image, counted.result)
     sources = tuple(FileFacts(*one) for one in kept["sources"])
     before = Begun(tuple(kept["files"]), counted=tuple(aside))
     mark_done(listed, output, Made(kept["counter"], sources), files, row, before)
 
 
-def _set_aside(output: Path, name: str) -> str:
-    """Rename a file of a count, which makes way for a corrected one; return its new name."""
-    path = output / name
-    aside = counted_name(path)
-    if aside.is_dir():  # of an earlier count
-        shutil.rmtree(aside)
-    path.replace(aside)
-    return name_in(output, aside)
+def _set_aside(output: Path, names: Iterable[str]) -> list[str]:
+    """Rename the files of a count, which make way for corrected ones; return their new names."""
+    renamed: list[tuple[Path, Path]] = []
+    try:
+        for path in (output / name for name in names):
+            aside = counted_name(path)
+            if aside.is_dir():  # of an earlier count
+                shutil.rmtree(aside)
+            path.replace(aside)
+            renamed.append((path, aside))
+    except OSError:  # a table is open in another program, say
+        for path, aside in renamed:
+            aside.replace(path)
+        raise
+    return [name_in(output, aside) for _, aside in renamed]
 
 
 def _sum_up(
