@@ -438,7 +438,7 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
-        "from cellwright.widgets.plugin import commands, samples\n"
+        "from cellwright.widgets.plugin import commands, image_reader\n"
         "from cellwright.widgets.count.widget import CountWidget\n"
         "started = time.process_time()\n"
         "widget = CountWidget(viewer)\n"

@@ -30,6 +30,7 @@ from cellwright.files.json_value import JsonValue
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file, and of its image, where that is not known
+PIECE_PX = 1 << 19  # of labels, 2 MB, in which memory is given
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
 MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, which takes their square
@@ -193,12 +194,22 @@ def assemble(
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
         names = [one.name for one in inside]
         return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
-    if is_guessed and prod(shape) > MOST_FILLED_PX:
+    if is_guessed and min(prod(shape), _touched_px(inside, shape[-1])) > MOST_FILLED_PX:
         raise ReadError(
             f"The outlines of {notes.path} must lie within {MOST_FILLED_PX} pixels where the size of their "
             f"image is not known; they reach over {shape}. Name their image, or split the file."
         )
     return _labels(annotation, inside, notes, fill)
+
+
+def _touched_px(objects: Sequence[FileObject], width: int) -> int:
+    """Return how many pixels of labels come into memory with objects: whole pieces of rows."""
+    heights = [
+        part.mask.mask.shape[-2] if part.mask is not None else int(np.ptp(np.concatenate(part.rings)[:, 0]))
+        for one in objects
+        for part in one.shapes
+    ]
+    return sum((height + 1) * width + PIECE_PX for height in heights)
 
 
 def _of_one_kind(objects: Sequence[FileObject], notes: ReadingNotes) -> Sequence[FileObject]:
