@@ -1,4 +1,4 @@
-"""How fast the results panel is with many cells: opening, choosing a row, dragging a cut-off, painting.
+"""How fast the results panel is with many cells: opening, its pages, choosing a row, a cut-off, painting.
 
 A real napari window, labels of a grid of cells. Prints milliseconds, and the longest time for which the event
 loop stood still.
@@ -119,6 +119,17 @@ def try_cuts(widget: ResultsWidget) -> None:
     wait(0.5)
 
 
+def try_pages(widget: ResultsWidget) -> None:
+    """Open each page for the first time."""
+    tabs = widget.view.tabs
+    for place in (*range(1, tabs.count()), 0):
+        if tabs.isTabVisible(place):
+            with Stalls() as stalls:
+                tabs.setCurrentIndex(place)
+                wait(0.5)
+            print(f"page {tabs.tabText(place)}: stall {stalls.longest()}")
+
+
 def try_painting(layer: Labels, widget: ResultsWidget, number: int) -> None:
     """Paint one more cell."""
     with Stalls() as stalls:
@@ -141,6 +152,7 @@ def main() -> None:
     layer = viewer.add_labels(labels, name="cells")
     wait(1.0)
     widget = opened(viewer)
+    try_pages(widget)
     if arguments.intensity:
         try_measuring(widget)
     try_table(viewer, widget, arguments.cells)

@@ -146,3 +146,11 @@ def test_one_sees_where_the_keys_go(panel: QWidget, qtbot: QtBot, theme: str) ->
             if looks[0] == looks[1]:
                 unseen.append(told(stop))
     assert not unseen
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_qt_takes_the_order_of_the_keys(name: str, qtbot: QtBot, qtlog: Any) -> None:
+    """Between controls that are not in one panel yet Qt sets none, and warns."""
+    module, _, made = PANELS[name].partition(":")
+    qtbot.addWidget(getattr(import_module(module), made)(ViewerModel()))
+    assert [one.message for one in qtlog.records if "setTabOrder" in one.message] == []

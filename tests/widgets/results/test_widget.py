@@ -13,6 +13,7 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.results.view import PageBar, ResultsView
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.shared.layer_dataset import pairs
@@ -405,3 +406,17 @@ def test_frames_are_not_taken_for_channels(viewer: ViewerModel, qtbot: QtBot, re
     assert viewer.dims.point[time] == 3
     assert viewer.dims.point[channel] == 1
     assert panel.link.frame_shown("t") == 3
+
+
+def test_titles_of_pages_are_measured_after_the_turn_that_makes_the_panel(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A button that is asked for its size before it is in the window gets its style twice."""
+    asked = []
+    monkeypatch.setattr(PageBar, "arrange", lambda bar: asked.append(bar))
+    view = ResultsView()
+    qtbot.addWidget(view)
+    assert asked == []
+    with qtbot.waitExposed(view):
+        view.show()
+    assert asked != []

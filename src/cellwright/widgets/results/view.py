@@ -114,8 +114,8 @@ class ResultsView(RegionPanel):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         self.page_bar = PageBar(self.tabs)
-        come_after(self.image, *self.page_bar.buttons)
         layout.addWidget(self.page_bar)
+        come_after(self.image, *self.page_bar.buttons)
         layout.addWidget(self.tabs, 1)
         fill(layout, self.message, self.job_bar)  # below: what is clicked stays where it is
 
@@ -381,12 +381,12 @@ class PageBar(QWidget):
             made.setObjectName("page")
             made.setCheckable(True)
             made.clicked.connect(partial(self._on_clicked, place))
+            self._grid.addWidget(made, 0, place)  # until the panel has its style and its width
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         tabs.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # else Tab stops before the bar that is hidden
         tabs.tabBar().hide()  # type: ignore[union-attr]
         tabs.currentChanged.connect(self._show_current)
         self._show_current()
-        self.arrange()
 
     def arrange(self) -> None:
         """Put the titles of the pages that there are into as few rows as they fit in."""

@@ -455,7 +455,8 @@ def put(layout: QVBoxLayout, *widgets: QWidget, after: QWidget) -> None:
         old.hide()  # type: ignore[union-attr]  # it is deleted later, and would be seen until then
         old.deleteLater()  # type: ignore[union-attr]
     fill(layout, *widgets)
-    come_after(after, *(one for widget in widgets for one in widget.findChildren(QWidget)))
+    inside = (one for widget in widgets for one in widget.findChildren(QWidget))
+    come_after(after, *(one for one in inside if one.window() is after.window()))  # not the lists of boxes
 
 
 def come_after(control: QWidget, *others: QWidget) -> None:

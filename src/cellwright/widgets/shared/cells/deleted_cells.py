@@ -41,7 +41,8 @@ def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
     found, last, deleted = _known(layer)
     if last is not None:
         names = _place(table, last)
-        gone = last[~np.isin(_keys(last[names]), _keys(table[names]))].assign(edited=False)
+        is_gone = ~pd.Index(_keys(last[names])).isin(_keys(table[names]))  # np.isin takes eight times as long
+        gone = last[is_gone].assign(edited=False)
         given = layer.features.reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
