@@ -46,12 +46,18 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
     frozen: list[int] = []
     viewer.layers.events.removed.connect(lambda _: frozen.append(gc.get_freeze_count()))
+    in_that_turn: list[Any] = []  # labels that are there when those of the view have been taken out
+    widget.model.whole_counted.connect(
+        lambda _: in_that_turn.extend(one for one in viewer.layers if isinstance(one, Labels))
+    )
     for _ in range(2):  # the second count takes the place of the first
         told: list[Any] = []
         widget.model.whole_counted.connect(told.append)
         widget.panel.count.click()
         qtbot.waitUntil(lambda told=told: bool(told) and not widget.jobs.is_busy, timeout=60_000)
+        qtbot.waitUntil(lambda: viewer.layers[-1].name == "blobs labels", timeout=5000)
     assert set(builders) == {threading.main_thread()}  # napari silences a warning there for all threads
+    assert not in_that_turn  # napari is busy enough with taking layers out
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
     assert seen[:2] == ["blobs preview labels", "blobs labels"]
     assert [layer.name for layer in labels] == ["blobs labels"]

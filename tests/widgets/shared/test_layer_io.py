@@ -10,12 +10,15 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Points, Shapes
+from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
+from cellwright.widgets.shared import napari_private
 from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.layer_factory import OUTLINE_PX
+from cellwright.widgets.shared.layer_factory import OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import image_of, place, prepare, remove, source_of
+from cellwright.widgets.shared.napari_private import prepare_labels
 
 ALL = ("Labels", "Points", "Shapes")
 PLACEMENT: dict[str, Any] = {
@@ -265,6 +268,58 @@ def test_outlines_for_frames_that_napari_can_outline_quickly(
         labels = np.zeros(source.image.shape, np.int32)
         made = prepare(result_of(source.image, labels), source)["Labels"]
         assert made.contour == outline
+
+
+def test_tools_that_napari_draws_on_labels_come_in_a_turn_of_their_own(
+    viewer: ViewerModel, result_of: ResultOf, qtbot: QtBot
+) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    made: list[bool] = []
+
+    def add() -> list[Any]:
+        layer = place(viewer, prepare(result_of(source.image, two_cells()), source))["Labels"]
+        tools = [layer._overlays[name] for name in ("polygon", "brush_stroke") if name in layer._overlays]
+        for tool in tools:
+            tool.events.visible.connect(lambda is_visible: made.append(is_visible))
+        return tools
+
+    tools = add()
+    assert tools
+    assert not any(tool.visible for tool in tools)  # napari makes no more than what is seen
+    qtbot.waitUntil(lambda: all(tool.visible for tool in tools), timeout=5000)
+    assert made == [True] * len(tools)
+    viewer.layers.remove("Image labels")
+    made.clear()
+    tools = add()
+    viewer.layers.remove("Image labels")
+    qtbot.waitUntil(lambda: all(tool.visible for tool in tools), timeout=5000)
+    assert not made  # nobody draws them where there is no layer
+
+
+def test_what_the_first_lines_of_labels_need_is_made_before() -> None:
+    from vispy.visuals.line import dash_atlas
+
+    dash_atlas._make_pattern.cache_clear()
+    prepare_labels(bright_colours())
+    missed = dash_atlas._make_pattern.cache_info().misses
+    dash_atlas.DashAtlas()  # as each line of napari's polygon and brush does
+    assert dash_atlas._make_pattern.cache_info().misses == missed > 0
+
+
+def test_outlines_of_cells_that_were_found_are_found_fast(
+    viewer: ViewerModel, result_of: ResultOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlined: list[tuple[int, ...]] = []
+    edges_of = napari_private.edges_of
+
+    def counted(labels: Any, thickness: int) -> Any:
+        outlined.append(labels.shape)
+        return edges_of(labels, thickness)
+
+    monkeypatch.setattr(napari_private, "edges_of", counted)
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    place(viewer, prepare(result_of(source.image, two_cells()), source))
+    assert outlined == [(40, 60)]  # and once
 
 
 def test_shapes_keep_their_place_in_the_list(viewer: ViewerModel, result_of: ResultOf) -> None:

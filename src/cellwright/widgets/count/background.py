@@ -19,9 +19,14 @@ from cellwright.inference.recipe import Recipe
 from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
-from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer, without_collection
+from cellwright.widgets.shared.napari_private import (
+    add_in_turns,
+    draw_outlines_fast,
+    labels_layer,
+    without_collection,
+)
 
-UNCOVER_MS = 40  # after a layer was added; the window answers between the two
+TURN_MS = 40  # between taking layers out, adding one and drawing it; the window answers between them
 
 
 class BackgroundTool:
@@ -70,8 +75,7 @@ class BackgroundTool:
                 key = layer.metadata[FILES]
                 take_away(viewer, *(one for one in viewer.layers if one.metadata.get(FILES) == key))
         if layer is not None:
-            viewer.add_layer(layer)
-            QTimer.singleShot(UNCOVER_MS, partial(_uncover, layer))  # its pixels are read then
+            QTimer.singleShot(TURN_MS, partial(_add, viewer, layer))
         self.model.outcome = None  # that of the view is no longer what is shown
         remember(viewer, whole)
         self.model.whole_counted.emit(whole)
@@ -82,6 +86,11 @@ def _labels_from(levels: list[Any], looks: Mapping[str, Any]) -> Labels:
     draw_outlines_fast(layer)
     layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
     return layer
+
+
+def _add(viewer: Any, layer: Layer) -> None:
+    add_in_turns(viewer, layer)
+    QTimer.singleShot(TURN_MS, partial(_uncover, layer))  # its pixels are read then
 
 
 def _uncover(layer: Layer) -> None:

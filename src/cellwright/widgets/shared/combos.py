@@ -43,9 +43,9 @@ from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import (
-    compile_label_colours,
     free_in_own_context,
     preferences,
+    prepare_labels,
     unwrapped,
 )
 from cellwright.widgets.shared.style import MessageLabel, fill, row
@@ -546,7 +546,7 @@ def model_help(spec: ModelSpec) -> str:
 def device_task() -> Task[tuple[tuple[str, str], ...]]:
     """Return name and title of this machine's devices, having loaded what the first count will need."""
     yield Progress("devices", 0, 1)
-    compile_label_colours(bright_colours())
+    prepare_labels(bright_colours())
     from cellwright.inference.device import devices
 
     import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count

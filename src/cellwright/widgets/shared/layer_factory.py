@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.widgets.shared.napari_private import labels_layer
+from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,6 +108,7 @@ def _labels_layer(
 def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Labels:
     layer = labels_layer(labels, opacity=0.9, visible=False, **looks)  # hidden, napari colours no pixel
     if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
+        draw_outlines_fast(layer)
         layer.contour = OUTLINE_PX
     return layer
 

@@ -41,7 +41,7 @@ from cellwright.widgets.shared.edited_layers import (
     watch,
 )
 from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
-from cellwright.widgets.shared.napari_private import camera_of
+from cellwright.widgets.shared.napari_private import add_in_turns, camera_of
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
@@ -233,7 +233,7 @@ def _place(viewer: Any, layer: Layer) -> Layer:
         other.visible = False
         other.metadata[METADATA][HIDDEN] = True
     if old is None:
-        shown = viewer.add_layer(layer)
+        shown = add_in_turns(viewer, layer)
         shown.visible = True
     else:
         with our_change(old):

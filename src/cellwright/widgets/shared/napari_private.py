@@ -9,22 +9,25 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import CyclicLabelColormap, colormap
 from napari.utils.colormaps.standardize_color import transform_color
 from npe2 import PluginManager
 from numpy.typing import NDArray
+from qtpy.QtCore import QCoreApplication, QTimer
 
 from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
 EDGE_ROWS = 32
+TOOLS_MS = 20  # after a layer was added; the window answers between the two
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
@@ -37,6 +40,30 @@ def labels_layer(data: Any, **looks: Any) -> Labels:
     """
     warnings.filterwarnings("ignore", OF_COLOURS, UserWarning)
     return Labels(data, **looks)
+
+
+def add_in_turns(viewer: Any, layer: Layer) -> Layer:
+    """Add a layer to a viewer and return it; the tools that napari draws on it come in a later turn.
+
+    Those are the polygon and the brush of Labels, a third of the time in which the window stands still.
+    """
+    tools: list[Any] = []
+    if QCoreApplication.instance() is not None:
+        tools = [one for one in getattr(layer, "_overlays", {}).values() if one.visible]
+    for tool in tools:
+        tool.visible = False  # napari makes it once it is to be seen
+    viewer.add_layer(layer)
+    if tools:
+        QTimer.singleShot(TOOLS_MS, partial(_show_tools, viewer, layer, tools))
+    return layer
+
+
+def _show_tools(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
+    is_there = layer in viewer.layers
+    for tool in tools:
+        if not is_there:
+            tool.events.visible.disconnect()  # the canvas would keep the layer that was removed
+        tool.visible = True
 
 
 def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> None:
@@ -126,9 +153,13 @@ def _edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
     return edges
 
 
-def compile_label_colours(colours: CyclicLabelColormap) -> None:
-    """Load and compile what napari colours labels with, which takes its first layer of labels 0.2 s."""
+def prepare_labels(colours: CyclicLabelColormap) -> None:
+    """Load and compile what napari draws labels with, which takes its first layer of labels 0.25 s.
+
+    Those are colours, and patterns of dashes for the lines of its polygon and brush, which vispy keeps.
+    """
     import_module("skimage.color").lab2rgb(np.zeros((1, 3)))
+    import_module("vispy.visuals.line.dash_atlas").DashAtlas()
     compiled = getattr(colormap, "_cast_labels_data_to_texture_dtype_auto", None)
     if compiled is not None:
         compiled(np.zeros((8, 8), np.int32), colours)
