@@ -1,5 +1,6 @@
 """The Tab key alone goes through each panel as one reads it, to every control, and out again."""
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
@@ -19,8 +20,10 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDoubleSpinBox,
     QLineEdit,
     QSlider,
+    QSpinBox,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -154,3 +157,15 @@ def test_qt_takes_the_order_of_the_keys(name: str, qtbot: QtBot, qtlog: Any) -> 
     module, _, made = PANELS[name].partition(":")
     qtbot.addWidget(getattr(import_module(module), made)(ViewerModel()))
     assert [one.message for one in qtlog.records if "setTabOrder" in one.message] == []
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_one_of_a_unit_is_told_in_the_singular(name: str, qtbot: QtBot) -> None:
+    module, _, made = PANELS[name].partition(":")
+    panel: QWidget = getattr(import_module(module), made)(ViewerModel())
+    qtbot.addWidget(panel)
+    qtbot.waitUntil(lambda: getattr(panel, "is_filled", True))
+    shown: Any = getattr(panel, "view", None) or panel.panel  # type: ignore[attr-defined]
+    for box in (*shown.findChildren(QSpinBox), *shown.findChildren(QDoubleSpinBox)):
+        box.setValue(1)
+        assert box.value() != 1 or not re.search(r"[a-z]{2}s$", box.suffix()), box.toolTip()

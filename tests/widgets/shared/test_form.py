@@ -1,8 +1,10 @@
 import dataclasses
+import re
 from typing import Annotated
 
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QDoubleSpinBox
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -51,3 +53,15 @@ def test_every_edit_is_told_and_names_choose_the_rows(qtbot: QtBot) -> None:
     form.set_values({"share": 0.5, "length_px": 7})
     form.container["is_on"].value = False
     assert edits == [{"is_on": True, "share": 0.5}, {"is_on": False, "share": 0.5}]
+
+
+@pytest.mark.parametrize("settings_type", TYPES)
+def test_a_zero_that_is_no_number_is_shown_as_a_word(qtbot: QtBot, settings_type: type) -> None:
+    names = [name for name in names_of(settings_type) if name != "channel"]
+    form = SettingsForm(settings_type, names)
+    qtbot.addWidget(form.native)
+    for row in form.container:
+        box = row.native  # boxes for whole numbers have no words
+        if isinstance(box, QDoubleSpinBox) and re.search(r"; 0 \w+", row.tooltip):
+            row.value = 0
+            assert not any(letter.isdigit() for letter in box.text()), row.name

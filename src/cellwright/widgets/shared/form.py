@@ -22,6 +22,7 @@ TITLES = {  # where the name of a setting does not tell what it is
     "n_replay": "Replay images",
     "n_validation": "Images to check with",
 }
+ZEROS = {"diameter_px": "auto", "diameter_um": "not given"}  # what 0 is shown as
 WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
 
 
@@ -89,7 +90,10 @@ def _row(name: str, hint: Any, default: Any) -> Any:
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
     title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
     label = TITLES.get(name, title + unit)
-    return create_widget(value=default, annotation=hint, name=name, label=label, options=options)
+    made = create_widget(value=default, annotation=hint, name=name, label=label, options=options)
+    if name in ZEROS:
+        made.native.setSpecialValueText(ZEROS[name])
+    return made
 
 
 def _is_fraction(hint: Any) -> bool:
