@@ -156,6 +156,16 @@ def test_what_holds_no_blocks_is_left_alone(rng, shape):
     assert fit_compressed(pixels, (0.5, 99.8), pixels) == fit(pixels)
 
 
+@pytest.mark.parametrize(("brightest", "levels"), [(1, 0), (5, 6), (40, 0)])
+def test_few_grey_levels_are_told(rng, brightest, levels):
+    red = rng.integers(0, brightest, (90, 90), endpoint=True)
+    pixels = np.stack([200 + red, np.full_like(red, 30)]).astype(np.uint8)  # colours apart are no contrast
+    scaling = fit_compressed(pixels, (0.5, 99.8), pixels)
+    assert scaling.levels == levels
+    assert (f"only {levels} grey levels" in scaling.notice) == bool(levels)
+    assert fit_compressed(pixels.astype(float), (0.5, 99.8), pixels).levels == 0
+
+
 def test_noise_is_the_same_at_a_place_whatever_is_read():
     whole = grain(slice(0, 90), slice(0, 100))
     assert whole.std() == pytest.approx(1, abs=0.05)

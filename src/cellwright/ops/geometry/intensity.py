@@ -15,6 +15,7 @@ LOWEST, HIGHEST = -0.5, 2.0  # what is darker or brighter by far is noise, dirt 
 DIM, ROOT = 0.1, 0.5  # mean below which an image is brightened, and the power that does so
 JPEG_PX = 8  # side of the blocks that JPEG compresses one by one
 CLEAR = 3.0  # how much more the edges of blocks must stand out than any other of the eight places
+FEW_LEVELS = 8  # between dark and bright: hardly more than what rounding and compression leave of noise
 LEAST_STEP = 0.018  # of the range: where they are smaller, noise does more harm than good
 GRAIN = 2.0  # noise that hides a step, in steps
 GRAIN_PX = 32  # side of a square of noise that repeats; parts of an image begin at multiples of it
@@ -29,6 +30,7 @@ class Scaling:
 
     ``missing`` is the share of pixels that are not finite, and count as dark. The scaled
     intensities are raised to ``power``; ``grain`` is the deviation of the noise that is added to them.
+    ``levels`` is how many grey levels lie between dark and bright where these are few, else 0.
     """
 
     low: float
@@ -36,6 +38,7 @@ class Scaling:
     missing: float = 0.0
     power: float = 1.0
     grain: float = 0.0
+    levels: float = 0.0
 
     @property
     def notice(self) -> str:
@@ -52,6 +55,11 @@ class Scaling:
             told.append(
                 "The image was compressed so strongly that the edges of square blocks show, as in JPEG of "
                 "low quality; noise was added for the count to hide them. Dim cells may be lost."
+            )
+        if self.levels:
+            told.append(
+                f"The image has only {self.levels:.0f} grey levels from dark to bright: what was found may "
+                "be noise."
             )
         return " ".join(told)
 
@@ -108,7 +116,7 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
 
     ``middle`` (channels, Y, X) is a part of the image without gaps, ``sampled`` a sample of all of it.
     """
-    scaling = fit(sampled, percentiles)
+    scaling = replace(fit(sampled, percentiles), levels=_few_levels(sampled, percentiles))
     with np.errstate(invalid="ignore"):  # NaN and infinity have no edges
         grey = middle.mean(axis=0, dtype=np.float64)
         step = min(_step_at_blocks(grey), _step_at_blocks(grey.T))
@@ -116,7 +124,21 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
         return scaling
     noise = GRAIN * step
     noisy = fit(sampled + noise * np.random.default_rng(0).standard_normal(sampled.shape), percentiles)
-    return replace(noisy, missing=scaling.missing, grain=noise / (noisy.high - noisy.low))
+    return replace(
+        noisy, missing=scaling.missing, levels=scaling.levels, grain=noise / (noisy.high - noisy.low)
+    )
+
+
+def _few_levels(sampled: NDArray[Any], percentiles: tuple[float, float]) -> int:
+    """Return how many grey levels the best channel of (channels, ...) has, if they are few, else 0.
+
+    Fewer than three are no light but a mask.
+    """
+    if sampled.dtype.kind not in "ui":
+        return 0
+    ranges = np.ptp(np.percentile(sampled.reshape(len(sampled), -1), percentiles, axis=1), axis=0)
+    n_levels = round(float(ranges.max())) + 1
+    return n_levels if 2 < n_levels <= FEW_LEVELS else 0
 
 
 def _step_at_blocks(grey: NDArray[np.float64]) -> float:
