@@ -62,6 +62,23 @@ def tags_of(width, height):
     return [*sizes, (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 100)]
 
 
+@pytest.mark.parametrize("axis", "XYZCT")
+@pytest.mark.parametrize("ending", ["companion.ome", "ome.tif"])
+def test_ome_that_names_millions_of_planes_is_refused(tmp_path, axis, ending):
+    grey = np.zeros((24, 30), np.uint8)
+    sizes = {"X": 30, "Y": 24, "Z": 1, "C": 1, "T": 1, axis: 4294967295}
+    told = " ".join(f'Size{name}="{size}"' for name, size in sizes.items())
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        f'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" {told}><TiffData IFD="0"><UUID '
+        'FileName="a.ome.tif">urn:uuid:0</UUID></TiffData></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", grey, description=xml, metadata=None)
+    (tmp_path / "a.companion.ome").write_text(xml)
+    with pytest.raises(ReadError, match="4294967295"):
+        read_image(tmp_path / f"a.{ending}")
+
+
 @pytest.mark.parametrize("side", [10**6, 6000])
 def test_a_tiff_that_claims_a_million_squared_is_refused(tmp_path, side):
     (tmp_path / "a.tif").write_bytes(tiff_of((tags_of(side, side), 0)) + bytes(200))

@@ -80,6 +80,20 @@ def refuse_false_index(tiff: tifffile.TiffFile, path: Path) -> None:
         raise ReadError(f"{path} claims {counts.prod():.0f} planes, more than it can hold. Export it again.")
 
 
+def refuse_false_sizes(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where OME-XML names more planes than a file can hold."""
+    page = tiff.pages.first
+    for pixels in ome_of(tiff.ome_metadata or "").findall(".//{*}Pixels"):
+        sizes = [pixels.get(f"Size{axis}", "1") for axis in "TCZYX"]
+        n_planes = prod(int(size) for size in sizes if size.isdecimal()) / (
+            page.imagelength * page.imagewidth
+        )
+        if n_planes > MOST_PAGES:
+            raise ReadError(
+                f"{path} claims TCZYX of {' x '.join(sizes)}, more than it can hold. Export it again."
+            )
+
+
 def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
     """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
 
