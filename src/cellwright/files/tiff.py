@@ -42,8 +42,7 @@ from cellwright.files.tiff_checks import (
     refuse_compression,
     refuse_cut_file,
     refuse_false_index,
-    refuse_false_sizes,
-    refuse_outside,
+    refuse_false_ome,
 )
 from cellwright.files.tiff_metadata import metadata_of, scn_image
 
@@ -77,9 +76,8 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
     """
     with _opened(path) as tiff:
         check_directories(tiff, path)
-        refuse_outside(tiff, path)
+        refuse_false_ome(tiff, path)
         refuse_false_index(tiff, path)
-        refuse_false_sizes(tiff, path)
         series = _images(tiff)
         thumbnail: list[str] = []
         if not tiff.is_ome:

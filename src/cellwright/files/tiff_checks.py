@@ -41,11 +41,22 @@ def files_of_set(ome: ElementTree.Element) -> dict[str, None]:
     return dict.fromkeys(str(node.get("FileName", "")) for node in ome.findall(".//{*}UUID[@FileName]"))
 
 
-def refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
-    for name in files_of_set(ome_of(tiff.ome_metadata or "")):
+def refuse_false_ome(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where OME-XML takes planes from outside of the folder, or more than a file can hold."""
+    ome = ome_of(tiff.ome_metadata or "")
+    for name in files_of_set(ome):
         if name != Path(name.replace("\\", "/")).name:
             raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
+    page = tiff.pages.first
+    for pixels in ome.findall(".//{*}Pixels"):
+        sizes = [pixels.get(f"Size{axis}", "1") for axis in "TCZYX"]
+        n_planes = prod(int(size) for size in sizes if size.isdecimal()) / (
+            page.imagelength * page.imagewidth
+        )
+        if n_planes > MOST_PAGES:
+            raise ReadError(
+                f"{path} claims TCZYX of {' x '.join(sizes)}, more than it can hold. Export it again."
+            )
 
 
 def refuse_bomb(series: tifffile.TiffPageSeries, path: Path, n_file: int) -> None:
@@ -78,20 +89,6 @@ def refuse_false_index(tiff: tifffile.TiffFile, path: Path) -> None:
     counts = np.maximum(places[:, :4].max(axis=0) + 1.0, np.array(planned, float))
     if counts.prod() > MOST_PAGES:
         raise ReadError(f"{path} claims {counts.prod():.0f} planes, more than it can hold. Export it again.")
-
-
-def refuse_false_sizes(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where OME-XML names more planes than a file can hold."""
-    page = tiff.pages.first
-    for pixels in ome_of(tiff.ome_metadata or "").findall(".//{*}Pixels"):
-        sizes = [pixels.get(f"Size{axis}", "1") for axis in "TCZYX"]
-        n_planes = prod(int(size) for size in sizes if size.isdecimal()) / (
-            page.imagelength * page.imagewidth
-        )
-        if n_planes > MOST_PAGES:
-            raise ReadError(
-                f"{path} claims TCZYX of {' x '.join(sizes)}, more than it can hold. Export it again."
-            )
 
 
 def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:

@@ -51,9 +51,7 @@ def read_result(output: Path, name: str, image: Image, *, as_counted: bool = Fal
     Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
     Of an image that was corrected by hand it is what the model had found where ``as_counted``.
     """
-    files = {
-        ending: output / f"{name}.{ending}" for ending in ("json", "density.tif", "cells.csv", "labels.tif")
-    }
+    files = {ending: output / f"{name}.{ending}" for ending in ENDINGS}
     if as_counted:
         files = {ending: counted_name(path) for ending, path in files.items()}
     found = read_found(files["json"])

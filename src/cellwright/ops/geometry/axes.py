@@ -13,9 +13,7 @@ from cellwright.ops.geometry.intensity import check_pixels, sample_steps
 
 COLOUR_NAMES = ("red", "green", "blue")
 DARK = 0.03  # of the light of the brightest colour, below which another is dark
-DARK_GROUND = (
-    0.25  # mean of the dimmest colour below which an image is light on a dark ground, as no tissue is
-)
+DARK_GROUND = 0.25  # mean of the dimmest colour, below which an image is light on a dark ground
 ALIKE = 0.8  # correlation from which on two colours show the same
 LOOKED_AT_PX = 128  # half the side of the window that is looked at first
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
