@@ -44,7 +44,7 @@ class JobsHere(LocalCluster):
 def slurm(monkeypatch, cli):
     """Function (arguments...) -> the clusters that the script for Slurm made; it counts in this process."""
     n_threads = torch.get_num_threads()
-    cli("count", "--help")  # all modules of the command line load before the cluster has threads that load too
+    cli("count", "--help")  # loads its modules before the cluster has threads that load some too
 
     def run(*arguments):
         made = []
