@@ -45,7 +45,7 @@ from cellwright.inference.streaming.run import count_streamed
 from cellwright.models import registry
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
+from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, with_faint
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.measure.analysis import analysis_task
@@ -471,6 +471,31 @@ def test_dim_parts_stay_dim_where_slices_are_coloured(tmp_path, draw_blobs, colo
     plan.keep_plan(job, made)
     assert plan.kept_plan(job) == made
     assert made.preparation.colouring is not None
+
+
+@pytest.mark.parametrize("memory", ["3.67MB", "12MB"])
+def test_cells_go_on_in_faint_slices_across_blocks(tmp_path, draw_blobs, small_blocks, flat_cells, memory):
+    """A slice above and below each cell is dim: part of it, but no outline of its own."""
+    small_blocks.spec = replace(small_blocks.spec, family="pseudocolor")
+    outlined = small_blocks.postprocess
+    small_blocks.postprocess = lambda maps, settings: with_faint(
+        outlined(maps, settings), maps["probability"][0]
+    )
+    blobs = draw_blobs((160, 30))
+    light = np.ones(32, np.float32)
+    light[[0, 10, 20, 30]] = 0.46  # a probability of about 0.3
+    light[[4, 5, 14, 15, 24, 25]] = 0
+    light[[3, 6, 13, 16, 23, 26]] = 0.46
+    image = Image(blobs.image * light[:, np.newaxis, np.newaxis], "ZYX")
+    whole = run(count_cells(image, small_blocks)).cells
+    outlines = run(count_cells(image, small_blocks, engine=EngineSettings(link=False))).cells
+    assert whole.areas.sum() > 1.2 * outlines.areas.sum()
+    found = run(count_streamed(job_of(image, tmp_path, small_blocks, stream=StreamSettings(memory=memory))))
+    labels, table = read(tmp_path)
+    assert found.result.count == len(whole) == len(table)
+    assert same_cells(labels, whole.labels)
+    assert sorted(table["volume_px"]) == sorted(whole.areas)
+    assert not list(tmp_path.glob("*.parts"))
 
 
 def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_blocks, flat_cells):

@@ -219,6 +219,8 @@ class Cells:
     labels : int32 image or None
         0 is background; None for models that do not segment.
     classes : int16 (N,) or None
+    faint : bool image or None
+        Of outlines in slices: where a cell of the slice below or above may go on.
     """
 
     points: NDArray[np.float32]
@@ -227,6 +229,7 @@ class Cells:
     areas: NDArray[np.float32]
     labels: Labels | None = None
     classes: NDArray[np.int16] | None = None
+    faint: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.points)

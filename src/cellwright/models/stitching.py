@@ -52,6 +52,7 @@ class CellStitcher:
         self._labels: Labels | None = None
         if has_labels:
             self._labels = np.zeros((*lead_shape, *shape), np.int32)
+        self._faint: NDArray[np.bool_] | None = None
         self._centres: dict[int, list[NDArray[np.float32]]] = {}
         self._parts = [Cells.empty(len(lead_shape) + 2)]
         self._n_cells = 0
@@ -63,6 +64,10 @@ class CellStitcher:
         is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
         if self._labels is not None:
             cells = self._written(decoded, block, self._labels[lead][block.read], is_whole=is_whole)
+            if decoded.faint is not None:
+                if self._faint is None:
+                    self._faint = np.zeros(self._labels.shape, np.bool_)
+                self._faint[lead][block.core] = decoded.faint[block.local]
         elif is_whole:
             cells = decoded
         else:
@@ -74,6 +79,7 @@ class CellStitcher:
                 points=with_lead(cells.points + corner, lead),
                 boxes=boxes_with_lead(cells.boxes + corner, lead),
                 labels=None,
+                faint=None,
             )
         )
 
@@ -84,7 +90,7 @@ class CellStitcher:
 
     def cells(self) -> Cells:
         """Return all cells, in pixels of the image without its channels."""
-        return Cells.concatenate(self._parts, self._labels)
+        return replace(Cells.concatenate(self._parts, self._labels), faint=self._faint)
 
     def _written(self, cells: Cells, block: Tile, window: Labels, *, is_whole: bool) -> Cells:
         """Write the labels of a block's own cells into the window; return these cells."""

@@ -188,6 +188,24 @@ def test_a_cell_must_have_the_fewest_slices_unless_the_volume_ends_there():
     assert np.array_equal(link_slices(one), one)
 
 
+def test_cells_go_on_for_one_slice_where_it_is_faint():
+    """Only what lies over or under a cell, and no farther than a slice; outlines keep their pixels."""
+    faint = column([0, 9, 5, 0, 0, 0, 5, 6, 6]) > 0
+    outlines = shuffled(column([0, 0, 0, 8, 8, 8, 0, 0, 0]))
+    linked = link_slices(outlines, faint=faint)
+    assert np.array_equal(linked > 0, column([0, 0, 5, 8, 8, 8, 5, 0, 0]) > 0)
+    assert linked.max() == 1
+    assert np.array_equal(link_slices(outlines, faint=np.zeros_like(faint)), link_slices(outlines))
+
+
+def test_what_two_cells_reach_is_part_of_the_lower_one():
+    outlines = shuffled(column([8, 8, 8, 0, 6, 6, 6]))
+    linked = link_slices(outlines, LinkSettings(max_gap=0), faint=np.ones(outlines.shape, bool))
+    assert np.array_equal(linked[3] > 0, disc(8))
+    assert len(np.unique(linked[3])) == 2
+    assert linked[3, 20, 20] == linked[0, 20, 20] != linked[6, 20, 20]
+
+
 def test_empty_volumes_have_no_cells():
     for shape in ((3, 8, 9), (1, 8, 9)):
         empty = link_slices(np.zeros(shape, np.int32))

@@ -1,5 +1,7 @@
 """Cells of slices become cells of volumes, with all that is known of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,20 @@ def test_scores_are_weighted_by_area_and_classes_vote(boxes):
     cells = link_cells(sliced(boxes, scores=scores, classes=classes), "ZYX")
     assert cells.scores.tolist() == pytest.approx([(16 + 18 + 18) / 88, 0.1])
     assert cells.classes.tolist() == [1, 0]
+
+
+def test_each_time_point_goes_on_where_its_own_slices_are_faint(boxes):
+    faint = np.zeros((2, *boxes.shape), bool)
+    faint[1, 3, 2:5, 2:8] = True
+    outlines = replace(sliced(np.stack([boxes, boxes])), faint=faint)
+    cells = link_cells(outlines, "TZYX")
+    first, second = cells.labels
+    assert np.array_equal(first, boxes)
+    assert (second[3, 2:5, 2:8] == second[2, 2, 2]).all()
+    assert cells.areas.tolist() == [88, 168, 88 + 18, 168]
+    assert cells.boxes[2].tolist() == [[1, 0, 2, 2], [2, 4, 8, 8]]
+    assert cells.scores[2] == pytest.approx(link_cells(replace(outlines, faint=None), "TZYX").scores[2])
+    assert cells.faint is None
 
 
 def test_what_is_filled_into_a_gap_has_no_say_in_the_score(boxes):

@@ -77,6 +77,7 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
         table = _density_written(job, block, result)
     else:
         table = _cells_written(job, plan, block, result)
+        _write_faint(job, block, result.cells.faint)
     networks = plan.preparation.networks
     if networks is not None:
         tell(job.files.part(block), networks.notice)
@@ -99,7 +100,9 @@ def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
     if cells.labels is not None:
         labels = grown(cells.labels)
         areas, points, boxes = measure(labels)
-        return replace(result, cells=replace(cells, points=points, boxes=boxes, areas=areas, labels=labels))
+        faint = None if cells.faint is None else grown(cells.faint)
+        cells = replace(cells, points=points, boxes=boxes, areas=areas, labels=labels, faint=faint)
+        return replace(result, cells=cells)
     scale = np.ones(cells.points.shape[1], np.float32)
     scale[-2:] = factor
     points = (cells.points * scale + (scale - 1) / 2).astype(np.float32)
@@ -134,6 +137,14 @@ def link_block(job: StreamJob, plan: StreamPlan, block: StreamBlock) -> Task[Non
         table.to_csv(path, index=False, float_format=in_digits)
 
 
+def _write_faint(job: StreamJob, block: StreamBlock, faint: NDArray[np.bool_] | None) -> None:
+    """Write where cells of neighbouring slices may go on in the core of a block."""
+    if faint is not None and job.files.faint.exists():
+        with writing(job.files.faint):
+            place = block.place(job.image.label_axes, core=True)
+            open_array(job.files.faint)[place] = faint[block.tile.local]
+
+
 def _outlines_in(job: StreamJob, block: StreamBlock) -> Cells:
     """Return what was outlined in the slices of a window: labels and scores."""
     import pandas
@@ -141,12 +152,16 @@ def _outlines_in(job: StreamJob, block: StreamBlock) -> Cells:
     plan = kept_plan(job)
     assert plan is not None
     parts = [job.files.part(one) for one in blocks_of(job.image, plan) if one.overlaps(block)]
-    labels, present = compact(np.asarray(open_array(job.files.labels)[block.place(job.image.label_axes)]))
+    place, faint = block.place(job.image.label_axes), None
+    labels, present = compact(np.asarray(open_array(job.files.labels)[place]))
+    if job.files.faint.exists():
+        faint = np.asarray(open_array(job.files.faint)[place])
     tables = [pandas.read_csv(part, usecols=["label", "score"]) for part in parts]
     table = pandas.concat(tables).set_index("label")["score"]
     n, none = len(present) - 1, np.zeros(len(present) - 1, np.float32)
     scores = table.reindex(present[1:], fill_value=0.0).to_numpy(np.float32)
-    return Cells(np.zeros((n, 3), np.float32), np.zeros((n, 2, 3), np.float32), scores, none, labels)
+    points, boxes = np.zeros((n, 3), np.float32), np.zeros((n, 2, 3), np.float32)
+    return Cells(points, boxes, scores, none, labels, faint=faint)
 
 
 def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:

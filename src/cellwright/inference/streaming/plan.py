@@ -134,6 +134,7 @@ class StreamJob:
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         if self.family.needs_volumes:
             facts["colours"] = "scaled as a whole"  # those of earlier versions were scaled block by block
+            facts["faint"] = "kept"  # which earlier versions did not
         return json.dumps(facts, sort_keys=True, default=str)
 
     @property
@@ -224,6 +225,11 @@ class StreamFiles(NamedTuple):
     def labels(self) -> Path:
         """The labels of the cells."""
         return self.output / f"{self.name}.labels.zarr"
+
+    @property
+    def faint(self) -> Path:
+        """Where cells of neighbouring slices may go on, of a model that tells that."""
+        return self.parts / "faint.zarr"
 
     @property
     def density(self) -> Path:

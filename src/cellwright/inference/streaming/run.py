@@ -229,6 +229,8 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
         create_array(files.density, image, "float32")
     elif "Labels" in family.returns:
         create_array(files.labels, image)
+    if family.needs_volumes and not job.recipe.engine.link:  # which is so where outlines are linked later
+        create_array(files.faint, image, "bool")
     plan = plan._replace(told=before.notices)
     keep_plan(job, plan)
     return plan

@@ -23,11 +23,13 @@ from cellwright.models.layers.trunk import FEATURES, network_of
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
+from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import (
     Colouring,
     PseudocolorSettings,
     foreground_to_cells,
     pseudocolor_frames,
+    with_faint,
 )
 from cellwright.ops.geometry.axes import Frames
 
@@ -114,6 +116,10 @@ class PseudocolorModel(flow.FlowModel):
         """
         colouring = Colouring(context=self.spec.preset != "plain", percentiles=self.spec.percentiles)
         return pseudocolor_frames(image, channel, colouring)
+
+    def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
+        """Return the cells in the maps of one slice."""
+        return with_faint(super().postprocess(maps, settings), maps["probability"][0])
 
 
 class EfficientCellSegModel(CellModel):

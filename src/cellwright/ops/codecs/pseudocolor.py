@@ -28,7 +28,7 @@ pseudocoloring, MIDL 2022, arXiv:2204.03014.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Waist
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01
 KEPT_SLICES = 3  # one coloured, and what the next one needs
+FAINT = 0.2  # probability above which a cell found in the next slice goes on
 PEAK_WINDOW = 12  # side of the square in which only the highest distance is a cell, in pixels
 
 
@@ -289,4 +290,9 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     labels = watershed(-distance, peaks, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
     areas, points, boxes = measure(labels)
     scores = ndimage.mean(probability, labels, np.arange(1, len(areas) + 1)).astype(np.float32)
-    return wanted_cells(Cells(points, boxes, scores, areas, labels), settings)
+    return with_faint(wanted_cells(Cells(points, boxes, scores, areas, labels), settings), probability)
+
+
+def with_faint(cells: Cells, probability: NDArray[np.float32]) -> Cells:
+    """Return the cells of one slice with where those of the next slices may go on."""
+    return replace(cells, faint=probability > FAINT)

@@ -1,12 +1,13 @@
 """From an image's pixels to the model's and back: images, maps, labels, cells."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.core.data import Annotation, Cells, Labels
+from cellwright.core.data import Annotation, Cells
 from cellwright.ops.labels import annotate, keep, measure
 
 Shape = tuple[int, int]
@@ -47,13 +48,13 @@ def _interpolated(maps: NDArray[np.float32], axis: int, length: int) -> NDArray[
     return values
 
 
-def resize_labels(labels: Labels, shape: Shape) -> Labels:
-    """Return labels (Y, X) at another size: every pixel takes the label its centre falls on."""
+def resize_labels(labels: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """Return labels, or a mask, (Y, X) at another size: every pixel takes the label its centre falls on."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp)
         for old, new in zip(labels.shape, shape, strict=True)
     )
-    resized: Labels = labels[rows[:, np.newaxis], columns]
+    resized: NDArray[Any] = labels[rows[:, np.newaxis], columns]
     return resized
 
 
@@ -72,7 +73,8 @@ def resize_cells(cells: Cells, old: Shape, shape: Shape) -> Cells:
     resized = keep(resized, left)
     areas, _, boxes = measure(resized)
     kept = replace(cells, points=points, labels=None).take(left)
-    return replace(kept, boxes=boxes, areas=areas, labels=resized)
+    faint = None if cells.faint is None else resize_labels(cells.faint, shape)
+    return replace(kept, boxes=boxes, areas=areas, labels=resized, faint=faint)
 
 
 def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:

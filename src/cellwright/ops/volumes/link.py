@@ -11,7 +11,7 @@
 Every pixel of an outline has a depth, its distance from the outline's edge. In the volume of all depths each
 cell is a hill. The volume is smoothed along z, so that one bad outline parts or joins nothing, and flooded
 from the tops of its hills. Two hills are two cells where the saddle between them is lower than a share, the
-waist, of both tops.
+waist, of both tops. Cells then go on for one slice where a network sees them faintly, too faintly to outline.
 """
 
 from collections.abc import Sequence
@@ -69,10 +69,12 @@ def link_slices(
     labels: Labels,
     settings: LinkSettings = LinkSettings(),
     anisotropy: float = 1.0,
+    faint: NDArray[np.bool_] | None = None,
 ) -> Labels:
     """Return labels 1..N (Z, Y, X) of cells from labels whose numbers hold within each slice only.
 
-    ``anisotropy`` is the distance of slices in pixels of y and x.
+    ``anisotropy`` is the distance of slices in pixels of y and x, ``faint`` where a cell goes on, without an
+    outline, that is found in the slice below or above.
 
     SettingsError where ``anisotropy`` is not above 0.
     """
@@ -91,7 +93,8 @@ def link_slices(
         cells = _without_guesses(cells, outlines > 0, gap)
         np.copyto(linked[place], cells + np.int32(n), where=cells > 0)
         n += int(cells.max())
-    return _tall_enough(linked, settings.min_slices, anisotropy)
+    linked = _tall_enough(linked, settings.min_slices, anisotropy)
+    return linked if faint is None else _grown(linked, faint)
 
 
 def _with_edge(place: tuple[slice, ...]) -> tuple[slice, ...]:
@@ -172,6 +175,14 @@ def _tall_enough(linked: Labels, min_slices: int, anisotropy: float) -> Labels:
     return numbers[linked]
 
 
+def _grown(cells: Labels, faint: NDArray[np.bool_]) -> Labels:
+    """Return cells that go on for one slice where it is faint: that from below, else that from above."""
+    grown, free = cells.copy(), faint & (cells == 0)
+    np.copyto(grown[:-1], cells[1:], where=free[:-1])
+    np.copyto(grown[1:], cells[:-1], where=free[1:] & (cells[:-1] > 0))
+    return grown
+
+
 def link_cells(
     cells: Cells,
     axes: str,
@@ -207,10 +218,11 @@ def link_cells(
     if cells.labels is None:
         raise TypeError("Slices are linked by their labels; got cells without.")
     volumes = cells.labels.reshape(-1, *cells.labels.shape[-3:])
+    faint = [None] * len(volumes) if cells.faint is None else cells.faint.reshape(volumes.shape)
     found = np.zeros(volumes.shape, np.int32)
     n = 0
     for time, volume in enumerate(volumes):
-        one = link_slices(volume, settings, anisotropy_of(pixel_size_um))
+        one = link_slices(volume, settings, anisotropy_of(pixel_size_um), faint[time])
         found[time] = np.where(one > 0, one + np.int32(n), 0)
         n += int(one.max(initial=0))
     return _measured(cells, found.reshape(cells.labels.shape), n)
