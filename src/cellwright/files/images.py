@@ -26,7 +26,7 @@ from cellwright.files.metadata import (
     describe,
     with_axes,
 )
-from cellwright.ops.geometry.channels import StackedPixels
+from cellwright.ops.geometry.axes import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
 NPY_START = b"\x93NUMPY"

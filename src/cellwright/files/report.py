@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
-from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import groups_of, in_planes, per_plane
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count

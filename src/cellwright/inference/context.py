@@ -22,8 +22,14 @@ from cellwright.models.fit import FactCollector, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames
-from cellwright.ops.geometry.axes import Frames, in_lit_colour, in_one_colour, with_colours_apart
-from cellwright.ops.geometry.channels import MOST_COLOURS
+from cellwright.ops.geometry.axes import (
+    MOST_COLOURS,
+    Frames,
+    in_lit_colour,
+    in_one_colour,
+    middle_window,
+    with_colours_apart,
+)
 from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain
 from cellwright.ops.geometry.resample import resize, zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
@@ -262,10 +268,8 @@ def open_context(
 
 def scaling_of(frames: Frames, spec: ModelSpec) -> Scaling:
     """Return how the intensities of frames are brought to those that a model knows."""
-    rows, columns = (
-        slice(max(0, side - COMPRESSED_PX) // 2, (side + COMPRESSED_PX) // 2) for side in frames.shape
-    )
-    return fit_compressed(frames.sample(), spec.percentiles, frames.read(len(frames) // 2, (rows, columns)))
+    middle = frames.middle(len(frames) // 2, COMPRESSED_PX)
+    return fit_compressed(frames.sample(), spec.percentiles, middle)
 
 
 def _as_prepared(frames: Frames, preparation: Preparation | None) -> Frames:
@@ -348,5 +352,4 @@ def _holds_labels(image: Image) -> bool:
     if image.label_axes != image.axes:
         return False
     place = [n // 2 for n in image.shape[:-2]]
-    window = [slice(max(0, n - LOOKED_AT_PX) // 2, (n + LOOKED_AT_PX) // 2) for n in image.shape[-2:]]
-    return seem_labels(image.read((*place, *window)))
+    return seem_labels(image.read((*place, *middle_window(image.shape[-2:], LOOKED_AT_PX))))

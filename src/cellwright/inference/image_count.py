@@ -35,7 +35,7 @@ from cellwright.inference.recipe import Recipe, as_command, as_python, read_inpu
 from cellwright.inference.settings import StreamSettings
 from cellwright.models import store
 from cellwright.models.fit import DIGITS, expectation
-from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
 from cellwright.ops.measure.blocks import n_channels
 from cellwright.ops.measure.cells_table import cells_table, class_counts, plain_count

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
-from cellwright.ops.geometry.channels import Combination, Seen, combined
+from cellwright.ops.geometry.axes import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
 BYTES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -117,7 +117,7 @@ class EngineSettings:
         """Return what of an image is counted in.
 
         ``scalings`` are those of the image that this one is a part of; see
-        ``ops.geometry.channels.combined``.
+        ``ops.geometry.axes.combined``.
 
         SettingsError where the image does not have the channels.
         """

@@ -6,7 +6,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.ops.geometry.channels import StackedPixels, channel_numbers, combined
+from cellwright.ops.geometry.axes import StackedPixels, channel_numbers, combined
 from cellwright.ops.geometry.intensity import apply, fit
 
 NAMES = ("DAPI", "GFP", "membrane, far red")

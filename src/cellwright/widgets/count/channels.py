@@ -10,7 +10,7 @@ from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import WrongLayerError
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import FilePart
-from cellwright.ops.geometry.channels import StackedPixels
+from cellwright.ops.geometry.axes import StackedPixels
 from cellwright.ops.measure.blocks import cropped
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,

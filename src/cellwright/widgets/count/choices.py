@@ -16,7 +16,7 @@ from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.inference.settings import EngineSettings, pixel_um_of
 from cellwright.models import registry
-from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
 from cellwright.widgets.count.model import CountInputs, CountModel

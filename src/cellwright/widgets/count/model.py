@@ -18,7 +18,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
