@@ -172,3 +172,14 @@ def stored(pixels, kind):
     if kind == "dask":
         return da.from_array(pixels, chunks=5)
     return zarr.array(pixels, chunks=(5,) * pixels.ndim) if kind == "zarr" else pixels
+
+
+@pytest.mark.parametrize("tint", [(230, 214, 236), (5, 6, 32)])
+def test_colours_of_a_tinted_ground_hold_noise_alone(rng, tint):
+    noise = rng.normal(0, 2, (90, 90, 3))
+    ground = (np.array(tint) + noise).clip(0, 255).astype(np.uint8)
+    assert with_colours_apart(frames(Image(ground, "YXC"))).apart == ()
+    lit = ground // 4
+    for channel in range(3):  # different things on a dark ground with the same tint
+        lit[20 * channel : 20 * channel + 8, :, channel] += 150
+    assert with_colours_apart(frames(Image(lit, "YXC"))).apart == (0, 1, 2)

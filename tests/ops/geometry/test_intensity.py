@@ -166,6 +166,16 @@ def test_few_grey_levels_are_told(rng, brightest, levels):
     assert fit_compressed(pixels.astype(float), (0.5, 99.8), pixels).levels == 0
 
 
+def test_few_grey_levels_of_a_few_pixels_are_told(rng):
+    """Nearly all pixels are alike: what compression left of noise, or a mask."""
+    pixels = np.full((1, 90, 90), 120, np.uint8)
+    pixels[0, :3, :10] += rng.integers(-2, 3, (3, 10)).astype(np.uint8)
+    assert fit_compressed(pixels, (0.5, 99.8), pixels).levels == 5
+    for value in (121, 255):
+        mask = np.where(pixels == 120, np.uint8(0), np.uint8(value))
+        assert fit_compressed(mask, (0.5, 99.8), mask).levels == 0
+
+
 def test_noise_is_the_same_at_a_place_whatever_is_read():
     whole = grain(slice(0, 90), slice(0, 100))
     assert whole.std() == pytest.approx(1, abs=0.05)

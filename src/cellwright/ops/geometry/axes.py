@@ -19,6 +19,7 @@ from cellwright.ops.geometry.intensity import Scaling, apply, check_pixels, fit,
 COLOUR_NAMES = ("red", "green", "blue")
 DARK = 0.03  # of the light of the brightest colour, below which another is dark
 DARK_GROUND = 0.25  # mean of the dimmest colour, below which an image is light on a dark ground
+TINT = 0.5  # of the range of all colours together, of which one that shows something spans more
 ALIKE = 0.8  # correlation from which on two colours show the same
 LOOKED_AT_PX = 256  # side of the window that is looked at first
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
@@ -180,7 +181,7 @@ def with_colours_apart(colours: Frames) -> Frames:
     """Return frames that tell which colours show different things on a dark ground; others as they are.
 
     So do stains of nuclei and of cells in one picture. On a bright ground colours belong together, and where
-    they correlate they show the same.
+    they correlate they show the same. Of a tinted ground alone, each colour holds little but noise.
     """
     if not isinstance(colours.channel, slice) or colours.notice:
         return colours
@@ -191,6 +192,8 @@ def with_colours_apart(colours: Frames) -> Frames:
     values = _finite(pixels).astype(np.float64)
     low, high = np.percentile(values, (0.5, 99.8))
     if not ((values - low).mean(axis=1) < DARK_GROUND * (high - low)).any():
+        return colours
+    if np.ptp(np.percentile(values, (0.5, 99.8), axis=1), axis=0).max() < TINT * (high - low):
         return colours
     if np.corrcoef(values[lit]).min() >= ALIKE:
         return colours

@@ -132,11 +132,14 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
 def _few_levels(sampled: NDArray[Any], percentiles: tuple[float, float]) -> int:
     """Return how many grey levels the best channel of (channels, ...) has, if they are few, else 0.
 
-    Fewer than three are no light but a mask.
+    Fewer than three are no light but a mask. Where nearly all pixels are alike the others tell.
     """
     if sampled.dtype.kind not in "ui":
         return 0
-    ranges = np.ptp(np.percentile(sampled.reshape(len(sampled), -1), percentiles, axis=1), axis=0)
+    channels = sampled.reshape(len(sampled), -1)
+    ranges = np.ptp(np.percentile(channels, percentiles, axis=1), axis=0)
+    if not ranges.any():
+        ranges = np.ptp(channels, axis=1)
     n_levels = round(float(ranges.max())) + 1
     return n_levels if 2 < n_levels <= FEW_LEVELS else 0
 
