@@ -40,9 +40,10 @@ def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
     """Keep the rows of cells that a new table of a layer lacks or has otherwise, with its former features."""
     found, last, deleted = _known(layer)
     if last is not None:
-        names = _place(table, last)
-        is_gone = ~pd.Index(_keys(last[names])).isin(_keys(table[names]))  # np.isin takes eight times as long
-        gone = last[is_gone].assign(edited=False)
+        before, now = _where_unlike(last, table)
+        names = _place(now, before)
+        is_gone = ~pd.Index(_keys(before[names])).isin(_keys(now[names]))  # np.isin takes eight times as long
+        gone = before[is_gone].assign(edited=False)
         given = layer.features.reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
@@ -73,6 +74,22 @@ def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.Dat
             values = table[name].to_numpy(copy=True)
             values[rows[is_back]] = before.loc[keys[is_back], name].to_numpy()
             table[name] = values
+
+
+def _where_unlike(last: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return both without the rows at their begin and end that are the same: one edit leaves few of 100,000."""
+    names = _place(table, last)
+    before, now = last[names].to_numpy(np.float64), table[names].to_numpy(np.float64)
+    n_first = _n_alike(before, now)
+    n_last = _n_alike(before[n_first:][::-1], now[n_first:][::-1])
+    return last[n_first : len(last) - n_last], table[n_first : len(table) - n_last]
+
+
+def _n_alike(rows: NDArray[np.float64], others: NDArray[np.float64]) -> int:
+    """Return how many rows are the same before the first that is not."""
+    n_both = min(len(rows), len(others))
+    unlike = np.flatnonzero((rows[:n_both] != others[:n_both]).any(axis=1))
+    return int(unlike[0]) if len(unlike) else n_both
 
 
 def _place(table: pd.DataFrame, other: pd.DataFrame) -> list[str]:
