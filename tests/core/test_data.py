@@ -12,7 +12,7 @@ import pytest
 import cellwright
 from cellwright.core import errors
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import AxesError, CellwrightError
+from cellwright.core.errors import AxesError, CellwrightError, ImageError, ReadError
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,19 @@ def test_pixels_that_fit_no_memory_are_an_error_of_ours():
 
     with pytest.raises(errors.OutOfMemoryError, match="of uint8, must fit into memory; they do not"):
         Image(Stored(), "YX", (), "a").read()
+
+
+def test_what_to_do_is_told_once():
+    class Damaged:
+        shape, ndim, dtype = (4, 5), 2, np.dtype("u1")
+
+        def __getitem__(self, _):
+            raise ReadError("slice_3.tif is damaged. Copy it again.")
+
+    with pytest.raises(ImageError) as caught:
+        Image(Damaged(), "YX", name="stack").read(0)
+    told = "The pixels of 'stack' cannot be read. slice_3.tif is damaged. Copy it again."
+    assert str(caught.value) == told
 
 
 def test_values_are_frozen():

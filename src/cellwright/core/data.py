@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import AxesError, ImageError, OutOfMemoryError
+from cellwright.core.errors import AxesError, CellwrightError, ImageError, OutOfMemoryError
 
 ArrayLike = Any  # numpy, dask or zarr: anything with shape, dtype and slicing
 Maps = Mapping[str, NDArray[np.float32]]  # dense network output, each (channels, Y, X)
@@ -163,6 +163,8 @@ class Image:
                 f"The pixels of {self.name!r}, {self.shape} of {self.data.dtype}, must fit into memory; they "
                 "do not. Take a part of it, or close other programs."
             ) from error
+        except CellwrightError as error:  # of our readers; it says what to do
+            raise ImageError(f"The pixels of {self.name!r} cannot be read. {error}") from error
         except Exception as error:  # arrays on disk fail in every possible way
             raise ImageError(
                 f"The pixels of {self.name!r} cannot be read: {error}. The file is damaged or has changed; "

@@ -342,7 +342,9 @@ def test_what_the_annotate_panel_corrects_is_saved(
 ) -> None:
     panel.view.correct.click()
     session = annotate_widget.model.session
+    assert panel.corrections.unsaved_images() == []  # nothing is corrected yet
     session.delete(5)
+    assert panel.corrections.unsaved_images() == ["A01_s1"]
     save(panel, qtbot)
     assert pandas.read_csv(panel.model.output / "summary.csv")["count"][0] == len(blobs) - 1
     session.undo()

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QDoubleSpinBox
+from qtpy.QtWidgets import QAbstractSpinBox
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.training.settings import TrainingSettings
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 
 TYPES = [EngineSettings, *(family.settings for family in registry.FAMILIES.values())]
@@ -61,7 +62,24 @@ def test_a_zero_that_is_no_number_is_shown_as_a_word(qtbot: QtBot, settings_type
     form = SettingsForm(settings_type, names)
     qtbot.addWidget(form.native)
     for row in form.container:
-        box = row.native  # boxes for whole numbers have no words
-        if isinstance(box, QDoubleSpinBox) and re.search(r"; 0 \w+", row.tooltip):
+        box = row.native
+        if isinstance(box, QAbstractSpinBox) and re.search(r"; 0 \w+", row.tooltip):
             row.value = 0
             assert not any(letter.isdigit() for letter in box.text()), row.name
+
+
+def test_a_whole_number_with_a_word_for_0_stays_one(qtbot: QtBot) -> None:
+    form = SettingsForm(EngineSettings, ["batch_size"])
+    qtbot.addWidget(form.native)
+    box = form.container["batch_size"].native
+    assert box.text() == "auto"
+    box.stepUp()
+    assert (box.text(), form.values()) == ("1", {"batch_size": 1})
+    assert type(form.values()["batch_size"]) is int
+
+
+def test_one_patch_in_a_batch_is_no_word(qtbot: QtBot) -> None:
+    form = SettingsForm(TrainingSettings, ["batch_size"])
+    qtbot.addWidget(form.native)
+    form.set_values({"batch_size": 1})
+    assert form.container["batch_size"].native.text() == "1"

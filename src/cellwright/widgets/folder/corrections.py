@@ -55,13 +55,14 @@ class Corrections(QObject):
         super().__init__(view)
         self._viewer, self._view, self._model = viewer, view, model
         self._opened: dict[str, Opened] = {}  # by the id of the layer of the image
-        self._saved: dict[str, int] = {}  # what layers held when they were saved, by their id
+        self._saved: dict[str, int] = {}  # what layers held when opened or saved, by their id
         view.save.clicked.connect(self.save)
         view.take_proofread.clicked.connect(self.save_proofread)
 
     def note(self, place: Place, image: Layer, *cells: Layer) -> None:
         """Remember where the results of an image lie that was opened, and its layers."""
         self._opened[str(image.unique_id)] = Opened(place, (image, *cells))
+        self._saved.update({str(layer.unique_id): content_of(layer) for layer in cells})
 
     def at_rest(self) -> list[Layer]:
         """Forget the images of which all that was corrected is saved, and return their layers."""

@@ -22,7 +22,7 @@ TITLES = {  # where the name of a setting does not tell what it is
     "n_replay": "Replay images",
     "n_validation": "Images to check with",
 }
-ZEROS = {"diameter_px": "auto", "diameter_um": "not given"}  # what 0 is shown as
+ZEROS = {"diameter_px": "auto", "diameter_um": "not given", "batch_size": "auto"}  # what 0 is shown as
 WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
 
 
@@ -46,6 +46,7 @@ class SettingsForm:
             names = names_of(settings_type)
         hints = get_type_hints(settings_type, include_extras=True)
         defaults = {item.name: item.default for item in fields(settings_type)}
+        self._whole = {name for name in names if type(defaults[name]) is int}
         self.container = Container(
             widgets=[_row(name, hints[name], defaults[name]) for name in names], labels=True
         )
@@ -65,7 +66,8 @@ class SettingsForm:
 
     def values(self) -> dict[str, Any]:
         """Return the shown fields by name."""
-        return dict(self.container.asdict())
+        shown = self.container.asdict()
+        return {name: int(value) if name in self._whole else value for name, value in shown.items()}
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Show these values; fields that are not in the form are left out."""
@@ -85,22 +87,31 @@ def is_threshold(settings_type: type[Any], name: str) -> bool:
 
 def _row(name: str, hint: Any, default: Any) -> Any:
     options = {}
+    has_word = name in ZEROS and _limits(hint).get("min") == 0
     if _is_fraction(hint):
         options["widget_type"] = "FloatSlider"
+    elif has_word and type(default) is int:
+        options = {"widget_type": "FloatSpinBox", "step": 1}  # the box of whole numbers has no word for 0
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
     title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
     label = TITLES.get(name, title + unit)
     made = create_widget(value=default, annotation=hint, name=name, label=label, options=options)
-    if name in ZEROS:
+    if has_word:
         made.native.setSpecialValueText(ZEROS[name])
+        if type(default) is int:
+            made.native.setDecimals(0)
     return made
 
 
 def _is_fraction(hint: Any) -> bool:
-    if get_origin(hint) is not Annotated:
-        return False  # without limits
-    kind, metadata = get_args(hint)
-    return kind is float and metadata.get("max", inf) - metadata.get("min", -inf) <= WIDEST_SLIDER
+    limits = _limits(hint)
+    span = limits.get("max", inf) - limits.get("min", -inf)
+    return get_args(hint)[:1] == (float,) and span <= WIDEST_SLIDER
+
+
+def _limits(hint: Any) -> dict[str, Any]:
+    """Return limits and help of an annotation; none where it is a bare type."""
+    return dict(get_args(hint)[1]) if get_origin(hint) is Annotated else {}
 
 
 MOST_ROWS = 4  # that are not scrolled

@@ -77,7 +77,7 @@ def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.Dat
 
 
 def _where_unlike(last: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return both without the rows at their begin and end that are the same: one edit leaves few of 100,000."""
+    """Return both without the rows at begin and end that are the same: one edit leaves few of many."""
     names = _place(table, last)
     before, now = last[names].to_numpy(np.float64), table[names].to_numpy(np.float64)
     n_first = _n_alike(before, now)
