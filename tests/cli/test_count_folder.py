@@ -62,6 +62,43 @@ def test_a_corrected_image_is_told_and_kept(cli, oracle, plate, tmp_path, blobs)
     assert "A01_s2.labels.tif was changed since it was counted; it is kept as" in other.err
 
 
+def test_a_command_corrects_as_python_does(cli, oracle, plate, tmp_path, blobs):
+    right = np.where(blobs.labels < 3, 0, blobs.labels)
+    right[:3, :3] = right.max() + 1
+    tifffile.imwrite(tmp_path / "right.tif", right.astype(np.uint16))
+    files = {}
+    for way in ("python", "command"):
+        out = tmp_path / way / "out"
+        cli("count", plate, "--output", out)
+        if way == "python":
+            run(save_corrected(out, "A01_s2", right))
+        else:
+            done = cli("correct", out, "A01_s2", tmp_path / "right.tif")
+            assert done.out == f"A01_s2  {len(blobs) - 1} cells, 3 corrected by hand\n", done.err
+        tables = [out / name for name in ("A01_s2.cells.csv", "A01_s2.cells.counted.csv", "summary.csv")]
+        images = [out / name for name in ("A01_s2.labels.tif", "A01_s2.labels.counted.tif")]
+        files[way] = [path.read_text() for path in tables] + [tifffile.imread(one).tolist() for one in images]
+    assert files["command"] == files["python"]
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "words"),
+    [
+        ("A09", "right.tif", "A09"),
+        ("A01_s2", "none.tif", "Check the path"),
+        ("A01_s2", "small.tif", "must fit the image"),
+    ],
+)
+def test_what_cannot_be_corrected_is_one_line(cli, oracle, plate, tmp_path, blobs, image, labels, words):
+    cli("count", plate, "--output", tmp_path / "out")
+    tifffile.imwrite(tmp_path / "right.tif", blobs.labels.astype(np.uint16))
+    tifffile.imwrite(tmp_path / "small.tif", blobs.labels[:9].astype(np.uint16))
+    done = cli("correct", tmp_path / "out", image, tmp_path / labels)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert words in done.err
+    assert not list((tmp_path / "out").glob("*.counted.*"))
+
+
 def test_what_fails_is_told_and_the_rest_is_counted(cli, oracle, plate, tmp_path):
     (plate / "broken.tif").write_bytes(b"II*\0")
     (plate / "empty.png").write_bytes(b"")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cellwright.cli import models
+from cellwright.cli.correct import correct
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import compare, evaluate
 from cellwright.cli.flags import GroupedCommand
@@ -48,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels cut long flags short
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (count, train, pretrain, train_classifier, evaluate, compare, convert):
+for command in (count, correct, train, pretrain, train_classifier, evaluate, compare, convert):
     app.command(cls=GroupedCommand)(command)
 app.add_typer(models.app, name="models")
 

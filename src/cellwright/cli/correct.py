@@ -1,0 +1,37 @@
+"""``cellwright correct``: cells of a counted image, corrected by hand, take the place of those counted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cellwright.cli.output import run_with_bar
+
+
+def correct(
+    results: Annotated[
+        Path, typer.Argument(help="Folder of results, the --output of a count.", show_default=False)
+    ],
+    image: Annotated[str, typer.Argument(help="Image as summary.csv calls it.", show_default=False)],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            help="Label image of all its cells as they are right: 0 is background, each cell has a number of "
+            "its own.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Put cells that were corrected by hand in the place of those counted.
+
+    They are measured as those were; summary and report follow. What the model had found is kept beside.
+    """
+    from cellwright.files.images import read_image
+    from cellwright.inference.corrections import save_corrected
+
+    def note(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
+
+    task = save_corrected(results, image, read_image(labels).read(), on_notice=note)
+    row = run_with_bar(task, image).row
+    typer.echo(f"{image}  {row['count']} cells, {row['corrected']} corrected by hand")
