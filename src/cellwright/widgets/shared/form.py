@@ -86,10 +86,10 @@ def is_threshold(settings_type: type[Any], name: str) -> bool:
 
 
 def _row(name: str, hint: Any, default: Any) -> Any:
-    options = {}
+    options: dict[str, Any] = {}
     has_word = name in ZEROS and _limits(hint).get("min") == 0
     if _is_fraction(hint):
-        options["widget_type"] = "FloatSlider"
+        options = {"widget_type": "FloatSlider"}
     elif has_word and type(default) is int:
         options = {"widget_type": "FloatSpinBox", "step": 1}  # the box of whole numbers has no word for 0
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
