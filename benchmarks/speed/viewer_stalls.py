@@ -21,7 +21,7 @@ import napari
 import numpy as np
 from qtpy.QtCore import QEventLoop, QTimer
 
-from benchmarks.measure import draw_nuclei
+from benchmarks.measure import draw_nuclei, peak_mb
 from benchmarks.speed.streamed import TILE_PX, write_field
 from cellwright.files.images import read_image
 from cellwright.files.zarr import finish_array
@@ -177,7 +177,7 @@ def count_field(viewer: napari.Viewer, folder: Path) -> None:
                 wait(0.1)
             seconds = time.perf_counter() - begun
             wait(2)
-        show(f"{part} counted", stalls, f"{seconds:.0f} s, {stalls.longest()}")
+        show(f"{part} counted", stalls, f"{seconds:.0f} s, {stalls.longest()}, {peak_mb():.0f} MB")
         viewer.screenshot(folder / f"{part}.png", canvas_only=False, flash=False)
 
 

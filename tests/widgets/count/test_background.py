@@ -70,6 +70,7 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert widget.panel.number.text() == str(len(blobs))
     assert str(in_files) in widget.panel.details.text().replace("\u200b", "")
     assert not widget.panel.save.isEnabled()
+    assert not widget.panel.correct.isEnabled()
     assert len(pd.read_csv(in_files / "blobs.cells.csv")) == len(blobs)
 
 

@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Points, Shapes
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QTimer
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
@@ -270,30 +271,48 @@ def test_outlines_for_frames_that_napari_can_outline_quickly(
         assert made.contour == outline
 
 
-def test_tools_that_napari_draws_on_labels_come_in_a_turn_of_their_own(
+def test_tools_that_napari_draws_on_labels_come_in_turns_of_their_own(
     viewer: ViewerModel, result_of: ResultOf, qtbot: QtBot
 ) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60))))
-    made: list[bool] = []
+    made: list[str] = []
+
+    def note(_: bool) -> None:
+        made.append("tool")
+        QTimer.singleShot(0, lambda: made.append("turn"))
 
     def add() -> list[Any]:
         layer = place(viewer, prepare(result_of(source.image, two_cells()), source))["Labels"]
         tools = [layer._overlays[name] for name in ("polygon", "brush_stroke") if name in layer._overlays]
         for tool in tools:
-            tool.events.visible.connect(lambda is_visible: made.append(is_visible))
+            tool.events.visible.connect(note)
         return tools
 
     tools = add()
     assert tools
     assert not any(tool.visible for tool in tools)  # napari makes no more than what is seen
-    qtbot.waitUntil(lambda: all(tool.visible for tool in tools), timeout=5000)
-    assert made == [True] * len(tools)
+    qtbot.waitUntil(lambda: made.count("turn") == len(tools), timeout=5000)
+    assert all(tool.visible for tool in tools)
+    assert made == ["tool", "turn"] * len(tools)
     viewer.layers.remove("Image labels")
     made.clear()
     tools = add()
     viewer.layers.remove("Image labels")
     qtbot.waitUntil(lambda: all(tool.visible for tool in tools), timeout=5000)
     assert not made  # nobody draws them where there is no layer
+
+
+def test_an_active_layer_stays_so_all_the_time(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    chosen: list[Any] = []  # napari builds the controls of each
+    viewer.layers.selection.events.active.connect(lambda event: chosen.append(event.value))
+    made = place(viewer, prepare(result_of(source.image, two_cells()), source, ("Labels",)))
+    assert made["Labels"] in viewer.layers
+    assert not chosen
+    viewer.layers.selection.active = None
+    viewer.layers.remove(made["Labels"])
+    made = place(viewer, prepare(result_of(source.image, two_cells()), source, ("Labels",)))
+    assert viewer.layers.selection.active is made["Labels"]  # else there would be none
 
 
 def test_what_the_first_lines_of_labels_need_is_made_before() -> None:

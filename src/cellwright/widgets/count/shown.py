@@ -209,7 +209,8 @@ class ShownCount(QObject):
     def _show_whole(self, whole: WholeCount, *more: str) -> None:
         details = f"{whole.request.source.image.name}\nTable and labels are in {whole.folder}"
         self._panel.show_count(f"{whole.count:,.0f}", whole.line, details)
-        self._panel.save.setEnabled(False)
+        for button in (self._panel.save, self._panel.correct):  # its cells are in files alone
+            button.setEnabled(False)
         self._model.tell(" ".join(filter(None, (*whole.notices, *more))), is_warning=True)
 
     def take_up(self, take_settings: Callable[[Recipe], str]) -> None:

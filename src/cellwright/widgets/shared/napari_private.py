@@ -27,7 +27,7 @@ from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
 EDGE_ROWS = 32
-TOOLS_MS = 20  # after a layer was added; the window answers between the two
+TOOLS_MS = 20  # between adding a layer and each of its tools; the window answers between them
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
@@ -43,27 +43,45 @@ def labels_layer(data: Any, **looks: Any) -> Labels:
 
 
 def add_in_turns(viewer: Any, layer: Layer) -> Layer:
-    """Add a layer to a viewer and return it; the tools that napari draws on it come in a later turn.
+    """Add a layer to a viewer and return it; the tools that napari draws on it come in turns of their own.
 
-    Those are the polygon and the brush of Labels, a third of the time in which the window stands still.
+    Those are the polygon and the brush of Labels: all at once, the window would stand still twice as long.
+    An active layer stays so, as to show the controls of another one takes time, too.
     """
     tools: list[Any] = []
     if QCoreApplication.instance() is not None:
         tools = [one for one in getattr(layer, "_overlays", {}).values() if one.visible]
     for tool in tools:
         tool.visible = False  # napari makes it once it is to be seen
-    viewer.add_layer(layer)
-    if tools:
-        QTimer.singleShot(TOOLS_MS, partial(_show_tools, viewer, layer, tools))
+    with _active_kept(viewer.layers):
+        viewer.add_layer(layer)
+    _show_later(viewer, layer, tools)
     return layer
 
 
-def _show_tools(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
-    is_there = layer in viewer.layers
-    for tool in tools:
-        if not is_there:
-            tool.events.visible.disconnect()  # the canvas would keep the layer that was removed
-        tool.visible = True
+@contextmanager
+def _active_kept(layers: Any) -> Iterator[None]:
+    is_kept = layers.selection.active is not None and hasattr(layers, "_activate_on_insert")
+    if is_kept:
+        layers._activate_on_insert = False
+    try:
+        yield
+    finally:
+        if is_kept:
+            layers._activate_on_insert = True
+
+
+def _show_later(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
+    if tools:
+        QTimer.singleShot(TOOLS_MS, partial(_show_next, viewer, layer, tools))
+
+
+def _show_next(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
+    tool, *others = tools
+    if layer not in viewer.layers:
+        tool.events.visible.disconnect()  # the canvas would keep the layer that was removed
+    tool.visible = True
+    _show_later(viewer, layer, others)
 
 
 def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> None:
