@@ -60,10 +60,10 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.
     plain = engine.count_with_prediction
 
     def count_with_prediction(
-        image: Image, model: str, settings: Any, engine: Any
+        image: Image, models: tuple[str, ...], settings: Any, engine: Any
     ) -> Task[tuple[Result, Prediction | None]]:
-        if model == "flow":
-            return (yield from plain(image, model, settings, engine))
+        if models == ("flow",):
+            return (yield from plain(image, models, settings, engine))
         yield Progress("tiles", 0, 1)
         return with_calibration(density_of(image), settings), None
 

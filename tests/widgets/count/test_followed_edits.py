@@ -44,7 +44,7 @@ def counted(
     labels = np.zeros(source.image.label_shape, np.int32)
     for number in range(3):
         labels.reshape(-1, 24, 40)[0, 8:14, 2 + 8 * number : 7 + 8 * number] = number + 1
-    counts = Request(source, "flow", outputs=("Labels", "Points", "Shapes"))
+    counts = Request(source, outputs=("Labels", "Points", "Shapes"))
     result = result_of(source.image, labels)
     classed = replace(result.cells, classes=np.array([0, 1, 1], np.int16))
     own = replace(result.provenance, settings={"classes": ["red", "white"]})

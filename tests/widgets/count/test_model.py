@@ -8,6 +8,7 @@ from napari.components import ViewerModel
 
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
+from cellwright.inference.recipe import Recipe
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.regions import RegionSet, shape_region
@@ -30,7 +31,8 @@ ResultOf = Callable[[Image, Any], Result]
 
 
 def wanted(counted: CountOutcome, settings: Any, outputs: tuple[str, ...]) -> Request:
-    return replace(counted.request, settings=settings, outputs=outputs)
+    recipe = replace(counted.request.recipe, settings=settings)
+    return replace(counted.request, recipe=recipe, outputs=outputs)
 
 
 def test_a_count_finds_the_cells_and_makes_their_layers(
@@ -39,7 +41,7 @@ def test_a_count_finds_the_cells_and_makes_their_layers(
     layer = viewer.add_image(blobs.image, name="blobs")
     window = (slice(40, 160), slice(30, 200))
     stages: list[str] = []
-    request = Request(source_of(layer, window=window), "flow", outputs=("Labels", "Points"))
+    request = Request(source_of(layer, window=window), outputs=("Labels", "Points"))
     counted = run(count_task(request), lambda progress: stages.append(progress.stage))
     assert counted.result.count == n_whole(blobs.labels[window])
     assert counted.result.offset == (40, 30)
@@ -50,7 +52,7 @@ def test_a_count_finds_the_cells_and_makes_their_layers(
 
 def test_a_recount_needs_no_forward_pass(viewer: ViewerModel, blobs: Any, shelved: Any) -> None:
     source = source_of(viewer.add_image(blobs.image))
-    counted = run(count_task(Request(source, "flow", FlowSettings())))
+    counted = run(count_task(Request(source, Recipe(settings=FlowSettings()))))
     assert counted.result.count == len(blobs)
 
     def fail(*_: object) -> None:
@@ -70,7 +72,7 @@ def test_the_interval_of_a_whole_image_is_not_that_of_a_region(
     image = Image(blobs.image, "YX")
     corner = shape_region("corner", "rectangle", np.array([[0, 0], [0, 60], [60, 60], [60, 0]], float))
     source = Source(image, "", (0, 0), {})
-    request = Request(source, "flow", regions=RegionSet((corner,)))
+    request = Request(source, regions=RegionSet((corner,)))
     whole = replace(result_of(image, blobs.labels), interval=(20.0, 40.0))
     part = inside_regions(request, whole)
     assert 0 < part.count < whole.count
@@ -89,7 +91,7 @@ def test_new_layers_alone_leave_the_result_as_it_is(
     viewer: ViewerModel, blobs: Any, shelved: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(viewer.add_image(blobs.image))
-    counted = run(count_task(Request(source, "flow", FlowSettings())))
+    counted = run(count_task(Request(source, Recipe(settings=FlowSettings()))))
     more = run(recount_task(counted, wanted(counted, FlowSettings(), ("Labels", "Shapes"))))
     assert more.result is counted.result
     assert list(more.layers) == ["Labels", "Shapes"]

@@ -327,7 +327,7 @@ def test_another_model_than_the_chosen_one_is_named(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, inputs = viewer.add_image(blobs.image), widget.model.inputs
-    other = replace(inputs(), model="dots", family="centroid")
+    other = replace(inputs(), recipe=replace(inputs().recipe, models=("dots",)), family="centroid")
     monkeypatch.setattr(widget.model, "inputs", lambda: replace(other, layer=inputs().layer))
     widget.panel.ask.setChecked(True)
     settled(widget)

@@ -80,7 +80,7 @@ def test_classes_come_to_a_count_that_has_none_and_stay_while_thresholds_move(
     assert "WBC&nbsp;5" in widget.panel.legend.text()
     widget.panel.thresholds.container["cell_probability"].value = 0.9
     settled(widget)
-    assert widget.counted.request.settings.cell_probability == 0.9
+    assert widget.counted.request.recipe.settings.cell_probability == 0.9
     assert widget.counted.result.cells.classes is not None
     widget.panel.outputs["Points"].setChecked(True)
     settled(widget)

@@ -15,7 +15,6 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
-from cellwright.inference.recipe import Recipe
 from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
@@ -106,11 +105,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
     source = request.source
     image = replace(source.image, name=plain_name(source.image.name))
     folder = folder_beside(image)
-    models = request.model if isinstance(request.model, tuple) else (str(request.model),)
-    recipe = Recipe(
-        models=models, settings=request.settings, engine=request.engine, classifier=str(request.classifier)
-    )
-    found = yield from count_streamed(StreamJob(image, folder, recipe))
+    found = yield from count_streamed(StreamJob(image, folder, request.recipe))
     build = None
     if found.labels is not None:
         build = layer_of(found.labels, source)

@@ -179,7 +179,7 @@ class CalibrateTool(QObject):
             self._model.work_wanted.emit(corrected_task(counted, boxes, counts), self._on_corrected)
 
     def _on_corrected(self, counted: CountOutcome) -> None:
-        self._model.settings_wanted.emit(counted.request.settings)  # they serve other images too
+        self._model.settings_wanted.emit(counted.request.recipe.settings)  # they serve other images too
         self._model.outcome_wanted.emit(counted)
         self._model.tell(" ".join(counted.result.notices), is_warning=True)
 
@@ -196,7 +196,7 @@ class CalibrateTool(QObject):
     def _on_undo_clicked(self) -> None:
         before, self._before = self._before, None
         if before is not None:
-            self._model.settings_wanted.emit(before.request.settings)
+            self._model.settings_wanted.emit(before.request.recipe.settings)
             self._model.outcome_wanted.emit(before)
             self._model.tell("")
 
@@ -218,8 +218,9 @@ def corrected_task(
     from cellwright.ops.measure.prediction_interval import recalibrated
 
     result = recalibrated(counted.result, boxes, np.asarray(counts))
-    settings = type(counted.request.settings)(**result.provenance.settings["density"])
-    return (yield from show_task(replace(counted.request, settings=settings), result))
+    recipe = counted.request.recipe
+    recipe = replace(recipe, settings=type(recipe.settings)(**result.provenance.settings["density"]))
+    return (yield from show_task(replace(counted.request, recipe=recipe), result))
 
 
 def boxes_layer(source: Source, result: Result) -> Shapes:

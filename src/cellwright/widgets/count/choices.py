@@ -14,6 +14,7 @@ from cellwright.core.errors import CellwrightError, CheckpointError, SettingsErr
 from cellwright.core.tasks import once
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
+from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings, pixel_um_of
 from cellwright.models import registry
 from cellwright.ops.geometry.axes import channel_numbers
@@ -106,15 +107,16 @@ class Choices(QObject):
         return CountInputs(
             layer=self.layer,
             channel=panel.channel.channel,
-            model=panel.model.model_name,
+            recipe=Recipe(
+                models=(panel.model.model_name, *panel.together.ticked),
+                settings=panel.settings,
+                engine=self.engine,
+                classifier=panel.classes.classifier,
+            ),
             family=panel.model.family,
-            classifier=panel.classes.classifier,
-            settings=panel.settings,
-            engine=self.engine,
             outputs=self.outputs,
             part=panel.region.currentData(),
             region_layers=panel.region_layers(),
-            together=panel.together.ticked,
             also=self.also,
         )
 

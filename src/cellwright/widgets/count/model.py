@@ -15,7 +15,6 @@ from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.metadata import meaning
 from cellwright.inference.recipe import Recipe
-from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.geometry.axes import channel_numbers
@@ -43,12 +42,9 @@ class Request:
     """What is to be counted, and how. Made by the widget and the menu command; used by :func:`count_task`."""
 
     source: Source
-    model: str | Path | tuple[str, ...]  # several of one family are averaged
-    settings: Any = None
-    engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
     outputs: tuple[str, ...] = ("Labels",)
-    classifier: str | Path = ""
-    family: str = DEFAULT_FAMILY
+    family: str = DEFAULT_FAMILY  # of the models of the recipe
     regions: RegionSet | None = None  # in pixels of the whole image; None counts all of the source
     part: str = WHOLE_IMAGE  # what was chosen to count in, as the panel names it
     region_layers: RegionLayers = RegionLayers()  # noqa: RUF009 - frozen; those left out, and the mask
@@ -122,21 +118,11 @@ def removed_line(viewer: Any, source: Source) -> str:
 
 
 def recipe_of_count(counted: CountOutcome | WholeCount) -> Recipe:
-    """Return the models and settings that a count was asked for with."""
-    request = counted.request
-    models = request.model
-    if not isinstance(models, tuple):
-        models = (str(models),)
-    rule = AnalysisSettings().region_rule
-    if request.regions is not None:
-        rule = request.regions.rule
-    return Recipe(
-        models=models,
-        settings=request.settings,
-        engine=request.engine,
-        classifier=str(request.classifier),
-        analysis=AnalysisSettings(region_rule=rule),
-    )
+    """Return the recipe that a count was asked for with, and the rule of its regions."""
+    recipe, regions = counted.request.recipe, counted.request.regions
+    if regions is None:
+        return recipe
+    return replace(recipe, analysis=AnalysisSettings(region_rule=regions.rule))
 
 
 def counts_of(viewer: Any) -> ViewerCounts:
@@ -167,9 +153,9 @@ def count_task(request: Request) -> Task[CountOutcome]:
     yield Progress("load", 0, 1)
     from cellwright.inference.pipeline import count_with_prediction
 
-    image = request.source.image
+    image, recipe = request.source.image, request.recipe
     result, prediction = yield from count_with_prediction(
-        image, request.model, request.settings, request.engine
+        image, recipe.models, recipe.settings, recipe.engine
     )
     result = inside_regions(request, replace(result, offset=request.source.offset))
     result = yield from _classified(request, result)
@@ -179,14 +165,14 @@ def count_task(request: Request) -> Task[CountOutcome]:
 def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
     """Return what a request that differs in thresholds, classes or outputs gives, from an earlier count."""
     yield Progress("retune", 0, 1)
-    result = counted.result
-    is_recounted = request.settings != counted.request.settings
+    result, recipe, before = counted.result, request.recipe, counted.request.recipe
+    is_recounted = recipe.settings != before.settings
     if is_recounted:
         from cellwright.inference.pipeline import recount
 
-        result = recount(result, counted.prediction, request.model, request.settings)
+        result = recount(result, counted.prediction, recipe.models, recipe.settings)
         result = inside_regions(request, result)
-    if is_recounted or request.classifier != counted.request.classifier:
+    if is_recounted or recipe.classifier != before.classifier:
         result = yield from _classified(request, result)
     return (yield from show_task(request, result, counted.prediction))
 
@@ -236,12 +222,13 @@ def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:
-    if not request.classifier or not len(result.cells):
+    recipe = request.recipe
+    if not recipe.classifier or not len(result.cells):
         return unclassified(result)
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import classify
 
-    return (yield from classify(result, request.source.image, request.classifier, request.engine))
+    return (yield from classify(result, request.source.image, recipe.classifier, recipe.engine))
 
 
 def unclassified(result: Result) -> Result:
@@ -329,7 +316,7 @@ def result_line(result: Result) -> str:
 
 def channels_line(request: Request) -> str:
     """Return the channels that were counted in; '' where the image has one, or colours."""
-    image, engine = request.source.image, request.engine
+    image, engine = request.source.image, request.recipe.engine
     chosen = engine.channels or (engine.channel or 0,)
     if "C" not in image.axes[:-1] or image.shape[image.axes.index("C")] < 2:
         return ""
@@ -378,15 +365,11 @@ class CountInputs:
 
     layer: Layer | None  # the image layer; without any, what is active, for an error to tell
     channel: Channel | None  # what of it to count in
-    model: str  # name or folder of the model, and its family
+    recipe: Recipe  # models of one family, their settings, how the network runs, a classifier
     family: str
-    classifier: str  # name of a classifier, empty for none
-    settings: Any  # of the family
-    engine: EngineSettings  # how the network runs
     outputs: tuple[str, ...]  # the layers that are wanted
     part: str = WHOLE_IMAGE  # what to count in, as the panel names it
     region_layers: RegionLayers = RegionLayers()  # noqa: RUF009 - frozen; those left out, and the mask
-    together: tuple[str, ...] = ()  # names or folders of further models of the family, averaged with it
     also: tuple[LayerChannel, ...] = ()  # channels that are counted in together with the chosen one
 
     @property
@@ -413,34 +396,16 @@ class CountInputs:
         part = self.source().image.source_part
         if part is not None and isinstance(part[1], tuple) and part[1]:
             return tuple(map(str, part[1]))
-        return self.engine.channels
+        return self.recipe.engine.channels
 
     @property
     def further_files(self) -> tuple[str, ...]:
         """The files, besides that of the layer, that hold channels which are counted in together."""
         return self.source().image.source_files if self.also else ()
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names or folders of all models that count."""
-        return (self.model, *self.together)
-
-    def request(self, source: Source) -> Request:
+    def request(self, source: Source, regions: RegionSet | None = None) -> Request:
         """Return what is to be counted, as all of this says."""
-        model: str | tuple[str, ...] = self.model
-        if self.together:
-            model = self.models
-        return Request(
-            source,
-            model,
-            self.settings,
-            self.engine,
-            self.outputs,
-            self.classifier,
-            self.family,
-            part=self.part,
-            region_layers=self.region_layers,
-        )
+        return Request(source, self.recipe, self.outputs, self.family, regions, self.part, self.region_layers)
 
 
 class _Remembered(NamedTuple):
@@ -489,10 +454,11 @@ class CountModel:
         request, source = outcome.request, outcome.request.source
         if source.is_preview or request.regions is not None:
             return ""
+        engine = request.recipe.engine
         place = (
             source.layer_id,
-            request.engine.channel,
-            request.engine.channels,
+            engine.channel,
+            engine.channels,
             source.offset,
             source.image.shape,
         )

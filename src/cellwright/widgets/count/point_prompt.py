@@ -210,7 +210,7 @@ class PointPromptTool(QObject):
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
             if prompts is None:
-                who = who_answers(subject.model, self._model.inputs().model)
+                who = who_answers(subject.model, self._model.inputs().recipe.models[0])
                 self._model.tell(f"Click on a cell that was missed, or drag a box around it.{who}")
             elif self.draft.prompts is prompts:
                 self._try_to_answer(subject)
@@ -348,13 +348,15 @@ class PointPromptTool(QObject):
 
     def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
         source, inputs = self._source(layer), self._model.inputs()
-        model = prompt_model(source.image, inputs.model, inputs.family)
-        return PromptContext(source, model, inputs.engine, frame)
+        model = prompt_model(source.image, inputs.recipe.models[0], inputs.family)
+        return PromptContext(source, model, inputs.recipe.engine, frame)
 
     def _nothing_counted(self, subject: PromptContext) -> CountOutcome:
-        inputs = replace(self._model.inputs(), classifier="", engine=subject.engine)
+        inputs = self._model.inputs()
+        recipe = replace(inputs.recipe, classifier="", engine=subject.engine)
         has_labels = "Labels" in registry.get(inputs.family).returns
-        return CountOutcome(inputs.request(subject.source), empty_result(subject, has_labels=has_labels), {})
+        request = replace(inputs, recipe=recipe).request(subject.source)
+        return CountOutcome(request, empty_result(subject, has_labels=has_labels), {})
 
 
 def added_task(

@@ -90,11 +90,9 @@ class SettingsFileTool(QObject):
         """Write what is chosen now."""
         with telling(self._model.fail):
             inputs = self._model.inputs()
-            recipe = Recipe(
-                models=inputs.models,
-                settings=inputs.settings,
-                engine=replace(inputs.engine, channels=inputs.channels_of_file),
-                classifier=inputs.classifier,
+            recipe = replace(
+                inputs.recipe,
+                engine=replace(inputs.recipe.engine, channels=inputs.channels_of_file),
                 analysis=AnalysisSettings(region_rule=self._panel.rule.currentData()),
                 with_files=inputs.further_files,
             )

@@ -266,13 +266,14 @@ class ShownCount(QObject):
             or counted.request.family != self._panel.model.family
         ):
             return  # sliders and ticks may now belong to another family
-        request = counted.request
+        request, recipe = counted.request, counted.request.recipe
         self._remove_unticked(counted)
         settings, classifier = self._panel.settings, self._panel.classes.classifier
-        if settings != request.settings and not can_recount(counted):
+        if settings != recipe.settings and not can_recount(counted):
             self._model.tell("The new thresholds will be used by the next count.", is_warning=True)
-            settings = request.settings
-        wanted = replace(request, settings=settings, outputs=self._choices.outputs, classifier=classifier)
+            settings = recipe.settings
+        recipe = replace(recipe, settings=settings, classifier=classifier)
+        wanted = replace(request, recipe=recipe, outputs=self._choices.outputs)
         if wanted != request or self._updater.is_busy:
             self._updater.request(lambda: recount_task(counted, wanted))
 

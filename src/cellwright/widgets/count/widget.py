@@ -1,6 +1,5 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari.layers import Image as ImageLayer
@@ -133,7 +132,7 @@ class CountWidget(QWidget):
         with telling(self.model.fail):
             regions = None if is_preview else self.choices.regions()
             source = self.choices.preview_source() if is_preview else self.choices.source(regions)
-            request = replace(self.choices.inputs().request(source), regions=regions)
+            request = self.choices.inputs().request(source, regions)
             shapes = region_layer(self.viewer, self.panel.exclude.layer)
             self.panel.offer_everywhere(shapes, regions or RegionSet(), source.image)
             self.updater.forget()
@@ -160,10 +159,7 @@ class CountWidget(QWidget):
         if image is None or cells is None:
             self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
             return
-        model = counted.request.model
-        if isinstance(model, tuple):
-            model = model[0]
-        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
+        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, counted.request.recipe.models[0]))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
         if panel == COUNT:

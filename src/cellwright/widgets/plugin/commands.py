@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QInputDialog
 from cellwright.core.data import Cells
 from cellwright.core.errors import CellwrightError, CheckpointError, WrongLayerError, error_line
 from cellwright.core.tasks import Progress, Task
+from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -58,10 +59,10 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         family = DEFAULT_FAMILY
         if own.model:
             family = read_spec(store.find(own.model) / SPECS).family
-        engine = EngineSettings(device=own.device)
+        recipe = Recipe(models=(own.model or DEFAULT_FAMILY,), engine=EngineSettings(device=own.device))
         source = source_of(viewer.layers.selection.active)
         outputs = usual_outputs(registry.get(family))
-        request = Request(source, own.model or DEFAULT_FAMILY, None, engine, outputs, family=family)
+        request = Request(source, recipe, outputs, family)
     except CellwrightError as error:
         show_error(str(error))
         return None
