@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_what_cannot_be_written_says_so(tmp_path, analysed, monkeypatch):
     monkeypatch.setattr(tables, "MOST_XLSX_ROWS", 10)
     with pytest.raises(WriteError, match="rows at most"):
         write_xlsx(tmp_path / "a.xlsx", {"cells": analysis.table})
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(WriteError, match="pyarrow"):
         write_parquet(tmp_path / "a.parquet", analysis.table)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,9 @@ Whatever reads a file may raise ReadError where it is missing, damaged or does n
 WriteError; docstrings name the errors beyond these.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CellwrightError(Exception):
     """Base of all errors this package raises on purpose."""
@@ -58,6 +61,22 @@ class AnnotationError(CellwrightError, ValueError):
 
 class QueryError(CellwrightError, ValueError):
     """A point that is asked about lies outside the image."""
+
+
+@contextmanager
+def needed(kind: type[CellwrightError], what: str, extra: str, package: str = "") -> Iterator[None]:
+    """Raise an error of this kind where a package that is imported inside is not installed.
+
+    ``what`` needs it; pip installs it by our ``extra``, and alone where ``package`` names it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        extra = f"'napari-cellwright[{extra}]'"
+        install = f"{package} (or {extra} for all of its kind)" if package else extra
+        raise kind(
+            f"{what} needs a package that is not installed ({error}). Run: pip install {install}"
+        ) from error
 
 
 def error_line(error: Exception) -> str:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellwright.core.data import Result
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import WriteError, needed
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.ops.measure.cells_table import (
     DECIMALS,
@@ -78,11 +77,8 @@ def write_parquet(path: Path | str, table: "pandas.DataFrame") -> None:
 
     WriteError where the file cannot be written, or pyarrow is not installed.
     """
-    if find_spec("pyarrow") is None:
-        raise WriteError(
-            "Parquet is written by pyarrow, which is not installed. Run: "
-            'pip install "napari-cellwright[parquet]"'
-        )
+    with needed(WriteError, "Writing Parquet", "parquet"):
+        import pyarrow  # noqa: F401 - pandas takes it
     with atomic_write(Path(path)) as part:
         table.to_parquet(part, engine="pyarrow", index=False)
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, needed
 from cellwright.files.metadata import (
     LEAST_BOMB_BYTES,
     ImageMetadata,
@@ -118,13 +118,8 @@ def why_not_read(path: Path, start: bytes) -> str:
 def read_vendor(path: Path) -> Iterator[Image]:
     """Yield the scenes of a file of a vendor; ReadError where the package for it is not installed."""
     package, read = READERS[path.suffix.lower()]
-    try:
+    with needed(ReadError, f"Reading {path}", "vendor", package):
         module = import_module(package)
-    except ImportError as error:
-        raise ReadError(
-            f"Reading {path} needs the package {package}. Run: pip install {package} (or "
-            "'napari-cellwright[vendor]' for the files of all vendors)."
-        ) from error
     yield from read(module, path)
 
 

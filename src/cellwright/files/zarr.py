@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import SPATIAL, ArrayLike, Image
-from cellwright.core.errors import CellwrightError, ReadError, WriteError
+from cellwright.core.errors import CellwrightError, ReadError, WriteError, needed
 from cellwright.files.atomic import writing
 from cellwright.files.metadata import (
     LEAST_BOMB_BYTES,
@@ -91,12 +91,8 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
 
     ReadError where zarr is not installed, or the folder is damaged or holds no image.
     """
-    try:
+    with needed(ReadError, f"Reading the Zarr folder {source}", "zarr"):
         import zarr
-    except ImportError as error:
-        raise ReadError(
-            f"Reading the Zarr folder {source} needs zarr. Run: pip install 'napari-cellwright[zarr]'"
-        ) from error
     name = str(source).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
     try:
         node = zarr.open(source, mode="r", storage_options=_server_options(address_of(source)))
@@ -119,10 +115,9 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
             yield replace(image, notices=(*image.notices, *missing))
     except CellwrightError:
         raise
-    except ImportError as error:
-        raise ReadError(
-            f"Reading {source} needs a package more: {error}. Run: pip install 'napari-cellwright[remote]'"
-        ) from error
+    except ImportError:
+        with needed(ReadError, f"Reading {source}", "remote"):
+            raise
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
             f"Expected a whole Zarr folder at {source}; got: {_got(error)}. {_advice(source)}"
@@ -454,11 +449,7 @@ def _windows(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], slice, s
 
 
 def _zarr() -> Any:
-    try:
+    with needed(WriteError, "Writing OME-Zarr", "large"):
         import yaozarrs  # noqa: F401 - both are needed, and a count of hours must not end without them
         import zarr
-    except ImportError as error:
-        raise WriteError(
-            "Writing OME-Zarr needs zarr and yaozarrs. Run: pip install 'napari-cellwright[large]'"
-        ) from error
     return zarr

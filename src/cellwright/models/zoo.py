@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellwright import __version__
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import WriteError, needed
 from cellwright.files.atomic import atomic_write
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import CARD
@@ -64,10 +64,8 @@ def export_onnx(name: str | Path, path: Path) -> Path:
     CheckpointError where there is no such model, or it is damaged. WriteError where the package onnx is not
     installed, or the file cannot be written.
     """
-    try:
+    with needed(WriteError, "ONNX", "onnx"):
         import onnx
-    except ImportError as error:
-        raise WriteError("ONNX needs a package. Run: pip install 'napari-cellwright[onnx]'") from error
     model = store.load(name)
     side = 2 * model.spec.divisor
     image = torch.zeros(1, model.spec.in_channels, side, side)

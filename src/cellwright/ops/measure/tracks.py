@@ -6,13 +6,14 @@ doi 10.1093/bioinformatics/btac799.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Labels
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError, SettingsError, needed
 from cellwright.ops.labels import equivalent_diameters
 from cellwright.ops.measure.settings import TrackSettings
 
@@ -202,7 +203,8 @@ def _links(
     """Return the rows that follow each row; ``sides`` are those of a pixel, in pixels along x."""
     if not len(cells):
         return {}
-    laptrack = _laptrack()
+    with needed(SettingsError, "Tracking cells", "tracks"):
+        laptrack: Any = import_module("laptrack")
     places = cells.points[:, 1:] * sides
     distance = settings.max_distance_px or _typical_diameter(cells, sides)
     if not distance:
@@ -226,17 +228,6 @@ def _links(
         start, end = int(rows[frame][index]), int(rows[next_frame][next_index])
         following.setdefault(start, []).append(end)
     return {row: _plausible(row, ends, cells, places) for row, ends in following.items()}
-
-
-def _laptrack() -> Any:
-    try:
-        import laptrack
-    except ImportError as error:
-        raise SettingsError(
-            "Cells are tracked by laptrack, which is not installed. Run: "
-            'pip install "napari-cellwright[tracks]"'
-        ) from error
-    return laptrack
 
 
 def _typical_diameter(cells: Cells, sides: NDArray[np.float64]) -> float:
