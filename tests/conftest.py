@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
+
+LIMIT_MS = 60_000  # what a test waits for at most
 
 
 class Blobs(NamedTuple):
@@ -128,6 +131,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "screen" if nodeid.startswith("tests/widgets/") else nodeid
 
     return OneScreen(config, log)
+
+
+@pytest.fixture
+def qtbot(qtbot: Any) -> Any:
+    """The one of pytest-qt, which waits long enough for a busy machine, whatever the test says."""
+    for name in ("waitUntil", "waitSignal", "waitExposed"):
+        setattr(qtbot, name, partial(_patient, getattr(qtbot, name)))
+    return qtbot
+
+
+def _patient(wait: Callable[..., Any], what: Any, timeout: int = 0) -> Any:
+    return wait(what, timeout=max(timeout, LIMIT_MS))
 
 
 @pytest.fixture(autouse=True)

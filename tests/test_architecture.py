@@ -228,6 +228,11 @@ def test_a_diamond_is_no_circle() -> None:
     assert not circles({**sources, "ops/d.py": ""})
 
 
+def test_no_block_changes_the_filters_of_warnings(sources: dict[str, str]) -> None:
+    """They are one for all threads: a block that ends in one undoes or keeps what another has set."""
+    assert [path for path, source in sources.items() if "catch_warnings" in source] == []
+
+
 def test_packages_stay_small(sources: dict[str, str]) -> None:
     sizes = Counter(Path(path).parent.as_posix() for path in sources if not path.endswith("__init__.py"))
     assert {package: size for package, size in sizes.items() if size > MOST_MODULES} == {}

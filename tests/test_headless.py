@@ -77,7 +77,7 @@ def test_no_reader_is_imported_before_its_file_is_met(tmp_path):
     Picture.new("L", (30, 20)).save(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text("y,x\n1,2\n")
     command = [sys.executable, "-c", KINDS_OF_FILES, tmp_path / "a.png", tmp_path / "a.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["", "PIL", "PIL"]
 
@@ -89,6 +89,6 @@ SCRIPT = shutil.which("cellwright", path=Path(sys.executable).parent)
     "command", [[sys.executable, "-m", "cellwright"], [SCRIPT]], ids=["module", "script"]
 )
 def test_the_command_is_installed(command):
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "count" in done.stdout

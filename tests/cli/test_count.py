@@ -396,7 +396,7 @@ def test_control_c_in_a_real_process(tmp_path, image_path):
         process.stdout.readline()
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.startswith("Cancelled; ")
     assert "Traceback" not in err

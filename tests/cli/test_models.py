@@ -60,7 +60,6 @@ def test_a_model_is_exported_and_imported(cli, own_models, tmp_path):
     assert store.load("theirs").sha256 == store.load("mine").sha256
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_a_zoo_package_is_exported_and_imported(cli, own_models, tmp_path):
     code, _, err = cli("models", "export", "mine", tmp_path / "exported", "--zoo")
     assert (code, "Give at least one" in err) == (1, True)

@@ -308,7 +308,7 @@ def test_files_of_a_large_image_are_called_after_the_image(tmp_path, monkeypatch
 
 
 def test_images_are_read_beside_each_other(images, tmp_path, monkeypatch):
-    both, read = Barrier(2, timeout=20), folder.read_images
+    both, read = Barrier(2, timeout=60), folder.read_images
 
     def read_together(path, axes=None):
         if path.stem in "02":

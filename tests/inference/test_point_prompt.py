@@ -72,10 +72,10 @@ def test_encoding_is_a_task_and_questions_after_it_are_quick(draw_blobs, oracle_
     assert steps[0].stage == "load"
     assert steps[-1].done == steps[-1].total
     assert list(asked.encode()) == []
-    started = time.perf_counter()
+    started = time.process_time()
     found = [asked.cell_at(point) for point in blobs.points[:200]]
     asked.probability(blobs.points)
-    assert (time.perf_counter() - started) / len(found) < 0.05
+    assert (time.process_time() - started) / len(found) < 0.05
     assert all(found)
 
 

@@ -57,7 +57,6 @@ def package(own, written, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["flow", "centroid", "query", "pseudocolor", "density"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_a_package_gives_the_maps_of_the_model(package, tmp_path, family):
     with zipfile.ZipFile(package(family)) as archive:
         archive.extractall(tmp_path / "out")
@@ -90,7 +89,6 @@ VALIDATE = """
 """
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_the_validator_of_the_zoo_finds_nothing_wrong(package, tmp_path):
     """Files and their description; whether the network gives the maps is tested above."""
     paths = []

@@ -365,10 +365,10 @@ def _opened(path: Path) -> Iterator[Any]:
     """Open a picture however large it is."""
     from PIL import Image as Picture
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Picture.DecompressionBombWarning)
-        with Picture.open(path) as picture:
-            yield picture
+    # for good: what a block silences, a block that ends in another thread undoes
+    warnings.filterwarnings("ignore", category=Picture.DecompressionBombWarning)
+    with Picture.open(path) as picture:
+        yield picture
 
 
 def _n_frames(picture: Any) -> int:

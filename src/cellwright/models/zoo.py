@@ -9,7 +9,6 @@ Source: bioimage.io model description 0.5, https://bioimage.io/docs.
 
 import json
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,8 +70,7 @@ def export_onnx(name: str | Path, path: Path) -> Path:
     image = torch.zeros(1, model.spec.in_channels, side, side)
     sizes = {0: "batch", 2: "height", 3: "width"}
     with atomic_write(path) as part:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter that needs no further package is called old
+        with torch.no_grad():
             torch.onnx.export(
                 _Maps(model).eval(),
                 (image,),
@@ -131,8 +129,7 @@ def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
     low, high = np.percentile(image, model.spec.percentiles)  # as the zoo's scale_range has it
     scaled = torch.from_numpy(((image - low) / (high - low + 1e-6)).astype(np.float32))[np.newaxis]
     network = _Maps(model).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch would rather export in a way that no other program reads
+    with torch.no_grad():
         traced = torch.jit.trace(network, scaled)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, part / "weights.pt")
         expected: NDArray[np.float32] = traced(scaled).numpy()

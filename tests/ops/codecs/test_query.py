@@ -252,9 +252,9 @@ def test_two_thousand_cells_take_little_time():
     assert labels.size > 1600**2
     took = []
     for _ in range(2):
-        started = time.perf_counter()
+        started = time.process_time()
         cells = query_to_cells(inside, depth, QuerySettings())
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     assert len(cells) == 3 * 26**2 > 2000
     assert min(took) < 3  # about 0.3 s on a quiet machine
 

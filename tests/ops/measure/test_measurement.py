@@ -77,6 +77,16 @@ def test_shape_is_that_of_scikit_image(drawn):
         np.testing.assert_allclose(table[ours], truth[theirs], rtol=1e-5)
 
 
+@pytest.mark.parametrize("cell", [np.s_[2, 2, 2], np.s_[1:6, 2, 2], np.s_[1:6, 2, 1:6], np.s_[1:6, 2:4, 1:6]])
+def test_cells_without_hollows_are_solid_however_flat(cell):
+    labels = np.zeros((7, 7, 7), np.int32)
+    labels[cell] = 1
+    assert measure(labels, labels, ("shape",))["solidity"].tolist() == [1.0]
+    labels = np.zeros((7, 7, 7), np.int32)
+    labels[3][np.eye(7, dtype=bool)] = 1  # aslant
+    assert measure(labels, labels, ("shape",))["solidity"].tolist() == [1.0]
+
+
 def test_four_directions_would_give_the_perimeter_of_scikit_image(draw_cells):
     labels = draw_cells((1.0, 1.0)).labels
     theirs = [perimeter_crofton(labels == number, 4) for number in range(1, labels.max() + 1)]

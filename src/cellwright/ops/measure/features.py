@@ -10,7 +10,6 @@ encoding, Insight Journal 2012; the same as ``skimage.measure.perimeter_crofton`
 with weights for pixels that are not square.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
@@ -99,16 +98,13 @@ def _covariances(block: CellBlock, spacing: NDArray[np.float64]) -> NDArray[np.f
 def _solidities(block: CellBlock) -> NDArray[np.float64]:
     from skimage.measure import regionprops  # slow to import
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of convex hulls of lines
-        return np.array([_solidity(region) for region in regionprops(block.own)])  # type: ignore[no-untyped-call]
+    return np.array([_solidity(region) for region in regionprops(block.own)])  # type: ignore[no-untyped-call]
 
 
 def _solidity(region: Any) -> float:
-    convex = region.area_convex
-    if not convex:  # a line or a plane has no hull
-        return 1.0
-    return float(region.area / convex)
+    if region.image.ndim == 3 and np.linalg.matrix_rank(region.coords - region.coords.mean(axis=0)) < 3:
+        return 1.0  # a line or a plane in a volume has no hull
+    return float(region.area / region.area_convex)
 
 
 class Directions(NamedTuple):
