@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from tools.command_line import command_line
 from tools.release.calibrate_fit import planes, spread
-from tools.release.changes import CHANGES, Known, on_even_scale
+from tools.release.changes import CHANGES, Known, known_of
 from tools.release.kinds import KINDS, learned
 
 from cellwright.core.data import Image
@@ -91,12 +91,7 @@ def _of_kind(dataset: Dataset, most: int) -> Iterator[tuple[str, Known]]:
     items = spread(dataset.items, most)
     for item in items:
         for number, (image, labels) in enumerate(planes(item, CROP_PX, -(-most // len(items)))):
-            pixels = np.asarray(image.data)
-            if pixels.ndim == 3 and np.ptp(pixels[..., :3], axis=-1).max() == 0:
-                pixels = pixels[..., 0]
-            elif pixels.ndim == 3:
-                pixels = pixels[..., :3]
-            yield f"{dataset.folder.name} {item.name} {number}", Known(on_even_scale(pixels), labels)
+            yield f"{dataset.folder.name} {item.name} {number}", known_of(image, labels)
 
 
 def _score(model: CellModel, name: str, change: str, known: Known) -> Score | None:

@@ -5,6 +5,7 @@ import pytest
 from torch import nn
 
 from cellwright.core.data import Cells
+from cellwright.inference.pipeline import count
 from cellwright.inference.scale import (
     CLOSER,
     is_close,
@@ -70,6 +71,28 @@ def test_confidence_weighs_scores_by_area(oracle_model):
 def test_a_few_cells_decide_nothing(oracle_model):
     assert zoom_of([cells_of_area([9.0] * 4)], oracle_model.spec) == 1
     assert zoom_of([cells_of_area([])], oracle_model.spec) == 1
+
+
+@pytest.mark.parametrize(
+    ("diameter", "block_step", "zoom"), [(6, 0, 4), (6, 0.04, 1), (11, 0, 24 / 11), (11, 0.04, 24 / 11)]
+)
+def test_cells_smaller_than_compressed_blocks_are_not_enlarged(oracle_model, diameter, block_step, zoom):
+    """What is smaller than the blocks is the noise that hides them."""
+    oracle_model.spec = replace(oracle_model.spec, diameter_range_px=(16.0, 80.0))
+    outlined = oracle_model.postprocess
+
+    def surer_of_large_ones(maps, settings):
+        cells = outlined(maps, settings)
+        return replace(cells, scores=(cells.areas / 1000).clip(0, 1))
+
+    oracle_model.postprocess = surer_of_large_ones
+    rows, columns = np.indices((215, 215))
+    blocks = block_step * ((rows // 8 + columns // 8) % 2)
+    distance = np.hypot(rows % 43 - 20, columns % 43 - 20)
+    result = count((distance < diameter / 2) + blocks, oracle_model)
+    assert result.count == 25
+    assert ("grain" in result.provenance.settings) == bool(block_step)
+    assert result.provenance.settings["zoom"] == pytest.approx(zoom, rel=0.1)
 
 
 def test_only_an_estimate_is_told():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from cellwright.core.data import Labels
+from cellwright.core.data import Image, Labels
 from cellwright.ops.labels import equivalent_diameters
 
 Pixels = NDArray[Any]
@@ -38,6 +38,16 @@ def on_even_scale(pixels: Pixels) -> Pixels:
     """Return pixels as float32 whose percentiles 0.5 and 99.8 are 0 and 1."""
     low, high = np.percentile(pixels, (0.5, 99.8))
     return (np.asarray(pixels, np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6))
+
+
+def known_of(image: Image, labels: Labels) -> Known:
+    """Return an image (YX or YXC) and its cells on an even scale, grey where its colours are alike."""
+    pixels = np.asarray(image.data)
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3]
+        if np.ptp(pixels, axis=-1).max() == 0:
+            pixels = pixels[..., 0]
+    return Known(on_even_scale(pixels), labels)
 
 
 def _of_pixels(change: Callable[[Pixels, np.random.Generator], Pixels]) -> Change:

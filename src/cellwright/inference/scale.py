@@ -16,7 +16,7 @@ from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.density import mean_diameter, typical_diameter
-from cellwright.ops.geometry.intensity import Scaling, brightened
+from cellwright.ops.geometry.intensity import JPEG_PX, Scaling, brightened
 from cellwright.ops.labels import equivalent_diameters
 
 FEWEST_CELLS = 5  # needed for their diameter to be believed
@@ -112,7 +112,7 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
         plain, facts = replace(one, settings=family.settings()), FactCollector(calibration)
         predicted = yield from plain.decode(batch, zoom, plain.progress([batch], zoom))
         facts.add(*predicted)
-        looks.append((facts.expected_f1(predicted.decoded) or 0.0, predicted.decoded[0], one))
+        looks.append((facts.promised(predicted.decoded), predicted.decoded[0], one))
     together, *alone = looks
     promised, cells, best = max(alone, key=itemgetter(0))
     rivals = [other for likely, other, _ in alone if likely > promised - ABOUT_AS_MUCH]
@@ -161,10 +161,15 @@ def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task
             break
         tried.append(wanted)
         trial = yield from _try(context, first.batch, wanted, at)
-        if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells):
+        if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells) or _are_noise(context, trial):
             break
         best = trial
     return best
+
+
+def _are_noise(context: CountContext, trial: ScaleTrial) -> bool:
+    """Return whether cells are smaller than compressed blocks whose edges noise hides: that noise, likely."""
+    return bool(context.scaling.grain) and _diameter_of(trial.cells) < JPEG_PX
 
 
 def _brightened(context: CountContext, batch: BlockBatch) -> CountContext | None:
@@ -233,7 +238,7 @@ def _tried(context: CountContext, batch: BlockBatch, zoom: float, progress: Tile
     if _enough(context):
         facts = FactCollector(context.calibration)
         facts.add(*predicted)
-        promised = facts.expected_f1(predicted.decoded) or 0.0
+        promised = facts.promised(predicted.decoded)
     return ScaleTrial(zoom, batch, predicted, progress, context.scaling, promised)
 
 
