@@ -79,6 +79,12 @@ class Split(NamedTuple):
     validation: Dataset
     notice: str
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether images that teach also validate, with another part of them or whole."""
+        taught = {item.name for item in self.train.items}
+        return any(item.name in taught for item in self.validation.items)
+
 
 def split(dataset: Dataset, *, most: int | None = None) -> Split:
     """Return the training and the validation part of a dataset, made where there is no validation split.

@@ -24,12 +24,12 @@ from cellwright.files.images import read_image
 from cellwright.files.json_value import read_text
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import registry, store
+from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import LEARNED_FACTOR
 from cellwright.ops.measure.prediction_interval import fit_interval
-from cellwright.training.finetune.finetune import Outcome, tuned_title
+from cellwright.training.finetune.finetune import Outcome, start_model, tuned_title
 from cellwright.training.state import write_card
 
 FEWEST = 3  # images: with less, judging by the others says nothing
@@ -99,14 +99,12 @@ def finetune_counts(
 
     CheckpointError where there is no such model, it gives no density, or it lies in ``output``.
     """
-    model = store.load(start)
+    model = start_model(start, output)
     if registry.get(model.spec.family).gives != "density":
         raise CheckpointError(
             f"Counts alone teach a model that gives a density; {start} is of the family {model.spec.family}. "
             "Choose density, or annotate cells."
         )
-    if store.find(start).resolve() == output.resolve():
-        raise CheckpointError(f"The new model needs a folder of its own; got {output}. Choose another.")
     check_writable(output)
     found: list[float] = []
     for done, image in enumerate(images):

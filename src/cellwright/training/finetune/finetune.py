@@ -204,12 +204,16 @@ class Run:
         save_checkpoint(self.output, chosen.model, only_scores(chosen.scores))
         return only_scores(chosen.scores)
 
-    def outcome(self, after: dict[str, float], notice: str) -> Outcome:
-        """Return what the run came to."""
-        first = self.state.history[0]
-        is_better = self.state.best > first["merit"]
+    def finish(self, after: dict[str, float], notice: str) -> Outcome:
+        """Return what the run came to, once the card of the model tells it; nothing is left to resume."""
+        history = self.state.history
+        before, is_better = only_scores(history[0]), self.state.best > history[0]["merit"]
+        title = self.tuned.title if is_better else self.start.spec.title
         notices = (notice,) if notice else ()
-        return Outcome(self.output, only_scores(first), after, is_better, notices)
+        told = [*self.told, f"Outcome: {verdict(before, after, is_better=is_better)}.", *notices]
+        write_card(self.output, title, told, {"before": before, "after": after}, history)
+        forget(self.output)
+        return Outcome(self.output, before, after, is_better, notices)
 
     def _nearest(self, tried: Sequence["_Candidate"], least: float) -> "_Candidate | None":
         """Return the one nearest to the first weights of those that score like the best, by chance or not.
@@ -329,33 +333,33 @@ def finetune(
     output
         Must not hold the model to start from.
     """
-    model = _loaded(start, output)
+    model = start_model(start, output)
     begin = model.with_network(copy.deepcopy(model.network))
     if pretrained is not None:
         start_from(pretrained, begin)
     parts = split(data.target, most=settings.n_validation)
-    taught = {item.name for item in parts.train.items}
-    has_few = any(item.name in taught for item in parts.validation.items)  # who teach also validate
-    if has_few:
+    if parts.is_shared:
         settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    images = [
-        [f"{one.folder.name}/{item.name}" for item in one.items]
-        for one in (parts.train, parts.validation, *data.extra)
-    ]
-    facts = facts_of(images=images, start=model.sha256)
-    check_same_run(output, settings, facts)
+    state = first_state(begin.network.to(torch_device), settings.weight_decay)
+    state.facts = facts_of(
+        images=[
+            [f"{one.folder.name}/{item.name}" for item in one.items]
+            for one in (parts.train, parts.validation, *data.extra)
+        ],
+        start=model.sha256,
+    )
+    check_same_run(output, settings, state.facts)
     fixed = None
-    if has_few:
+    if parts.is_shared:
         fixed = yield from fixed_patches(parts.validation, model, settings)
+    title = tuned_title(model.spec)
     run = Run(
         start=model,
-        tuned=replace(
-            model.spec.without_counts(), title=tuned_title(model.spec), tuned_diameter_px=sets.diameter_px
-        ),
-        state=replace(first_state(begin.network.to(torch_device), settings.weight_decay), facts=facts),
+        tuned=replace(model.spec.without_counts(), title=title, tuned_diameter_px=sets.diameter_px),
+        state=state,
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),
@@ -365,26 +369,18 @@ def finetune(
         device=device,
         told=_learned_from(start, parts.train, parts.validation),
     )
-    resume(run.state, output, settings)
-    if not run.state.history:
+    resume(state, output, settings)
+    if not state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
         yield from run.epoch(sets, torch_device)
         yield (yield from run.validate(run.present()))
-    outcome = run.outcome((yield from run.interpolate()), parts.notice)
-    came_out = f"Outcome: {verdict(outcome.before, outcome.after, is_better=outcome.is_better)}."
-    write_card(
-        output,
-        run.tuned.title if outcome.is_better else model.spec.title,
-        [*run.told, came_out, *outcome.notices],
-        {"before": outcome.before, "after": outcome.after},
-        run.state.history,
-    )
-    forget(output)
-    return outcome
+    after = yield from run.interpolate()
+    return run.finish(after, parts.notice)
 
 
-def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
+def start_model(start: CellModel | str | Path, output: Path) -> CellModel:
+    """Return the model to start from; CheckpointError where there is none, or it lies in ``output``."""
     if not isinstance(start, (str, Path)):
         return start
     if store.find(start).resolve() == output.resolve():
