@@ -31,8 +31,8 @@ from cellwright.inference.classify import classify as classify_cells
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
-from cellwright.models.classifier.spec import classifiers
 from cellwright.models.protocol import CellModel
+from cellwright.models.store import classifiers
 from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.evaluation.evaluate import Classify, Report, evaluate
 

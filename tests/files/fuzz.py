@@ -192,8 +192,8 @@ def read_as_settings(path: Path) -> int:
 
 def read_as_model(folder: Path) -> int:
     """Read a folder as a model and as a classifier."""
+    from cellwright.models import classifier as network
     from cellwright.models.checkpoint import load_checkpoint
-    from cellwright.models.classifier import network
 
     return _try(lambda: load_checkpoint(folder), lambda: network.load(folder))
 

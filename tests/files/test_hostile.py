@@ -162,9 +162,8 @@ def test_json_of_ten_thousand_levels_is_refused(tmp_path, name):
 
 def test_what_cellwright_saves_is_refused_ten_thousand_levels_deep(tmp_path):
     from cellwright.inference.recipe import load_recipe
-    from cellwright.models.classifier.spec import read_classifier_spec
     from cellwright.models.fit import read_fit
-    from cellwright.models.spec import read_spec
+    from cellwright.models.spec import read_classifier_spec, read_spec
 
     path = tmp_path / "fit.json"
     path.write_text("[" * 10_000 + "]" * 10_000)
@@ -179,7 +178,7 @@ def test_what_cellwright_saves_is_refused_ten_thousand_levels_deep(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_settings_that_name_no_model_are_refused(tmp_path, name):
     from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
-    from cellwright.models.classifier.spec import find_classifier
+    from cellwright.models.store import find_classifier
 
     save_recipe(tmp_path / "a.json", Recipe(models=(name,)))
     with pytest.raises(CellwrightError, match="must be a folder or one of"):

@@ -11,8 +11,8 @@ from cellwright.core.tasks import run
 from cellwright.inference import classify as classify_module
 from cellwright.inference.classify import Classes, classify, predict_classes
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.classifier.network import Classifier
-from cellwright.models.classifier.spec import ClassifierSpec
+from cellwright.models.classifier import Classifier
+from cellwright.models.spec import ClassifierSpec
 from cellwright.ops.labels import measure
 
 CPU = EngineSettings(device="cpu", precision="float32")

@@ -11,7 +11,7 @@ import torch
 from cellwright.core.errors import AnnotationError, CheckpointError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.models.classifier.network import load
+from cellwright.models.classifier import load
 from cellwright.ops.labels import measure
 from cellwright.training.cell_classifier import (
     CellCrops,

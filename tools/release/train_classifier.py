@@ -12,7 +12,7 @@ from textwrap import fill
 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.models.classifier.network import load
+from cellwright.models.classifier import load
 from cellwright.training.cell_classifier import ClassDataset, Scores, read_cell_crops, score, train_classifier
 from cellwright.training.settings import ClassifyTrainingSettings
 from tools.command_line import command_line

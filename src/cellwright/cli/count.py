@@ -40,7 +40,7 @@ from cellwright.inference.settings import (
     InputFiles,
     StreamSettings,
 )
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -216,10 +216,7 @@ def make_choices(
 
 def check_classifier(name: str, choices: CountChoices) -> None:
     """Raise before the first image is read where classes cannot be given, or one that is kept is none."""
-    from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
-
-    spec = read_classifier_spec(find_classifier(name) / CLASSIFIER)
-    check_texts(choices.recipe.analysis.keep, {"class": spec.classes})
+    check_texts(choices.recipe.analysis.keep, {"class": store.classifier_of(name).classes})
     family = registry.get(choices.models[0].spec.family)
     if family.gives != "instances":
         raise SettingsError(

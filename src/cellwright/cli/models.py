@@ -9,7 +9,6 @@ import typer
 from cellwright.cli.flags import refuse_idle
 from cellwright.inference.settings import FlagRule
 from cellwright.models import registry, store
-from cellwright.models.classifier.spec import classifiers
 
 COMMAND = "another command"
 RULES = (
@@ -96,7 +95,7 @@ def _print_models() -> None:
         for score_name, score in entry.scores.items():
             typer.echo(f"    {score_name}: {score:.3f}")
         typer.echo(f"    {entry.folder}")
-    for classifier in classifiers():
+    for classifier in store.classifiers():
         typer.echo(f"{classifier.name}  (classifier: {', '.join(classifier.spec.classes)})")
         typer.echo(f"    {classifier.spec.title}")
         typer.echo(f"    {classifier.folder}")

@@ -172,9 +172,8 @@ def tune_model(
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.inference.device import choose
     from cellwright.models import store
-    from cellwright.models.spec import read_spec
 
-    spec = read_spec(store.find(start) / "spec.json")
+    spec = store.spec_of(start)
     target, others = read_dataset(folders[0]), tuple(read_folder(folder) for folder in folders[1:])
     choose(device)
     print_findings(target, spec)

@@ -402,11 +402,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
 
 
 def _classifier_checksum(name: str) -> str:
-    from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
-
-    if not name:
-        return ""
-    return read_classifier_spec(find_classifier(name) / CLASSIFIER).weights_sha256
+    return store.classifier_of(name).weights_sha256 if name else ""
 
 
 def summary_row(counted: Counted) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
 from cellwright.models.fit import read_fit
 from cellwright.models.protocol import CellModel
-from cellwright.models.spec import read_spec
+from cellwright.models.spec import SPEC, read_spec
 
-SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
+WEIGHTS, SCORES, CARD = "weights.safetensors", "scores.json", "card.md"
 
 
 def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:

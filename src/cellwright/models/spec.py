@@ -1,19 +1,29 @@
-"""What a model is, without its network: the part that can be read without torch."""
+"""What a model or a classifier is, without its network: the part that can be read without torch."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cellwright.core.errors import CheckpointError, ReadError
 from cellwright.files.json_value import NO_JSON, JsonValue
 from cellwright.models.registry import FAMILIES
+from cellwright.ops.crops import Padding
 
-SPEC_VERSION = 1
+SPEC, CLASSIFIER = "spec.json", "classifier.json"  # in the folder of a model that counts, of a classifier
+SPEC_VERSION = 1  # of both
 LEARNED_FACTOR = "learned_factor"  # option: true cells for each that a density holds, as learned from counts
 LEAST_PX, MOST_PX = 1e-6, 100_000  # of any length in a spec
 MAY_LACK = {"count_error": [], "tuned_diameter_px": 0.0}  # of models saved before there were such
+
+
+Window = Literal["own", "typical", "pixels"]
+"""What the window around a cell is measured in: the cell's own extent, that of the image's typical cell, or
+pixels of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,42 @@ class ModelSpec:
         return {**values, **options}
 
 
+@dataclass(frozen=True, slots=True)
+class ClassifierSpec:
+    """The facts of a classifier that inference, widgets and tables need; ``classifier.json`` on disk."""
+
+    preset: str  # which architecture
+    title: str  # that lists show
+    classes: tuple[str, ...]  # names, in the order of the network's outputs
+    in_channels: int = 3  # channels the network takes; a grey image is repeated
+    crop_px: int = 64  # height and width of a crop as the network sees it
+    window: Window = "own"  # what the side of the window around a cell is measured in
+    context: float = 1.5  # side of the window in that measure
+    padding: Padding = "edge"  # what lies beyond the image
+    diameter_px: float = 40.0  # extent of a cell where neither its box nor its area tells
+    percentiles: tuple[float, float] = (0.5, 99.8)  # of an image, that become 0 and 1
+    weights_sha256: str = ""  # checksum of the weights file; empty when there is none yet
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes) or "" in self.classes:
+            raise CheckpointError(
+                f"A classifier needs at least two classes with names of their own; got {self.classes}. Name "
+                "each class once."
+            )
+
+    def sides(self, extents: NDArray[np.float32], typical_px: float) -> NDArray[np.float32]:
+        """Return the side of the window around cells of these extents, in pixels (N,)."""
+        measure = {"own": extents, "typical": np.full_like(extents, typical_px)}
+        sides: NDArray[np.float32] = np.float32(self.context) * measure.get(
+            self.window, np.ones_like(extents)
+        )
+        return sides
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {"version": SPEC_VERSION, **asdict(self)}
+
+
 def read_spec(path: Path) -> ModelSpec:
     """Return the spec stored at ``path``.
 
@@ -65,6 +111,39 @@ def read_spec(path: Path) -> ModelSpec:
         )
     try:
         return _from_json(JsonValue({**MAY_LACK, **values}, path), options & given)
+    except ReadError as error:
+        raise CheckpointError(f"A field has the wrong type or value. {error}") from error
+
+
+def read_classifier_spec(path: Path) -> ClassifierSpec:
+    """Return the spec stored at ``path``.
+
+    CheckpointError where the file is missing, is no JSON, is of a newer version, or a field is missing or of
+    the wrong type.
+    """
+    values = read_values(path, SPEC_VERSION, "classifier")
+    wanted = {item.name for item in fields(ClassifierSpec)}
+    if wanted != set(values):
+        raise CheckpointError(
+            f"Fields of {path} do not fit: missing {sorted(wanted - set(values))}, unknown "
+            f"{sorted(set(values) - wanted)}. Train the classifier again with this version of cellwright."
+        )
+    told = JsonValue(values, path)
+    try:
+        low, high = told.at("percentiles").numbers(2).tolist()
+        return ClassifierSpec(
+            preset=told.at("preset").text(),
+            title=told.at("title").text(),
+            classes=told.texts_at("classes"),
+            in_channels=told.at("in_channels").whole(1),
+            crop_px=told.at("crop_px").whole(1),
+            window=told.at("window").one_of(get_args(Window)),
+            context=told.at("context").number(),
+            padding=told.at("padding").one_of(get_args(Padding)),
+            diameter_px=told.at("diameter_px").number(),
+            percentiles=(low, high),
+            weights_sha256=told.at("weights_sha256").text(),
+        )
     except ReadError as error:
         raise CheckpointError(f"A field has the wrong type or value. {error}") from error
 

@@ -1,5 +1,8 @@
 """Where models live: those that travel with the package, those in the user's folder, or any folder.
 
+A classifier is a folder like a model's, but its spec is ``classifier.json``: no list of models that count
+takes it for one.
+
 The user's own can be renamed, deleted, exported as one file (a zip archive of the model's folder) and
 imported from one, from a folder, or from the web. Imports no torch before a model is loaded.
 """
@@ -22,15 +25,21 @@ from urllib.parse import unquote, urlsplit
 from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write, writing
 from cellwright.files.json_value import NO_JSON
-from cellwright.models.spec import ModelSpec, read_spec
+from cellwright.models.spec import (
+    CLASSIFIER,
+    SPEC,
+    ClassifierSpec,
+    ModelSpec,
+    read_classifier_spec,
+    read_spec,
+)
 
 if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
 
 S = TypeVar("S")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-CLASSIFIER = "classifier.json"  # instead of spec.json, in the folder of a classifier
-FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
+FILES = (SPEC, "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
 NEEDED = FILES[:2]
 SUFFIXES = (".json", ".safetensors")  # of the files that a loaded model rests on
 ZOO_FILES = {"rdf.yaml", "bioimageio.yaml"}  # either describes a package of the BioImage Model Zoo
@@ -48,6 +57,15 @@ class ModelEntry:
     scores: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class ClassifierEntry:
+    """A classifier that can be chosen by name."""
+
+    name: str
+    folder: Path
+    spec: ClassifierSpec
+
+
 def shipped_folder() -> Path:
     """Return the folder of the models that travel with the package."""
     return Path(str(files("cellwright"))) / "weights"
@@ -62,8 +80,14 @@ def user_folder() -> Path:
 
 def models() -> list[ModelEntry]:
     """Return every complete model of the two folders; a user's model hides a shipped one of the same name."""
-    found = shelved("spec.json", read_spec)
+    found = shelved(SPEC, read_spec)
     return [ModelEntry(folder.name, folder, spec, _scores(folder)) for folder, spec in found]
+
+
+def classifiers() -> list[ClassifierEntry]:
+    """Return every complete classifier; a user's own hides a shipped one of the same name."""
+    found = shelved(CLASSIFIER, read_classifier_spec)
+    return [ClassifierEntry(folder.name, folder, spec) for folder, spec in found]
 
 
 def shelved(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
@@ -82,12 +106,44 @@ def find(name: str | Path) -> Path:
     CheckpointError where there is neither, or the folder holds a classifier.
     """
     folder = _find(name)
-    if (folder / CLASSIFIER).exists() and not (folder / "spec.json").exists():
+    if (folder / CLASSIFIER).exists() and not (folder / SPEC).exists():
         raise CheckpointError(
             f"Expected a model that counts; {folder} holds a classifier, which tells the classes of cells "
             "that are counted. Choose it as the classifier of a count; to share it, copy its folder."
         )
     return folder
+
+
+def spec_of(name: str | Path) -> ModelSpec:
+    """Return the spec of a model given its name or its folder; CheckpointError where there is none."""
+    return read_spec(find(name) / SPEC)
+
+
+def find_classifier(name: str | Path) -> Path:
+    """Return the folder of a classifier given its name or its folder.
+
+    CheckpointError where there is neither, or the folder holds a model that counts.
+    """
+    known = ", ".join(entry.name for entry in classifiers()) or "none"
+    candidates = [Path(name)]
+    if Path(name).name == str(name):
+        candidates += [user_folder() / name, shipped_folder() / name]
+    folders = [folder for folder in candidates if is_folder(folder)]
+    for folder in folders:
+        if (folder / CLASSIFIER).exists():
+            return folder
+    problem = repr(str(name))
+    if folders:
+        problem = f"the folder {folders[0]} has no {CLASSIFIER}"
+    raise CheckpointError(
+        f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
+        "own; a model that counts gives no classes."
+    )
+
+
+def classifier_of(name: str | Path) -> ClassifierSpec:
+    """Return the spec of a classifier, likewise."""
+    return read_classifier_spec(find_classifier(name) / CLASSIFIER)
 
 
 def _find(name: str | Path) -> Path:
@@ -299,7 +355,7 @@ def _zoo_members(members: Mapping[str, zipfile.ZipInfo], title: str) -> dict[str
 def _own(name: str) -> Path:
     folder = user_folder() / name
     if Path(name).name != name or not NAME.fullmatch(name) or not folder.is_dir():
-        own = sorted(path.parent.name for path in user_folder().glob("*/spec.json"))
+        own = sorted(path.parent.name for path in user_folder().glob(f"*/{SPEC}"))
         raise CheckpointError(
             f"Only your own models can be changed: {', '.join(own) or 'none yet'}; got {name!r}."
         )
@@ -350,7 +406,7 @@ def card_text(name: str | Path) -> str:
         return (folder / "card.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         pass  # the facts are there without it
-    spec, scores = read_spec(folder / "spec.json"), _scores(folder)
+    spec, scores = read_spec(folder / SPEC), _scores(folder)
     low, high = spec.diameter_range_px
     lines = [
         f"# {spec.title}",

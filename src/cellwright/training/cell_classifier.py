@@ -22,8 +22,8 @@ from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference import device as devices
-from cellwright.models.classifier.network import PRESETS, Classifier, of_spec, preset_spec, save_classifier
-from cellwright.models.classifier.spec import ClassifierSpec
+from cellwright.models.classifier import PRESETS, Classifier, of_spec, preset_spec, save_classifier
+from cellwright.models.spec import ClassifierSpec
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, with_channels
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames

@@ -79,7 +79,7 @@ from cellwright.inference.streaming.second_pass import (
     measure_block,
     select,
 )
-from cellwright.models.classifier.network import load
+from cellwright.models.classifier import load
 from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table

@@ -37,7 +37,7 @@ from cellwright.inference.streaming.plan import (
     labels_of,
     tell,
 )
-from cellwright.models.classifier.network import load
+from cellwright.models.classifier import load
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames

@@ -17,12 +17,13 @@ from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings, pixel_um_of
 from cellwright.models import registry
+from cellwright.models.spec import SPEC
 from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import SPECS, model_events
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.coordinates import (
     AXES,
     NO_CHANNELS,
@@ -184,7 +185,7 @@ class Choices(QObject):
         CheckpointError where there is no such model.
         """
         box = self._panel.model
-        if box.findData(name) < 0 and (Path(name) / SPECS).exists():
+        if box.findData(name) < 0 and (Path(name) / SPEC).exists():
             box.add_folder(Path(name))
         if not name or box.findData(name) < 0:
             raise CheckpointError(f"There is no model {name!r} here. Import it, or choose another one.")

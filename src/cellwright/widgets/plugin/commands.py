@@ -20,7 +20,6 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.model import (
     CountOutcome,
@@ -32,7 +31,7 @@ from cellwright.widgets.count.model import (
 )
 from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
-from cellwright.widgets.shared.combos import SPECS, classifiers
+from cellwright.widgets.shared.combos import classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
@@ -58,7 +57,7 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         own = preferences()
         family = DEFAULT_FAMILY
         if own.model:
-            family = read_spec(store.find(own.model) / SPECS).family
+            family = store.spec_of(own.model).family
         recipe = Recipe(models=(own.model or DEFAULT_FAMILY,), engine=EngineSettings(device=own.device))
         source = source_of(viewer.layers.selection.active)
         outputs = usual_outputs(registry.get(family))

@@ -35,8 +35,7 @@ from qtpy.QtWidgets import (
 from cellwright.core.errors import CellwrightError, CheckpointError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
-from cellwright.models.classifier import spec as classifier_spec
-from cellwright.models.spec import ModelSpec, read_spec
+from cellwright.models.spec import SPEC, ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
@@ -50,7 +49,6 @@ from cellwright.widgets.shared.napari_private import (
 )
 from cellwright.widgets.shared.style import MessageLabel, fill, row
 
-SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
 CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
@@ -396,7 +394,7 @@ class ModelComboBox(PanelComboBox):
         order = list(registry.FAMILIES)
         entries = [one for one in store.models() if one.spec.family in order and self._accepts(one)]
         entries.sort(key=lambda entry: order.index(entry.spec.family))
-        self._folders = {one: title for one, title in self._folders.items() if (one / SPECS).exists()}
+        self._folders = {one: title for one, title in self._folders.items() if (one / SPEC).exists()}
         chosen = {str(one): self._families[str(one)] for one in self._folders}
         self._families = {one.name: one.spec.family for one in entries} | chosen
         data = wanted or self.currentData()
@@ -417,7 +415,7 @@ class ModelComboBox(PanelComboBox):
             return
         try:
             folder = store.find(own)
-            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
+            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPEC), {})):
                 self.add_folder(folder)
         except CellwrightError as error:
             told = CheckpointError(f"The model of the Preferences is not taken. {error_line(error)}")
@@ -453,7 +451,7 @@ class ModelComboBox(PanelComboBox):
     def add_folder(self, folder: Path) -> None:
         """List a model folder and choose it; tell by ``failed`` when it is none."""
         try:
-            spec = read_spec(folder / SPECS)
+            spec = read_spec(folder / SPEC)
             registry.get(spec.family)
         except CellwrightError as error:
             self.failed.emit(error)
@@ -529,7 +527,7 @@ class DeviceComboBox(PanelComboBox):
 
 def classifiers() -> list[tuple[str, str]]:
     """Return title and name of every classifier: ``[("blood: RBC, WBC, Platelet", "blood")]``."""
-    entries = classifier_spec.classifiers()
+    entries = store.classifiers()
     return [(f"{entry.name}: {', '.join(entry.spec.classes)}", entry.name) for entry in entries]
 
 

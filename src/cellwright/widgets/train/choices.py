@@ -13,7 +13,6 @@ from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.models.spec import read_spec
 from cellwright.training.data.inspect import Findings, inspect
 from cellwright.training.run_folder import (
     SCRATCH,
@@ -26,7 +25,7 @@ from cellwright.training.run_folder import (
     unfinished,
 )
 from cellwright.training.settings import preset
-from cellwright.widgets.shared.combos import SPECS, model_events
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import JobBar, debouncer
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.shared.messages import HandOver, choose, listen
@@ -261,5 +260,5 @@ def check_task(source: Dataset | Path, start: str) -> Task[Findings]:
     if start.startswith(SCRATCH):
         spec = registry.get(start.removeprefix(SCRATCH)).load().build("small").spec
     else:
-        spec = read_spec(store.find(start) / SPECS)
+        spec = store.spec_of(start)
     return (yield from inspect(source, spec))

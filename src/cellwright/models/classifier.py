@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from cellwright.core.errors import CheckpointError
 from cellwright.models import store
 from cellwright.models.checkpoint import load_weights, verified_checksum, write_model
-from cellwright.models.classifier.spec import (
-    CLASSIFIER,
-    ClassifierSpec,
-    find_classifier,
-    read_classifier_spec,
-)
 from cellwright.models.layers.blocks import ConvEncoder, folded
+from cellwright.models.spec import CLASSIFIER, ClassifierSpec, read_classifier_spec
 
 PRESETS = {
     "small": ClassifierSpec(
@@ -138,7 +133,7 @@ def load(name: str | Path) -> Classifier:
 
     CheckpointError where there is none of this name, or a file of it is missing or damaged.
     """
-    folder = find_classifier(name).resolve()
+    folder = store.find_classifier(name).resolve()
     return _load(folder, store.stamp(folder))
 
 

@@ -9,8 +9,9 @@ import torch
 from cellwright.core.errors import CheckpointError
 from cellwright.models import store
 from cellwright.models.checkpoint import checksum, save_checkpoint
-from cellwright.models.classifier.network import NETWORKS, PRESETS, build, load, save_classifier
-from cellwright.models.classifier.spec import CLASSIFIER, classifiers, find_classifier, read_classifier_spec
+from cellwright.models.classifier import NETWORKS, PRESETS, build, load, save_classifier
+from cellwright.models.spec import CLASSIFIER, read_classifier_spec
+from cellwright.models.store import classifiers, find_classifier
 
 TITLES = ("round", "long", "spiky")
 
