@@ -1,0 +1,75 @@
+"""With shipped weights, blocks give the cells of the whole image, in one process and shared out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from dask import distributed
+from numpy.typing import NDArray
+from tools.release.draw_samples import NUCLEI_2D
+
+from cellwright.core.tasks import run
+from cellwright.files.images import read_image
+from cellwright.inference.pipeline import count_cells
+from cellwright.inference.recipe import Recipe
+from cellwright.inference.settings import StreamSettings
+from cellwright.inference.streaming import plan
+from cellwright.inference.streaming.plan import StreamJob
+from cellwright.inference.streaming.run import count_streamed
+from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.simulation.simulate import simulate
+
+SIDE_PX, BLOCK_PX = 768, 256
+LEAST_IOU = 0.99  # networks see other borders in a block
+
+
+class Threads(distributed.LocalCluster):
+    """Workers that start sooner than processes."""
+
+    def __init__(self, **given: object) -> None:
+        super().__init__(processes=False, protocol="tcp://", **given)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("model", ["flow", "centroid"])
+def test_blocks_find_the_cells_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, workers: int
+) -> None:
+    monkeypatch.setattr(plan, "CORE_PX", BLOCK_PX)
+    monkeypatch.setattr(distributed, "LocalCluster", Threads)
+    rng = np.random.default_rng(0)
+    drawn = simulate("fluorescence", (SIDE_PX, SIDE_PX), rng, diameter_px=24.0, n_cells=280, style=NUCLEI_2D)
+    path = tmp_path / "field.npy"
+    np.save(path, drawn.image)
+    whole = run(count_cells(read_image(path), model))
+    recipe = Recipe(models=(model,), stream=StreamSettings(workers=workers))
+    found = run(count_streamed(StreamJob(str(path), tmp_path, recipe)))
+    table, expected = pd.read_csv(tmp_path / "field.cells.csv"), cells_table(whole)
+    assert found.result.count == whole.count == len(table) > 200
+    assert list(table) == list(expected)
+    partners = partners_of(table, expected)
+    assert sorted(partners) == list(range(len(expected)))  # none twice, none left out
+    same = expected.iloc[partners].reset_index(drop=True)
+    np.testing.assert_allclose(table[["y", "x"]], same[["y", "x"]], atol=0.5)
+    np.testing.assert_allclose(table["score"], same["score"], atol=0.1)
+    if whole.cells.labels is None:
+        assert found.labels is None
+        return
+    np.testing.assert_allclose(table["area_px"], same["area_px"], rtol=1 - LEAST_IOU)
+    labels = zarr.open_group(tmp_path / "field.labels.zarr", mode="r")["0"][:]
+    assert set(np.unique(labels)) == {0, *table["label"]}
+    for label, theirs in zip(table["label"], same["label"], strict=True):
+        assert iou(labels == label, whole.cells.labels == theirs) >= LEAST_IOU
+
+
+def partners_of(table: pd.DataFrame, expected: pd.DataFrame) -> NDArray[np.intp]:
+    """Return for each cell the row of the nearest one in another table."""
+    ours, theirs = (one[["y", "x"]].to_numpy() for one in (table, expected))
+    return np.argmin(np.linalg.norm(ours[:, np.newaxis] - theirs, axis=-1), axis=1)
+
+
+def iou(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
+    """Return the pixels of both over those of either."""
+    return float(np.sum(ours & theirs) / np.sum(ours | theirs))
