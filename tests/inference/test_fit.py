@@ -17,12 +17,12 @@ from cellwright.inference.pipeline import count, count_with_prediction, recount
 from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
-from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, few, in_short, warning
+from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry import intensity
 from cellwright.ops.matching import match_labels
 
-FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over", "few")
+FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 
 
 class Recorder:
@@ -53,20 +53,6 @@ def test_a_count_gathers_facts(model, blobs):
     assert facts["confidence"] == facts["score_low"] == 1
     assert (facts["flow_length"], facts["ambiguous"]) == (0, 0)
     assert facts["left_over"] == pytest.approx(0, abs=1e-6)
-
-
-def test_few_cells_are_seen_in_a_count_and_not_between_looks(model, draw_blobs):
-    """The number of cells tells how sure their count is, not at which size an image is looked at."""
-    model.fit.closer_below = 0.85
-    blobs = draw_blobs((60, 60))
-    found = count(blobs.image, model)
-    *looks, told = [facts["few"] for facts in model.fit.seen]
-    assert len(looks) > 0 == max(looks)
-    assert 0 < found.count == len(blobs) < 10
-    assert told == few(len(blobs)) > few(9) > few(10) == few(11) == 0
-    result, prediction = run(count_with_prediction(Image(blobs.image, "YX"), model))
-    recount(result, prediction, model, FlowSettings())
-    assert model.fit.seen[-1]["few"] == told
 
 
 def test_what_is_unsure_or_left_over_is_seen(model, blobs):

@@ -9,16 +9,9 @@ The regression is fitted to images that are not reported: those learned from or 
 spoilt (each in one of the ways of ``tools.release.changes``), and pictures without any cell. Reported are the
 images of ``kinds.reported``, those that are spoilt, and the pictures: once as the written file tells, and
 once with their kind left out of the fit.
-
-What few cells take away is found by itself, so that it changes nothing where there are many. Alone, with the
-rest as it is:
-
-    python -m benchmarks.accuracy.robustness --data FOLDER --part 0 --json COUNTS
-    python -m tools.release.calibrate_fit --data FOLDER --model flow --counts COUNTS
 """
 
 import json
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +28,7 @@ from cellwright.files.atomic import write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.models import store
-from cellwright.models.fit import FIT, FitCalibration, few
+from cellwright.models.fit import FIT, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import relabel
 from cellwright.ops.matching import match_labels, ranking_quality
@@ -49,7 +42,6 @@ FACTS = (
     "ambiguous",
     "left_over",
 )  # confidence, too, tells less of kinds left out
-FEW = "few"
 SEED = 11
 MOST = 12  # images of a kind in each part
 PLANES = 3  # of a stack
@@ -69,7 +61,6 @@ class Example(NamedTuple):
     kind: str
     facts: Mapping[str, float]
     f1: float
-    n_cells: int
     is_spoilt: bool
 
 
@@ -92,7 +83,7 @@ class Recorder:
 
 
 def main() -> None:
-    """Calibrate a model."""
+    """Calibrate a model, print how well it tells, and write the file."""
     parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="flow", help="name or folder")
@@ -100,18 +91,9 @@ def main() -> None:
         "--closer-below", type=float, default=0.0, help="expected F1 below which images are tried enlarged"
     )
     parser.add_argument("--most", type=int, default=MOST, help="images of a kind in each part")
-    parser.add_argument("--counts", type=Path, help="JSON of counts that tell what few cells take away")
     options = parser.parse_args()
     folder = store.find(options.model)
     model = store.load(folder)
-    if options.counts:
-        _calibrate_few(folder, model, json.loads(options.counts.read_text(encoding="utf-8")))
-        return
-    _calibrate(folder, model, options)
-
-
-def _calibrate(folder: Path, model: CellModel, options: Namespace) -> None:
-    """Count images of all kinds, find out what tells how well that went, and write it."""
     if model.fit is not None:
         model.fit = replace(model.fit, closer_below=options.closer_below)
     rng = np.random.default_rng(SEED)
@@ -137,40 +119,8 @@ def _calibrate(folder: Path, model: CellModel, options: Namespace) -> None:
     }
     print(json.dumps(figures, indent=1))
     fit = replace(calibrated(fitted), closer_below=options.closer_below)
-    expected, cells, f1 = np.array([(fit.expected_f1(one.facts), one.n_cells, one.f1) for one in fitted]).T
-    fit = with_few(fit, expected, cells, f1)
     values = {**fit.to_json(), "weights_sha256": model.sha256, "scores": figures}
     write_text(folder / FIT, json.dumps({**values, "n_images": len(fitted)}, indent=1) + "\n")
-
-
-def _calibrate_few(folder: Path, model: CellModel, counts: Sequence[Mapping[str, Any]]) -> None:
-    """Find out what few cells take away, and write it into the file that is there."""
-    assert model.fit is not None
-    told = [(one["fit"], one["n_found"], one["f1"]) for one in counts if one["fit"] is not None]
-    fit = with_few(model.fit, *np.array(told, np.float64).T)
-    values = json.loads((folder / FIT).read_text(encoding="utf-8"))
-    write_text(folder / FIT, json.dumps({**values, **fit.to_json()}, indent=1) + "\n")
-
-
-def with_few(
-    fit: FitCalibration, expected: NDArray[np.float64], cells: NDArray[np.float64], f1: NDArray[np.float64]
-) -> FitCalibration:
-    """Return a calibration that expects less of few cells, found from what it expects of some counts.
-
-    ``cells`` is how many each of them found.
-    """
-    fact, logit, weight = np.array([few(n) for n in cells]), np.log(expected / (1 - expected)), 0.0
-    for _ in range(50):
-        now = 1 / (1 + np.exp(-logit - weight * fact))
-        weight -= float((fact * (now - f1)).sum() / ((fact**2 * now * (1 - now)).sum() + 1e-9))
-    known = [name != FEW for name in fit.facts]
-    return replace(
-        fit,
-        facts=(*np.array(fit.facts)[known].tolist(), FEW),
-        centre=np.append(fit.centre[known], 0.0),
-        weights=np.append(fit.weights[known], min(weight, 0.0)),
-        limits=np.vstack([fit.limits[known], [0.0, few(0)]]),
-    )
 
 
 def calibrated(examples: Sequence[Example]) -> FitCalibration:
@@ -278,8 +228,9 @@ def _example(model: CellModel, kind: str, image: Image, labels: Labels) -> Examp
     if recorder.seen is None:
         return None
     assert result.cells.labels is not None
-    f1 = match_labels(result.cells.labels, relabel(labels)).f1
-    return Example(kind, recorder.seen, f1, len(result.cells), is_spoilt=False)
+    return Example(
+        kind, recorder.seen, match_labels(result.cells.labels, relabel(labels)).f1, is_spoilt=False
+    )
 
 
 def planes(item: Item, crop_px: int = CROP_PX, most: int = PLANES) -> Iterator[tuple[Image, Labels]]:

@@ -112,7 +112,7 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
         plain, facts = replace(one, settings=family.settings()), FactCollector(calibration)
         predicted = yield from plain.decode(batch, zoom, plain.progress([batch], zoom))
         facts.add(*predicted)
-        looks.append((facts.promised(predicted.decoded), predicted.decoded[0], one))
+        looks.append((facts.expected_f1(predicted.decoded) or 0.0, predicted.decoded[0], one))
     together, *alone = looks
     promised, cells, best = max(alone, key=itemgetter(0))
     rivals = [other for likely, other, _ in alone if likely > promised - ABOUT_AS_MUCH]
@@ -238,7 +238,7 @@ def _tried(context: CountContext, batch: BlockBatch, zoom: float, progress: Tile
     if _enough(context):
         facts = FactCollector(context.calibration)
         facts.add(*predicted)
-        promised = facts.promised(predicted.decoded)
+        promised = facts.expected_f1(predicted.decoded) or 0.0
     return ScaleTrial(zoom, batch, predicted, progress, context.scaling, promised)
 
 

@@ -11,14 +11,13 @@ score_low    score that one cell of ten is below
 flow_length  mean length of the flow on pixels that are likely cell, 1 where the network is sure
 ambiguous    pixels that are neither likely cell nor likely background, for each likely cell one
 left_over    share of the likely cell pixels that no cell was made of
-few          0 from ten cells on; the fewer there are, the more one that is none weighs
 ===========  ==================================================================================
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log, prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,10 @@ from cellwright.files.json_value import NO_JSON
 
 FIT = "fit.json"
 FIT_VERSION = 1
-FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over", "few")
+FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 ARRAYS = ("centre", "weights", "limits")
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
-MANY = 10  # cells; more make a count no surer
 MOST_PIXELS = 40_000  # of a block that are looked at, evenly spread
 WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
 UNKNOWN_BELOW = 0.35
@@ -128,43 +126,21 @@ class FactCollector:
 
         ``cells`` are those of the whole image, in one or several parts.
         """
-        n_cells = sum(map(len, cells))
-        if self._fit is None or not n_cells:
-            return None
-        return self._fit.expected_f1({**self._facts(cells), "few": few(n_cells)})
-
-    def promised(self, cells: Sequence[Cells]) -> float:
-        """Return the same for one of several looks at an image, as if there were many cells; 0 for None.
-
-        What is seen of the cells decides between looks, not their number.
-        """
-        if self._fit is None or not sum(map(len, cells)):
-            return 0.0
-        return self._fit.expected_f1({**self._facts(cells), "few": 0.0})
-
-    def _facts(self, cells: Sequence[Cells]) -> dict[str, float]:
         scores = np.concatenate([one.scores for one in cells])
+        if self._fit is None or not len(scores):
+            return None
         areas = np.concatenate([one.areas for one in cells])
         n_cell, n_unsure, n_taken, length = self.sums.tolist()
         n_cell = max(n_cell, 1.0)
-        return {
-            "confidence": float((scores * areas).sum() / max(areas.sum(), 1)),
-            "score_low": float(np.quantile(scores, 0.1)),
-            "flow_length": length / n_cell,
-            "ambiguous": n_unsure / n_cell,
-            "left_over": 1 - min(n_taken / n_cell, 1.0),
-        }
-
-
-def few(n_cells: float) -> float:
-    """Return the fact ``few`` of so many cells.
-
-    Examples
-    --------
-    >>> few(1000), round(few(4), 2)
-    (0.0, 0.79)
-    """
-    return log((1 + MANY) / (1 + min(n_cells, MANY)))
+        return self._fit.expected_f1(
+            {
+                "confidence": float((scores * areas).sum() / max(areas.sum(), 1)),
+                "score_low": float(np.quantile(scores, 0.1)),
+                "flow_length": length / n_cell,
+                "ambiguous": n_unsure / n_cell,
+                "left_over": 1 - min(n_taken / n_cell, 1.0),
+            }
+        )
 
 
 def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:
