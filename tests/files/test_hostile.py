@@ -336,6 +336,50 @@ def test_many_rois_far_apart_are_refused_without_the_size_of_their_image(tmp_pat
         READERS["imagej-roi"].read(tmp_path / "a.zip", image)
 
 
+def many_squares(name, places, sides):
+    """Name and content of a file that tells the size of its image, with a square at each place."""
+    rings = [[[at, at], [at + 9, at], [at + 9, at + 9], [at, at + 9]] for at in places]
+    if name == "coco":
+        own = {"image_id": 1, "category_id": 1}
+        outlines = [{**own, "segmentation": [np.ravel(ring).tolist()]} for ring in rings]
+        image = {"id": 1, "file_name": "a.png", "height": sides[0], "width": sides[1]}
+        content = {"images": [image], "annotations": outlines, "categories": [{"id": 1, "name": "x"}]}
+    elif name == "labelme":
+        shapes = [{"label": "x", "shape_type": "polygon", "points": ring} for ring in rings]
+        content = {"shapes": shapes, "imagePath": "a.png", "imageHeight": sides[0], "imageWidth": sides[1]}
+    elif name == "pascal-voc":
+        corners = [
+            "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(ring, 1)) for ring in rings
+        ]
+        drawn = "".join(f"<object><name>x</name><polygon>{one}</polygon></object>" for one in corners)
+        size = f"<size><height>{sides[0]}</height><width>{sides[1]}</width></size>"
+        return "a.xml", f"<annotation><filename>a.png</filename>{size}{drawn}</annotation>"
+    else:
+        corners = [";".join(f"{x},{y}" for x, y in ring) for ring in rings]
+        drawn = "".join(f'<polygon label="x" points="{one}"/>' for one in corners)
+        image = f'<image name="a.png" height="{sides[0]}" width="{sides[1]}">{drawn}</image>'
+        return "a.xml", f"<annotations>{image}</annotations>"
+    return "a.json", json.dumps(content)
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "pascal-voc", "cvat"])
+def test_labels_of_gigabytes_are_refused_where_the_file_alone_tells_their_size(tmp_path, monkeypatch, name):
+    file, content = many_squares(name, range(0, 32_000, 40), (32_000, 32_500))
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ReadError, match=r"reach over \(32000, 32500\)\. Name their image, or split"):
+        READERS[name].read(tmp_path / file)
+    monkeypatch.setattr(assembly, "MOST_TOLD_PX", 1 << 20)
+    for n_squares in (1, 40):
+        file, content = many_squares(name, range(0, 40 * n_squares, 40), (2000, 2500))
+        (tmp_path / file).write_text(content)
+        image = Image(np.zeros((2000, 2500), np.uint8), "YX", (), "a")
+        (found,) = READERS[name].read(tmp_path / file, image)
+        assert len(found) == n_squares
+        if n_squares == 1:  # hardly any of its labels come into memory
+            (found,) = READERS[name].read(tmp_path / file)
+            assert found.shape == (2000, 2500)
+
+
 @pytest.mark.parametrize("name", ["geojson", "coco"])
 def test_outlines_without_end_are_left_out(tmp_path, name):
     turns = [[x / 100, 16_000 * (x % 2)] for x in range(3000)]  # 3000 times from one edge to the other

@@ -30,6 +30,7 @@ from cellwright.files.json_value import JsonValue
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file, and of its image, where that is not known
+MOST_TOLD_PX = 450_000_000  # of labels, 1.8 GB, where only the file tells their size
 PIECE_PX = 1 << 19  # of labels, 2 MB, in which memory is given
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
@@ -170,11 +171,11 @@ def assemble(
     A shape of () is unknown: then it is that of ``image``, or as small as may be. ``fill`` makes pixels of
     outlines, where a format has a way of its own.
 
-    ReadError where most of them lie outside of the image, or labels of a size that is guessed would be too
-    large.
+    ReadError where most of them lie outside of the image, or labels would be too large of a size that is
+    guessed, or told by the file alone.
     """
     objects = _of_one_kind(objects, notes)
-    is_guessed = image is None and not annotation.shape
+    most = MOST_TOLD_PX if annotation.shape else MOST_FILLED_PX
     shape = annotation.shape or _extent(annotation, objects, notes, image)
     annotation = replace(annotation, shape=shape)
     cut = [_cut(one, shape, notes) for one in objects]
@@ -194,10 +195,11 @@ def assemble(
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
         names = [one.name for one in inside]
         return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
-    if is_guessed and min(prod(shape), _touched_px(inside, shape[-1])) > MOST_FILLED_PX:
+    is_known = notes.image is not None and notes.image.label_shape == shape
+    if not is_known and min(prod(shape), _touched_px(inside, shape[-1])) > most:
         raise ReadError(
-            f"The outlines of {notes.path} must lie within {MOST_FILLED_PX} pixels where the size of their "
-            f"image is not known; they reach over {shape}. Name their image, or split the file."
+            f"The outlines of {notes.path} must lie within {most} pixels where their image is not named; "
+            f"they reach over {shape}. Name their image, or split the file."
         )
     return _labels(annotation, inside, notes, fill)
 
