@@ -138,11 +138,20 @@ def qtbot(qtbot: Any) -> Any:
     """The one of pytest-qt, which waits long enough for a busy machine, whatever the test says."""
     for name in ("waitUntil", "waitSignal", "waitExposed"):
         setattr(qtbot, name, partial(_patient, getattr(qtbot, name)))
+    qtbot.wait = partial(_settled, qtbot.wait)
     return qtbot
 
 
 def _patient(wait: Callable[..., Any], what: Any, timeout: int = 0) -> Any:
     return wait(what, timeout=max(timeout, LIMIT_MS))
+
+
+def _settled(wait: Callable[[int], None], ms: int) -> None:
+    from qtpy.QtCore import QCoreApplication
+
+    wait(ms)
+    for _ in range(3):  # what came late on a busy machine has begun something of its own
+        QCoreApplication.processEvents()
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,18 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
+from cellwright.widgets.results import counts_tool, measuring, plot_tool, track_tool
 from cellwright.widgets.results.widget import ResultsWidget
 
 LIMIT_MS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits until the user pauses waits but a moment."""
+    for module, name in ((measuring, "READ_MS"), (counts_tool, "COUNT_MS"), (track_tool, "TRACK_MS")):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(plot_tool, "REDRAW_MS", 1)
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def read(qtbot: QtBot) -> Callable[[ResultsWidget], None]:
 
     def wait(widget: ResultsWidget) -> None:
         qtbot.waitUntil(lambda: not widget.measurer.is_busy, timeout=LIMIT_MS)
-        qtbot.wait(200)  # counts follow a little later
+        qtbot.wait(20)  # counts follow a little later
 
     return wait
 
