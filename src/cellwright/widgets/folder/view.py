@@ -121,10 +121,10 @@ class FolderView(QWidget):
     def _more(self) -> FoldedPart:
         self.device = DeviceComboBox()
         self.channel = QLineEdit()
-        self.channel.setPlaceholderText("colours together, else the first")
+        self.channel.setPlaceholderText("auto")
         self.channel.setToolTip(
             "Channel to count in, from 0, or several that are counted in together, by numbers or names: 0,2 "
-            "or DAPI,GFP."
+            "or DAPI,GFP. Empty takes colours together, else the first channel."
         )
         self.xlsx = check_box("Tables for Excel, too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)

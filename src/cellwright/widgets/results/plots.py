@@ -21,6 +21,7 @@ COLOUR, MARK = "#12908a", "#c46a08"  # seen on dark and on light
 FAINT = (140, 145, 155, 90)
 LEAST_HEIGHT_PX = 180
 USUAL_WIDTH_PX = 280
+BELOW_PX = 4  # pyqtgraph draws the name of an axis that far too low
 BOX_WIDTH = 0.6
 BAR_WIDTH = 0.85
 TIME_UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
@@ -42,6 +43,7 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
         self.setObjectName(DRAWN)
+        self.getPlotItem().setContentsMargins(0, 0, 0, BELOW_PX)
         for name in ("left", "bottom"):
             self.getAxis(name).enableAutoSIPrefix(enable=False)  # a score of 0.5 is none of 500 (x0.001)
 

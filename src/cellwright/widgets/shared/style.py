@@ -46,6 +46,7 @@ ROW_SPACING_PX = 6
 RING_PX = 2  # of the frame around what has the keys
 DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
+TABS = {"Count a folder": "Folder"}  # words of tabs where the first one of the title does not tell
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
@@ -114,6 +115,13 @@ class _FocusRing(QWidget):
         painter.drawRect(self.rect().adjusted(1, 1, -1, -1))
 
 
+def _shorten_tab(dock: QDockWidget) -> None:
+    """Let the tab of a dock tell one word, that six have room; the bar above the panel tells its whole name."""
+    panel = dock.windowTitle().partition(" (")[0]
+    if panel:
+        dock.setWindowTitle(TABS.get(panel, panel.split()[0]))
+
+
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
@@ -162,6 +170,8 @@ class PanelScrollArea(QScrollArea):
         """Make the dock a tab beside those of other panels: napari's menu docks them below each other."""
         dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
         window = None if dock is None else dock.parentWidget()
+        if dock is not None:
+            _shorten_tab(dock)
         if dock is None or not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
             return
         area = window.dockWidgetArea(dock)
