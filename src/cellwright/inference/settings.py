@@ -34,7 +34,8 @@ class EngineSettings:
         {"tooltip": "Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."},
     ] = ()
     combine: Annotated[
-        Combination, {"tooltip": "How these become one image: the maximum or mean of them, or as colours."}
+        Combination,
+        {"tooltip": "How channels become one image: their maximum or mean, or as colours."},
     ] = "maximum"
     diameter_px: Annotated[
         float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."}
@@ -44,7 +45,7 @@ class EngineSettings:
         {
             "min": 0.0,
             "max": 100_000.0,
-            "tooltip": "The same in micrometres, where the pixel size is known; 0 when it is not given.",
+            "tooltip": "Typical cell diameter in µm, where the pixel size is known; 0 when it is not given.",
         },
     ] = 0.0
     flips: Annotated[

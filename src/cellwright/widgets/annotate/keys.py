@@ -40,7 +40,7 @@ TOOLS = (
     Tool("erase", "Erase", "E", "brush", "Draw", "Take pixels away from any cell."),
     Tool("fill", "Fill", "F", "brush", "Draw", "Give a whole area to the cell that the brush draws."),
     Tool("add", "Add", "C", "prompt", "Draw", "Click a cell or drag a box around it: the model outlines it."),
-    Tool("delete", "Delete", "D", "cell", "Cells", "Make the cell background."),
+    Tool("delete", "Delete", "D", "cell", "Cells", "Remove the cell: its pixels become background."),
     Tool("merge", "Merge", "M", "drag", "Cells", "Drag from one cell to another, which joins the first."),
     Tool("cut", "Cut", "S", "drag", "Cells", "Split a cell along the line you draw across it."),
     Tool(
@@ -52,7 +52,7 @@ TOOLS = (
         "Click in the middle of both parts; it is cut where it is thinnest.",
     ),
     Tool("grow", "Grow", "G", "cell", "Shape", "Widen the outline by one step."),
-    Tool("shrink", "Shrink", "H", "cell", "Shape", "Take one step off the outline."),
+    Tool("shrink", "Shrink", "H", "cell", "Shape", "Narrow the outline by one step."),
     Tool("smooth", "Smooth", "R", "cell", "Shape", "Round the outline."),
     Tool("holes", "Holes", "O", "cell", "Shape", "Fill the holes of the cell."),
     Tool("interpolate", "Interpol.", "I", "cell", "Shape", "Fill in the slices missing between its slices."),

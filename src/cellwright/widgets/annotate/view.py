@@ -223,7 +223,7 @@ class AnnotatePanel(QWidget):
         self.check, self.check_job = QToolButton(), JobBar()
         self.check.setText("Check with\nmirrored image")
         self.check.setToolTip(
-            "Have the model look at the mirrored image too: cells it then sees otherwise come first."
+            "Have the model look at the mirrored image too: cells it then outlines differently come first."
         )
         _size(self.check)
         steps = even_row(*map(self._button, ("back", "accept", "reject", "next")), spacing_px=4)

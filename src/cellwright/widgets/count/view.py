@@ -224,7 +224,7 @@ class CountPanel(RegionPanel):
     def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
         for output, box in self.outputs.items():
-            box.setToolTip(f"Show the result as a {output} layer.")
+            box.setToolTip(f"Show the result in a layer of type {output}.")
         layout = QGridLayout()
         for place, box in enumerate(self.outputs.values()):
             layout.addWidget(box, place // 2, place % 2)

@@ -87,7 +87,7 @@ class FolderView(QWidget):
         self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
         self.plate_names.setToolTip(
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
-            "{plate}/{well}_s{site}. Proposed where all images are called after wells. OME-Zarr plates tell "
+            "{plate}/{well}_s{site}. Proposed where all images are named after wells. OME-Zarr plates tell "
             "it themselves."
         )
         self.output = _line("Folder")

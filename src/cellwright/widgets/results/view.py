@@ -154,7 +154,7 @@ class ResultsView(RegionPanel):
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(
-            is_cells_layer, "The Labels or Points layer that is told of.", otherwise="no cells yet"
+            is_cells_layer, "The Labels or Points layer whose cells are shown.", otherwise="no cells yet"
         )
         self.image = LayerComboBox(
             is_image, "The image the cells lie in, which is measured.", otherwise="no image"
@@ -181,8 +181,8 @@ class ResultsView(RegionPanel):
         self.filter.setPlaceholderText("Filter: area_px >= 20 and score > 0.5")
         self.filter.setClearButtonEnabled(True)
         self.filter.setToolTip(
-            "Only cells of which this holds count: a column, one of < <= > >= = != and a value; several "
-            "joined by 'and'. Columns are called as in the help of the table's heading."
+            "Count only cells for which this is true: a column, one of < <= > >= = != and a value; several "
+            "are joined by 'and'. Hover over a heading of the table for the name of its column."
         )
         self.frame = FrameModel(self)
         self.table = CellsTable(self.frame)

@@ -116,7 +116,7 @@ class _FocusRing(QWidget):
 
 
 def _shorten_tab(dock: QDockWidget) -> None:
-    """Let the tab of a dock tell one word, that six have room; the bar above the panel tells its whole name."""
+    """Let the tab of a dock tell one word, that six have room; the bar above the panel tells its name."""
     panel = dock.windowTitle().partition(" (")[0]
     if panel:
         dock.setWindowTitle(TABS.get(panel, panel.split()[0]))

@@ -40,7 +40,7 @@ class OwnModels(QWidget):
         )
         self.job = JobBar()
         self.rename = button("Rename…", "Give the model another name.")
-        self.delete = button("Delete…", "Delete the model, having asked before.")
+        self.delete = button("Delete…", "Delete the model, after asking you.")
         self.export = button("Export…", "Write the model as one file, to share it.")
         self.add = button("Import…", "Add a model that was exported, or a model folder, to yours.")
         content = QWidget()

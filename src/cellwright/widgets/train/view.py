@@ -44,7 +44,7 @@ PRESET_TITLES = {
 }
 TRAIN_HELP = "Train the model on these images. The result is kept only if it is better."
 STOP_HELP = "Stop the training; the best model so far is kept if it is better than the one it began with."
-PRESET_HELP = "The longest it takes on a laptop; a GPU takes a small part of it."
+PRESET_HELP = "How long it takes at most on a laptop; a GPU is much faster."
 NO_FOLDER = "none"  # data of the entry for no folder
 UNLABELLED = "Folder of unlabelled images"
 METHOD_TITLES = {"simclr": "SimCLR: two views of one place", "colorize": "Colours of masked cells"}
@@ -139,7 +139,7 @@ class TrainPanel(QWidget):
         self.data = PanelComboBox("Annotated images to learn from.", folders="Dataset folder")
         self.data.fill([("Annotated layers", LAYERS)])
         self.start = ModelComboBox(
-            "Model to begin with: one that does nearly what is wanted learns fastest.",
+            "Model to begin with; one that knows similar cells learns fastest.",
             after=[(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
         )
         self.start.choose_preferred()
@@ -186,7 +186,7 @@ class UnlabelledChoices(QWidget):
         choices = QWidget()
         self.wanted = check_box(
             "Learn from unlabelled images first",
-            "Images of the kind without annotation, before the annotated ones.",
+            "Pretrain on images of the same kind without annotation, before the annotated ones.",
         )
         choices.setVisible(False)
         self.wanted.toggled.connect(choices.setVisible)
