@@ -140,7 +140,7 @@ def test_panels_of_the_menu_are_tabs_beside_each_other(
     dock, _ = viewer.window.add_plugin_dock_widget("napari-cellwright", "Count a folder")
     main = dock.parentWidget()
     qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(dock)) == 1, timeout=5000)
-    assert [one.windowTitle() for one in (dock, *main.tabifiedDockWidgets(dock))] == ["Folder", "Train"]
+    assert [one.windowTitle() for one in (dock, *main.tabifiedDockWidgets(dock))] == ["Folder", "Count"]
     # the one that was opened last is in front, once the window has laid out its tabs
     qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty(), timeout=5000)
 
