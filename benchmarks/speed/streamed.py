@@ -2,7 +2,8 @@
 
 A simulated field of 2048 x 2048 pixels is laid side by side, mirrored in turn, and written in chunks of 512;
 each size is counted in a fresh process, whose labels are thrown away. Where other programs share the
-processors, the processor seconds tell more than those of the clock.
+processors, the processor seconds tell more than those of the clock. A second table says what images of the
+laboratory would take at the rate of the largest.
 """
 
 import argparse
@@ -20,6 +21,11 @@ from benchmarks.measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, 
 
 TILE_PX = 2048
 PIXEL_UM = 0.5
+IMAGES = {  # pixels of one channel
+    "plate of 384 wells, 9 fields of 2048 x 2048 each": 384 * 9 * 2048**2,
+    "slide at 20x, 15 x 15 mm of tissue at 0.5 µm": 30_000**2,
+    "brain in a light-sheet microscope, 2000 x 5000 x 7000": 2000 * 5000 * 7000,
+}
 
 
 def main() -> None:
@@ -51,6 +57,21 @@ def main() -> None:
         print(rows[-1], flush=True)
     head = ("image", "weights", "cells", "seconds", "processor s", "peak MB", "x seconds", "x processor")
     print_table(head, rows)
+    print_cost(args.sides[-1], found["count"], found["processor_s"])
+
+
+def print_cost(side: int, count: float, processor_s: float) -> None:
+    """Print what a core without a GPU does in a day, and the hours that other images take of one."""
+    a_day = 86_400 / processor_s
+    print(
+        f"\n{side} x {side}: {count / processor_s:,.0f} cells and {side**2 / processor_s / 1e6:.2f} million ",
+        end="",
+    )
+    print(f"pixels a second of a core; {a_day * count / 1e6:.0f} million cells and ", end="")
+    print(f"{a_day * 2 * side**2 / 1e12:.2f} TB of 16 bits a day\n")
+    hours = {name: n * processor_s / side**2 / 3600 for name, n in IMAGES.items()}
+    costs = [(name, f"{n / 1e9:.1f}", f"{hours[name]:.2f}") for name, n in IMAGES.items()]
+    print_table(("image", "thousand million pixels of one channel", "hours of a core"), costs)
 
 
 def _steps(found: dict[str, float], rows: list[tuple[object, ...]]) -> tuple[float, float]:

@@ -190,6 +190,33 @@ def test_what_changes_while_it_is_counted_is_not_taken_for_done(images, tmp_path
     assert count(images, tmp_path / "out", BrightPixels())["2"].row["count"] == 72
 
 
+@pytest.mark.parametrize("is_mount_point", [False, True])
+@pytest.mark.parametrize("when", ["0", "2", "sub/3"])
+def test_a_disk_that_goes_away_and_comes_back_loses_nothing(images, tmp_path, when, is_mount_point):
+    out, away = tmp_path / "out", tmp_path / "away"
+
+    class Unplugged(BrightPixels):
+        def count(self, image, name):
+            found = yield from super().count(image, name)
+            if name == when:
+                out.rename(away)
+                if is_mount_point:
+                    out.mkdir()
+            return found
+
+    counter = Unplugged()
+    with pytest.raises(WriteError, match="went away while images were counted into it"):
+        count(images, out, counter)
+    assert not out.exists() or not list(out.iterdir())  # nothing beside what was done
+    if is_mount_point:
+        out.rmdir()
+    away.rename(out)
+    again = BrightPixels()
+    outcomes = count(images, out, again)
+    assert sum(one.row["count"] for one in outcomes.values()) == 15
+    assert len(again.seen) == 5 - len(counter.seen) + 1  # that which it happened in
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3, 4, 7])
 def test_a_full_disk_stops_the_run_and_leaves_nothing_cut(images, tmp_path, monkeypatch, nth):
     write, n_calls = os.replace, 0

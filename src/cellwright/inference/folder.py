@@ -26,6 +26,7 @@ from cellwright.files.folders.results import (
     SUMMARY_XLSX,
     ImageOutcome,
     Made,
+    check_there,
     clear_parts,
     join_tables,
     mark_done,
@@ -53,7 +54,7 @@ N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what fails once fails for all that follow
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV)  # what fails once fails for all that follow
 
 
 class _Opened(NamedTuple):
@@ -76,8 +77,8 @@ def count_folder(
     An image is done when its files are whole and the same models and settings made them from the same file;
     then it is not counted again. The next images are read while one is counted. A file may hold several.
 
-    WriteError where the folder cannot be written, the disk is full, or another program counts into the
-    folder.
+    WriteError where the folder cannot be written or goes away, the disk is full, or another program counts
+    into the folder.
 
     Parameters
     ----------
@@ -107,15 +108,18 @@ def count_folder(
                 for_file = _count_file(images[index], next(opened), output, counter)
                 yield from _told(for_file, found, on_outcome)
                 if time.monotonic() - written > WRITE_EVERY_S:
+                    check_there(output)
                     write_summary(output, _in_order(known))
                     written = time.monotonic()
         except BaseException:
             with suppress(WriteError):  # what stopped the run is the better word
+                check_there(output)
                 write_summary(output, _in_order(known), xlsx=counter.xlsx)
             raise
         finally:
             opened.close()
         outcomes = _in_order(known)
+        check_there(output)
         yield from write_tables(output, outcomes, counter, counter.settings_text)
         note_report(output, counter.report, counter.settings_text)
     return outcomes
@@ -247,6 +251,7 @@ def _count_image(
         counted = yield from counter.count(pixels, image.name)
         if _made(image, counter).sources != made.sources:
             raise changed_meanwhile(image.path)
+        check_there(output)
         before = begin_image(image.name, output)
         files = counter.write(output, image.name, pixels, counted)
         row = summary_row(counted)

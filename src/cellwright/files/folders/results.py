@@ -13,6 +13,7 @@
 """
 
 import csv
+import errno
 import json
 import math
 import shutil
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     import pandas
 
 SUMMARY, SUMMARY_XLSX, ALL_CELLS = "summary.csv", "summary.xlsx", "cells.parquet"
+LOCK = "lock"  # in KEPT; held while images are counted
 REPORT = "report"  # in the folder of marks
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
@@ -443,5 +445,16 @@ def only_run(output: Path) -> Iterator[None]:
     """
     make_folder(output / KEPT)
     wrong = f"Another program is counting into {output}. Wait for it, or choose another folder."
-    with only_holder(output / KEPT / "lock", wrong):
+    with only_holder(output / KEPT / LOCK, wrong):
         yield
+
+
+def check_there(output: Path) -> None:
+    """Raise WriteError where the folder that a run counts into went away, as a disk that is unplugged does.
+
+    Another folder may be in its place, such as that which the disk had been mounted on.
+    """
+    if not (output / KEPT / LOCK).exists():
+        wrong = f"{output} went away while images were counted into it. Bring it back and count again: what "
+        wrong += "was done by then will not be done again."
+        raise WriteError(wrong) from OSError(errno.ENODEV, wrong)
