@@ -109,6 +109,15 @@ def test_results_of_folders_and_annotations_are_saved_in_the_output_folder(
     assert [Path(one).parent for one in asked] == [Path(), Path("/out")]
 
 
+def test_the_next_start_of_napari_knows_them(
+    page: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page.update({"model": "nuclei", "device": "cpu", "border": "drop", "unit": "px", "output_folder": "/out"})
+    monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {})  # as in a new process
+    napari.settings.get_plugin_settings(path_dir=tmp_path)
+    assert preferences() == Preferences("nuclei", "cpu", "drop", "px", "/out")
+
+
 def test_settings_are_looked_for_where_they_are_saved(
     viewer: ViewerModel, qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
