@@ -82,7 +82,8 @@ def test_panels_begin_with_what_is_set(
     monkeypatch.setattr(commands, "_run", lambda *_: None)
     viewer.layers.selection.active = viewer.layers["a"]
     commands.count_active_layer(viewer)
-    assert (requests[0].model, requests[0].engine.device) == ("nuclei", "cpu")
+    recipe = requests[0].recipe
+    assert (recipe.models, recipe.engine.device) == (("nuclei",), "cpu")
 
 
 def test_results_of_folders_and_annotations_are_saved_in_the_output_folder(
