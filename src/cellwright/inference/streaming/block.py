@@ -129,10 +129,8 @@ def link_block(job: StreamJob, plan: StreamPlan, block: StreamBlock) -> Task[Non
     assert outlines.labels is not None
     window = Image(np.broadcast_to(np.uint8(0), outlines.labels.shape), axes, sizes, image.name)
     del outlines
-    provenance = Provenance(
-        "", "", "", {"engine": {"link": True}}, image.name, window.shape, axes, sizes, "", 0.0
-    )
-    table = _cells_written(job, plan, block, Result(float(len(cells)), cells, provenance))
+    found = Result(float(len(cells)), cells, Provenance.of_image(window, link=True))
+    table = _cells_written(job, plan, block, found)
     with atomic_write(job.files.part(block)) as path:
         table.to_csv(path, index=False, float_format=in_digits)
 

@@ -243,11 +243,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         n += len(present)
     areas, points, boxes = label_images.measure(rows)
     cells = Cells(points, boxes, np.ones(n, np.float32), areas, rows)
-    engine = {"engine": {"link": is_volume}}
-    sizes = image.pixel_size_um
-    provenance = Provenance(
-        "", "", "", engine, image.name, image.shape, image.axes, sizes, "", 0.0, image.source
-    )
+    provenance = Provenance.of_image(image, link=is_volume)
     return LabelledCells(
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),

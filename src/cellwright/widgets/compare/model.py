@@ -36,8 +36,6 @@ OUTLINE_SHARE = 0.08  # width of an outline in the diameter of a cell
 WIDEST_PX = 4
 POINT_SHARE = 0.5  # diameter of a point in that of its cell
 
-IsUnique = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # of the cells of each model, (N,) and (M,)
-
 
 @dataclass(frozen=True, slots=True)
 class RingPixels:
