@@ -32,7 +32,6 @@ LIMIT_MS = 60_000
 QUIT = """
 import sys
 from pathlib import Path
-from threading import Event
 import numpy as np
 from napari.qt.threading import WorkerBase
 from qtpy.QtCore import QObject, QThreadPool
@@ -42,15 +41,13 @@ from cellwright.widgets.annotate.proofread import Keeper
 
 app = QApplication([])
 QThreadPool.globalInstance().setMaxThreadCount(1)
-may_end = Event()
-QThreadPool.globalInstance().start(lambda: may_end.wait(60))  # a job that is in the way
+QThreadPool.globalInstance().start(lambda: __import__("time").sleep(0.3))  # a job that is in the way
 labels = np.arange(60, dtype=np.int32).reshape(6, 10)
 Keeper(app).keep(Path(sys.argv[1]), labels, Image(labels, "YX"))
 app.aboutToQuit.connect(WorkerBase.await_workers)  # as napari does
 app.quit()
 WorkerBase.await_workers()
 print("written" if Path(sys.argv[1]).exists() else "waiting")
-may_end.set()
 """
 
 
