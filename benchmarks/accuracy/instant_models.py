@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -29,8 +30,13 @@ class Brightness:
     image: Image
 
 
+def name_of(model: Any) -> str:
+    """Return the name of the first of the models that count together."""
+    return str(model if isinstance(model, str | Path) else model[0])
+
+
 def family_of(model: Any) -> str:
-    return next(entry.spec.family for entry in store.models() if entry.name == str(model))
+    return next(entry.spec.family for entry in store.models() if entry.name == name_of(model))
 
 
 def count_with_prediction(
@@ -39,7 +45,7 @@ def count_with_prediction(
     yield Progress("load", 0, 1)
     found_in = Provenance(
         "0",
-        str(model),
+        name_of(model),
         "0" * 64,
         {"engine": asdict(engine)},
         image.name,
@@ -67,7 +73,7 @@ def recount(result: Result, prediction: Brightness | None, model: Any, settings:
 
 def _decoded(image: Image, model: Any, settings: Any, found_in: Provenance) -> Result:
     data = np.asarray(image.data)
-    threshold = settings.cell_probability + 0.1 * (sum(map(ord, str(model))) % 3)
+    threshold = settings.cell_probability + 0.1 * (sum(map(ord, name_of(model))) % 3)
     near = ndimage.generate_binary_structure(data.ndim, 1)
     if image.axes.startswith("T"):
         near[[0, 2]] = False  # frames have cells of their own

@@ -11,6 +11,7 @@ and tables, features and the number with layers. Needs a Qt platform (``xvfb-run
 
 import argparse
 import json
+import re
 import tempfile
 import time
 import traceback
@@ -69,6 +70,7 @@ WAITS = (
     (click_module, "WAIT_MS"),
 )
 LIMIT_S = 120.0
+UNEXPECTED = re.compile(r"\w+(Error|Exception): ")  # an error that is none of ours is told with its type
 OUTPUTS = ("Labels", "Points", "Shapes")
 SQUARE = ((0, 0), (0, 6), (6, 6), (6, 0))
 WITHOUT_RESULTS = 4  # one in so many sequences has no results panel
@@ -198,6 +200,9 @@ class World:
     def check(self) -> None:
         """Raise where something is not as it must be."""
         self.check_made()
+        told = self.count.panel.message.text()
+        if UNEXPECTED.match(told):
+            raise Fault(f"the count ended with {told}")
         for pixels in self.clicked:
             if not self._is_shown(pixels):
                 raise Fault(f"a cell that a click added at {pixels.mean(axis=1)} is gone")

@@ -59,6 +59,12 @@ def test_harm_is_noticed(world: World, harm: Callable[[World, Labels], None]) ->
         world.check()
 
 
+def test_a_count_that_ends_with_an_unexpected_error_is_noticed(world: World) -> None:
+    world.count.panel.message.setText("RuntimeError: generator raised StopIteration")
+    with pytest.raises(Fault, match="ended with RuntimeError"):
+        world.check()
+
+
 def test_a_click_that_the_next_count_would_take_is_noticed(world: World) -> None:
     world.clicked.append(np.array([[0, 1], [0, 0]]))
     with pytest.raises(Fault, match="a click added"):
