@@ -78,6 +78,30 @@ def test_a_command_corrects_as_python_does(cli, oracle, plate, tmp_path, blobs):
         assert (tifffile.imread(by_command / name) == tifffile.imread(by_python / name)).all()
 
 
+@pytest.mark.parametrize("pixels", ["mask", "light"])
+def test_what_is_no_image_of_labels_is_told(cli, oracle, plate, tmp_path, blobs, pixels):
+    """A mask is one cell to a program, and an image of light thousands."""
+    cli("count", plate, "--output", tmp_path / "out")
+    light = (blobs.image * 200).astype(np.uint8)
+    given = light if pixels == "light" else ((blobs.labels > 0) * 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "given.tif", given)
+    done = cli("correct", tmp_path / "out", "A01_s2", tmp_path / "given.tif")
+    n = len(np.unique(given[given > 0]))
+    assert f"A01_s2  {n} cell{'s' * (n != 1)}, " in done.out
+    assert "Number the cells one by one." in done.err
+    assert "one by one" in pandas.read_csv(tmp_path / "out" / "summary.csv")["notices"][1]
+
+
+def test_of_several_images_of_labels_the_one_taken_is_told(cli, oracle, plate, tmp_path, blobs):
+    cli("count", plate, "--output", tmp_path / "out")
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+        for labels in (blobs.labels, np.zeros_like(blobs.labels)):
+            file.write(labels.astype(np.uint16), metadata={"axes": "YX"})
+    done = cli("correct", tmp_path / "out", "A01_s2", tmp_path / "two.ome.tif")
+    assert done.out == f"A01_s2  {len(blobs)} cells, 0 corrected by hand\n"
+    assert "two.ome.tif holds several images; this is the first" in done.err
+
+
 @pytest.mark.parametrize(
     ("image", "labels", "words"),
     [

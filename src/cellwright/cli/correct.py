@@ -9,9 +9,7 @@ from cellwright.cli.output import run_with_bar
 
 
 def correct(
-    results: Annotated[
-        Path, typer.Argument(help="Folder of results, the --output of a count.", show_default=False)
-    ],
+    results: Annotated[Path, typer.Argument(help="The --output of a count of a folder.", show_default=False)],
     image: Annotated[str, typer.Argument(help="Image as summary.csv calls it.", show_default=False)],
     labels: Annotated[
         Path,
@@ -32,6 +30,9 @@ def correct(
     def note(text: str) -> None:
         typer.echo(f"note: {text}", err=True)
 
-    task = save_corrected(results, image, read_image(labels).read(), on_notice=note)
-    row = run_with_bar(task, image).row
-    typer.echo(f"{image}  {row['count']} cells, {row['corrected']} corrected by hand")
+    right = read_image(labels)
+    for notice in right.notices:
+        note(notice)
+    row = run_with_bar(save_corrected(results, image, right.read(), on_notice=note), image).row
+    n = row["count"]
+    typer.echo(f"{image}  {n} cell{'s' * (n != 1)}, {row['corrected']} corrected by hand")

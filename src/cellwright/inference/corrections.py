@@ -48,6 +48,7 @@ from cellwright.inference.folder import replacing_tables, write_tables
 from cellwright.inference.image_count import CountChoices, measured_task, summary_row, write_counted
 from cellwright.inference.recipe import recipe_of
 from cellwright.inference.settings import InputFiles
+from cellwright.ops.labels import pieces_notice
 from cellwright.ops.matching import overlaps
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.blocks import misfit
@@ -85,7 +86,7 @@ def save_corrected(
         When the mark of the image had changed last as these cells were opened: what others have corrected
         since is not written over. None overwrites it.
     on_notice
-        Given each sentence on what concerns no single image.
+        Given each sentence on what seems odd in the cells, or concerns no single image.
 
     Raises
     ------
@@ -104,6 +105,8 @@ def save_corrected(
         part = choices.recipe.part_of(image)
         machine = read_result(output, name, part, as_counted=COUNTED in kept)
         given = _as_result(cells, part, machine)
+        for notice in given.notices[len(machine.notices) :]:
+            on_notice(notice)
         if opened_ns not in (None, facts_of(mark_of(name, output)).changed_ns) and COUNTED in kept:
             _refuse_others(given, read_result(output, name, part), name)
         corrected = _compared(given, machine)
@@ -168,6 +171,8 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
             raise misfit(image, np.shape(cells))
         is_volume = settings.get("engine", {}).get("link", True)
         found = result_of_labels(cells, image, is_volume=is_volume).result.cells
+        told = pieces_notice(cells, "the corrected labels")
+        machine = replace(machine, notices=(*machine.notices, *[told] * bool(told)))
     provenance = replace(machine.provenance, settings=settings)
     return replace(machine, count=float(len(found)), cells=found, maps={}, provenance=provenance)
 
