@@ -222,7 +222,7 @@ def lifted(change: Change | None, time: int | None) -> Change | None:
 
 def _column(name: str, column: NumpyLike | None, n: int, default: float) -> NDArray[Any]:
     if column is None:
-        return np.full(n, default)
+        return np.broadcast_to(default, n)  # takes no memory, however high the numbers
     values = np.asarray(column)
     if len(values) < n:
         raise AnnotationError(

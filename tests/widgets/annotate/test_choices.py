@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 
+from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import run
 from cellwright.inference import pipeline
 from cellwright.ops.measure.regions import ShapeRegion
@@ -151,3 +152,29 @@ def test_a_folder_is_counted_with_the_chosen_model(tmp_path: Path, monkeypatch: 
     with pytest.raises(Found):
         run(read_task(path, tmp_path, counts=True, model="nuclei"))
     assert asked == ["nuclei"]
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (7, 2, 400)])
+def test_labels_bring_what_their_features_tell_by_number(
+    viewer: ViewerModel, numbers: tuple[int, ...]
+) -> None:
+    """napari finds the row of a label in a column "index"; a label without a row has no class."""
+    image, data = viewer.add_image(np.zeros((20, 20))), np.zeros((20, 20), np.int32)
+    for row, number in enumerate((*numbers, 500)):
+        data[4 * row, 2:5] = number
+    told = {"index": numbers, "class": ["a", "b", "a"], "score": [0.1, 0.2, 0.3]}
+    session = start_session(image, None, viewer.add_labels(data, features=told), journal=None).session
+    names = [session.class_names[session.class_of(number) or 0] for number in numbers]
+    assert names == told["class"]
+    assert [session.score_of(number) for number in numbers] == pytest.approx(told["score"])
+    assert session.class_of(500) is None
+
+
+def test_labels_of_high_numbers_are_annotated_or_refused(viewer: ViewerModel) -> None:
+    image, data = viewer.add_image(np.zeros((20, 20))), np.zeros((20, 20), np.int32)
+    data[4, 2:5] = high = 2**31 - 2
+    plain = viewer.add_labels(data)
+    assert start_session(image, None, plain, journal=None).session.ids().tolist() == [high]
+    told = viewer.add_labels(data, features={"index": [high], "class": ["a"]})
+    with pytest.raises(AnnotationError, match=r"up to 10,000,000; got 2,147,483,646"):
+        start_session(image, None, told, journal=None)

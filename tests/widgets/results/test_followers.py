@@ -46,6 +46,53 @@ def test_labels_that_the_table_does_not_tell_of_are_measured_too(
     assert features["edited"].tolist() == [False] * 9 + [True]
 
 
+def test_numbers_of_labels_may_be_as_high_as_napari_lets_them(
+    panel: ResultsWidget, viewer: ViewerModel, read: Read
+) -> None:
+    """Row k of napari's table is label k, or that of a column "index"; 2**31 rows are too many."""
+    labels, high = viewer.layers["cells"], 2**31 - 2
+    labels.data_setitem((np.array([50, 51]), np.array([5, 5])), high)
+    read(panel)
+    n = len(panel.model.measured.table)
+    panel.link.set_class([n - 1], "late")
+    read(panel)
+    features = labels.features.set_index("index", drop=False)
+    assert len(features) <= n + 1
+    assert features.loc[high, ["area_px", "label", "class"]].tolist() == [2, high, "late"]
+    assert "class: late" in " ".join(labels._get_properties((50, 5)))
+    assert panel.model.measured.table["class"].tolist() == [*[""] * (n - 1), "late"]
+    labels.undo()
+    read(panel)
+    assert labels.features["area_px"].fillna(0).tolist() == [0, *panel.model.measured.table["area_px"]]
+
+
+def test_cells_that_features_call_by_an_index_keep_what_is_told_of_them(
+    panel: ResultsWidget, viewer: ViewerModel, read: Read
+) -> None:
+    read(panel)
+    data = viewer.layers["cells"].data.copy()
+    numbers = np.unique(data[data > 0])[::-1]
+    told = {
+        "index": numbers,
+        "class": [f"c{number}" for number in numbers],
+        "score": numbers / 100,
+        "mine": numbers,
+    }
+    placed = {"scale": (0.5, 0.5), "units": ("um", "um")}
+    labels = viewer.add_labels(data, name="told", features=told, **placed)
+    panel.show_layer(labels)
+    for number in (90, 91):
+        read(panel)
+        table = panel.model.measured.table.set_index("label")
+        features = labels.features.set_index("label")
+        assert {one: features.loc[one, "mine"] for one in numbers} == {one: one for one in numbers}
+        for rows in (table, features):
+            assert rows.loc[numbers, "class"].tolist() == told["class"]
+            assert rows.loc[numbers, "score"].tolist() == pytest.approx(told["score"])
+        labels.data_setitem((np.array([50]), np.array([number - 80])), number)
+    read(panel)
+
+
 def test_what_cannot_be_measured_is_told(
     panel: ResultsWidget, qtbot: QtBot, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,9 +219,7 @@ class AnnotationLayer:
         self._write_classes(numbers)
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
-        n_rows = int(max(self.session.ids(), default=0)) + 1
-        names = {number: self._class_name(number) for number in numbers if number < n_rows}
-        write_classes(self.layer, names, n_rows)
+        write_classes(self.layer, {number: self._class_name(number) for number in numbers})
 
     def _class_name(self, number: int) -> str:
         category = self.session.class_of(number) if number in self.session else None

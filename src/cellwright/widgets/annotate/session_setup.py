@@ -23,6 +23,7 @@ from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
 from cellwright.widgets.shared.regions import RegionLayers, regions_of
@@ -30,6 +31,7 @@ from cellwright.widgets.shared.regions import RegionLayers, regions_of
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
 MOST_NAMES = 5  # of shapes in an error
+MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,14 @@ def _from_labels(
         paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
-    table = layer.features  # row 0 is the background
-    columns = _columns(table.iloc[1 : n + 1], n)
+    features, columns = features_by_number(layer), UNKNOWN
+    if {"score", "class"} & set(features):
+        if n > MOST_NUMBERS:
+            raise AnnotationError(
+                f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
+                f"{layer.name!r}. Number them anew."
+            )
+        columns = _columns(features.reindex(range(1, n + 1)), n)
     return AnnotationSession(
         image,
         data,

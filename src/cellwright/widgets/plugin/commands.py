@@ -34,7 +34,13 @@ from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.combos import classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
+from cellwright.widgets.shared.layer_factory import (
+    class_colour,
+    colours_by_label,
+    features_by_number,
+    set_features,
+    spread,
+)
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
 from cellwright.widgets.shared.messages import tell_results, telling
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
@@ -208,9 +214,9 @@ def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes
         raise WrongLayerError(f"Points of {layer.name!r} came or went while they were classified. Repeat it.")
     names = np.array(classes.names, object)[classes.numbers]
     found = pd.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
-    found = found.reindex(range(int(rows.max()) + 1))  # napari takes row k for label k
-    old = layer.features.reindex(found.index)
-    layer.features = old.assign(**{str(name): found[name] for name in found})
+    found = spread(found)
+    old = features_by_number(layer).reindex(found.index)
+    set_features(layer, old.assign(**{str(name): found[name] for name in found}))
     colours = [class_colour(int(number)) for number in classes.numbers]
     if isinstance(layer, Points):
         layer.face_color = colours

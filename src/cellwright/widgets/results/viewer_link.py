@@ -282,10 +282,10 @@ class ViewerLink:
         layer, measured = self.layer, self.model.measured
         if layer is None or measured is None or not rows:
             return
-        keys, n = list(rows), len(layer.features)
+        keys = list(rows)
         if isinstance(layer, Labels):
-            keys, n = measured.numbers[keys].tolist(), int(measured.numbers.max(initial=0)) + 1
-        write_classes(layer, dict.fromkeys(keys, name), n)
+            keys = measured.numbers[keys].tolist()
+        write_classes(layer, dict.fromkeys(keys, name))
         mark_edited(layer)
 
     def write_features(self) -> None:

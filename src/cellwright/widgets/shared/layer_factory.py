@@ -34,6 +34,7 @@ CLASS_COLOURS = ("#ff9f1c", "#4cc9f0", "#f72585", "#b5e48c", "#9d6bff", "#ffe066
 NO_CLASS_COLOUR = "#b0b4bb"
 DENSITY_COLOURMAP = "inferno"
 DENSITY_OPACITY = 0.85
+MOST_ROWS, MOST_TIMES = 1_000_000, 10  # of features of Labels, one for each number, unless most are of cells
 DENSITY_GAMMA = 0.6  # a large cell spreads its one over many pixels; it is to be seen beside small ones
 
 
@@ -120,18 +121,47 @@ def colours_by_label(colours: Mapping[int, str], others: str = "transparent") ->
     return DirectLabelColormap(color_dict=by_label)
 
 
-def write_classes(layer: Labels | Points, names: Mapping[int, str], n_rows: int) -> None:
-    """Write classes of some cells into the features of a layer, whose number of rows is given.
+def features_by_number(layer: Layer) -> "pd.DataFrame":
+    """Return the features of a layer by the number of the label, or the place of the point or shape.
 
-    Row ``k`` is that of label ``k``, or of point ``k``; '' stands for no class.
+    napari takes the numbers of labels from a column ``index``; without one row ``k`` is label ``k``.
     """
-    features = layer.features.reindex(range(n_rows))
-    values = [""] * n_rows
-    if "class" in features:
-        values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
-    for row, name in names.items():
-        values[row] = name
-    layer.features = features.assign(**{"class": values})
+    import pandas as pd
+
+    features: pd.DataFrame = layer.features
+    if not isinstance(layer, Labels) or "index" not in features:
+        return features
+    numbers = pd.to_numeric(features["index"], errors="coerce")
+    is_known = numbers.notna() & ~numbers.duplicated(keep="last")
+    return features.drop(columns="index")[is_known].set_index(numbers[is_known].astype(np.int64))
+
+
+def spread(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return rows by label with one for each number up to the highest, unless those would be too many."""
+    highest = int(rows.index.max()) if len(rows) else 0
+    if highest < MOST_ROWS or highest < MOST_TIMES * len(rows):
+        return rows.reindex(range(highest + 1))
+    return rows.sort_index()
+
+
+def set_features(layer: Labels | Points, rows: "pd.DataFrame") -> None:
+    """Give a layer the features that :func:`spread`, or :func:`features_by_number`, has returned."""
+    if len(rows) and rows.index[-1] != len(rows) - 1:
+        rows = rows.assign(index=rows.index)
+    layer.features = rows.reset_index(drop=True)
+
+
+def write_classes(layer: Labels | Points, names: Mapping[int, str]) -> None:
+    """Write classes of some cells, by label or by point, into the features of a layer; '' is no class."""
+    rows = features_by_number(layer)
+    numbers = np.fromiter(names, np.int64, len(names))
+    rows = rows.reindex(np.union1d(rows.index.to_numpy(np.int64), numbers))
+    if isinstance(layer, Labels):
+        rows = spread(rows)
+    given = rows["class"].tolist() if "class" in rows else [""] * len(rows)
+    values = np.array([one if isinstance(one, str) else "" for one in given], object)
+    values[np.searchsorted(rows.index, numbers)] = list(names.values())
+    set_features(layer, rows.assign(**{"class": values}))
 
 
 def bright_colours() -> CyclicLabelColormap:

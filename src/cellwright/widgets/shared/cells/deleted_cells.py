@@ -13,6 +13,7 @@ from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_factory import features_by_number
 
 FOUND = "found"  # key in the metadata of a layer of ours: the table of the cells that a count has put there
 GIVEN = ("score", "class", "edited")  # what pixels do not tell
@@ -44,7 +45,7 @@ def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
         names = _place(now, before)
         is_gone = ~pd.Index(_keys(before[names])).isin(_keys(now[names]))  # np.isin takes eight times as long
         gone = before[is_gone].assign(edited=False)
-        given = layer.features.reindex(gone["label"])  # a class may have been given since
+        given = features_by_number(layer).reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
             deleted = gone if deleted is None else pd.concat([gone, deleted])

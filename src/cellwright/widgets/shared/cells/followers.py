@@ -28,6 +28,7 @@ from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells,
 from cellwright.widgets.shared.cells.snapshot import channels_beside, image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
 from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
 
 READ_MS = 250
@@ -252,7 +253,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     """Let the features of a layer tell what was measured; what was measured before that is taken away."""
     table = measured.table
     names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
-    others = layer.features
+    others = features_by_number(layer)
     others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
     if isinstance(layer, Points):
         if len(layer.data) != len(table):
@@ -265,13 +266,12 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     note_deleted(layer, table)
     numbers = measured.numbers
     rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
-    rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
-    rows["label"] = np.arange(len(rows))
+    rows = spread(rows)
+    rows["label"] = rows.index
     rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-    others = others.reindex(rows.index)
-    rows = pd.concat([rows.reset_index(drop=True), others.reset_index(drop=True)], axis=1)
+    rows = pd.concat([rows, others.reindex(rows.index)], axis=1)
     with our_change(layer):
-        layer.features = rows
+        set_features(layer, rows)
     cells_news.changed.emit(layer, table)
 
 

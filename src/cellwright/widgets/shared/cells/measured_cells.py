@@ -233,8 +233,6 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     """Add class, score and whether a cell was made by hand, as the features of a Labels layer tell."""
     features = snapshot.features
     numbers = table["label"].to_numpy()
-    if "index" in features:
-        features = features.set_index("index")
     rows = features.reindex(numbers)
     edited = np.isin(numbers, changed)
     if "edited" in rows:

@@ -32,6 +32,7 @@ from cellwright.widgets.shared.coordinates import (
     without_axis,
 )
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
+from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def snapshot_of(
         pixels=placed.pixels,
         points=placed.points,
         boxes=placed.boxes,
-        features=layer.features,
+        features=features_by_number(layer),
         image=image,
         offset=placed.offset,
         others={_ending_of(one, image): _image(one, {}) for one in further},
@@ -251,7 +252,7 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
             "count": len(numbers),
         }
         if "class" in features:
-            classes = features.reindex(numbers)["class"].value_counts()
+            classes = features_by_number(layer).reindex(numbers)["class"].value_counts()
             row |= {f"class_{name}": int(n) for name, n in classes.items() if name}
         rows.append(row)
     return pandas.DataFrame(rows)
