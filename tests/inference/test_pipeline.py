@@ -334,7 +334,7 @@ def test_not_a_number_hides_nothing(blobs, oracle_model):
     image[0, 0], image[0, 1], image[1, 0] = np.nan, np.inf, -np.inf
     result = counted(image, oracle_model)
     assert result.count == len(blobs)
-    assert result.notices == ("0.1% of the pixels are NaN or infinite; no cell is found there.",)
+    assert result.notices == ("0.1% of the pixels are NaN or infinite; they count as dark.",)
 
 
 @pytest.mark.parametrize(

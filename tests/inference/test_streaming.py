@@ -268,9 +268,7 @@ def test_missing_pixels_are_told_also_by_a_run_that_goes_on(tmp_path, draw_blobs
     with closing(count_streamed(job)) as task:
         for _ in range(6):
             next(task)
-    assert (
-        "10.0% of the pixels are NaN or infinite; no cell is found there." in run(count_streamed(job)).notices
-    )
+    assert "10.0% of the pixels are NaN or infinite; they count as dark." in run(count_streamed(job)).notices
 
 
 def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):

@@ -213,6 +213,18 @@ def test_time_points_do_not_colour_each_other():
     assert np.array_equal(frames.read(5, WHOLE), pseudocolor(None, second[0], second[1]))
 
 
+def test_pixels_that_are_missing_are_told():
+    slices = volume(1).astype(np.float32)
+    slices[0] = np.nan
+    colouring = Colouring(percentiles=(1.0, 99.0))
+    assert pseudocolor_frames(Image(volume(1), "ZYX"), colouring=colouring).notice == ""
+    missing = "20.0% of the pixels are NaN or infinite; they count as dark."
+    assert pseudocolor_frames(Image(slices, "ZYX"), colouring=colouring).notice == missing
+    two = pseudocolor_frames(Image(np.stack([slices, slices]), "CZYX"), colouring=colouring).notice
+    assert two.startswith("Counted in channel 0 of 2")
+    assert two.endswith(missing)
+
+
 def test_one_channel_is_coloured_and_colours_are_averaged():
     slices = volume(1)
     expected = pseudocolor_frames(Image(slices, "ZYX")).read(2, WHOLE)

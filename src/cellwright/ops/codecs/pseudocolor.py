@@ -245,15 +245,16 @@ def pseudocolor_frames(
             "for 2D images and single slices, or name the axis of the slices Z."
         )
     plain = frames(image, channel)
-    scaling = None
+    scaling, notice = None, plain.notice
     if colouring.percentiles is not None:
         scaling = fit(plain.sample(), colouring.percentiles)
+        notice = f"{notice} {scaling.notice}".strip()
     return PseudocolorFrames(
         plain.image,
         plain.channel,
         plain.lead_shape,
         plain.shape,
-        plain.notice,
+        notice,
         colouring=colouring,
         scaling=scaling,
     )

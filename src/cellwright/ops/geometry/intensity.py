@@ -46,7 +46,7 @@ class Scaling:
         told = []
         if self.missing:
             share = max(self.missing, 0.001)
-            told.append(f"{share:.1%} of the pixels are NaN or infinite; no cell is found there.")
+            told.append(f"{share:.1%} of the pixels are NaN or infinite; they count as dark.")
         if self.power != 1:
             told.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."
