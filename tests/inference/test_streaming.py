@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import pickle
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -22,7 +23,7 @@ import zarr
 from dask import distributed
 from PIL import Image as Picture
 
-from cellwright.core.data import Image
+from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import Progress, run
 from cellwright.files import regions as region_files
@@ -48,6 +49,7 @@ from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, with_faint
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
+from cellwright.ops.labels import measure, relabel
 from cellwright.ops.measure.analysis import analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -206,21 +208,90 @@ def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_b
     assert made[-1]._networks == ()
 
 
-def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks, monkeypatch):
-    blobs = draw_blobs((400, 380))
-    outlined = run(count_streamed(job_of(Image(blobs.image, "YX"), tmp_path, small_blocks)))
-    assert outlined.labels == tmp_path / "image.labels.zarr"
+@pytest.fixture
+def points_only(small_blocks, monkeypatch):
+    """The same model without outlines."""
     points = replace(registry.FAMILIES["flow"], returns=("Points",))
     monkeypatch.setitem(registry.FAMILIES, "flow", points)
     plain = small_blocks.postprocess
-    small_blocks.postprocess = lambda maps, settings: replace(plain(maps, settings), labels=None)
-    small_blocks.stitcher = lambda lead, shape: CellStitcher(lead, shape, has_labels=False)
+    monkeypatch.setattr(
+        small_blocks, "postprocess", lambda maps, settings: replace(plain(maps, settings), labels=None)
+    )
+    monkeypatch.setattr(
+        small_blocks, "stitcher", lambda lead, shape: CellStitcher(lead, shape, has_labels=False)
+    )
+    return small_blocks
+
+
+def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks, request):
+    blobs = draw_blobs((400, 380))
+    outlined = run(count_streamed(job_of(Image(blobs.image, "YX"), tmp_path, small_blocks)))
+    assert outlined.labels == tmp_path / "image.labels.zarr"
+    request.getfixturevalue("points_only")
     image = Image(blobs.image, "YX")
     settings = FlowSettings(cell_probability=0.51)
     found = run(count_streamed(job_of(image, tmp_path, small_blocks, settings)))
     assert found.result.count == len(blobs)
     assert found.labels is None  # those of the count before are gone
     assert not list(tmp_path.glob("*.zarr"))
+
+
+def test_cells_of_other_slices_are_other_cells(tmp_path, draw_blobs, points_only):
+    blobs = draw_blobs((400, 380))
+    image = Image(np.stack([np.roll(blobs.image, shift, axis=1) for shift in (0, 2, 4)]), "ZYX")
+    whole = run(count_cells(image, points_only))
+    found = run(count_streamed(job_of(image, tmp_path, points_only)))
+    assert found.result.count == whole.count >= 3 * len(blobs)
+
+
+def cells_of_a_view(part):
+    """Cells that are others in each window, so that no two blocks agree."""
+    rng, shape = np.random.default_rng(zlib.crc32(np.ascontiguousarray(part.data))), part.data.shape
+    labels = np.zeros(shape, np.int32)
+    for number, (y, x) in enumerate(rng.integers(0, np.array(shape) - 9, (250, 2)), 1):
+        labels[y : y + rng.integers(8, 16), x : x + rng.integers(8, 16)] = number
+    labels = relabel(labels)
+    areas, points, boxes = measure(labels)
+    return Cells(points, boxes, rng.random(len(areas)).astype(np.float32), areas, labels)
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_blocks_that_do_not_agree_give_the_same_in_any_order(
+    tmp_path, draw_blobs, small_blocks, monkeypatch, request, has_labels
+):
+    def view(part, *_, **__):
+        yield from ()
+        cells = cells_of_a_view(part)
+        if not has_labels:
+            cells = replace(cells, labels=None)
+        return Result(float(len(cells)), cells, Provenance.of_image(part, link=False)), None
+
+    if not has_labels:
+        request.getfixturevalue("points_only")
+    monkeypatch.setattr(block_module, "count_with_prediction", view)
+    monkeypatch.setattr(distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False))
+    np.save(tmp_path / "image.npy", draw_blobs((400, 380)).image)
+    job = job_of(tmp_path / "image.npy", tmp_path / "one", small_blocks)
+    run(count_streamed(job))
+    stopped = replace(job, output=tmp_path / "stopped")
+    with closing(count_streamed(stopped)) as task:
+        while len(parts := sorted((tmp_path / "stopped" / "image.parts").glob("*.csv"))) < 5:
+            next(task)
+    parts[-1].unlink()  # as if it had been killed between the labels and the table
+    run(count_streamed(stopped))
+    shared = replace(job.recipe, stream=StreamSettings(workers=2))
+    run(count_streamed(replace(job, output=tmp_path / "shared", recipe=shared)))
+    table = pandas.read_csv(tmp_path / "one" / "image.cells.csv")
+    assert len(table) > 100
+    for name in ("stopped", "shared"):
+        pandas.testing.assert_frame_equal(table, pandas.read_csv(tmp_path / name / "image.cells.csv"))
+    if has_labels:
+        labels, *others = (read(tmp_path / name)[0] for name in ("one", "stopped", "shared"))
+        assert all(np.array_equal(labels, other) for other in others)
+        numbers, areas = np.unique(labels[labels > 0], return_counts=True)
+        assert dict(zip(numbers, areas, strict=True)) == dict(
+            zip(table["label"], table["area_px"], strict=True)
+        )
 
 
 @pytest.mark.parametrize("n_steps", [3, 8, 21])

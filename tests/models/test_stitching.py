@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cellwright.core.data import Cells
-from cellwright.models.stitching import CellStitcher
+from cellwright.models.stitching import SAME_CENTRE, CellStitcher
 from cellwright.ops.geometry.tiles import Layout, grid
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep, measure, relabel
 
 
 def cells_of(labels):
@@ -67,6 +69,86 @@ def test_a_cell_mostly_taken_is_dropped_and_one_hardly_taken_is_cut():
         assert len(cells) == expected
         assert np.array_equal(cells.areas, measure(cells.labels).areas)
         assert cells.areas[0] == 20 * 16
+
+
+ONE_BEFORE = [(52, 70)]  # columns of a cell, whose centre is left of the line at x = 64
+TWO_BEYOND = [(62, 76), (76, 88)]  # the same clump taken for cells right of it, one of which reaches over it
+ON_BOTH = [(50, 60), (60, 80)]  # one cell on each side of the line
+
+
+def drawn(columns):
+    """Labels of cells of 20 rows in these columns of the image."""
+    labels = np.zeros((64, 128), np.int32)
+    for number, (first, past) in enumerate(columns, 1):
+        labels[20:40, first:past] = number
+    return labels
+
+
+def mirrored(columns):
+    return sorted((128 - past, 128 - first) for first, past in columns)
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+@pytest.mark.parametrize("is_mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("left", "right", "n_cells"),
+    [
+        (TWO_BEYOND, ONE_BEFORE, (1, 2)),  # each block takes the clump for cells of the other one
+        (TWO_BEYOND[:1], [], (1, 1)),  # one sees a cell of the other, and that one sees none
+        (ONE_BEFORE, ONE_BEFORE, (1, 1)),
+        (ON_BOTH, [(50, 80)], (1, 2)),  # what the first one claims stands
+        ([(50, 88)], [(50, 64), (64, 88)], (2, 2)),  # one of which does not reach over the line
+    ],
+)
+def test_a_clump_that_blocks_see_differently_is_counted(left, right, n_cells, is_mirrored, has_labels):
+    blocks = grid(Layout((64, 128), 64, halo=32, divisor=8))
+    views = [left, right]
+    if is_mirrored:
+        views = [mirrored(right), mirrored(left)]
+    stitcher = CellStitcher((), (64, 128), has_labels=has_labels)
+    for block, view in zip(blocks, views, strict=True):
+        seen = cells_of(drawn(view)[block.read])
+        if not has_labels:
+            seen = replace(seen, labels=None)
+        stitcher.add(0, block, seen)
+    cells = stitcher.cells()
+    assert n_cells[0] <= len(cells) <= n_cells[1]
+    if has_labels:
+        measured = measure(cells.labels)
+        assert np.array_equal(cells.areas, measured.areas)
+        assert np.array_equal(cells.boxes, measured.boxes)
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_that_reaches_into_the_core_of_a_block_is_lost(seed, has_labels):
+    """Each block sees cells of its own, as no network would: even then each place has one."""
+    rng, shape = np.random.default_rng(seed), (96, 96)
+    stitcher, seen = CellStitcher((), shape, has_labels=has_labels), []
+    for block in grid(Layout(shape, 48, halo=32, divisor=8)):
+        labels = np.zeros(shape, np.int32)
+        for number, (y, x) in enumerate(rng.integers(0, 84, (25, 2)), 1):
+            labels[y : y + rng.integers(6, 13), x : x + rng.integers(6, 13)] = number
+        window = cells_of(relabel(labels[block.read]))
+        scores = rng.random(len(window)).astype(np.float32)
+        stitcher.add(0, block, replace(window, scores=scores, labels=window.labels if has_labels else None))
+        core = np.zeros(shape, bool)
+        core[block.core] = True
+        reach = np.unique(window.labels[core[block.read]])
+        corner = [part.start for part in block.read]
+        seen += [
+            (np.argwhere(window.labels == n) + corner, window.points[n - 1] + corner) for n in reach if n
+        ]
+    cells = stitcher.cells()
+    for pixels, point in seen:
+        if has_labels:
+            owners, shared = np.unique(cells.labels[tuple(pixels.T)], return_counts=True)
+            is_covered = 2 * shared[owners > 0].sum() >= len(pixels)
+            covers = 2 * shared[owners > 0] > cells.areas[owners[owners > 0] - 1]
+            assert is_covered or covers.any()
+        else:
+            nearest = np.linalg.norm(cells.points - point, axis=1).min()
+            assert nearest <= SAME_CENTRE * len(pixels) ** 0.5 + 1e-3
 
 
 def test_frames_have_ids_of_their_own(blobs):

@@ -3,13 +3,19 @@
 A block reads its core and, around it, enough context for the network and for a whole cell. A cell belongs to
 the block in whose core its centroid lies. A centroid on the line between two cores may fall on different
 sides in the two blocks, so a block also claims cells just beyond its core; what is then found twice is
-recognised by its pixels, which are taken already. Of a density each block writes its core alone, so that no
-pixel is counted twice.
+recognised by its pixels, which are taken already.
+
+Two blocks may see a clump differently, each one taking it for a cell in the core of the other. So what a
+block sees no farther from its core than a cell is wide, and does not claim, is kept until the block in whose
+core it lies is done; what then still lies mostly on pixels of nobody is taken up, the surest first.
+
+Of a density each block writes its core alone, so that no pixel is counted twice.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +23,16 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.codecs.density import DensitySettings, even_out, to_integer_counts
-from cellwright.ops.geometry.tiles import Tile
+from cellwright.ops.geometry.tiles import Tile, Window
 from cellwright.ops.labels import keep, measure
 from cellwright.ops.measure.prediction_interval import count_interval
 
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
-SAME_CENTRE = 0.25  # centres nearer than this share of the cell's width are of one cell
+SAME_CENTRE = (
+    0.45  # times a cell's width: discs whose centres are nearer share more than half of their pixels
+)
 TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
+SLICES_APART = 1e6  # what is in another slice is another cell, as long as slices are not linked
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,25 @@ class Stitched:
     maps: Maps = field(default_factory=dict)  # dense results in image pixels
     interval: tuple[float, float] | None = None  # holds the true count in 9 of 10 images
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the provenance notes of it besides settings
+
+
+class Unclaimed(NamedTuple):
+    """Cells that a block sees in or near its core and does not claim, in pixels of the whole image."""
+
+    cells: Cells  # without labels
+    pixels: Sequence[NDArray[np.integer]]  # (M, D) of each cell; none where it has no labels
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return those of these rows (M,), in this order, or where bool (N,) is true."""
+        kept = np.arange(len(self.cells))[rows]
+        return self._replace(cells=self.cells.take(kept), pixels=[self.pixels[row] for row in kept])
+
+    def inside(self, cores: Sequence[Window]) -> NDArray[np.bool_]:
+        """Return which have their centre in one of the cores."""
+        is_inside = np.zeros(len(self.cells), np.bool_)
+        for core in cores:
+            is_inside |= _within(self.cells.points, core)
+        return is_inside
 
 
 class CellStitcher:
@@ -53,25 +81,38 @@ class CellStitcher:
         if has_labels:
             self._labels = np.zeros((*lead_shape, *shape), np.int32)
         self._faint: NDArray[np.bool_] | None = None
-        self._centres: dict[int, list[NDArray[np.float32]]] = {}
+        self._centres: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
+        self._before: dict[int, list[Tile]] = defaultdict(list)
+        self._left: dict[int, list[Unclaimed]] = defaultdict(list)
         self._parts = [Cells.empty(len(lead_shape) + 2)]
         self._n_cells = 0
 
     def add(self, frame: int, block: Tile, decoded: Cells) -> None:
         """Add the cells of one block of frame ``frame``; they are in pixels of the block's window."""
         lead = np.unravel_index(frame, self.lead_shape)
-        corner = np.array([part.start for part in block.read], np.float32)
+        corner = _corner(block).astype(np.float32)
         is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
+        before = self._before[frame]
+        left = [one.take(one.inside([block.core])) for one in self._left[frame]]
+        cells = decoded
         if self._labels is not None:
-            cells = self._written(decoded, block, self._labels[lead][block.read], is_whole=is_whole)
+            window = self._labels[lead][block.read]
+            if decoded.labels is None:
+                raise TypeError("Cells of a block must come with labels; this model gave none.")
+            if not is_whole:
+                cells, later = own_outlines(decoded, block, window, before, left)
+            self._write(cells, window)
             if decoded.faint is not None:
                 if self._faint is None:
                     self._faint = np.zeros(self._labels.shape, np.bool_)
                 self._faint[lead][block.core] = decoded.faint[block.local]
-        elif is_whole:
-            cells = decoded
-        else:
-            cells = self._not_yet_found(decoded, block, frame)
+        elif not is_whole:
+            centres = self._centres[frame]
+            cells, later = own_centres(decoded, block, centres, before, left)
+            centres.append(cells.points + corner)
+        if not is_whole:
+            before.append(block)
+            self._left[frame].append(later)
         self._n_cells += len(cells)
         self._parts.append(
             replace(
@@ -92,31 +133,13 @@ class CellStitcher:
         """Return all cells, in pixels of the image without its channels."""
         return replace(Cells.concatenate(self._parts, self._labels), faint=self._faint)
 
-    def _written(self, cells: Cells, block: Tile, window: Labels, *, is_whole: bool) -> Cells:
-        """Write the labels of a block's own cells into the window; return these cells."""
-        if cells.labels is None:
-            raise TypeError("Cells of a block must come with labels; this model gave none.")
-        own = cells if is_whole else not_taken(cells, cells.labels, block, window)
-        assert own.labels is not None  # as those they were taken from
-        if self._n_cells == 0 and window.shape == own.labels.shape and not window.any():
-            window[...] = own.labels
+    def _write(self, cells: Cells, window: Labels) -> None:
+        """Write the labels of a block's cells into its window of the whole."""
+        assert cells.labels is not None
+        if self._n_cells == 0 and window.shape == cells.labels.shape and not window.any():
+            window[...] = cells.labels
         else:
-            np.copyto(window, own.labels + np.int32(self._n_cells), where=own.labels > 0)
-        return own
-
-    def _not_yet_found(self, cells: Cells, block: Tile, frame: int) -> Cells:
-        """Return a block's own cells without those whose centre is that of a cell of an earlier block."""
-        rows = np.flatnonzero(claimed(cells.points, block))
-        corner = np.array([part.start for part in block.read], np.float32)
-        earlier = self._centres.setdefault(frame, [])
-        if earlier and len(rows):
-            from scipy.spatial import cKDTree  # slow to import
-
-            distance, _ = cKDTree(np.concatenate(earlier)).query(cells.points[rows] + corner)
-            rows = rows[distance > SAME_CENTRE * np.sqrt(cells.areas[rows])]
-        if len(rows):
-            earlier.append(cells.points[rows] + corner)
-        return replace(cells, labels=None).take(rows)
+            np.copyto(window, cells.labels + np.int32(self._n_cells), where=cells.labels > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +217,61 @@ class DensityStitcher:
         )
 
 
-def not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
-    """Return the block's own cells, less what other blocks have put into the window already.
+def own_outlines(
+    cells: Cells, block: Tile, window: Labels, before: Sequence[Tile], left: Sequence[Unclaimed]
+) -> tuple[Cells, Unclaimed]:
+    """Return the block's own cells, with labels, and those that are left to blocks that come later.
 
-    ``cells`` are those of ``block`` in pixels of its window, ``own`` their labels, int32 (Y, X) or (Z, Y, X);
-    ``window`` is what the labels of the whole image hold there.
+    ``cells`` are what was found in the window of ``block``, in its pixels, labels int32 (Y, X) or (Z, Y, X);
+    ``window`` is what the labels of the whole image hold there. ``before`` are the blocks done before it that
+    it meets, and ``left`` what these have left in its core.
     """
+    assert cells.labels is not None
+    own = _not_taken(cells, cells.labels, block, window)
+    open_now, later = _sorted_out(_unclaimed(cells, block), before, left)
+    if not len(open_now.cells):
+        return own, later
+    return _with_free(own, open_now, block, window), later
+
+
+def own_centres(
+    cells: Cells,
+    block: Tile,
+    earlier: Sequence[NDArray[np.float32]],
+    before: Sequence[Tile],
+    left: Sequence[Unclaimed],
+) -> tuple[Cells, Unclaimed]:
+    """Return the same of cells without labels; ``earlier`` are centres (N, D) found before, of the image."""
+    from scipy.spatial import cKDTree  # slow to import
+
+    corner = _corner(block)
+    standing = [_in_slices(one - corner) for one in earlier]
+    if len(cells) and sum(map(len, standing)):  # each of those before is the nearest one here, and no other
+        distance, nearest = cKDTree(_in_slices(cells.points)).query(np.concatenate(standing))
+        is_same = distance <= SAME_CENTRE * np.sqrt(cells.areas[nearest])
+        is_new = np.ones(len(cells), np.bool_)
+        is_new[nearest[is_same]] = False
+        cells = cells.take(is_new)
+    own = cells.take(claimed(cells.points, block))
+    open_now, later = _sorted_out(_unclaimed(cells, block), before, left)
+    centres = _in_slices(open_now.cells.points - corner)
+    reach = SAME_CENTRE * np.sqrt(open_now.cells.areas)
+    distance, _ = cKDTree(np.concatenate([*standing, _in_slices(own.points)])).query(centres)
+    is_free = np.zeros(len(centres), np.bool_)
+    for row in np.flatnonzero(distance > reach):
+        to_others = np.linalg.norm(centres[is_free] - centres[row], axis=1)
+        is_free[row] = to_others.min(initial=np.inf) > reach[row]
+    added = _moved(open_now.cells.take(is_free), -corner)
+    return Cells.concatenate([replace(own, labels=None), added]), later
+
+
+def claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
+    """Return which centres (N, D) in pixels of the block's window lie in its core or just beyond."""
+    return _within(points, block.local, CLAIM_PX)
+
+
+def _not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
+    """Return the cells that a block claims, less what other blocks have put into the window already."""
     is_own = claimed(cells.points, block)
     labels = np.where(window > 0, np.int32(0), keep(own, is_own))
     rows = np.flatnonzero(is_own)
@@ -211,12 +283,84 @@ def not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     return replace(kept, boxes=boxes, areas=areas, labels=labels)
 
 
-def claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
-    """Return which centres (..., Y, X), with Z for a block of slices, lie in its core or just beyond."""
-    low = np.array([part.start for part in block.local]) - 0.5 - CLAIM_PX
-    high = np.array([part.stop for part in block.local]) - 0.5 + CLAIM_PX
-    own = points[:, -len(low) :]
-    return np.asarray(((own >= low) & (own < high)).all(axis=1))
+def _unclaimed(cells: Cells, block: Tile) -> Unclaimed:
+    """Return the cells that a block sees whole, at most their width from its core, and does not claim."""
+    low, high = ([getattr(part, end) for part in block.local] for end in ("start", "stop"))
+    ends = [part.stop - part.start for part in block.read]
+    first, last = cells.boxes[:, 0], cells.boxes[:, 1]
+    extents = last - first
+    is_near = ((last + extents > low) & (first - extents < high)).all(axis=1)
+    is_cut = ((first <= 0) & np.greater(low, 0) | (last >= ends) & np.less(high, ends)).any(axis=1)
+    rows, corner = np.flatnonzero(is_near & ~is_cut & ~claimed(cells.points, block)), _corner(block)
+    pixels = [np.zeros((0, len(corner)), np.int32)] * len(rows)
+    if cells.labels is not None:
+        for place, row in enumerate(rows):
+            first, past = cells.boxes[row].astype(int)
+            box = cells.labels[tuple(map(slice, first, past))]
+            pixels[place] = (np.argwhere(box == row + 1) + first + corner).astype(np.int32)
+    bare = replace(cells, labels=None, faint=None).take(rows)
+    return Unclaimed(_moved(bare, corner), pixels)
+
+
+def _sorted_out(
+    seen: Unclaimed, before: Sequence[Tile], left: Sequence[Unclaimed]
+) -> tuple[Unclaimed, Unclaimed]:
+    """Return what no block will claim any more, the surest first, and what is left to later ones."""
+    is_open = seen.inside([one.core for one in before])
+    parts = [seen.take(is_open), *left]
+    cells = Cells.concatenate([part.cells for part in parts])
+    together = Unclaimed(cells, [one for part in parts for one in part.pixels])
+    surest_first = np.lexsort((*cells.points.T, -cells.scores))
+    return together.take(surest_first), seen.take(~is_open)
+
+
+def _with_free(own: Cells, open_now: Unclaimed, block: Tile, window: Labels) -> Cells:
+    """Return a block's own cells, then those that share no more than half with another, of either."""
+    assert own.labels is not None
+    whose, free = np.where(own.labels > 0, -own.labels, window), []
+    for row, pixels in enumerate(open_now.pixels):
+        local = pixels - _corner(block)
+        at = tuple(local[((local >= 0) & (local < whose.shape)).all(axis=1)].T)
+        owners, shared = np.unique(whose[at], return_counts=True)
+        if shared[owners == 0].sum() <= TAKEN * len(pixels):
+            continue
+        others = zip(owners[owners != 0], shared[owners != 0], strict=True)
+        if any(n > TAKEN * np.count_nonzero(whose == other) for other, n in others):
+            continue
+        free.append(row)
+        whose[at] = np.where(whose[at] == 0, -(len(own) + len(free)), whose[at])
+    if not free:
+        return own
+    labels = np.maximum(-whose, 0).astype(np.int32)
+    areas, _, boxes = measure(labels)
+    added = _moved(open_now.cells.take(np.array(free)), -_corner(block))
+    together = Cells.concatenate([replace(own, labels=None), added], labels)
+    return replace(together, areas=areas, boxes=boxes)
+
+
+def _within(points: NDArray[np.float32], core: Window, beyond: float = 0.0) -> NDArray[np.bool_]:
+    """Return which points (N, D) lie in a core, or so many pixels beyond it."""
+    low = np.array([part.start for part in core]) - 0.5 - beyond
+    high = np.array([part.stop for part in core]) - 0.5 + beyond
+    return np.asarray(((points >= low) & (points < high)).all(axis=1))
+
+
+def _corner(block: Tile) -> NDArray[np.int32]:
+    """Return the first pixel of a block's window."""
+    return np.array([part.start for part in block.read], np.int32)
+
+
+def _moved(cells: Cells, by: NDArray[np.int32]) -> Cells:
+    """Return cells so many pixels farther along each axis."""
+    step = by.astype(np.float32)
+    return replace(cells, points=cells.points + step, boxes=cells.boxes + step)
+
+
+def _in_slices(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return points (N, D) whose slices, where they have some, are far from each other."""
+    apart = points.astype(np.float64)
+    apart[:, :-2] *= SLICES_APART
+    return apart
 
 
 def with_lead(points: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:

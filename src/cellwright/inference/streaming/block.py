@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
@@ -29,13 +29,16 @@ from cellwright.inference.streaming.plan import (
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
-from cellwright.models.stitching import SAME_CENTRE, boxes_with_lead, claimed, not_taken, with_lead
+from cellwright.models.stitching import Unclaimed, boxes_with_lead, own_centres, own_outlines, with_lead
+from cellwright.ops.geometry.tiles import Window
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
 
 if TYPE_CHECKING:
     import pandas
+
+LEFT = ("points", "boxes", "scores", "areas")  # columns of the cells that a block leaves
 
 
 def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
@@ -189,54 +192,80 @@ def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> "pan
 def _cells_written(
     job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result
 ) -> "pandas.DataFrame":
-    """Write the labels of a block's own cells, if they have any; return the table of these cells."""
-    numbers = labels_of(block, len(blocks_of(job.image, plan)))
-    if len(result.cells) > len(numbers):
-        raise SettingsError(
-            f"A block may hold {len(numbers)} cells; got {len(result.cells)}. Give it less memory."
-        )
+    """Write the labels of a block's own cells, if they have any, and what it leaves; return their table."""
+    blocks = blocks_of(job.image, plan)
+    numbers = labels_of(block, len(blocks))
+    before = [other for other in blocks if other.round < block.round and other.overlaps(block)]
+    left = [_read_left(job.files.left(other), block.tile.core) for other in before]
     if result.cells.labels is None:
-        cells = _not_found_before(job, plan, block, result.cells)
+        earlier = [_centres(job.files.part(other), block) for other in before]
+        tiles = [other.tile for other in before]
+        cells, later = own_centres(result.cells, block.tile, earlier, tiles, left)
+        _check_room(cells, numbers)
     else:
-        cells = _written(job, block, result.cells, numbers)
+        cells, later = _written(job, block, result.cells, numbers, before, left)
+    _write_left(job.files.left(block), later)
     table = _table(job.image, block, result, cells)
     table["label"] += numbers.start - 1
     return table
 
 
-def _written(job: StreamJob, block: StreamBlock, cells: Cells, numbers: range) -> Cells:
-    """Write the labels of a block's own cells and return these; what an interrupted try left is taken out."""
+def _check_room(cells: Cells, numbers: range) -> None:
+    if len(cells) > len(numbers):
+        raise SettingsError(f"A block may hold {len(numbers)} cells; got {len(cells)}. Give it less memory.")
+
+
+def _written(
+    job: StreamJob,
+    block: StreamBlock,
+    cells: Cells,
+    numbers: range,
+    before: Sequence[StreamBlock],
+    left: Sequence[Unclaimed],
+) -> tuple[Cells, Unclaimed]:
+    """Write the labels of a block's own cells; return these, and what is left to later blocks.
+
+    What an interrupted try has written is taken out.
+    """
     path = job.files.labels
     place = block.place(job.image.label_axes)
     labels = open_array(path)
     window = np.asarray(labels[place])
     window[(window >= numbers.start) & (window < numbers.stop)] = 0
-    assert cells.labels is not None
-    own = not_taken(cells, cells.labels, block.tile, window)
+    own, later = own_outlines(cells, block.tile, window, [other.tile for other in before], left)
+    _check_room(own, numbers)
     assert own.labels is not None
     np.copyto(window, own.labels + np.int32(numbers.start - 1), where=own.labels > 0)
     with writing(path):
         labels[place] = window
-    return own
+    return own, later
 
 
-def _not_found_before(job: StreamJob, plan: StreamPlan, block: StreamBlock, cells: Cells) -> Cells:
-    """Return a block's own cells without those whose centre is that of a cell of a neighbour done before."""
+def _centres(part: Path, block: StreamBlock) -> NDArray[np.float32]:
+    """Return the centres of the cells in the table of a block, along the axes of this one."""
     import pandas
 
-    own = cells.take(claimed(cells.points, block.tile))
-    before = [
-        job.files.part(other)
-        for other in blocks_of(job.image, plan)
-        if other.round < block.round and other.touches(block)
-    ]
-    centres = [pandas.read_csv(path, usecols=["y", "x"])[["y", "x"]].to_numpy(np.float32) for path in before]
-    earlier = np.concatenate([np.zeros((0, 2), np.float32), *centres])
-    if not len(earlier) or not len(own):
-        return own
-    corner = np.array([span.start for span in block.tile.read[-2:]], np.float32)
-    distance, _ = cKDTree(earlier).query(own.points[:, -2:] + corner)
-    return own.take(distance > SAME_CENTRE * np.sqrt(own.areas))
+    axes = list("zyx"[-len(block.tile.read) :])
+    return pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float32)
+
+
+def _write_left(path: Path, left: Unclaimed) -> None:
+    """Write what a block leaves to those that come later."""
+    cells, ndim = left.cells, left.cells.points.shape[1]
+    columns = {name: getattr(cells, name) for name in LEFT}
+    pixels = np.concatenate([np.zeros((0, ndim), np.int32), *left.pixels])
+    with atomic_write(path) as part, part.open("wb") as file:
+        np.savez(file, pixels=pixels, n_pixels=np.array([*map(len, left.pixels)], np.intp), **columns)
+
+
+def _read_left(path: Path, core: Window) -> Unclaimed:
+    """Return what a block has left in the core of another one."""
+    with np.load(path) as stored:
+        cells = Cells(*(stored[name] for name in LEFT))
+        pixels = np.split(stored["pixels"], np.cumsum(stored["n_pixels"]))[:-1]
+    left = Unclaimed(cells, pixels)
+    own = left.take(left.inside([core]))
+    return own._replace(pixels=[part.copy() for part in own.pixels])  # the rest is let go
 
 
 def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":

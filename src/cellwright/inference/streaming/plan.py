@@ -130,6 +130,8 @@ class StreamJob:
             facts["file"] = facts_of(Path(image.source))
         if image.source_files:
             facts["files"] = [facts_of(Path(path)) for path in image.source_files]
+        if self.family.gives != "density":
+            facts["seams"] = "cells left to later blocks"  # which earlier versions did not keep
         if self.is_linked:
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         if self.family.needs_volumes:
@@ -244,6 +246,10 @@ class StreamFiles(NamedTuple):
     def part(self, block: StreamBlock) -> Path:
         """Return the table of the cells of a block; there once it was counted."""
         return self.parts / f"{block.number:06}.csv"
+
+    def left(self, block: StreamBlock) -> Path:
+        """Return the cells that a block leaves to those that come later; there before its table."""
+        return self.parts / f"{block.number:06}.left.npz"
 
     def fit(self, block: StreamBlock) -> Path:
         """Return what a block tells of how well it was counted; there where the model is calibrated."""

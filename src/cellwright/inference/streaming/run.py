@@ -5,13 +5,14 @@
     <output>/<name>.labels.zarr    labels, OME-Zarr with a pyramid; .density.zarr of a density
     <output>/<name>.cells.csv      one row per cell; .parquet beside it where pyarrow is installed
     <output>/<name>.json           how it was found, written last
-    <output>/<name>.parts/         while it runs: what is to be done, and the cells of each finished block
+    <output>/<name>.parts/         while it runs: what is to be done, and what finished blocks found and left
 
 A block is a window of one time point, of Y and X and some slices: its core, and around it context for the
 network and for a whole cell. It is counted as an image of its own, with the intensities and the scale
 of the whole image. A cell belongs to the block in whose core its centre lies; what lies on the line between
-two is told by its pixels. Blocks are done in rounds, in which no two are neighbours; where several processes
-share them, one begins once those before it that it meets are finished: the cells are the same.
+two is told by its pixels, and what each of them takes for a cell of the other is kept in ``parts`` until both
+are done. Blocks are done in rounds, in which no two are neighbours; where several processes share them, one
+begins once those before it that it meets are finished: the cells are the same.
 
 A block that was finished leaves its table of cells. A run that was stopped at any moment goes on with the
 blocks that have none; of a block that was interrupted the labels are taken out first.
@@ -218,7 +219,8 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
     """
     image = job.image
     files, family = job.files, job.family
-    for old in (path for ending in ("csv", "facts.json", "told") for path in files.parts.glob(f"*.{ending}")):
+    endings = ("csv", "left.npz", "facts.json", "told")
+    for old in (path for ending in endings for path in files.parts.glob(f"*.{ending}")):
         old.unlink()
     maps = [files.labels, files.density]
     before = begin_image(image.name, job.output, maps)
