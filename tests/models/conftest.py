@@ -1,12 +1,13 @@
 """Models with random weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.models.protocol import CellModel
 
 
@@ -37,3 +38,13 @@ def make_model() -> Callable[..., CellModel]:
         return model
 
     return make
+
+
+@pytest.fixture
+def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Empty folders in the place of the shipped and the user's models."""
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    shipped.mkdir()
+    monkeypatch.setattr(store, "shipped_folder", lambda: shipped)
+    monkeypatch.setattr(store, "user_folder", lambda: own)
+    return shipped, own

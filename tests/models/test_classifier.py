@@ -150,15 +150,6 @@ def test_every_damage_is_told_even_after_it_was_loaded(folder, name):
         load(folder)
 
 
-@pytest.fixture
-def shelves(tmp_path, monkeypatch):
-    shipped, own = tmp_path / "shipped", tmp_path / "own"
-    shipped.mkdir()
-    monkeypatch.setattr(store, "shipped_folder", lambda: shipped)
-    monkeypatch.setattr(store, "user_folder", lambda: own)
-    return shipped, own
-
-
 def test_classifiers_and_models_that_count_are_kept_apart(shelves, folder, make_model):
     shipped, own = shelves
     shutil.copytree(folder, shipped / "blood")

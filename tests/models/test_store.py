@@ -8,16 +8,6 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.registry import FAMILIES
 
 
-@pytest.fixture
-def shelves(tmp_path, monkeypatch):
-    """Empty folders in the place of the shipped and the user's models."""
-    shipped, own = tmp_path / "shipped", tmp_path / "own"
-    shipped.mkdir()
-    monkeypatch.setattr(store, "shipped_folder", lambda: shipped)
-    monkeypatch.setattr(store, "user_folder", lambda: own)
-    return shipped, own
-
-
 def test_models_of_both_shelves_are_listed(shelves, make_model):
     shipped, own = shelves
     save_checkpoint(shipped / "flow", make_model(), {"ap50": 0.9})

@@ -72,8 +72,9 @@ def needed(kind: type[CellwrightError], what: str, extra: str, package: str = ""
     try:
         yield
     except ImportError as error:
-        extra = f"'napari-cellwright[{extra}]'"
-        install = f"{package} (or {extra} for all of its kind)" if package else extra
+        install = f"'napari-cellwright[{extra}]'"
+        if package:
+            install = f"{package} (or {install} for all of its kind)"
         raise kind(
             f"{what} needs a package that is not installed ({error}). Run: pip install {install}"
         ) from error

@@ -28,9 +28,7 @@ from cellwright.ops.labels import keep, measure
 from cellwright.ops.measure.prediction_interval import count_interval
 
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
-SAME_CENTRE = (
-    0.45  # times a cell's width: discs whose centres are nearer share more than half of their pixels
-)
+SAME_CENTRE = 0.45  # of a cell's width: discs with centres nearer share more than half of their pixels
 TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
 SLICES_APART = 1e6  # what is in another slice is another cell, as long as slices are not linked
 
