@@ -188,9 +188,7 @@ def _suffix(image: Image, span: Span) -> str:
 
 def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
     """Return a name for each class that cells have, numbered as its key where nobody named it."""
-    n = 0
-    if cells.classes is not None:
-        n = int(cells.classes.max(initial=-1)) + 1
+    n = int(cells.classes.max(initial=-1)) + 1 if cells.classes is not None else 0
     return session.class_names + tuple(f"class {i + 1}" for i in range(len(session.class_names), n))
 
 

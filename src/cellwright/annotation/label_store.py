@@ -184,9 +184,7 @@ class LabelStore:
         old = self._boxes.get(number)
         if old is None or _holds(changed, old):
             return here
-        search = old
-        if here is not None:
-            search = joined(old, here)
+        search = joined(old, here) if here is not None else old
         if not has_lost:
             return search
         inner = bounds(self.labels[search] == number)

@@ -61,9 +61,7 @@ class Command:
         """Return the command that takes this one back."""
         changes = tuple(Change(change.box, change.after, change.before) for change in reversed(self.changes))
         cells = {number: (after, before) for number, (before, after) in self.cells.items()}
-        metadata = None
-        if self.metadata is not None:
-            metadata = (self.metadata[1], self.metadata[0])
+        metadata = (self.metadata[1], self.metadata[0]) if self.metadata is not None else None
         return Command(self.name, changes, cells, metadata)
 
 

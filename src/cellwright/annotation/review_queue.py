@@ -89,9 +89,7 @@ class ReviewQueue:
     def next(self) -> int | None:
         """Go to the next cell that nobody has looked at, from the end on to the first; None when all are."""
         keys = self._sorted()
-        start = 0
-        if self._at is not None:
-            start = bisect_right(keys, self._at)
+        start = bisect_right(keys, self._at) if self._at is not None else 0
         for key in keys[start:] + keys[:start]:
             if not self._session.is_reviewed(key[1]):
                 self._at = key
@@ -102,9 +100,7 @@ class ReviewQueue:
     def previous(self) -> int | None:
         """Go back to the cell before, reviewed or not; None at the first."""
         keys = self._sorted()
-        index = 0
-        if self._at is not None:
-            index = bisect_left(keys, self._at)
+        index = bisect_left(keys, self._at) if self._at is not None else 0
         if index == 0:
             return None
         self._at = keys[index - 1]
@@ -150,9 +146,7 @@ def _shape_of(session: AnnotationSession, number: int) -> _Shape:
     around = labels[window]
     mask = around == number
     rim = ndimage.binary_dilation(mask) & ~mask
-    contact = 0.0
-    if rim.any():
-        contact = float((around[rim] > 0).mean())
+    contact = float((around[rim] > 0).mean()) if rim.any() else 0.0
     area = float(mask.sum())
     is_cut = any(
         part.start == 0 or part.stop == length

@@ -277,9 +277,7 @@ def count_image(
 
     ``before`` is what the file was before it was read; None where its pixels are yet to be read.
     """
-    shown = path
-    if image.name != path.stem:
-        shown = path.with_name(image.name)
+    shown = path.with_name(image.name) if image.name != path.stem else path
     if choices.streams(image):
         streamed = run_with_bar(streamed_task(path, image, choices), label)
         echo_notices(shown, streamed.notices)

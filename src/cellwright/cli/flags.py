@@ -57,9 +57,7 @@ class GroupedCommand(TyperCommand):
         """Write the flags, a section for each group, as click asks of a command."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for item in self.get_params(ctx):
-            title = "Options"
-            if item.param_type_name == "argument":
-                title = "Arguments"
+            title = "Arguments" if item.param_type_name == "argument" else "Options"
             title = getattr(item, "rich_help_panel", None) or title
             record = item.get_help_record(ctx)
             if record is not None:

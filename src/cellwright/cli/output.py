@@ -160,9 +160,7 @@ class Table:
             typer.echo(_json_line(line))
             return
         self._show_heading()
-        seconds = f"{row['seconds']:.2f}"
-        if outcome.was_done:
-            seconds = "earlier"
+        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
         remark = in_short(row.get("fit"))
         if "corrected" in row:
             remark = f"{row['corrected']} corrected by hand"

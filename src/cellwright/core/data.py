@@ -268,9 +268,7 @@ class Cells:
         rows : int (M,) or bool (N,)
             Which cells to keep; none twice.
         """
-        kept = np.asarray(rows, np.intp)
-        if rows.dtype == bool:
-            kept = np.flatnonzero(rows)
+        kept = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, np.intp)
         labels, classes = self.labels, self.classes
         if classes is not None:
             classes = classes[kept]

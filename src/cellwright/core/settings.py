@@ -45,9 +45,7 @@ def check_bounds(settings: Any) -> None:
         low, high = facts.get("min", -inf), facts.get("max", inf)
         if not isinstance(value, Real) or low <= value <= high:
             continue
-        span = f"be at least {low}"
-        if high < inf:
-            span = f"lie between {low} and {high}"
+        span = f"lie between {low} and {high}" if high < inf else f"be at least {low}"
         advice = " ".join(["Choose a value in that range.", facts.get("tooltip", "")]).rstrip()
         raise SettingsError(f"{name} must {span}; got {value}. {advice}")
 

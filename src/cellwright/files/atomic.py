@@ -244,9 +244,7 @@ def _move_added(folder: Path) -> None:
         return
     with writing(folder):
         removed = added / REMOVED
-        gone = []
-        if removed.exists():
-            gone = removed.read_text(encoding="utf-8").splitlines()
+        gone = removed.read_text(encoding="utf-8").splitlines() if removed.exists() else []
         new = [path for path in added.rglob("*") if path.is_file() and path != removed]
         for path in sorted(new, key=lambda path: -len(path.parts)):  # what lists the others comes last
             target = folder / path.relative_to(added)

@@ -465,9 +465,7 @@ def _light(picture: Any) -> NDArray[Any]:
     if picture.mode == "LA":
         return np.asarray(picture.convert("L"))
     rgb = np.empty((picture.height, picture.width, 3), np.uint8)
-    seen = picture
-    if picture.mode != "RGBA":
-        seen = picture.convert("RGB")
+    seen = picture.convert("RGB") if picture.mode != "RGBA" else picture
     for channel in range(3):  # one by one, for several copies of a large picture would fill memory
         rgb[..., channel] = seen.getchannel(channel)
     if picture.mode == "P" and _is_grey(picture):

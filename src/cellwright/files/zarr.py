@@ -168,9 +168,7 @@ def _images(group: Any) -> list[str]:
     if "well" in told:
         return [str(image["path"]) for image in told["well"]["images"]]
     if "bioformats2raw.layout" in told:
-        listed = []
-        if "OME" in group:
-            listed = list(_told(group["OME"]).get("series") or ())
+        listed = list(_told(group["OME"]).get("series") or ()) if "OME" in group else []
         numbers = sorted((key for key in group.group_keys() if key.isdigit()), key=int)
         return [str(path) for path in listed or numbers if _told(group[str(path)]).get("multiscales")]
     if isinstance(told.get("labels"), list):

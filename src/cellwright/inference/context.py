@@ -103,12 +103,8 @@ class CountContext:
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
-        colouring = None
-        if isinstance(self.frames, PseudocolorFrames):
-            colouring = self.frames.scaling
-        channel = None
-        if isinstance(self.frames.channel, int):
-            channel = self.frames.channel
+        colouring = self.frames.scaling if isinstance(self.frames, PseudocolorFrames) else None
+        channel = self.frames.channel if isinstance(self.frames.channel, int) else None
         return Preparation(
             self.scaling,
             zoom,
@@ -151,9 +147,7 @@ class CountContext:
         n_frames, shape = len(self.frames), self.frames.shape
         whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
         blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
-        n_together = 1
-        if len(blocks) == 1 and zoom == 1.0:
-            n_together = self.engine.batch_for(shape)
+        n_together = self.engine.batch_for(shape) if len(blocks) == 1 and zoom == 1.0 else 1
         return tuple(
             BlockBatch(range(start, min(start + n_together, n_frames)), block)
             for start in range(0, n_frames, n_together)
@@ -202,9 +196,7 @@ def block_layout(
     one are ``block_px`` long, likewise.
     """
     enlarged = max(zoom, 1.0)
-    longest = block_px
-    if max(shape) * enlarged <= longest_whole:
-        longest = longest_whole
+    longest = longest_whole if max(shape) * enlarged <= longest_whole else block_px
     return Layout(
         shape=shape,
         core=int(longest / enlarged),

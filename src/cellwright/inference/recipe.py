@@ -493,8 +493,6 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
     regions = None
     if included or excluded or mask is not None:
         regions = region_set(included, excluded, mask, rule)  # type: ignore[arg-type]
-    nuclei = None
-    if files.nuclei:
-        nuclei = read_label_image(files.nuclei, image)
+    nuclei = read_label_image(files.nuclei, image) if files.nuclei else None
     others = dict(text.split("=", 1) for text in files.other)
     return AnalysisInputs(regions, nuclei, {name: read_image(path) for name, path in others.items()})

@@ -150,9 +150,7 @@ def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task
         trial = yield from _try(context, first.batch, tuned, at)
         if mean_confidence(trial.cells) > TUNED * mean_confidence(best.cells):
             best = trial
-    least_gain = 1.0
-    if "size" in context.model.map_kinds.values():
-        least_gain = MEASURED
+    least_gain = MEASURED if "size" in context.model.map_kinds.values() else 1.0
     while len(tried) < MOST_TRIALS:
         wanted, gain = zoom_of(best.cells, spec), least_gain
         if wanted == 1.0:

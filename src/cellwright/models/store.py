@@ -259,18 +259,14 @@ def import_model(source: str | Path, name: str = "") -> Path:
 
     address = str(source)
     is_remote = address.startswith(("http://", "https://"))
-    stem = Path(address).stem
-    if is_remote:
-        stem = Path(unquote(urlsplit(address).path)).stem
+    stem = Path(unquote(urlsplit(address).path)).stem if is_remote else Path(address).stem
     target = _free(name or stem)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as temporary:
             folder = Path(temporary) / target.name
             folder.mkdir()
-            path = Path(source)
-            if is_remote:
-                path = _downloaded(address, Path(temporary))
+            path = _downloaded(address, Path(temporary)) if is_remote else Path(source)
             _copy_model(path, folder, address)
             load_checkpoint(folder)
             folder.rename(target)

@@ -63,9 +63,7 @@ def keep(
     """
     score = selection_score(scores, float(state.step))
     rate = state.optimizer.param_groups[0]["lr"]
-    loss = {}
-    if state.losses:
-        loss = {"loss": float(np.mean(state.losses))}
+    loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
     state.history.append({"step": state.step, **loss, "rate": rate, **scores})
     if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score

@@ -93,9 +93,7 @@ def features(content: JsonValue) -> list[JsonValue]:
 
 def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnnotation:
     """Return an annotation with what a collection of ours tells of its image."""
-    own = None
-    if not isinstance(content.value, list):
-        own = content.find("image")
+    own = content.find("image") if not isinstance(content.value, list) else None
     if own is None:
         return ImageAnnotation(path.stem, (), "YX" if image is None else image.label_axes)
     axes = own.at("axes").text()

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Labels, Provenance, Result
@@ -34,9 +35,6 @@ from cellwright.ops.geometry.tiles import Window
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
-
-if TYPE_CHECKING:
-    import pandas
 
 LEFT = ("points", "boxes", "scores", "areas")  # columns of the cells that a block leaves
 
@@ -148,8 +146,6 @@ def _write_faint(job: StreamJob, block: StreamBlock, faint: NDArray[np.bool_] | 
 
 def _outlines_in(job: StreamJob, block: StreamBlock) -> Cells:
     """Return what was outlined in the slices of a window: labels and scores."""
-    import pandas
-
     plan = kept_plan(job)
     assert plan is not None
     parts = [job.files.part(one) for one in blocks_of(job.image, plan) if one.overlaps(block)]
@@ -170,8 +166,6 @@ def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
 
     Those of a whole image are so high that tables by number take more memory than its blocks.
     """
-    import pandas
-
     numbered, found = pandas.factorize(labels.ravel(), sort=True)
     codes, present = np.asarray(numbered), np.asarray(found)
     if not len(present) or present[0]:
@@ -179,9 +173,7 @@ def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
     return codes.astype(np.int32).reshape(labels.shape), present
 
 
-def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> "pandas.DataFrame":
-    import pandas
-
+def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> pandas.DataFrame:
     density = result.maps["density"][block.tile.local]
     path = job.files.density
     with writing(path):
@@ -189,9 +181,7 @@ def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> "pan
     return pandas.DataFrame([{"t": block.time, "count": float(density.sum(dtype=np.float64))}])
 
 
-def _cells_written(
-    job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result
-) -> "pandas.DataFrame":
+def _cells_written(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result) -> pandas.DataFrame:
     """Write the labels of a block's own cells, if they have any, and what it leaves; return their table."""
     blocks = blocks_of(job.image, plan)
     numbers = labels_of(block, len(blocks))
@@ -243,8 +233,6 @@ def _written(
 
 def _centres(part: Path, block: StreamBlock) -> NDArray[np.float32]:
     """Return the centres of the cells in the table of a block, along the axes of this one."""
-    import pandas
-
     axes = list("zyx"[-len(block.tile.read) :])
     return pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float32)
 
@@ -268,7 +256,7 @@ def _read_left(path: Path, core: Window) -> Unclaimed:
     return own._replace(pixels=[part.copy() for part in own.pixels])  # the rest is let go
 
 
-def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":
+def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> pandas.DataFrame:
     """Return the rows of a block's cells, in pixels of the whole image."""
     cells, offset = placed(image, block, replace(cells, labels=None))
     provenance = replace(

@@ -467,9 +467,7 @@ def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     lengths = job.image.lengths
     per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2
     around = int(models[0].needs_volumes)  # slices that the network looks at beside each one
-    n_slices = 0
-    if "Z" in lengths:
-        n_slices = 1 + 2 * around
+    n_slices = 1 + 2 * around if "Z" in lengths else 0
     chunk = chunk_px(job.image.label_axes)
     window_px = int(sqrt(_budget(job) / (per_pixel + BYTES_PER_VOXEL * n_slices)))
     core = max(min(CORE_PX, window_px - 2 * halo) // chunk * chunk, chunk)

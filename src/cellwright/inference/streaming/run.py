@@ -35,6 +35,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
@@ -265,9 +266,7 @@ def _finish(
     image = job.image
     forget_written(image.name, job.output)
     files, blocks = job.files, blocks_of(job.image, plan)
-    maps = files.labels
-    if job.family.gives == "density":
-        maps = files.density
+    maps = files.density if job.family.gives == "density" else files.labels
     if maps.exists():
         finish_array(maps, image)
     provenance, notices, settings = _found_by(job, plan, fit, started)
@@ -308,9 +307,7 @@ def _found_by(
         seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.recipe.models), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
-        missing = ""
-        if plan.level:
-            missing = missing_chunks(image.levels[plan.level - 1])
+        missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
         told = told_by_blocks(job.files)
         notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
         settings = context.settings
@@ -330,8 +327,6 @@ def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
 
 
 def _scored(part: Path) -> Cells:
-    import pandas
-
     table = pandas.read_csv(part, usecols=lambda name: name in ("score", "area_px", "volume_px"))
     scores, areas = table["score"], table.drop(columns="score").iloc[:, 0]
     nowhere = np.zeros((len(table), 2), np.float32), np.zeros((len(table), 2, 2), np.float32)
@@ -355,8 +350,6 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
 
 def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:
     """Return the result of a density from its sums in all blocks: its map has one pixel per time point."""
-    import pandas
-
     blocks = pandas.concat([pandas.read_csv(part) for part in parts])
     sums: NDArray[np.float64] = blocks.groupby("t")["count"].sum().to_numpy(np.float64)
     lead = (len(sums),) if "T" in result.provenance.axes else ()
@@ -368,8 +361,6 @@ def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any
 
 def _join(parts: Sequence[Path], path: Path) -> int:
     """Write the tables of all blocks as one, as CSV and, with pyarrow, as Parquet; return how many rows."""
-    import pandas
-
     filled = [part for part in parts if _has_rows(part)]
     first = pandas.read_csv((filled or list(parts))[0])
     n_rows = 0

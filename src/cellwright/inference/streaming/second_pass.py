@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
@@ -65,9 +66,6 @@ from cellwright.ops.measure.filters import (
 )
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
-
-if TYPE_CHECKING:
-    import pandas
 
 BYTES_PER_LINK = 24  # of two cells in frames that follow each other, while they are linked
 SUMMED = ("label", "t", "z", "y", "x", "class", "score", "area_px", "volume_px", "regions", "nuclei")
@@ -135,8 +133,6 @@ def regions_of(job: StreamJob) -> RegionSet:
 
 def crop_scale(job: StreamJob, parts: Sequence[Path]) -> CropScale | None:
     """Return what a classifier has to know of the whole image; None where there is no classifier."""
-    import pandas
-
     if not job.recipe.classifier:
         return None
     spec = load(job.recipe.classifier).spec
@@ -183,8 +179,6 @@ def measure_block(
 
     CellwrightError where a measurement does not fit the image, or a file cannot be read or written.
     """
-    import pandas
-
     files, regions = job.files, regions_of(job)
     table = pandas.read_csv(files.part(block))
     membership, nuclei = np.zeros((0, len(regions.names)), bool), _BlockNuclei()
@@ -212,7 +206,7 @@ def measure_block(
     write_csv(files.measured(block), table)
 
 
-def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: "pandas.DataFrame") -> _Window:
+def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: pandas.DataFrame) -> _Window:
     """Return a block with what lies around it; ``table`` has one row for each of its own cells."""
     image = job.image
     wide = block.grown(image.spatial_shape, _margins(job, plan))
@@ -321,8 +315,6 @@ def _to_second(centres: NDArray[np.float64], own: NDArray[np.float64]) -> NDArra
 
 
 def _centres(parts: Sequence[Path], axes: list[str]) -> NDArray[np.float64]:
-    import pandas
-
     return np.concatenate([pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float64) for part in parts])
 
 
@@ -342,8 +334,6 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
 
     A run that was stopped does it again from the measured tables, so it may be stopped at any moment.
     """
-    import pandas
-
     image = job.image
     files, settings, regions = job.files, job.recipe.analysis, regions_of(job)
     reasons: Counter[str] = Counter()
@@ -390,8 +380,6 @@ def analysis_of(
 
     SettingsError where linking the cells of two frames takes more memory than there is.
     """
-    import pandas
-
     parts = [job.files.selected(block) for block in blocks]
     tables = [
         pandas.read_csv(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
@@ -435,7 +423,7 @@ def _is_summed(column: str) -> bool:
     return column in SUMMED or column.startswith(("box_", "positive_"))
 
 
-def _cells_of(job: StreamJob, table: "pandas.DataFrame") -> Cells:
+def _cells_of(job: StreamJob, table: pandas.DataFrame) -> Cells:
     points, boxes = places_of(table, job.image.label_axes)
     area = next(name for name in ("volume_px", "area_px") if name in table)
     classes = None
@@ -459,9 +447,7 @@ def _check_links(result: Result) -> None:
         )
 
 
-def _add_columns(parts: Sequence[Path], columns: "pandas.DataFrame") -> None:
-    import pandas
-
+def _add_columns(parts: Sequence[Path], columns: pandas.DataFrame) -> None:
     start = 0
     for part in parts:
         table = pandas.read_csv(part)
@@ -474,8 +460,6 @@ def _add_columns(parts: Sequence[Path], columns: "pandas.DataFrame") -> None:
 
 def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     """Add which of the cells that count are positive; return the thresholds, from their columns alone."""
-    import pandas
-
     rules = [parse_marker(rule) for rule in job.recipe.analysis.positive]
     if not rules:
         return {}
@@ -493,7 +477,7 @@ def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
 
 
 def _boxes(
-    table: "pandas.DataFrame", image: Image, *, is_volume: bool
+    table: pandas.DataFrame, image: Image, *, is_volume: bool
 ) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """Return the boxes (N, 2, D) of cells, and the lengths of these axes: Z where slices are linked."""
     axes = [axis for axis in image.spatial_axes if f"box_{axis.lower()}0" in table]

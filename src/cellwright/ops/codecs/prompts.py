@@ -291,9 +291,7 @@ def _corrected(
     A point of ours reaches as far as the cell is away; one of theirs part of the way to the nearest of ours.
     """
     corrected = odds.copy()
-    away = np.zeros(odds.shape)
-    if own.any():
-        away = ndimage.distance_transform_edt(~own)
+    away = ndimage.distance_transform_edt(~own) if own.any() else np.zeros(odds.shape)
     for pixel in ours:
         missing = SURE - corrected[tuple(pixel)]
         if missing > 0:

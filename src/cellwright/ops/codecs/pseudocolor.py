@@ -148,9 +148,7 @@ def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDA
     ordered = np.sort(blurred, axis=None)
     above = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
     fits = np.flatnonzero((above > 0) & (above <= settings.adjacent_mean))
-    threshold = thresholds[-1]
-    if len(fits):
-        threshold = thresholds[fits[0]]
+    threshold = thresholds[fits[0]] if len(fits) else thresholds[-1]
     return np.asarray(blurred > threshold)
 
 

@@ -157,9 +157,7 @@ def analysis_task(
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
     if numbers is None:
         table["label"] = np.arange(1, len(table) + 1)
-    n_outside = None
-    if compartments.nuclei is not None:
-        n_outside = compartments.nuclei.n_outside
+    n_outside = compartments.nuclei.n_outside if compartments.nuclei is not None else None
     thresholds, copositive = _marked(table, settings, image)
     tracks, lineages = None, None
     if settings.track:

@@ -265,9 +265,7 @@ def _numbered(
         if mother is not None and len(following[mother]) == 1:
             numbers[row] = numbers[mother]
             continue
-        parent = 0
-        if mother is not None:
-            parent = int(numbers[mother])
+        parent = int(numbers[mother]) if mother is not None else 0
         parents.append(parent)
         numbers[row] = len(parents)
     return numbers, np.array(parents, np.int32)

@@ -216,9 +216,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
     same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]
     same += [name for name in validation.names if name in train.names and name not in same]
     if same:
-        verb = "are"
-        if len(same) == 1:
-            verb = "is"
+        verb = "is" if len(same) == 1 else "are"
         yield Warning(
             "same-images",
             f"{_counted(len(same), 'image')} to check with {verb} among those to learn from "
@@ -229,9 +227,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
 def _about_model(train: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
     low, high = spec.diameter_range_px
     if sizes and not low / FAR <= sizes[0] <= high * FAR:
-        how = "smaller"
-        if sizes[0] > high:
-            how = "larger"
+        how = "larger" if sizes[0] > high else "smaller"
         yield Warning(
             "sizes",
             f"Half of the cells are {how} than {sizes[0]:.0f} px; the model is made for {low:.0f} to "

@@ -115,9 +115,7 @@ def appearance(sample: Sample) -> NDArray[np.float64]:
     cell = background = grey
     if inside.any() and not inside.all():
         cell, background = grey[inside], grey[~inside]
-    log_diameter = 3.0
-    if sample.diameter_px > 0:
-        log_diameter = np.log(sample.diameter_px)
+    log_diameter = np.log(sample.diameter_px) if sample.diameter_px > 0 else 3.0
     return np.array(
         [
             np.log(grey.shape[0]),

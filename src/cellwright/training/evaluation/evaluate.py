@@ -326,9 +326,7 @@ def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
     figure = "f1" if truth.is_complete else "recall"
     quality = divided(*shares[f"{kind}_{figure}"], empty=1.0)
     if truth.boxes is not None:
-        overlap = 0.0
-        if len(pairs):
-            overlap = float(table[pairs[:, 0], pairs[:, 1]].sum())
+        overlap = float(table[pairs[:, 0], pairs[:, 1]].sum()) if len(pairs) else 0.0
         shares["box_iou"] = (overlap, len(pairs))
     shares |= _class_shares(kind, cells, truth, pairs, (class_names(result), item.classes))
     return ImageScore(

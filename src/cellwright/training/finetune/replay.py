@@ -56,9 +56,7 @@ def read_sample_sets(data: Data, model: CellModel, settings: FinetuneSettings) -
     extra: list[Sample] = []
     for dataset in data.extra:
         extra += yield from load_samples(dataset.select("train"), model)
-    n_simulated = 0
-    if settings.n_replayed:
-        n_simulated = settings.n_replay
+    n_simulated = settings.n_replay if settings.n_replayed else 0
     simulated = yield from simulated_samples(n_simulated, settings.seed, model)
     diameter_px = 0.0
     resized = [sample.diameter_px / sample.zoom for sample in target if sample.zoom != 1]

@@ -247,9 +247,7 @@ class Adder(QObject):
             return
         if wish.prompts is not self.draft.prompts:
             return  # changed since
-        drawn = "A disc"
-        if wish.prompts.box is not None:
-            drawn = "An ellipse"
+        drawn = "An ellipse" if wish.prompts.box is not None else "A disc"
         text = f"{drawn} is drawn; {self._why_drawn}. {PROMPT_KEYS}"
         if cell is not None:
             text = told_of(cell, self._model())

@@ -134,9 +134,7 @@ def rings(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:
     numbers = np.zeros(len(chosen) + 1, np.int32)
     numbers[1:][chosen] = np.arange(start + 1, start + 1 + int(chosen.sum()))
     areas = np.bincount(labels.ravel(), minlength=2)[1:]
-    area = 1.0
-    if areas.any():
-        area = float(np.median(areas[areas > 0]))
+    area = float(np.median(areas[areas > 0])) if areas.any() else 1.0
     diameter = 2 * math.sqrt(area / math.pi)
     if labels.ndim > 2:
         diameter = 2 * (0.75 * area / math.pi) ** (1 / 3)
@@ -221,9 +219,7 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
     if request.source is None:
         assert isinstance(request.data, Dataset)
         return Compared(comparison, tuple(found), request.data.items), None
-    layer = None
-    if found[0] is not None:
-        layer = found[0].layer(comparison.models, request.source)
+    layer = found[0].layer(comparison.models, request.source) if found[0] is not None else None
     return Compared(comparison, tuple(found)), layer
 
 

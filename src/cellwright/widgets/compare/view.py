@@ -224,9 +224,7 @@ def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
     """
     rows: list[tuple[str | float, ...]] = []
     for (first, second), found in zip(compared.pairs(), compared.disagreements, strict=True):
-        n_unique = math.nan
-        if found is not None:
-            n_unique = sum(found.n_unique)
+        n_unique = sum(found.n_unique) if found is not None else math.nan
         rows.append((first.image, first.count, second.count, first.f1, second.f1, n_unique))
     return rows
 

@@ -122,9 +122,7 @@ class CompareChoices(QObject):
         CellwrightError where there are no two models, no image layer is chosen, or the folder is no dataset.
         """
         models, channel = self._models(), self._panel.channel.channel
-        index = None
-        if channel is not None:
-            index = channel.index
+        index = channel.index if channel is not None else None
         if self._panel.data.folder is not None:
             dataset = read_dataset(self._panel.data.folder)
             validation = dataset.select("val")

@@ -106,9 +106,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
     image = replace(source.image, name=plain_name(source.image.name))
     folder = folder_beside(image)
     found = yield from count_streamed(StreamJob(image, folder, request.recipe))
-    build = None
-    if found.labels is not None:
-        build = layer_of(found.labels, source)
+    build = layer_of(found.labels, source) if found.labels is not None else None
     count, provenance = found.result.count, found.result.provenance
     line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
     return WholeCount(request, count, line, folder, found.notices, str(found.labels or ""), build)
@@ -119,9 +117,7 @@ def layer_of(path: Path, source: Source) -> Callable[[], Layer]:
     levels: list[Any] = open_levels(path)
     if source.channel_axis is not None:
         levels = [level[(slice(None),) * source.channel_axis + (None,)] for level in levels]
-    output = "Image"
-    if levels[0].dtype.kind == "i":
-        output = "Labels"
+    output = "Labels" if levels[0].dtype.kind == "i" else "Image"
     looks = {
         "name": f"{source.image.name} {TITLES[output]}",
         "multiscale": True,

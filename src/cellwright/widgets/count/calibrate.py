@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas
 from napari.layers import Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ class CalibrateTool(QObject):
             return  # napari is still at it
         density = (self._before or counted).result.maps["density"]
         self.form.show_rows([sum_in(density, box) for box in boxes], counts)
-        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1), "count": counts})
+        self.shapes.features = pandas.DataFrame({"box": np.arange(1, len(boxes) + 1), "count": counts})
 
     def _on_apply_clicked(self) -> None:
         with telling(self._model.fail):
@@ -233,7 +233,7 @@ def boxes_layer(source: Source, result: Result) -> Shapes:
         face_color="transparent",
         edge_color=COLOUR,
         edge_width=max(max(shape[-2:]) / EDGE_PX, 1.0),
-        features=pd.DataFrame({"box": np.zeros(0, int), "count": np.zeros(0, int)}),
+        features=pandas.DataFrame({"box": np.zeros(0, int), "count": np.zeros(0, int)}),
         text={"string": "{box}", "color": COLOUR, "anchor": "upper_left", "size": 12},
         metadata={METADATA: {**source.key, "output": "calibration"}},
         **source.placement,

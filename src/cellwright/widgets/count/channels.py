@@ -191,9 +191,7 @@ def _place_in_files(
 
 def _axes_in_file(image: Image, told: Image) -> str:
     """Return the axes of the file of an image: those chosen for it, where a file can have them."""
-    axes = image.axes
-    if image.source_part is not None:
-        axes = image.source_part[0]
+    axes = image.source_part[0] if image.source_part is not None else image.axes
     if len(axes) != len(told.shape):
         return told.axes
     return axes

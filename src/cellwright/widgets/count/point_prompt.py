@@ -382,9 +382,7 @@ def added_task(
 def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
     """Return a result without cells, to add those to that are asked for."""
     image, engine = subject.source.image, subject.engine
-    labels = None
-    if has_labels:
-        labels = np.zeros(image.label_shape, np.int32)
+    labels = np.zeros(image.label_shape, np.int32) if has_labels else None
     return Result(
         count=0.0,
         cells=Cells.empty(len(image.label_axes), labels),

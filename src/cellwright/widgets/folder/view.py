@@ -155,9 +155,7 @@ class FolderView(QWidget):
     def show_engine(self, engine: EngineSettings) -> None:
         """Show how the network is to run."""
         self.engine.set_values(asdict(engine))
-        channels = engine.channels
-        if engine.channel is not None:
-            channels = (str(engine.channel),)
+        channels = (str(engine.channel),) if engine.channel is not None else engine.channels
         self.channel.setText(",".join(channels))
         self.device.setCurrentIndex(self.device.place_of(engine.device))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from napari.utils import cancelable_progress
@@ -61,9 +61,7 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
     """
     try:
         own = preferences()
-        family = DEFAULT_FAMILY
-        if own.model:
-            family = store.spec_of(own.model).family
+        family = store.spec_of(own.model).family if own.model else DEFAULT_FAMILY
         recipe = Recipe(models=(own.model or DEFAULT_FAMILY,), engine=EngineSettings(device=own.device))
         source = source_of(viewer.layers.selection.active)
         outputs = usual_outputs(registry.get(family))
@@ -213,7 +211,7 @@ def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes
     if isinstance(layer, Points) and len(layer.data) != len(rows):
         raise WrongLayerError(f"Points of {layer.name!r} came or went while they were classified. Repeat it.")
     names = np.array(classes.names, object)[classes.numbers]
-    found = pd.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
+    found = pandas.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
     found = spread(found)
     old = features_by_number(layer).reindex(found.index)
     set_features(layer, old.assign(**{str(name): found[name] for name in found}))

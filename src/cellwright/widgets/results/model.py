@@ -8,9 +8,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -38,9 +39,6 @@ from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
 
-if TYPE_CHECKING:
-    import pandas
-
 BETWEEN = re.compile(r"\s*(?:,|;|&+|\band\b)\s*", re.IGNORECASE)
 DIGITS = 6  # of cut-offs, so that what is shown is what is used
 MEAN = "intensity_mean_"
@@ -54,7 +52,7 @@ class ScatterGate:
     y: str
     corners: NDArray[np.float64]
 
-    def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
+    def keeps(self, table: pandas.DataFrame) -> NDArray[np.bool_]:
         """Return which rows lie inside."""
         return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
 
@@ -95,12 +93,12 @@ class ResultsModel:
     # -- what is known ------------------------------------------------------------------------------------
 
     @property
-    def table(self) -> "pandas.DataFrame | None":
+    def table(self) -> pandas.DataFrame | None:
         """All cells, counted or not."""
         return None if self.measured is None else self.measured.table
 
     @property
-    def kept_table(self) -> "pandas.DataFrame":
+    def kept_table(self) -> pandas.DataFrame:
         """The cells that count."""
         assert self.measured is not None
         return self.measured.table.loc[self.kept].reset_index(drop=True)
@@ -353,7 +351,7 @@ class ResultsModel:
 
     # -- numbers ------------------------------------------------------------------------------------------
 
-    def counts(self) -> "pandas.DataFrame":
+    def counts(self) -> pandas.DataFrame:
         """Return one row per region and frame, with classes, positive cells and densities."""
         measured = self.measured
         assert measured is not None
@@ -362,7 +360,7 @@ class ResultsModel:
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
         return counts_table(result, self.kept_table, self.regions, measured.membership[kept], measured.sizes)
 
-    def lineages(self) -> "pandas.DataFrame | None":
+    def lineages(self) -> pandas.DataFrame | None:
         """Return one row per track, None without tracks."""
         if self.tracks is None:
             return None
@@ -403,10 +401,8 @@ class ResultsModel:
             return self._frame_groups(measured)
         return {"all": self.kept}
 
-    def grouped(self, by: str) -> "pandas.DataFrame":
+    def grouped(self, by: str) -> pandas.DataFrame:
         """Return one row per group of :meth:`groups`: ``group``, ``count``, ``percent``, median size."""
-        import pandas
-
         table = self.table
         assert table is not None
         size = next((name for name in SIZES[::-1] if name in table and "diameter" not in name), "")
@@ -423,7 +419,7 @@ class ResultsModel:
             rows.append(row)
         return pandas.DataFrame(rows)
 
-    def copositive(self) -> "pandas.DataFrame | None":
+    def copositive(self) -> pandas.DataFrame | None:
         """Return which markers go together, None without markers."""
         if not self.thresholds or self.measured is None:
             return None
@@ -548,7 +544,7 @@ class ResultsModel:
             found[name] = self.kept & (frames == np.array(index)).all(axis=1)
         return found
 
-    def _marker_groups(self, table: "pandas.DataFrame") -> dict[str, NDArray[np.bool_]]:
+    def _marker_groups(self, table: pandas.DataFrame) -> dict[str, NDArray[np.bool_]]:
         names = list(self.thresholds)
         positive = np.stack([table[f"positive_{name}"].to_numpy(bool) for name in names], axis=1)
         found = {}

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from html import escape
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
@@ -16,9 +17,6 @@ from numpy.typing import NDArray
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEATURES = (
     "label", "class", "score", "area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3"
@@ -80,7 +78,7 @@ def legend(names: Iterable[str], counts: Iterable[int] = ()) -> str:
     return " · ".join(entries)
 
 
-def _features(result: Result) -> "pd.DataFrame":
+def _features(result: Result) -> pandas.DataFrame:
     table = cells_table(result)
     return table[[name for name in FEATURES if name in table]]
 
@@ -121,22 +119,20 @@ def colours_by_label(colours: Mapping[int, str], others: str = "transparent") ->
     return DirectLabelColormap(color_dict=by_label)
 
 
-def features_by_number(layer: Layer) -> "pd.DataFrame":
+def features_by_number(layer: Layer) -> pandas.DataFrame:
     """Return the features of a layer by the number of the label, or the place of the point or shape.
 
     napari takes the numbers of labels from a column ``index``; without one row ``k`` is label ``k``.
     """
-    import pandas as pd
-
-    features: pd.DataFrame = layer.features
+    features: pandas.DataFrame = layer.features
     if not isinstance(layer, Labels) or "index" not in features:
         return features
-    numbers = pd.to_numeric(features["index"], errors="coerce")
+    numbers = pandas.to_numeric(features["index"], errors="coerce")
     is_known = numbers.notna() & ~numbers.duplicated(keep="last")
     return features.drop(columns="index")[is_known].set_index(numbers[is_known].astype(np.int64))
 
 
-def spread(rows: "pd.DataFrame") -> "pd.DataFrame":
+def spread(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Return rows by label with one for each number up to the highest, unless those would be too many."""
     highest = int(rows.index.max()) if len(rows) else 0
     if highest < MOST_ROWS or highest < MOST_TIMES * len(rows):
@@ -144,7 +140,7 @@ def spread(rows: "pd.DataFrame") -> "pd.DataFrame":
     return rows.sort_index()
 
 
-def set_features(layer: Labels | Points, rows: "pd.DataFrame") -> None:
+def set_features(layer: Labels | Points, rows: pandas.DataFrame) -> None:
     """Give a layer the features that :func:`spread`, or :func:`features_by_number`, has returned."""
     if len(rows) and rows.index[-1] != len(rows) - 1:
         rows = rows.assign(index=rows.index)

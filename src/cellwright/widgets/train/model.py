@@ -197,9 +197,7 @@ def _finetune(plan: Plan) -> Task[Any]:
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
 
-    pretrained = None
-    if plan.unlabelled:
-        pretrained = plan.encoder
+    pretrained = plan.encoder if plan.unlabelled else None
     data = Data(read_dataset(plan.data))
     task = finetune(data, _first(plan), plan.output, plan.settings, device=plan.device, pretrained=pretrained)
     return (yield from task)

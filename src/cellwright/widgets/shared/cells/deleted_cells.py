@@ -8,7 +8,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import pandas as pd
+import pandas
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
@@ -24,35 +24,39 @@ DIGITS = 2  # that places are compared to
 class _Rows(NamedTuple):
     """What is known of a layer since a count has filled it."""
 
-    found: pd.DataFrame | None  # by that count
-    last: pd.DataFrame | None  # the cells when they were measured last
-    deleted: pd.DataFrame | None  # see :func:`deleted_rows`
+    found: pandas.DataFrame | None  # by that count
+    last: pandas.DataFrame | None  # the cells when they were measured last
+    deleted: pandas.DataFrame | None  # see :func:`deleted_rows`
 
 
 _rows: WeakKeyDictionary[Layer, _Rows] = WeakKeyDictionary()
 
 
-def deleted_rows(layer: Layer) -> pd.DataFrame | None:
+def deleted_rows(layer: Layer) -> pandas.DataFrame | None:
     """Return a row for each cell as it was before an edit since the last count, the latest first."""
     return _known(layer).deleted
 
 
-def note_deleted(layer: Labels, table: pd.DataFrame) -> None:
+def note_deleted(layer: Labels, table: pandas.DataFrame) -> None:
     """Keep the rows of cells that a new table of a layer lacks or has otherwise, with its former features."""
     found, last, deleted = _known(layer)
     if last is not None:
         before, now = _where_unlike(last, table)
         names = _place(now, before)
-        is_gone = ~pd.Index(_keys(before[names])).isin(_keys(now[names]))  # np.isin takes eight times as long
+        is_gone = ~pandas.Index(_keys(before[names])).isin(
+            _keys(now[names])
+        )  # np.isin takes eight times as long
         gone = before[is_gone].assign(edited=False)
         given = features_by_number(layer).reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
-            deleted = gone if deleted is None else pd.concat([gone, deleted])
+            deleted = gone if deleted is None else pandas.concat([gone, deleted])
     _rows[layer] = _Rows(found, table, deleted)
 
 
-def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.DataFrame | None) -> None:
+def bring_back(
+    table: pandas.DataFrame, is_other: NDArray[np.bool_], deleted: pandas.DataFrame | None
+) -> None:
     """Give cells that are again as they were what they had.
 
     Parameters
@@ -77,7 +81,9 @@ def bring_back(table: pd.DataFrame, is_other: NDArray[np.bool_], deleted: pd.Dat
             table[name] = values
 
 
-def _where_unlike(last: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _where_unlike(
+    last: pandas.DataFrame, table: pandas.DataFrame
+) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """Return both without the rows at begin and end that are the same: one edit leaves few of many."""
     names = _place(table, last)
     before, now = last[names].to_numpy(np.float64), table[names].to_numpy(np.float64)
@@ -93,16 +99,16 @@ def _n_alike(rows: NDArray[np.float64], others: NDArray[np.float64]) -> int:
     return int(unlike[0]) if len(unlike) else n_both
 
 
-def _place(table: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+def _place(table: pandas.DataFrame, other: pandas.DataFrame) -> list[str]:
     """Return the columns of both that tell whether a cell is the same."""
     names = [str(name) for name in table if name in other]
     return ["label", *(name for name in names if name in PLACE or name.startswith("box_"))]
 
 
-def _keys(places: pd.DataFrame) -> NDArray[np.uint64]:
+def _keys(places: pandas.DataFrame) -> NDArray[np.uint64]:
     """Return a number for each row that only the same places have."""
     rounded = places.astype(np.float64).round(DIGITS) + 0.0  # -0.0 is 0.0
-    return np.asarray(pd.util.hash_pandas_object(rounded, index=False), np.uint64)
+    return np.asarray(pandas.util.hash_pandas_object(rounded, index=False), np.uint64)
 
 
 def _known(layer: Layer) -> _Rows:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 import numpy as np
-import pandas as pd
+import pandas
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.notifications import show_warning
 from psygnal import Signal
@@ -87,7 +87,7 @@ def _keys(layer: Points | Shapes) -> list[bytes]:
     return [np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data]
 
 
-def _marked(features: pd.DataFrame, is_new: Any) -> pd.DataFrame:
+def _marked(features: pandas.DataFrame, is_new: Any) -> pandas.DataFrame:
     """Return features whose new rows are marked, with numbers of their own and nothing measured."""
     features = features.copy()
     labels = features["label"].to_numpy(np.float64, copy=True)
@@ -269,7 +269,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     rows = spread(rows)
     rows["label"] = rows.index
     rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-    rows = pd.concat([rows, others.reindex(rows.index)], axis=1)
+    rows = pandas.concat([rows, others.reindex(rows.index)], axis=1)
     with our_change(layer):
         set_features(layer, rows)
     cells_news.changed.emit(layer, table)
