@@ -1,5 +1,7 @@
 """The networks of the flow family: their size, their parts, and how far a pixel sees."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from torch import nn
 
 from cellwright.core.errors import CheckpointError
 from cellwright.inference.context import load_models
+from cellwright.inference.predictor import Engine
+from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import flow
+from cellwright.models.layers.blocks import ActivatedConv2d, fused
 from cellwright.models.reference.mediar import Attention, MixTransformer, TransformerBlock
 from cellwright.ops.geometry.intensity import apply, fit
 from cellwright.ops.simulation.simulate import simulate
@@ -118,3 +123,30 @@ def test_blocks_are_dropped_in_training_alone():
     assert torch.equal(block.eval()(tokens, 3, 4), block(tokens, 3, 4))
     kept = (block.train()(tokens, 3, 4) == tokens).flatten(1).all(dim=1)  # both halves dropped: nothing added
     assert 4 <= int(kept.sum()) <= 28
+
+
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("preset", ["small", "lite"])
+def test_convolutions_that_activate_give_the_same_numbers(preset, number_type):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch has no oneDNN here")
+    torch.manual_seed(0)
+    model = flow.build(preset)
+    in_two, in_one = model.inference_network(), fused(model.inference_network(), number_type)
+    image = 4 * torch.rand(1, 3, 288, 256)
+    is_half = number_type != torch.float32
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+        assert torch.equal(in_one(image), in_two(image))
+
+
+def test_no_activation_of_the_default_network_stands_alone_on_x86(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    with closing(Engine([flow.build("lite")], EngineSettings(device="cpu"))) as engine:
+        layers = [one for network in engine._networks for one in network.modules()]
+    assert not [one for one in layers if isinstance(one, nn.ReLU | nn.ReLU6)]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert not any(
+        isinstance(one, ActivatedConv2d)
+        for one in fused(flow.build("lite").inference_network(), torch.float32).modules()
+    )

@@ -17,7 +17,7 @@ from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.inference.device import choose, choose_dtype, free_cache, free_device_memory, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.layers.blocks import match_channels
+from cellwright.models.layers.blocks import fused, match_channels
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
 
@@ -150,7 +150,10 @@ class Engine:
         self._networks = ()
         self._free_bytes = free_device_memory(device)
         try:
-            self._networks = tuple(_inference_network(model, device) for model in self.models)
+            networks = [_inference_network(model, device) for model in self.models]
+            if device.type == "cpu" and self.dtype in (torch.float32, choose_dtype(device)):
+                networks = [fused(network, self.dtype) for network in networks]
+            self._networks = tuple(networks)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
