@@ -301,7 +301,7 @@ def test_another_diameter_has_the_model_look_again(
         yield Progress("load", 0, 1)
         return SimpleNamespace(encode_for=lambda _: iter(()), segment=lambda _: None)
 
-    monkeypatch.setattr(adder, "questions_task", look)
+    monkeypatch.setattr(adder, "predictor_task", look)
     widget.viewer.add_image(blobs.image, name="blobs")
     session = start(widget)
     for n_cells, diameter in enumerate((6.0, 6.0, 9.0), start=1):

@@ -15,7 +15,7 @@ from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
 from cellwright.widgets.count.point_prompt import PointPromptTool
-from cellwright.widgets.count.prompted_cells import PromptPoint, covering, with_cell
+from cellwright.widgets.count.prompted_cells import covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.point_prompt import prompt_model
@@ -414,8 +414,7 @@ def counted_cells(labels: Any) -> Cells:
 def test_pixels_of_other_cells_stay_with_them() -> None:
     labels = np.zeros((20, 20), np.int32)
     labels[5:8, 8:11] = 1
-    spot = PromptPoint((), np.array([6.0, 12.0]))
-    cells = with_cell(counted_cells(labels), spot, asked_cell())
+    cells = with_cell(counted_cells(labels), (), asked_cell())
     assert (labels == 2).sum() == 0  # what was counted is left as it is
     assert (cells.labels == 1).sum() == 9
     assert (cells.labels == 2).sum() == 9
@@ -426,7 +425,7 @@ def test_pixels_of_other_cells_stay_with_them() -> None:
 
 def test_cells_without_labels_and_with_classes_take_one_more() -> None:
     classed = replace(counted_cells(None), classes=np.zeros(1, np.int16))
-    cells = with_cell(classed, PromptPoint((), np.array([6.0, 12.0])), asked_cell())
+    cells = with_cell(classed, (), asked_cell())
     assert cells.labels is None
     assert cells.classes.tolist() == [0, -1]
 
@@ -435,14 +434,14 @@ def test_cells_without_labels_and_with_classes_take_one_more() -> None:
 def test_a_cell_is_known_when_most_of_it_is(width: int, number: int) -> None:
     labels = np.zeros((20, 20), np.int32)
     labels[5:8, 10 : 10 + width] = 1
-    assert covering(counted_cells(labels), PromptPoint((), np.zeros(2)), asked_cell()) == number
+    assert covering(counted_cells(labels), (), asked_cell()) == number
 
 
 def test_without_labels_a_cell_is_known_by_its_middle() -> None:
     cells = counted_cells(None)
-    assert covering(cells, PromptPoint((), np.zeros(2)), asked_cell()) == 0
+    assert covering(cells, (), asked_cell()) == 0
     wider = replace(cells, boxes=cells.boxes + np.array([0, 3], np.float32))
-    assert covering(wider, PromptPoint((), np.zeros(2)), asked_cell()) == 1
+    assert covering(wider, (), asked_cell()) == 1
 
 
 def test_clicks_while_the_model_looks_at_the_image_are_answered_afterwards(
@@ -466,7 +465,7 @@ def test_a_click_shows_what_is_ticked_now(
     widget.panel.outputs["Points"].blockSignals(True)  # as another family ticks it
     widget.panel.outputs["Points"].setChecked(True)
     tool = widget.ask
-    tool._subject = tool._subject_at(viewer.layers["blobs"], ())
+    tool._context = tool._context_at(viewer.layers["blobs"], ())
     cell = SimpleNamespace(
         point=np.array([1.0, 1.0], np.float32),
         box=np.array([[0, 0], [2, 2]]),
@@ -474,7 +473,7 @@ def test_a_click_shows_what_is_ticked_now(
         score=0.5,
         area=4,
     )
-    tool._pending = [(PromptPoint((), np.array([1.0, 1.0])), cell)]
+    tool._pending = [((), cell)]
     tool._add_pending()
     settled(widget)
     assert widget.counted.result.count == n + 1

@@ -34,8 +34,8 @@ from cellwright.widgets.shared.point_prompt import (
     PromptContext,
     PromptDraft,
     PromptPoint,
+    predictor_task,
     prompt_model,
-    questions_task,
     told_of,
     who_answers,
     yx,
@@ -66,7 +66,7 @@ class Adder(QObject):
     def __init__(self, view: AnnotationLayer, source: Source) -> None:
         super().__init__()
         self._viewer, self._session, self._source = view.viewer, view.session, source
-        self._questions: dict[tuple[Any, ...], PointPredictor] = {}
+        self._predictors: dict[tuple[Any, ...], PointPredictor] = {}
         self.draft = PromptDraft(view.viewer, view.in_layer)
         self.draft.move_to(view.layer)
         self._waiting: list[Wish] = []
@@ -90,7 +90,7 @@ class Adder(QObject):
         """Take a click (1, D) or the corners of a box (2, D), in pixels of the session."""
         if said == NEXT and len(points) == 1:
             self.keep()
-        spots = [PromptPoint(tuple(int(i) for i in np.rint(one[:-2])), one[-2:]) for one in points]
+        prompted = [PromptPoint(tuple(int(i) for i in np.rint(one[:-2])), one[-2:]) for one in points]
         inside = np.rint(points[0])
         is_click = len(points) == 1
         if is_click and (np.any(inside < 0) or np.any(inside >= self._session.labels.shape)):
@@ -100,7 +100,7 @@ class Adder(QObject):
                 raise AnnotationError(
                     "Boxes are drawn in the 2D view; the viewer shows 3D. Leave the 3D view."
                 )
-            self.draft.add(spots, self._session.labels.shape[-2:], is_positive=said != NEGATIVE)
+            self.draft.add(prompted, self._session.labels.shape[-2:], is_positive=said != NEGATIVE)
         except CellwrightError as error:
             self.failed.emit(error)
             return
@@ -172,21 +172,21 @@ class Adder(QObject):
             known = self._known(wish)
             if known or not self.uses_model:
                 self._waiting.pop(0)
-                self._settle(wish, known)
+                self._answer_without_model(wish, known)
                 continue
-            questions = self._questions.get(self._key(wish))
+            predictor = self._predictors.get(self._key(wish))
             try:
-                is_ready = questions is not None and next(questions.encode_for(wish.prompts), None) is None
+                is_ready = predictor is not None and next(predictor.encode_for(wish.prompts), None) is None
             except CellwrightError as error:
                 self._fail(error)
                 return
-            if questions is not None and is_ready:
+            if predictor is not None and is_ready:
                 self._waiting.pop(0)
-                self._answer(wish, questions)
+                self._answer(wish, predictor)
             else:
-                self._look(wish, questions)
+                self._look(wish, predictor)
 
-    def _settle(self, wish: "Wish", known: int) -> None:
+    def _answer_without_model(self, wish: "Wish", known: int) -> None:
         """Tell of the cell that is there already, or draw one without asking the model."""
         if not known:
             self._grant(wish, None)
@@ -201,23 +201,23 @@ class Adder(QObject):
             return 0
         return self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
 
-    def _look(self, wish: "Wish", questions: "PointPredictor | None") -> None:
+    def _look(self, wish: "Wish", predictor: "PointPredictor | None") -> None:
         try:
-            subject = PromptContext(self._source, self._model(), self._engine(), wish.frame)
+            context = PromptContext(self._source, self._model(), self._engine(), wish.frame)
         except CellwrightError as error:
             self._fail(error)
             return
         key = self._key(wish)
-        self.job = Job(questions_task(subject, wish.prompts, questions), self)
-        self.job.returned.connect(lambda found: self._questions.__setitem__(key, found))
+        self.job = Job(predictor_task(context, wish.prompts, predictor), self)
+        self.job.returned.connect(lambda found: self._predictors.__setitem__(key, found))
         self.job.failed.connect(self._fail)
         self.job.finished.connect(self._on_job_finished)
         n_left = len(self._waiting)
         if n_left > 1:
             self.done.emit(f"Cell {self._n_wished - n_left + 1} of {self._n_wished}; Esc stops.")
         else:
-            who = who_answers(subject.model, self.model)
-            self.done.emit(f"{Path(subject.model).name} looks at the image …{who}")
+            who = who_answers(context.model, self.model)
+            self.done.emit(f"{Path(context.model).name} looks at the image …{who}")
         self.job.start()
 
     def _on_job_finished(self) -> None:
@@ -228,9 +228,9 @@ class Adder(QObject):
         self._waiting.clear()
         self.failed.emit(error)
 
-    def _answer(self, wish: "Wish", questions: "PointPredictor") -> None:
+    def _answer(self, wish: "Wish", predictor: "PointPredictor") -> None:
         try:
-            cell = questions.segment(wish.prompts)
+            cell = predictor.segment(wish.prompts)
         except CellwrightError as error:
             if not wish.is_kept:
                 self.draft.undo()

@@ -18,7 +18,14 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
-from cellwright.widgets.count.prompted_cells import add_to, covering, has_pixels_of, number_in, with_cell
+from cellwright.widgets.count.prompted_cells import (
+    Frame,
+    add_to,
+    covering,
+    has_pixels_of,
+    number_in,
+    with_cell,
+)
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
@@ -33,9 +40,9 @@ from cellwright.widgets.shared.point_prompt import (
     PromptDraft,
     PromptPoint,
     n_pieces,
+    predictor_task,
     prompt_drag,
     prompt_model,
-    questions_task,
     told_of,
     who_answers,
 )
@@ -58,11 +65,11 @@ class PointPromptTool(QObject):
         super().__init__(button)
         self._model, self._viewer, self._button = model, model.viewer, button
         self._edited = edited
-        self._subject: PromptContext | None = None
-        self._questions: PointPredictor | None = None
+        self._context: PromptContext | None = None
+        self._predictor: PointPredictor | None = None
         self.draft = PromptDraft(model.viewer, self._in_layer)
         self._layer: ImageLayer | None = None  # whose mouse and keys are ours
-        self._pending: list[tuple[PromptPoint, PromptedCell]] = []
+        self._pending: list[tuple[Frame, PromptedCell]] = []
         self._waiting: list[Callable[[], None]] = []  # what is done once the network has looked at the image
         self._soon = debouncer(self, WAIT_MS, self._go_on)
         button.toggled.connect(self._on_ask_toggled)
@@ -72,7 +79,7 @@ class PointPromptTool(QObject):
 
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         if not is_on:
-            self._subject = self._questions = None
+            self._context = self._predictor = None
             self._waiting.clear()
             if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
                 self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
@@ -80,14 +87,14 @@ class PointPromptTool(QObject):
             return
         try:
             layer = image_layer(self._model.inputs().layer)
-            subject = self._subject_at(layer, self._spot(layer, self._viewer.dims.point).frame)
+            context = self._context_at(layer, self._point_at(layer, self._viewer.dims.point).frame)
         except CellwrightError as error:
             self._button.setChecked(False)
             self._model.fail(error)
             return
         self._viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
         self._take(layer)
-        self._prepare(subject, None, None)
+        self._prepare(context, None, None)
 
     def _take(self, layer: ImageLayer | None) -> None:
         """Listen to the mouse and keys of this image from now on; what was not kept of another is dropped."""
@@ -131,8 +138,8 @@ class PointPromptTool(QObject):
             self.draft.show()
             return
         with suppress(CellwrightError):  # told once the mouse is released
-            spots = [self._spot(layer, corner) for corner in corners]
-            self.draft.show_box(spots, self._source(layer).image.label_shape[-2:])
+            points = [self._point_at(layer, corner) for corner in corners]
+            self.draft.show_box(points, self._source(layer).image.label_shape[-2:])
 
     def _on_prompted(self, places: NDArray[np.float64], said: str) -> None:
         if len(places) > 1:
@@ -183,53 +190,53 @@ class PointPromptTool(QObject):
             layer = image_layer(self._model.inputs().layer)
             if layer is not self._layer:
                 self._take(layer)
-            spots = [self._spot(layer, position) for position in positions]
-            subject = self._subject_at(layer, spots[0].frame)
-            self.draft.add(spots, subject.source.image.label_shape[-2:], is_positive=is_positive)
-            self._try_to_answer(subject)
+            points = [self._point_at(layer, position) for position in positions]
+            context = self._context_at(layer, points[0].frame)
+            self.draft.add(points, context.source.image.label_shape[-2:], is_positive=is_positive)
+            self._try_to_answer(context)
 
     def _undo(self) -> None:
         self.draft.undo()
-        if self._subject is None:
+        if self._context is None:
             self.draft.clear()
         elif self.draft.prompts is not None:
-            self._try_to_answer(self._subject)
+            self._try_to_answer(self._context)
 
-    def _try_to_answer(self, subject: PromptContext) -> None:
+    def _try_to_answer(self, context: PromptContext) -> None:
         try:
-            self._answer(subject)
+            self._answer(context)
         except CellwrightError as error:
             self.draft.undo()
             self._model.fail(error)
 
     def _prepare(
-        self, subject: PromptContext, prompts: Prompts | None, questions: "PointPredictor | None"
+        self, context: PromptContext, prompts: Prompts | None, predictor: "PointPredictor | None"
     ) -> None:
         """Have the network look at what is prompted, then answer, if there is something."""
 
-        def on_returned(questions: "PointPredictor") -> None:
-            self._subject, self._questions = subject, questions
+        def on_returned(predictor: "PointPredictor") -> None:
+            self._context, self._predictor = context, predictor
             if prompts is None:
-                who = who_answers(subject.model, self._model.inputs().recipe.models[0])
+                who = who_answers(context.model, self._model.inputs().recipe.models[0])
                 self._model.tell(f"Click on a cell that was missed, or drag a box around it.{who}")
             elif self.draft.prompts is prompts:
-                self._try_to_answer(subject)
+                self._try_to_answer(context)
 
-        self._model.work_wanted.emit(questions_task(subject, prompts, questions), on_returned)
+        self._model.work_wanted.emit(predictor_task(context, prompts, predictor), on_returned)
 
-    def _answer(self, subject: PromptContext) -> None:
+    def _answer(self, context: PromptContext) -> None:
         """Show the cell that the prompts tell of; begin to look at the image where that is not done."""
-        prompts, questions = self.draft.prompts, self._questions
+        prompts, predictor = self.draft.prompts, self._predictor
         assert prompts is not None
-        if self._subject is None or subject.key != self._subject.key:
-            questions = None
-        if questions is None or next(questions.encode_for(prompts), None) is not None:
+        if self._context is None or context.key != self._context.key:
+            predictor = None
+        if predictor is None or next(predictor.encode_for(prompts), None) is not None:
             self.draft.show()
-            self._prepare(subject, prompts, questions)
+            self._prepare(context, prompts, predictor)
             return
-        cell = questions.segment(prompts)
+        cell = predictor.segment(prompts)
         if cell is None and prompts.is_click:
-            probability = float(questions.probability(prompts.positive)[0])
+            probability = float(predictor.probability(prompts.positive)[0])
             self.draft.clear()
             self._tell(f"No cell here: probability {probability:.2f}.")
             return
@@ -237,50 +244,47 @@ class PointPromptTool(QObject):
             self.draft.undo()
             self._tell("The model sees no cell in this box.")
             return
-        known = self._known(self._draft_spot(cell), cell)
+        known = self._known(self.draft.frame, cell)
         if known and prompts.is_click:
             self.draft.clear()
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
         self.draft.answer(cell, cell.outlines)
-        self._tell(told_of(cell, subject.model), is_warning=n_pieces(cell) > 1)
+        self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
 
     def _keep(self) -> None:
         cell = self.draft.cell
         if cell is None:
             return
-        spot = self._draft_spot(cell)
-        known = self._known(spot, cell)
+        frame = self.draft.frame
+        known = self._known(frame, cell)
         self.draft.clear()
         if known:
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
         self._tell(f"Cell added: score {cell.score:.2f}.")
-        self._add(spot, cell)
+        self._add(frame, cell)
 
-    def _add(self, spot: PromptPoint, cell: "PromptedCell") -> None:
+    def _add(self, frame: Frame, cell: "PromptedCell") -> None:
         """Add a cell to each layer of the count that lacks it: by hand to those that were changed by hand."""
         counted, edited = self._counted(), self._edited_layers()
         for layer in edited:
             assert counted is not None
-            if not number_in(layer, counted.request.source, spot, cell):
-                add_to(layer, counted.request.source, spot, cell)
-        is_found = counted is not None and covering(counted.result.cells, spot, cell)
+            if not number_in(layer, counted.request.source, frame, cell):
+                add_to(layer, counted.request.source, frame, cell)
+        is_found = counted is not None and covering(counted.result.cells, frame, cell)
         if not edited or (self._outputs_as_found() and not is_found):
-            self._pending.append((spot, cell))
+            self._pending.append((frame, cell))
             self._add_pending()
 
-    def _draft_spot(self, cell: "PromptedCell") -> PromptPoint:
-        return PromptPoint(self.draft.frame, np.asarray(cell.point, float))
-
-    def _known(self, spot: PromptPoint, cell: "PromptedCell") -> int:
+    def _known(self, frame: Frame, cell: "PromptedCell") -> int:
         """Return the number of the answered cell where every layer of the count has it already, else 0."""
         counted, edited = self._counted(), self._edited_layers()
         if counted is None:
             return 0
-        numbers = [number_in(layer, counted.request.source, spot, cell) for layer in edited]
+        numbers = [number_in(layer, counted.request.source, frame, cell) for layer in edited]
         if not edited or self._outputs_as_found():
-            numbers.append(covering(counted.result.cells, spot, cell))
+            numbers.append(covering(counted.result.cells, frame, cell))
         return numbers[0] if all(numbers) else 0
 
     def _edited_layers(self) -> list[Layer]:
@@ -295,13 +299,13 @@ class PointPromptTool(QObject):
         return tuple(one for one in self._model.inputs().outputs if self._edited.layer_of(one) is None)
 
     def _add_pending(self, _: object = None) -> None:
-        if self._pending and self._subject is not None:
+        if self._pending and self._context is not None:
             self._model.update_wanted.emit(self._added_task)
 
     def _added_task(self) -> Task[CountOutcome]:
-        assert self._subject is not None
+        assert self._context is not None
         pending, self._pending = self._pending, []
-        counted = self._counted() or self._nothing_counted(self._subject)
+        counted = self._counted() or self._nothing_counted(self._context)
         request = replace(counted.request, outputs=self._model.inputs().outputs)  # as they are ticked now
         return added_task(replace(counted, request=request), pending, self._outputs_as_found())
 
@@ -337,7 +341,7 @@ class PointPromptTool(QObject):
             return counted.request.source
         return replace(self._model.inputs(), layer=layer).source()
 
-    def _spot(self, layer: ImageLayer, position: Any) -> PromptPoint:
+    def _point_at(self, layer: ImageLayer, position: Any) -> PromptPoint:
         if self._viewer.dims.ndisplay != 2:
             raise WrongLayerError(
                 "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
@@ -346,21 +350,21 @@ class PointPromptTool(QObject):
         place = pixel_at(layer, position, axis_of(channel)) - np.asarray(source.offset)
         return PromptPoint(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
 
-    def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
+    def _context_at(self, layer: ImageLayer, frame: Frame) -> PromptContext:
         source, inputs = self._source(layer), self._model.inputs()
         model = prompt_model(source.image, inputs.recipe.models[0], inputs.family)
         return PromptContext(source, model, inputs.recipe.engine, frame)
 
-    def _nothing_counted(self, subject: PromptContext) -> CountOutcome:
+    def _nothing_counted(self, context: PromptContext) -> CountOutcome:
         inputs = self._model.inputs()
-        recipe = replace(inputs.recipe, classifier="", engine=subject.engine)
+        recipe = replace(inputs.recipe, classifier="", engine=context.engine)
         has_labels = "Labels" in registry.get(inputs.family).returns
-        request = replace(inputs, recipe=recipe).request(subject.source)
-        return CountOutcome(request, empty_result(subject, has_labels=has_labels), {})
+        request = replace(inputs, recipe=recipe).request(context.source)
+        return CountOutcome(request, empty_result(context, has_labels=has_labels), {})
 
 
 def added_task(
-    counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCell"]], outputs: tuple[str, ...]
+    counted: CountOutcome, found: list[tuple[Frame, "PromptedCell"]], outputs: tuple[str, ...]
 ) -> Task[CountOutcome]:
     """Return a count with more cells, in layers of these outputs alone.
 
@@ -370,8 +374,8 @@ def added_task(
     result = counted.result
     n_before = len(result.cells)
     cells = result.cells
-    for spot, cell in found:
-        cells = with_cell(cells, spot, cell)
+    for frame, cell in found:
+        cells = with_cell(cells, frame, cell)
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
     provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
@@ -379,16 +383,16 @@ def added_task(
     return replace(shown, request=counted.request)
 
 
-def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
+def empty_result(context: PromptContext, *, has_labels: bool) -> Result:
     """Return a result without cells, to add those to that are asked for."""
-    image, engine = subject.source.image, subject.engine
+    image, engine = context.source.image, context.engine
     labels = np.zeros(image.label_shape, np.int32) if has_labels else None
     return Result(
         count=0.0,
         cells=Cells.empty(len(image.label_axes), labels),
         provenance=Provenance(
             package_version=package_version(),
-            model=subject.model,
+            model=context.model,
             checkpoint_sha256="",
             settings={"engine": asdict(engine)},
             image_name=image.name,
@@ -398,5 +402,5 @@ def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
             device=engine.device,
             seconds=0.0,
         ),
-        offset=subject.source.offset,
+        offset=context.source.offset,
     )

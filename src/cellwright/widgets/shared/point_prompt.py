@@ -100,7 +100,7 @@ class PromptDraft:
         self._below, self._marks = layer, None
         self.clear()
 
-    def add(self, spots: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
+    def add(self, points: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
         """Add a point, or the box between two in place of the one before; it is shown with the answer.
 
         QueryError where it contradicts the other prompts, or lies beyond the frame or in another one.
@@ -110,7 +110,7 @@ class PromptDraft:
         shape
             (Y, X) of the frame; a box is cut off at its edges.
         """
-        before, frame = self.prompts, spots[0].frame
+        before, frame = self.prompts, points[0].frame
         if before is not None and frame != self.frame:
             raise QueryError(
                 "A cell is prompted for in one slice; got another slice. Keep it by Enter, or drop it by Esc."
@@ -118,10 +118,10 @@ class PromptDraft:
         parts: dict[str, Any] = {"positive": (), "negative": (), "box": None}
         if before is not None:
             parts = {name: getattr(before, name) for name in parts}
-        if len(spots) > 1:
-            parts["box"] = _box(spots, shape)
+        if len(points) > 1:
+            parts["box"] = _box(points, shape)
         else:
-            point = spots[0].point
+            point = points[0].point
             check_points(point[np.newaxis], (shape[0], shape[1]))
             name = "positive" if is_positive else "negative"
             parts[name] = (*parts[name], yx(point))
@@ -148,9 +148,9 @@ class PromptDraft:
         self._show(self.frame, self.prompts, self._outlines)
         self.shown.emit(self.prompts is not None)
 
-    def show_box(self, spots: Sequence[PromptPoint], shape: tuple[int, ...]) -> None:
+    def show_box(self, points: Sequence[PromptPoint], shape: tuple[int, ...]) -> None:
         """Show nothing but the box between two points, while it is dragged; QueryError where it is none."""
-        self._show(spots[0].frame, Prompts(box=_box(spots, shape)))
+        self._show(points[0].frame, Prompts(box=_box(points, shape)))
 
     def _show(
         self, frame: tuple[int, ...], prompts: Prompts | None, outlines: Sequence[NDArray[Any]] = ()
@@ -189,10 +189,10 @@ class PromptDraft:
         self._marks.add([placed], shape_type=kind, edge_color=colour, edge_width=width, face_color=face)
 
 
-def _box(spots: Sequence[PromptPoint], shape: tuple[int, ...]) -> tuple[Point, Point]:
+def _box(points: Sequence[PromptPoint], shape: tuple[int, ...]) -> tuple[Point, Point]:
     """Return the corners of the box between two points, cut off at the edges of the frame."""
     edge = np.array(shape) - 0.5
-    first, last = (yx(np.clip(spot.point, -0.5, edge)) for spot in spots)
+    first, last = (yx(np.clip(one.point, -0.5, edge)) for one in points)
     return first, last
 
 
@@ -290,10 +290,10 @@ def who_answers(asked: str, chosen: str) -> str:
     return f" {Path(asked).name} answers, for {Path(chosen).name} cannot be asked by click."
 
 
-def questions_task(
-    subject: PromptContext, prompts: Prompts | None, questions: "PointPredictor | None" = None
+def predictor_task(
+    context: PromptContext, prompts: Prompts | None, predictor: "PointPredictor | None" = None
 ) -> Task["PointPredictor"]:
-    """Return questions about a frame, when the network has looked at what is prompted.
+    """Return what answers prompts in a frame, once the network has looked at what is prompted.
 
     Imports torch in its own thread.
 
@@ -301,18 +301,18 @@ def questions_task(
     ----------
     prompts
         None looks at the middle.
-    questions
-        That were returned before, to go on with.
+    predictor
+        One that was returned before, to go on with.
     """
     yield Progress("load", 0, 1)
     from cellwright.inference.point_prompt import PointPredictor
 
-    if questions is None:
-        questions = PointPredictor(
-            subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
+    if predictor is None:
+        predictor = PointPredictor(
+            context.source.image, context.model, engine=context.engine, frame=context.frame
         )
     if prompts is None:
-        yield from questions.encode()
+        yield from predictor.encode()
     else:
-        yield from questions.encode_for(prompts)
-    return questions
+        yield from predictor.encode_for(prompts)
+    return predictor
