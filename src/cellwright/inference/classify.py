@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,16 +81,22 @@ def classify(
     """
     chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
-    facts = {"name": f"classifier-{chosen.spec.preset}", "sha256": chosen.sha256}
-    if not isinstance(classifier, Classifier):
-        facts |= {"name": Path(classifier).name, "reference": str(classifier)}
-    settings = {**result.provenance.settings, "classes": list(classes.names), "classifier": facts}
+    settings = {**result.provenance.settings, **classifier_facts(classifier)}
     return replace(
         result,
         cells=replace(result.cells, classes=classes.numbers),
         notices=tuple(filter(None, (*result.notices, classes.notice))),
         provenance=replace(result.provenance, settings=settings),
     )
+
+
+def classifier_facts(classifier: ClassifierChoice) -> dict[str, Any]:
+    """Return what the settings of a provenance tell of a classifier: its classes, and what it is."""
+    chosen = _loaded(classifier)
+    facts = {"name": f"classifier-{chosen.spec.preset}", "sha256": chosen.sha256}
+    if not isinstance(classifier, Classifier):
+        facts |= {"name": Path(classifier).name, "reference": str(classifier)}
+    return {"classes": list(chosen.spec.classes), "classifier": facts}
 
 
 def _loaded(classifier: ClassifierChoice) -> Classifier:

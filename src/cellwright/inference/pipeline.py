@@ -155,11 +155,7 @@ def count_with_prediction(
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
-        provenance = provenance_of(context, image, names_of(model), used.zoom, time.perf_counter() - started)
-        found = {"models": references_of(model), **stitched.facts}
-        if fit is not None:
-            found["expected_f1"] = round(fit, 4)
-        provenance = replace(provenance, settings={**provenance.settings, **found})
+        provenance = provenance_of(context, image, model, used.zoom, started, fit, **stitched.facts)
         rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
         notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit))
     result = Result(
@@ -351,9 +347,18 @@ def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings
 
 
 def provenance_of(
-    context: CountContext, image: Image, names: Sequence[str], zoom: float, seconds: float
+    context: CountContext,
+    image: Image,
+    model: ModelChoices,
+    zoom: float,
+    started: float,
+    fit: float | None,
+    **facts: Any,
 ) -> Provenance:
-    """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
+    """Return everything needed to repeat a count: versions, checksums, settings and what was really used.
+
+    ``started`` is when it began, by ``time.perf_counter``; ``facts`` are noted besides.
+    """
     engine = context.engine
     read: dict[str, Any] = {}
     if context.scaling.power != 1:
@@ -368,9 +373,12 @@ def provenance_of(
         read["source_axes"], read["source_channel"] = image.source_part
     if image.source_files:
         read["source_files"] = list(image.source_files)
+    read |= {"models": references_of(model), **facts}
+    if fit is not None:
+        read["expected_f1"] = round(fit, 4)
     return Provenance(
         package_version=package_version(),
-        model=" + ".join(names),
+        model=" + ".join(names_of(model)),
         checkpoint_sha256=" + ".join(model.sha256 for model in engine.models),
         settings={
             engine.spec.family: asdict(context.settings),
@@ -384,7 +392,7 @@ def provenance_of(
         axes=image.axes,
         pixel_size_um=image.pixel_size_um,
         device=str(engine.device),
-        seconds=seconds,
+        seconds=time.perf_counter() - started,
         source=image.source,
     )
 

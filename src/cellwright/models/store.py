@@ -80,21 +80,21 @@ def user_folder() -> Path:
 
 def models() -> list[ModelEntry]:
     """Return every complete model of the two folders; a user's model hides a shipped one of the same name."""
-    found = shelved(SPEC, read_spec)
+    found = _complete(SPEC, read_spec)
     return [ModelEntry(folder.name, folder, spec, _scores(folder)) for folder, spec in found]
 
 
 def classifiers() -> list[ClassifierEntry]:
     """Return every complete classifier; a user's own hides a shipped one of the same name."""
-    found = shelved(CLASSIFIER, read_classifier_spec)
+    found = _complete(CLASSIFIER, read_classifier_spec)
     return [ClassifierEntry(folder.name, folder, spec) for folder, spec in found]
 
 
-def shelved(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
+def _complete(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
     """Return the complete folders with such a file, and what it tells; a user's own hide shipped ones."""
     found: dict[str, tuple[Path, S]] = {}
-    for shelf in (shipped_folder(), user_folder()):
-        for path in sorted(shelf.glob(f"*/{file}")):
+    for home in (shipped_folder(), user_folder()):
+        for path in sorted(home.glob(f"*/{file}")):
             with suppress(CheckpointError):  # a damaged one hides no others; naming it tells what it is
                 found[path.parent.name] = path.parent, read(path)
     return list(found.values())
@@ -124,17 +124,12 @@ def find_classifier(name: str | Path) -> Path:
 
     CheckpointError where there is neither, or the folder holds a model that counts.
     """
-    known = ", ".join(entry.name for entry in classifiers()) or "none"
-    candidates = [Path(name)]
-    if Path(name).name == str(name):
-        candidates += [user_folder() / name, shipped_folder() / name]
-    folders = [folder for folder in candidates if is_folder(folder)]
+    folders = [*[Path(name)] * is_folder(Path(name)), *_folders_named(name)]
     for folder in folders:
         if (folder / CLASSIFIER).exists():
             return folder
-    problem = repr(str(name))
-    if folders:
-        problem = f"the folder {folders[0]} has no {CLASSIFIER}"
+    known = ", ".join(entry.name for entry in classifiers()) or "none"
+    problem = f"the folder {folders[0]} has no {CLASSIFIER}" if folders else repr(str(name))
     raise CheckpointError(
         f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
         "own; a model that counts gives no classes."
@@ -147,23 +142,27 @@ def classifier_of(name: str | Path) -> ClassifierSpec:
 
 
 def _find(name: str | Path) -> Path:
-    is_here = is_folder(Path(name))
-    if is_here and holds_model(Path(name)):
-        return Path(name)
-    named: list[Path] = []
-    if Path(name).name == str(name):
-        named = [shelf / name for shelf in (user_folder(), shipped_folder()) if is_folder(shelf / name)]
-    for folder in [*filter(holds_model, named), *named]:  # an empty one stands in the way of none
+    here, named = [Path(name)] * is_folder(Path(name)), _folders_named(name)
+    for folder in (
+        *filter(holds_model, (*here, *named)),
+        *named,
+        *here,
+    ):  # one without stands in nobody's way
         return folder
-    if is_here:  # reading it tells what it lacks
-        return Path(name)
     known = ", ".join(entry.name for entry in models()) or "none"
     raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
 
 
+def _folders_named(name: str | Path) -> list[Path]:
+    """Return the folders of this name, the user's own first; none of a path."""
+    if Path(name).name != str(name):
+        return []
+    return [home / name for home in (user_folder(), shipped_folder()) if is_folder(home / name)]
+
+
 def is_taken(name: str) -> bool:
     """Return whether a model has this name; a new one would hide one that was shipped."""
-    return any((shelf / name).exists() for shelf in (user_folder(), shipped_folder()))
+    return any((home / name).exists() for home in (user_folder(), shipped_folder()))
 
 
 def holds_model(path: Path) -> bool:

@@ -45,7 +45,8 @@ from cellwright.files.atomic import atomic_write, make_folder, only_holder, writ
 from cellwright.files.folders.written import begin_image, changed_meanwhile, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
-from cellwright.inference.context import calibration_of, names_of, open_context, references_of
+from cellwright.inference.classify import classifier_facts
+from cellwright.inference.context import calibration_of, open_context
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
@@ -81,7 +82,6 @@ from cellwright.inference.streaming.second_pass import (
     measure_block,
     select,
 )
-from cellwright.models.classifier import load
 from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
@@ -304,17 +304,12 @@ def _found_by(
     image = job.image
     preparation = plan.preparation
     with open_context(image, job.models, job.settings, job.recipe.engine, preparation) as context:
-        seconds = time.perf_counter() - started
-        provenance = provenance_of(context, image, names_of(job.recipe.models), preparation.zoom, seconds)
+        provenance = provenance_of(context, image, job.recipe.models, preparation.zoom, started, fit)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
         told = told_by_blocks(job.files)
         notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
-        settings = context.settings
-    facts: dict[str, Any] = {"models": references_of(job.recipe.models)}
-    if fit is not None:
-        facts["expected_f1"] = round(fit, 4)
-    return replace(provenance, settings={**provenance.settings, **facts}), notices, settings
+        return provenance, notices, context.settings
 
 
 def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
@@ -337,13 +332,7 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
     """Return a result that tells how the cells that count were chosen."""
     facts: dict[str, Any] = {"analysis": asdict(job.recipe.analysis), "thresholds": dict(selected.thresholds)}
     if job.recipe.classifier:
-        chosen = load(job.recipe.classifier)
-        classifier = {
-            "sha256": chosen.sha256,
-            "name": Path(job.recipe.classifier).name,
-            "reference": job.recipe.classifier,
-        }
-        facts |= {"classes": list(chosen.spec.classes), "classifier": classifier}
+        facts |= classifier_facts(job.recipe.classifier)
     settings = {**result.provenance.settings, **facts}
     return replace(result, provenance=replace(result.provenance, settings=settings))
 
