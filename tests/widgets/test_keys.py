@@ -12,7 +12,7 @@ from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from npe2 import PluginManifest
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, QRect, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -140,12 +140,13 @@ def test_one_sees_where_the_keys_go(panel: QWidget, qtbot: QtBot, theme: str) ->
     unseen = []
     for _ in pages(panel):
         for stop in walked(panel, qtbot):
+            place = QRect(stop.mapTo(panel, QPoint()), stop.size())
             looks = []
             for reason in (stop, window.findChild(QLineEdit, "before")):
                 assert reason is not None
                 reason.setFocus(Qt.FocusReason.TabFocusReason)
                 QApplication.processEvents()
-                looks.append(panel.grab().toImage())
+                looks.append(panel.grab(place).toImage())
             if looks[0] == looks[1]:
                 unseen.append(told(stop))
     assert not unseen
