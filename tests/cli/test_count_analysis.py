@@ -324,9 +324,9 @@ def test_what_a_filter_can_never_find_is_refused(cli, stained_path, tmp_path):
     for flags, told in (
         (
             ["--classifier", "blood", "--keep", "class=XX"],
-            "no class 'XX' to filter by. Choose of Pla",
+            "no class 'XX' to filter by. Choose one of Pla",
         ),
-        ([*regions, "--keep", "regions=middle"], "no regions 'middle' to filter by. Choose of left, top"),
+        ([*regions, "--keep", "regions=middle"], "no regions 'middle' to filter by. Choose one of left, top"),
     ):
         for more in ([], ["--stream", "--output", tmp_path / "o"]):
             code, _, err = cli("count", stained_path, *flags, *more)
@@ -555,6 +555,6 @@ def test_files_are_channels_of_one_image(cli, image_path, tmp_path, blobs):
     tifffile.imwrite(
         tmp_path / "colours.tif", np.zeros((*blobs.labels.shape, 3), np.uint8), photometric="rgb"
     )
-    for name, told in (("small", "have the same pixels"), ("colours", "Colours are no channels")):
+    for name, told in (("small", "have the same pixels"), ("colours", "Colours are not channels")):
         code, _, err = cli("count", image_path, "--with", tmp_path / f"{name}.tif", "--channel", 1)
         assert (code, told in err) == (1, True), err

@@ -736,7 +736,7 @@ def test_buckets_are_given_up_as_soon():
         ("a.tif", b"%PDF-1.4\n%%EOF\n\xff", "is a PDF, no image"),
         ("a.xlsx", b"PK\3\4" + bytes(64), "is a zip archive or an office document, no image"),
         ("b.tif", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, no image"),
-        ("c.tif", b"cell,area\r\n1,2\r\n", "is text, no image"),
+        ("c.tif", b"cell,area\r\n1,2\r\n", "is text, not an image"),
         ("empty.png", b"", "is empty, no image"),
     ],
 )

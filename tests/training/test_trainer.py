@@ -183,10 +183,10 @@ def test_steps_stages_and_reports(material, tiny_flow, tmp_path):
     steps = list(fit(material, tiny_flow(), tmp_path / "model", settings, device="cpu"))
     assert all(step.total == 7 for step in steps)
     assert [(step.stage, step.done) for step in steps] == [
-        ("pre-train", 1),
-        ("pre-train", 2),
+        ("pretrain", 1),
+        ("pretrain", 2),
         ("epoch", 2),
-        ("pre-train", 3),
+        ("pretrain", 3),
         ("epoch", 3),
         ("fine-tune", 4),
         ("epoch", 4),
@@ -312,7 +312,7 @@ def test_from_a_folder_to_a_model_that_can_be_loaded(write_dataset, tmp_path):
     steps = []
     task = train(Data(dataset, (dataset,)), build("small"), tmp_path / "model", settings, device="cpu")
     assert run(task, steps.append) == tmp_path / "model"
-    assert {"read", "simulate", "pre-train", "fine-tune", "evaluate", "epoch"} <= {s.stage for s in steps}
+    assert {"read", "simulate", "pretrain", "fine-tune", "evaluate", "epoch"} <= {s.stage for s in steps}
     model = load_checkpoint(tmp_path / "model")
     assert model.spec.preset == "small"
     scores = json.loads((tmp_path / "model" / "scores.json").read_text())

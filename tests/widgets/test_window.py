@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from napari import Viewer
+from napari.settings import get_settings
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent, QOpenGLContext
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
+from qtpy.QtWidgets import QAbstractButton, QApplication, QScrollArea, QTabBar, QWidget
 
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
@@ -143,6 +144,55 @@ def test_panels_of_the_menu_are_tabs_beside_each_other(
     assert [one.windowTitle() for one in (dock, *main.tabifiedDockWidgets(dock))] == ["Folder", "Count"]
     # the one that was opened last is in front, once the window has laid out its tabs
     qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty(), timeout=5000)
+
+
+def test_tabs_tell_whole_words_in_large_letters(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:
+    viewer, widget = window
+    get_settings().appearance.font_size = 16
+    for title in ("Results", "Annotate cells", TRAIN, "Compare models", "Count a folder"):
+        viewer.window.add_plugin_dock_widget("napari-cellwright", title)
+        qtbot.wait(200)
+    main = viewer.window._qt_window
+    main.resize(1280, 800)
+    (bar,) = main.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly)
+    assert bar.count() == 6
+    for place in range(bar.count()):
+        assert bar.tabRect(place).width() > bar.fontMetrics().horizontalAdvance(bar.tabText(place))
+    bar.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not widget.visibleRegion().isEmpty(), timeout=5000)
+
+
+@pytest.mark.parametrize("way", ["menu", "another panel", "tool"])
+def test_a_panel_of_the_menu_takes_the_keys_but_not_from_a_tool(
+    window: tuple[Viewer, CountWidget], qtbot: QtBot, way: str
+) -> None:
+    viewer, widget = window
+    main, canvas = viewer.window._qt_window, viewer.window._qt_viewer.canvas.native
+    labels = viewer.add_labels(np.zeros((40, 40), int))
+    main.activateWindow()
+    qtbot.waitUntil(widget.panel.count.hasFocus, timeout=5000)  # it was opened by the menu, too
+    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton)
+    canvas.setFocus()
+    if way == "tool":
+        labels.mode = "paint"
+    if way == "another panel":
+        hand_over(viewer, TRAIN, HandOver())
+    else:
+        viewer.window.add_plugin_dock_widget("napari-cellwright", TRAIN)
+    qtbot.wait(500)
+    assert canvas.hasFocus() == (way != "menu")
+    if way == "menu":
+        held = QApplication.focusWidget()
+        assert isinstance(held, QAbstractButton)
+        assert held.text() == "Train"
+        before = viewer.dims.ndisplay
+        qtbot.keyClick(held, Qt.Key.Key_Y, Qt.KeyboardModifier.ControlModifier)  # of napari: 2D or 3D
+        assert viewer.dims.ndisplay != before
+        QTest.mouseClick(canvas, Qt.MouseButton.LeftButton)
+        canvas.setFocus()
+        qtbot.keyClick(canvas, Qt.Key.Key_Y, Qt.KeyboardModifier.ControlModifier)
+        assert viewer.dims.ndisplay == before
+        assert not labels.data.any()
 
 
 def test_what_was_drawn_of_a_removed_layer_is_freed_in_its_own_context(

@@ -69,7 +69,7 @@ Only cells with a class were used; nothing was taken for background.
     python -m tools.release.train_classifier {name} --data DATA --output FOLDER
 
 Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random.
-Rare classes are shown oftener (chance of a cell: the frequency of its class to the power of -{balance:g}).
+Rare classes are shown more often (chance of a cell: the frequency of its class to the power of -{balance:g}).
 Each cell is shown with its box and as a bare place. The weights are the running average at the last step; no
 validation image chose them. The curve is in `curve.json` beside this card.
 

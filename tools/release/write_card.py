@@ -226,7 +226,7 @@ def simulated_line(stages: Sequence[Stage], family: str) -> str:
     n = max((stage.settings.n_simulated for stage in stages if stage.settings.pretrain_steps), default=0)
     drawn = "Slices of simulated volumes" if family == "pseudocolor" else "Simulated images of all looks"
     looks = f"{drawn} of `cellwright.ops.simulation.simulate`"
-    return f"{looks} ({n}) joined the pre-training." if n else "No simulated images."
+    return f"{looks} ({n}) joined the pretraining." if n else "No simulated images."
 
 
 def stage_lines(stage: Stage) -> str:
@@ -250,7 +250,7 @@ def _phases(settings: TrainingSettings, target: str) -> str:
     if not settings.pretrain_steps:
         return tuning
     replay = f" with {settings.replay:.1%} of everything" if settings.replay else " alone"
-    return f"{settings.pretrain_steps} steps of pre-training on everything, then {tuning}{replay}"
+    return f"{settings.pretrain_steps} steps of pretraining on everything, then {tuning}{replay}"
 
 
 def score_table(evaluation: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:

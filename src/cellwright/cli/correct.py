@@ -20,7 +20,7 @@ def correct(
         ),
     ],
 ) -> None:
-    """Put cells that were corrected by hand in the place of those counted.
+    """Put corrected cells in the place of those counted.
 
     They are measured as those were; summary and report follow. What the model had found is kept beside.
     """

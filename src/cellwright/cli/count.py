@@ -94,7 +94,7 @@ Xlsx = Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")]
 Parquet = Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")]
 Saved = Annotated[
     Path | None,
-    typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
+    typer.Option("--settings", help="File of settings to begin with; flags given here override it."),
 ]
 SaveSettings = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
 EachChannel = Annotated[
@@ -104,8 +104,8 @@ WithFiles = Annotated[
     list[str],
     typer.Option(
         "--with",
-        help="Image file of the same pixels, whose channels come behind those of the image. May be repeated; "
-        "{name} is the name of the image.",
+        help="Image file of the same pixels, whose channels are added after those of the image. "
+        "May be repeated; {name} is the name of the image.",
         show_default=False,
     ),
 ]
@@ -132,7 +132,10 @@ def count(
     with_files: WithFiles = [],  # noqa: B006 - typer copies it
     **flags: Any,
 ) -> None:
-    """Count the cells of images, or of the images in folders, and print how many there are."""
+    """Count the cells of images, or of the images in folders.
+
+    Prints how many there are.
+    """
     folders = read_settings(FolderSettings, flags)
     in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
     if not in_folders:
@@ -335,7 +338,7 @@ def _refuse_single(choices: CountChoices) -> None:
         raise SettingsError("In folders one channel is counted after the other. Name each by --channel.")
     if choices.recipe.stream != StreamSettings():
         raise SettingsError(
-            "Of folders only large images are counted block by block, as they come. Leave --stream, "
+            "In folders, only large images are counted block by block, by themselves. Leave --stream, "
             "--memory, --workers and --scheduler out, or count large images by their own names."
         )
 

@@ -42,7 +42,9 @@ def evaluate(
     ] = None,
     **flags: Any,
 ) -> None:
-    """Score a model on annotated images, as JSON: outlines, points, boxes and counts, whichever it gives.
+    """Score a model on annotated images.
+
+    Prints JSON: scores of outlines, points, boxes and counts, whichever the model gives.
 
     Where not every cell is annotated, only recall is told: what else was found may be right.
     """
@@ -82,7 +84,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     **flags: Any,
 ) -> None:
-    """Count the same images with several models; with F1 where the cells are known."""
+    """Count the same images with several models.
+
+    Tells their F1, too, where the true cells are known.
+    """
     refuse_idle(context, COMPARE_RULES, [DATASET] * holds_images(source))
     engine = read_settings(EngineSettings, flags)
     if len(model) < 2:

@@ -28,7 +28,7 @@ def models(
         bool, typer.Option("--table", help="Print the families and what each gives, as Markdown.")
     ] = False,
 ) -> None:
-    """List the models that can be chosen by name; export or import one."""
+    """List, export or import models."""
     refuse_idle(context, RULES, [COMMAND] * (context.invoked_subcommand is not None))
     if context.invoked_subcommand is not None:
         return
@@ -56,7 +56,10 @@ def export_model(
         str, typer.Option(help="SPDX identifier of the licence of the weights, for --zoo.")
     ] = "BSD-3-Clause",
 ) -> None:
-    """Write a model as one file, for cellwright elsewhere or for programs that run zoo models."""
+    """Write a model as one file.
+
+    It is for cellwright on another machine, or for programs that run models of the BioImage Model Zoo.
+    """
     refuse_idle(context, RULES)
     if as_onnx:
         from cellwright.models.zoo import export_onnx
@@ -81,7 +84,7 @@ def import_model(
     ],
     name: Annotated[str, typer.Option(help="What to call the model; as the file when left out.")] = "",
 ) -> None:
-    """Add a model to your own, so that it can be chosen by name."""
+    """Add a model to those chosen by name."""
     folder = store.import_model(source, name)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder.name!r}")
 

@@ -88,7 +88,9 @@ def train(
     device: Device = "auto",
     **flags: Any,
 ) -> None:
-    """Train a model on annotated images; one line per epoch.
+    """Train a model on annotated images.
+
+    Prints one line per epoch.
 
     With --from, a model learns these images on top of what it knows, and what it learned is kept if it
     became better. Without, a new model is trained from scratch.
@@ -228,7 +230,10 @@ def pretrain(
     device: Device = "auto",
     **flags: Any,
 ) -> None:
-    """Pre-train an encoder on images without annotation, to be used by `cellwright train --pretrained`."""
+    """Pretrain an encoder on images without annotation.
+
+    `cellwright train --pretrained` begins with it. Prints one line per epoch.
+    """
     settings = read_settings(PretrainSettings, flags)
     folders = [FOLDER] * any(path.is_dir() for path in images)
     refuse_taken(output, images)
@@ -268,7 +273,10 @@ def train_classifier(
     device: Device = "auto",
     **flags: Any,
 ) -> None:
-    """Train a classifier of cells on annotated classes; one line per epoch."""
+    """Train a classifier of cells on annotated classes.
+
+    Prints one line per epoch.
+    """
     refuse_taken(output, datasets)
     settings = read_settings(ClassifyTrainingSettings, flags)
     folders = [read_folder(folder) for folder in datasets]

@@ -70,7 +70,7 @@ class Image:
         Axes of the image in the file and the channel of it (None for all, several where these were put
         together again), where this is not all of it.
     source_files
-        Further files, whose channels come behind those of the source.
+        Further files, whose channels are added after those of the source.
     axes_are_guessed
         Whether nothing but the shape tells the axes.
     levels

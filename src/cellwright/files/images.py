@@ -116,8 +116,8 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
     for one in images:
         if one.axes.endswith(CHANNEL):
             raise ReadError(
-                f"Colours are no channels to count in together with others; {one.name} has them. Split them, "
-                "or measure in the file by --other."
+                f"Colours are not channels that can be counted in together with others; {one.name} has them. "
+                "Split them, or measure in the file by --other."
             )
         numbers = list(range(one.shape[one.axes.index(CHANNEL)])) if CHANNEL in one.axes else [None]
         channels += [(one, number) for number in numbers]
@@ -298,7 +298,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(
             vendor.why_not_read(path, _start_of(path))
             or f"Expected a whole image at {path}; got: {error}. "
-            "The file is damaged, cut short or no image; copy or export it again."
+            "The file is damaged, cut short or not an image; copy or export it again."
         ) from error
 
 
@@ -314,7 +314,7 @@ def _start_of(path: Path) -> bytes:
 
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if not path.is_file():  # opening a pipe or a device would wait for ever
-        raise ReadError(f"Expected an image file at {path}; it is no file. Remove it, or name another.")
+        raise ReadError(f"Expected an image file at {path}; it is not a file. Remove it, or name another.")
     if path.suffix.lower() in vendor.READERS:
         yield from vendor.read_vendor(path)
         return

@@ -64,7 +64,7 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     if len(numbers) > MOST_NUMBERS:
         raise ReadError(
             f"The pixels of {path} have {len(numbers):,} different numbers, each of which would be a region; "
-            f"at most {MOST_NUMBERS:,} are read. Choose a mask, not an image of light; cells go to --nuclei."
+            f"at most {MOST_NUMBERS:,} are read. Choose a mask, not a microscope image; cells go to --nuclei."
         )
     names = [path.stem] if len(numbers) == 1 else [f"{path.stem} {number}" for number in numbers]
     return tuple(

@@ -49,7 +49,7 @@ class Recipe:
     pixel_size_um: tuple[float, ...] = ()  # of the image along its spatial axes; empty as the file tells
     stream: StreamSettings = field(default_factory=StreamSettings)  # whether and how block by block
     each_channel: bool = False  # whether channels are counted one by one, as images of their own name
-    with_files: tuple[str, ...] = ()  # further image files, whose channels come behind those of the image
+    with_files: tuple[str, ...] = ()  # further image files, whose channels are added after those of the image
 
     @property
     def is_analysed(self) -> bool:

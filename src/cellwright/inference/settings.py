@@ -159,9 +159,9 @@ class InputFiles:
         },
     ] = ()
     exclude: Annotated[tuple[str, ...], {"tooltip": "File of regions to leave out. May be repeated."}] = ()
-    mask: Annotated[str, {"tooltip": "Image file whose pixels that are not 0 are counted in, alone."}] = ""
+    mask: Annotated[str, {"tooltip": "Image file: count only where its pixels are not 0."}] = ""
     outside: Annotated[bool, {"tooltip": "Count where the image of --mask is 0 instead."}] = False
-    outside_mask: Annotated[str, {"tooltip": "Image file whose pixels that are 0 are counted in."}] = ""
+    outside_mask: Annotated[str, {"tooltip": "Image file: count only where its pixels are 0."}] = ""
     nuclei: Annotated[str, {"tooltip": "Label image of the nuclei of the cells that are counted."}] = ""
     other: Annotated[
         tuple[str, ...],
@@ -172,7 +172,7 @@ class InputFiles:
         to_tuples(self, "regions", "exclude", "other")
         check_bounds(self)
         if self.outside and not self.mask:
-            raise SettingsError("outside is told of a mask; there is none. Name its image file by --mask.")
+            raise SettingsError("--outside needs a mask; there is none. Name its image file by --mask.")
         wrong = [text for text in self.other if not all(text.partition("=")[::2])]
         if wrong:
             raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")
@@ -180,7 +180,7 @@ class InputFiles:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise SettingsError(
-                f"Each further image has its own name; {twice[0]!r} is given twice. Rename one."
+                f"Further images must differ in name; {twice[0]!r} is given twice. Rename one."
             )
 
     def of_image(self, name: str) -> "InputFiles":
@@ -203,10 +203,10 @@ class FolderSettings(BoundedSettings):
 
     pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
     plate: Annotated[
-        str, {"tooltip": "What names in folders tell of a plate, e.g. {plate}/{well}_s{site}."}
+        str, {"tooltip": "How file names tell plate, well and site, e.g. {plate}/{well}_s{site}."}
     ] = ""
     watch: Annotated[
-        bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
+        bool, {"tooltip": "Go on counting images that a microscope adds to the folders, until Ctrl-C."}
     ] = False
 
 

@@ -77,7 +77,7 @@ class ClassifierSpec:
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes) or "" in self.classes:
             raise CheckpointError(
-                f"A classifier needs at least two classes with names of their own; got {self.classes}. Name "
+                f"A classifier needs at least two classes that differ in name; got {self.classes}. Name "
                 "each class once."
             )
 

@@ -161,7 +161,7 @@ def classified(item: Item) -> tuple[Image, Annotation]:
         return image, truth
     if truth.ndim != 2:
         raise AnnotationError(
-            f"Classes are learnt from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."
+            f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."
         )
     annotation = annotate(truth)
     folder = item.truth_path.parent.parent

@@ -1,4 +1,4 @@
-"""Pre-training without annotation: images alone in, an encoder out that a training starts from.
+"""Pretraining without annotation: images alone in, an encoder out that a training starts from.
 
 Two tasks that need no annotation. ``simclr`` has the encoder tell two views of one place from all others.
 ``colorize`` has encoder and decoder colour an image of which pieces are missing.
@@ -182,7 +182,7 @@ def pretrain(
 
 
 def start_from(folder: Path, model: CellModel) -> None:
-    """Put the weights of a pre-trained encoder, and decoder where there is one, into a model.
+    """Put the weights of a pretrained encoder, and decoder where there is one, into a model.
 
     CheckpointError where the folder holds none, or one of another network.
     """
@@ -215,7 +215,7 @@ def _with_trunk(model: CellModel) -> HeadedNetwork:
     if isinstance(model.network, HeadedNetwork):
         return model.network
     raise CheckpointError(
-        f"Pre-training needs a network of encoder, decoder and head; the {model.spec.preset} preset of "
+        f"Pretraining needs a network of encoder, decoder and head; the {model.spec.preset} preset of "
         f"{model.spec.family} is none. Choose the preset small or lite."
     )
 
@@ -243,10 +243,10 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
         return tuple(samples), left_out
     if first_error is None and images:
         raise ReadError(
-            f"Pre-training needs images with something to see; the {len(images)} that were read have one "
+            f"Pretraining needs images with something to see; the {len(images)} that were read have one "
             "intensity throughout. Choose others."
         )
-    raise first_error or ReadError("Pre-training needs images; got none. Choose another folder.")
+    raise first_error or ReadError("Pretraining needs images; got none. Choose another folder.")
 
 
 def _samples_of(image: Image, model: CellModel) -> list[Sample]:
@@ -302,4 +302,4 @@ def _epoch(
         share = warm_cosine(state.step, settings.steps, settings.warmup_steps)
         take_step(state, loss, settings.rate * share)
         average(state.average, state.network, state.step, settings.ema_decay)
-        yield Progress("pre-train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
+        yield Progress("pretrain", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")

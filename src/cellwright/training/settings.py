@@ -37,7 +37,7 @@ Augmentation = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Two phases: pre-training on everything, then fine-tuning on the dataset itself."""
+    """Two phases: pretraining on everything, then fine-tuning on the dataset itself."""
 
     seed: Seed = 0
     pretrain_steps: Annotated[
@@ -170,7 +170,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClassifyTrainingSettings(BoundedSettings):
-    """How a classifier learns: crops of all classes, the rare ones shown oftener."""
+    """How a classifier learns: crops of all classes, the rare ones shown more often."""
 
     seed: Seed = 0
     steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500

@@ -152,7 +152,7 @@ def fit(
 
 
 def _tuning_samples(material: Material, state: RunState, settings: TrainingSettings) -> WeightedSamples:
-    """Cluster the target's images by what the pre-trained encoder sees in them (once in a run)."""
+    """Cluster the target's images by what the pretrained encoder sees in them (once in a run)."""
     if state.sampling_weights is None or len(state.sampling_weights) != len(material.target):
         encoder = getattr(state.average, "encoder", None)
         if encoder is None:  # a network without one cannot tell what it sees
@@ -188,7 +188,7 @@ def _epoch(
         loss = model.loss(output, targets.to(torch_device))
         take_step(state, loss, learning_rate(state.step, settings))
         average(state.average, state.network, state.step, settings.ema_decay)
-        stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
+        stage = "fine-tune" if state.step > settings.pretrain_steps else "pretrain"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
 
 

@@ -254,7 +254,7 @@ def test_several_images_are_added_together_or_not_at_all(tmp_path, rng):
     entries = [draw_entry(rng, name=name) for name in "abc"]
     with pytest.raises(WriteError, match="'b' must not be in the dataset"):
         run(append_all(tmp_path, entries))
-    with pytest.raises(WriteError, match="names of their own"):
+    with pytest.raises(WriteError, match="must differ in name"):
         run(append_all(tmp_path, [entries[0], entries[0]]))
     task = append_all(tmp_path, entries, may_replace=True)
     assert [next(task).done for _ in range(4)] == [0, 1, 2, 3]

@@ -57,7 +57,7 @@ def test_a_pattern_that_names_nothing_is_refused(folder, pattern):
 
 @pytest.mark.parametrize("pattern", ["{1}", "{well}_{image}", "{count}"])
 def test_a_pattern_cannot_name_columns_of_the_summary(folder, pattern):
-    with pytest.raises(SettingsError, match="Call it otherwise"):
+    with pytest.raises(SettingsError, match="Rename it"):
         list_images([folder], plate_pattern=pattern)
 
 

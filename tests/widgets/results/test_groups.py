@@ -127,7 +127,7 @@ def test_every_kind_of_group_is_counted(
     assert counted(panel, "frame") == {"t 0": 1, "t 1": 1, "t 2": 1}
     boxes = panel.model.groups("frame")
     assert [int(mask.sum()) for mask in boxes.values()] == [1, 1, 1]
-    with pytest.raises(SettingsError, match=r"no class 'bog' to filter by\. Choose of big, small"):
+    with pytest.raises(SettingsError, match=r"no class 'bog' to filter by\. Choose one of big, small"):
         panel.model.set_conditions("class = bog")
     assert panel.model.conditions_text == "class = big"
 

@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points
 from napari.utils.colormaps import colormap
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QPushButton, QWidget
 
 from cellwright.core.tasks import Progress
 from cellwright.models import store
@@ -253,7 +253,7 @@ def test_the_card_of_a_model_is_one_click_from_its_name(
     qtbot.addWidget(row)
     box = ModelComboBox(after=[("From scratch", "scratch")])
     row.setLayout(box.with_card())
-    (button,) = row.findChildren(QToolButton)
+    (button,) = row.findChildren(QPushButton)
 
     def card() -> str:
         button.click()

@@ -69,7 +69,7 @@ def test_what_was_learned_without_annotation_starts_the_training(
     def pretrain(images: Any, model: Any, output: Path, settings: Any, *, device: str) -> Any:
         asked.append(([one.name for one in images], model.spec.family, settings.steps))
         output.mkdir(parents=True)
-        yield Progress("pre-train", 1, 2)
+        yield Progress("pretrain", 1, 2)
         (output / pretraining.PRETRAINED).touch()
 
     def finetune(*_: Any, pretrained: Path | None, **__: Any) -> Any:

@@ -176,9 +176,9 @@ def test_unlabelled_images_come_first_where_they_are_wanted(
 
     def pretrain(_: Plan) -> Task[None]:
         for step in (1, 2):
-            yield Progress("pre-train", step, 9, "loss 0.5")
+            yield Progress("pretrain", step, 9, "loss 0.5")
         while not may_end.wait(0.05):
-            yield Progress("pre-train", 3, 9, "loss 0.4")
+            yield Progress("pretrain", 3, 9, "loss 0.4")
 
     monkeypatch.setattr(train_model, "_pretrain", pretrain)
     choices = trainer.panel.unlabelled

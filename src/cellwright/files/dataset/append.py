@@ -56,7 +56,7 @@ def append_all(
     folder = Path(folder)
     names = [plain_name(entry.name or entry.image.name) for entry in entries]
     if len(set(names)) < len(names):
-        raise WriteError(f"Images must have names of their own; got {', '.join(names)[:200]}. Rename them.")
+        raise WriteError(f"Images must differ in name; got {', '.join(names)[:200]}. Rename them.")
     with change_folder(folder) as change:
         meta: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
         if (folder / "meta.json").exists():

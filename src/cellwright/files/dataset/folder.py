@@ -256,7 +256,7 @@ def _refuse_twins(names: Sequence[str]) -> None:
     """Raise ReadError where two images have one name, so that none can be told by it."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ReadError(f"Images must have names of their own; {few(twice)} occur twice. Rename them.")
+        raise ReadError(f"Images must differ in name; {few(twice)} occur twice. Rename them.")
 
 
 def _refuse_links(paths: Sequence[Path], folder: Path) -> None:

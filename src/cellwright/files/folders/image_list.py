@@ -219,7 +219,7 @@ def _parser(pattern: str) -> Callable[[str], dict[str, str]]:
     if wrong:
         raise SettingsError(
             f"The pattern of plates has a part {{{wrong[0]}}}, which begins with a digit or is the name of a "
-            "column of the summary. Call it otherwise."
+            "column of the summary. Rename it."
         )
     expression = ""
     for index, piece in enumerate(FIELD.split(pattern)):

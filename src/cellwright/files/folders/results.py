@@ -132,7 +132,7 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     aside = counted_name(Path(f"{name}.json")).as_posix().removesuffix(".json")
     if mark_of(aside, output).exists():
         raise SettingsError(
-            f"{name} cannot be corrected beside {aside}, whose files are called as those that are kept. "
+            f"{name} cannot be corrected beside {aside}, whose files have the names of those that are kept. "
             "Rename that image, and count again."
         )
     sources = [Path(path) for path, *_ in kept["sources"]]

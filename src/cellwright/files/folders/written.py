@@ -52,7 +52,7 @@ def is_as_written(path: Path, n_bytes: int, checksum: int | None, marked_ns: int
 
 def changed_meanwhile(source: Path | str) -> ReadError:
     """Return the error of an image that is no longer what it was when its count began."""
-    return ReadError(f"{source} was changed while it was counted. Count again to have it anew.")
+    return ReadError(f"{source} was changed while it was counted. Count it again.")
 
 
 class Begun(NamedTuple):

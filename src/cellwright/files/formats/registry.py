@@ -49,7 +49,7 @@ class Format:
         try:
             found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
         except MemoryError as error:
-            raise ReadError(f"What {path} tells does not fit into memory. Split it.") from error
+            raise ReadError(f"The content of {path} does not fit into memory. Split it.") from error
         return found
 
     def write(self, path: Path | str, annotation: Sequence[ImageAnnotation]) -> None:

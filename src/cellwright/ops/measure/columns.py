@@ -256,8 +256,8 @@ def keys_of(wanted: Sequence[str], ndim: int = 2) -> tuple[str, ...]:
         found = [column.name for column in _TABLE if name in (column.group, column.name)]
         if not found or COLUMNS[found[0]].group not in MEASURED:
             raise SettingsError(
-                f"There is no measurement {name!r}. Choose of {', '.join(MEASURED)}, or of the columns "
-                f"{', '.join(column.name for column in _TABLE if column.group in MEASURED)}."
+                f"There is no measurement {name!r}. Choose one of {', '.join(MEASURED)}, or one of the "
+                f"columns {', '.join(column.name for column in _TABLE if column.group in MEASURED)}."
             )
         keys.update(dict.fromkeys(found))
     return tuple(key for key in keys if COLUMNS[key].ndim in (0, ndim))

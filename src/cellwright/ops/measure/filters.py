@@ -50,8 +50,8 @@ class ColumnFilter:
         """
         if self.column not in table:
             raise SettingsError(
-                f"There is no column {self.column!r} to filter by. Choose of {', '.join(map(str, table))}, "
-                "or have it measured."
+                f"There is no column {self.column!r} to filter by. Choose one of "
+                f"{', '.join(map(str, table))}, or have it measured."
             )
         values = table[self.column]
         is_text = values.dtype.kind not in "biuf"
@@ -121,7 +121,9 @@ def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> N
     for one in map(parse_filter, rules):
         if one.column in known and not set(str(one.value).split("; ")) <= {*known[one.column]}:
             there = ", ".join(known[one.column]) or "none"
-            raise SettingsError(f"There is no {one.column} {one.value!r} to filter by. Choose of {there}.")
+            raise SettingsError(
+                f"There is no {one.column} {one.value!r} to filter by. Choose one of {there}."
+            )
 
 
 def kept_rows(table: "pandas.DataFrame", filters: Sequence[ColumnFilter]) -> NDArray[np.bool_]:

@@ -40,7 +40,7 @@ class TrackSettings(BoundedSettings):
         {
             "min": 0.0,
             "max": 10_000.0,
-            "tooltip": "Farthest way from frame to frame, in pixels; 0 takes the diameter.",
+            "tooltip": "Farthest a cell may go from frame to frame, in pixels; 0 takes its diameter.",
         },
     ] = 0.0
     max_gap: Annotated[
@@ -48,7 +48,7 @@ class TrackSettings(BoundedSettings):
     ] = 1
     divisions: Annotated[bool, {"tooltip": "Let cells divide."}] = True
     frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 as the file tells."}
+        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 takes what the file tells."}
     ] = 0.0
 
 
@@ -76,7 +76,7 @@ class AnalysisSettings:
     ] = "all"
     keep: Annotated[
         tuple[str, ...],
-        {"tooltip": "Count only cells of which this holds, such as 'area_um2>=20' or 'class=WBC'."},
+        {"tooltip": "Count only cells for which this is true, such as 'area_um2>=20' or 'class=WBC'."},
     ] = ()
     positive: Annotated[
         tuple[str, ...],
@@ -93,14 +93,19 @@ class AnalysisSettings:
     track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False
     track_distance_px: Annotated[
         float,
-        {"min": 0.0, "max": 10_000.0, "tooltip": "Farthest way from frame to frame; 0 takes the diameter."},
+        {
+            "min": 0.0,
+            "max": 10_000.0,
+            "tooltip": "Farthest a cell may go from frame to frame; 0 takes its diameter.",
+        },
     ] = 0.0
     track_gap: Annotated[
         int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}
     ] = 1
     divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
     frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 as the file tells."}
+        float,
+        {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 takes what the file tells."},
     ] = 0.0
 
     def __post_init__(self) -> None:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from html import escape
+from math import ceil
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QDialog, QTextBrowser, QVBoxLayout, QWidget
 
 HELP_KEY = "?"
+SCREEN_SHARE = 0.9  # of the screen that the cheat sheet may take
+FRAME_PX = 60  # beside its text: margins, frame and scroll bar
 N_CLASS_KEYS = 9
 
 
@@ -140,9 +144,17 @@ class CheatSheet(QDialog):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Keys of the annotation")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(18, 8, 18, 14)
-        for text in (cheat_sheet(), NOTE):
-            label = QLabel(text)
-            label.setTextFormat(Qt.TextFormat.RichText)
-            layout.addWidget(label)
+        self.text = QTextBrowser()
+        self.text.setHtml(cheat_sheet() + NOTE)
+        QVBoxLayout(self).addWidget(self.text)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Take the room that the text needs, as far as the screen has it; called by Qt."""
+        super().showEvent(event)
+        document, screen = self.text.document(), self.screen()
+        if document is None or screen is None:
+            return
+        room = SCREEN_SHARE * screen.availableSize()
+        document.setTextWidth(room.width())
+        wanted = QSize(ceil(document.idealWidth()), ceil(document.size().height()))
+        self.resize((wanted + QSize(FRAME_PX, FRAME_PX)).boundedTo(room))

@@ -196,7 +196,7 @@ def images_of(folder: Path) -> list[Path]:
     for path, other in pairwise(sorted(found, key=lambda one: one.stem)):
         if path.stem == other.stem:
             raise ReadError(
-                f"Images need names of their own, by which their labels are kept; {path.name} and "
+                f"Images must differ in name, by which their labels are kept; {path.name} and "
                 f"{other.name} differ in their endings alone. Rename or move one."
             )
     return found

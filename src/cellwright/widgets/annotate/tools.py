@@ -172,7 +172,7 @@ class ToolBox(QObject):
         session = self.session
         if name == "interpolate":
             if session.labels.ndim == 2:
-                raise AnnotationError("Interpolation needs slices; this image is flat. Paint instead.")
+                raise AnnotationError("Interpolation needs slices; this image is 2D. Paint instead.")
             axis = max(session.image.label_axes.find("Z"), 0)  # without Z over time
             part = session.box_of(number)[axis]
             session.interpolate(number, part.start, part.stop - 1)

@@ -321,7 +321,7 @@ class SettingsSection(FoldedPart):
             zero="auto",
         )
         self.ask_model = check_box(
-            "Ask the model to outline added cells", "Without this, an added cell is a disc.", is_on=True
+            "The model outlines added cells", "Without this, an added cell is a disc.", is_on=True
         )
         self.through = check_box(
             "Regions go through all slices", "A complete region that is drawn holds in every slice."
@@ -382,8 +382,8 @@ class FolderSection(FoldedPart):
         self.previous_image = button("◀ Image", "Keep this image and go to the one before it.")
         self.next_image = button("Image ▶", "Keep this image and go to the next one.")
         self.counts_first = check_box(
-            "Count images that have no labels yet",
-            "Without this, such an image begins without cells.",
+            "Count images without labels",
+            "Without this, an image that has no labels yet begins without cells.",
             is_on=True,
         )
         self.total = wrapped_label()

@@ -84,6 +84,7 @@ class PointPromptTool(QObject):
             if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
                 self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
             self._take(None)
+            self._model.tell("")  # how cells are added
             return
         try:
             layer = image_layer(self._model.inputs().layer)

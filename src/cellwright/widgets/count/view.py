@@ -137,10 +137,13 @@ class CountPanel(RegionPanel):
         self.understood = wrapped_label(name="understood")
         form = form_layout()
         form.addRow("Image", self.image)
-        form.addRow("Axes", self.axes)
-        form.addRow("", self.understood)
+        form.addRow("Axes", stack(self.axes, self.understood, spacing_px=2))
         form.addRow("Model", self.model.with_card())
-        self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
+        self._axes_parts = (
+            form.itemAt(1, QFormLayout.ItemRole.LabelRole).widget(),
+            self.axes,
+            self.understood,
+        )
         self.show_axes("")
         return form
 

@@ -227,7 +227,7 @@ class FolderView(QWidget):
         self.whole_plate = button("", "Show the images of all wells.")
         self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
         self.save = button(
-            "Save the corrections into the folder",
+            "Save the corrections",
             "Put the cells as you corrected them in the place of those that were counted, in the files of "
             "the image, the summary and the report. What the model had found is kept beside.",
         )

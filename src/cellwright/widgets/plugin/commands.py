@@ -209,7 +209,10 @@ def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: st
 def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:
     """Write classes into the features of a layer and colour its cells by them. Call it in the GUI thread."""
     if isinstance(layer, Points) and len(layer.data) != len(rows):
-        raise WrongLayerError(f"Points of {layer.name!r} came or went while they were classified. Repeat it.")
+        raise WrongLayerError(
+            f"Points of {layer.name!r} were added or removed while they were being classified. Classify them "
+            "again."
+        )
     names = np.array(classes.names, object)[classes.numbers]
     found = pandas.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
     found = spread(found)

@@ -250,7 +250,7 @@ class ResultsExport(QObject):
         """Take settings from a file."""
         with telling(self._view.message.fail):
             self._on_loaded(load_recipe(path))
-            self._view.message.tell(f"Settings of {path.name} taken.")
+            self._view.message.tell(f"Settings of {path.name} loaded.")
 
     def _image(self) -> Image:
         measured = self._model.measured

@@ -259,7 +259,7 @@ class ResultsModel:
         self.recount()
 
     def set_conditions(self, text: str) -> None:
-        """Count only cells of which this holds: ``area_um2 >= 20 and class = WBC``.
+        """Count only cells for which this is true: ``area_um2 >= 20 and class = WBC``.
 
         SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
         """

@@ -82,7 +82,7 @@ class ResultsWidget(QWidget):
 
     def _fill(self) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
-            self._place.addWidget(PanelScrollArea(self.view))
+            self._place.addWidget(PanelScrollArea(self.view, self.view.page_bar.buttons[0]))
             QTimer.singleShot(FILL_MS, self._fill_page)
 
     def _fill_page(self) -> None:

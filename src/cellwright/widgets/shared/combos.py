@@ -27,7 +27,6 @@ from qtpy.QtWidgets import (
     QStyleOptionComboBox,
     QStylePainter,
     QTextBrowser,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -47,7 +46,7 @@ from cellwright.widgets.shared.napari_private import (
     prepare_labels,
     unwrapped,
 )
-from cellwright.widgets.shared.style import MessageLabel, fill, row
+from cellwright.widgets.shared.style import MessageLabel, button, fill, row
 
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
@@ -418,7 +417,7 @@ class ModelComboBox(PanelComboBox):
             if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPEC), {})):
                 self.add_folder(folder)
         except CellwrightError as error:
-            told = CheckpointError(f"The model of the Preferences is not taken. {error_line(error)}")
+            told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
             QTimer.singleShot(0, lambda: self._tell(told))  # once it is listened to
 
     def _tell(self, error: CellwrightError) -> None:
@@ -427,18 +426,15 @@ class ModelComboBox(PanelComboBox):
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
-        button = QToolButton()
-        button.setText("Card")
-        button.setAutoRaise(True)
-        button.setToolTip(CARD_HELP)
-        button.clicked.connect(self.show_card)
+        card = button("Card", CARD_HELP)
+        card.clicked.connect(self.show_card)
 
         def follow() -> None:
-            button.setEnabled(str(self.currentData()) in self._families)
+            card.setEnabled(str(self.currentData()) in self._families)
 
         self.chosen.connect(follow)
         follow()
-        return row(self, button)
+        return row(self, card)
 
     def show_card(self) -> None:
         """Show the card of the chosen model, or why there is none, in a window of its own."""

@@ -20,7 +20,7 @@ from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import dock_of
+from cellwright.widgets.shared.style import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
@@ -184,6 +184,7 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
         ]
         name = f"{title} ({manager.get_manifest(PLUGIN).display_name})"
         dock = window.add_dock_widget(panel.get_callable()(viewer), name=name, tabify=True)
+        dock.setProperty(HANDED_OVER, True)  # noqa: FBT003 - Qt calls it so
     return dock
 
 

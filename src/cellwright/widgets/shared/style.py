@@ -4,6 +4,7 @@ import logging
 import re
 from typing import TypeVar
 
+from napari import current_viewer
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeyEvent, QKeySequence, QPainter, QPaintEvent, QPen, QShowEvent
@@ -27,6 +28,7 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QSlider,
+    QTabBar,
     QTableView,
     QToolButton,
     QVBoxLayout,
@@ -47,6 +49,7 @@ RING_PX = 2  # of the frame around what has the keys
 DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
 TABS = {"Count a folder": "Folder"}  # words of tabs where the first one of the title does not tell
+HANDED_OVER = "handed over"  # property of a dock that another panel has opened
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
@@ -115,6 +118,13 @@ class _FocusRing(QWidget):
         painter.drawRect(self.rect().adjusted(1, 1, -1, -1))
 
 
+def _show_whole_tabs(window: QWidget | None) -> None:
+    """Let the tabs of docks tell their whole words: those that have no room are reached by arrows."""
+    if isinstance(window, QMainWindow):
+        for bar in window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            bar.setElideMode(Qt.TextElideMode.ElideNone)
+
+
 def _shorten_tab(dock: QDockWidget) -> None:
     """Let the tab of a dock tell one word, that six have room; the bar above the panel tells its name."""
     panel = dock.windowTitle().partition(" (")[0]
@@ -127,10 +137,11 @@ class PanelScrollArea(QScrollArea):
 
     shown = Signal()  # it comes into sight, again or for the first time
 
-    def __init__(self, panel: QWidget) -> None:
+    def __init__(self, panel: QWidget, main: QWidget | None = None) -> None:
+        """Hold a panel; ``main`` is the control that gets the keys when the menu opens it."""
         super().__init__()
         self._width = 0  # that was asked for last
-        self._has_place = False
+        self._main, self._has_place = main, False
         self._wheel = _WheelGuard(self)
         self._ring: _FocusRing | None = None
         QApplication.instance().focusChanged.connect(self._show_ring)  # type: ignore[union-attr]
@@ -162,17 +173,31 @@ class PanelScrollArea(QScrollArea):
         self.shown.emit()
         self.follow_font()
         self._keep_values()
+        QTimer.singleShot(0, self._settle)  # once napari has placed the dock
+
+    def _settle(self) -> None:
+        dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
+        if dock is None:
+            return
         if not self._has_place:
             self._has_place = True
-            QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
-
-    def _join_others(self) -> None:
-        """Make the dock a tab beside those of other panels: napari's menu docks them below each other."""
-        dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
-        window = None if dock is None else dock.parentWidget()
-        if dock is not None:
             _shorten_tab(dock)
-        if dock is None or not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
+            self._join_others(dock)
+            self._take_keys(dock)
+        _show_whole_tabs(dock.parentWidget())
+
+    def _take_keys(self, dock: QDockWidget) -> None:
+        """Give the keys to the main control where the menu has opened the panel and no tool is drawing."""
+        viewer = current_viewer()
+        active = None if viewer is None else viewer.layers.selection.active
+        is_drawing = active is not None and not active.mouse_pan
+        if self._main is not None and not is_drawing and not dock.property(HANDED_OVER):
+            self._main.setFocus()
+
+    def _join_others(self, dock: QDockWidget) -> None:
+        """Make the dock a tab beside those of other panels: napari's menu docks them below each other."""
+        window = dock.parentWidget()
+        if not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
             return
         area = window.dockWidgetArea(dock)
         for other in window.findChildren(QDockWidget):
@@ -200,7 +225,7 @@ class PanelScrollArea(QScrollArea):
                 font.setPointSizeF(size)
                 one.setFont(font)
         for spin in panel.findChildren(QAbstractSpinBox):
-            line = spin.lineEdit()
+            line = spin.findChild(QLineEdit)  # lineEdit() fails once Python has let go of it
             if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
                 spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
         around: QWidget | None = self

@@ -53,7 +53,7 @@ METHOD_HELP = (
     "are hidden."
 )
 OWN_STAGES = ("write", "begin", "read")  # the others are those of counting
-MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
+MOVES = ("pretrain", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
 SCROLL_BAR_PX = 24  # at most
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
@@ -185,7 +185,7 @@ class UnlabelledChoices(QWidget):
         super().__init__()
         choices = QWidget()
         self.wanted = check_box(
-            "Learn from unlabelled images first",
+            "Unlabelled images first",
             "Pretrain on images of the same kind without annotation, before the annotated ones.",
         )
         choices.setVisible(False)
@@ -215,7 +215,7 @@ class UnlabelledChoices(QWidget):
         if self.images.folder is None:
             raise SettingsError(
                 "Unlabelled images to learn from first need a folder; none is chosen. Choose one, or untick "
-                "'Learn from unlabelled images first'."
+                "'Unlabelled images first'."
             )
         return self.images.folder
 
@@ -353,7 +353,7 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     if progress.stage not in MOVES:
         return "Checking the model on the images set aside for it…"
     parts = [f"Step {progress.done:,} of {progress.total:,}"]
-    if progress.stage == "pre-train":
+    if progress.stage == "pretrain":
         parts.insert(0, "Unlabelled images")
     if progress.note and progress.stage != "epoch":  # its scores are in the curves
         parts.append(progress.note)

@@ -44,7 +44,7 @@ class TrainWidget(QWidget):
         self.panel.check_box.addWidget(self.data_check)
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
-        area = PanelScrollArea(self.panel)
+        area = PanelScrollArea(self.panel, self.panel.train)
         area.shown.connect(self.panel.device.find_devices)
         stack(area, into=self)
         self._connect()
