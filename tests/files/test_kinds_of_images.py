@@ -733,11 +733,11 @@ def test_buckets_are_given_up_as_soon():
         ("a.heic", b"\0\0\0\x18ftypheic", r"a \.heic file\. Save it as PNG or TIFF"),
         ("a.mp4", b"\0\0\0\x18ftypmp42", r"a \.mp4 file\. Save its frames"),
         ("unknown", b"\x89HDF\r\n\x1a\n" + bytes(64), r"HDF5 of an unknown kind\. Open it in Fiji"),
-        ("a.tif", b"%PDF-1.4\n%%EOF\n\xff", "is a PDF, no image"),
-        ("a.xlsx", b"PK\3\4" + bytes(64), "is a zip archive or an office document, no image"),
-        ("b.tif", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, no image"),
+        ("a.tif", b"%PDF-1.4\n%%EOF\n\xff", "is a PDF, not an image"),
+        ("a.xlsx", b"PK\3\4" + bytes(64), "is a zip archive or an office document, not an image"),
+        ("b.tif", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not an image"),
         ("c.tif", b"cell,area\r\n1,2\r\n", "is text, not an image"),
-        ("empty.png", b"", "is empty, no image"),
+        ("empty.png", b"", "is empty, not an image"),
     ],
 )
 def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, name, content, told):

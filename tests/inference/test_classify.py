@@ -207,7 +207,9 @@ def test_going_on_on_the_cpu_is_told(scene, monkeypatch):
     )
     after = run(classify(result_of(cells, image), image, classifier(), CPU))
     np.testing.assert_array_equal(after.cells.classes, is_bright)
-    assert after.notices[1:] == ("The classifier does not fit into the memory of meta; went on on the CPU.",)
+    assert after.notices[1:] == (
+        "The classifier does not fit into the memory of meta; went on with the CPU.",
+    )
 
 
 def test_less_is_taken_at_once_when_memory_runs_out(scene):

@@ -1177,10 +1177,10 @@ def test_cells_are_classified_where_the_count_found_them(tmp_path, draw_blobs, s
     def classes(cells, *given):
         seen.append(cells.points)
         found = yield from predict_classes(cells, *given)
-        return replace(found, notice="The classifier went on on the CPU.")
+        return replace(found, notice="The classifier went on with the CPU.")
 
     monkeypatch.setattr(type(small_blocks), "decode", beside)
     monkeypatch.setattr(second_pass, "predict_classes", classes)
     found = run(count_streamed(job_of(image, tmp_path, small_blocks, classifier="blood")))
-    assert found.notices.count("The classifier went on on the CPU.") == 1
+    assert found.notices.count("The classifier went on with the CPU.") == 1
     np.testing.assert_allclose(seen[0][:, -2:], read(tmp_path)[1][["y", "x"]], atol=1e-3)

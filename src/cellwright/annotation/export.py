@@ -33,7 +33,7 @@ class ExportSettings:
     split: Annotated[
         str, {"tooltip": "What the image is for: train, val or test. One that is replaced stays where it is."}
     ] = "train"
-    group: Annotated[str, {"tooltip": "Kind of image, fluo say: kinds are learnt in equal parts."}] = ""
+    group: Annotated[str, {"tooltip": "Kind of image, fluo say: kinds are learned in equal parts."}] = ""
     name: Annotated[str, {"tooltip": "Name in the dataset; empty takes that of the image."}] = ""
     is_complete: Annotated[
         bool,

@@ -111,7 +111,7 @@ def why_not_read(path: Path, start: bytes) -> str:
     elif not kind and start.isascii() and start.decode().replace("\n", " ").replace("\r", " ").isprintable():
         kind = "text"
     if kind:
-        return f"Expected an image; {path} is {kind}, no image. Copy or export the image itself again."
+        return f"Expected an image; {path} is {kind}, not an image. Copy or export the image itself again."
     return ""
 
 

@@ -201,7 +201,7 @@ class _Runner:
             self.batch_size //= 2
         elif self._device.type != "cpu":
             self.notice = (
-                f"The classifier does not fit into the memory of {self._device}; went on on the CPU."
+                f"The classifier does not fit into the memory of {self._device}; went on with the CPU."
             )
             self._device = torch.device("cpu")
             self._dtype = choose_dtype(self._device)

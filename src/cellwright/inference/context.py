@@ -46,7 +46,7 @@ TOO_WIDE = (
     "Set it to that of a cell."
 )
 LABELS = (
-    "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
+    "The pixels of {!r} look like labels of cells that are outlined already; they were counted as an image. "
     "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
     "napari and open Results."
 )

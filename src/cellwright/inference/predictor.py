@@ -159,7 +159,7 @@ class Engine:
                 raise
         if not self._networks:
             self._move(torch.device("cpu"))
-            self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
+            self.notice = f"The model does not fit into the memory of {device}; went on with the CPU."
 
     def _forward(self, windows: Images) -> Tensor:
         """Return the mean raw output of all networks and mirrored images."""

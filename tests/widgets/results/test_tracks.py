@@ -163,7 +163,7 @@ def test_a_deleted_layer_of_tracks_does_not_come_back(tracked: ResultsWidget, qt
     tracked.model.set_conditions("y < 20")
     settle(tracked, qtbot)
     assert "cells tracks" not in tracked.viewer.layers
-    assert tracked.view.tracks.summary.text() == "Other cells count since. Press Track again."
+    assert tracked.view.tracks.summary.text() == "The cells that count have changed. Press Track again."
     assert tracked.model.lineages() is None
     assert "track" not in tracked.viewer.layers["cells"].features
     assert tracked.view.tracks.frame.rowCount() == 0

@@ -236,7 +236,7 @@ _TABLE = (
         "step",
         "Step",
         "tracks",
-        "Way of the centre since the frame before in which the track was seen.",
+        "Distance of the centre from where the track was seen last.",
         LENGTH_UNITS,
     ),
 )

@@ -99,7 +99,7 @@ HINTS = {
     "region": "Drag a box in which every cell is annotated. Space held down: move the image.",
     "class": "Click the cells of this class.",
 }
-IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
+IDLE_HINT = "Choose a tool, or use its key over a cell. Press ? for all keys."
 AWAY_HINT = "Keys do nothing here: choose the layer {!r} or a tool, and they work again."
 
 PAST = {  # what is told once a tool was used on a cell

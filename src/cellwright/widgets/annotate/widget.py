@@ -230,7 +230,9 @@ class AnnotateWidget(QWidget):
             return
         self.model.context.review.set_disagreement(found)
         n = sum(value >= DIFFERENT for value in found.values())
-        self.model.told.emit(f"Of {len(found):,} cells the model sees {n:,} otherwise in the mirrored image.")
+        self.model.told.emit(
+            f"The model sees {n:,} of {len(found):,} cells differently in the mirrored image."
+        )
 
     # -- tools --------------------------------------------------------------------------------------------
 

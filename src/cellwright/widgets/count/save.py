@@ -104,7 +104,7 @@ class SettingsFileTool(QObject):
         with telling(self._model.fail):
             recipe = load_recipe(path)
             not_here = self.take(recipe)
-            told = f"Settings of {path.name} taken; count to use them.{not_here}"
+            told = f"Settings of {path.name} loaded; count to use them.{not_here}"
             if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
                 told += " What it tells of filters, borders and measurements is for Results."
             self._model.tell(told)

@@ -137,10 +137,11 @@ class CountPanel(RegionPanel):
         self.understood = wrapped_label(name="understood")
         form = form_layout()
         form.addRow("Image", self.image)
-        form.addRow("Axes", stack(self.axes, self.understood, spacing_px=2))
+        axes = stack(self.axes, self.understood, spacing_px=2)
+        form.addRow("Axes", axes)
         form.addRow("Model", self.model.with_card())
         self._axes_parts = (
-            form.itemAt(1, QFormLayout.ItemRole.LabelRole).widget(),
+            form.labelForField(axes),
             self.axes,
             self.understood,
         )

@@ -18,7 +18,7 @@ from cellwright.widgets.shared.jobs import debouncer
 
 TRACK_MS = 300  # after the last change of which cells count
 NOT_IN_TIME = "Cells are tracked in time series: frames (TYX) or linked volumes (TZYX)."
-OUTDATED = "Other cells count since. Press Track again."
+OUTDATED = "The cells that count have changed. Press Track again."
 
 Found = tuple[NDArray[np.bool_], TrackSettings, Tracks]
 
@@ -132,7 +132,7 @@ class TrackTool(QObject):
             self._page.summary.setText(OUTDATED)
         if self._is_on:
             self._is_stale = True
-            self._page.summary.setText("Other cells count: linking them again…")
+            self._page.summary.setText("The cells that count have changed: linking them again…")
             self._soon.throttle()
 
     def _on_tracks_changed(self) -> None:
