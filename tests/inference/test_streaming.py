@@ -692,6 +692,43 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     assert any("3 places" in notice for notice in found.notices) == (sorted(zooms)[1] != 1)
 
 
+@pytest.mark.parametrize("kept", ["whole", "lost", "no room"])
+def test_blocks_that_the_scale_was_tried_on_are_predicted_once(
+    tmp_path, draw_blobs, small_blocks, monkeypatch, kept
+):
+    small_blocks.spec = replace(small_blocks.spec, divisor=32)  # places and blocks are cut alike
+    image = Image(draw_blobs((256, 384)).image, "YX")
+    keep = plan._keep_maps
+    monkeypatch.setattr(plan, "_keep_maps", lambda *_: None)
+    run(count_streamed(job_of(image, tmp_path / "again", small_blocks)))
+
+    def kept_or_not(job, made, trials):
+        keep(job, made, trials)
+        files = list(job.files.parts.glob("*.maps.npz"))
+        assert len(files) == (0 if kept == "no room" else 3)
+        if kept == "lost":
+            for file in files:
+                file.write_bytes(b"")
+
+    monkeypatch.setattr(plan, "_keep_maps", kept_or_not)
+    if kept == "no room":
+        monkeypatch.setattr(plan, "atomic_write", Mock(side_effect=WriteError("full")))
+    predicted = Mock(wraps=context.predict_maps)
+    monkeypatch.setattr(context, "predict_maps", predicted)
+    job = job_of(image, tmp_path / "once", small_blocks)
+    with closing(count_streamed(job)) as task:  # a run that goes on has them, too
+        while not list(job.files.parts.glob("*.csv")):
+            next(task)
+    run(count_streamed(job))
+    n_blocks = len(blocks_of(image, StreamPlan(None, 128, 64)))
+    assert predicted.call_count == n_blocks + (0 if kept == "whole" else 3)
+    ours, theirs = (read(tmp_path / folder)[0] for folder in ("once", "again"))
+    assert ours.any()
+    assert np.array_equal(ours, theirs)
+    tables = [(tmp_path / folder / "image.cells.csv").read_bytes() for folder in ("once", "again")]
+    assert tables[0] == tables[1]
+
+
 def test_blocks_together_promise_what_the_whole_promises(tmp_path, draw_blobs, small_blocks, monkeypatch):
     class AsTheWorst:
         closer_below = 0.0

@@ -86,6 +86,7 @@ class Preparation(NamedTuple):
     facts: FactCollector | None = None  # takes what a part tells of how well it was counted
     colouring: Scaling | None = None  # of slices before their neighbours colour them, where these do
     channel: int | None = None  # the only one that is looked at; None for three colours
+    maps: Maps | None = None  # of a part, where they are known already
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class CountContext:
     zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
+    maps: Maps | None = None  # of the image, where they are known already
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
@@ -166,6 +168,8 @@ class CountContext:
 
     def predict(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[list[Maps]]:
         """Return the maps of each frame of a batch, in model pixels; what was read of the image is let go."""
+        if self.maps is not None and batch.shape == self.frames.shape:
+            return [self.maps]
         if not progress.done:
             yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
         shape = zoomed(batch.shape, zoom)
@@ -240,15 +244,17 @@ def open_context(
     frames = _as_prepared(frames, preparation)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
-    zoom, networks = None, None
+    zoom, networks, maps = None, None, None
     if preparation is None:
         scaling = scaling_of(frames, spec)
     else:
         scaling, zoom, networks = preparation[:3]
+        maps = preparation.maps
     try:
         lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
         with lent as engine:
-            yield CountContext(frames, scaling, engine, settings, in_pixels, zoom, channels=seen.scalings)
+            context = CountContext(frames, scaling, engine, settings, in_pixels, zoom)
+            yield replace(context, channels=seen.scalings, maps=maps)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

@@ -177,8 +177,8 @@ def prepare(
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     block_px: int = 0,
-) -> Task[Preparation]:
-    """Return how the pixels of an image are to be brought to what a model knows.
+) -> Task[tuple[Preparation, list[ScaleTrial]]]:
+    """Return how the pixels of an image are to be brought to what a model knows, and what that was tried on.
 
     The scale is estimated at up to three places of a large image, each as long as a block or, where given,
     ``block_px``; the middle one of the three stands.
@@ -187,10 +187,10 @@ def prepare(
     with open_context(image, load_models(model), settings, engine) as whole:
         context = replace(whole, block_px=block_px)
         if context.is_blank:
-            return context.prepared(1.0)
+            return context.prepared(1.0), []
         context = yield from in_best_colour(context)
-        trial, _, n_places = yield from _trials(context)
-    return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places)
+        trial, trials, n_places = yield from _trials(context)
+    return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places), trials
 
 
 def predict(

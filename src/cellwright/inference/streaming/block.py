@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Image, Labels, Provenance, Result
+from cellwright.core.data import Cells, Image, Labels, Maps, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
@@ -65,7 +67,8 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
         preparation = preparation._replace(zoom=preparation.zoom * factor)
     calibration = calibration_of(job.models)
     facts = FactCollector(calibration)
-    preparation = preparation._replace(facts=facts)
+    maps = job.files.maps(block)
+    preparation = preparation._replace(facts=facts, maps=_read_maps(maps))
     counting = count_with_prediction(
         part, job.models, settings, job.recipe.engine, keep_maps=False, preparation=preparation
     )
@@ -86,6 +89,14 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
         write_text(job.files.fit(block), json.dumps(facts.sums.tolist()))
     with atomic_write(job.files.part(block)) as path:
         table.to_csv(path, index=False, float_format=in_digits)
+    maps.unlink(missing_ok=True)
+
+
+def _read_maps(path: Path) -> Maps | None:
+    """Return the maps of a block that were kept; None where there are none."""
+    with suppress(OSError, EOFError, ValueError, BadZipFile), np.load(path) as stored:
+        return dict(stored)  # else lost by a computer that stopped
+    return None
 
 
 def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import write_text
+from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
@@ -25,6 +25,7 @@ from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import Recipe
+from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import InputFiles
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
@@ -251,6 +252,10 @@ class StreamFiles(NamedTuple):
         """Return the cells that a block leaves to those that come later; there before its table."""
         return self.parts / f"{block.number:06}.left.npz"
 
+    def maps(self, block: StreamBlock) -> Path:
+        """Return the maps of a block that was looked at to find the scale; there until it is counted."""
+        return self.parts / f"{block.number:06}.maps.npz"
+
     def fit(self, block: StreamBlock) -> Path:
         """Return what a block tells of how well it was counted; there where the model is calibrated."""
         return self.parts / f"{block.number:06}.facts.json"
@@ -346,9 +351,29 @@ def kept_plan(job: StreamJob) -> StreamPlan | None:
 def make_plan(job: StreamJob) -> Task[StreamPlan]:
     """Return how the blocks of an image are to be counted, with the scale estimated."""
     block_px = _block_size(job, 1.0)[0]
-    preparation = yield from prepare(job.image, job.models, job.settings, job.recipe.engine, block_px)
+    found = yield from prepare(job.image, job.models, job.settings, job.recipe.engine, block_px)
+    preparation, trials = found
     plan = StreamPlan(preparation, *_block_size(job, preparation.zoom))
-    return plan._replace(level=_level_for(job.image, plan))
+    plan = plan._replace(level=_level_for(job.image, plan))
+    _keep_maps(job, plan, trials)
+    return plan
+
+
+def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -> None:
+    """Write the maps of blocks that the scale was tried on as they will be counted.
+
+    Where there is no room for them, they are predicted again.
+    """
+    for old in job.files.parts.glob("*.maps.npz"):
+        old.unlink()
+    if plan.level or job.image.label_axes != "YX":
+        return
+    counted_with = plan.preparation.zoom, plan.preparation.scaling
+    alike = [one for one in trials if one.predicted and (one.zoom, one.scaling) == counted_with]
+    for block, trial in product(blocks_of(job.image, plan), alike):
+        if trial.predicted is not None and trial.batch.block.read == block.tile.read:
+            with suppress(WriteError), atomic_write(job.files.maps(block)) as path, path.open("wb") as file:
+                np.savez(file, **trial.predicted.maps[0])
 
 
 def factor_of(image: Image, level: int) -> int:
