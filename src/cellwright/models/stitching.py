@@ -63,6 +63,14 @@ class Unclaimed(NamedTuple):
         return is_inside
 
 
+class DoneBlock(NamedTuple):
+    """A block that was done, and what it means to those that come later."""
+
+    tile: Tile
+    left: Unclaimed  # what it leaves to them
+    centres: NDArray[np.float32] = np.zeros((0, 2), np.float32)  # (N, D) of its own cells without labels
+
+
 class CellStitcher:
     """Collects the cells of all blocks into one table and one labels array; row i stays label i + 1.
 
@@ -79,9 +87,7 @@ class CellStitcher:
         if has_labels:
             self._labels = np.zeros((*lead_shape, *shape), np.int32)
         self._faint: NDArray[np.bool_] | None = None
-        self._centres: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
-        self._before: dict[int, list[Tile]] = defaultdict(list)
-        self._left: dict[int, list[Unclaimed]] = defaultdict(list)
+        self._done: dict[int, list[DoneBlock]] = defaultdict(list)  # by frame
         self._parts = [Cells.empty(len(lead_shape) + 2)]
         self._n_cells = 0
 
@@ -90,27 +96,20 @@ class CellStitcher:
         lead = np.unravel_index(frame, self.lead_shape)
         corner = _corner(block).astype(np.float32)
         is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
-        before = self._before[frame]
-        left = [one.take(one.inside([block.core])) for one in self._left[frame]]
-        cells = decoded
+        done, cells, window = self._done[frame], decoded, None
         if self._labels is not None:
             window = self._labels[lead][block.read]
             if decoded.labels is None:
                 raise TypeError("Cells of a block must come with labels; this model gave none.")
-            if not is_whole:
-                cells, later = own_outlines(decoded, block, window, before, left)
-            self._write(cells, window)
-            if decoded.faint is not None:
-                if self._faint is None:
-                    self._faint = np.zeros(self._labels.shape, np.bool_)
-                self._faint[lead][block.core] = decoded.faint[block.local]
-        elif not is_whole:
-            centres = self._centres[frame]
-            cells, later = own_centres(decoded, block, centres, before, left)
-            centres.append(cells.points + corner)
         if not is_whole:
-            before.append(block)
-            self._left[frame].append(later)
+            cells, left = own_cells(decoded, block, done, window)
+            done.append(DoneBlock(block, left, cells.points + corner))
+        if window is not None:
+            self._write(cells, window)
+        if decoded.faint is not None and self._labels is not None:
+            if self._faint is None:
+                self._faint = np.zeros(self._labels.shape, np.bool_)
+            self._faint[lead][block.core] = decoded.faint[block.local]
         self._n_cells += len(cells)
         self._parts.append(
             replace(
@@ -215,35 +214,30 @@ class DensityStitcher:
         )
 
 
-def own_outlines(
-    cells: Cells, block: Tile, window: Labels, before: Sequence[Tile], left: Sequence[Unclaimed]
+def own_cells(
+    cells: Cells, block: Tile, before: Sequence[DoneBlock], window: Labels | None
 ) -> tuple[Cells, Unclaimed]:
-    """Return the block's own cells, with labels, and those that are left to blocks that come later.
+    """Return the block's own cells, and those that are left to blocks that come later.
 
-    ``cells`` are what was found in the window of ``block``, in its pixels, labels int32 (Y, X) or (Z, Y, X);
-    ``window`` is what the labels of the whole image hold there. ``before`` are the blocks done before it that
-    it meets, and ``left`` what these have left in its core.
+    ``cells`` are what was found in the window of ``block``, in its pixels; ``before`` are the blocks done
+    before it, at least those that it meets. ``window`` is what the labels of the whole image hold there,
+    int32 (Y, X) or (Z, Y, X); None where cells have no labels.
     """
+    if window is None:
+        return _own_centres(cells, block, before)
     assert cells.labels is not None
     own = _not_taken(cells, cells.labels, block, window)
-    open_now, later = _sorted_out(_unclaimed(cells, block), before, left)
+    open_now, later = _sorted_out(_unclaimed(cells, block), block, before)
     if not len(open_now.cells):
         return own, later
     return _with_free(own, open_now, block, window), later
 
 
-def own_centres(
-    cells: Cells,
-    block: Tile,
-    earlier: Sequence[NDArray[np.float32]],
-    before: Sequence[Tile],
-    left: Sequence[Unclaimed],
-) -> tuple[Cells, Unclaimed]:
-    """Return the same of cells without labels; ``earlier`` are centres (N, D) found before, of the image."""
+def _own_centres(cells: Cells, block: Tile, before: Sequence[DoneBlock]) -> tuple[Cells, Unclaimed]:
     from scipy.spatial import cKDTree  # slow to import
 
     corner = _corner(block)
-    standing = [_in_slices(one - corner) for one in earlier]
+    standing = [_in_slices(one.centres - corner) for one in before]
     if len(cells) and sum(map(len, standing)):  # each of those before is the nearest one here, and no other
         distance, nearest = cKDTree(_in_slices(cells.points)).query(np.concatenate(standing))
         is_same = distance <= SAME_CENTRE * np.sqrt(cells.areas[nearest])
@@ -251,7 +245,7 @@ def own_centres(
         is_new[nearest[is_same]] = False
         cells = cells.take(is_new)
     own = cells.take(claimed(cells.points, block))
-    open_now, later = _sorted_out(_unclaimed(cells, block), before, left)
+    open_now, later = _sorted_out(_unclaimed(cells, block), block, before)
     centres = _in_slices(open_now.cells.points - corner)
     reach = SAME_CENTRE * np.sqrt(open_now.cells.areas)
     distance, _ = cKDTree(np.concatenate([*standing, _in_slices(own.points)])).query(centres)
@@ -300,12 +294,10 @@ def _unclaimed(cells: Cells, block: Tile) -> Unclaimed:
     return Unclaimed(_moved(bare, corner), pixels)
 
 
-def _sorted_out(
-    seen: Unclaimed, before: Sequence[Tile], left: Sequence[Unclaimed]
-) -> tuple[Unclaimed, Unclaimed]:
+def _sorted_out(seen: Unclaimed, block: Tile, before: Sequence[DoneBlock]) -> tuple[Unclaimed, Unclaimed]:
     """Return what no block will claim any more, the surest first, and what is left to later ones."""
-    is_open = seen.inside([one.core for one in before])
-    parts = [seen.take(is_open), *left]
+    is_open = seen.inside([one.tile.core for one in before])
+    parts = [seen.take(is_open), *(one.left.take(one.left.inside([block.core])) for one in before)]
     cells = Cells.concatenate([part.cells for part in parts])
     together = Unclaimed(cells, [one for part in parts for one in part.pixels])
     surest_first = np.lexsort((*cells.points.T, -cells.scores))

@@ -32,8 +32,7 @@ from cellwright.inference.streaming.plan import (
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
-from cellwright.models.stitching import Unclaimed, boxes_with_lead, own_centres, own_outlines, with_lead
-from cellwright.ops.geometry.tiles import Window
+from cellwright.models.stitching import DoneBlock, Unclaimed, boxes_with_lead, own_cells, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
@@ -196,16 +195,18 @@ def _cells_written(job: StreamJob, plan: StreamPlan, block: StreamBlock, result:
     """Write the labels of a block's own cells, if they have any, and what it leaves; return their table."""
     blocks = blocks_of(job.image, plan)
     numbers = labels_of(block, len(blocks))
-    before = [other for other in blocks if other.round < block.round and other.overlaps(block)]
-    left = [_read_left(job.files.left(other), block.tile.core) for other in before]
-    if result.cells.labels is None:
-        earlier = [_centres(job.files.part(other), block) for other in before]
-        tiles = [other.tile for other in before]
-        cells, later = own_centres(result.cells, block.tile, earlier, tiles, left)
-        _check_room(cells, numbers)
+    has_labels, files = result.cells.labels is not None, job.files
+    done = []
+    for other in blocks:
+        if other.round < block.round and other.overlaps(block):
+            one = DoneBlock(other.tile, _read_left(files.left(other)))
+            done.append(one if has_labels else one._replace(centres=_centres(files.part(other), block)))
+    if has_labels:
+        cells, later = _written(job, block, result.cells, numbers, done)
     else:
-        cells, later = _written(job, block, result.cells, numbers, before, left)
-    _write_left(job.files.left(block), later)
+        cells, later = own_cells(result.cells, block.tile, done, None)
+        _check_room(cells, numbers)
+    _write_left(files.left(block), later)
     table = _table(job.image, block, result, cells)
     table["label"] += numbers.start - 1
     return table
@@ -221,8 +222,7 @@ def _written(
     block: StreamBlock,
     cells: Cells,
     numbers: range,
-    before: Sequence[StreamBlock],
-    left: Sequence[Unclaimed],
+    before: Sequence[DoneBlock],
 ) -> tuple[Cells, Unclaimed]:
     """Write the labels of a block's own cells; return these, and what is left to later blocks.
 
@@ -233,7 +233,7 @@ def _written(
     labels = open_array(path)
     window = np.asarray(labels[place])
     window[(window >= numbers.start) & (window < numbers.stop)] = 0
-    own, later = own_outlines(cells, block.tile, window, [other.tile for other in before], left)
+    own, later = own_cells(cells, block.tile, before, window)
     _check_room(own, numbers)
     assert own.labels is not None
     np.copyto(window, own.labels + np.int32(numbers.start - 1), where=own.labels > 0)
@@ -257,14 +257,11 @@ def _write_left(path: Path, left: Unclaimed) -> None:
         np.savez(file, pixels=pixels, n_pixels=np.array([*map(len, left.pixels)], np.intp), **columns)
 
 
-def _read_left(path: Path, core: Window) -> Unclaimed:
-    """Return what a block has left in the core of another one."""
+def _read_left(path: Path) -> Unclaimed:
+    """Return what a block has left to those that come later."""
     with np.load(path) as stored:
-        cells = Cells(*(stored[name] for name in LEFT))
         pixels = np.split(stored["pixels"], np.cumsum(stored["n_pixels"]))[:-1]
-    left = Unclaimed(cells, pixels)
-    own = left.take(left.inside([core]))
-    return own._replace(pixels=[part.copy() for part in own.pixels])  # the rest is let go
+        return Unclaimed(Cells(*(stored[name] for name in LEFT)), pixels)
 
 
 def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> pandas.DataFrame:
