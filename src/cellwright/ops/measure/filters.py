@@ -1,7 +1,7 @@
 """Which cells are counted, by their border and by any column, and which are positive for markers."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import isnan, nan
@@ -238,12 +238,20 @@ def copositive_table(table: "pandas.DataFrame", channels: Sequence[str]) -> "pan
     """
     import pandas
 
+    rows = [
+        (name, int(agrees.sum()), agrees.mean() if len(table) else 0.0)
+        for name, agrees in marker_groups(table, channels)
+    ]
+    return pandas.DataFrame(rows, columns=["markers", "count", "share"])
+
+
+def marker_groups(
+    table: "pandas.DataFrame", channels: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield each combination of markers, positive ones first (``ch1+ ch2-``), and which rows are of it."""
     positive = [table[f"positive_{channel}"].to_numpy(bool) for channel in channels]
-    rows = []
     for signs in product((True, False), repeat=len(channels)):
         agrees = np.ones(len(table), bool)
         for has, wanted in zip(positive, signs, strict=True):
             agrees &= has == wanted
-        name = " ".join(f"{channel}{'-+'[wanted]}" for channel, wanted in zip(channels, signs, strict=True))
-        rows.append((name, int(agrees.sum()), agrees.mean() if len(table) else 0.0))
-    return pandas.DataFrame(rows, columns=["markers", "count", "share"])
+        yield " ".join(f"{one}{'-+'[wanted]}" for one, wanted in zip(channels, signs, strict=True)), agrees

@@ -29,6 +29,7 @@ from cellwright.ops.measure.filters import (
     check_texts,
     copositive_table,
     kept_rows,
+    marker_groups,
     otsu,
     parse_filter,
 )
@@ -396,7 +397,8 @@ class ResultsModel:
             classes = measured.table["class"].to_numpy(object)
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
         if by == "markers" and self.thresholds:
-            return self._marker_groups(measured.table)
+            groups = marker_groups(measured.table, tuple(self.thresholds))
+            return {name: self.kept & rows for name, rows in groups}
         if by == "frame" and measured.frames.shape[1]:
             return self._frame_groups(measured)
         return {"all": self.kept}
@@ -542,16 +544,6 @@ class ResultsModel:
         for index in np.ndindex(*lengths):
             name = " ".join(f"{axis} {at}" for axis, at in zip(axes, index, strict=False))
             found[name] = self.kept & (frames == np.array(index)).all(axis=1)
-        return found
-
-    def _marker_groups(self, table: pandas.DataFrame) -> dict[str, NDArray[np.bool_]]:
-        names = list(self.thresholds)
-        positive = np.stack([table[f"positive_{name}"].to_numpy(bool) for name in names], axis=1)
-        found = {}
-        for signs in np.ndindex(*(2,) * len(names)):
-            wanted = np.array(signs) == 0
-            title = " ".join(f"{name}{'-+'[int(sign)]}" for name, sign in zip(names, wanted, strict=True))
-            found[title] = self.kept & (positive == wanted).all(axis=1)
         return found
 
 
