@@ -351,6 +351,15 @@ class Provenance:
         settings, sizes = {"engine": {"link": link}}, image.pixel_size_um
         return cls("", "", "", settings, image.name, image.shape, image.axes, sizes, "", 0.0, image.source)
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the outlines in the slices of a volume, if there were some, were linked to cells in 3D."""
+        return bool(self.settings.get("engine", {}).get("link", True))
+
+    def noting(self, **facts: Any) -> Self:
+        """Return the same with further settings, in the place of those of the same name."""
+        return replace(self, settings={**self.settings, **facts})
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

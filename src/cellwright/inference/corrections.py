@@ -169,8 +169,7 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
     else:
         if np.shape(cells) != image.label_shape:
             raise misfit(image, np.shape(cells))
-        is_volume = settings.get("engine", {}).get("link", True)
-        found = result_of_labels(cells, image, is_volume=is_volume).result.cells
+        found = result_of_labels(cells, image, is_volume=machine.provenance.is_linked).result.cells
         told = pieces_notice(cells, "the corrected labels")
         machine = replace(machine, notices=(*machine.notices, *[told] * bool(told)))
     provenance = replace(machine.provenance, settings=settings)
@@ -228,7 +227,7 @@ def _told(
     is_drawn, is_changed = corrected.is_drawn[rows], corrected.is_changed[rows]
     n = int(is_changed.sum()) + corrected.n_removed
     told = f"{n} cell{'s' * (n != 1)} corrected by hand; the model had found {plain_count(machine.count)}."
-    provenance = replace(result.provenance, settings={**result.provenance.settings, CORRECTED: n})
+    provenance = result.provenance.noting(**{CORRECTED: n})
     result = replace(result, notices=(*result.notices, told), provenance=provenance)
     columns = {"score": np.where(is_drawn, np.nan, result.cells.scores), "edited": is_changed}
     if analysis is not None:

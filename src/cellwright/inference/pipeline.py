@@ -250,7 +250,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     cells = decode(prediction, first, settings, collector)
     fit = collector.expected_f1([cells])
     found_in = result.provenance
-    if found_in.settings["engine"]["link"]:
+    if found_in.is_linked:
         cells, _ = _linked(cells, found_in, first, settings)
     found = {**found_in.settings, family.name: asdict(settings)}
     found.pop("expected_f1", None)

@@ -62,8 +62,7 @@ def read_result(output: Path, name: str, image: Image, *, as_counted: bool = Fal
     table = _read_cells(files["cells.csv"])
     if files["labels.tif"].exists():
         labels = read_label_image(files["labels.tif"], image)
-        is_linked = found.provenance.settings.get("engine", {}).get("link", True)
-        measured, numbers = result_of_labels(labels, image, is_volume=is_linked)
+        measured, numbers = result_of_labels(labels, image, is_volume=found.provenance.is_linked)
         cells = measured.cells
     else:
         points, boxes = places_of(table, image.label_axes)

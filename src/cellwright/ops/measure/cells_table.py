@@ -137,8 +137,7 @@ def _columns(result: Result) -> dict[str, Any]:
 
 def is_volumetric(result: Result) -> bool:
     """Return whether cells reach through slices, which were linked."""
-    is_linked = result.provenance.settings.get("engine", {}).get("link", True)
-    return bool(is_linked) and label_axes(result).endswith("ZYX")
+    return result.provenance.is_linked and label_axes(result).endswith("ZYX")
 
 
 def cell_ndim(result: Result) -> int:

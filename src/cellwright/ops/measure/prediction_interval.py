@@ -182,7 +182,7 @@ def with_calibration(result: Result, settings: DensitySettings) -> Result:
         count=float(density.sum(dtype=np.float64)),
         maps={"density": density},
         interval=count_interval(density, settings, given["count_error"]),
-        provenance=replace(result.provenance, settings={**given, "density": asdict(settings)}),
+        provenance=result.provenance.noting(density=asdict(settings)),
         notices=tuple(notice for notice in result.notices if not notice.startswith("Corrected by ")),
     )
 
