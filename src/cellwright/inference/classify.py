@@ -81,12 +81,11 @@ def classify(
     """
     chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
-    settings = {**result.provenance.settings, **classifier_facts(classifier)}
     return replace(
         result,
         cells=replace(result.cells, classes=classes.numbers),
         notices=tuple(filter(None, (*result.notices, classes.notice))),
-        provenance=replace(result.provenance, settings=settings),
+        provenance=result.provenance.noting(**classifier_facts(classifier)),
     )
 
 

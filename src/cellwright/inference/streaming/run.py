@@ -333,8 +333,7 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
     facts: dict[str, Any] = {"analysis": asdict(job.recipe.analysis), "thresholds": dict(selected.thresholds)}
     if job.recipe.classifier:
         facts |= classifier_facts(job.recipe.classifier)
-    settings = {**result.provenance.settings, **facts}
-    return replace(result, provenance=replace(result.provenance, settings=settings))
+    return replace(result, provenance=result.provenance.noting(**facts))
 
 
 def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:

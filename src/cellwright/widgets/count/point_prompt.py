@@ -378,7 +378,7 @@ def added_task(
     for frame, cell in found:
         cells = with_cell(cells, frame, cell)
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
-    provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
+    provenance = result.provenance.noting(**{ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     shown = yield from show_task(replace(counted.request, outputs=outputs), more)
     return replace(shown, request=counted.request)
