@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cellwright.core.errors import SettingsError
+from cellwright.ops.codecs import flow as flow_module
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import match_labels
@@ -35,6 +36,15 @@ def test_decoding_undoes_encoding(look):
     assert n_true > 40
     assert sum(match.true_positives for match in matches) >= 0.96 * n_true
     assert abs(sum(match.n_predicted for match in matches) - n_true) <= 0.03 * n_true
+
+
+def test_pixels_walk_alike_however_many_at_once(monkeypatch):
+    labels = drawn(1)
+    flow, mask = labels_to_flow(labels), labels > 0
+    together = flow_to_labels(flow, mask)
+    assert together.max() > 5
+    monkeypatch.setattr(flow_module, "PIXELS_AT_ONCE", 1000)
+    assert np.array_equal(flow_to_labels(flow, mask), together)
 
 
 def test_small_crowded_cells_are_counted_right():
