@@ -79,6 +79,26 @@ def relabel(labels: NDArray[np.integer]) -> Labels:
     return renumbered
 
 
+def each_frame(labels: NDArray[np.integer], axes: str) -> NDArray[np.integer]:
+    """Return labels as (frames, Y, X), or (frames, Z, Y, X) where ``axes`` end so; one frame without time."""
+    ndim = 3 if axes.endswith("ZYX") else 2
+    return labels.reshape(-1, *labels.shape[-ndim:])
+
+
+def relabel_frames(labels: NDArray[np.integer], axes: str) -> Labels:
+    """Return labels renumbered 1..N without gaps, frame by frame, so that no two frames share a number.
+
+    Cells that were tracked keep theirs over time: such a number is a cell in each of its frames.
+    """
+    renumbered = np.zeros(labels.shape, np.int32)
+    n = 0
+    for frame, into in zip(each_frame(labels, axes), each_frame(renumbered, axes), strict=True):
+        cells = relabel(frame)
+        into[...] = cells + np.int32(n) * (cells > 0)
+        n += int(cells.max(initial=0))
+    return renumbered
+
+
 def as_int32(labels: NDArray[np.integer]) -> Labels:
     """Return labels as int32, renumbered 1..N where a number is too large for that."""
     if labels.max(initial=0) > np.iinfo(np.int32).max:

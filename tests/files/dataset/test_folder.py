@@ -81,6 +81,21 @@ def test_stacks_and_their_labels_are_read(tmp_path, rng, write_meta):
     assert found.max() == 1
 
 
+@pytest.mark.parametrize(("axes", "expected"), [("TYX", [[1, 2], [3]]), ("ZYX", [[1, 2], [2]])])
+def test_a_number_is_a_cell_in_each_frame_of_a_film_and_one_cell_in_a_volume(
+    tmp_path, rng, write_meta, axes, expected
+):
+    labels = np.zeros((2, 20, 24), np.uint16)
+    labels[0, 1:4, 1:4], labels[:, 8:12, 8:12] = 3, 7  # 7 is tracked from frame to frame
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for folder, data in (("images", rng.integers(0, 255, labels.shape).astype(np.uint8)), ("masks", labels)):
+        tifffile.imwrite(tmp_path / folder / "s.tif", data, imagej=True, metadata={"axes": axes})
+    write_meta(tmp_path, {"split": {"train": ["s"]}})
+    _, found = read_dataset(tmp_path).items[0].annotated()
+    assert [np.unique(frame[frame > 0]).tolist() for frame in found] == expected
+
+
 def test_what_has_no_image_or_no_labels_is_left_out(folder):
     (folder / "masks" / "a.tif").unlink()
     (folder / "images" / "b.c.tif").unlink()

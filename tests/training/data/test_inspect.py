@@ -187,6 +187,29 @@ def test_regions_are_counted_and_what_lies_outside_is_not(good):
     assert "2 regions" in part.summary()
 
 
+def to_film(folder, name, masks):
+    """Make a film of two frames of an image; the cells keep their numbers over time, as tracked ones do."""
+    path = folder / "images" / f"{name}.tif"
+    for file, frame in ((path, tifffile.imread(path)), (folder / "masks" / f"{name}.tif", masks)):
+        film = np.stack([frame, frame])
+        tifffile.imwrite(file, film, imagej=True, metadata={"axes": "TYX"})
+
+
+def test_cells_of_a_film_are_those_of_its_frames(good):
+    before = look(good)
+    for name in "abc":
+        to_film(good, name, labels_of(good, name))
+    film = look(good)
+    assert film.n_cells == tuple(2 * n for n in before.n_cells)
+    assert film.sizes == pytest.approx(before.sizes)
+    assert film.warnings == before.warnings
+
+
+def test_a_mask_of_a_film_is_told(good):
+    to_film(good, "a", (labels_of(good, "a") > 0).astype(np.uint16))
+    assert codes(good)[0] == "one-label"
+
+
 @pytest.fixture
 def reads(good, monkeypatch):
     """Names of the images that were read so far."""

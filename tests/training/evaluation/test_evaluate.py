@@ -70,6 +70,16 @@ def test_an_oracle_scores_one(dataset, oracle_model):
     assert list(scores["all"]["ap"]) == [f"{threshold:.2f}" for threshold in IOU_THRESHOLDS]
 
 
+def test_a_film_of_tracked_cells_is_judged_frame_by_frame(dataset, oracle_model):
+    name = dataset.items[0].name
+    for path in (dataset.items[0].image_path, dataset.items[0].truth_path):
+        frame = tifffile.imread(path)
+        tifffile.imwrite(path, np.stack([frame, frame]), imagej=True, metadata={"axes": "TYX"})
+    (film,) = run(evaluate(dataset.select(names=[name]), oracle_model, engine=CPU)).images
+    assert film.n_true == film.n_predicted > 0
+    assert film.score == 1
+
+
 def test_what_lies_outside_of_the_regions_is_not_judged(dataset, oracle_model):
     item = replace(dataset.items[0], regions=(((0, 0), (64, 30)),))
     labels = item.read()[1]

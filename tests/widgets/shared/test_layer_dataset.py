@@ -90,6 +90,16 @@ def test_labels_that_do_not_fit_are_told(viewer: ViewerModel) -> None:
         dataset.items[0].annotated()
 
 
+def test_a_number_is_a_cell_in_each_frame_of_a_film(viewer: ViewerModel) -> None:
+    labels = np.zeros((2, 30, 40), int)
+    labels[:, 5:15, 5:15] = 4
+    viewer.add_image(np.zeros(labels.shape), name="film", axis_labels=("t", "y", "x"))
+    viewer.add_labels(labels, name="tracked")
+    _, truth = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True).items[0].annotated()
+    assert isinstance(truth, np.ndarray)
+    assert truth.max(axis=(1, 2)).tolist() == [1, 2]
+
+
 def test_nothing_chosen_is_told() -> None:
     with pytest.raises(WrongLayerError, match="none is chosen"):
         dataset_of([], [], is_complete=True)

@@ -47,7 +47,7 @@ from cellwright.files.formats.coco import is_coco
 from cellwright.files.formats.image_annotation import ImageAnnotation, chosen, labels_of
 from cellwright.files.formats.registry import recognise
 from cellwright.files.images import read_image
-from cellwright.ops.labels import annotate
+from cellwright.ops.labels import annotate, each_frame, relabel_frames
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
@@ -104,7 +104,7 @@ class Item:
             )
         found = labels_of(self.truth_path, "The pixels", labels, image.label_axes, self.name)
         assert found.labels is not None
-        return image, found.labels
+        return image, relabel_frames(found.labels, image.label_axes)
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
         """Return the image with all that is known of its cells: labels, or an annotation.
@@ -163,9 +163,11 @@ class PairedItem(Item):
                 "the folder."
             )
         if found.labels is not None:
+            labels, axes = found.labels, image.label_axes
             if len(found) == 1:
-                return image, np.asarray(ndimage.label(found.labels)[0], np.int32)
-            return image, found.labels
+                pieces = [ndimage.label(frame)[0] for frame in each_frame(labels, axes)]
+                labels = np.stack(pieces).reshape(labels.shape)
+            return image, relabel_frames(labels, axes)
         found = found.with_boxes()
         height, width = image.label_shape[-2:]
         assert found.points is not None

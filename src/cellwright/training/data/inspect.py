@@ -16,7 +16,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import frames
-from cellwright.ops.labels import equivalent_diameters, measure
+from cellwright.ops.labels import each_frame, equivalent_diameters, keep, measure
 from cellwright.training.data.split import is_inside
 
 TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the more an annotation tells
@@ -144,9 +144,9 @@ def _read(seen: _Seen, item: Item) -> None:
     seen.several_channels += [item.name] * bool(notice)
     seen.constant += [item.name] * bool(np.min(image.data) == np.max(image.data))
     if not isinstance(truth, Annotation):
-        n, kind = _add_labels(seen, item, truth), "masks"
+        n, kind = _add_labels(seen, item, truth, image.label_axes), "masks"
     elif truth.labels is not None:
-        n, kind = _add_labels(seen, item, truth.labels), "masks"
+        n, kind = _add_labels(seen, item, truth.labels, image.label_axes), "masks"
     else:
         inside = is_inside(truth.points, item.regions)
         n, kind = int(inside.sum()), "points"
@@ -162,14 +162,27 @@ def _read(seen: _Seen, item: Item) -> None:
         seen.classes.update(item.classes[number] for number in truth.classes if number >= 0)
 
 
-def _add_labels(seen: _Seen, item: Item, labels: Labels) -> int:
-    """Note the diameters of the cells and whether they look like a mask; return how many there are."""
+def _add_labels(seen: _Seen, item: Item, labels: Labels, axes: str) -> int:
+    """Note the diameters of the cells and whether they look like a mask; return how many there are.
+
+    The diameters are those in each plane, by which a model brings images to its own.
+    """
     areas, points, _ = measure(labels)
     inside = (areas > 0) & is_inside(points[:, -2:], item.regions)
-    seen.diameters.append(equivalent_diameters(areas[inside], labels.ndim))
-    if len(areas) == 1 and ndimage.label(labels > 0)[1] >= PIECES:
+    for plane in keep(labels, inside).reshape(-1, *labels.shape[-2:]):
+        in_plane = np.bincount(plane.ravel())[1:].astype(np.float32)
+        seen.diameters.append(equivalent_diameters(in_plane[in_plane > 0]))
+    if _is_mask(each_frame(labels, axes)):
         seen.masks.append(item.name)
     return int(inside.sum())
+
+
+def _is_mask(frames: NDArray[np.integer]) -> bool:
+    """Return whether no frame has more than one label, and one has it in several places."""
+    filled = [frame for frame in frames if frame.any()]
+    if any(frame.max() != frame[frame > 0].min() for frame in filled):
+        return False
+    return any(ndimage.label(frame)[1] >= PIECES for frame in filled)
 
 
 def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator[Warning]:

@@ -17,7 +17,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
-from cellwright.ops.labels import as_int32, relabel
+from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_image
 from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
@@ -71,7 +71,7 @@ class LayerItem(Item):
                 f"Labels must have the image's shape {expected}; got {got} for {self.name!r}. Choose the "
                 "layer that belongs to this image."
             )
-        return self.picture, relabel(self.labels)
+        return self.picture, relabel_frames(self.labels, self.picture.label_axes)
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
         """Return the image and what is known of its cells."""
