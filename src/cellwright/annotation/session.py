@@ -249,6 +249,15 @@ class AnnotationSession:
         """How many edits undo can take back."""
         return len(self.history.done)
 
+    def edited_ids(self) -> NDArray[np.int32]:
+        """Return the numbers of the cells that edits have given other voxels than at first, ascending."""
+        first = self.labels.copy()
+        for command in reversed(self.history.done):
+            for change in command.inverse().changes:
+                change.apply(first)
+        differs = first != self.labels
+        return np.intersect1d(self.ids(), np.union1d(first[differs], self.labels[differs]))
+
     @property
     def undo_name(self) -> str:
         """What undo would take back, '' when nothing."""

@@ -22,6 +22,7 @@ from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
+from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 from cellwright.widgets.shared.point_prompt import yx
 
@@ -139,6 +140,33 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert widget.panel.offer.isHidden()
     widget.model.session.undo()
     assert 3 in widget.model.session
+
+
+def test_what_is_known_of_the_cells_comes_back_with_the_edits(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot
+) -> None:
+    """Scores and classes of the count, and which cells were changed by hand."""
+    widget.viewer.add_image(blobs.image, name="blobs")
+    n = int(blobs.labels.max())
+    known = {"score": np.r_[np.nan, np.full(n, 0.75)], "class": np.array(["", *"ab" * n][: n + 1], object)}
+    labels = widget.viewer.add_labels(blobs.labels.copy(), name="cells", features=known)
+    session = start(widget)
+    session.delete(1)
+    session.grow(2)
+    session.merge(3, 4)
+    session.grow(5)
+    session.undo()
+    expected = session.ids()
+    widget.viewer.layers.remove(labels)  # as a crash would
+    widget.show()
+    qtbot.waitUntil(lambda: not widget.panel.offer.isHidden(), timeout=LIMIT_MS)
+    widget.panel.resume.click()
+    rows = features_by_number(widget.viewer.layers["blobs annotation"])
+    assert rows["label"].dropna().tolist() == expected.tolist()
+    assert rows.index[rows["edited"] == True].tolist() == [2, 3]  # noqa: E712 - some are empty
+    assert rows["score"].dropna().index.tolist() == [i for i in expected if i not in (2, 3)]
+    assert set(rows["score"].dropna()) == {0.75}
+    assert rows["class"][expected].tolist() == ["ab"[(i - 1) % 2] for i in expected]
 
 
 def test_what_was_begun_is_looked_for_beside_the_viewer(

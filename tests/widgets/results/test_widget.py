@@ -311,6 +311,47 @@ def test_an_interval_is_told_of_its_own_count_alone(
     assert "interval" not in panel.view.line.text()
 
 
+def test_it_says_that_cells_were_deleted_by_hand_also_where_none_is_left_to_show_it(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
+) -> None:
+    result = counted(blobs)
+    shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    tell_results(viewer, result, shown)
+    read(panel)
+    assert "by hand" not in panel.view.line.text()
+    choose_rows(panel, 1)
+    panel.view.delete.click()
+    read(panel)
+    assert panel.view.number.text() == str(len(blobs) - 1)
+    assert "changed by hand" in panel.view.line.text()
+    assert "Cells were deleted by hand." in panel.model.analysis().notices
+    shown.undo()
+    read(panel)
+    assert "by hand" not in panel.view.line.text()
+
+
+@pytest.mark.parametrize("kind", ["outlines", "volume", "points"])
+def test_the_example_of_a_filter_can_be_used(
+    viewer: ViewerModel, qtbot: QtBot, read: Read, kind: str
+) -> None:
+    viewer.add_image(np.zeros((4, 20, 20)), name="stack", axis_labels=("z", "y", "x"))
+    labels = np.zeros((4, 20, 20), int)
+    labels[1:3, 2:9, 2:9] = 1
+    {
+        "outlines": lambda: viewer.add_labels(labels[1], name="cells"),
+        "volume": lambda: viewer.add_labels(labels, name="cells"),
+        "points": lambda: viewer.add_points([[1, 5, 5]], name="cells"),
+    }[kind]()
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.view.layer.choose(viewer.layers["cells"])
+    read(panel)
+    panel.model.set_conditions(panel.view.filter.placeholderText().removeprefix("Filter: "))
+    assert (panel.model.n_cells, panel.model.n_kept) == (1, 0 if kind == "points" else 1)
+
+
 def test_the_number_of_a_density_tells_its_image(viewer: ViewerModel, qtbot: QtBot, blobs: Any) -> None:
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)

@@ -66,6 +66,8 @@ class AnnotationLayer:
         self.layer.preserve_labels = True
         self.layer.n_edit_dimensions = 2
         self._colour()
+        if self._has_classes and "class" not in layer.features:  # the journal knows them
+            self._write_classes(session.ids())
         forget_history(layer)
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)

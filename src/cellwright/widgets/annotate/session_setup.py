@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
-from cellwright.widgets.shared.layer_factory import features_by_number
+from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
 from cellwright.widgets.shared.regions import RegionLayers, regions_of
@@ -157,7 +158,22 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     """
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
-    return OpenedSession(session, source, _layer_of(session, source, None))
+    layer = _layer_of(session, source, None)
+    _tell_cells(layer, session)
+    return OpenedSession(session, source, layer)
+
+
+def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
+    """Tell in the features of a layer what the journal knows of its cells, as those of a count are told."""
+    ids = session.ids()
+    if not len(ids):
+        return
+    scores = np.array([session.score_of(number) for number in ids])
+    edited = np.isin(ids, session.edited_ids())
+    rows = pandas.DataFrame({"label": ids, "edited": edited}, index=ids)
+    if (scores != 1).any():  # a model gave them
+        rows["score"] = np.where(edited, np.nan, scores)
+    set_features(layer, spread(rows))
 
 
 def start_or_resume(

@@ -153,6 +153,17 @@ class ResultsModel:
         return event.interval
 
     @property
+    def by_hand(self) -> str:
+        """How many cells were drawn or changed by hand, or that some were deleted since; '' for none."""
+        event, measured = self.count_event, self.measured
+        if measured is not None and measured.n_edited:
+            return f"{measured.n_edited:,} by hand"
+        if event is None or measured is None or not measured.snapshot.is_edited:
+            return ""
+        is_its = is_same_count(measured.result.provenance, event.provenance)
+        return "changed by hand" if is_its and self.n_cells != round(event.count) else ""
+
+    @property
     def regions(self) -> RegionSet:
         """Where cells are counted."""
         if self.measured is None:
@@ -447,6 +458,8 @@ class ResultsModel:
             notices.append(f"{self.n_cells - self.n_kept} of {self.n_cells} cells were left out.")
         if measured.n_edited:
             notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
+        elif self.by_hand:
+            notices.append("Cells were deleted by hand.")
         if self.gate is not None:
             notices.append(f"Only cells inside a gate drawn over {self.gate.x} and {self.gate.y} count.")
         return Analysis(

@@ -178,7 +178,7 @@ class ResultsView(RegionPanel):
 
     def _cells_page(self) -> QWidget:
         self.filter = QLineEdit()
-        self.filter.setPlaceholderText("Filter: area_px >= 20 and score > 0.5")
+        self.filter.setPlaceholderText("Filter")
         self.filter.setClearButtonEnabled(True)
         self.filter.setToolTip(
             "Count only cells for which this is true: a column, one of < <= > >= = != and a value; several "

@@ -1,5 +1,6 @@
 """The results panel: the number, the table of cells and plots of a layer, linked to the viewer."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ DRAW_HINT = (
     "and frame."
 )
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
+
+
+def filter_example(columns: Sequence[Any]) -> str:
+    """Return what a filter may look like for cells with these columns."""
+    sizes = [name for name in ("area_um2", "volume_um3", "area_px", "volume_px") if name in columns]
+    conditions = [f"{name} >= 20" for name in sizes[:1]] + ["score > 0.5"] * ("score" in columns)
+    return f"Filter: {' and '.join(conditions) or 'y >= 20'}"
 
 
 class ResultsWidget(QWidget):
@@ -244,6 +252,8 @@ class ResultsWidget(QWidget):
         if measured is not None and not has_outlines:
             hint = "Points have no outlines to measure within. Count with a model that outlines."
         self.view.measure_hint.setText(hint)
+        if measured is not None:
+            self.view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
         if measured is not None and "class" in measured.table:
             self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
 
@@ -285,11 +295,7 @@ class ResultsWidget(QWidget):
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
             parts = [f"{total}cells{in_planes(model.measured.result)}"]
-            if model.measured.n_edited:
-                parts.append(f"{model.measured.n_edited:,} by hand")
-            if model.nuclei_text:
-                parts.append(model.nuclei_text)
-            view.line.setText(" · ".join(parts))
+            view.line.setText(" · ".join(filter(None, (*parts, model.by_hand, model.nuclei_text))))
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
 
