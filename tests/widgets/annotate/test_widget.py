@@ -169,6 +169,13 @@ def test_what_is_known_of_the_cells_comes_back_with_the_edits(
     assert rows["class"][expected].tolist() == ["ab"[(i - 1) % 2] for i in expected]
 
 
+def test_the_layer_tells_which_channel_is_annotated(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(np.stack([blobs.image] * 2), name="two", axis_labels=("c", "y", "x"))
+    widget.panel.channel.setCurrentIndex(1)
+    start(widget)
+    assert widget.viewer.layers["two annotation"].metadata[METADATA]["channel"] == 1
+
+
 def test_what_was_begun_is_looked_for_beside_the_viewer(
     widget: AnnotateWidget, blobs: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

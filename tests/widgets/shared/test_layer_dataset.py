@@ -100,6 +100,29 @@ def test_a_number_is_a_cell_in_each_frame_of_a_film(viewer: ViewerModel) -> None
     assert truth.max(axis=(1, 2)).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("counted", [False, True])
+def test_what_is_learned_from_is_the_channel_of_the_cells(
+    viewer: ViewerModel, lead: tuple[int, ...], counted: bool
+) -> None:
+    data = np.zeros((*lead, 2, 30, 40))
+    data[..., 1, :, :] = 7
+    image = viewer.add_image(data, name="two", axis_labels=("t", "c", "y", "x")[-data.ndim :])
+    own: dict[str, Any] = {"source": str(image.unique_id), "is_preview": False}
+    own |= {"settings": {"engine": {"channel": 1}}} if counted else {"annotation": "labels", "channel": 1}
+    labels = np.zeros((*lead, *(1,) * len(lead), 30, 40), int)
+    labels[..., 5:15, 5:15] = 1
+    viewer.add_labels(labels, name="cells", metadata={"cellwright": own})
+    (pair,) = pairs(viewer.layers)
+    for own_channel in (True, False):
+        (item,) = dataset_of([pair], viewer.layers, is_complete=True, own_channel=own_channel).items
+        picture, truth = item.annotated()
+        assert picture.label_shape == np.shape(truth) == (*lead, 30, 40)
+        assert ("C" in picture.axes) != own_channel
+        if own_channel:
+            assert np.min(picture.data) == np.max(picture.data) == 7
+
+
 def test_nothing_chosen_is_told() -> None:
     with pytest.raises(WrongLayerError, match="none is chosen"):
         dataset_of([], [], is_complete=True)

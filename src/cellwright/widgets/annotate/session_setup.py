@@ -25,7 +25,7 @@ from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
-from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
+from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
 from cellwright.widgets.shared.regions import RegionLayers, regions_of
 
@@ -147,7 +147,7 @@ def start_session(
         raise WrongLayerError(
             f"Begin with Labels, Points or Shapes; got {type(start).__name__} {start.name!r}."
         )
-    return OpenedSession(session, source, _layer_of(session, source, start))
+    return OpenedSession(session, source, _layer_of(session, source, start, channel))
 
 
 def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
@@ -158,7 +158,7 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     """
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
-    layer = _layer_of(session, source, None)
+    layer = _layer_of(session, source, None, channel)
     _tell_cells(layer, session)
     return OpenedSession(session, source, layer)
 
@@ -279,12 +279,16 @@ def _columns(table: Any, n: int) -> Columns:
     return Columns(scores, np.array([index.get(value, -1) for value in values], np.int16), names)
 
 
-def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -> Labels:
+def _layer_of(
+    session: AnnotationSession, source: Source, start: Layer | None, channel: Channel | None = None
+) -> Labels:
     """Return the layer to show a session: the one it began with where that lies right, else a new one."""
     shown = session.labels
     if source.channel_axis is not None:
         shown = np.expand_dims(shown, source.channel_axis)
-    own = {ANNOTATION: "labels", "source": source.layer_id}
+    own: dict[str, Any] = {ANNOTATION: "labels", "source": source.layer_id}
+    if channel is not None and channel.index is not None:
+        own[CHANNEL_INDEX] = channel.index
     if isinstance(start, Labels) and not start.multiscale and start.data.shape == shown.shape:
         known = start.metadata.get(METADATA, {})
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}

@@ -11,7 +11,7 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.data import CHANNEL, Annotation, Image, Labels, without_channels
 from cellwright.core.errors import ReadError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
@@ -20,7 +20,7 @@ from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_image
-from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
+from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
@@ -48,6 +48,14 @@ class Pair:
         """Whether a model found these cells and nobody has corrected them since in the annotation widget."""
         own = self.annotation.metadata.get(METADATA, {})
         return "source" in own and ANNOTATION not in own
+
+    @property
+    def channel(self) -> int | None:
+        """Number of the one channel that the cells were found or drawn in; None where that is not told."""
+        own = self.annotation.metadata.get(METADATA, {})
+        engine = dict(dict(own.get("settings") or {}).get("engine") or {})
+        number: int | None = None if engine.get("channels") else engine.get("channel")
+        return own.get(CHANNEL_INDEX, number)  # type: ignore[no-any-return]  # as we have written it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,9 @@ def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
     return images[0] if len(images) == 1 else None
 
 
-def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool) -> Dataset:
+def dataset_of(
+    chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool, own_channel: bool = False
+) -> Dataset:
     """Return annotated layers as a dataset in memory; call it in the GUI thread.
 
     WrongLayerError where nothing was chosen.
@@ -120,6 +130,8 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
         Of the viewer; rectangles in its layers of complete regions say where the annotation is complete.
     is_complete
         Whether each cell is annotated, within the regions if there are any.
+    own_channel
+        Whether of several channels the one alone is taken that the cells were found or drawn in.
     """
     if not chosen:
         raise WrongLayerError(
@@ -130,6 +142,8 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
     items: list[Item] = []
     for pair in chosen:
         image = image_of(pair.image)
+        if own_channel and pair.channel is not None:
+            image = _one_channel(image, pair.channel)
         name = _free_name(image.name, [item.name for item in items])
         image = replace(image, name=name)
         labels, points = _annotation_of(pair, image)
@@ -151,6 +165,16 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
             )
         )
     return Dataset(HERE, tuple(items))
+
+
+def _one_channel(image: Image, number: int) -> Image:
+    """Return a channel of an image as an image; the whole where it has no such channel, or colours."""
+    axis = image.axes.find(CHANNEL)
+    if axis < 0 or image.axes.endswith(CHANNEL) or number >= image.shape[axis]:
+        return image
+    data = image.data[(slice(None),) * axis + (number,)]
+    axes, names = without_channels(image.axes), image.channel_names[number : number + 1]
+    return replace(image, data=data, axes=axes, channel_names=names, channel_colors=(), levels=())
 
 
 def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.float32] | None]:

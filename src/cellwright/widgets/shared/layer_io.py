@@ -46,6 +46,7 @@ from cellwright.widgets.shared.napari_private import add_in_turns, camera_of
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
+CHANNEL_INDEX = "channel"  # key there: number of the channel that is annotated
 LEAST_SCREEN_PX = 0.025  # of a layer, below which marks would vanish
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 

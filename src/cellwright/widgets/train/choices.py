@@ -69,7 +69,8 @@ class TrainChoices(QObject):
         folder: Path | None = self._panel.data.folder
         if folder is not None:
             return folder
-        return dataset_of(self.chosen, self._viewer.layers, is_complete=self._panel.complete.isChecked())
+        is_complete = self._panel.complete.isChecked()
+        return dataset_of(self.chosen, self._viewer.layers, is_complete=is_complete, own_channel=True)
 
     def plan(self) -> tuple[Plan, Dataset | None]:
         """Return what is to be trained, and the layers to keep for it where it learns from these.
