@@ -20,9 +20,9 @@ from cellwright.ops.labels import keep, measure
 from cellwright.widgets.compare.model import RingPixels, whole_progress
 from cellwright.widgets.compare.view import compare_line
 from cellwright.widgets.compare.widget import CompareWidget
-from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import pairs
 from cellwright.widgets.shared.layer_io import REGIONS_NAME
+from cellwright.widgets.shared.model_combos import model_events
 
 LIMIT_MS = 60_000
 LAYER = "blobs disagreement"

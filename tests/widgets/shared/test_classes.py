@@ -15,8 +15,8 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.inference import classify as engine
 from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared import combos
-from cellwright.widgets.shared.combos import classifiers
+from cellwright.widgets.shared import model_combos
+from cellwright.widgets.shared.model_combos import classifiers
 
 Settled = Callable[[CountWidget], None]
 
@@ -42,7 +42,9 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.
         )
 
     monkeypatch.setattr(engine, "classify", classify)
-    monkeypatch.setattr(combos, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")])
+    monkeypatch.setattr(
+        model_combos, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")]
+    )
     made = CountWidget(viewer)
     qtbot.addWidget(made)
     return made

@@ -21,14 +21,12 @@ from cellwright.models.store import ModelEntry
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin.image_reader import read_layers
-from cellwright.widgets.shared import combos
-from cellwright.widgets.shared.combos import (
+from cellwright.widgets.shared import combos, model_combos
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image
+from cellwright.widgets.shared.model_combos import (
     DeviceComboBox,
-    LayerComboBox,
     ModelCard,
     ModelComboBox,
-    PanelComboBox,
-    is_image,
     model_events,
     model_title,
 )
@@ -186,16 +184,16 @@ def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(
         yield Progress("devices", 0, 1)
         raise ImportError("libtorch is cut short")
 
-    found = combos.device_task
-    monkeypatch.setattr(combos, "device_task", broken)
-    monkeypatch.setattr(combos, "show_warning", told.append)
+    found = model_combos.device_task
+    monkeypatch.setattr(model_combos, "device_task", broken)
+    monkeypatch.setattr(model_combos, "show_warning", told.append)
     box = DeviceComboBox()
     qtbot.addWidget(box)
     box.find_devices()
     qtbot.waitUntil(lambda: bool(told), timeout=30_000)
     assert told == ["The devices of this machine could not be listed: ImportError: libtorch is cut short"]
     assert box.device == "auto"
-    monkeypatch.setattr(combos, "device_task", found)
+    monkeypatch.setattr(model_combos, "device_task", found)
     area = PanelScrollArea(QWidget())
     qtbot.addWidget(area)
     area.shown.connect(box.find_devices)
@@ -211,7 +209,7 @@ def test_a_panel_in_sight_names_the_devices(
         yield Progress("devices", 0, 1)
         return (("cpu", "CPU"),)
 
-    monkeypatch.setattr(combos, "device_task", quick)
+    monkeypatch.setattr(model_combos, "device_task", quick)
     widget = panel(viewer)
     qtbot.addWidget(widget)
     box = widget.findChild(DeviceComboBox)

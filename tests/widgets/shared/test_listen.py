@@ -16,8 +16,8 @@ from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import messages
 from cellwright.widgets.shared.cells.followers import cells_news, follow
-from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.messages import listen, news_of
+from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.train.widget import TrainWidget
 
 

@@ -24,7 +24,7 @@ from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.combos import ModelComboBox
+from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
 from cellwright.widgets.shared.style import MessageLabel
 from cellwright.widgets.train.widget import TrainWidget

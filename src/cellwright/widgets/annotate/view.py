@@ -26,10 +26,11 @@ from qtpy.QtWidgets import (
 
 from cellwright.models import registry
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox
 from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shapes
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,

@@ -20,10 +20,11 @@ from qtpy.QtWidgets import (
 
 from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.model import COLOURS, Compared, usual_pair
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
+from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     MessageLabel,
     chip,

@@ -23,7 +23,6 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.coordinates import (
     AXES,
     NO_CHANNELS,
@@ -37,6 +36,7 @@ from cellwright.widgets.shared.coordinates import (
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,

@@ -33,9 +33,10 @@ from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
-from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
+from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
+from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.style import (
     FoldedPart,

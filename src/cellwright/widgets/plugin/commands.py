@@ -31,7 +31,6 @@ from cellwright.widgets.count.model import (
 )
 from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
-from cellwright.widgets.shared.combos import classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import (
@@ -43,6 +42,7 @@ from cellwright.widgets.shared.layer_factory import (
 )
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
 from cellwright.widgets.shared.messages import tell_results, telling
+from cellwright.widgets.shared.model_combos import classifiers
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:

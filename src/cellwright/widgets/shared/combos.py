@@ -1,67 +1,36 @@
-"""Boxes to choose from that fill themselves: layers, channels, models, classifiers, devices."""
+"""Boxes to choose from that fill themselves; those of layers and their channels."""
 
-from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
-from napari.utils.notifications import show_warning
-from psygnal import Signal
-from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDialog,
-    QDialogButtonBox,
     QFileDialog,
-    QHBoxLayout,
     QLineEdit,
     QListWidget,
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
-    QTextBrowser,
-    QVBoxLayout,
     QWidget,
 )
 
-from cellwright.core.errors import CellwrightError, CheckpointError, error_line
-from cellwright.core.tasks import Progress, Task
-from cellwright.models import registry, store
-from cellwright.models.spec import SPEC, ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
-from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_factory import bright_colours
 from cellwright.widgets.shared.messages import listen
-from cellwright.widgets.shared.napari_private import (
-    free_in_own_context,
-    preferences,
-    prepare_labels,
-    unwrapped,
-)
-from cellwright.widgets.shared.style import MessageLabel, button, fill, row
+from cellwright.widgets.shared.napari_private import free_in_own_context, unwrapped
+from cellwright.widgets.shared.style import MessageLabel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
-CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
-CARD_SIZE_PX = (640, 560)
 LETTERS = 6  # that a box has room for in the narrowest panel
-
-
-class ModelEvents:
-    """Tells of changes to the folder of the user's models, to every model list of this process."""
-
-    changed = Signal()
-
-
-model_events = ModelEvents()
 
 
 class PanelComboBox(QComboBox):
@@ -309,239 +278,3 @@ class ChannelComboBox(PanelComboBox):
         entries = [(channel.title, channel) for channel in channels]
         self.fill(entries, self.channel, otherwise="none")
         self.setEnabled(len(entries) > 1)
-
-
-class ModelComboBox(PanelComboBox):
-    """The models that travel with the package and the user's own, by what they give back.
-
-    Parameters
-    ----------
-    accepts
-        Tells whether a model is listed.
-    after
-        Further entries, titles and data.
-    usual
-        Gives the name to choose where the chosen one is gone, from the family of each; else it is the first.
-    otherwise
-        Shown where there is no model.
-    folders
-        Title of the dialog in which a model folder can be chosen too; empty for none.
-    """
-
-    failed = QtSignal(object)  # CellwrightError: the chosen folder holds no model
-
-    def __init__(
-        self,
-        help_text: str = "What finds the cells.",
-        *,
-        accepts: Callable[[store.ModelEntry], bool] = lambda _: True,
-        after: Iterable[tuple[str, Any]] = (),
-        usual: Callable[[Mapping[str, str]], str | None] = lambda _: None,
-        otherwise: str = "none",
-        folders: str = "",
-    ) -> None:
-        super().__init__(help_text, folders=folders)
-        self._accepts, self._after, self._usual, self._otherwise = accepts, tuple(after), usual, otherwise
-        self._families: dict[str, str] = {}
-        listen(model_events.changed, self.refresh, self)
-        self.refresh()
-
-    def shortened(self, text: str, room_px: int) -> str:
-        """Return a title that fits; the name of the model, at its end, is kept for the longest."""
-        name, short = text.rpartition(" · ")[2], super().shortened(text, room_px)
-        if short.endswith(name):
-            return short
-        return super().shortened(name, room_px)
-
-    @property
-    def model_name(self) -> str:
-        """Name or folder of the chosen model.
-
-        CheckpointError where there is none.
-        """
-        model = self.currentData()
-        if not model:
-            raise CheckpointError(
-                f"A model is needed to count; none was found in {store.shipped_folder()} and "
-                f"{store.user_folder()}. Choose a model folder, or install cellwright again."
-            )
-        return str(model)
-
-    @property
-    def families(self) -> Mapping[str, str]:
-        """Family of each listed model, by its name or folder."""
-        return self._families
-
-    @property
-    def family(self) -> str:
-        """Family of the chosen model; the first one when there is no model."""
-        return self._families.get(str(self.currentData()), registry.DEFAULT_FAMILY)
-
-    @property
-    def siblings(self) -> list[tuple[str, str]]:
-        """Title and name or folder of the other models of the family of the chosen one."""
-        entries = [(self.itemText(place), self.itemData(place)) for place in range(self.count())]
-        chosen, family = self.currentData(), self._families.get(str(self.currentData()))
-        return [
-            (title, str(data))
-            for title, data in entries
-            if data != chosen and family is not None and self._families.get(str(data)) == family
-        ]
-
-    def refresh(self, wanted: str = "") -> None:
-        """List the models and choose one; the chosen one stays so while it is there."""
-        order = list(registry.FAMILIES)
-        entries = [one for one in store.models() if one.spec.family in order and self._accepts(one)]
-        entries.sort(key=lambda entry: order.index(entry.spec.family))
-        self._folders = {one: title for one, title in self._folders.items() if (one / SPEC).exists()}
-        chosen = {str(one): self._families[str(one)] for one in self._folders}
-        self._families = {one.name: one.spec.family for one in entries} | chosen
-        data = wanted or self.currentData()
-        if data not in self._families and data not in (one for _, one in self._after):
-            data = self._usual(self._families)
-        titles = [(model_title(one.name, one.spec.family), one.name) for one in entries]
-        self.fill([*titles, *self._after], data, self._otherwise)
-        for place, entry in enumerate(entries):
-            self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
-
-    def choose_preferred(self) -> None:
-        """Choose the model of the Preferences where it is listed, or is a folder that could be."""
-        own = preferences().model
-        place = self.findData(own)
-        if own and place >= 0:
-            self.setCurrentIndex(place)
-        if not own or place >= 0:
-            return
-        try:
-            folder = store.find(own)
-            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPEC), {})):
-                self.add_folder(folder)
-        except CellwrightError as error:
-            told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
-            QTimer.singleShot(0, lambda: self._tell(told))  # once it is listened to
-
-    def _tell(self, error: CellwrightError) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.failed.emit(error)
-
-    def with_card(self) -> QHBoxLayout:
-        """Return the box with the button beside it that shows the card of the chosen model."""
-        card = button("Card", CARD_HELP)
-        card.clicked.connect(self.show_card)
-
-        def follow() -> None:
-            card.setEnabled(str(self.currentData()) in self._families)
-
-        self.chosen.connect(follow)
-        follow()
-        return row(self, card)
-
-    def show_card(self) -> None:
-        """Show the card of the chosen model, or why there is none, in a window of its own."""
-        try:
-            text = store.card_text(self.model_name)
-        except CellwrightError as error:
-            text = error_line(error)
-        ModelCard(self.currentText(), text, self).show()
-
-    def add_folder(self, folder: Path) -> None:
-        """List a model folder and choose it; tell by ``failed`` when it is none."""
-        try:
-            spec = read_spec(folder / SPEC)
-            registry.get(spec.family)
-        except CellwrightError as error:
-            self.failed.emit(error)
-            return
-        self._families[str(folder)] = spec.family
-        self._add_folder(folder, model_title(folder.name, spec.family), model_help(spec))
-
-
-class ModelCard(QDialog):
-    """A window with the card of a model, in markdown, which stays beside the viewer until it is closed."""
-
-    def __init__(self, title: str, text: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setWindowTitle(title)
-        self.resize(*CARD_SIZE_PX)
-        self.browser = QTextBrowser()
-        self.browser.setOpenExternalLinks(True)
-        self.browser.setMarkdown(text)
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
-        buttons.rejected.connect(self.reject)
-        fill(QVBoxLayout(self), self.browser, buttons)
-
-
-class ClassifierComboBox(PanelComboBox):
-    """The classifiers that give cells their classes, and none."""
-
-    def __init__(self) -> None:
-        super().__init__("Classify the cells after counting.")
-        self.fill([("None", ""), *classifiers()])
-
-    @property
-    def classifier(self) -> str:
-        """Name of the chosen classifier; empty for none, and where the box is disabled."""
-        return str(self.currentData()) if self.isEnabled() else ""
-
-
-class DeviceComboBox(PanelComboBox):
-    """The devices of this machine; begins with that of the Preferences, be it there or not."""
-
-    def __init__(self) -> None:
-        super().__init__("Where the network runs; Auto takes the fastest.")
-        self._job: Job | None = None
-        own = preferences().device
-        self._preferred = [(own, own)] * (own != "auto")
-        self.fill([("Auto", "auto"), *self._preferred], own)
-
-    @property
-    def device(self) -> str:
-        """Name of the chosen device."""
-        return str(self.currentData())
-
-    def find_devices(self) -> None:
-        """Name the devices, once; found beside the viewer since torch takes a second to import."""
-        if self._job is None:
-            self._job = Job(device_task(), self)
-            self._job.returned.connect(self._on_found)
-            self._job.failed.connect(self._on_failed)
-            self._job.start()
-
-    def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
-        entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
-        names = [name for _, name in entries]
-        entries += [
-            one for one in self._preferred if one[1] not in names
-        ]  # a count tells that it is not there
-        self.fill(entries, self.device)
-
-    def _on_failed(self, error: Exception) -> None:
-        self._job = None  # looked for again when the panel is shown the next time
-        show_warning(f"The devices of this machine could not be listed: {error_line(error)}")
-
-
-def classifiers() -> list[tuple[str, str]]:
-    """Return title and name of every classifier: ``[("blood: RBC, WBC, Platelet", "blood")]``."""
-    entries = store.classifiers()
-    return [(f"{entry.name}: {', '.join(entry.spec.classes)}", entry.name) for entry in entries]
-
-
-def model_title(name: str, family: str) -> str:
-    """Return what a model finds, then its name: ``Nuclei and cells, outlines · flow``."""
-    return f"{registry.get(family).title} · {name}"
-
-
-def model_help(spec: ModelSpec) -> str:
-    """Return what a model is good for, and how its family works."""
-    return f"{spec.title}.\n{registry.get(spec.family).description}."
-
-
-def device_task() -> Task[tuple[tuple[str, str], ...]]:
-    """Return name and title of this machine's devices, having loaded what the first count will need."""
-    yield Progress("devices", 0, 1)
-    prepare_labels(bright_colours())
-    from cellwright.inference.device import devices
-
-    import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count
-    return tuple(devices())

@@ -25,10 +25,10 @@ from cellwright.training.run_folder import (
     unfinished,
 )
 from cellwright.training.settings import preset
-from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import JobBar, debouncer
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.shared.messages import HandOver, choose, listen
+from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.style import button, chip, fill, row, stack, wrapped_label
 from cellwright.widgets.train.model import TrainModel
 from cellwright.widgets.train.view import LAYERS, TrainPanel

@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QFileDialog, QGridLayout, QInputDialog, QMenu, QMessa
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task, once
 from cellwright.models import store
-from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
 from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"

@@ -16,10 +16,11 @@ from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCORE_TITLES, SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
-from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
+from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
+from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
 from cellwright.widgets.shared.style import (
     DRAWN,
     LETTERS,

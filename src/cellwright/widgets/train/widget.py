@@ -9,8 +9,9 @@ from qtpy.QtWidgets import QApplication, QWidget
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
-from cellwright.widgets.shared.combos import forget_errors, model_events
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over, listen, news_of, telling
+from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
