@@ -104,7 +104,7 @@ def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None
         marked_in(viewer, viewer.add_labels(np.zeros((40, 60), int)))
     rows, classes = run(classes_task(points, image, "blood"))
     points.add([[1, 1]])
-    with pytest.raises(WrongLayerError, match="came or went"):
+    with pytest.raises(WrongLayerError, match="were added or removed"):
         show_classes(points, rows, classes)
 
 
