@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
@@ -51,6 +53,23 @@ def test_the_list_is_there_while_layers_are_learned_from(
     assert not panel.pairs.isHidden()
     viewer.layers.clear()
     assert (panel.pairs.isHidden(), panel.complete.isHidden()) == (True, True)
+
+
+def test_cells_that_were_corrected_are_not_listed_as_counted(
+    trainer: TrainWidget, viewer: ViewerModel
+) -> None:
+    image = next(layer for layer in viewer.layers if isinstance(layer, Image))
+    own = {"source": str(image.unique_id), "is_preview": False}
+    cells = viewer.add_labels(np.ones(image.data.shape[:2], int), name="found", metadata={"cellwright": own})
+    panel = trainer.panel.pairs
+
+    def listed() -> str:
+        return next(text for n in range(panel.count()) if "found" in (text := panel.item(n).text()))
+
+    assert "(as counted)" in listed()
+    cells.metadata = {"cellwright": {**own, "edited": True}}  # as an edit by any tool marks it
+    trainer.show()
+    assert "(as counted)" not in listed()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
-from cellwright.widgets.shared.edited_layers import METADATA, is_image
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
@@ -45,9 +45,9 @@ class Pair:
 
     @property
     def is_as_counted(self) -> bool:
-        """Whether a model found these cells and nobody has corrected them since in the annotation widget."""
+        """Whether a model found these cells and nobody has corrected them since."""
         own = self.annotation.metadata.get(METADATA, {})
-        return "source" in own and ANNOTATION not in own
+        return "source" in own and ANNOTATION not in own and not own.get(EDITED)
 
     @property
     def channel(self) -> int | None:

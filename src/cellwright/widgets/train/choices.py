@@ -44,6 +44,7 @@ class TrainChoices(QObject):
         self._viewer, self._panel = viewer, panel
         self._has_own_name = False
         self._pairs: list[Pair] = []
+        self._titles: list[str] = []  # as they are listed
         self.suggest_name()
         self._on_preset_chosen()
         self._connect()
@@ -109,12 +110,20 @@ class TrainChoices(QObject):
         self._pairs = pairs(reversed(self._viewer.layers))
         new = (pair for pair in self._pairs if pair.key not in listed)
         ticked |= {pair.key for pair in new if not pair.is_as_counted}
-        self._panel.pairs.list_entries([(pair.title, pair.key) for pair in self._pairs], ticked)
+        self._titles = [pair.title for pair in self._pairs]
+        entries = zip(self._titles, (pair.key for pair in self._pairs), strict=True)
+        self._panel.pairs.list_entries(list(entries), ticked)
         self._show_pairs()
         self.changed.emit()
 
+    def look_again(self) -> None:
+        """List the annotated images anew where one was corrected since."""
+        if self._titles != [pair.title for pair in self._pairs]:
+            self.refresh_pairs()
+
     def take(self, what: HandOver) -> None:
         """Learn from one annotation and begin with one model, as another panel sends them."""
+        self.look_again()
         choose(self._panel.data, LAYERS)
         choose(self._panel.start, what.model)
         if what.cells is not None:

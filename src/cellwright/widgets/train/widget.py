@@ -47,6 +47,7 @@ class TrainWidget(QWidget):
         self.panel.models_box.addWidget(self.own)
         area = PanelScrollArea(self.panel, self.panel.train)
         area.shown.connect(self.panel.device.find_devices)
+        area.shown.connect(self.choices.look_again)
         stack(area, into=self)
         self._connect()
         self.choices.refresh_pairs()
