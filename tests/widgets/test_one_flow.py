@@ -100,9 +100,25 @@ class Docks:
 
     def __init__(self) -> None:
         self.window, self.front = self, ""
+        self.is_open, self.n_looks = True, 0
 
     def dock(self, name: str) -> Any:
         return SimpleNamespace(raise_=lambda: setattr(self, "front", name))
+
+    def has_window(self, _: Any) -> bool:
+        self.n_looks += 1
+        return self.is_open
+
+
+@pytest.fixture
+def docks(monkeypatch: pytest.MonkeyPatch) -> Docks:
+    viewer = Docks()
+    monkeypatch.setattr(messages, "has_window", viewer.has_window)
+    monkeypatch.setattr(messages, "panel_in", lambda *_: None)
+    monkeypatch.setattr(messages, "open_panel", lambda *_: viewer.dock("results"))
+    monkeypatch.setattr(messages, "dock_of", viewer.dock)
+    monkeypatch.setattr(messages, "isalive", lambda _: True)
+    return viewer
 
 
 @pytest.mark.parametrize(
@@ -115,16 +131,29 @@ class Docks:
     ],
 )
 def test_results_of_a_series_come_to_the_front(
-    monkeypatch: pytest.MonkeyPatch, result_of: Any, blobs: Any, axes: str, panel: Any, front: str
+    docks: Docks, qtbot: QtBot, result_of: Any, blobs: Any, axes: str, panel: Any, front: str
 ) -> None:
-    viewer = Docks()
-    monkeypatch.setattr(messages, "panel_in", lambda *_: None)
-    monkeypatch.setattr(messages, "open_panel", lambda *_: viewer.dock("results"))
-    monkeypatch.setattr(messages, "dock_of", viewer.dock)
     result = result_of(Image(blobs.image, "YX"), blobs.labels)
     found_by = replace(result.provenance, axes=axes, image_shape=(6, *blobs.image.shape)[-len(axes) :])
-    messages.tell_results(viewer, replace(result, provenance=found_by), None, panel)
-    assert viewer.front == front
+    messages.tell_results(docks, replace(result, provenance=found_by), None, panel)
+    assert not docks.front  # it opens in turns of its own, in which the viewer is not busy with the count
+    qtbot.waitUntil(lambda: bool(docks.front), timeout=60_000)
+    assert docks.front == front
+
+
+@pytest.mark.parametrize("meanwhile", ["window closed", "opened by hand", "counting panel gone"])
+def test_results_open_later_only_where_that_makes_sense(
+    docks: Docks, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, result_of: Any, blobs: Any, meanwhile: str
+) -> None:
+    messages.tell_results(docks, result_of(Image(blobs.image, "YX"), blobs.labels), None, "count")
+    if meanwhile == "window closed":
+        docks.is_open = False
+    elif meanwhile == "opened by hand":
+        monkeypatch.setattr(messages, "panel_in", lambda *_: "results")
+    else:
+        monkeypatch.setattr(messages, "isalive", lambda _: False)
+    qtbot.waitUntil(lambda: docks.n_looks == 2, timeout=60_000)  # at once, and before it is opened
+    assert docks.front == ("results" if meanwhile == "counting panel gone" else "")
 
 
 def test_undo_brings_back_what_a_count_told_of_a_cell(

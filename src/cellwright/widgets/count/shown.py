@@ -169,9 +169,9 @@ class ShownCount(QObject):
         source = counted.request.source
         if not source.is_preview:
             remove(self._viewer, {**source.key, "is_preview": True})
-        self.show(counted)
+        shown = self.show(counted)
         notices = [removed_line(self._viewer, source)]
-        kept = edited_layers(self._viewer, source.key)
+        kept = edited_layers(self._viewer, source.key, new=shown)
         if kept:
             notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
         self._tell_of(counted, *notices)
@@ -282,8 +282,11 @@ class ShownCount(QObject):
         else:
             self._model.tell("The image of this count is gone; nothing was changed.")
 
-    def show(self, counted: CountOutcome) -> None:
-        """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
+    def show(self, counted: CountOutcome) -> list[Layer]:
+        """Show a result: its layers, its number, its legend; return what was placed.
+
+        Call it in the GUI thread.
+        """
         result = counted.result
         already = self._shown_already(counted)
         wanted = set(self._choices.outputs) - already
@@ -294,6 +297,7 @@ class ShownCount(QObject):
         self._stand(counted)
         if not (counted.request.source.is_preview or already or self._edited.layer):
             tell_results(self._viewer, result, shown.get("Labels", shown.get("Points")), self._panel)
+        return list(shown.values())
 
     def _stand(self, counted: CountOutcome) -> None:
         """Take a count, whose layers are there, for the one that the panel tells of."""

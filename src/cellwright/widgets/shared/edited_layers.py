@@ -8,6 +8,7 @@ layer never do: the next count makes a layer of its own beside them.
 
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,6 +24,8 @@ METADATA = "cellwright"
 COUNT = ("model", "checkpoint_sha256", "seconds", "image_name")  # in a provenance: tells counts apart
 EDITED = "edited"  # key in the metadata of a layer of ours
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
+CONTENT = "content"  # key of the checksum of Labels that are not in a viewer yet: no work for the GUI thread
+BLOCK_BYTES = 1 << 24  # of a checksum; blocks are read side by side
 OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
 ACTIVE_KEPT = ContextVar("active_kept", default=False)  # a layer is made the active one again, not chosen
 
@@ -40,10 +43,10 @@ def is_shapes(layer: Layer) -> bool:
 class _Watch:
     """Marks a layer as edited when somebody changes it; :func:`our_change` is no edit."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, content: int | None) -> None:
         self._layer = ref(layer)
         self.is_ours = False
-        self.note()
+        self.note(content)
         layer.events.data.connect(self._on_changed)
         if isinstance(layer, Labels):
             layer.events.paint.connect(self._on_changed)
@@ -54,10 +57,10 @@ class _Watch:
         layer = self._layer()
         return None if isinstance(layer, ImageLayer) else layer
 
-    def note(self) -> None:
-        """Take what is in the layer now for what the count has put there."""
+    def note(self, content: int | None) -> None:
+        """Take what is in the layer now for what the count has put there; its checksum may be known."""
         if self._compared is not None:
-            self._checksum = _checksum(self._compared)
+            self._checksum = _checksum(self._compared) if content is None else content
             self.note_features()
 
     def note_features(self) -> None:
@@ -90,11 +93,12 @@ _watches: WeakKeyDictionary[Layer, _Watch] = WeakKeyDictionary()  # a watch live
 def watch(layer: Layer) -> None:
     """Notice from now on what is changed in a layer by hand."""
     own = {**layer.metadata[METADATA], OWNER: str(layer.unique_id)}
+    content = own.pop(CONTENT, None)  # true but once: later it may hold something else
     layer.metadata = {**layer.metadata, METADATA: own}
     if layer in _watches:
-        _watches[layer].note()
+        _watches[layer].note(content)
     else:
-        _watches[layer] = _Watch(layer)
+        _watches[layer] = _Watch(layer, content)
 
 
 def mark_edited(layer: Layer) -> None:
@@ -169,12 +173,20 @@ def _checksum(layer: Layer) -> int:
     parts = layer.data
     if not isinstance(layer, Shapes):
         parts = [parts]
-    checksum = 0
-    for part in parts:
-        values = np.ascontiguousarray(part)
-        checksum = zlib.crc32(repr((values.shape, values.dtype)).encode(), checksum)
-        checksum = zlib.crc32(values.reshape(-1).view(np.uint8).data, checksum)
-    return checksum
+    return checksum(*parts)
+
+
+def checksum(*parts: Any) -> int:
+    """Return a checksum of arrays, their shapes and types; slow for many pixels."""
+    found = 0
+    with ThreadPoolExecutor() as pool:
+        for part in parts:
+            values = np.ascontiguousarray(part)
+            flat = values.reshape(-1).view(np.uint8)
+            blocks = [flat[start : start + BLOCK_BYTES].data for start in range(0, len(flat), BLOCK_BYTES)]
+            each = pool.map(zlib.crc32, blocks) if len(blocks) > 1 else map(zlib.crc32, blocks)
+            found = zlib.crc32(repr((values.shape, values.dtype, *each)).encode(), found)
+    return found
 
 
 def is_our_change(layer: Layer) -> bool:

@@ -33,7 +33,9 @@ from cellwright.widgets.shared.coordinates import (
 )
 from cellwright.widgets.shared.edited_layers import (
     ACTIVE_KEPT,
+    CONTENT,
     METADATA,
+    checksum,
     is_edited,
     may_follow,
     n_asked,
@@ -41,7 +43,7 @@ from cellwright.widgets.shared.edited_layers import (
     watch,
 )
 from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
-from cellwright.widgets.shared.napari_private import add_in_turns, camera_of
+from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, uncover
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
@@ -175,8 +177,10 @@ def prepare(
     made = {}
     for output in outputs:
         own = {**asdict(result.provenance), **source.key, "output": output, **told}
-        if output == "Labels":
+        labels = result.cells.labels
+        if output == "Labels" and labels is not None:
             own[FOUND] = cells_table(result)
+            own[CONTENT] = checksum(np.expand_dims(labels, source.channel_axis or ()))
         own["has_classes"] = result.cells.classes is not None
         name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
         placement = {**source.placement, "name": name, "metadata": {METADATA: own}}
@@ -235,23 +239,20 @@ def _place(viewer: Any, layer: Layer) -> Layer:
         other.metadata[METADATA][HIDDEN] = True
     if old is None:
         shown = add_in_turns(viewer, layer)
-        shown.visible = True
     else:
         with our_change(old):
             shown = _update(viewer, old, layer)
-    if is_switch:
-        shown.visible = True
+    if old is None or is_switch:
+        uncover(shown)
     watch(shown)
     return shown
 
 
 def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
     """Return the names of layers that :func:`place` has hidden: another family has found them."""
-    names = []
-    for layer in prepared.values():
-        ours = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
-        names += [one.name for one in ours if HIDDEN in one.metadata[METADATA]]
-    return names
+    keys = [_place_key(layer) for layer in prepared.values()]
+    ours = [one for key in keys for one in layers_with(viewer, key) if HIDDEN in one.metadata[METADATA]]
+    return [one.name for one in ours if not is_edited(one)]
 
 
 def _place_key(layer: Layer) -> dict[str, Any]:
@@ -313,9 +314,12 @@ def shown_cells(viewer: Any, source: Source) -> Layer | None:
     return None
 
 
-def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
-    """Return the names of layers with these values in their metadata that were changed by hand."""
-    ours = layers_with(viewer, key)
+def edited_layers(viewer: Any, key: Mapping[str, Any], new: Iterable[Layer] = ()) -> list[str]:
+    """Return the names of layers with these values in their metadata that were changed by hand.
+
+    Those that were placed just now are not looked at, which would take as long as to make their checksum.
+    """
+    ours = [layer for layer in layers_with(viewer, key) if layer not in new]
     return [layer.name for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
 
 

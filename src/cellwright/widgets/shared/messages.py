@@ -7,23 +7,26 @@ tab where it is not yet, and brought to the front. So a count leads to its corre
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
 from napari.layers import Layer
 from npe2 import PluginManager
 from psygnal import Signal
-from qtpy.QtCore import QObject
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import has_window, unwrapped
 from cellwright.widgets.shared.style import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
+TURN_MS = 40  # between a count, the loading of a panel and its opening; the window answers then
 PLUGIN, PANEL = "napari-cellwright", "Results"
 COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as in the manifest
 
@@ -134,7 +137,8 @@ def news_of(viewer: Any) -> ViewerNews:
 def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
     """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
-    Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
+    It opens a moment later, in turns of the event loop of its own. Call it in the GUI thread, after the
+    layers are in the viewer. A viewer without a window has no panel.
 
     Parameters
     ----------
@@ -149,12 +153,23 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     layer_id = "" if layer is None else str(layer.unique_id)
     news.last = CountEvent(result.count, result.interval, layer_id, result.provenance)
     news.counted.emit(news.last)
-    window = getattr(viewer, "window", None)
-    if not is_first or window is None or panel_in(window, PANEL) is not None:
+    if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
+        front = None if is_series(result) else panel
+        QTimer.singleShot(TURN_MS, partial(_load_results, viewer, front))
+
+
+def _load_results(viewer: Any, front: QWidget | None) -> None:
+    _callable_of(PANEL)
+    QTimer.singleShot(TURN_MS, partial(_open_results, viewer, front))
+
+
+def _open_results(viewer: Any, front: QWidget | None) -> None:
+    """Open the results panel, where the window is still there and the user has not opened it meanwhile."""
+    if not has_window(viewer) or panel_in(viewer.window, PANEL) is not None:
         return
     dock = open_panel(viewer, PANEL)
-    if not is_series(result) and panel is not None:
-        dock = dock_of(panel)
+    if front is not None and isalive(front):  # type: ignore[no-untyped-call]
+        dock = dock_of(front)
     if dock is not None:
         dock.raise_()
 
@@ -176,16 +191,20 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
 
     Its name is that of napari's menu, which would open a second one otherwise.
     """
-    window, manager = viewer.window, PluginManager.instance()
+    window = viewer.window
     dock = panel_in(window, title)
     if dock is None:
-        (panel,) = [
-            one for one in manager.iter_widgets() if (one.plugin_name, one.display_name) == (PLUGIN, title)
-        ]
-        name = f"{title} ({manager.get_manifest(PLUGIN).display_name})"
-        dock = window.add_dock_widget(panel.get_callable()(viewer), name=name, tabify=True)
+        name = f"{title} ({PluginManager.instance().get_manifest(PLUGIN).display_name})"
+        dock = window.add_dock_widget(_callable_of(title)(viewer), name=name, tabify=True)
         dock.setProperty(HANDED_OVER, True)  # noqa: FBT003 - Qt calls it so
     return dock
+
+
+def _callable_of(title: str) -> Callable[..., Any]:
+    """Return what makes a panel; its code is loaded."""
+    panels = PluginManager.instance().iter_widgets()
+    (panel,) = [one for one in panels if (one.plugin_name, one.display_name) == (PLUGIN, title)]
+    return panel.get_callable()
 
 
 def choose(box: QComboBox, data: str) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from napari.utils.colormaps import CyclicLabelColormap, colormap
 from napari.utils.colormaps.standardize_color import transform_color
 from npe2 import PluginManager
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QTimer
 
 from cellwright.ops.label_changes import Box, joined, padded
@@ -27,6 +29,7 @@ from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
 EDGE_ROWS = 32
+LARGE_PX = 4_000_000  # of a plane, up to which napari draws labels in a few milliseconds
 TOOLS_MS = 20  # between adding a layer and each of its tools; the window answers between them
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
@@ -57,6 +60,19 @@ def add_in_turns(viewer: Any, layer: Layer) -> Layer:
         viewer.add_layer(layer)
     _show_later(viewer, layer, tools)
     return layer
+
+
+def uncover(layer: Layer) -> None:
+    """Show a layer; large Labels in a turn of their own, as napari then looks at all their pixels."""
+    is_large = isinstance(layer, Labels) and prod(layer.data.shape[-2:]) > LARGE_PX
+    if is_large and QCoreApplication.instance() is not None:
+        QTimer.singleShot(TOOLS_MS, partial(_uncover, layer))
+    else:
+        layer.visible = True
+
+
+def _uncover(layer: Layer) -> None:
+    layer.visible = True
 
 
 @contextmanager
@@ -265,6 +281,12 @@ def unwrapped(viewer: Any) -> Any:
     What is there without a proxy is returned as it is.
     """
     return getattr(viewer, "__wrapped__", viewer)
+
+
+def has_window(viewer: Any) -> bool:
+    """Return whether a viewer has a window that is not closed; napari takes that of Qt away then."""
+    main = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    return main is not None and bool(isalive(main))  # type: ignore[no-untyped-call]
 
 
 def free_in_own_context(viewer: Any) -> None:
