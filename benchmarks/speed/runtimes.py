@@ -34,6 +34,7 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store, zoo
 from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.layers.blocks import fused
 from cellwright.models.protocol import CellModel
 from cellwright.training.evaluation.evaluate import evaluate
 
@@ -152,8 +153,7 @@ def _runtimes(model: CellModel, folder: Path, threads: int) -> Iterator[tuple[st
 
 def _torch(model: CellModel, dtype: torch.dtype, *, compiled: bool = False) -> Runtime:
     network = model.inference_network().eval().to(memory_format=torch.channels_last)
-    if compiled:
-        network = torch.compile(network)
+    network = torch.compile(network) if compiled else fused(network, dtype)
 
     def infer(image: Images) -> Images:
         with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
