@@ -257,6 +257,21 @@ for module in ("cellwright", "cellwright.models.registry", "cellwright.models.sp
 """
 
 
+QUICK = """
+import importlib, sys
+for panel in ("count", "annotate", "train", "compare", "folder", "results"):
+    importlib.import_module(f"cellwright.widgets.{panel}.widget")
+    slow = {"torch", "pandas"} & set(sys.modules)
+    if slow:
+        sys.exit(f"opening the panel {panel} imports {slow}, for which the window stands still")
+"""
+
+
+def test_panels_open_without_what_is_slow_to_import() -> None:
+    done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_light_modules_stay_light() -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,7 @@ from cellwright.files.tables import (
 )
 from cellwright.files.zarr import open_array
 from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
-from cellwright.inference.settings import StreamSettings
+from cellwright.inference.settings import LARGE_PIXELS, StreamSettings
 from cellwright.models import store
 from cellwright.models.fit import DIGITS, expectation
 from cellwright.ops.geometry.axes import channel_numbers
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 PLACES = ("t", "z", "y", "x", "orientation_deg")  # whose mean tells nothing: -89° and 89° are nearly one
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
-LARGE_PIXELS = 150_000_000  # labels of more are written block by block
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
 
 

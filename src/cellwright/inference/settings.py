@@ -14,6 +14,7 @@ from cellwright.ops.geometry.axes import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
 BYTES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+LARGE_PIXELS = 150_000_000  # labels of more are written block by block
 IMAGE_NAME = "{name}"  # in the path of an input: the name of the image without its ending
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

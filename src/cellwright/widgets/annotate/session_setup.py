@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
@@ -165,6 +164,8 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
 
 def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
     """Tell in the features of a layer what the journal knows of its cells, as those of a count are told."""
+    import pandas
+
     ids = session.ids()
     if not len(ids):
         return

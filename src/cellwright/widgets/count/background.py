@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
-from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
+from cellwright.inference.settings import LARGE_PIXELS
 from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
@@ -99,6 +99,7 @@ def _uncover(layer: Layer) -> None:
 def whole_task(request: Request) -> Task[WholeCount]:
     """Count an image block by block into a folder; a count that was cancelled goes on where it was."""
     yield Progress("load", 0, 1)
+    from cellwright.inference.image_count import folder_beside
     from cellwright.inference.streaming.plan import StreamJob
     from cellwright.inference.streaming.run import count_streamed
 

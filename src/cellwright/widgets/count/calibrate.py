@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas
 from napari.layers import Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
@@ -158,6 +157,8 @@ class CalibrateTool(QObject):
         self._show_rows()
 
     def _show_rows(self, _: object = None) -> None:
+        import pandas
+
         counted = self._model.outcome
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
@@ -225,6 +226,8 @@ def corrected_task(
 
 def boxes_layer(source: Source, result: Result) -> Shapes:
     """Return an empty layer in the pixels of a density, to draw boxes in."""
+    import pandas
+
     shape = result.maps["density"].shape
     ndim = len(shape) + (source.channel_axis is not None)
     return Shapes(

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import pandas
 from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
@@ -29,6 +28,9 @@ from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import REGIONS, WINDOW, RegionLayers
+
+if TYPE_CHECKING:
+    import pandas
 
 Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]]
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
@@ -258,7 +260,7 @@ class CountCard(NamedTuple):
 
 
 def card_of(
-    counted: CountOutcome, unit: str, edited: pandas.DataFrame | None = None, elsewhere: str = ""
+    counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
 ) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 
@@ -294,7 +296,7 @@ def card_of(
     )
 
 
-def by_hand_parts(table: pandas.DataFrame, n_found: int) -> list[str]:
+def by_hand_parts(table: "pandas.DataFrame", n_found: int) -> list[str]:
     """Return how many cells were drawn or changed by hand, or that some were deleted.
 
     Nothing where all are as they were found: an annotation that begins takes their layer over as it is.
@@ -344,7 +346,7 @@ def n_cells(result: Result) -> str:
     return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
 
 
-def sizes_line(table: pandas.DataFrame, unit: str = "auto") -> str:
+def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:
     """Return the median diameter of a table of cells in pixels and, where known, micrometres, or nothing.
 
     Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 from napari.layers import Labels, Layer
 from psygnal import Signal
 from qtpy.compat import isalive
@@ -52,6 +51,9 @@ from cellwright.widgets.shared.layer_io import (
 )
 from cellwright.widgets.shared.messages import listen, tell_results
 from cellwright.widgets.shared.napari_private import preferences
+
+if TYPE_CHECKING:
+    import pandas
 
 OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
 OUTPUTS_OF = {"instances": OUTPUTS, "density": ("Image",)}
@@ -108,7 +110,7 @@ class EditedCells:
         wanted = {**outcome.request.source.key, "output": output}
         return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
 
-    def _on_cells_changed(self, layer: Layer, table: pandas.DataFrame) -> None:
+    def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
         own = layer.metadata.get(METADATA, {})
         ours = self._layers(str(own.get("output")))
         if layer in ours and all(map(is_marked, ours)):
@@ -121,7 +123,7 @@ class EditedCells:
             self.changed.emit()
 
 
-def rows_of(layer: Layer) -> pandas.DataFrame:
+def rows_of(layer: Layer) -> "pandas.DataFrame":
     """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
     features: pandas.DataFrame = layer.features
     if isinstance(layer, Labels):

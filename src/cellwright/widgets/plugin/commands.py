@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from napari.utils import cancelable_progress
@@ -208,6 +207,8 @@ def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: st
 
 def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:
     """Write classes into the features of a layer and colour its cells by them. Call it in the GUI thread."""
+    import pandas
+
     if isinstance(layer, Points) and len(layer.data) != len(rows):
         raise WrongLayerError(
             f"Points of {layer.name!r} were added or removed while they were being classified. Classify them "

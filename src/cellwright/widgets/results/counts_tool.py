@@ -1,9 +1,8 @@
 """Counts per region, class and frame, positive cells, the border rule, and colours by group."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 from qtpy.QtCore import QObject, QSignalBlocker
 
 from cellwright.widgets.results.measuring import Measurer
@@ -12,6 +11,9 @@ from cellwright.widgets.results.view import MarkerRow, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.jobs import debouncer
+
+if TYPE_CHECKING:
+    import pandas
 
 COUNT_MS = 120  # after the last change; the number itself follows at once
 
@@ -47,7 +49,7 @@ class CountsTool(QObject):
         if view.colour_by.currentData():
             self._colour()
 
-    def table(self) -> pandas.DataFrame:
+    def table(self) -> "pandas.DataFrame":
         """Return the counts as they are shown: by region and frame, by one kind of group, or by image."""
         by = self._view.counted_by.currentData()
         if by == "image":

@@ -8,10 +8,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -40,6 +39,9 @@ from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
 
+if TYPE_CHECKING:
+    import pandas
+
 BETWEEN = re.compile(r"\s*(?:,|;|&+|\band\b)\s*", re.IGNORECASE)
 DIGITS = 6  # of cut-offs, so that what is shown is what is used
 MEAN = "intensity_mean_"
@@ -53,7 +55,7 @@ class ScatterGate:
     y: str
     corners: NDArray[np.float64]
 
-    def keeps(self, table: pandas.DataFrame) -> NDArray[np.bool_]:
+    def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
         """Return which rows lie inside."""
         return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
 
@@ -94,12 +96,12 @@ class ResultsModel:
     # -- what is known ------------------------------------------------------------------------------------
 
     @property
-    def table(self) -> pandas.DataFrame | None:
+    def table(self) -> "pandas.DataFrame | None":
         """All cells, counted or not."""
         return None if self.measured is None else self.measured.table
 
     @property
-    def kept_table(self) -> pandas.DataFrame:
+    def kept_table(self) -> "pandas.DataFrame":
         """The cells that count."""
         assert self.measured is not None
         return self.measured.table.loc[self.kept].reset_index(drop=True)
@@ -363,7 +365,7 @@ class ResultsModel:
 
     # -- numbers ------------------------------------------------------------------------------------------
 
-    def counts(self) -> pandas.DataFrame:
+    def counts(self) -> "pandas.DataFrame":
         """Return one row per region and frame, with classes, positive cells and densities."""
         measured = self.measured
         assert measured is not None
@@ -372,7 +374,7 @@ class ResultsModel:
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
         return counts_table(result, self.kept_table, self.regions, measured.membership[kept], measured.sizes)
 
-    def lineages(self) -> pandas.DataFrame | None:
+    def lineages(self) -> "pandas.DataFrame | None":
         """Return one row per track, None without tracks."""
         if self.tracks is None:
             return None
@@ -414,8 +416,10 @@ class ResultsModel:
             return self._frame_groups(measured)
         return {"all": self.kept}
 
-    def grouped(self, by: str) -> pandas.DataFrame:
+    def grouped(self, by: str) -> "pandas.DataFrame":
         """Return one row per group of :meth:`groups`: ``group``, ``count``, ``percent``, median size."""
+        import pandas
+
         table = self.table
         assert table is not None
         size = next((name for name in SIZES[::-1] if name in table and "diameter" not in name), "")
@@ -432,7 +436,7 @@ class ResultsModel:
             rows.append(row)
         return pandas.DataFrame(rows)
 
-    def copositive(self) -> pandas.DataFrame | None:
+    def copositive(self) -> "pandas.DataFrame | None":
         """Return which markers go together, None without markers."""
         if not self.thresholds or self.measured is None:
             return None

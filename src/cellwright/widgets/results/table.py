@@ -1,14 +1,16 @@
 """The table of cells: a view of a DataFrame's own columns, fluent with hundreds of thousands of rows."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
 
 from cellwright.ops.measure.columns import describe, heading_of
+
+if TYPE_CHECKING:
+    import pandas
 
 EDITABLE = "class"
 PLACES = ("z", "y", "x")
@@ -32,7 +34,7 @@ class FrameModel(QAbstractTableModel):
         self._rows: NDArray[np.intp] = self.order
         self._places: NDArray[np.intp] = self.order
 
-    def set_frame(self, table: pandas.DataFrame | None, rows: NDArray[np.bool_] | None = None) -> None:
+    def set_frame(self, table: "pandas.DataFrame | None", rows: NDArray[np.bool_] | None = None) -> None:
         """Show another table; ``rows`` tells which of its rows."""
         self.beginResetModel()
         self.names, self._columns, n = [], [], 0

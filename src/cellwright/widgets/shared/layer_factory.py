@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from html import escape
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
+
+if TYPE_CHECKING:
+    import pandas
 
 FEATURES = (
     "label", "class", "score", "area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3"
@@ -78,7 +80,7 @@ def legend(names: Iterable[str], counts: Iterable[int] = ()) -> str:
     return " · ".join(entries)
 
 
-def _features(result: Result) -> pandas.DataFrame:
+def _features(result: Result) -> "pandas.DataFrame":
     table = cells_table(result)
     return table[[name for name in FEATURES if name in table]]
 
@@ -119,11 +121,13 @@ def colours_by_label(colours: Mapping[int, str], others: str = "transparent") ->
     return DirectLabelColormap(color_dict=by_label)
 
 
-def features_by_number(layer: Layer) -> pandas.DataFrame:
+def features_by_number(layer: Layer) -> "pandas.DataFrame":
     """Return the features of a layer by the number of the label, or the place of the point or shape.
 
     napari takes the numbers of labels from a column ``index``; without one row ``k`` is label ``k``.
     """
+    import pandas
+
     features: pandas.DataFrame = layer.features
     if not isinstance(layer, Labels) or "index" not in features:
         return features
@@ -132,7 +136,7 @@ def features_by_number(layer: Layer) -> pandas.DataFrame:
     return features.drop(columns="index")[is_known].set_index(numbers[is_known].astype(np.int64))
 
 
-def spread(rows: pandas.DataFrame) -> pandas.DataFrame:
+def spread(rows: "pandas.DataFrame") -> "pandas.DataFrame":
     """Return rows by label with one for each number up to the highest, unless those would be too many."""
     highest = int(rows.index.max()) if len(rows) else 0
     if highest < MOST_ROWS or highest < MOST_TIMES * len(rows):
@@ -140,7 +144,7 @@ def spread(rows: pandas.DataFrame) -> pandas.DataFrame:
     return rows.sort_index()
 
 
-def set_features(layer: Labels | Points, rows: pandas.DataFrame) -> None:
+def set_features(layer: Labels | Points, rows: "pandas.DataFrame") -> None:
     """Give a layer the features that :func:`spread`, or :func:`features_by_number`, has returned."""
     if len(rows) and rows.index[-1] != len(rows) - 1:
         rows = rows.assign(index=rows.index)

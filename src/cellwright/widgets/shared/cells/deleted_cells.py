@@ -4,16 +4,18 @@ A cell that has the size, box and centre it had is the same one, with the score 
 that has its number was drawn by hand.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import pandas
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import features_by_number
+
+if TYPE_CHECKING:
+    import pandas
 
 FOUND = "found"  # key in the metadata of a layer of ours: the table of the cells that a count has put there
 GIVEN = ("score", "class", "edited")  # what pixels do not tell
@@ -24,21 +26,23 @@ DIGITS = 2  # that places are compared to
 class _Rows(NamedTuple):
     """What is known of a layer since a count has filled it."""
 
-    found: pandas.DataFrame | None  # by that count
-    last: pandas.DataFrame | None  # the cells when they were measured last
-    deleted: pandas.DataFrame | None  # see :func:`deleted_rows`
+    found: "pandas.DataFrame | None"  # by that count
+    last: "pandas.DataFrame | None"  # the cells when they were measured last
+    deleted: "pandas.DataFrame | None"  # see :func:`deleted_rows`
 
 
 _rows: WeakKeyDictionary[Layer, _Rows] = WeakKeyDictionary()
 
 
-def deleted_rows(layer: Layer) -> pandas.DataFrame | None:
+def deleted_rows(layer: Layer) -> "pandas.DataFrame | None":
     """Return a row for each cell as it was before an edit since the last count, the latest first."""
     return _known(layer).deleted
 
 
-def note_deleted(layer: Labels, table: pandas.DataFrame) -> None:
+def note_deleted(layer: Labels, table: "pandas.DataFrame") -> None:
     """Keep the rows of cells that a new table of a layer lacks or has otherwise, with its former features."""
+    import pandas
+
     found, last, deleted = _known(layer)
     if last is not None:
         before, now = _where_unlike(last, table)
@@ -55,7 +59,7 @@ def note_deleted(layer: Labels, table: pandas.DataFrame) -> None:
 
 
 def bring_back(
-    table: pandas.DataFrame, is_other: NDArray[np.bool_], deleted: pandas.DataFrame | None
+    table: "pandas.DataFrame", is_other: NDArray[np.bool_], deleted: "pandas.DataFrame | None"
 ) -> None:
     """Give cells that are again as they were what they had.
 
@@ -82,8 +86,8 @@ def bring_back(
 
 
 def _where_unlike(
-    last: pandas.DataFrame, table: pandas.DataFrame
-) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    last: "pandas.DataFrame", table: "pandas.DataFrame"
+) -> "tuple[pandas.DataFrame, pandas.DataFrame]":
     """Return both without the rows at begin and end that are the same: one edit leaves few of many."""
     names = _place(table, last)
     before, now = last[names].to_numpy(np.float64), table[names].to_numpy(np.float64)
@@ -99,14 +103,16 @@ def _n_alike(rows: NDArray[np.float64], others: NDArray[np.float64]) -> int:
     return int(unlike[0]) if len(unlike) else n_both
 
 
-def _place(table: pandas.DataFrame, other: pandas.DataFrame) -> list[str]:
+def _place(table: "pandas.DataFrame", other: "pandas.DataFrame") -> list[str]:
     """Return the columns of both that tell whether a cell is the same."""
     names = [str(name) for name in table if name in other]
     return ["label", *(name for name in names if name in PLACE or name.startswith("box_"))]
 
 
-def _keys(places: pandas.DataFrame) -> NDArray[np.uint64]:
+def _keys(places: "pandas.DataFrame") -> NDArray[np.uint64]:
     """Return a number for each row that only the same places have."""
+    import pandas
+
     rounded = places.astype(np.float64).round(DIGITS) + 0.0  # -0.0 is 0.0
     return np.asarray(pandas.util.hash_pandas_object(rounded, index=False), np.uint64)
 

@@ -8,11 +8,10 @@ the cells are measured beside the viewer, once the layer has come to rest.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 import numpy as np
-import pandas
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.notifications import show_warning
 from psygnal import Signal
@@ -30,6 +29,9 @@ from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, ou
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
+
+if TYPE_CHECKING:
+    import pandas
 
 READ_MS = 250
 LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
@@ -87,7 +89,7 @@ def _keys(layer: Points | Shapes) -> list[bytes]:
     return [np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data]
 
 
-def _marked(features: pandas.DataFrame, is_new: Any) -> pandas.DataFrame:
+def _marked(features: "pandas.DataFrame", is_new: Any) -> "pandas.DataFrame":
     """Return features whose new rows are marked, with numbers of their own and nothing measured."""
     features = features.copy()
     labels = features["label"].to_numpy(np.float64, copy=True)
@@ -251,6 +253,8 @@ def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
 
 def write_features(layer: Layer, measured: MeasuredCells) -> None:
     """Let the features of a layer tell what was measured; what was measured before that is taken away."""
+    import pandas
+
     table = measured.table
     names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
     others = features_by_number(layer)

@@ -9,10 +9,9 @@
 
 from dataclasses import dataclass, fields, replace
 from math import ceil
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Labels, Provenance, Result
@@ -27,6 +26,9 @@ from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    import pandas
+
 SIZES = ("area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3")
 
 
@@ -36,7 +38,7 @@ class MeasuredCells:
 
     snapshot: Snapshot  # what was measured; its pixels are a copy
     settings: MeasureSettings  # what was asked for
-    table: pandas.DataFrame  # a row for each cell; ``label`` is its value, of a point its number
+    table: "pandas.DataFrame"  # a row for each cell; ``label`` is its value, of a point its number
     result: Result  # the same cells; its labels are numbered by row
     membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region
     sizes: NDArray[np.int64] | None = None  # pixels of each region in each frame
@@ -118,7 +120,7 @@ def measure_task(
 
 
 def _in_regions(
-    snapshot: Snapshot, settings: MeasureSettings, table: pandas.DataFrame, result: Result
+    snapshot: Snapshot, settings: MeasureSettings, table: "pandas.DataFrame", result: Result
 ) -> MeasuredCells:
     regions = snapshot.regions
     membership = regions.membership(result.cells, result.offset)
@@ -227,7 +229,7 @@ def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> PixelChan
     return PixelChange(np.union1d(old[places], new[places]).astype(np.int64), box)
 
 
-def _carry_features(table: pandas.DataFrame, snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
+def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
     """Add class, score and whether a cell was made by hand, as the features of a Labels layer tell."""
     features = snapshot.features
     numbers = table["label"].to_numpy()
@@ -248,7 +250,7 @@ def _carry_features(table: pandas.DataFrame, snapshot: Snapshot, changed: NDArra
     bring_back(table, edited, snapshot.deleted)
 
 
-def _set_or_drop(table: pandas.DataFrame, name: str, rows: pandas.DataFrame) -> None:
+def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame") -> None:
     if name in rows:
         table[name] = rows[name].to_numpy(np.float64)
     elif name in table:
@@ -263,7 +265,7 @@ def _as_text(values: NDArray[Any]) -> list[str]:
     return [one if isinstance(one, str) else "" for one in values.tolist()]
 
 
-def _with_scores_and_classes(result: Result, table: pandas.DataFrame) -> Result:
+def _with_scores_and_classes(result: Result, table: "pandas.DataFrame") -> Result:
     cells, settings = result.cells, dict(result.provenance.settings)
     if "score" in table:
         cells = replace(cells, scores=np.nan_to_num(table["score"].to_numpy(np.float32), nan=1.0))

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
@@ -36,6 +35,9 @@ from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
 from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
+if TYPE_CHECKING:
+    import pandas
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
@@ -43,7 +45,7 @@ class Snapshot:
 
     pixels: NDArray[np.integer[Any]] | None  # of a Labels layer, without channels; None for points
     points: NDArray[np.float64] | None  # (N, D), or centres of boxes; None for labels
-    features: pandas.DataFrame  # row ``k`` for label ``k``, or row ``i`` for point ``i``
+    features: "pandas.DataFrame"  # row ``k`` for label ``k``, or row ``i`` for point ``i``
     image: Image  # what the cells lie in
     offset: tuple[int, ...]  # first pixel of the labels in the image
     others: Mapping[str, Image] = field(default_factory=dict)  # further images of the same pixels, by name
@@ -53,7 +55,7 @@ class Snapshot:
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
     boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
-    deleted: pandas.DataFrame | None = None  # cells that undo may bring back
+    deleted: "pandas.DataFrame | None" = None  # cells that undo may bring back
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -228,11 +230,13 @@ def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
     return list(found.values())
 
 
-def session_table(viewer: Any) -> pandas.DataFrame:
+def session_table(viewer: Any) -> "pandas.DataFrame":
     """Return one row per count in the viewer: ``image``, ``layer``, ``model``, ``count``, classes.
 
     All cells of a layer count, whatever the filters of the panel.
     """
+    import pandas
+
     rows = []
     for layer in session_layers(viewer):
         own, features = layer.metadata[METADATA], layer.features
