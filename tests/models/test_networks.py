@@ -139,9 +139,51 @@ def test_convolutions_that_activate_give_the_same_numbers(preset, number_type):
         assert torch.equal(in_one(image), in_two(image))
 
 
-def test_no_activation_of_the_default_network_stands_alone_on_x86(monkeypatch):
+def _missing(*given):
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
+
+
+def _of_other_arguments(*given):
+    raise RuntimeError("mkldnn::_convolution_pointwise() expected at most 9 argument(s) but received 10")
+
+
+def _without_activation(x, weight, bias, padding, stride, dilation, groups, *activation):
+    return nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+@pytest.mark.parametrize("operation", [_missing, _of_other_arguments, _without_activation])
+def test_a_pytorch_without_the_operation_of_both_counts_as_before(monkeypatch, operation):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", operation, raising=False)
+    image = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    with closing(Engine([flow.build("small")], EngineSettings(device="cpu"))) as engine:
+        assert engine.attempt(image).shape == (1, engine.n_maps, 64, 64)
+        layers = [one for network in engine._networks for one in network.modules()]
+    assert not [one for one in layers if isinstance(one, ActivatedConv2d)]
+
+
+@pytest.mark.parametrize("side", [32, 64, 96])
+def test_in_single_precision_numbers_differ_by_rounding_alone(side):
+    torch.manual_seed(0)
+    model = flow.build("lite")
+    kept = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    in_two, in_one = model.inference_network(), fused(model.inference_network(), torch.float32)
+    image = 4 * torch.rand(1, 3, side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(in_one(image), in_two(image), rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(weight, kept[name]) for name, weight in model.network.state_dict().items())
+
+
+def test_to_look_for_the_operation_leaves_the_random_numbers_of_others():
+    before = torch.get_rng_state()
+    fused(nn.Sequential(), torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_activation_of_the_default_network_stands_alone_on_x86(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch has no oneDNN here")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with closing(Engine([flow.build("lite")], EngineSettings(device="cpu"))) as engine:
         layers = [one for network in engine._networks for one in network.modules()]
     assert not [one for one in layers if isinstance(one, nn.ReLU | nn.ReLU6)]
