@@ -191,7 +191,7 @@ def write_bad_images(folder):
     return {
         "absent.tif": "there is none",
         "cut.tif": "cut short",
-        "text.tif": "no image",
+        "text.tif": "not an image",
         "folder.tif": "another folder",
         "nan.tif": "finite",
         "empty.npy": "empty",
