@@ -1,5 +1,6 @@
 """What is corrected of an image of a folder reaches its files and all that tells of the folder."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import tifffile
+from tests.inference.test_fit import Recorder
 from tests.inference.test_folder import KILL_LATER
 
 from cellwright.core.errors import AxesError, ReadError, SettingsError, WriteError
@@ -143,6 +145,28 @@ def test_it_can_be_corrected_again_and_back(images, tmp_path, shelved, blobs):
     assert (outcome.row["count"], outcome.row["corrected"]) == (len(blobs), 0)
     assert not pandas.read_csv(out / "A01.cells.csv")["score"].isna().any()
     np.testing.assert_array_equal(found_in(out, "A01", as_counted=True).cells.labels, machine)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(analysis=MEASURED)])
+def test_where_nothing_was_corrected_the_fit_stays(images, tmp_path, shelved, monkeypatch, recipe):
+    monkeypatch.setattr(shelved, "fit", Recorder(0.8126))
+    out = tmp_path / "out"
+    before = count(images, out, shelved, recipe)["A01"].row
+    machine = found_in(out, "A01").cells.labels
+    for mine, n in ((machine, 0), (corrected(machine), 3), (machine, 0)):
+        row = run(save_corrected(out, "A01", mine)).row
+        told = json.loads((out / "A01.json").read_text())
+        summary = pandas.read_csv(out / "summary.csv").set_index("image").loc["A01"]
+        assert row["corrected"] == n
+        if n:
+            assert not {"fit", "expectation"} & set(row)
+            assert "fit" not in told
+            assert np.isnan(summary["fit"])
+        else:
+            assert {name: row[name] for name in ("fit", "expectation")} == {
+                name: before[name] for name in ("fit", "expectation")
+            }
+            assert (told["fit"], summary["fit"]) == (0.8126, before["fit"])
 
 
 @pytest.mark.parametrize(

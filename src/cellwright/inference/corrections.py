@@ -228,7 +228,8 @@ def _told(
     n = int(is_changed.sum()) + corrected.n_removed
     told = f"{n} cell{'s' * (n != 1)} corrected by hand; the model had found {plain_count(machine.count)}."
     provenance = result.provenance.noting(**{CORRECTED: n})
-    result = replace(result, notices=(*result.notices, told), provenance=provenance)
+    fit = None if n else machine.provenance.settings.get("expected_f1")  # of cells of the model alone
+    result = replace(result, notices=(*result.notices, told), provenance=provenance, fit=fit)
     columns = {"score": np.where(is_drawn, np.nan, result.cells.scores), "edited": is_changed}
     if analysis is not None:
         analysis = replace(analysis, result=result, table=analysis.table.assign(**columns))
