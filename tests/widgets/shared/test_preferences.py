@@ -10,6 +10,7 @@ import napari.settings
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.utils.history import get_save_history
 from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
@@ -107,7 +108,23 @@ def test_results_of_folders_and_annotations_are_saved_in_the_output_folder(
         folder.view.propose()
         assert Path(folder.view.output.text()) == results
         annotate_widget.panel.exports.save_as.click()
-    assert [Path(one).parent for one in asked] == [Path(), Path("/out")]
+    assert [Path(one).parent for one in asked] == [Path(get_save_history()[0]), Path("/out")]
+
+
+def test_the_next_file_is_proposed_beside_the_last_one(
+    viewer: ViewerModel, widget: CountWidget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+
+    def choose(*given: Any) -> tuple[str, str]:
+        asked.append(Path(given[2]))
+        return str(tmp_path / "mine.json"), ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    for _ in range(2):
+        widget.panel.save_settings.click()
+    assert asked[1] == tmp_path / "settings.json"
+    assert asked[0].parent != tmp_path
 
 
 def test_the_next_start_of_napari_knows_them(

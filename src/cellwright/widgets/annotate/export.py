@@ -17,7 +17,7 @@ from cellwright.core.tasks import Task
 from cellwright.files.formats.registry import FORMATS, Format
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.view import ExportSection
-from cellwright.widgets.shared.napari_private import preferences
+from cellwright.widgets.shared.napari_private import ask_to_save
 
 SPLITS = {
     "train: learn from it": "train",
@@ -53,8 +53,7 @@ class Exporter(QObject):
         if session is None:
             return
         chosen = FORMATS[self._section.format.currentData()]
-        start = preferences().path_for(proposed(chosen, session))
-        path, _ = QFileDialog.getSaveFileName(self._section, f"Save as {chosen.title}", start)
+        path, _ = ask_to_save(self._section, f"Save as {chosen.title}", proposed(chosen, session))
         if path:
             self.to_file(Path(path))
 

@@ -22,7 +22,7 @@ from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
-from cellwright.widgets.shared.napari_private import preferences
+from cellwright.widgets.shared.napari_private import ask_to_save, preferences
 
 FORMATS = "Settings (*.json)"
 
@@ -40,8 +40,8 @@ class SaveTool(QObject):
         """Let the user choose a file, and save to it."""
         if self._model.outcome is None:
             return
-        name = preferences().path_for(f"{self._model.outcome.request.source.image.name}.cells.csv")
-        path, _ = QFileDialog.getSaveFileName(self._button, "Save cells", name, "Table (*.csv)")
+        name = f"{self._model.outcome.request.source.image.name}.cells.csv"
+        path, _ = ask_to_save(self._button, "Save cells", name, "Table (*.csv)")
         if path:
             self.start(Path(path))
 
@@ -131,8 +131,7 @@ class SettingsFileTool(QObject):
         return not_here
 
     def _on_save_clicked(self) -> None:
-        name = preferences().path_for("settings.json")
-        path, _ = QFileDialog.getSaveFileName(self._panel, "Save settings", name, FORMATS)
+        path, _ = ask_to_save(self._panel, "Save settings", "settings.json", FORMATS)
         if path:
             target = Path(path)
             self.save(target if target.suffix else target.with_suffix(".json"))

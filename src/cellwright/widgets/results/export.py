@@ -37,7 +37,7 @@ from cellwright.widgets.shared.cells.snapshot import (
 )
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import telling
-from cellwright.widgets.shared.napari_private import preferences
+from cellwright.widgets.shared.napari_private import ask_to_save, preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
@@ -264,8 +264,8 @@ class ResultsExport(QObject):
             )
             return
         ending = formats.partition("*")[2].partition(")")[0]
-        name = preferences().path_for(f"{self._image().name}.{what}{ending}")
-        path, chosen = QFileDialog.getSaveFileName(self._view, f"Save {what}", name, formats)
+        name = f"{self._image().name}.{what}{ending}"
+        path, chosen = ask_to_save(self._view, f"Save {what}", name, formats)
         if path:
             target = Path(path)
             if not target.suffix:
@@ -284,10 +284,8 @@ class ResultsExport(QObject):
     def _on_save_tracks_clicked(self) -> None:
         if not self._has_tracks():
             return
-        name = preferences().path_for(f"{self._image().name}_RES")
-        path, _ = QFileDialog.getSaveFileName(
-            self._view, "Save tracks", name, "Folder (*_RES)", options=QFileDialog.Option.ShowDirsOnly
-        )
+        name, only_folders = f"{self._image().name}_RES", QFileDialog.Option.ShowDirsOnly
+        path, _ = ask_to_save(self._view, "Save tracks", name, "Folder (*_RES)", options=only_folders)
         if path:
             self.save_tracks(Path(path))
 

@@ -19,10 +19,12 @@ import numpy as np
 from napari.layers import Labels, Layer
 from napari.utils.colormaps import CyclicLabelColormap, colormap
 from napari.utils.colormaps.standardize_color import transform_color
+from napari.utils.history import get_save_history, update_save_history
 from npe2 import PluginManager
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QTimer
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
@@ -336,13 +338,27 @@ class Preferences:
     device: str = "auto"  # where the network runs
     border: BorderRule = "all"  # which cells at the border count
     unit: str = "auto"  # ``auto`` tells micrometres where the pixel size is known, ``px`` pixels alone
-    output_folder: str = ""  # where files are saved; empty is the folder that napari was started in
+    output_folder: str = ""  # where files are saved; empty is that in which one was saved last
 
     def path_for(self, name: str) -> str:
         """Return where a file of this name is proposed to be saved."""
         if not self.output_folder:
             return name
         return str(Path(self.output_folder).expanduser() / name)
+
+
+def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **options: Any) -> tuple[str, str]:
+    """Return the file that the user chooses to save, empty where none, and its kind among ``formats``.
+
+    The dialog proposes ``name`` in the output folder of the Preferences, else where napari saved last.
+    """
+    proposed = preferences().path_for(name)
+    if proposed == name:
+        proposed = str(Path(get_save_history()[0]) / name)
+    path, chosen = QFileDialog.getSaveFileName(parent, title, proposed, formats, **options)
+    if path:
+        update_save_history(path)
+    return path, chosen
 
 
 @contextmanager

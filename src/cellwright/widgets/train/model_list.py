@@ -12,6 +12,7 @@ from cellwright.core.tasks import Progress, Task, once
 from cellwright.models import store
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
+from cellwright.widgets.shared.napari_private import ask_to_save
 from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"
@@ -127,7 +128,7 @@ class OwnModels(QWidget):
             self.delete_chosen()
 
     def _on_export_chosen(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{self.chosen}.zip", ARCHIVE)
+        path, _ = ask_to_save(self, "Export a model", f"{self.chosen}.zip", ARCHIVE)
         if path:
             self.export_to(Path(path))
 
@@ -142,8 +143,7 @@ class OwnModels(QWidget):
             return
         names = (name.strip() for name in given["authors"].split(","))
         details = ZooDetails(tuple(filter(None, names)), given["licence"].strip() or LICENCE)
-        start = f"{self.chosen}-zoo.zip"
-        path, _ = QFileDialog.getSaveFileName(self, "Export a package for the zoo", start, ARCHIVE)
+        path, _ = ask_to_save(self, "Export a package for the zoo", f"{self.chosen}-zoo.zip", ARCHIVE)
         if path:
             self.export_to(Path(path), details)
 
