@@ -402,6 +402,43 @@ def test_an_image_removed_during_its_count_loses_nothing(
     assert widget.panel.number.text() == "0"
 
 
+def test_an_image_given_other_pixels_during_its_count_is_told_of(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    go_on = slow_network(shelved)
+    layer = viewer.add_image(blobs.image, name="blobs")
+    click_count(widget, qtbot)
+    layer.data = np.zeros_like(blobs.image)
+    go_on.set()
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert "'blobs' was given other pixels" in widget.panel.message.text()
+    assert widget.panel.line.text().startswith("of 'blobs', which has other pixels now: ")
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == "0"
+    assert "other pixels" not in widget.panel.message.text() + widget.panel.line.text()
+
+
+@pytest.mark.parametrize("is_multiscale", [False, True])
+def test_a_count_whose_image_is_given_other_pixels_says_so(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled, is_multiscale: bool
+) -> None:
+    def pixels(image: Any) -> Any:
+        return [image, image[::2, ::2]] if is_multiscale else image
+
+    layer = viewer.add_image(pixels(blobs.image), name="blobs", multiscale=is_multiscale)
+    count(widget, qtbot, settled)
+    line = widget.panel.line.text()
+    assert line.startswith(f"{len(blobs)} cells")
+    layer.contrast_limits = (0, 0.5)
+    layer.scale = (2, 2)
+    viewer.add_image(blobs.image, name="another")
+    viewer.layers.remove("another")
+    assert widget.panel.line.text() == line
+    layer.data = pixels(np.zeros_like(blobs.image))
+    assert widget.panel.line.text() == f"of 'blobs', which has other pixels now: {line}"
+
+
 def test_without_a_model_the_error_says_where_they_are_looked_for(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

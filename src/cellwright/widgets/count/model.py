@@ -108,8 +108,14 @@ _counts: WeakKeyDictionary[Any, ViewerCounts] = WeakKeyDictionary()
 
 
 def removed_line(viewer: Any, source: Source) -> str:
-    """Return a sentence where the image layer was removed while its cells were counted, else nothing."""
-    if layer_of_id(viewer, source.layer_id) is not None:
+    """Return a sentence where the image layer was removed, or its pixels, while its cells were counted."""
+    layer = layer_of_id(viewer, source.layer_id)
+    if layer is not None and layer.data is not source.layer_data:
+        return (
+            f"The image layer {source.image.name!r} was given other pixels while its cells were counted; "
+            "these are the cells of those before. Count again."
+        )
+    if layer is not None:
         return ""
     return (
         f"The image layer {source.image.name!r} was removed while its cells were counted; they are shown "

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from napari.layers import Labels, Layer
 from psygnal import Signal
@@ -147,6 +148,7 @@ class ShownCount(QObject):
         self._edited, self._updater = edited, updater
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
+        self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
         for changed in (panel.image.chosen, choices.scene_changed):
             changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
@@ -305,6 +307,10 @@ class ShownCount(QObject):
         """Take a count, whose layers are there, for the one that the panel tells of."""
         self._model.outcome = counted
         remember(self._viewer, counted)
+        image = layer_of_id(self._viewer, counted.request.source.layer_id)
+        if image is not None and image not in self._heard:
+            self._heard.add(image)
+            listen(image.events.data, self._tell_where_counted, self._panel)
         self._show_number()
         self._panel.save.setEnabled(True)
         self._panel.correct.setEnabled(counted.result.gives == "instances")
@@ -326,10 +332,14 @@ class ShownCount(QObject):
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""
-        if layer_of_id(self._viewer, counted.request.source.layer_id) is None:
+        source = counted.request.source
+        layer = layer_of_id(self._viewer, source.layer_id)
+        if layer is None:
             return "which is closed"
+        if layer.data is not source.layer_data:
+            return "which has other pixels now"
         chosen = self._panel.image.layer
-        if chosen is not None and str(chosen.unique_id) == counted.request.source.layer_id:
+        if chosen is not None and str(chosen.unique_id) == source.layer_id:
             return ""
         return "not of the image above"
 

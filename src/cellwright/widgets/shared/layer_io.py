@@ -9,7 +9,7 @@ of cells gets the transform of its image, moved to the first pixel of the part:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -66,6 +66,7 @@ class Source:
     placement: Mapping[str, Any]  # arguments of napari's layers that put the part where it belongs
     channel_axis: int | None = None  # where the cells need an axis of length one to line up with the image
     is_preview: bool = False  # whether its layers are kept apart from those of a count
+    layer_data: Any = field(default=None, compare=False, repr=False)  # ``data`` of the layer, as it was
 
     @property
     def key(self) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
         placement=placement_of(layer, first, drop_first=channel.axis == 0),
         channel_axis=channel.axis or None,
+        layer_data=layer.data,
     )
 
 
