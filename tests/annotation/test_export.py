@@ -11,6 +11,7 @@ from cellwright.core.errors import AnnotationError, SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.registry import FORMATS
+from cellwright.ops.labels import relabel_frames
 
 
 def to_dataset(*args, **options):
@@ -40,7 +41,7 @@ def test_a_dataset_has_the_labels_and_calibration_of_the_session(draw_session, t
     assert to_dataset(session, tmp_path / "new") == ("drawn",)
     (item,) = read_dataset(tmp_path / "new").items
     image, labels = item.read()
-    np.testing.assert_array_equal(labels, dense(session))
+    np.testing.assert_array_equal(labels, relabel_frames(dense(session), image.label_axes))
     np.testing.assert_array_equal(image.data, session.image.data)
     assert (image.axes, image.pixel_size_um) == (axes, session.image.pixel_size_um)
     assert (item.is_complete, item.regions, item.split) == (False, (), "train")

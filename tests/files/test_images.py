@@ -316,7 +316,7 @@ def test_an_ome_tiff_that_promises_more_pages_is_refused(tmp_path, grey):
 )
 def test_a_file_that_is_no_image_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ReadError, match="no image"):
+    with pytest.raises(ReadError, match="not an image"):
         read_image(tmp_path / name)
 
 

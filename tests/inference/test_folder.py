@@ -246,7 +246,7 @@ def test_what_is_no_image_is_told_and_the_rest_is_done(images, tmp_path):
     tifffile.imwrite(images / f"{long}.tif", np.ones((8, 9), np.uint8))
     outcomes = count(images, tmp_path / "out", BrightPixels())
     errors = {name: one.error for name, one in outcomes.items() if one.error}
-    assert "no file" in errors.pop("pipe")
+    assert "not a file" in errors.pop("pipe")
     assert "there is none" in errors.pop("gone")
     assert "axes" in errors.pop("line").lower()
     assert not errors

@@ -236,7 +236,7 @@ def test_stacks_are_refused(write):
     for kind, dtype in (("images", np.uint8), ("masks", np.uint16)):
         path = dataset.folder / kind / "a.tif"
         tifffile.imwrite(path, np.ones((4, 9, 9), dtype), photometric="minisblack", metadata={"axes": "ZYX"})
-    with pytest.raises(AnnotationError, match="learnt from 2D images; 'a' has axes 'ZYX'"):
+    with pytest.raises(AnnotationError, match="learned from 2D images; 'a' has axes 'ZYX'"):
         run(spec_for([ClassDataset(dataset)], QUICK))
 
 

@@ -114,7 +114,7 @@ def predict_classes(
     """Return how likely each cell is to be of each class.
 
     Cells may come with boxes and areas or, where these are 0, as bare points: then they are taken to be of
-    the stated diameter, or of that of the cells the classifier learnt from. A cell of a volume is looked at
+    the stated diameter, or of that of the cells the classifier learned from. A cell of a volume is looked at
     in the slice of its centre. An image that is a part of another has the ``scale`` of the whole.
 
     Parameters and errors are those of :func:`classify`.

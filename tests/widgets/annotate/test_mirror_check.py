@@ -43,7 +43,7 @@ def test_what_the_model_sees_otherwise_comes_first(widget: AnnotateWidget, blobs
     assert context.review.queue.chance(odd) > before
     assert context.review.queue.order()[0] == odd
     assert context.review.current == current
-    assert "1 otherwise" in widget.panel.hint.text()
+    assert "1 of 64 cells differently" in widget.panel.hint.text()
     assert widget.panel.check.isEnabled()
 
 

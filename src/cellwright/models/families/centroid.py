@@ -1,7 +1,7 @@
 """The ``centroid`` family: a heatmap of cell centres, with height and width read at each centre.
 
 Heights and widths are in pixels, not relative to the image as in the reference: a tile's share of a cell
-depends on how the image is cut into tiles, the cell's pixels do not. They are learnt as logarithms.
+depends on how the image is cut into tiles, the cell's pixels do not. They are learned as logarithms.
 
 Source: Wagner and Rohr, CellCentroidFormer, arXiv:2206.00338 (2022).
 """
