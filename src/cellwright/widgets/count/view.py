@@ -134,11 +134,7 @@ class CountPanel(RegionPanel):
         axes = stack(self.axes, self.understood, spacing_px=2)
         form.addRow("Axes", axes)
         form.addRow("Model", self.model.with_card())
-        self._axes_parts = (
-            form.labelForField(axes),
-            self.axes,
-            self.understood,
-        )
+        self._axes_parts = (form.labelForField(axes), self.axes, self.understood)
         self.show_axes("")
         return form
 

@@ -47,10 +47,8 @@ def note_deleted(layer: Labels, table: "pandas.DataFrame") -> None:
     if last is not None:
         before, now = _where_unlike(last, table)
         names = _place(now, before)
-        is_gone = ~pandas.Index(_keys(before[names])).isin(
-            _keys(now[names])
-        )  # np.isin takes eight times as long
-        gone = before[is_gone].assign(edited=False)
+        earlier = pandas.Index(_keys(before[names]))  # whose isin takes an eighth of the time of numpy's
+        gone = before[~earlier.isin(_keys(now[names]))].assign(edited=False)
         given = features_by_number(layer).reindex(gone["label"])  # a class may have been given since
         gone = gone.assign(**{name: given[name].to_numpy() for name in GIVEN if name in given})
         if len(gone):
