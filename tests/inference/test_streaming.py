@@ -836,6 +836,7 @@ def test_a_density_is_streamed(tmp_path, monkeypatch):
     found = run(count_streamed(job_of(image, tmp_path, "density", engine=engine)))
     assert found.result.count == pytest.approx(whole.count, rel=0.005)
     assert found.result.interval == pytest.approx(whole.interval, rel=0.005)
+    assert found.result.provenance.settings["count_error"] == whole.provenance.settings["count_error"]
     group = zarr.open_group(tmp_path / "image.density.zarr", mode="r")
     assert group["0"][:].sum(dtype=float) == pytest.approx(found.result.count, abs=0.01)
     assert np.abs(group["0"][:] - whole.maps["density"]).max() < 0.2 * whole.maps["density"].max()

@@ -344,7 +344,9 @@ def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any
     density: Any = sums.reshape(*lead, 1, 1)
     spec = job.models[0].spec
     interval = count_interval(density, settings, spec.count_error)
-    return replace(result, count=float(sums.sum()), maps={"density": density}, interval=interval)
+    provenance = result.provenance.noting(count_error=spec.count_error)
+    maps = {"density": density}
+    return replace(result, count=float(sums.sum()), maps=maps, interval=interval, provenance=provenance)
 
 
 def _join(parts: Sequence[Path], path: Path) -> int:
