@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels as LabelsLayer
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QItemSelectionModel, Qt
 
@@ -286,16 +287,24 @@ def test_a_count_is_told_of_with_its_interval(
     assert "interval" not in panel.view.line.text()
 
 
-@pytest.mark.parametrize("change", ["another count", "an edit", "the layer goes"])
-def test_an_interval_is_told_of_its_own_count_alone(
-    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read, change: str
-) -> None:
+def told_panel(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
+) -> tuple[Result, LabelsLayer, ResultsWidget]:
+    """A count, its Labels layer, and the panel that was told of it."""
     result = counted(blobs)
     shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown)
     read(panel)
+    return result, shown, panel
+
+
+@pytest.mark.parametrize("change", ["another count", "an edit", "the layer goes"])
+def test_an_interval_is_told_of_its_own_count_alone(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read, change: str
+) -> None:
+    result, shown, panel = told_panel(viewer, qtbot, blobs, read)
     assert "interval" in panel.view.line.text()
     if change == "another count":  # with as many cells, of which the panel is not told
         later = replace(result, provenance=replace(result.provenance, image_name="other"), interval=None)
@@ -314,12 +323,7 @@ def test_an_interval_is_told_of_its_own_count_alone(
 def test_it_says_that_cells_were_deleted_by_hand_also_where_none_is_left_to_show_it(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
 ) -> None:
-    result = counted(blobs)
-    shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
-    panel = ResultsWidget(viewer)
-    qtbot.addWidget(panel)
-    tell_results(viewer, result, shown)
-    read(panel)
+    _, shown, panel = told_panel(viewer, qtbot, blobs, read)
     assert "by hand" not in panel.view.line.text()
     choose_rows(panel, 1)
     panel.view.delete.click()
