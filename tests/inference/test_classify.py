@@ -197,14 +197,16 @@ def test_progress_ends_with_all_cells(scene):
 
 def test_going_on_on_the_cpu_is_told(scene, monkeypatch):
     data, cells, is_bright = scene
-    image, attempt = Image(data, "YX"), classify_module._Runner._attempt
+    image, forward = Image(data, "YX"), classify_module._Runner._forward
     monkeypatch.setattr(classify_module, "choose", lambda _: torch.device("meta"))
     monkeypatch.setattr(BrightNetwork, "to", lambda self, _: self)
-    monkeypatch.setattr(
-        classify_module._Runner,
-        "_attempt",
-        lambda self, *given: attempt(self, *given) if self._device.type == "cpu" else None,
-    )
+
+    def fits_on_the_cpu(self, *given):
+        if self._device.type != "cpu":
+            raise torch.OutOfMemoryError
+        return forward(self, *given)
+
+    monkeypatch.setattr(classify_module._Runner, "_forward", fits_on_the_cpu)
     after = run(classify(result_of(cells, image), image, classifier(), CPU))
     np.testing.assert_array_equal(after.cells.classes, is_bright)
     assert after.notices[1:] == (

@@ -38,7 +38,7 @@ from cellwright.training.data.sampler import (
 from cellwright.training.data.samples import Sample
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState
-from cellwright.training.trainer import average, cosine, forward, take_step
+from cellwright.training.trainer import cosine, forward, take_step
 from tools.command_line import command_line
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
@@ -189,8 +189,8 @@ def train(
         if progress >= 1 or stops:
             break
         fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * cosine(progress, 1)
-        take_step(state, model.loss(forward(state.network, model, images), targets), fall)
-        average(state.average, state.network, state.step, SETTINGS.ema_decay)
+        loss = model.loss(forward(state.network, model, images), targets)
+        take_step(state, loss, fall, SETTINGS.ema_decay)
         if state.step % 100 == 0:
             print(
                 f"{datetime.now():%H:%M:%S} step {state.step} loss {np.mean(state.losses[-100:]):.4f} "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError, OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
-from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
+from cellwright.inference.device import choose, choose_dtype, free_cache, unless_out_of_memory
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier, load
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
@@ -68,16 +69,8 @@ def classify(
     AxesError where the cells are not those of such an image. CheckpointError where there is no such
     classifier, or it is damaged. OutOfMemoryError where not even one crop fits into memory.
 
-    Parameters
-    ----------
-    result
-        Of any family that tells cells apart.
-    image
-        What was counted in: the points of the result are in its pixels.
-    classifier
-        Name, folder or classifier.
-    engine
-        Device, number type, batch size and channel.
+    ``image`` is what was counted in: the points of the result are in its pixels. Of ``engine`` hold device,
+    number type, batch size and channel.
     """
     chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
@@ -167,7 +160,7 @@ class _Runner:
         start = 0
         while start < len(cut):
             rows = slice(start, start + self.batch_size)
-            part = self._attempt(cut[rows], sizes[rows])
+            part = unless_out_of_memory(partial(self._forward, cut[rows], sizes[rows]), self._device)
             if part is None:
                 self._step_down()
                 continue
@@ -180,20 +173,13 @@ class _Runner:
         self._network.cpu()
         free_cache(self._device)
 
-    def _attempt(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        try:
-            is_half = self._dtype != torch.float32
-            with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_half):
-                inputs = torch.from_numpy(cut).to(self._device, memory_format=torch.channels_last)
-                logits = self._network(inputs, torch.from_numpy(sizes).to(self._device))
-            found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            return found
-        free_cache(self._device)  # outside except: the error's traceback holds on to the tensors
-        return None
+    def _forward(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32]:
+        is_half = self._dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_half):
+            inputs = torch.from_numpy(cut).to(self._device, memory_format=torch.channels_last)
+            logits = self._network(inputs, torch.from_numpy(sizes).to(self._device))
+        found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
+        return found
 
     def _step_down(self) -> None:
         if self.batch_size > 1:

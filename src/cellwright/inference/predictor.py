@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress
-from cellwright.inference.device import choose, choose_dtype, free_cache, free_device_memory, is_out_of_memory
+from cellwright.inference.device import (
+    choose,
+    choose_dtype,
+    free_cache,
+    free_device_memory,
+    is_out_of_memory,
+    unless_out_of_memory,
+)
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import fused, match_channels
 from cellwright.models.protocol import CellModel
@@ -93,17 +100,15 @@ class Engine:
 
         With ``raw`` they are as the network gives them, for :meth:`to_maps`.
         """
-        try:
+
+        def maps() -> Images:
             output = self._forward(windows)
             if not raw:
                 output = self.models[0].to_maps(output)
-            maps: Images = output.contiguous().cpu().numpy()
-            return maps
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        free_cache(self.device)  # outside except: the error's traceback holds on to the tensors
-        return None
+            found: Images = output.contiguous().cpu().numpy()
+            return found
+
+        return unless_out_of_memory(maps, self.device)
 
     def to_maps(self, raw: Images) -> Images:
         """Return raw output (B, maps, Y, X) in map units."""

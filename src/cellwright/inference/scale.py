@@ -12,7 +12,7 @@ from cellwright.core.tasks import Task
 from cellwright.inference.context import BlockBatch, CountContext, Predicted
 from cellwright.inference.predictor import TileProgress
 from cellwright.models import registry
-from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector, mean_confidence
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.density import mean_diameter, typical_diameter
@@ -301,13 +301,6 @@ def zoom_of_density(blocks: Sequence[DensityBlock], spec: ModelSpec) -> float:
 def is_close(zoom: float, tried: Sequence[float]) -> bool:
     """Return whether a zoom is too near to one already tried to change what is found."""
     return any(1 / CLOSE <= zoom / one <= CLOSE for one in tried)
-
-
-def mean_confidence(cells: Sequence[Cells]) -> float:
-    """Return the mean score of the cells, weighted by their area: how well the model knows what it sees."""
-    areas = np.concatenate([one.areas for one in cells])
-    scores = np.concatenate([one.scores for one in cells])
-    return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
 def zoom_notice(zoom: float, diameter_px: float, n_places: int) -> str:

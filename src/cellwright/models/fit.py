@@ -129,18 +129,24 @@ class FactCollector:
         scores = np.concatenate([one.scores for one in cells])
         if self._fit is None or not len(scores):
             return None
-        areas = np.concatenate([one.areas for one in cells])
         n_cell, n_unsure, n_taken, length = self.sums.tolist()
         n_cell = max(n_cell, 1.0)
         return self._fit.expected_f1(
             {
-                "confidence": float((scores * areas).sum() / max(areas.sum(), 1)),
+                "confidence": mean_confidence(cells),
                 "score_low": float(np.quantile(scores, 0.1)),
                 "flow_length": length / n_cell,
                 "ambiguous": n_unsure / n_cell,
                 "left_over": 1 - min(n_taken / n_cell, 1.0),
             }
         )
+
+
+def mean_confidence(cells: Sequence[Cells]) -> float:
+    """Return the mean score of the cells, weighted by their area: how well the model knows what it sees."""
+    areas = np.concatenate([one.areas for one in cells])
+    scores = np.concatenate([one.scores for one in cells])
+    return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
 def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ Only cells with a class are looked at; what nobody annotated is not taken for an
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,10 @@ from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_exte
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
 from cellwright.ops.labels import annotate
-from cellwright.training.run_folder import facts_of, forget, only_scores, write_curve
+from cellwright.training.run_folder import facts_of, forget, only_scores
 from cellwright.training.settings import ClassifyTrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, resume, save, write_card
-from cellwright.training.trainer import EpochReport, average, cosine, half_precision, in_words, take_step
+from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume, write_card
+from cellwright.training.trainer import cosine, epoch_report, half_precision, take_step
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves
@@ -247,7 +247,7 @@ def train_classifier(
 ) -> Task[Path]:
     """Train a classifier on the split ``train`` of some datasets and return its folder (``output``).
 
-    Yields an :class:`EpochReport` with the scores of the split ``val`` (empty without one) after each epoch.
+    Yields an ``EpochReport`` with the scores of the split ``val`` (empty without one) after each epoch.
     A run that was stopped or killed resumes after its last epoch. What is kept is the running average of the
     weights at the end: the validation cells choose nothing.
 
@@ -273,12 +273,8 @@ def train_classifier(
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
         scores = (yield from score(_trained(spec, state), validation)).summary()
-        loss, rate = float(np.mean(state.losses)), _rate(state.step, settings)
-        state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
-        write_curve(output, asdict(settings), state.history, state.facts)
-        save(state, output)
-        note = in_words({"loss": loss, **scores})
-        yield EpochReport("epoch", state.step, settings.steps, note, loss, rate, scores)
+        note_epoch(state, output, settings, scores)
+        yield epoch_report(state, settings.steps)
     scores = only_scores(state.history[-1])
     save_classifier(output, _trained(spec, state), scores)
     told = [f"Trained on the classes of images of `{source.dataset.folder.name}`." for source in sources]
@@ -328,8 +324,7 @@ def _epoch(
             logits = state.network(seen, sizes.to(torch_device))
         true = training.classes[rows].to(torch_device)
         loss = functional.cross_entropy(logits.float(), true, label_smoothing=SMOOTHING)
-        take_step(state, loss, _rate(state.step, settings))
-        average(state.average, state.network, state.step - 1, EMA_DECAY)
+        take_step(state, loss, _rate(state.step, settings), EMA_DECAY)
         yield Progress("train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
 

@@ -37,10 +37,10 @@ from cellwright.ops.geometry.axes import frames, in_lit_colour
 from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
-from cellwright.training.run_folder import forget, write_curve
+from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainSettings
-from cellwright.training.state import RunState, check_same_run, first_state, resume, save
-from cellwright.training.trainer import EpochReport, average, half_precision, take_step, warm_cosine
+from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume
+from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine
 
 PRETRAINED = "pretrained.json"
 PLACE = 1.5  # side of the place that two views are cut from, in sides of a view
@@ -144,7 +144,7 @@ def pretrain(
 ) -> Task[Path]:
     """Train the encoder of a model on images without annotation, and return the folder with its weights.
 
-    Yields an :class:`EpochReport` after each epoch. A run that was stopped resumes after its last epoch. The
+    Yields an ``EpochReport`` after each epoch. A run that was stopped resumes after its last epoch. The
     result counts nothing: it is what :func:`start_from` gives to a model that is then trained.
 
     CheckpointError where the network has no encoder and decoder to speak of, or the run in ``output`` is of
@@ -162,12 +162,8 @@ def pretrain(
     resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
-        loss = float(np.mean(state.losses))
-        rate = float(state.optimizer.param_groups[0]["lr"])
-        state.history.append({"step": state.step, "loss": loss, "rate": rate})
-        write_curve(output, asdict(settings), state.history)
-        save(state, output)
-        yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}{told}", loss, rate)
+        note_epoch(state, output, settings)
+        yield epoch_report(state, settings.steps, told)
     parts = state.average.get_submodule("parts")
     facts = {
         "preset": model.spec.preset,
@@ -300,6 +296,5 @@ def _epoch(
         with half_precision(torch_device):
             loss = state.network(views.to(torch_device))
         share = warm_cosine(state.step, settings.steps, settings.warmup_steps)
-        take_step(state, loss, settings.rate * share)
-        average(state.average, state.network, state.step, settings.ema_decay)
+        take_step(state, loss, settings.rate * share, settings.ema_decay)
         yield Progress("pretrain", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")

@@ -62,15 +62,20 @@ def keep(
     else the last with the highest ``score``, or the last when there is neither.
     """
     score = selection_score(scores, float(state.step))
-    rate = state.optimizer.param_groups[0]["lr"]
-    loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
-    state.history.append({"step": state.step, **loss, "rate": rate, **scores})
     if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)
         if "merit" in scores:
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    note_epoch(state, output, settings, scores)
+
+
+def note_epoch(state: RunState, output: Path, settings: Any, scores: Mapping[str, float] = {}) -> None:
+    """Add an epoch to the history, and write the curve and what a resumed run needs."""
+    rate = float(state.optimizer.param_groups[0]["lr"])
+    loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
+    state.history.append({"step": state.step, **loss, "rate": rate, **scores})
     write_curve(output, asdict(settings), state.history, state.facts)
     save(state, output)
 

@@ -144,9 +144,7 @@ def fit(
             engine = EngineSettings(device=device)
             scores = (yield from evaluate(material.validation, averaged, engine=engine)).summary()
         keep(state, scores, model, output, settings)
-        loss, rate, shown = state.history[-1]["loss"], state.history[-1]["rate"], only_scores(scores)
-        note = in_words({"loss": loss, **shown})
-        yield EpochReport("epoch", state.step, settings.n_steps, note, loss, rate, shown)
+        yield epoch_report(state, settings.n_steps)
     forget(output)
     return output
 
@@ -186,8 +184,7 @@ def _epoch(
             part.train(not is_frozen).requires_grad_(not is_frozen)
         output = forward(state.network, model, images.to(torch_device))
         loss = model.loss(output, targets.to(torch_device))
-        take_step(state, loss, learning_rate(state.step, settings))
-        average(state.average, state.network, state.step, settings.ema_decay)
+        take_step(state, loss, learning_rate(state.step, settings), settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pretrain"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
 
@@ -259,10 +256,12 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
 
 
-def take_step(state: RunState, loss: Tensor, rate: float) -> None:
-    """Change the weights of a run by one step along the gradient of a loss.
+def take_step(state: RunState, loss: Tensor, rate: float, decay: float) -> None:
+    """Change the weights of a run by one step along the gradient of a loss, and their moving average.
 
-    The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without.
+    The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without. The
+    average forgets faster than by its ``decay`` in the first steps, as in TensorFlow's
+    ExponentialMovingAverage: by the number of steps that were taken, this one included.
 
     SettingsError where the loss is no number: from here on no weight would be one either.
     """
@@ -280,18 +279,21 @@ def take_step(state: RunState, loss: Tensor, rate: float) -> None:
     state.optimizer.step()
     state.losses.append(value)
     state.step += 1
+    share, present = 1 - min(decay, state.step / (state.step + 10)), state.network.state_dict()
+    with torch.no_grad():
+        for name, averaged in state.average.state_dict().items():
+            if averaged.dtype.is_floating_point:
+                averaged.lerp_(present[name], share)
+            else:
+                averaged.copy_(present[name])
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """Move average weights towards the present ones, faster in the first steps."""
-    rate = 1 - min(decay, step / (step + 10))
-    present = network.state_dict()
-    for name, value in averaged.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(present[name], rate)
-        else:
-            value.copy_(present[name])
+def epoch_report(state: RunState, total: int, told: str = "") -> EpochReport:
+    """Return the report of the epoch that was noted last, of ``total`` steps in all."""
+    epoch = state.history[-1]
+    loss, scores = epoch["loss"], only_scores(epoch)
+    note = in_words({"loss": loss, **scores}) + told
+    return EpochReport("epoch", state.step, total, note, loss, epoch["rate"], scores)
 
 
 def in_words(figures: Mapping[str, float]) -> str:

@@ -66,7 +66,6 @@ from cellwright.training.state import (
 from cellwright.training.trainer import (
     Data,
     EpochReport,
-    average,
     cosine,
     forward,
     in_words,
@@ -129,8 +128,7 @@ class Run:
             if n_asked:
                 targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
             loss = self.start.loss(forward(state.network, self.start, images), targets)
-            take_step(state, loss, learning_rate(state.step, settings))
-            average(state.average, state.network, state.step, settings.ema_decay)
+            take_step(state, loss, learning_rate(state.step, settings), settings.ema_decay)
             yield Progress("fine-tune", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
     def present(self) -> CellModel:
