@@ -182,10 +182,7 @@ def read_journal(path: Path) -> Recovered:
 def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: Sequence[Command]) -> int:
     """Replace a journal by one without what no undo or redo can reach; return its length in bytes.
 
-    Parameters
-    ----------
-    done, undone
-        Commands in the order in which they were done; those that a redo would do come last.
+    Commands are given in the order in which they were done; those that a redo would do come last.
     """
     parts = [MAGIC, _record(pack_start(recovered.start))]
     parts += [_record(pack_entry(command)) for command in (*done, *undone)]

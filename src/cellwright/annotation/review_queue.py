@@ -185,23 +185,12 @@ def flip_disagreement(
     model: "ModelChoices",
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[NDArray[np.float32]]:
-    """Return for each cell how far a model that looks at the flipped image is from finding it.
+    """Return for each cell, float32 (N,), how far a model is from finding it in the image flipped along X.
+
+    That is 1 - IoU with the cell found there that overlaps most; 1 where none does. ``labels`` are the cells
+    1..N, in the axes of the image without its channels; the model must outline cells.
 
     CellwrightError where the image, the model or a setting does not fit; says what to do.
-
-    Parameters
-    ----------
-    image
-        Of any size that is counted.
-    labels : int32
-        The cells 1..N, in the axes of the image without its channels; found by the model, or drawn.
-    model, engine
-        As for counting; the model must outline cells. It runs once, over the image flipped along X.
-
-    Returns
-    -------
-    disagreement : float32 (N,)
-        1 - IoU with the cell found there that overlaps most; 1 where none does.
     """
     from cellwright.inference.pipeline import count_cells
 

@@ -44,8 +44,6 @@ class AnnotationSession:
         store brings scores, classes and names along.
     scores, classes
         Entry ``i`` is that of cell ``i + 1``; a class below 0 is none.
-    class_names
-        What the classes are called.
     journal
         File that takes every edit before it counts as done; must not exist.
     """

@@ -49,14 +49,7 @@ def run_with_bar(
 ) -> T:
     """Return the result of a task while a bar shows its steps; an interrupt frees what the task holds.
 
-    Parameters
-    ----------
-    label
-        What stands before the bar.
-    stages
-        Show these stages alone; all when empty.
-    on_progress
-        Told of every step as well.
+    The bar stands after the label, and moves in these stages alone, in all when there are none.
     """
     bar = _bar(label, stages) if sys.stderr.isatty() else nullcontext(ignore)
     with closing(task), heeded_interrupts() as check, bar as show:

@@ -261,12 +261,9 @@ class Cells:
         )
 
     def take(self, rows: NDArray[Any]) -> Self:
-        """Return the cells of these rows, in this order; ``labels`` are numbered anew to match.
+        """Return the cells of these rows, int (M,) in this order or bool (N,), none of them twice.
 
-        Parameters
-        ----------
-        rows : int (M,) or bool (N,)
-            Which cells to keep; none twice.
+        Their ``labels`` are numbered anew to match.
         """
         kept = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, np.intp)
         labels, classes = self.labels, self.classes

@@ -143,14 +143,9 @@ def plain_name(name: str) -> str:
 def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:
     """Return the lock of a name, held until it is released or collected; None where it is held already.
 
-    The operating system holds it, so a program that was killed has none left.
-
-    Parameters
-    ----------
-    path
-        File that stands for the lock, in a folder that is there; it stays, empty, and says nothing by itself.
-    seconds
-        How long to wait for another holder, be it another program or another part of this one.
+    The operating system holds it, so a program that was killed has none left. The file at ``path``, in a
+    folder that is there, stays, empty, and says nothing by itself. Another holder, be it another program or
+    another part of this one, is waited for so many seconds.
     """
     lock = FileLock(path, timeout=seconds, mode=ANYBODY, thread_local=False)
     with writing(path):

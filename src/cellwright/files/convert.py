@@ -20,12 +20,8 @@ def convert(
     Several images go into one file where the format (``labels``, ``coco`` ...) holds several, else into a
     folder, each into a file that has its name. Size and pixel size of ``image`` hold where a file tells none.
 
-    Raises
-    ------
-    SettingsError
-        There is no such format, two images have one name, or a file that is read would be written over.
-    WriteError
-        The format cannot hold this.
+    SettingsError where there is no such format, two images have one name, or a file that is read would be
+    written over. WriteError where the format cannot hold this.
     """
     one, output = format_of(to), Path(output)
     taken = {Path(source).resolve() for source in sources}

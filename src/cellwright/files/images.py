@@ -55,17 +55,11 @@ def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = 
     guessed from the shape. Transparency and colour profiles are dropped. Arrays of .zarr and .npy stay on
     disk until they are used.
 
+    Given ``axes``, one letter of ``TCZYX`` for each dimension, override those of the file. With
+    ``has_levels`` the image has its smaller copies, too; then pyramids stay on disk.
+
     ReadError where the file is missing, damaged, cut short or no image, or a package is missing. AxesError
     where ``axes`` does not fit the image.
-
-    Parameters
-    ----------
-    path
-        The file, .zarr folder or address.
-    axes
-        Overrides the axes, one letter of ``TCZYX`` for each dimension.
-    has_levels
-        Whether its smaller copies are wanted, too; then pyramids stay on disk.
     """
     image = next(read_images(path, axes, has_levels=has_levels))
     file = str(path).rstrip("/").rpartition("/")[2]

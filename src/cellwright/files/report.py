@@ -157,15 +157,9 @@ def outlined(
 ) -> NDArray[np.uint8]:
     """Return the plane (Y, X, 3) with the most cells, outlines or centres drawn in.
 
-    Parameters
-    ----------
-    image, result
-        What was counted in, and what was found. Of several channels those are seen that were counted in, the
-        brightest of them at each pixel.
-    most_px
-        Longest side; larger planes are drawn smaller: only every so many rows and columns are read.
-    labels
-        Of the cells, where the result has none because they are on disk.
+    Of several channels those are seen that were counted in, the brightest of them at each pixel. Of a plane
+    with a side longer than ``most_px`` only every so many rows and columns are read. ``labels`` are those of
+    the cells where the result has none because they are on disk.
     """
     index = _fullest_plane(result)
     if labels is None:

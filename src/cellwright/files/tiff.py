@@ -69,10 +69,7 @@ CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
-    Raises
-    ------
-    ReadError
-        Parts of it are missing, or it claims more pixels than its bytes can hold.
+    ReadError where parts of it are missing, or it claims more pixels than its bytes can hold.
     """
     with _opened(path) as tiff:
         check_directories(tiff, path)

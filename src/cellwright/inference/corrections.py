@@ -73,10 +73,13 @@ def save_corrected(
     They are measured as the count did, and ``summary.csv`` and all that tells of the folder follow. Whatever
     stops it leaves whole files; what was corrected and is not in the summary yet, the next count keeps.
 
+    ReadError where the image was not counted in this folder, or it or its files are no longer as they were
+    then. SettingsError where it was counted block by block, or another image is called as what is kept of it.
+    WriteError where the folder cannot be written, another program counts into it, or others have corrected
+    the image.
+
     Parameters
     ----------
-    output
-        Folder of the results.
     name
         Of the image in ``summary.csv``.
     cells
@@ -87,15 +90,6 @@ def save_corrected(
         since is not written over. None overwrites it.
     on_notice
         Given each sentence on what seems odd in the cells, or concerns no single image.
-
-    Raises
-    ------
-    ReadError
-        The image was not counted in this folder, or it or its files are no longer as they were then.
-    SettingsError
-        It was counted block by block, or another image is called as what is kept of it.
-    WriteError
-        The folder cannot be written, another program counts into it, or others have corrected the image.
     """
     yield Progress("save", 0, 1)
     with only_run(output):

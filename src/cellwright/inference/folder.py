@@ -80,18 +80,8 @@ def count_folder(
     WriteError where the folder cannot be written or goes away, the disk is full, or another program counts
     into the folder.
 
-    Parameters
-    ----------
-    images
-        See ``files.folders.image_list.list_images``.
-    output
-        Folder of all results.
-    counter
-        How to count one image and write its files.
-    on_outcome
-        Told of each image as soon as it is done or has failed; of those that earlier runs have done first.
-    on_notice
-        Given each sentence on what concerns no single image.
+    ``on_outcome`` is told of each image as soon as it is done or has failed, of those that earlier runs have
+    done first; ``on_notice`` of each sentence on what concerns no single image.
     """
     with only_run(output), replacing_tables(output, counter) as kept:
         clear_parts(output, images)

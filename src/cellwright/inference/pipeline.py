@@ -67,6 +67,9 @@ def count(
 ) -> Result:
     """Return the cells of an array or an image file.
 
+    CellwrightError where the source cannot be read or counted in, or the model or a setting does not fit;
+    says what to do.
+
     Parameters
     ----------
     source
@@ -85,10 +88,6 @@ def count(
         Number (from 0) or name of a channel, or several that are counted in together, as ``channels`` of the
         engine; its ``combine`` tells how they become one image.
 
-    Raises
-    ------
-    CellwrightError
-        The source cannot be read or counted in, or the model or a setting does not fit; says what to do.
     """
     engine = engine or EngineSettings()
     if isinstance(channels, int | str):  # a text is one name, not many letters

@@ -156,18 +156,8 @@ class DensityStitcher:
     where the model also tells single cells, the density is the mean of this one and of theirs: two estimates
     whose errors differ.
 
-    Parameters
-    ----------
-    lead_shape
-        Lengths of the axes before YX; empty for a 2D image.
-    shape
-        (Y, X) of a frame in pixels.
-    count_error
-        How far bare counts are off; empty when nobody knows.
-    has_cells
-        Whether the model also tells single cells and their foreground.
-    factor
-        True cells for each that the network gives, where the model learned that from counts.
+    ``lead_shape`` and ``shape`` are those of :class:`CellStitcher`; ``count_error`` is empty where nobody
+    knows how far bare counts are off, and ``factor`` are the true cells for each that the network gives.
     """
 
     def __init__(

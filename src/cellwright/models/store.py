@@ -181,10 +181,7 @@ def is_folder(path: Path) -> bool:
 def load(name: str | Path) -> "CellModel":
     """Return a model by name or folder; read from disk only when its files have changed.
 
-    Raises
-    ------
-    CheckpointError
-        See ``models.checkpoint.load_checkpoint``.
+    CheckpointError as ``models.checkpoint.load_checkpoint``.
     """
     found = find(name)
     folder = found.resolve()
@@ -243,16 +240,11 @@ def import_model(source: str | Path, name: str = "") -> Path:
 
     Nothing is written where the source holds no model that this version can load; no code in it is run.
 
+    The source is an exported model, a package of the BioImage Model Zoo that cellwright wrote, a model
+    folder, or the http address of one of the first two. Without a name the model has that of the file.
+
     CheckpointError where the source is none of these, is damaged, or holds other files or paths; or the name
     is taken.
-
-    Parameters
-    ----------
-    source
-        An exported model, a package of the BioImage Model Zoo that cellwright wrote, a model folder, or the
-        http address of one of the first two.
-    name
-        Of the model; that of the file when empty.
     """
     from cellwright.models.checkpoint import load_checkpoint
 

@@ -67,19 +67,10 @@ def crops(
     Bilinear. Windows that shrink to less than half are taken from the image averaged over 2 x 2 pixels (as
     often as needed), so that nothing falls between the samples.
 
-    SettingsError for unknown padding.
+    The image is float32 (C, Y, X); the points, float32 (N, 2), may lie near or beyond its border. The side of
+    each window, float32 (N,), is in pixels of the image, above 0.
 
-    Parameters
-    ----------
-    image : float32 (C, Y, X)
-    points : float32 (N, 2)
-        Centres of the windows in pixels; they may lie near or beyond the border.
-    sides_px : float32 (N,)
-        Side of each window in pixels of the image, above 0.
-    size
-        Side of each crop in pixels.
-    padding
-        What lies beyond the image.
+    SettingsError for unknown padding.
 
     Examples
     --------

@@ -80,26 +80,18 @@ def list_images(
     Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
     is seen when it is read.
 
+    ReadError where a path is missing, or a folder holds no image. SettingsError where two images would have
+    results of the same name in ``output``, or the plate's pattern is none.
+
     Parameters
     ----------
-    paths
-        Files, .zarr folders and folders of these.
     pattern
         File names in folders must match it, e.g. ``*_DAPI.tif``.
     plate_pattern
         What names look like: ``{well}`` is a letter and a number, ``{site}`` a number, any other name in
         braces a word, e.g. ``Plate1/{well}_s{site}_w{channel}``. What stands around them is taken as it is.
-    output
-        Where results are to go, if anywhere; there each image needs a name of its own.
     is_deep
         Whether folders in folders are looked at, too.
-
-    Raises
-    ------
-    ReadError
-        A path is missing, or a folder holds no image.
-    SettingsError
-        Two images would have results of the same name, or the plate's pattern is none.
     """
     parse = _parser(plate_pattern)
     listed = []

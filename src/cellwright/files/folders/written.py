@@ -111,12 +111,7 @@ def _note(name: str, output: Path, checksums: Mapping[str, int]) -> None:
 def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterator[list[str]]:
     """Keep what was edited of files that the block writes anew; lend the sentences that tell of it.
 
-    Parameters
-    ----------
-    paths
-        The files. Those that the block does not write stay as they are.
-    mark_at
-        Where the checksum of a file is kept.
+    Files that the block does not write stay as they are; ``mark_at`` tells where the checksum of one is kept.
     """
     told = []
     for path in paths:

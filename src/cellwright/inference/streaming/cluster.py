@@ -64,21 +64,9 @@ def shared_out(
 ) -> Iterator[int]:
     """Have the processes of a cluster take blocks; give the number finished since the last step.
 
-    A block begins once those before it that write to the same chunks are finished. One whose process is lost
-    is taken by another one.
-
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    on_block
-        What is to be done to each block.
-    blocks
-        In this order.
-    path
-        The file of a block that was finished.
-    chunk
-        Side of the chunks that blocks write to, in pixels; 0 where they write to none.
+    A block begins once those before it that write to the same chunks, of ``chunk`` pixels a side, are
+    finished; 0 where they write to none. One whose process is lost is taken by another one. What is done to a
+    block leaves the file that ``path`` tells.
     """
     from dask.distributed import wait
 

@@ -142,18 +142,9 @@ def prompted_mask(
     Every positive point is in it and no negative one; with a box, nothing that lies further than a small
     margin beyond it, and positive points.
 
-    Parameters
-    ----------
-    inside : float32 (Y, X)
-        Chance of each pixel to be part of a cell.
-    labels : int32 (Y, X)
-        What the model takes for cells.
-    prompts
-        In pixels of both.
-    threshold
-        Chance from which the model takes a pixel for cell.
-    diameter_px
-        Of a cell that the model knows, for one of which it sees nothing.
+    ``inside``, float32 (Y, X), is the chance of each pixel to be part of a cell, which the model takes it for
+    from the threshold on; ``labels``, int32 (Y, X), are what it takes for cells. The diameter is that of a
+    cell that it knows, for one of which it sees nothing.
     """
     ours, theirs = (_pixels_in(points, labels.shape) for points in (prompts.positive, prompts.negative))
     chosen = set(labels[tuple(ours.T)].tolist()) - {0}

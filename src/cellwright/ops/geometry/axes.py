@@ -323,18 +323,10 @@ def combined(
     Each channel is scaled so that its own percentiles 0.5 and 99.8 become 0 and 1, found in a sample of the
     whole image; a dim channel then tells as much as a bright one.
 
-    SettingsError where there is no such channel, one is named twice, or there are too many for colours.
+    Channels are told by numbers from 0, or names that the file gives; a single one is counted in as it is.
+    Given ``scalings`` are those of the channels of the image that this one is a part of.
 
-    Parameters
-    ----------
-    image
-        With an axis of channels.
-    channels
-        Numbers from 0, or names that the file gives. A single one is counted in as it is.
-    how
-        How they are put together.
-    scalings
-        Of the channels of the image that this one is a part of; found in its own pixels when empty.
+    SettingsError where there is no such channel, one is named twice, or there are too many for colours.
     """
     numbers = channel_numbers(image, channels)
     if len(numbers) == 1:

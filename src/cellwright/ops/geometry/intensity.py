@@ -68,19 +68,10 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
     """Return the intensities at two percentiles of all finite pixels, from a regular sample of them.
 
     One pair serves all channels, so that colours keep their ratio. Where both percentiles coincide though
-    the pixels differ (a few cells on a black field), the extremes take their place.
+    the pixels differ (a few cells on a black field), the extremes take their place. Of an array of numpy,
+    dask or zarr about a million pixels are read into memory; percentiles are 0 to 100.
 
-    Parameters
-    ----------
-    pixels : bool, integer or float array of any shape
-        Numpy, dask or zarr; at most about a million of its pixels are read into memory.
-    percentiles
-        0 to 100.
-
-    Raises
-    ------
-    ImageError
-        No pixel, no finite pixel, or a type that is no intensity.
+    ImageError where there is no finite pixel, or the type is no intensity.
     """
     sampled = sample(pixels)
     values = sampled[np.isfinite(sampled)]

@@ -110,6 +110,8 @@ def analyse(
 ) -> Analysis:
     """Return the tables of cells that were counted, or of a label image.
 
+    CellwrightError where a setting or an input does not fit the cells; says what to do.
+
     Parameters
     ----------
     cells
@@ -120,11 +122,6 @@ def analyse(
         What is measured, and which cells count.
     inputs
         Regions, nuclei and further images of the same pixels.
-
-    Raises
-    ------
-    CellwrightError
-        A setting or an input does not fit the cells; says what to do.
     """
     return run(analysis_task(cells, as_image(image), settings, inputs))
 

@@ -82,23 +82,11 @@ def compartments_task(
 ) -> Task[Compartments]:
     """Return nuclei of each cell, and the intensities in the nuclear part and in the cytoplasm.
 
-    SettingsError where the cells have no outlines, or the nuclei are not of the same pixels.
+    ``nuclei`` are labels of the pixels of the image, in a time series numbered in each frame by itself or
+    throughout. Without them ``cytoplasm_px`` is the width of the ring around each cell, which is a nucleus,
+    taken for its cytoplasm. Of what is to be measured only intensities matter here.
 
-    Parameters
-    ----------
-    result
-        The cells, with outlines.
-    image
-        What they lie in.
-    measure
-        What is measured; only intensities matter here.
-    nuclei
-        Labels of the nuclei, of the pixels of the image; in a time series numbered in each frame by itself or
-        throughout.
-    cytoplasm_px
-        Without nuclei: width of the ring around each cell, which is a nucleus, taken for its cytoplasm.
-    others
-        Further images to measure in, by name.
+    SettingsError where the cells have no outlines, or the nuclei are not of the same pixels.
     """
     labels = result.cells.labels
     if nuclei is None and not cytoplasm_px:

@@ -87,20 +87,13 @@ def parse_filter(rule: str) -> ColumnFilter:
 def away_from_border(
     boxes: NDArray[np.floating], shape: Sequence[int], rule: BorderRule
 ) -> NDArray[np.bool_]:
-    """Return which cells the border rule keeps.
+    """Return which cells the border rule keeps, by their boxes (N, 2, D) along the spatial axes.
+
+    ``all`` keeps all; ``drop`` drops those that touch any edge; ``two-edges`` drops those that touch the last
+    row or column (or slice), so that cells on the first ones stand for all on the border: the unbiased
+    counting frame (Gundersen 1977, doi 10.1111/j.1365-2818.1977.tb00062.x).
 
     SettingsError where there is no such rule.
-
-    Parameters
-    ----------
-    boxes : (N, 2, D)
-        First and one-past-last corner along the spatial axes.
-    shape
-        Length of these axes.
-    rule
-        ``all`` keeps all; ``drop`` drops those that touch any edge; ``two-edges`` drops those that touch the
-        last row or column (or slice), so that cells on the first ones stand for all on the border: the
-        unbiased counting frame (Gundersen 1977, doi 10.1111/j.1365-2818.1977.tb00062.x).
     """
     if rule not in get_args(BorderRule):
         raise SettingsError(f"The border rule must be one of {get_args(BorderRule)}; got {rule!r}.")

@@ -78,7 +78,10 @@ def measure(
     settings: MeasureSettings | None = None,
     regions: RegionSet | None = None,
 ) -> "pandas.DataFrame":
-    """Return one row of measurements for each cell.
+    """Return one row of measurements for each cell, with the columns of ``cellwright.ops.measure.columns``.
+
+    AxesError where the cells are not those of such an image. SettingsError where there is no such
+    measurement, or the model gives no outlines to measure.
 
     Parameters
     ----------
@@ -94,18 +97,6 @@ def measure(
         Ring of the background; ``what`` is taken for what it measures.
     regions
         Only cells in these have rows, whose column ``regions`` names them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Its columns are those of ``cellwright.ops.measure.columns``.
-
-    Raises
-    ------
-    AxesError
-        The cells are not those of such an image.
-    SettingsError
-        There is no such measurement, or the model gives no outlines to measure.
     """
     own = as_image(image)
     if isinstance(what, str):

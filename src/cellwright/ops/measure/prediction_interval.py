@@ -21,7 +21,10 @@ PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Po
 def fit_interval(
     counts: ArrayLike, truths: ArrayLike, coverage: float = COVERAGE
 ) -> tuple[float, float, float]:
-    """Return how far counts are off, from images that the model has not learned from.
+    """Return how far counts are off, (below, above, power) for :func:`interval_of`.
+
+    They come from the cells counted and true, (N,), of images that the model has not learned from;
+    ``coverage`` is the share of images whose interval is to hold the truth.
 
     Split conformal prediction: of the errors ``truth - count``, divided by a power of ``1 + count``, the
     quantiles of both tails are taken a rank further out than they lie, so that a new image of the same kind
@@ -31,17 +34,6 @@ def fit_interval(
     Source: Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116.
 
     AnnotationError for no image, or not as many truths as counts.
-
-    Parameters
-    ----------
-    counts, truths : (N,)
-        Cells found and true, of each image.
-    coverage
-        Share of images whose interval is to hold the truth.
-
-    Returns
-    -------
-    (below, above, power) for :func:`interval_of`.
     """
     found, true = (np.asarray(values, np.float64).reshape(-1) for values in (counts, truths))
     if len(found) != len(true) or len(found) == 0:
@@ -137,17 +129,11 @@ def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike)
 
     Source: Cochran, Sampling Techniques, 3rd ed. (1977), chapter 6.
 
+    The density (..., Y, X) is in cells per pixel. Boxes (N, 2, D), first and one-past-last corner in pixels
+    for each of its axes, may reach over its edge.
+
     AnnotationError for no boxes, not one count for each, a box outside the image, a count that is negative or
     no number, no cell in any of them, or no density.
-
-    Parameters
-    ----------
-    density : (..., Y, X)
-        Cells per pixel.
-    boxes : (N, 2, D)
-        First and one-past-last corner in pixels, for each axis of the density; they may reach over its edge.
-    counts : (N,)
-        Cells counted in each box.
     """
     corners, counted = _checked(boxes, counts, density.shape)
     windows = [_window(box, density.shape) for box in corners]

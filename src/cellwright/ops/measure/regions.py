@@ -363,21 +363,12 @@ def ellipse_ring(corners: NDArray[np.floating]) -> NDArray[np.float64]:
 def shape_region(
     name: str, kind: str, vertices: NDArray[np.floating], index: tuple[int | None, ...] = ()
 ) -> ShapeRegion:
-    """Return the region of one shape of a napari Shapes layer.
+    """Return the region of one shape of a napari Shapes layer, by its vertices (N, 2) in pixels of the image.
+
+    It is a ``rectangle`` or ``ellipse`` (both by four corners, turned or not), a ``polygon`` or a ``path``,
+    which is closed.
 
     SettingsError where it has no inside (a line, or less than three corners).
-
-    Parameters
-    ----------
-    name
-        What to call it in tables.
-    kind
-        ``rectangle``, ``ellipse`` (both by four corners, turned or not), ``polygon`` or ``path``, which is
-        closed.
-    vertices : (N, 2)
-        y and x in pixels of the image.
-    index
-        See :class:`ShapeRegion`.
     """
     ring = np.asarray(vertices, np.float64)
     if kind == "line" or len(ring) < 3:

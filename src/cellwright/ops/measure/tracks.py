@@ -160,19 +160,10 @@ def track_cells(
 ) -> Tracks:
     """Return cells linked over time, each by its centre; a cell that divides starts two new tracks.
 
+    The axes of the points are TYX or TZYX; micrometres per pixel of the spatial ones are empty when unknown.
+
     AxesError where the axes have no time, or slices that are not linked. SettingsError where laptrack is not
     installed.
-
-    Parameters
-    ----------
-    cells
-        Of a time series; each lies in one frame.
-    axes
-        TYX or TZYX: those of the points.
-    settings
-        How far cells may go.
-    pixel_size_um
-        Micrometres per pixel of the spatial axes; empty when unknown.
     """
     check_axes(axes)
     sides, unit = np.ones(len(axes) - 1), "px"

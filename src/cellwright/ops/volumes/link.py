@@ -294,24 +294,12 @@ def link_cells(
 ) -> Cells:
     """Return 3D cells from cells that were counted slice by slice, each time point on its own.
 
+    Given cells have labels over the axes, ZYX or TZYX, each in one slice. Of those that are returned points
+    and boxes are in the order of the axes, areas in voxels; a score is the mean of those of the outlines,
+    weighted by their areas, a class that of most voxels. Without a pixel size, in micrometres along Z, Y and
+    X, slices count as one pixel apart.
+
     AxesError where the axes are not those of a volume.
-
-    Parameters
-    ----------
-    cells
-        With labels over ``axes``; row ``i`` is label ``i + 1``, which lies in one slice.
-    axes
-        ZYX or TZYX: the axes of the labels.
-    settings
-        How slices are linked.
-    pixel_size_um
-        Micrometres per pixel along Z, Y and X; empty when unknown, then slices count as one pixel apart.
-
-    Returns
-    -------
-    Cells
-        Points and boxes in the order of ``axes``, areas in voxels; a cell's score is the mean of its
-        outlines', weighted by their areas, its class the one of most of its voxels.
     """
     if axes not in ("ZYX", "TZYX"):
         raise AxesError(

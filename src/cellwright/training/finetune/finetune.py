@@ -323,13 +323,9 @@ def finetune(
     ----------
     data
         ``target`` may be annotated in regions only; ``extra`` is replayed with its annotation.
-    start
-        Name or folder of a model, or the model.
     pretrained
         Folder of ``training.pretrain``, whose encoder the model learns with. What it is compared with, and
         what it repeats, is the model as it was.
-    output
-        Must not hold the model to start from.
     """
     model = start_model(start, output)
     begin = model.with_network(copy.deepcopy(model.network))

@@ -174,12 +174,9 @@ def _wanted(file: str, names: Sequence[str], notices: dict[str, None]) -> list[i
 
 
 def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
-    """Ask the user which images of a file, given by their names, become layers.
+    """Ask the user which images of a file, given by their names, become layers; return their numbers from 0.
 
-    Returns
-    -------
-    list[int] or None
-        Their numbers from 0, none where the user leaves; None where there is no window to ask in.
+    None where there is no window to ask in, an empty list where the user leaves.
     """
     window = next((one for one in QApplication.topLevelWidgets() if one.isVisible()), None)
     if window is None:

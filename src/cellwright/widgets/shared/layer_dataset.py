@@ -122,16 +122,11 @@ def dataset_of(
 ) -> Dataset:
     """Return annotated layers as a dataset in memory; call it in the GUI thread.
 
-    WrongLayerError where nothing was chosen.
+    The annotation is complete in the rectangles of the viewer's layers of complete regions, without any in
+    the whole image where it ``is_complete``. With ``own_channel`` that channel alone of several is taken that
+    the cells were found or drawn in.
 
-    Parameters
-    ----------
-    layers
-        Of the viewer; rectangles in its layers of complete regions say where the annotation is complete.
-    is_complete
-        Whether each cell is annotated, within the regions if there are any.
-    own_channel
-        Whether of several channels the one alone is taken that the cells were found or drawn in.
+    WrongLayerError where nothing was chosen.
     """
     if not chosen:
         raise WrongLayerError(

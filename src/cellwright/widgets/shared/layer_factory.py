@@ -43,16 +43,9 @@ def make_layer(
 ) -> Layer | Callable[[], Layer] | None:
     """Return the layer that shows one output of a result, or None where the result lacks it.
 
-    Of Labels, a function that builds the layer, hidden: to be called in the GUI thread.
-
-    Parameters
-    ----------
-    output
-        ``Labels``, ``Points``, ``Shapes`` (bounding boxes) or ``Image`` (density).
-    placement
-        Arguments of napari's layers that put the counted part where it belongs.
-    channel_axis
-        Where the layer needs an axis of length one to line up with its image.
+    Of Labels, a function that builds the layer, hidden: to be called in the GUI thread. ``Shapes`` are
+    bounding boxes, ``Image`` is a density. The placement are arguments of napari's layers that put the
+    counted part where it belongs; at the axis of channels, if any, the layer has one of length one.
     """
     makers: dict[str, Callable[..., Layer | Callable[[], Layer] | None]] = {
         "Labels": _labels_layer,

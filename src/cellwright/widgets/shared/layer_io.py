@@ -166,15 +166,8 @@ def prepare(
 ) -> Prepared:
     """Return the napari layers that show the cells, by output, not yet in a viewer.
 
-    Slow for many cells, so best called in a worker thread.
-
-    Parameters
-    ----------
-    outputs
-        Any of ``Labels``, ``Points``, ``Shapes`` (bounding boxes) and ``Image`` (density); what the result
-        lacks is left out.
-    told
-        What else their metadata is to tell.
+    Slow for many cells, so best called in a worker thread. Of the outputs, those of :func:`make_layer`, what
+    the result lacks is left out; ``told`` is what else their metadata is to tell.
     """
     made = {}
     for output in outputs:

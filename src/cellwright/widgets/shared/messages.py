@@ -138,14 +138,8 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
     It opens a moment later, in turns of the event loop of its own. Call it in the GUI thread, after the
-    layers are in the viewer. A viewer without a window has no panel.
-
-    Parameters
-    ----------
-    layer
-        The cells, if there is such a layer.
-    panel
-        The panel that counted; it stays in front, except of a series in time: its counts are a table.
+    layers are in the viewer. A viewer without a window has no panel. The panel that counted stays in front,
+    except of a series in time, whose counts are a table.
     """
     viewer = unwrapped(viewer)
     news = news_of(viewer)

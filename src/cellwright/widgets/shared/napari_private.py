@@ -115,15 +115,9 @@ def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> 
 def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
     """Return the box of a stroke of napari's brush, and what it held before and after.
 
-    napari tells of a stroke once it is painted, but of a fill or a polygon just before.
-
-    Parameters
-    ----------
-    labels
-        The data of the layer.
-    atoms
-        The value of the layer's ``paint`` event: for each dab its box, mask and old values (napari 0.9), or
-        its indices, old and new values (earlier ones, and ``data_setitem``).
+    napari tells of a stroke once it is painted, but of a fill or a polygon just before. The atoms are the
+    value of the layer's ``paint`` event: for each dab its box, mask and old values (napari 0.9), or its
+    indices, old and new values (earlier ones, and ``data_setitem``).
     """
     atoms = list(atoms)
     box = _box_of(atoms[0])

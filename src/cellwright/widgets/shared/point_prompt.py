@@ -103,12 +103,8 @@ class PromptDraft:
     def add(self, points: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
         """Add a point, or the box between two in place of the one before; it is shown with the answer.
 
-        QueryError where it contradicts the other prompts, or lies beyond the frame or in another one.
-
-        Parameters
-        ----------
-        shape
-            (Y, X) of the frame; a box is cut off at its edges.
+        QueryError where it contradicts the other prompts, or lies beyond the frame, of (Y, X) pixels, or in
+        another one; a box is cut off at its edges.
         """
         before, frame = self.prompts, points[0].frame
         if before is not None and frame != self.frame:
@@ -218,14 +214,9 @@ def prompt_drag(
 ) -> Iterator[None]:
     """Follow the mouse from press to release, as napari has it, and tell of a click or a box.
 
-    Parameters
-    ----------
-    point_of
-        Where an event is; None beside what can be prompted in.
-    draw
-        Given both corners (2, D) of the box while it is dragged, and None at its end.
-    tell
-        Given the point (1, D) or both corners (2, D), and what the click says.
+    ``point_of`` tells where an event is, None beside what can be prompted in. ``draw`` is given both corners
+    (2, D) of the box while it is dragged, and None at its end; ``tell`` the point (1, D) or both corners, and
+    what the click says.
     """
     start, first = np.array(event.pos), point_of(event)
     said = what_click_says(event.modifiers)
@@ -265,15 +256,7 @@ class PromptContext:
 
 
 def prompt_model(image: Image, chosen: str, family: str) -> str:
-    """Return the model that answers clicks: the chosen one, or where that cannot, one that is made for it.
-
-    Parameters
-    ----------
-    chosen
-        Name or folder of a model; '' for none.
-    family
-        Its family.
-    """
+    """Return the model that answers clicks: the chosen one, or where that cannot, one that is made for it."""
     usual = "flow" if "Z" in image.axes else "query"
     if chosen and family in (usual, "flow"):
         return chosen
@@ -295,14 +278,8 @@ def predictor_task(
 ) -> Task["PointPredictor"]:
     """Return what answers prompts in a frame, once the network has looked at what is prompted.
 
-    Imports torch in its own thread.
-
-    Parameters
-    ----------
-    prompts
-        None looks at the middle.
-    predictor
-        One that was returned before, to go on with.
+    Without prompts it looks at the middle; a predictor that was returned before goes on. Imports torch in its
+    own thread.
     """
     yield Progress("load", 0, 1)
     from cellwright.inference.point_prompt import PointPredictor

@@ -62,13 +62,10 @@ PREVIEW_SLICES = 4  # on either side of the one in sight
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:
     """Return the pixels of the layer that the viewer shows: the visible field of the current slice.
 
+    Of a field with a side longer than ``largest_px`` the middle.
+
     WrongLayerError where the viewer shows a volume, or the image from its side. ImageError where the image is
     out of sight.
-
-    Parameters
-    ----------
-    largest_px
-        Longest side of the window, which then lies in the middle of the visible field.
     """
     displayed = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     if displayed != [layer.ndim - 2, layer.ndim - 1]:
@@ -92,12 +89,9 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
 def through_slices(
     window: Window, layer: ImageLayer, channel: Channel | None, n_around: int | None = None
 ) -> Window:
-    """Return a window in one slice of a volume widened to slices around it; an image without any stays.
+    """Return a window in one slice of a volume widened to so many on either side, or to all of them.
 
-    Parameters
-    ----------
-    n_around
-        Slices on either side; None takes all.
+    An image without slices stays.
     """
     place = image_as_it_lies(layer, channel).axes.find("Z")
     if place < 0:

@@ -59,16 +59,10 @@ def note_deleted(layer: Labels, table: "pandas.DataFrame") -> None:
 def bring_back(
     table: "pandas.DataFrame", is_other: NDArray[np.bool_], deleted: "pandas.DataFrame | None"
 ) -> None:
-    """Give cells that are again as they were what they had.
+    """Give cells that are again as they were what they had, in a table of all cells, in place.
 
-    Parameters
-    ----------
-    table
-        One row per cell, with size, box and centre; changed in place.
-    is_other
-        Which cells were not there before, or were otherwise.
-    deleted
-        As :func:`deleted_rows` returns it.
+    ``is_other`` tells which were not there before, or were otherwise; ``deleted`` is that of
+    :func:`deleted_rows`.
     """
     if deleted is None or not is_other.any():
         return

@@ -85,13 +85,9 @@ def measure_task(
 ) -> Task[MeasuredCells]:
     """Return the cells of a layer with their measurements; run in a worker thread.
 
-    Parameters
-    ----------
-    before
-        The same layer as it was; cells that are as they were are not measured again, and those that came or
-        changed since are marked as made by hand.
-    cytoplasm_px
-        Without nuclei: width of the ring around each cell that is taken for its cytoplasm.
+    Cells that are as ``before`` are not measured again, and those that came or changed since are marked as
+    made by hand. ``cytoplasm_px`` is, without nuclei, the width of the ring around each cell that is taken
+    for its cytoplasm.
     """
     yield Progress("read", 0, 1)
     if snapshot.points is not None:
