@@ -42,13 +42,22 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
     """This package; with random weights the maps come from the truth."""
     from cellwright.core.data import Image, Prediction
     from cellwright.core.tasks import run
-    from cellwright.inference.pipeline import count_cells, decode, load_models, predict
+    from cellwright.inference.context import BlockBatch, load_models, open_context
+    from cellwright.inference.pipeline import count_cells, decode
+    from cellwright.inference.settings import EngineSettings
     from cellwright.ops.codecs.flow import FlowSettings
+    from cellwright.ops.geometry.tiles import whole_tile
     from cellwright.ops.labels import annotate
     from cellwright.ops.measure.cells_table import cells_table
 
     source = Image(image, "YX")
     is_random = Path(model).name == "random"
+
+    def predicted() -> Prediction:
+        with open_context(source, load_models(model), None, EngineSettings()) as context:
+            whole = BlockBatch(range(1), whole_tile(truth.shape))
+            maps = run(context.predict(whole, 1.0, context.progress([whole], 1.0)))
+        return Prediction(tuple(maps), 1.0, truth.shape)
 
     def perfect() -> Prediction:
         return Prediction((load_models(model)[0].make_targets(annotate(truth)),), 1.0, truth.shape)
@@ -59,7 +68,7 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
 
     return Method(
         weights="random" if is_random else "own",
-        network=lambda: run(predict(source, model)),
+        network=predicted,
         decode=labels,
         features=lambda _: cells_table(_kept(lambda: run(count_cells(source, model)))),
         whole=None if is_random else lambda: len(run(count_cells(source, model)).cells),

@@ -30,7 +30,6 @@ from cellwright.inference.pipeline import (
     count_cells,
     count_with_prediction,
     decode,
-    predict,
     recount,
 )
 from cellwright.inference.settings import EngineSettings
@@ -572,12 +571,12 @@ def test_maps_that_are_too_large_are_dropped(monkeypatch, blobs, oracle_model):
         recount(result, prediction, oracle_model, FlowSettings())
 
 
-def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
+def test_kept_maps_give_the_cells_of_the_count(blobs, oracle_model):
     image = Image(np.stack([blobs.image] * 2), "TYX")
-    prediction = run(predict(image, oracle_model, CPU))
+    result, prediction = run(count_module.count_with_prediction(image, oracle_model, None, CPU))
     assert (prediction.lead_shape, prediction.zoom, len(prediction.frames)) == ((2,), 1.0, 2)
     cells = decode(prediction, oracle_model, registry.get("flow").settings())
-    assert np.array_equal(cells.labels, run(count_cells(image, oracle_model, None, CPU)).cells.labels)
+    assert np.array_equal(cells.labels, result.cells.labels)
 
 
 def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):

@@ -322,27 +322,18 @@ def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
     return models[0].fit if len(models) == 1 else None
 
 
-def names_of(model: ModelChoices) -> list[str]:
-    """Return what to call each of these models."""
-    return [_name(choice) for choice in _as_tuple(model)]
-
-
 def references_of(model: ModelChoices) -> list[str]:
     """Return by what each of these models can be loaded again: the name or folder that was given."""
-    given = zip(_as_tuple(model), names_of(model), strict=True)
-    return [str(choice) if isinstance(choice, str | Path) else name for choice, name in given]
+    return [
+        str(choice) if isinstance(choice, str | Path) else f"{choice.spec.family}-{choice.spec.preset}"
+        for choice in _as_tuple(model)
+    ]
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
     if isinstance(model, tuple | list):
         return tuple(model)
     return (model,)
-
-
-def _name(choice: ModelChoice) -> str:
-    if isinstance(choice, str | Path):
-        return Path(choice).name
-    return f"{choice.spec.family}-{choice.spec.preset}"
 
 
 def _holds_labels(image: Image) -> bool:

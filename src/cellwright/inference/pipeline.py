@@ -36,11 +36,10 @@ from cellwright.inference.context import (
     calibration_of,
     in_rounds,
     load_models,
-    names_of,
     open_context,
     references_of,
 )
-from cellwright.inference.scale import ScaleTrial, estimate_scale, in_best_colour, zoom_for, zoom_notice
+from cellwright.inference.scale import ScaleTrial, estimate_scale, in_best_colour, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import FactCollector, warning
@@ -190,24 +189,6 @@ def prepare(
         context = yield from in_best_colour(context)
         trial, trials, n_places = yield from _trials(context)
     return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places), trials
-
-
-def predict(
-    image: Image,
-    model: ModelChoices = registry.DEFAULT_FAMILY,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
-) -> Task[Prediction]:
-    """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""
-    yield Progress("load", 0, 1)
-    with open_context(image, load_models(model), None, engine) as context:
-        zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
-        whole = whole_tile(context.frames.shape)
-        batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
-        progress = context.progress(batches, zoom)
-        maps: list[Maps] = []
-        for batch in batches:
-            maps += yield from context.predict(batch, zoom, progress)
-    return Prediction(tuple(maps), zoom, context.frames.shape, context.frames.lead_shape)
 
 
 def decode(
@@ -372,12 +353,13 @@ def provenance_of(
         read["source_axes"], read["source_channel"] = image.source_part
     if image.source_files:
         read["source_files"] = list(image.source_files)
-    read |= {"models": references_of(model), **facts}
+    references = references_of(model)
+    read |= {"models": references, **facts}
     if fit is not None:
         read["expected_f1"] = round(fit, 4)
     return Provenance(
         package_version=package_version(),
-        model=" + ".join(names_of(model)),
+        model=" + ".join(Path(one).name for one in references),
         checkpoint_sha256=" + ".join(model.sha256 for model in engine.models),
         settings={
             engine.spec.family: asdict(context.settings),

@@ -81,16 +81,9 @@ def pseudocolor(
 ) -> NDArray[np.float32]:
     """Return a slice with its context as float32 (3, Y, X) in red, green, blue, each from 0 to 1.
 
-    Parameters
-    ----------
-    previous, current, following : bool, integer or float (Y, X)
-        Neighbouring slices of a volume in any unit; None where the volume ends. Values that are not finite
-        count as the lowest.
-    settings
-        Constants of the algorithm.
-    scaling
-        Intensities that become 0 and 1, the same for all slices of a volume, so that dim slices stay dim; the
-        colours then reach above 1. None scales by the extremes of each slice, as the reference does.
+    The slices (Y, X) are in any unit; None where the volume ends. Values that are not finite count as the
+    lowest. Scaled the same for all slices of a volume, dim slices stay dim, and the colours reach above 1;
+    without a scaling by the extremes of each slice, as the reference does.
 
     Notes
     -----

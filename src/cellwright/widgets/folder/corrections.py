@@ -18,7 +18,7 @@ from cellwright.widgets.folder.model import FolderModel, Place
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, is_cells_layer, snapshot_of
-from cellwright.widgets.shared.edited_layers import METADATA, content_of, is_edited
+from cellwright.widgets.shared.edited_layers import content_of, is_edited, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, layer_of_id
 from cellwright.widgets.shared.messages import telling
 
@@ -78,7 +78,7 @@ class Corrections(QObject):
         """Return the cells that were corrected since they were opened or saved, by the id of their image."""
         found: dict[str, Layer] = {}
         for layer in self._viewer.layers:
-            own = layer.metadata.get(METADATA, {})
+            own = metadata_of(layer)
             image_id = str(own.get("source"))
             if image_id not in self._opened or not is_cells_layer(layer):
                 continue
@@ -97,7 +97,7 @@ class Corrections(QObject):
         if shown is None:
             return None
         for layer in self._viewer.layers:
-            image_id = layer.metadata.get(METADATA, {}).get("source", layer.unique_id)
+            image_id = metadata_of(layer).get("source", layer.unique_id)
             if str(image_id) in self._opened:
                 layer.visible = str(image_id) == shown
         return self._opened[shown].layers[0], unsaved[shown]

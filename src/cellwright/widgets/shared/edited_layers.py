@@ -30,6 +30,12 @@ OWNER = "layer"  # key of the unique_id of the layer that the metadata was made 
 ACTIVE_KEPT = ContextVar("active_kept", default=False)  # a layer is made the active one again, not chosen
 
 
+def metadata_of(layer: Layer) -> dict[str, Any]:
+    """Return what we have noted of a layer; nothing where it is none of ours."""
+    own = layer.metadata.get(METADATA)
+    return own if isinstance(own, dict) else {}
+
+
 def is_image(layer: Layer) -> bool:
     """Return whether a layer is an image to count in, and not what we made of one."""
     return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
@@ -103,17 +109,14 @@ def watch(layer: Layer) -> None:
 
 def mark_edited(layer: Layer) -> None:
     """Keep a layer of ours as the user has changed it."""
-    own = layer.metadata.get(METADATA)
-    if isinstance(own, dict):
+    own = metadata_of(layer)
+    if own:
         layer.metadata = {**layer.metadata, METADATA: {**own, EDITED: True}}
 
 
 def is_edited(layer: Layer) -> bool:
     """Return whether a layer of ours was changed or copied by hand."""
-    own = layer.metadata.get(METADATA)
-    if not isinstance(own, dict):
-        return False
-    identity = str(layer.unique_id)
+    own, identity = metadata_of(layer), str(layer.unique_id)
     if own.get(EDITED) or own.get(OWNER, identity) != identity:
         return True
     watched = _watches.get(layer)
@@ -122,17 +125,14 @@ def is_edited(layer: Layer) -> bool:
 
 def is_marked(layer: Layer) -> bool:
     """Return whether an event has told of a change by hand; :func:`is_edited` looks at every pixel, too."""
-    own = layer.metadata.get(METADATA)
-    return isinstance(own, dict) and bool(own.get(EDITED))
+    return bool(metadata_of(layer).get(EDITED))
 
 
 def is_of_count(layer: Layer, key: Mapping[str, Any], provenance: Provenance) -> bool:
     """Return whether a count has made a layer with these values in its metadata, which is no copy."""
-    own = layer.metadata.get(METADATA)
-    if not isinstance(own, dict) or not key.items() <= own.items():
-        return False
+    own = metadata_of(layer)
     is_same_count = all(own.get(name) == getattr(provenance, name) for name in COUNT)
-    return is_same_count and own.get(OWNER) == str(layer.unique_id)
+    return is_same_count and key.items() <= own.items() and own.get(OWNER) == str(layer.unique_id)
 
 
 def is_same_count(one: Provenance, other: Provenance) -> bool:

@@ -19,7 +19,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
+from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
@@ -46,16 +46,16 @@ class Pair:
     @property
     def is_as_counted(self) -> bool:
         """Whether a model found these cells and nobody has corrected them since."""
-        own = self.annotation.metadata.get(METADATA, {})
+        own = metadata_of(self.annotation)
         return "source" in own and ANNOTATION not in own and not own.get(EDITED)
 
     @property
     def channel(self) -> int | None:
         """Number of the one channel that the cells were found or drawn in; None where that is not told."""
-        own = self.annotation.metadata.get(METADATA, {})
+        own = metadata_of(self.annotation)
         engine = dict(dict(own.get("settings") or {}).get("engine") or {})
         number: int | None = None if engine.get("channels") else engine.get("channel")
-        return own.get(CHANNEL_INDEX, number)  # type: ignore[no-any-return]  # as we have written it
+        return own.get(CHANNEL_INDEX, number)  # as we have written it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def pairs(layers: Iterable[Layer]) -> list[Pair]:
 
 
 def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
-    own = layer.metadata.get(METADATA, {})
+    own = metadata_of(layer)
     for image in images:
         if own.get("source") == str(image.unique_id):
             return None if own.get("is_preview") else image
@@ -194,7 +194,7 @@ def _regions_of(pair: Pair, layers: Sequence[Layer]) -> tuple[Region, ...]:
     for layer in layers:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
             continue
-        if layer.metadata.get(METADATA, {}).get("source") in others:
+        if metadata_of(layer).get("source") in others:
             continue  # they were drawn in another image
         for vertices in layer.data:
             corners = in_pixels(vertices, layer, pair.image)

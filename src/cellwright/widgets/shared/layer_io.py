@@ -38,6 +38,7 @@ from cellwright.widgets.shared.edited_layers import (
     checksum,
     is_edited,
     may_follow,
+    metadata_of,
     n_asked,
     our_change,
     watch,
@@ -284,7 +285,7 @@ def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) 
             features=features,
             face_color="transparent",
             edge_color=COLOUR,
-            metadata={METADATA: {ANNOTATION: name, "source": below.metadata.get(METADATA, {}).get("source")}},
+            metadata={METADATA: {ANNOTATION: name, "source": metadata_of(below).get("source")}},
             **whole_placement(below),
         )
     return layer
@@ -323,8 +324,7 @@ def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
 
 
 def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
-    own = layer.metadata.get(METADATA)
-    return isinstance(own, dict) and key.items() <= own.items()
+    return key.items() <= metadata_of(layer).items()
 
 
 def _update(viewer: Any, old: Layer, new: Layer) -> Layer:

@@ -68,13 +68,9 @@ def uncover(layer: Layer) -> None:
     """Show a layer; large Labels in a turn of their own, as napari then looks at all their pixels."""
     is_large = isinstance(layer, Labels) and prod(layer.data.shape[-2:]) > LARGE_PX
     if is_large and QCoreApplication.instance() is not None:
-        QTimer.singleShot(TOOLS_MS, partial(_uncover, layer))
+        QTimer.singleShot(TOOLS_MS, partial(setattr, layer, "visible", True))  # noqa: FBT003 - its value
     else:
         layer.visible = True
-
-
-def _uncover(layer: Layer) -> None:
-    layer.visible = True
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _keys(places: "pandas.DataFrame") -> NDArray[np.uint64]:
 
 
 def _known(layer: Layer) -> _Rows:
-    found = layer.metadata.get(METADATA, {}).get(FOUND)
+    found = metadata_of(layer).get(FOUND)
     known = _rows.get(layer)
     if known is None or known.found is not found:
         return _Rows(found, found, None)

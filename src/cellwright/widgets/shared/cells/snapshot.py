@@ -31,7 +31,7 @@ from cellwright.widgets.shared.coordinates import (
     steps_um,
     without_axis,
 )
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
+from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
@@ -60,9 +60,7 @@ class Snapshot:
 
 def is_cells_layer(layer: Layer | None) -> bool:
     """Return whether a layer can hold cells that are told of."""
-    return (
-        isinstance(layer, LabelsLayer | Points) and layer.metadata.get(METADATA, {}).get("output") != "Chosen"
-    )
+    return isinstance(layer, LabelsLayer | Points) and metadata_of(layer).get("output") != "Chosen"
 
 
 def image_layers(viewer: Any) -> list[ImageLayer]:
@@ -73,7 +71,7 @@ def image_layers(viewer: Any) -> list[ImageLayer]:
 def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
     """Return the image that the cells of a layer were counted in, else the topmost that covers them."""
     images = image_layers(viewer)
-    counted_in = layer.metadata.get(METADATA, {}).get("source")
+    counted_in = metadata_of(layer).get("source")
     own = [one for one in images if str(one.unique_id) == counted_in]
     alike = [one for one in images if plane_of(one) == _shape_of(layer)[-2:]]
     return next(iter((*own, *alike, *images)), None)
@@ -149,7 +147,7 @@ def snapshot_of(
         nuclei=_nuclei_of(nuclei, layer, placed.pixels),
         nuclei_source="" if nuclei is None else str(nuclei.source.path or ""),
         provenance=found_by,
-        is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
+        is_edited=bool(metadata_of(layer).get(EDITED)),
         deleted=deleted_rows(layer),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
@@ -221,7 +219,7 @@ def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
     """Return the layers of cells of all images that were counted, one for each count."""
     found: dict[tuple[str, str], LabelsLayer | Points] = {}
     for layer in viewer.layers:
-        own = layer.metadata.get(METADATA, {})
+        own = metadata_of(layer)
         if not is_cells_layer(layer) or own.get("is_preview") or "model" not in own:
             continue
         key = str(own.get("source")), str(own["model"])
@@ -239,7 +237,7 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
 
     rows = []
     for layer in session_layers(viewer):
-        own, features = layer.metadata[METADATA], layer.features
+        own, features = metadata_of(layer), layer.features
         numbers = np.arange(len(features))
         if isinstance(layer, LabelsLayer):
             numbers = pandas.unique(np.asarray(full_resolution(layer)).ravel())  # faster than by sorting
@@ -262,13 +260,13 @@ def counted_regions(layer: Layer | None) -> RegionSet | None:
     """Return the regions that the cells of a layer were counted in, None for the whole image."""
     if layer is None:
         return None
-    found = layer.metadata.get(METADATA, {}).get(REGIONS)
+    found = metadata_of(layer).get(REGIONS)
     return found if isinstance(found, RegionSet) else None
 
 
 def _provenance_of(layer: Layer) -> Mapping[str, Any]:
-    own = layer.metadata.get(METADATA)
-    if not isinstance(own, Mapping) or "model" not in own:
+    own = metadata_of(layer)
+    if "model" not in own:
         return {}
     return {name: value for name, value in own.items() if name not in (EDITED, FOUND)}
 
