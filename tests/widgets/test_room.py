@@ -34,10 +34,10 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.ops.plates import plate_map
+from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, CheatSheet
-from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.compare.model import COLOURS
+from cellwright.widgets.compare.model import COLOURS, Compared
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
@@ -58,10 +58,10 @@ PANELS = {
 VALUES = QComboBox | QAbstractSpinBox | QSlider
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
-MOST_WIDTH_PX, MOST_HEIGHT_PX = 370, 500  # of a dock; napari alone takes 759 pixels in letters of 16
-TOOLS_WIDTH_PX = 460  # with four tools in a row
+SCREEN_PX, NAPARI_PX = 1024, 773  # what napari alone takes of a small screen in letters of 16
+MOST_WIDTH_PX, MOST_HEIGHT_PX = SCREEN_PX - NAPARI_PX, 500  # of a dock
 JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
-NARROWEST_PX = 300  # of a page beside its scroll bar
+NARROWEST_PX = 210  # of a page beside its scroll bar
 READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
 SEEN = 3.0  # contrast of lines
 
@@ -95,9 +95,17 @@ def opened(panel: QWidget) -> None:
         shown.show_session(is_open=True)
         shown.show_classes(("lymphocyte", "tumour cell with a long name"), (1000, 1000))
     if hasattr(shown, "markers"):
-        marker = MarkerRow(shown.markers, 0)
+        marker = MarkerRow(shown.markers)
         marker.show_channel("a channel with a long name", 0.0, 2000.0)
         marker.show_threshold(1234.5)
+    if hasattr(shown, "show_compared"):
+        names = ("flow", "a-model-with-a-long-name")
+        counted = tuple(ModelCount(name, "an image", 61_050.0) for name in names)
+        shown.show_compared(Compared(Comparison(names, counted), (None,)))
+    if isinstance(shown, train_view.TrainPanel):
+        scores = {"ap50": 0.5, "count_error": 0.25, "retention": 0.9}
+        shown.card.show_scores(scores, scores)
+        shown.card.setVisible(True)
 
 
 def controls(panel: QWidget) -> Iterator[QWidget]:
@@ -167,7 +175,7 @@ def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
         for _ in range(3):  # what follows the font does so later
             QApplication.processEvents()
     least = panel.minimumSizeHint()
-    assert least.width() <= (TOOLS_WIDTH_PX if isinstance(panel, AnnotateWidget) else MOST_WIDTH_PX)
+    assert least.width() <= MOST_WIDTH_PX
     assert least.height() <= MOST_HEIGHT_PX
     panel.resize(max(least.width(), panel.minimumWidth()), MOST_HEIGHT_PX)
     for tabs in panel.findChildren(QTabWidget):
@@ -228,6 +236,8 @@ def clipped(panel: QWidget) -> list[str]:
             wanted = one.minimumSizeHint()
         if isinstance(one, QLabel) and one.wordWrap():
             wanted = QSize(0, one.heightForWidth(one.width()) - one.fontMetrics().descent())  # less padding
+        if isinstance(one, QAbstractButton) and one.hasHeightForWidth():
+            wanted = QSize(one.minimumSizeHint().width(), one.heightForWidth(one.width()))
         is_cut = one.width() < wanted.width() or one.height() < wanted.height()
         if is_cut and one.text() not in one.toolTip():
             found.append(f"{one.text()!r} {one.width()}x{one.height()} of {wanted.width()}x{wanted.height()}")
@@ -279,7 +289,7 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
     view, holder, plate, sides = ResultsView(), QWidget(), PlateView(), []
     while view.fill():
         pass
-    MarkerRow(view.markers, 0).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
+    MarkerRow(view.markers).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
     plate.show_plate(plate_map([("A01", 1.0), ("B03", 2.0)]))
     QVBoxLayout(holder).addWidget(plate)
     ticks = view.histogram.getAxis("left")
@@ -289,7 +299,7 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
     for size in (9, 16):
         for area in areas:
             area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
-            area.resize(350, 500)
+            area.resize(MOST_WIDTH_PX, 500)
             with qtbot.waitExposed(area):
                 area.show()
             qtbot.wait(1)  # what follows the font does so later
@@ -300,7 +310,7 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
         view.tabs.setCurrentWidget(page.parent().parent())
         qtbot.wait(1)
         widths.append(page.minimumSizeHint().width())
-    assert max(widths) < NARROWEST_PX
+    assert max(widths) <= NARROWEST_PX
     assert ticks.style["tickFont"].pointSizeF() > 12
     assert sides[0][0] < sides[1][0]
     assert sides[0][1] > sides[1][1]
@@ -347,6 +357,7 @@ def test_a_dock_behind_others_becomes_narrower_with_its_letters(qtbot: QtBot) ->
     window, docks = QMainWindow(), [QDockWidget(), QDockWidget()]
     qtbot.addWidget(window)
     for dock in docks:
+        dock.setMinimumSize(50, 50)  # as napari does
         holder = QWidget()
         QVBoxLayout(holder).addWidget(PanelScrollArea(train_view.TrainPanel()))
         dock.setWidget(holder)
@@ -355,7 +366,7 @@ def test_a_dock_behind_others_becomes_narrower_with_its_letters(qtbot: QtBot) ->
     with qtbot.waitExposed(window):
         window.show()
     widths = []
-    for size, front in ((16, docks[0]), (16, docks[1]), (9, docks[1])):
+    for size, front in ((30, docks[0]), (30, docks[1]), (9, docks[1])):
         window.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
         front.raise_()
         qtbot.wait(50)

@@ -6,15 +6,11 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
-    QComboBox,
     QFrame,
-    QGridLayout,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
     QListWidget,
     QProgressBar,
-    QPushButton,
     QSizePolicy,
     QStyle,
     QStyleOptionToolButton,
@@ -26,8 +22,9 @@ from qtpy.QtWidgets import (
 
 from cellwright.models import registry
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shapes
+from cellwright.widgets.shared.flow import FlowLayout, WrappedButton
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.model_combos import ModelComboBox
@@ -47,14 +44,13 @@ from cellwright.widgets.shared.style import (
     wrapped_label,
 )
 
-N_COLUMNS = 4
 SPACING_PX = 7
 FILES_HEIGHT_PX = 150
 CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
 LONGEST_REVIEW = "Cell 10000: likely wrong (chance of a mistake 100%), reviewed"
 SMALL = QSize(36, 32)
-USUAL_NAME = "image of a sample labels"  # as long as most names of layers
+USUAL_NAME = "image_of_a_sample labels"  # as long as most names of layers
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
@@ -124,7 +120,7 @@ class AnnotatePanel(QWidget):
     def show_count(self, n_cells: int, n_reviewed: int) -> None:
         """Show how many cells there are, and of how many somebody has made sure."""
         self.count.setText(f"{n_cells:,}")
-        self.reviewed.setText(f"cells\n{n_reviewed:,} reviewed")
+        self.reviewed.setText(f"cells · {n_reviewed:,} reviewed")
         self.bar.setRange(0, max(n_cells, 1))
         self.bar.setValue(n_reviewed)
 
@@ -186,7 +182,7 @@ class AnnotatePanel(QWidget):
         )
         self.model.choose_preferred()
         form.addRow("Model", self.model.with_card())
-        self.begin = QPushButton("Start")
+        self.begin = WrappedButton("Start")
         self.begin.setObjectName("begin")
         return stack(form, self.begin, spacing_px=6)
 
@@ -202,17 +198,13 @@ class AnnotatePanel(QWidget):
     def _card(self) -> QFrame:
         card = QFrame()
         card.setObjectName("card")
-        self.count, self.reviewed, self.bar = QLabel("0"), QLabel(), QProgressBar()
+        self.count, self.reviewed, self.bar = QLabel("0"), wrapped_label(), QProgressBar()
         self.count.setObjectName("cells")
         self.bar.setTextVisible(False)
-        head = fill(QHBoxLayout(), self.count, self.reviewed)
-        head.setSpacing(5)
-        head.addStretch(1)
-        for name in ("undo", "redo"):
-            button = self._button(name)
-            button.setFixedSize(SMALL)
-            head.addWidget(button)
-        layout = stack(head, self.bar, into=card, spacing_px=5)
+        edits = [self._button(name) for name in ("undo", "redo")]
+        for made in edits:
+            made.setFixedSize(SMALL)
+        layout = stack(row(self.count, *edits), self.reviewed, self.bar, into=card, spacing_px=5)
         layout.setContentsMargins(10, 6, 10, 8)
         self._add_review(layout)
         return card
@@ -222,7 +214,7 @@ class AnnotatePanel(QWidget):
         self.current.setObjectName("details")
         self.current.setText(NO_REVIEW)
         self.check, self.check_job = QToolButton(), JobBar()
-        self.check.setText("Check with\nmirrored image")
+        self.check.setText("Check with\nmirror image")
         self.check.setToolTip(
             "Have the model look at the mirrored image too: cells it then outlines differently come first."
         )
@@ -231,18 +223,14 @@ class AnnotatePanel(QWidget):
         checks = even_row(self._button("hide"), self.check, spacing_px=4)
         fill(layout, self.current, steps, checks, self.check_job)
 
-    def _tools(self) -> QGridLayout:
-        layout = QGridLayout()
-        layout.setSpacing(4)
+    def _tools(self) -> FlowLayout:
         names = [tool.name for group in ("Draw", "Cells", "Shape") for tool in TOOLS if tool.group == group]
         buttons = [self._button(name) for name in (*names, "pan")]
         self.help = QToolButton()
         self.help.setText("Keys\n?")
         self.help.setToolTip("Show all keys (?)")
         _size(self.help)
-        for index, made in enumerate([*buttons, self.help]):
-            layout.addWidget(made, index // N_COLUMNS, index % N_COLUMNS)
-        return layout
+        return even_row(*buttons, self.help, spacing_px=4)
 
     def _button(self, name: str) -> QToolButton:
         tool = next(tool for tool in TOOLS if tool.name == name)
@@ -261,17 +249,14 @@ class AnnotatePanel(QWidget):
         self.names.setPlaceholderText("Classes: names with commas between")
         self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
         self.chips = [ClassButton() for _ in range(N_CLASS_KEYS)]
-        grid = QGridLayout()
-        grid.setSpacing(4)
-        for index, chip in enumerate(self.chips):
+        for chip in self.chips:
             chip.setCheckable(True)
             chip.setToolTip("Give this class to the cells that are clicked.")
             chip.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             _size(chip)
             chip.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             chip.setVisible(False)
-            grid.addWidget(chip, index // 2, index % 2)
-        return stack(self.names, grid, spacing_px=4)
+        return stack(self.names, even_row(*self.chips, spacing_px=4), spacing_px=4)
 
 
 class SteadyLabel(QLabel):
@@ -340,7 +325,7 @@ class ExportSection(FoldedPart):
     """Where an annotation is taken to: a dataset to train on, or a file of another program."""
 
     def __init__(self) -> None:
-        self.split, self.format = QComboBox(), QComboBox()
+        self.split, self.format = PanelComboBox(), PanelComboBox()
         self.complete = check_box(
             "Every cell is annotated",
             "Without this, and without regions, what has no label is not taken for background.",
@@ -357,7 +342,6 @@ class ExportSection(FoldedPart):
             "the end."
         )
         self.format.setToolTip("File format of another program.")
-        self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
         content = QWidget()
         form = form_layout(into=content)

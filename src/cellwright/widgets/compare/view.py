@@ -11,10 +11,8 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QHeaderView,
-    QLabel,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -22,10 +20,12 @@ from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.model import COLOURS, Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox
 from cellwright.widgets.shared.edited_layers import is_image
+from cellwright.widgets.shared.flow import FigureTable
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
+    MARGIN_PX,
     MessageLabel,
     chip,
     fill,
@@ -33,6 +33,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     shortened,
     stack,
+    wrappable,
     wrapped_label,
 )
 
@@ -146,10 +147,9 @@ class ComparePanel(QWidget):
     def _card(self) -> QFrame:
         self.card = QFrame()
         self.card.setObjectName("card")
-        self.summary, self.notices = QLabel(), wrapped_label()
-        self.summary.setTextFormat(Qt.TextFormat.RichText)
-        self.summary.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        fill(QVBoxLayout(self.card), self.summary, self.notices)
+        self.summary, self.notices = FigureTable(), wrapped_label()
+        layout = stack(self.summary, self.notices, into=self.card)
+        layout.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self.card.setVisible(False)
         return self.card
 
@@ -192,7 +192,7 @@ def summary_of(compared: Compared) -> str:
     is_one = len(pairs) == 1
     heads = [chip(f"<b>{number}</b>", colour) for number, colour in zip("12", COLOURS, strict=True)]
     named = [
-        f"{head} {escape(shortened(name, LONGEST_NAME))}"
+        f"{head} {escape(wrappable(shortened(name, LONGEST_NAME)))}"
         for head, name in zip(heads, comparison.models, strict=True)
     ]
     counts = [

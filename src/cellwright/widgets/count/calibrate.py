@@ -37,10 +37,11 @@ class CalibrationTable(QWidget):
         super().__init__()
         self._is_showing = False
         self.table = QTableWidget(0, 3)
-        self.table.setHorizontalHeaderLabels(["Box", "Found", "You count"])
+        self.table.setHorizontalHeaderLabels(["Box", "Found", "By hand"])
         header = self.table.horizontalHeader()
         assert header is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setStretchLastSection(True)
         rows = self.table.verticalHeader()
         assert rows is not None
         rows.setVisible(False)

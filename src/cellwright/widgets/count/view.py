@@ -5,12 +5,9 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
-    QGridLayout,
-    QHBoxLayout,
     QLabel,
     QVBoxLayout,
     QWidget,
@@ -20,6 +17,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image
+from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.model_combos import ClassifierComboBox, DeviceComboBox, ModelComboBox
@@ -28,6 +26,7 @@ from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
     button,
+    check_box,
     even_row,
     fill,
     form_layout,
@@ -215,16 +214,14 @@ class CountPanel(RegionPanel):
         self.measure = button("Measure", "Draw a line across a typical cell.")
         return stack(row(self.diameter, self.diameter.unit), self.measure)
 
-    def _outputs(self) -> QGridLayout:
-        self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
-        for output, box in self.outputs.items():
-            box.setToolTip(f"Show the result in a layer of type {output}.")
-        layout = QGridLayout()
-        for place, box in enumerate(self.outputs.values()):
-            layout.addWidget(box, place // 2, place % 2)
-        return layout
+    def _outputs(self) -> FlowLayout:
+        self.outputs = {
+            output: check_box(title, f"Show the result in a layer of type {output}.")
+            for output, title in OUTPUTS.items()
+        }
+        return even_row(*self.outputs.values())
 
-    def _buttons(self) -> QHBoxLayout:
+    def _buttons(self) -> FlowLayout:
         help_text = f"Count the cells of the image ({SHORTCUT})."
         self.count = RunButton(("Count cells", help_text), ("Cancel", help_text), "Cancelling…")
         self.preview = button("Preview", "Count only in the middle of the view.")

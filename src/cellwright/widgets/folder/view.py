@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QSize, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFileDialog,
-    QFormLayout,
     QFrame,
-    QHBoxLayout,
     QLineEdit,
     QListView,
     QListWidget,
@@ -34,6 +31,7 @@ from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
@@ -60,6 +58,7 @@ SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in O
 COUNT_TITLE = "Cells"
 PICTURE_PX, MARGIN_PX = 130, 8  # two columns in a panel as napari opens it in a window of 1280 pixels
 TEXT_LINES = 4  # under a picture: name, count and fit, one of which may take two lines
+SCROLL_BAR_PX = 16  # of the list, at most
 MOST_KEPT = 400  # pictures in memory
 LONGEST_NAME = 20  # letters under a picture
 WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
@@ -108,7 +107,7 @@ class FolderView(QWidget):
         stack(form, self.taken_over, into=box)
         return box
 
-    def _folders(self) -> QHBoxLayout:
+    def _folders(self) -> FlowLayout:
         self.folders = _line("Folder")
         self.choose_folder = button("Choose…", "Choose a folder or a plate.")
         self.folders.setToolTip(
@@ -129,7 +128,7 @@ class FolderView(QWidget):
         )
         self.xlsx = check_box("Tables for Excel, too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
-        self._family_box, own = QVBoxLayout(), QFormLayout()
+        self._family_box, own = QVBoxLayout(), form_layout()
         own.addRow("Channel", self.channel)
         own.addRow("Device", self.device)
         box = QWidget()
@@ -221,7 +220,7 @@ class FolderView(QWidget):
     def _tabs(self) -> QTabWidget:
         self.tabs = QTabWidget()
         self.gallery, self.plate, self.failed = Gallery(), PlateView(), QListWidget()
-        self.order = QComboBox()
+        self.order = PanelComboBox()
         for name, title in ORDERS.items():
             self.order.addItem(title, name)
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
@@ -290,7 +289,7 @@ def _line(placeholder: str) -> QLineEdit:
     return line
 
 
-def _page(first: QHBoxLayout, second: QWidget) -> QWidget:
+def _page(first: FlowLayout, second: QWidget) -> QWidget:
     box = QWidget()
     layout = stack(first, second, into=box, spacing_px=6)
     layout.setContentsMargins(4, 6, 4, 4)
@@ -379,9 +378,14 @@ class Gallery(QListView):
         if event is not None and event.type() == QEvent.Type.FontChange:
             self._fit_to_font()
 
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Follow the width of the panel; called by Qt."""
+        self._fit_to_font()
+        super().resizeEvent(event)
+
     def _fit_to_font(self) -> None:
-        metrics = self.fontMetrics()
-        width = max(PICTURE_PX, LONGEST_NAME * metrics.averageCharWidth())
+        metrics, around = self.fontMetrics(), self.contentsRect().width() - SCROLL_BAR_PX - MARGIN_PX
+        width = max(PICTURE_PX, min(LONGEST_NAME * metrics.averageCharWidth(), around))
         height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing()
         self.setGridSize(QSize(width + MARGIN_PX, height + MARGIN_PX))
 

@@ -96,13 +96,10 @@ class CountsTool(QObject):
         view.markers_hint.setVisible(not channels)
         if list(self.rows) != channels:
             for old in self.rows.values():
-                for widget in old.widgets:
-                    view.markers.removeWidget(widget)
-                    widget.hide()
-                    widget.deleteLater()
-            self.rows = {}
-            for place, channel in enumerate(channels):
-                self.rows[channel] = self._new_row(place, channel)
+                view.markers.removeWidget(old.box)
+                old.box.hide()
+                old.box.deleteLater()
+            self.rows = {channel: self._new_row(channel) for channel in channels}
         for channel, row in self.rows.items():
             row.show_channel(model.title_of(channel), *self._limits(channel))
             with QSignalBlocker(row.is_on):
@@ -117,8 +114,8 @@ class CountsTool(QObject):
             return 0.0, 1.0
         return float(finite.min()), float(finite.max())
 
-    def _new_row(self, place: int, channel: str) -> MarkerRow:
-        row = MarkerRow(self._view.markers, place)
+    def _new_row(self, channel: str) -> MarkerRow:
+        row = MarkerRow(self._view.markers)
         row.is_on.toggled.connect(lambda is_on: self._model.set_marker(channel, is_on=is_on))
         row.slider.valueChanged.connect(lambda _: self._set(channel, row.slider_value))
         row.value.valueChanged.connect(lambda value: self._set(channel, value))

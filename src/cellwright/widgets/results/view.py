@@ -4,23 +4,19 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from napari.layers import Layer
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLayout,
     QLineEdit,
     QMenu,
-    QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSlider,
     QSpinBox,
     QStackedWidget,
@@ -35,6 +31,7 @@ from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
+from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.regions import RegionPanel
@@ -43,6 +40,7 @@ from cellwright.widgets.shared.style import (
     button,
     check_box,
     come_after,
+    even_row,
     fill,
     form_layout,
     number_box,
@@ -100,7 +98,7 @@ class ResultsView(RegionPanel):
         self._to_fill: list[tuple[QScrollArea, QWidget]] = []
         self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
-        layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
+        layout = panel_layout(self, OWN_STYLE, spacing_px=6)
         fill(layout, self._subjects(), self._card())
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -113,6 +111,7 @@ class ResultsView(RegionPanel):
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
+        self.tabs.tabBarClicked.connect(self.message.forget_news)
         self.page_bar = PageBar(self.tabs)
         layout.addWidget(self.page_bar)
         come_after(self.image, *self.page_bar.buttons)
@@ -149,8 +148,9 @@ class ResultsView(RegionPanel):
 
     def show_tracks(self, *, is_shown: bool) -> None:
         """Show the page of tracks, or none where there is no time."""
-        self.tabs.setTabVisible(self._place_of("Tracks"), is_shown)
-        self.page_bar.arrange()
+        place = self._place_of("Tracks")
+        self.tabs.setTabVisible(place, is_shown)
+        self.page_bar.buttons[place].setVisible(is_shown)
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(
@@ -242,7 +242,7 @@ class ResultsView(RegionPanel):
         self.counts_table.setMinimumHeight(SMALL_TABLE_PX)
         self.markers_table.setMinimumHeight(SMALL_TABLE_PX)
         self.markers_table.hide()
-        self.markers = QGridLayout()
+        self.markers = QVBoxLayout()
         self.markers_hint = wrapped_label("Measure the intensity to tell positive cells.", "hint")
         content = QWidget()
         layout = page_layout(content)
@@ -277,7 +277,7 @@ class ResultsView(RegionPanel):
         form.addRow("Nuclei", self.nuclei)
         form.addRow("Cytoplasm ring", self.cytoplasm)
         content = QWidget()
-        self.others_title = QLabel("Also in these images")
+        self.others_title = wrapped_label("Also in these images")
         groups = self.groups.values()
         layout = page_layout(content)
         fill(layout, self.measure_hint, *groups, self.others_title, self.others, form, self.measure)
@@ -372,45 +372,17 @@ class PageBar(QWidget):
 
     def __init__(self, tabs: QTabWidget) -> None:
         super().__init__()
-        self._tabs, self._grid = tabs, QGridLayout(self)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setSpacing(2)
-        self._arranged: tuple[list[QPushButton], int] = [], 0
+        self._tabs = tabs
         self.buttons = [button(tabs.tabText(place), tabs.tabToolTip(place)) for place in range(tabs.count())]
         for place, made in enumerate(self.buttons):
             made.setObjectName("page")
             made.setCheckable(True)
             made.clicked.connect(partial(self._on_clicked, place))
-            self._grid.addWidget(made, 0, place)  # until the panel has its style and its width
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setLayout(even_row(*self.buttons, spacing_px=2))
         tabs.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # else Tab stops before the bar that is hidden
         tabs.tabBar().hide()  # type: ignore[union-attr]
         tabs.currentChanged.connect(self._show_current)
         self._show_current()
-
-    def arrange(self) -> None:
-        """Put the titles of the pages that there are into as few rows as they fit in."""
-        shown = [made for place, made in enumerate(self.buttons) if self._tabs.isTabVisible(place)]
-        widths = [made.sizeHint().width() + self._grid.spacing() for made in shown]
-        n_columns = len(shown)
-        while (
-            n_columns > 1 and sum(max(widths[place::n_columns]) for place in range(n_columns)) > self.width()
-        ):
-            n_columns = (n_columns + 1) // 2
-        if (shown, n_columns) == self._arranged:
-            return
-        self._arranged = shown, n_columns
-        for made in self.buttons:
-            self._grid.removeWidget(made)
-            made.setVisible(made in shown)
-        for place, made in enumerate(shown):
-            self._grid.addWidget(made, *divmod(place, n_columns))
-
-    def event(self, event: QEvent | None) -> bool:
-        """Follow the width of the panel, and the font of the titles; called by Qt."""
-        if event is not None and event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
-            self.arrange()
-        return super().event(event)
 
     def _show_current(self, _: int = 0) -> None:
         for place, made in enumerate(self.buttons):
@@ -422,7 +394,7 @@ class PageBar(QWidget):
         self._tabs.tabBarClicked.emit(place)
 
 
-class DeleteLike(QPushButton):
+class DeleteLike(WrappedButton):
     """A button whose menu deletes all cells that the filters keep, or all that they leave out."""
 
     def __init__(self) -> None:
@@ -444,22 +416,19 @@ class DeleteLike(QPushButton):
 class MarkerRow:
     """The controls of one channel: whether cells are told positive in it, and above which mean intensity."""
 
-    def __init__(self, grid: QGridLayout, place: int) -> None:
+    def __init__(self, rows: QVBoxLayout) -> None:
         self._low, self._span = 0.0, 1.0
-        self.is_on = QCheckBox()
+        self.is_on = check_box("", "")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, SLIDER_STEPS)
-        self.slider.setMinimumWidth(60)
         self.slider.setToolTip("The mean intensity above which a cell is positive.")
         self.value = QDoubleSpinBox()
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
-        self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
-        grid.addWidget(self.is_on, 2 * place, 0, 1, 3)
-        grid.addWidget(self.slider, 2 * place + 1, 0)
-        grid.addWidget(self.value, 2 * place + 1, 1)
-        grid.addWidget(self.otsu, 2 * place + 1, 2)
+        self.box = QWidget()
+        stack(self.is_on, row(self.slider, self.value, self.otsu), into=self.box)
+        rows.addWidget(self.box)
 
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""

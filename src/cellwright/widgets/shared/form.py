@@ -8,19 +8,21 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from magicgui.widgets import Container, create_widget
 from psygnal import Signal
 from qtpy.QtCore import QSignalBlocker, QSize, Qt
-from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractButton, QListWidget, QListWidgetItem, QWidget
+
+from cellwright.widgets.shared.style import form_layout
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
 TITLES = {  # where the name of a setting does not tell what it is
-    "flips": "Mirrored images too",
+    "flips": "Mirrored, too",
     "link": "Link slices in 3D",
     "overlap": "Overlap of tiles",
     "rate": "Learning rate",
-    "steps_per_epoch": "Steps between checks",
+    "steps_per_epoch": "Steps per check",
     "ema_decay": "EMA decay",
     "replay": "Replay share",
     "n_replay": "Replay images",
-    "n_validation": "Images to check with",
+    "n_validation": "Check images",
 }
 ZEROS = {"diameter_px": "auto", "diameter_um": "not given", "batch_size": "auto"}  # what 0 is shown as
 WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
@@ -48,21 +50,19 @@ class SettingsForm:
         defaults = {item.name: item.default for item in fields(settings_type)}
         self._whole = {name for name in names if type(defaults[name]) is int}
         self.container = Container(
-            widgets=[_row(name, hints[name], defaults[name]) for name in names], labels=True
+            widgets=[_row(name, hints[name], defaults[name]) for name in names], labels=False
         )
-        self.container.margins = (0, 0, 0, 0)
-        for label in self.native.findChildren(QLabel):
-            label.setWordWrap(True)
-        for name in names:
-            for part in self.container[name].native.findChildren(QWidget):
-                part.setToolTip(self.container[name].tooltip)
+        self.native = QWidget()
+        form = form_layout(into=self.native)
+        form.setContentsMargins(0, 0, 0, 0)
+        for made in self.container:
+            if isinstance(made.native, QAbstractButton):
+                form.addRow(made.native)
+            else:
+                form.addRow(made.label, made.native)
+            for part in made.native.findChildren(QWidget):
+                part.setToolTip(made.tooltip)
         self.container.changed.connect(lambda *_: self.changed.emit())
-
-    @property
-    def native(self) -> QWidget:
-        """The form as a Qt widget."""
-        native: QWidget = self.container.native
-        return native
 
     def values(self) -> dict[str, Any]:
         """Return the shown fields by name."""
@@ -114,6 +114,7 @@ def _limits(hint: Any) -> dict[str, Any]:
     return dict(get_args(hint)[1]) if get_origin(hint) is Annotated else {}
 
 
+LIST_PX = 160  # the least, for names to be read
 MOST_ROWS = 4  # that are not scrolled
 ROW_PADDING_PX = 4
 
@@ -124,6 +125,7 @@ class CheckList(QListWidget):
     def __init__(self, help_text: str) -> None:
         super().__init__()
         self.setToolTip(help_text)
+        self.setMinimumWidth(LIST_PX)
         self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
         self.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

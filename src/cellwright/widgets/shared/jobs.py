@@ -11,11 +11,12 @@ from typing import Any
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QProgressBar, QWidget
 from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import JobError
 from cellwright.core.tasks import Eta, Progress, Task
+from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.messages import REDRAW_S, progress_line
 from cellwright.widgets.shared.style import button, row, set_state, stack, wrapped_label
 
@@ -178,7 +179,7 @@ class LiveUpdater(QObject):
             self._debouncer.throttle()
 
 
-class RunButton(QPushButton):
+class RunButton(WrappedButton):
     """Starts a job, and stops it while it runs, when it has another text, help and colour.
 
     Parameters

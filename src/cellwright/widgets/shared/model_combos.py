@@ -10,13 +10,14 @@ from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHBoxLayout, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, CheckpointError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.models.spec import SPEC, ModelSpec, read_spec
 from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours
 from cellwright.widgets.shared.messages import listen
@@ -149,7 +150,7 @@ class ModelComboBox(PanelComboBox):
         if isalive(self):  # type: ignore[no-untyped-call]
             self.failed.emit(error)
 
-    def with_card(self) -> QHBoxLayout:
+    def with_card(self) -> FlowLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
         card = button("Card", CARD_HELP)
         card.clicked.connect(self.show_card)

@@ -10,7 +10,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
@@ -41,6 +41,7 @@ from cellwright.widgets.shared.coordinates import (
     whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import is_shapes
+from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.layer_factory import COLOUR
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
@@ -327,7 +328,7 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
     return next((layer for layer in reversed(drawn) if len(layer.data)), drawn[-1] if drawn else None)
 
 
-class EverywhereButton(QPushButton):
+class EverywhereButton(WrappedButton):
     """Offers shapes that were drawn in one slice or frame for all of them; out of sight where they are."""
 
     def __init__(self, words: str = "In {} alone: use in {}") -> None:

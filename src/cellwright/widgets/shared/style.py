@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
-    QHBoxLayout,
     QHeaderView,
     QLabel,
     QLayout,
@@ -26,7 +25,6 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSlider,
     QTabBar,
     QTableView,
@@ -36,15 +34,18 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.errors import CellwrightError, error_line
+from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedCheckBox
 
 logger = logging.getLogger(__name__)
 
-PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
+PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 236, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
+LINE_LETTERS = 11  # that a line to write in has room for
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-LONG_WORD = re.compile(r"\S{16}(?=\S)")
-ROW_SPACING_PX = 6
+LONG_WORD = re.compile(r"\S{12}(?=\S)")
+MARGIN_PX, ROW_SPACING_PX = 6, 6
+TITLE_STYLE = "font-size: 11pt"  # the bar above a dock is as high in any letters
 RING_PX = 2  # of the frame around what has the keys
 DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
@@ -67,6 +68,7 @@ STYLE = """
 #count[running="true"]:hover { background: #94392f; }
 #guide { background: rgba(47, 181, 174, 40); border-radius: 8px; }
 #guide QLabel { background: transparent; }
+QSlider { min-width: 70px; }
 QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
@@ -125,11 +127,25 @@ def _show_whole_tabs(window: QWidget | None) -> None:
             bar.setElideMode(Qt.TextElideMode.ElideNone)
 
 
-def _shorten_tab(dock: QDockWidget) -> None:
-    """Let the tab of a dock tell one word, that six have room; the bar above the panel tells its name."""
-    panel = dock.windowTitle().partition(" (")[0]
+def _shorten_title(dock: QDockWidget) -> None:
+    """Let the tab of a dock tell one word, that six have room; the bar above it tells the name alone."""
+    panel, bar = dock.windowTitle().partition(" (")[0], dock.titleBarWidget()
     if panel:
         dock.setWindowTitle(TABS.get(panel, panel.split()[0]))
+    for title in bar.findChildren(QLabel) if bar is not None else ():
+        title.setText(panel)
+        title.setStyleSheet(TITLE_STYLE)
+
+
+def _widen_fields(panel: QWidget) -> None:
+    """Give boxes of numbers room for what they hold, and lines to write in room for some letters."""
+    for spin in panel.findChildren(QAbstractSpinBox):
+        line = spin.findChild(QLineEdit)  # lineEdit() fails once Python has let go of it
+        if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
+            spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
+    for line in panel.findChildren(QLineEdit):
+        if not isinstance(line.parent(), QAbstractSpinBox | QComboBox):
+            line.setMinimumWidth(LINE_LETTERS * line.fontMetrics().averageCharWidth())
 
 
 class PanelScrollArea(QScrollArea):
@@ -181,7 +197,8 @@ class PanelScrollArea(QScrollArea):
             return
         if not self._has_place:
             self._has_place = True
-            _shorten_tab(dock)
+            dock.setMinimumSize(0, 0)  # napari sets one, which Qt then makes larger, never smaller
+            _shorten_title(dock)
             self._join_others(dock)
             self._take_keys(dock)
         _show_whole_tabs(dock.parentWidget())
@@ -224,10 +241,7 @@ class PanelScrollArea(QScrollArea):
             if font.pointSizeF() != size and not is_inside:
                 font.setPointSizeF(size)
                 one.setFont(font)
-        for spin in panel.findChildren(QAbstractSpinBox):
-            line = spin.findChild(QLineEdit)  # lineEdit() fails once Python has let go of it
-            if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
-                spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
+        _widen_fields(panel)
         around: QWidget | None = self
         while around is not None and not isinstance(around, QMainWindow):  # a tab behind others forgets none
             around.updateGeometry()
@@ -284,13 +298,11 @@ def dock_of(widget: QWidget | None) -> QDockWidget | None:
     return widget
 
 
-def panel_layout(
-    panel: QWidget, own_style: str = "", *, margin_px: int = 10, spacing_px: int = 8
-) -> QVBoxLayout:
+def panel_layout(panel: QWidget, own_style: str = "", *, spacing_px: int = 8) -> QVBoxLayout:
     """Return the layout of a panel, top to bottom; the panel gets the style sheet, and its own after it."""
     panel.setStyleSheet(STYLE + own_style)
     layout = QVBoxLayout(panel)
-    layout.setContentsMargins(margin_px, margin_px, margin_px, margin_px)
+    layout.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
     layout.setSpacing(spacing_px)
     return layout
 
@@ -300,13 +312,12 @@ class FoldedPart(QWidget):
 
     def __init__(self, title: str, content: QWidget) -> None:
         super().__init__()
-        self._title, self.title, self.content = title, QPushButton(), content
+        self._title, self.title, self.content = title, WrappedButton(), content
         self.title.setObjectName("fold")
         self.title.setCheckable(True)
         self.title.setToolTip(f"Show or hide: {title}.")
         self.title.toggled.connect(self._on_toggled)
         self.title.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
-        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         layout = content.layout()
         if layout is not None:
             layout.setContentsMargins(2, 4, 2, 4)
@@ -378,6 +389,11 @@ class MessageLabel(QLabel):
             logger.error("%s failed", doing or self._doing, exc_info=error)
         self.tell(error_line(error), is_error=True)
 
+    def forget_news(self, _: object = None) -> None:
+        """Take away what is neither an error nor a warning."""
+        if self.property("info") == "true":
+            self.tell("")
+
     def forget_error(self, _: object = None) -> None:
         """Take an error away; what is no error stays."""
         if self.property("error") == "true":
@@ -394,14 +410,14 @@ class MessageLabel(QLabel):
 
 def button(title: str, help_text: str) -> QPushButton:
     """Return a button with its help."""
-    made = QPushButton(title)
+    made = WrappedButton(title)
     made.setToolTip(help_text)
     return made
 
 
 def check_box(title: str, help_text: str, *, is_on: bool = False) -> QCheckBox:
     """Return a box to tick, with its help."""
-    made = QCheckBox(title)
+    made = WrappedCheckBox(title)
     made.setToolTip(help_text)
     made.setChecked(is_on)
     return made
@@ -465,21 +481,14 @@ def stack(*parts: QWidget | QLayout, into: QWidget | None = None, spacing_px: in
     return layout
 
 
-def row(first: QWidget, *others: QWidget) -> QHBoxLayout:
-    """Return a layout of widgets side by side, the first one growing."""
-    layout = fill(QHBoxLayout(), first, *others)
-    layout.setSpacing(ROW_SPACING_PX)
-    layout.setStretch(0, 1)
-    return layout
+def row(*widgets: QWidget) -> FlowLayout:
+    """Return a layout of widgets side by side, the first one of each line growing."""
+    return FlowLayout(widgets, is_even=False, spacing_px=ROW_SPACING_PX)
 
 
-def even_row(*widgets: QWidget, spacing_px: int = ROW_SPACING_PX) -> QHBoxLayout:
-    """Return a layout of widgets side by side, each with the same share of the width."""
-    layout = QHBoxLayout()
-    layout.setSpacing(spacing_px)
-    for widget in widgets:
-        layout.addWidget(widget, 1)
-    return layout
+def even_row(*widgets: QWidget, spacing_px: int = ROW_SPACING_PX) -> FlowLayout:
+    """Return a layout of widgets side by side in columns that share the width."""
+    return FlowLayout(widgets, is_even=True, spacing_px=spacing_px)
 
 
 def put(layout: QVBoxLayout, *widgets: QWidget, after: QWidget) -> None:

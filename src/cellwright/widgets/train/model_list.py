@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magicgui.widgets import request_values
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QInputDialog, QMenu, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QInputDialog, QMenu, QMessageBox, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task, once
@@ -13,7 +13,7 @@ from cellwright.models import store
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
 from cellwright.widgets.shared.napari_private import ask_to_save
-from cellwright.widgets.shared.style import FoldedPart, button, stack
+from cellwright.widgets.shared.style import FoldedPart, button, even_row, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -45,12 +45,8 @@ class OwnModels(QWidget):
         self.export = button("Export…", "Write the model as one file, to share it.")
         self.add = button("Import…", "Add a model that was exported, or a model folder, to yours.")
         content = QWidget()
-        grid = QGridLayout(content)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.addLayout(self.box.with_card(), 0, 0, 1, 2)
-        for index, made in enumerate((self.rename, self.delete, self.export, self.add)):
-            grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
-        grid.addWidget(self.job, 3, 0, 1, 2)
+        buttons = even_row(self.rename, self.delete, self.export, self.add)
+        stack(self.box.with_card(), buttons, self.job, into=content)
         self.collapsible = FoldedPart("My models", content)
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QFontMetrics, QImage, QPixmap, QResizeEvent
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
@@ -17,6 +17,7 @@ from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCORE_TITLES, SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.flow import FigureTable, FlowLayout
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
@@ -24,6 +25,7 @@ from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
 from cellwright.widgets.shared.style import (
     DRAWN,
     LETTERS,
+    MARGIN_PX,
     FoldedPart,
     MessageLabel,
     button,
@@ -79,6 +81,7 @@ CURVES_HELP = (
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
 AP_AXIS, AP_MARGIN = "AP", 0.05  # the margin keeps the dots of 0 and 1 whole
+PLOT_SPACING_PX = 12  # the lowest tick of one is not written over the highest of the next
 HEIGHT_SHARE, HEIGHT_LINES = 0.6, 6  # height of the plots: a share of the width, and lines of text
 MOST_DOTS = 30  # more would hide the line
 
@@ -167,7 +170,7 @@ class TrainPanel(QWidget):
         form.addRow("New name", self.name)
         return choices
 
-    def _buttons(self) -> QHBoxLayout:
+    def _buttons(self) -> FlowLayout:
         self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP), "Stopping…")
         self.pause = button("Pause", "Pause the training; it resumes where it was.")
         self.pause.setObjectName("preview")
@@ -233,15 +236,14 @@ class TrainCard(QFrame):
         super().__init__()
         self.setObjectName("card")
         self.plot, self.picture = CurvePlot(), Picture()
-        self.caption, self.scores = QLabel(), QLabel()
-        self.caption.setObjectName("caption")
+        self.caption, self.scores = wrapped_label(name="caption"), FigureTable()
         self.scores.setObjectName("scores")
-        self.scores.setTextFormat(Qt.TextFormat.RichText)
         self.scores.setToolTip(SCORES_HELP)
         for label in (self.caption, self.scores):
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             label.setVisible(False)
-        fill(QVBoxLayout(self), self.scores, self.plot, self.picture, self.caption)
+        layout = stack(self.scores, self.plot, self.picture, self.caption, into=self)
+        layout.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self.setVisible(False)
 
     def show_curves(self, epochs: Sequence[Mapping[str, float]], last_step: float) -> None:
@@ -339,10 +341,10 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         if colour:
             after_text = chip(after_text, colour)
         rows.append(
-            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
-            f"<td align='right'>&nbsp;&nbsp;{after_text}</td></tr>"
+            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>{figures[0]}</td>"
+            f"<td align='right'>{after_text}</td></tr>"
         )
-    return f"<table cellspacing='4'>{''.join(rows)}</table>"
+    return f"<table align='center' cellspacing='4'>{''.join(rows)}</table>"
 
 
 def training_line(progress: Progress, seconds_left: float | None) -> str:
@@ -426,7 +428,7 @@ class CurvePlot(QWidget):
             self.graphics.setCacheMode(self.graphics.CacheModeFlag.CacheNone)  # follow the theme
             self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
             self.graphics.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # nothing to be done in it by keys
-            self.graphics.ci.setSpacing(2)
+            self.graphics.ci.setSpacing(PLOT_SPACING_PX)
             self.graphics.ci.setContentsMargins(2, 2, 8, 2)
             self._layout.addWidget(self.graphics)
         self.graphics.clear()

@@ -1,0 +1,284 @@
+"""What gives way where a panel is narrow or its letters are large: texts and rows go on in the next line."""
+
+from collections.abc import Iterable
+from math import ceil
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QRect, QSize, Qt
+from qtpy.QtGui import (
+    QAbstractTextDocumentLayout,
+    QFontMetrics,
+    QPainter,
+    QPaintEvent,
+    QPalette,
+    QTextDocument,
+    QTextOption,
+)
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QCheckBox,
+    QLabel,
+    QLayout,
+    QLayoutItem,
+    QPushButton,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionButton,
+    QStylePainter,
+    QWidget,
+)
+
+WHOLE_WORDS = QTextOption()
+WHOLE_WORDS.setWrapMode(QTextOption.WrapMode.WordWrap)
+PaintContext = QAbstractTextDocumentLayout.PaintContext
+TABLE_PX = 150  # width of a table of figures, the least
+MNEMONIC = Qt.TextFlag.TextShowMnemonic.value
+if TYPE_CHECKING:
+    Button = QAbstractButton
+else:
+    Button = object  # PyQt takes one class of Qt alone
+
+
+class _WrappedText(Button):
+    """What a button needs for its text to go on in the next line where it has no room in one."""
+
+    drawn_as: QStyle.ControlElement
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)  # type: ignore[arg-type]  # of the kinds below
+        policy = QSizePolicy(
+            QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum
+        )  # a fixed one is one line
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return room for the longest word; called by Qt."""
+        metrics = self.fontMetrics()
+        widest = max((metrics.horizontalAdvance(word) for word in self.text().split()), default=0)
+        return QSize(min(self._around() + widest, self.sizeHint().width()), self.sizeHint().height())
+
+    def heightForWidth(self, width: int) -> int:
+        """Return the height of all lines; called by Qt."""
+        n_more = self._lines(width).count("\n") - self.text().count("\n")
+        return self.sizeHint().height() + n_more * self.fontMetrics().lineSpacing()
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the button with its lines; called by Qt."""
+        painter, option = QStylePainter(self), QStyleOptionButton()
+        self.initStyleOption(option)  # type: ignore[attr-defined]
+        option.text = self._lines(self.width())
+        painter.drawControl(self.drawn_as, option)
+
+    def _around(self) -> int:
+        """Return the width that is no text: frame, box to tick, arrow of a menu."""
+        self.ensurePolished()
+        return self.sizeHint().width() - self.fontMetrics().size(MNEMONIC, self.text()).width()
+
+    def _lines(self, width: int) -> str:
+        return wrapped(self.text(), self.fontMetrics(), width - self._around())
+
+
+class WrappedButton(_WrappedText, QPushButton):
+    """A push button of which the text wraps."""
+
+    drawn_as = QStyle.ControlElement.CE_PushButton
+
+
+class WrappedCheckBox(_WrappedText, QCheckBox):
+    """A box to tick of which the text wraps."""
+
+    drawn_as = QStyle.ControlElement.CE_CheckBox
+
+
+def wrapped(text: str, metrics: QFontMetrics, room_px: int) -> str:
+    """Return a text in as few lines as fit into a width; a longer word stays whole."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and metrics.size(MNEMONIC, longer).width() > room_px:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+class FigureTable(QLabel):
+    """A table in rich text that is drawn smaller where there is no room for its figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setWordWrap(True)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the least size in which it is read; called by Qt."""
+        return QSize(TABLE_PX, self.fontMetrics().height())
+
+    def heightForWidth(self, width: int) -> int:
+        """Return the height of all rows; called by Qt."""
+        document, scale = self._fitted(width)
+        return ceil(scale * document.size().height())
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the table in the middle; called by Qt."""
+        document, scale = self._fitted(self.width())
+        layout, context, painter = document.documentLayout(), PaintContext(), QPainter(self)
+        assert layout is not None
+        context.palette = self.palette()
+        context.palette.setColor(QPalette.ColorRole.Text, self.palette().windowText().color())
+        painter.scale(scale, scale)
+        layout.draw(painter, context)
+
+    def _fitted(self, width: int) -> tuple[QTextDocument, float]:
+        """Return the table as it lies in a width, and how much smaller it is to be drawn."""
+        self.ensurePolished()
+        document = QTextDocument()
+        document.setDocumentMargin(0)
+        document.setDefaultTextOption(WHOLE_WORDS)
+        document.setDefaultFont(self.font())
+        document.setHtml(self.text())
+        document.setTextWidth(width)
+        return document, min(1.0, width / max(document.size().width(), 1.0))
+
+
+class FlowLayout(QLayout):
+    """Widgets side by side in as many lines as they need.
+
+    Parameters
+    ----------
+    widgets
+        From left to right; those out of sight take no room.
+    is_even
+        Whether they stand in columns that share the width; else the first one of each line grows.
+    """
+
+    def __init__(self, widgets: Iterable[QWidget], *, is_even: bool, spacing_px: int) -> None:
+        super().__init__()
+        self._items: list[QLayoutItem] = []
+        self._is_even = is_even
+        self.setContentsMargins(0, 0, 0, 0)
+        self.setSpacing(spacing_px)
+        for widget in widgets:
+            self.addWidget(widget)
+
+    # -- called by Qt -------------------------------------------------------------------------------------
+
+    def addItem(self, item: QLayoutItem | None) -> None:
+        """Add an item."""
+        assert item is not None
+        self._items.append(item)
+
+    def count(self) -> int:
+        """Return the number of items."""
+        return len(self._items)
+
+    def itemAt(self, index: int) -> QLayoutItem | None:
+        """Return an item; None beyond the last."""
+        return self._items[index] if 0 <= index < len(self._items) else None
+
+    def takeAt(self, index: int) -> QLayoutItem | None:
+        """Take an item out."""
+        return self._items.pop(index) if 0 <= index < len(self._items) else None
+
+    def expandingDirections(self) -> Qt.Orientation:
+        """Return that it grows sideways."""
+        return Qt.Orientation.Horizontal
+
+    def hasHeightForWidth(self) -> bool:
+        """Return that it is higher where it is narrow."""
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        """Return the height of all lines."""
+        return self._place(QRect(0, 0, width, 0), is_trial=True)
+
+    def sizeHint(self) -> QSize:
+        """Return the size of one line."""
+        items = self._shown
+        width = sum(item.sizeHint().width() for item in items) + self.spacing() * (len(items) - 1)
+        return QSize(width, max((item.sizeHint().height() for item in items), default=0))
+
+    def minimumSize(self) -> QSize:
+        """Return room for the widest one alone; a form of Qt gives some pixels less beside a name."""
+        sizes = [item.minimumSize() for item in self._shown]
+        width = max((one.width() for one in sizes), default=0)
+        return QSize(width + self.spacing(), max((one.height() for one in sizes), default=0))
+
+    def setGeometry(self, rect: QRect) -> None:
+        """Place the widgets."""
+        super().setGeometry(rect)
+        self._place(rect, is_trial=False)
+
+    # -- lines --------------------------------------------------------------------------------------------
+
+    @property
+    def _shown(self) -> list[QLayoutItem]:
+        return [item for item in self._items if not item.isEmpty()]
+
+    def _place(self, rect: QRect, *, is_trial: bool) -> int:
+        """Place the lines, or only try, and return their height."""
+        top = rect.top()
+        for items, widths in self._lines(rect.width()):
+            pairs = list(zip(items, widths, strict=True))
+            height = max(height_of(item, width) for item, width in pairs)
+            left = rect.left()
+            for item, width in pairs:
+                if not is_trial:
+                    item.setGeometry(QRect(left, top, width, height))
+                left += width + self.spacing()
+            top += height + self.spacing()
+        return max(top - self.spacing() - rect.top(), 0)
+
+    def _lines(self, room: int) -> list[tuple[list[QLayoutItem], list[int]]]:
+        """Return the items of each line, and their widths."""
+        items = self._shown
+        if not items:
+            return []
+        if self._is_even:
+            return self._even_lines(items, room)
+        lines: list[list[QLayoutItem]] = []
+        left = 0
+        for item in items:
+            wanted = wanted_width(item) + self.spacing()
+            if not lines or wanted > left:
+                lines.append([])
+                left = room + self.spacing()
+            lines[-1].append(item)
+            left -= wanted
+        found = []
+        for line in lines:
+            others = [wanted_width(item) for item in line[1:]]
+            found.append((line, [room - sum(others) - self.spacing() * len(others), *others]))
+        return found
+
+    def _even_lines(self, items: list[QLayoutItem], room: int) -> list[tuple[list[QLayoutItem], list[int]]]:
+        wanted, n_columns = [wanted_width(item) for item in items], len(items)
+        while True:
+            columns = [max(wanted[place::n_columns]) for place in range(n_columns)]
+            free = room - self.spacing() * (n_columns - 1)
+            if n_columns == 1 or sum(columns) <= free:
+                break
+            n_columns = (n_columns + 1) // 2
+        share = free // n_columns
+        if max(columns) > share:
+            share = (free - sum(columns)) // n_columns
+            widths = [column + share for column in columns]
+        else:
+            widths = [share] * n_columns
+        widths[-1] += free - sum(widths)
+        lines = (items[first : first + n_columns] for first in range(0, len(items), n_columns))
+        return [(line, widths[: len(line)]) for line in lines]
+
+
+def wanted_width(item: QLayoutItem) -> int:
+    """Return the width that an item takes beside others: a button on one line, a box the narrowest."""
+    widget = item.widget()
+    if isinstance(widget, QAbstractButton):
+        return widget.sizeHint().width()  # the item tells none of one that may be cut
+    return item.minimumSize().width()
+
+
+def height_of(item: QLayoutItem, width: int) -> int:
+    """Return the height that an item wants in a width."""
+    return item.heightForWidth(width) if item.hasHeightForWidth() else item.sizeHint().height()
