@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cellwright.core.data import Annotation
+from cellwright.core.data import Annotation, Cells, Provenance, Result
 from cellwright.core.errors import ReadError
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.ops.labels import annotate
+from cellwright.ops.labels import annotate, measure
 from cellwright.training.data.split import STRIP, crop_annotation, part_of, split
+from cellwright.training.evaluation.evaluate import inside_regions
+
+NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 
 
 def names(dataset):
@@ -40,13 +43,29 @@ def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
     assert f"{n} is too few: 30% of the area" in notice
     for teach, judge, whole in zip(train.items, validation.items, dataset.items, strict=True):
         image, labels = whole.read()
-        parts = [item.annotated() for item in (teach, judge)]
-        assert sum(part.data.size for part, _ in parts) == image.data.size
-        assert sum(int((own > 0).sum()) for _, own in parts) == int((labels > 0).sum())
-        assert judge.annotated()[0].data.size == pytest.approx(STRIP * image.data.size, rel=0.05)
-        (top, left), (bottom, right) = judge.window
-        assert (judge.annotated()[0].data == image.data[top:bottom, left:right]).all()
-        assert all(own.max() > 0 for _, own in parts)
+        part, own = teach.annotated()
+        (((top, left), (bottom, right)),) = judge.regions
+        assert part.data.size + (bottom - top) * (right - left) == image.data.size
+        assert (bottom - top) * (right - left) == pytest.approx(STRIP * image.data.size, rel=0.05)
+        assert 0 < own.max() < labels.max()
+        assert (judge.annotated()[0].data == image.data).all()  # it is small: all of it is seen
+
+
+def test_no_cell_is_cut_where_a_model_is_judged(write_dataset, monkeypatch):
+    monkeypatch.setattr("cellwright.training.data.split.AROUND_PX", 12)  # one diameter
+    dataset = read_dataset(write_dataset({"train": ["a"]}))
+    labels = dataset.items[0].read()[1]
+    strip = split(dataset).validation.items[0]
+    image, truth = strip.annotated()
+    assert image.data.size < labels.size
+    areas, points, boxes = measure(truth)
+    cells = Cells(points, boxes, np.ones(len(areas), np.float32), areas, truth)
+    found = Result(float(len(areas)), cells, NOBODY)
+    judged, true = inside_regions(strip, found, truth)
+    whole = np.bincount(labels.ravel())[1:].tolist()
+    assert 0 < len(judged.cells) < len(whole)
+    assert set(judged.cells.areas) <= set(whole)
+    assert true.max() == len(judged.cells)
 
 
 def test_an_image_whose_cells_cannot_be_divided_does_both(write_dataset):
@@ -62,8 +81,8 @@ def test_a_model_is_judged_in_regions_alone(write_dataset):
     regions = (((0, 0), (30, 72)), ((34, 10), (64, 50)))
     items = (dataset.items[0], replace(dataset.items[1], regions=regions))
     validation = split(replace(dataset, items=items)).validation
-    assert [item.annotated()[1].shape for item in validation.items] == [(30, 72), (30, 40)]
-    assert not any(item.regions for item in validation.items)
+    assert [item.regions for item in validation.items] == [(region,) for region in regions]
+    assert [item.annotated()[1].shape for item in validation.items] == [(64, 72)] * 2  # with what is around
 
 
 def test_the_regions_of_a_part_are_those_inside(write_dataset):
@@ -99,3 +118,11 @@ def test_points_keep_their_classes():
 def test_without_training_images_there_is_nothing_to_do(tmp_path):
     with pytest.raises(ReadError, match="split 'train'"):
         split(Dataset(tmp_path, ()))
+
+
+def test_a_part_that_reaches_beyond_the_image_ends_with_it(write_dataset):
+    item = read_dataset(write_dataset({"train": ["a"]})).items[0]
+    beyond = ((30, 20), (100, 200))
+    assert part_of(item, beyond).annotated()[1].shape == (34, 52)
+    part = crop_annotation(annotate(item.read()[1]), beyond)
+    assert part.shape == part.labels.shape == (34, 52)

@@ -251,6 +251,18 @@ def test_cells_and_density_that_disagree_are_told(
     assert counted.panel.message.text() == ""  # its density is not known
 
 
+def test_cells_are_compared_with_the_density_as_it_was_corrected(
+    counted: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    counted.panel.filters.container["calibration"].value = len(blobs) / 320
+    settled(counted)
+    choose(counted, "flow")
+    counted.panel.count.click()
+    settled(counted)
+    assert counted.panel.number.text() == str(len(blobs))
+    assert counted.panel.message.text() == ""
+
+
 def test_boxes_are_those_of_the_pixels(viewer: ViewerModel, counted: CountWidget) -> None:
     counted.panel.calibrate.click()
     draw(viewer, counted, (3, 4, 10, 12))

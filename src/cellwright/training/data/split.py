@@ -16,6 +16,7 @@ from cellwright.ops.labels import measure, relabel
 FEW = 4  # images; of fewer each is divided, so that all of them teach
 HELD_OUT = 4  # one of so many images validates
 STRIP = 0.3  # share of an image's area that validates
+AROUND_PX = 128  # seen around what validates, so that its cells are not cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,11 @@ class Part(Item):
 
 def part_of(item: Item, window: Region) -> Part:
     """Return a rectangle of an item; of its regions what lies inside."""
-    regions = tuple(shifted for region in item.regions if (shifted := _inside(region, window)) is not None)
+    first, start = window[0]
+    regions = tuple(
+        ((top - first, left - start), (bottom - first, right - start))
+        for (top, left), (bottom, right) in _shared(item.regions, window)
+    )
     facts = {field.name: getattr(item, field.name) for field in fields(Item)}
     return Part(**{**facts, "regions": regions}, whole=item, window=window)
 
@@ -53,7 +58,7 @@ def crop_image(image: Image, window: Region) -> Image:
 def crop_annotation(truth: Annotation, window: Region) -> Annotation:
     """Return what is known of the cells whose middle lies in a rectangle."""
     corner, end = np.array(window, np.float32)
-    rows, columns = _slices(window)
+    end = np.minimum(end, truth.shape)
     inside = ((truth.points >= corner - 0.5) & (truth.points < end - 0.5)).all(axis=1)
     labels = None
     if truth.labels is not None:
@@ -67,9 +72,9 @@ def crop_annotation(truth: Annotation, window: Region) -> Annotation:
         boxes = (truth.boxes[inside] - corner).clip(0, end - corner)
     if truth.classes is not None:
         classes = truth.classes[inside]
-    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    height, width = (end - corner).astype(int).tolist()
     points = (truth.points[inside] - corner).clip(0, end - corner - 1)
-    return Annotation(shape, points, boxes, labels, classes, truth.is_complete)
+    return Annotation((height, width), points, boxes, labels, classes, truth.is_complete)
 
 
 class Split(NamedTuple):
@@ -123,7 +128,7 @@ def _divided(train: Dataset) -> Split:
     """Let a strip of each image validate."""
     pairs = [_halves(item) for item in train.items]
     rest, strips = (tuple(pair[i] for pair in pairs) for i in (0, 1))
-    if any(isinstance(item, Part) for item in strips):
+    if rest != strips:
         how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
     else:
         how = "what it learns from also tells how well, so that the scores say little"
@@ -135,7 +140,10 @@ def _divided(train: Dataset) -> Split:
 
 
 def _halves(item: Item) -> tuple[Item, Item]:
-    """Return the parts of an image that teach and validate; twice the whole where there is too little."""
+    """Return the part of an image that teaches, and it with the region that validates.
+
+    Twice the whole where there is too little.
+    """
     image, truth = item.annotated()
     height, width = (image.shape[image.axes.index(axis)] for axis in "YX")
     points = truth.points if isinstance(truth, Annotation) else measure(truth).points[:, -2:]
@@ -156,14 +164,24 @@ def _halves(item: Item) -> tuple[Item, Item]:
     if not 0 < shares[best] < 1:
         return item, item
     strip, rest = sides[best]
-    return part_of(item, rest), part_of(item, strip)
+    return part_of(item, rest), replace(item, regions=_shared(item.regions or (whole,), strip))
 
 
 def _region_parts(item: Item) -> tuple[Item, ...]:
-    """Return each region of an item as an image of its own: only there a model can be judged."""
+    """Return each region of an item with its surroundings: only in regions a model can be judged.
+
+    The surroundings let whole cells be judged, those whose middle lies inside.
+    """
     if not item.regions:
         return (item,)
-    return tuple(replace(part_of(item, region), regions=()) for region in item.regions)
+    return tuple(part_of(replace(item, regions=(region,)), _around(region)) for region in item.regions)
+
+
+def _around(region: Region) -> Region:
+    """Return a region with what lies around it; it may reach beyond the last row and column."""
+    (top, left), (bottom, right) = region
+    first = (max(top - AROUND_PX, 0), max(left - AROUND_PX, 0))
+    return first, (bottom + AROUND_PX, right + AROUND_PX)
 
 
 def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
@@ -174,14 +192,14 @@ def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray
     return inside
 
 
-def _inside(region: Region, window: Region) -> Region | None:
-    (top, left), (bottom, right) = region
+def _shared(regions: Sequence[Region], window: Region) -> tuple[Region, ...]:
+    """Return what of regions lies inside of a window, in the same pixels."""
     (first, start), (last, end) = window
-    low = (max(top, first) - first, max(left, start) - start)
-    high = (min(bottom, last) - first, min(right, end) - start)
-    if low[0] < high[0] and low[1] < high[1]:
-        return low, high
-    return None
+    shared = (
+        ((max(top, first), max(left, start)), (min(bottom, last), min(right, end)))
+        for (top, left), (bottom, right) in regions
+    )
+    return tuple(one for one in shared if one[0][0] < one[1][0] and one[0][1] < one[1][1])
 
 
 def _cut(labels: Labels, window: Region) -> Labels:

@@ -452,28 +452,34 @@ class CountModel:
         """Tell the user what went wrong; what was not foreseen is logged with what was being done."""
         self.failed.emit(error, doing)
 
-    def disagreement(self, outcome: CountOutcome) -> str:
-        """Remember a count; tell where cells and density of the same pixels disagree.
+    def note_number(self, outcome: CountOutcome) -> Place | None:
+        """Remember how many there are, for :meth:`disagreement`; return of what, None of a part of an image.
 
-        Previews and regions are left out. Of each counted part only a number and an interval are kept.
+        Of each counted part only a number and an interval are kept.
         """
         request, source = outcome.request, outcome.request.source
         if source.is_preview or request.regions is not None:
-            return ""
+            return None
         engine = request.recipe.engine
-        place = (
-            source.layer_id,
-            engine.channel,
-            engine.channels,
-            source.offset,
-            source.image.shape,
-        )
+        place = (source.layer_id, engine.channel, engine.channels, source.offset, source.image.shape)
         kind = registry.get(request.family).gives
+        noted = _Remembered(outcome.result.count, outcome.result.interval)
+        counts_of(self.viewer).numbers[place, kind] = noted
+        return place
+
+    def disagreement(self, outcome: CountOutcome) -> str:
+        """Tell where cells and density of the same pixels, as both are shown, disagree.
+
+        Previews and regions are left out.
+        """
+        place = self.note_number(outcome)
+        if place is None:
+            return ""
         numbers = counts_of(self.viewer).numbers
-        numbers[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
         cells, density = (numbers.get((place, one)) for one in ("instances", "density"))
         if cells is None or density is None or density.interval is None:
             return ""
         from cellwright.ops.measure.prediction_interval import disagreement
 
-        return disagreement(cells.n_cells, density.n_cells, density.interval, has_density=kind == "density")
+        has_density = outcome.result.gives == "density"
+        return disagreement(cells.n_cells, density.n_cells, density.interval, has_density=has_density)

@@ -306,6 +306,7 @@ class ShownCount(QObject):
     def _stand(self, counted: CountOutcome) -> None:
         """Take a count, whose layers are there, for the one that the panel tells of."""
         self._model.outcome = counted
+        self._model.note_number(counted)
         remember(self._viewer, counted)
         image = layer_of_id(self._viewer, counted.request.source.layer_id)
         if image is not None and image not in self._heard:

@@ -21,7 +21,7 @@ from cellwright.core.data import Annotation, Image, Labels, Result
 from cellwright.core.errors import CellwrightError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import make_folder
-from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
 from cellwright.models import registry, store
 from cellwright.training.run_folder import (
@@ -233,27 +233,32 @@ def _paced(task: Task[Any], gate: threading.Event, plan: Plan) -> Task[Any]:
 
 
 class _Painter:
-    """Draws what is found in the first validation image beside its truth."""
+    """Draws what is found in the first validation image beside its truth: the cells that are judged."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._known: tuple[Any, Any] | None = None
+        self._known: tuple[Item, Image, Annotation | Labels] | None = None
 
     def seen(self, progress: Progress) -> Progress:
         """Return the end of an epoch with its picture."""
         result: Result | None = getattr(progress, "preview", None)
         picture = None
         if result is not None:
+            from cellwright.training.evaluation.evaluate import inside_regions
+
             self._known = self._known or self._read()
-            picture = validation_picture(*self._known, result)
+            item, image, truth = self._known
+            judged, true = inside_regions(item, result, truth)
+            picture = validation_picture(image, true, judged)
         name = str(getattr(progress, "preview_name", ""))
         return EpochPicture(progress.stage, progress.done, progress.total, progress.note, picture, name)
 
-    def _read(self) -> tuple[Any, Any]:
+    def _read(self) -> tuple[Item, Image, Annotation | Labels]:
         from cellwright.training.data.split import split
 
         parts = split(read_dataset(self._plan.data), most=self._plan.settings.n_validation)
-        return parts.validation.items[0].annotated()
+        item = parts.validation.items[0]
+        return item, *item.annotated()
 
 
 @contextmanager
