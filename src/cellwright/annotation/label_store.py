@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +26,14 @@ class CellMetadata(NamedTuple):
 class AnnotationMetadata:
     """What is known of the whole annotation besides its cells.
 
-    Made by the session; used by export.
+    Made by the session; used by export. ``found_by`` has fields of the ``Provenance`` of the count that was
+    corrected, empty where nothing was counted.
     """
 
     regions: tuple[Box, ...] = ()  # boxes in the axes of the labels in which every cell is annotated
     class_names: tuple[str, ...] = ()  # what the classes are called, in their order
     has_masks: bool = True  # False where only positions are known and the labels are discs in their place
+    found_by: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LabelStore:

@@ -22,6 +22,7 @@ from cellwright.annotation.identity import ImageIdentity
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata
 from cellwright.core.data import Labels
 from cellwright.files.json_value import NO_JSON
+from cellwright.files.tables import plain
 from cellwright.ops.label_changes import Box, Change
 
 META = struct.Struct("<I")  # bytes of the JSON at the beginning of the content
@@ -131,7 +132,8 @@ def unpack_entry(content: bytes) -> RecordedEdit | Step:
 
 def _joined(meta: Mapping[str, Any], arrays: Sequence[Labels]) -> bytes:
     packed = [_pack_labels(array) for array in arrays]
-    text = json.dumps({**meta, "sizes": [len(one) for one in packed]}, separators=(",", ":")).encode()
+    whole = {**meta, "sizes": [len(one) for one in packed]}
+    text = json.dumps(whole, separators=(",", ":"), default=plain).encode()
     return b"".join([META.pack(len(text)), text, *packed])
 
 
@@ -176,12 +178,15 @@ def _cell_in(values: Sequence[Any] | None) -> CellMetadata | None:
 
 
 def _metadata_out(metadata: AnnotationMetadata) -> list[Any]:
-    return [[_box_out(box) for box in metadata.regions], metadata.class_names, metadata.has_masks]
+    regions = [_box_out(box) for box in metadata.regions]
+    return [regions, metadata.class_names, metadata.has_masks, dict(metadata.found_by)]
 
 
 def _metadata_in(values: Sequence[Any]) -> AnnotationMetadata:
-    regions, class_names, has_masks = values
-    return AnnotationMetadata(tuple(_box_in(box) for box in regions), tuple(class_names), bool(has_masks))
+    regions, class_names, has_masks, *later = values  # journals of before end here
+    found_by = dict(later[0]) if later else {}
+    boxes = tuple(_box_in(box) for box in regions)
+    return AnnotationMetadata(boxes, tuple(class_names), bool(has_masks), found_by)
 
 
 def _box_out(box: Box) -> list[list[int]]:

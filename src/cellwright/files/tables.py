@@ -88,7 +88,7 @@ def settings_table(result: Result, settings: Mapping[str, Any]) -> "pandas.DataF
     import pandas
 
     facts = {**asdict(result.provenance), **settings, "cells_sha256": cells_checksum(result)}
-    rows = [(name, json.dumps(value, default=_plain)) for name, value in facts.items()]
+    rows = [(name, json.dumps(value, default=plain)) for name, value in facts.items()]
     return pandas.DataFrame(rows, columns=["name", "value"])
 
 
@@ -103,10 +103,10 @@ def write_provenance(path: Path | str, result: Result) -> None:
         values["classes"] = class_counts(result)
     values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}
     values["cells_sha256"] = cells_checksum(result)
-    write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
+    write_text(Path(path), json.dumps(values, indent=2, default=plain) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what json cannot write itself (numpy numbers and arrays, paths) as something it can."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

@@ -49,6 +49,26 @@ def test_an_annotation_becomes_part_of_a_dataset(
     assert widget.panel.message.property("error") == "false"
 
 
+@pytest.mark.parametrize("lead", [(), (2,)])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_dataset_has_the_channel_that_was_annotated(
+    annotate_widget: AnnotateWidget, tmp_path: Path, qtbot: QtBot, lead: tuple[int, ...], number: int
+) -> None:
+    data = np.zeros((*lead, 2, 30, 40), np.uint8)
+    data[..., 1, :, :] = 1
+    annotate_widget.viewer.add_image(data, name="two", axis_labels=("t", "c", "y", "x")[-data.ndim :])
+    annotate_widget.panel.channel.setCurrentIndex(number)
+    annotate_widget.panel.begin.click()
+    assert annotate_widget.model.session is not None
+    annotate_widget.model.session.labels[..., 5:15, 5:15] = 1
+    export(annotate_widget, tmp_path / "set", qtbot)
+    (item,) = read_dataset(tmp_path / "set").items
+    image, _ = item.annotated()
+    assert image.axes == "TYX"[-len(image.axes) :]
+    np.testing.assert_array_equal(image.data, data[..., number, :, :])
+    assert annotate_widget.model.session.image.shape == data.shape  # which is edited on
+
+
 def test_a_file_of_another_program_is_written(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:

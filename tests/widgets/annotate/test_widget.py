@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,35 @@ def test_what_is_known_of_the_cells_comes_back_with_the_edits(
     assert rows["score"].dropna().index.tolist() == [i for i in expected if i not in (2, 3)]
     assert set(rows["score"].dropna()) == {0.75}
     assert rows["class"][expected].tolist() == ["ab"[(i - 1) % 2] for i in expected]
+
+
+@pytest.mark.parametrize("in_regions", [False, True])
+def test_how_the_cells_were_found_comes_back_with_the_edits(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot, result_of: Callable[..., Any], in_regions: bool
+) -> None:
+    """Which count was corrected; where that was of regions, which no journal has, nothing is claimed."""
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    source = source_of(image)
+    result = result_of(source.image, blobs.labels)
+    engine = {"channels": ("0",), "diameter_px": np.float32(12)}
+    told = replace(result.provenance, model="flow").noting(engine=engine)
+    told_besides = {"regions": object()} if in_regions else {}
+    prepared = prepare(replace(result, provenance=told), source, told=told_besides)
+    (labels,) = place(widget.viewer, prepared).values()
+    session = start(widget)
+    session.delete(1)
+    session.add_region((slice(0, 50), slice(0, 50)))
+    widget.viewer.layers.remove(labels)  # as a crash would
+    widget.show()
+    qtbot.waitUntil(lambda: not widget.panel.offer.isHidden(), timeout=LIMIT_MS)
+    widget.panel.resume.click()
+    own = widget.viewer.layers["blobs annotation"].metadata[METADATA]
+    assert own["source"] == str(image.unique_id)
+    if in_regions:
+        assert "model" not in own
+        return
+    assert (own["model"], own["settings"]["engine"]) == ("flow", {"channels": ["0"], "diameter_px": 12})
+    assert own["edited"]  # a deletion is told by nothing else
 
 
 def test_the_layer_tells_which_channel_is_annotated(widget: AnnotateWidget, blobs: Any) -> None:

@@ -17,6 +17,7 @@ from cellwright.core.tasks import Task
 from cellwright.files.formats.registry import FORMATS, Format
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.view import ExportSection
+from cellwright.widgets.shared.layer_dataset import one_channel
 from cellwright.widgets.shared.napari_private import ask_to_save
 
 SPLITS = {
@@ -64,6 +65,7 @@ class Exporter(QObject):
         may_replace = part.replaces.isChecked()
         session = self._copy()
         if session is not None:
+            session.image = one_channel(session.image, self._model.channel_index)  # the one it is to teach
             task = dataset_task(session, folder, settings, may_replace=may_replace)
             self._start(task, lambda names: f"Exported {', '.join(names)} to {folder}")
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from cellwright.annotation.identity import identity_of
 from cellwright.annotation.journal import is_open, locked, read_journal
+from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
-from cellwright.core.data import Image
+from cellwright.annotation.setup import UNKNOWN, Columns, checked_labels, paste_labels, plane_shape
+from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
@@ -26,7 +27,7 @@ from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import RegionLayers, regions_of
+from cellwright.widgets.shared.regions import REGIONS, RegionLayers, regions_of
 
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
@@ -191,7 +192,7 @@ def start_or_resume(
 def _from_labels(
     image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels, journal: Path | None
 ) -> AnnotationSession:
-    shape = plane_shape(image)
+    shape, found_by = plane_shape(image), _found_by(layer)
     data = np.asarray(full_resolution(layer))
     axis = source_of(image_layer, channel).channel_axis
     if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
@@ -203,7 +204,7 @@ def _from_labels(
         )
     if data.shape != shape:
         corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
-        whole = np.zeros(shape, data.dtype)
+        whole, found_by = np.zeros(shape, data.dtype), {}  # of a part
         paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
@@ -215,14 +216,19 @@ def _from_labels(
                 f"{layer.name!r}. Number them anew."
             )
         columns = _columns(features.reindex(range(1, n + 1)), n)
-    return AnnotationSession(
-        image,
-        data,
-        scores=columns.scores,
-        classes=columns.classes,
-        class_names=columns.class_names,
-        journal=journal,
-    )
+    metadata = AnnotationMetadata(class_names=columns.class_names, found_by=found_by)
+    known = LabelStore(image, checked_labels(image, data), metadata=metadata)
+    known.fill(columns.scores, columns.classes)
+    return AnnotationSession(image, known, journal=journal)
+
+
+def _found_by(layer: Labels) -> dict[str, Any]:
+    """Return how a count found the cells of a layer; nothing of one in regions, which no journal has."""
+    own = layer.metadata.get(METADATA, {})
+    if "model" not in own or own.get(REGIONS):
+        return {}
+    names = {one.name for one in fields(Provenance)} - {"source"}  # there that of a layer
+    return {name: own[name] for name in names & set(own)}
 
 
 def _labels_of_shapes(
@@ -295,4 +301,6 @@ def _layer_of(
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}
         return start
     name = f"{session.image.name} annotation"
+    if session.metadata.found_by:
+        own = {**session.metadata.found_by, **own, EDITED: True}
     return labels_layer(shown, name=name, metadata={METADATA: own}, **source.placement)

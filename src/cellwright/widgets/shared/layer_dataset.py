@@ -137,8 +137,8 @@ def dataset_of(
     items: list[Item] = []
     for pair in chosen:
         image = image_of(pair.image)
-        if own_channel and pair.channel is not None:
-            image = _one_channel(image, pair.channel)
+        if own_channel:
+            image = one_channel(image, pair.channel)
         name = _free_name(image.name, [item.name for item in items])
         image = replace(image, name=name)
         labels, points = _annotation_of(pair, image)
@@ -162,10 +162,10 @@ def dataset_of(
     return Dataset(HERE, tuple(items))
 
 
-def _one_channel(image: Image, number: int) -> Image:
+def one_channel(image: Image, number: int | None) -> Image:
     """Return a channel of an image as an image; the whole where it has no such channel, or colours."""
     axis = image.axes.find(CHANNEL)
-    if axis < 0 or image.axes.endswith(CHANNEL) or number >= image.shape[axis]:
+    if number is None or axis < 0 or image.axes.endswith(CHANNEL) or number >= image.shape[axis]:
         return image
     data = image.data[(slice(None),) * axis + (number,)]
     axes, names = without_channels(image.axes), image.channel_names[number : number + 1]
