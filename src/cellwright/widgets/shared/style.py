@@ -38,7 +38,8 @@ from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedChe
 
 logger = logging.getLogger(__name__)
 
-PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 236, 120  # the least that the panels need
+PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least of a panel
+NARROW_PX, LARGE_PT = 236, 13  # its width in larger letters, for which napari itself takes more of a screen
 BREAK = "\u200b"  # without a width: a line may go on after it
 LINE_LETTERS = 11  # that a line to write in has room for
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
@@ -120,9 +121,11 @@ class _FocusRing(QWidget):
         painter.drawRect(self.rect().adjusted(1, 1, -1, -1))
 
 
-def _show_whole_tabs(window: QWidget | None) -> None:
-    """Let the tabs of docks tell their whole words: those that have no room are reached by arrows."""
+def _prepare(window: QWidget | None) -> None:
+    """Let docks become narrow again, and their tabs tell whole words: arrows reach those without room."""
     if isinstance(window, QMainWindow):
+        for dock in window.findChildren(QDockWidget):
+            dock.setMinimumSize(0, 0)  # napari sets one for each, which Qt makes larger, never smaller
         for bar in window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
             bar.setElideMode(Qt.TextElideMode.ElideNone)
 
@@ -174,7 +177,8 @@ class PanelScrollArea(QScrollArea):
         panel, bar = self.widget(), self.verticalScrollBar()
         if panel is None or bar is None:
             return super().minimumSizeHint()
-        width = max(panel.minimumSizeHint().width(), PANEL_WIDTH_PX)
+        is_large = self._sample.fontInfo().pointSizeF() > LARGE_PT
+        width = max(panel.minimumSizeHint().width(), NARROW_PX if is_large else PANEL_WIDTH_PX)
         return QSize(width + bar.sizeHint().width(), PANEL_HEIGHT_PX)
 
     def changeEvent(self, event: QEvent | None) -> None:
@@ -197,11 +201,10 @@ class PanelScrollArea(QScrollArea):
             return
         if not self._has_place:
             self._has_place = True
-            dock.setMinimumSize(0, 0)  # napari sets one, which Qt then makes larger, never smaller
             _shorten_title(dock)
             self._join_others(dock)
             self._take_keys(dock)
-        _show_whole_tabs(dock.parentWidget())
+        _prepare(dock.parentWidget())
 
     def _take_keys(self, dock: QDockWidget) -> None:
         """Give the keys to the main control where the menu has opened the panel and no tool is drawing."""
