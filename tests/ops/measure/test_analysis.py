@@ -289,3 +289,17 @@ def test_channels_are_called_by_their_number_in_the_file_and_other_images_by_the
     assert [one.channel for one in kept] == ["dye", "ch0"]
     layer = Image(np.zeros((4, 4)), "YX", channel_names=("dye",), source_part=("CYX", 1))
     assert [one.channel for one in with_channel_numbers(markers, layer, ())] == ["ch1", "DAPI"]
+
+
+def test_a_column_that_is_not_there_is_told_with_the_nearest_alone() -> None:
+    table = pandas.DataFrame(
+        {name: [1.0] for name in ("area_px", "intensity_mean_ch0", "intensity_mean_ch1", "y")}
+    )
+    with pytest.raises(
+        SettingsError, match=r"Choose one of intensity_mean_ch[01], intensity_mean_ch[01], or"
+    ):
+        parse_filter("intensity_mean<125").keeps(table)
+    with pytest.raises(
+        SettingsError, match="Choose one of area_px, intensity_mean_ch0, intensity_mean_ch1, y, or"
+    ):
+        parse_filter("zzz>1").keeps(table)

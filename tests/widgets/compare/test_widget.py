@@ -21,7 +21,7 @@ from cellwright.widgets.compare.model import RingPixels, whole_progress
 from cellwright.widgets.compare.view import compare_line
 from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.shared.layer_dataset import pairs
-from cellwright.widgets.shared.layer_io import REGIONS_NAME
+from cellwright.widgets.shared.layer_io import REGIONS_NAME, place, prepare, source_of
 from cellwright.widgets.shared.model_combos import model_events
 
 LIMIT_MS = 60_000
@@ -103,6 +103,22 @@ def test_counts_scores_and_disagreement_are_shown(
     compare(comparer, qtbot)
     assert len(viewer.layers) == 3
     assert LAYER not in [pair.annotation.name for pair in pairs(viewer.layers)]
+
+
+def test_it_begins_with_the_channel_that_was_counted(
+    viewer: ViewerModel, blobs: Any, two: Any, qtbot: QtBot, result_of: Callable[..., Any]
+) -> None:
+    viewer.add_image(np.zeros_like(blobs.image), name="GFP")
+    counted = viewer.add_image(blobs.image, name="DAPI")
+    source = source_of(counted)
+    place(viewer, prepare(result_of(source.image, blobs.labels), source))
+    viewer.layers.selection.active = viewer.layers["GFP"]
+    widget = CompareWidget(viewer)
+    qtbot.addWidget(widget)
+    assert widget.panel.data.layer is counted
+    viewer.layers.selection.active = counted
+    viewer.layers.remove(counted)
+    assert widget.panel.data.layer is viewer.layers["GFP"]
 
 
 def test_without_truth_there_is_no_f1(
@@ -208,11 +224,11 @@ def test_a_click_shows_an_image_of_the_folder_in_place_of_the_last(
     comparer.panel.data.add_folder(folder)
     compare(comparer, qtbot)
     comparer.panel.table.sortItems(1, Qt.SortOrder.DescendingOrder)
-    for place, name in ((0, "c"), (2, "a")):
-        comparer.panel.table.itemClicked.emit(comparer.panel.table.item(place, 2))
+    for row, name in ((0, "c"), (2, "a")):
+        comparer.panel.table.itemClicked.emit(comparer.panel.table.item(row, 2))
         done(comparer, qtbot)
         assert [layer.name for layer in viewer.layers] == [name, f"{name} disagreement"]
-        assert viewer.layers[1].data.max() == int(column(comparer, 5)[place])
+        assert viewer.layers[1].data.max() == int(column(comparer, 5)[row])
     assert comparer.panel.data.currentData() == str(folder)
 
 

@@ -45,6 +45,9 @@ def test_only_what_is_ticked_is_measured(panel: ResultsWidget, read: Read) -> No
     assert "circularity" not in panel.model.table
     measure(panel, read, "shape", "neighbours")
     assert panel.view.message.text() == "Measured; what was ticked is in the table of Cells."
+    panel.view.page_bar.buttons[0].click()
+    panel.view.page_bar.buttons[1].click()
+    assert panel.view.message.text() == ""
     table = panel.model.table
     assert {"perimeter_um", "circularity", "nearest_distance_um"} <= set(table)
     assert "intensity_mean_ch0" not in table

@@ -17,8 +17,9 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.widgets.shared import napari_private
 from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import OUTLINE_PX, bright_colours
-from cellwright.widgets.shared.layer_io import image_of, place, prepare, remove, source_of
+from cellwright.widgets.shared.layer_io import hidden_for, image_of, place, prepare, remove, source_of
 from cellwright.widgets.shared.napari_private import prepare_labels
 
 ALL = ("Labels", "Points", "Shapes")
@@ -349,3 +350,24 @@ def test_shapes_keep_their_place_in_the_list(viewer: ViewerModel, result_of: Res
     replaced = place(viewer, prepare(result, source, ("Shapes",)))["Shapes"]
     assert [made.name for made in viewer.layers] == before
     assert isinstance(replaced, Shapes)
+
+
+def test_what_another_family_found_makes_way_whatever_layers_it_has(
+    viewer: ViewerModel, blobs: Any, result_of: Callable[..., Any]
+) -> None:
+    source = source_of(viewer.add_image(blobs.image, name="blobs"))
+    drawn = viewer.add_shapes([np.eye(2)], metadata={METADATA: {**source.key, "output": "calibration"}})
+    result = result_of(source.image, blobs.labels)
+
+    def show(family: str, *outputs: str) -> list[str]:
+        found = replace(result, provenance=result.provenance.noting(**{family: {}}))
+        prepared = prepare(found, source, outputs)
+        place(viewer, prepared)
+        assert drawn.visible  # no cells of a count
+        assert set(hidden_for(viewer, prepared)).isdisjoint(one.name for one in viewer.layers if one.visible)
+        return [one.name for one in viewer.layers[2:] if one.visible]
+
+    assert show("flow", "Labels") == ["blobs labels"]
+    assert show("centroid", "Points", "Shapes") == ["blobs points", "blobs boxes"]
+    assert show("flow", "Labels") == ["blobs labels"]
+    assert show("flow", "Labels", "Points") == ["blobs labels", "blobs points [1]"]

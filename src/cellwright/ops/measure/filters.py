@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import product
 from math import isnan, nan
 from typing import TYPE_CHECKING, Literal, get_args
@@ -27,6 +28,7 @@ SIGNS = {
     "=": np.equal,
     "!=": np.not_equal,
 }
+MOST_NAMED = 4  # columns, where one is not known
 RULE = re.compile(
     r"(?P<channel>\d+|[\w .-]+?)\s*>\s*(?P<threshold>otsu|[-+]?\d*\.?\d+(e[-+]?\d+)?)", re.IGNORECASE
 )
@@ -49,9 +51,11 @@ class ColumnFilter:
         SettingsError where there is no such column, or its values are of another kind.
         """
         if self.column not in table:
+            names = list(map(str, table))
+            near = get_close_matches(self.column, names, MOST_NAMED) or names
             raise SettingsError(
-                f"There is no column {self.column!r} to filter by. Choose one of "
-                f"{', '.join(map(str, table))}, or have it measured."
+                f"There is no column {self.column!r} to filter by. Choose one of {', '.join(near)}, or have "
+                "it measured."
             )
         values = table[self.column]
         is_text = values.dtype.kind not in "biuf"

@@ -109,6 +109,7 @@ class CompareChoices(QObject):
         self._hidden: list[Layer] = []
         panel.data.accepts = lambda layer: is_image(layer) and layer not in self._hidden
         panel.truth.accepts, panel.truth.usual = self._is_truth, self._usual_truth
+        self._active_image, panel.data.usual = panel.data.usual, self._usual_image
         panel.data.chosen.connect(self._on_data_chosen)
         panel.data.follow(viewer)
         panel.truth.follow(viewer)
@@ -172,6 +173,12 @@ class CompareChoices(QObject):
     def _is_truth(self, layer: Layer) -> bool:
         is_known = isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview")
         return is_known and self._panel.data.folder is None
+
+    def _usual_image(self) -> Layer | None:
+        """Return the active image; where only others have cells, that of those that came last."""
+        active = self._active_image()
+        images: list[Layer | None] = [pair.image for pair in pairs(reversed(self._viewer.layers))]
+        return active if active in images or not images else images[0]
 
     def _usual_truth(self) -> Layer | None:
         image = self._panel.data.layer

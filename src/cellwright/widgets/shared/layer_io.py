@@ -225,9 +225,10 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
 
 def _place(viewer: Any, layer: Layer) -> Layer:
     own = layer.metadata[METADATA]
-    earlier = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
+    earlier = [one for one in _of_count(viewer, layer) if not is_edited(one)]
     others = [one for one in earlier if _family_of(one) != _family_of(layer)]
-    ours = [one for one in earlier if one not in others]
+    same = [one for one in earlier if one.metadata[METADATA]["output"] == own["output"]]
+    ours = [one for one in same if one not in others]
     old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
     is_switch = bool(others) and (old is None or HIDDEN in old.metadata[METADATA])
     for other in others if is_switch else ():
@@ -246,14 +247,15 @@ def _place(viewer: Any, layer: Layer) -> Layer:
 
 def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
     """Return the names of layers that :func:`place` has hidden: another family has found them."""
-    keys = [_place_key(layer) for layer in prepared.values()]
-    ours = [one for key in keys for one in layers_with(viewer, key) if HIDDEN in one.metadata[METADATA]]
-    return [one.name for one in ours if not is_edited(one)]
+    ours = _of_count(viewer, next(iter(prepared.values()))) if prepared else []
+    return [one.name for one in ours if HIDDEN in one.metadata[METADATA] and not is_edited(one)]
 
 
-def _place_key(layer: Layer) -> dict[str, Any]:
+def _of_count(viewer: Any, layer: Layer) -> list[Layer]:
+    """Return the layers of what was counted in the image that a new one is of, and those of its kind."""
     own = layer.metadata[METADATA]
-    return {name: own[name] for name in ("source", "is_preview", "output")}
+    found = layers_with(viewer, {name: own[name] for name in ("source", "is_preview")})
+    return [one for one in found if one.metadata[METADATA].get("output") in (*TITLES, own["output"])]
 
 
 def _family_of(layer: Layer) -> str:
