@@ -140,12 +140,12 @@ def test_one_sees_where_the_keys_go(panel: QWidget, qtbot: QtBot) -> None:
         window.setStyleSheet(get_stylesheet(theme))
         for _ in pages(panel):
             for stop in walked(panel, qtbot):
-                place = QRect(stop.mapTo(panel, QPoint()), stop.size())
                 looks = []
                 for reason in (stop, window.findChild(QLineEdit, "before")):
                     assert reason is not None
                     reason.setFocus(Qt.FocusReason.TabFocusReason)
                     QApplication.processEvents()
+                    place = QRect(stop.mapTo(panel, QPoint()), stop.size())  # what comes late has moved it
                     looks.append(panel.grab(place).toImage())
                 if looks[0] == looks[1]:
                     unseen.append(f"{theme}: {told(stop)}")

@@ -13,7 +13,7 @@ from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QCoreApplication, QEvent, QMetaType, QPoint, QPointF, QSize, Qt
-from qtpy.QtGui import QColor, QWheelEvent
+from qtpy.QtGui import QColor, QTextFormat, QWheelEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -43,6 +43,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.model_combos import ModelCard
 from cellwright.widgets.shared.style import LETTERS, STYLE, FoldedPart, PanelScrollArea
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
@@ -340,6 +341,15 @@ def test_no_width_and_no_letters_hide_a_page_of_results(qtbot: QtBot) -> None:
     assert [one.text() for one in titles if one.isHidden()] == ["Tracks"]
 
 
+def test_another_page_takes_news_away_but_no_errors(qtbot: QtBot) -> None:
+    view = ResultsView()
+    qtbot.addWidget(view)
+    for is_error in (False, True):
+        view.message.tell("A sentence.", is_error=is_error)
+        view.page_bar.buttons[1].click()
+        assert bool(view.message.text()) == is_error
+
+
 def test_a_plot_that_comes_late_has_the_letters_of_its_panel(qtbot: QtBot) -> None:
     view = ResultsView()
     while view.fill():
@@ -387,6 +397,14 @@ def test_the_sheet_of_keys_keeps_to_the_screen(qtbot: QtBot) -> None:
     shown = sheet.text.document()
     assert shown.idealWidth() <= sheet.text.viewport().width()  # goes on in the next line
     assert "Shift+click" in sheet.text.toPlainText()
+
+
+def test_code_in_a_card_has_the_letters_of_its_text(qtbot: QtBot) -> None:
+    card = ModelCard("flow", "Preset `lite` of a family.")
+    qtbot.addWidget(card)
+    found = card.browser.document().find("lite")
+    assert found.charFormat().hasProperty(QTextFormat.Property.FontFamilies)  # those of code
+    assert not found.charFormat().hasProperty(QTextFormat.Property.FontPointSize)
 
 
 def test_a_box_for_numbers_that_qt_has_made_disturbs_no_panel(qtbot: QtBot) -> None:

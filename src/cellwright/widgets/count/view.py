@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, QSize, Qt
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
@@ -300,6 +300,7 @@ class DiameterBox(QDoubleSpinBox):
         self._pixel_um = 0.0  # side of a pixel; 0 when not known
         self.unit = PanelComboBox("Unit of the diameter; µm need the pixel size of the image.")
         self.unit.setMinimumContentsLength(UNIT_LETTERS)
+        self.unit.setIconSize(QSize(0, 0))  # that Qt keeps room for
         self.unit.fill((one, one) for one in (PX, UM))
         self._shown = PX
         self.setSpecialValueText("auto")

@@ -1,5 +1,6 @@
 """Boxes of what counts: models and their cards, classifiers, and the devices they run on."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QTextDocument
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, CheckpointError, error_line
@@ -26,6 +28,7 @@ from cellwright.widgets.shared.style import button, fill, row
 
 CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
 CARD_SIZE_PX = (640, 560)
+POINTS = re.compile(r"font-size:[\d.]+pt;?")
 
 
 class ModelEvents:
@@ -192,7 +195,9 @@ class ModelCard(QDialog):
         self.resize(*CARD_SIZE_PX)
         self.browser = QTextBrowser()
         self.browser.setOpenExternalLinks(True)
-        self.browser.setMarkdown(text)
+        card = QTextDocument()
+        card.setMarkdown(text)
+        self.browser.setHtml(POINTS.sub("", card.toHtml()))  # else code is small in large letters
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
         fill(QVBoxLayout(self), self.browser, buttons)
