@@ -17,7 +17,7 @@ from cellwright.inference.scale import (
 )
 from cellwright.models.families.flow import SPECS, FlowModel
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.geometry.resample import resize, resize_labels
+from cellwright.ops.geometry.resample import Grid, resize, resize_labels
 from cellwright.ops.labels import measure
 
 
@@ -106,7 +106,11 @@ def test_only_an_estimate_is_told():
 @pytest.mark.parametrize("factor", [3, 0.5])
 def test_cells_come_back_in_pixels_of_the_image(oracle_model, blobs, factor):
     shape = blobs.labels.shape
-    image = blobs.image if factor < 1 else resize_labels(blobs.image, tuple(int(n * factor) for n in shape))
+    image = (
+        blobs.image
+        if factor < 1
+        else resize_labels(blobs.image, Grid.of(shape, tuple(int(n * factor) for n in shape)))
+    )
     if factor < 1:
         image = resize(image[None], tuple(int(n * factor) for n in shape))[0]
     flow = np.zeros((2, *image.shape), np.float32)

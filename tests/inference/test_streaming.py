@@ -1073,9 +1073,7 @@ def test_a_target_that_cannot_be_written_is_told(tmp_path, small_blocks):
 def test_the_scale_is_estimated_in_windows_no_larger_than_a_block(tmp_path, small_blocks, monkeypatch):
     sides = []
     plain = small_blocks.decode
-    small_blocks.decode = lambda maps, shape, settings: (
-        sides.append(max(shape)) or plain(maps, shape, settings)
-    )
+    small_blocks.decode = lambda maps, shape, *others: sides.append(max(shape)) or plain(maps, shape, *others)
     run(count_streamed(job_of(Image(np.eye(500, dtype=np.uint8), "YX"), tmp_path, small_blocks)))
     assert max(sides) < 300  # and not the 500 of the whole
 

@@ -31,8 +31,8 @@ from cellwright.ops.geometry.axes import (
     with_colours_apart,
 )
 from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain
-from cellwright.ops.geometry.resample import resize, zoomed
-from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.geometry.resample import Grid, resize_window, zoomed
+from cellwright.ops.geometry.tiles import Layout, Tile, Window, grid
 from cellwright.ops.labels import seem_labels
 
 ModelChoice = str | Path | CellModel
@@ -87,6 +87,7 @@ class Preparation(NamedTuple):
     colouring: Scaling | None = None  # of slices before their neighbours colour them, where these do
     channel: int | None = None  # the only one that is looked at; None for three colours
     maps: Maps | None = None  # of a part, where they are known already
+    within: tuple[tuple[int, int], Window] | None = None  # (Y, X) of the whole, and where in it a part lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class CountContext:
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
     maps: Maps | None = None  # of the image, where they are known already
+    within: tuple[tuple[int, int], Window] | None = None  # where it lies in another, whose part it is
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
@@ -162,7 +164,7 @@ class CountContext:
         if zoom != 1.0:
             stage = "rescaled tiles"
         for batch in batches:
-            tiles = grid(self.engine.layout(zoomed(batch.shape, zoom)))
+            tiles = grid(self.engine.layout(self._grid(batch, zoom).shape))
             n_tiles += len(batch.frames) * len(tiles)
         return TileProgress(stage, n_tiles)
 
@@ -172,8 +174,8 @@ class CountContext:
             return [self.maps]
         if not progress.done:
             yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
-        shape = zoomed(batch.shape, zoom)
-        images = stacked([self._read(frame, batch.block, shape) for frame in batch.frames])
+        resized = self._grid(batch, zoom)
+        images = stacked([self._read(frame, batch.block, resized) for frame in batch.frames])
         maps = yield from predict_maps(images, self.engine, progress)
         return [by_name(one, self.engine.spec.map_channels) for one in maps]
 
@@ -181,13 +183,23 @@ class CountContext:
         """Return the maps of a batch and what they hold, in pixels of the image."""
         maps = yield from self.predict(batch, zoom, progress)
         yield Progress(progress.stage, progress.done, progress.total, note="finding cells")
-        return Predicted(maps, [self.model.decode(one, batch.shape, self.settings) for one in maps])
+        resized = self._grid(batch, zoom)
+        return Predicted(maps, [self.model.decode(one, batch.shape, self.settings, resized) for one in maps])
 
-    def _read(self, frame: int, block: Tile, shape: tuple[int, int]) -> Any:
+    def _grid(self, batch: BlockBatch, zoom: float) -> Grid:
+        """Return how a batch is resized: by itself, or as a part of the image that it was read from."""
+        if self.within is None or zoom == 1.0:
+            return Grid.of(batch.shape, zoomed(batch.shape, zoom))
+        whole, own = self.within
+        pairs = zip(own, batch.block.read, strict=True)
+        window = tuple(slice(part.start + read.start, part.start + read.stop) for part, read in pairs)
+        return Grid.of_window(whole, window, zoom, self.engine.divisor)
+
+    def _read(self, frame: int, block: Tile, resized: Grid) -> Any:
         pixels = apply(self.scaling, self.frames.read(frame, block.read))
         if self.scaling.grain:
             pixels += self.scaling.grain * grain(*block.read)
-        return resize(pixels, shape)
+        return resize_window(pixels, resized)
 
 
 def block_layout(
@@ -244,17 +256,17 @@ def open_context(
     frames = _as_prepared(frames, preparation)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
-    zoom, networks, maps = None, None, None
+    zoom, networks, maps, within = None, None, None, None
     if preparation is None:
         scaling = scaling_of(frames, spec)
     else:
         scaling, zoom, networks = preparation[:3]
-        maps = preparation.maps
+        maps, within = preparation.maps, preparation.within
     try:
         lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
         with lent as engine:
             context = CountContext(frames, scaling, engine, settings, in_pixels, zoom)
-            yield replace(context, channels=seen.scalings, maps=maps)
+            yield replace(context, channels=seen.scalings, maps=maps, within=within)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

@@ -21,7 +21,7 @@ from cellwright.models.layers.blocks import folded
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import CellStitcher, Stitched
 from cellwright.ops.geometry.axes import Frames, frames
-from cellwright.ops.geometry.resample import resize, resize_cells
+from cellwright.ops.geometry.resample import Grid, resize_cells, resize_window
 from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.volumes.link import LinkSettings
 
@@ -122,26 +122,28 @@ class CellModel:
             )
         return frames(image, channel)
 
-    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
+    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any, grid: Grid | None = None) -> Any:
         """Return the cells in the maps of one block, in pixels of ``shape`` (Y, X), its size in the image.
 
-        A ``DensityBlock`` for families that give a density.
+        A ``DensityBlock`` for families that give a density. ``grid`` tells how a block that was resized as a
+        part of its image became the maps; without it the whole became the whole.
 
         Maps of a block that was shrunk are enlarged first, so that outlines are smooth. Those of a block that
         was enlarged are decoded as they are, for the sake of small cells, and the labels shrunk.
         """
         map_shape = next(iter(maps.values())).shape[-2:]
-        if map_shape == shape:
+        grid = grid or Grid.of(shape, map_shape)
+        if grid == grid.back:
             return self.postprocess(maps, settings)
-        zoom = (prod(map_shape) / prod(shape)) ** 0.5
+        zoom = (prod(grid.other_whole) / prod(grid.whole)) ** 0.5
         if zoom < 1:
-            enlarged = {name: resize(one, shape) for name, one in maps.items()}
+            enlarged = {name: resize_window(one, grid.back) for name, one in maps.items()}
             for name, kind in self.map_kinds.items():
                 if kind == "size":
                     enlarged[name] = enlarged[name] / np.float32(zoom)
             return self.postprocess(enlarged, settings)
         cells = self.postprocess(maps, in_model_pixels(settings, zoom))
-        return resize_cells(cells, map_shape, shape)
+        return resize_cells(cells, grid.back)
 
     def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
         """Return an empty stitcher for frames of (Y, X) pixels; ``lead_shape`` are the axes before them."""

@@ -13,6 +13,7 @@ from cellwright.ops.codecs.density import (
     resize_density,
     typical_diameter,
 )
+from cellwright.ops.geometry.resample import Grid
 
 
 def discs(n, diameter, shape, rng):
@@ -51,7 +52,7 @@ def test_resizing_keeps_the_sum_and_its_place(seed):
     rng = np.random.default_rng(seed)
     old, new = (tuple(int(side) for side in rng.integers(1, 90, 2)) for _ in range(2))
     density = rng.random(old, np.float32)
-    resized = resize_density(density, new)
+    resized = resize_density(density, Grid.of(density.shape, new))
     assert (resized.shape, resized.dtype) == (new, np.float32)
     assert resized.min() >= 0
     assert resized.sum(dtype=np.float64) == pytest.approx(density.sum(dtype=np.float64), rel=1e-6)
@@ -67,14 +68,16 @@ def test_resizing_keeps_the_sum_and_its_place(seed):
 def test_a_whole_factor_sums_or_divides_pixels(factor):
     density = np.random.default_rng(factor).random((12, 24), np.float32)
     pooled = density.reshape(12 // factor, factor, 24 // factor, factor).sum(axis=(1, 3))
-    assert np.allclose(resize_density(density, pooled.shape), pooled, rtol=1e-5)
+    assert np.allclose(resize_density(density, Grid.of(density.shape, pooled.shape)), pooled, rtol=1e-5)
     repeated = np.kron(density, np.ones((factor, factor))) / factor**2
-    assert np.allclose(resize_density(density, repeated.shape), repeated, rtol=1e-5, atol=1e-8)
+    assert np.allclose(
+        resize_density(density, Grid.of(density.shape, repeated.shape)), repeated, rtol=1e-5, atol=1e-8
+    )
 
 
 def test_the_same_size_is_the_same_map():
     density = np.random.default_rng(0).random((5, 7), np.float32)
-    assert resize_density(density, (5, 7)) is density
+    assert resize_density(density, Grid.of((5, 7), (5, 7))) is density
 
 
 @pytest.mark.parametrize("diameter", [6, 12, 26, 50])

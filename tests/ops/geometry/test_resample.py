@@ -5,7 +5,16 @@ import pytest
 from scipy import ndimage
 
 from cellwright.core.data import Cells
-from cellwright.ops.geometry.resample import resize, resize_annotation, resize_cells, resize_labels, zoomed
+from cellwright.ops.codecs.density import resize_density
+from cellwright.ops.geometry.resample import (
+    Grid,
+    resize,
+    resize_annotation,
+    resize_cells,
+    resize_labels,
+    resize_window,
+    zoomed,
+)
 from cellwright.ops.labels import annotate, measure
 
 
@@ -48,6 +57,39 @@ def test_resizing_is_that_of_scipy(rng, shape):
     assert np.allclose(resize(maps, shape), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("zoom", [1.7, 2.0, 0.37])
+def test_a_window_is_resized_as_the_whole(rng, blobs, zoom):
+    shape = blobs.labels.shape
+    image = rng.random((2, *shape)).astype(np.float32)
+    rows, columns = slice(20, shape[0]), slice(12, shape[1] - 9)
+    grid = Grid.of_window(shape, (rows, columns), zoom, 4)
+    there = grid.other_window
+    assert all(span.start % 4 == 0 for span in there)
+    inner = np.s_[..., 14:-14, 14:-14]  # at its edge a window lacks what lies beyond
+    whole = resize(image, zoomed(shape, zoom))
+    part = resize_window(image[:, rows, columns], grid)
+    assert np.allclose(part[inner], whole[(slice(None), *there)][inner], atol=1e-6)
+    labels = resize_labels(blobs.labels, Grid.of(shape, zoomed(shape, zoom)))
+    back = resize_labels(labels[there], grid.back)
+    expected = resize_labels(labels, Grid.of(labels.shape, shape))[rows, columns]
+    assert np.array_equal(back[16:-16, 16:-16], expected[16:-16, 16:-16])
+    density = rng.random(labels.shape).astype(np.float32)
+    spread = resize_density(density, Grid.of(labels.shape, shape))[rows, columns]
+    assert np.allclose(resize_density(density[there], grid.back)[inner], spread[inner], rtol=1e-4)
+
+
+def test_cells_of_a_window_lie_where_those_of_the_whole_do(blobs):
+    shape, zoom = blobs.labels.shape, 1.7
+    grid = Grid.of_window(shape, (slice(20, shape[0]), slice(12, shape[1])), zoom, 4)
+    larger = zoomed(shape, zoom)
+    found = replace(cells_of(resize_labels(blobs.labels, Grid.of(shape, larger))), labels=None)
+    whole = resize_cells(found, Grid.of(larger, shape))
+    first = np.array([span.start for span in grid.other_window], np.float32)
+    part = resize_cells(replace(found, points=found.points - first, boxes=found.boxes - first), grid.back)
+    assert np.allclose(part.points + np.array([20, 12]), whole.points, atol=1e-3)
+    assert np.allclose(part.boxes + np.array([20, 12]), whole.boxes, atol=1e-3)
+
+
 def test_the_same_size_is_no_copy(rng):
     maps = rng.random((1, 8, 9)).astype(np.float32)
     assert resize(maps, (8, 9)) is maps
@@ -56,14 +98,14 @@ def test_the_same_size_is_no_copy(rng):
 @pytest.mark.parametrize("factor", [2, 3, 5])
 def test_labels_enlarged_and_shrunk_are_the_same(blobs, factor):
     shape = blobs.labels.shape
-    enlarged = resize_labels(blobs.labels, (shape[0] * factor, shape[1] * factor))
-    assert np.array_equal(resize_labels(enlarged, shape), blobs.labels)
+    enlarged = resize_labels(blobs.labels, Grid.of(shape, (shape[0] * factor, shape[1] * factor)))
+    assert np.array_equal(resize_labels(enlarged, Grid.of(enlarged.shape, shape)), blobs.labels)
 
 
 def test_cells_are_measured_in_the_new_pixels(blobs):
     shape = blobs.labels.shape
-    enlarged = resize_labels(blobs.labels, (shape[0] * 3, shape[1] * 3))
-    back = resize_cells(cells_of(enlarged), enlarged.shape, shape)
+    enlarged = resize_labels(blobs.labels, Grid.of(shape, (shape[0] * 3, shape[1] * 3)))
+    back = resize_cells(cells_of(enlarged), Grid.of(enlarged.shape, shape))
     assert np.allclose(back.points, blobs.points, atol=1e-4)
     assert np.array_equal(back.labels, blobs.labels)
     assert np.array_equal(back.areas, measure(blobs.labels).areas)
@@ -74,7 +116,7 @@ def test_cells_that_vanish_are_dropped_with_their_rows():
     labels[0, 0] = 1  # falls between the pixels that are kept
     labels[10:30, 10:30] = 2
     cells = replace(cells_of(labels), classes=np.array([5, 6], np.int16))
-    shrunk = resize_cells(cells, labels.shape, (10, 10))
+    shrunk = resize_cells(cells, Grid.of(labels.shape, (10, 10)))
     assert (len(shrunk), shrunk.labels.max(), shrunk.scores.tolist(), shrunk.classes.tolist()) == (
         1,
         1,
@@ -86,12 +128,12 @@ def test_cells_that_vanish_are_dropped_with_their_rows():
 def test_cells_without_labels_move_with_the_pixels(blobs):
     plain = replace(cells_of(blobs.labels), labels=None)
     height, width = blobs.labels.shape
-    half = resize_cells(plain, blobs.labels.shape, (height // 2, width * 2))
+    half = resize_cells(plain, Grid.of(blobs.labels.shape, (height // 2, width * 2)))
     assert half.labels is None
     assert np.allclose(half.boxes, plain.boxes * [0.5, 2])
     assert np.allclose(half.points, (plain.points + 0.5) * [0.5, 2] - 0.5)
     assert np.allclose(half.areas, plain.areas)
-    back = resize_cells(half, (height // 2, width * 2), blobs.labels.shape)
+    back = resize_cells(half, Grid.of((height // 2, width * 2), blobs.labels.shape))
     assert np.allclose(back.points, plain.points, atol=1e-4)
 
 

@@ -28,8 +28,8 @@ class Blind:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def decode(self, maps, shape, settings):
-        return cells_of(thinned(self._model.decode(maps, shape, settings).labels))
+    def decode(self, maps, shape, settings, grid=None):
+        return cells_of(thinned(self._model.decode(maps, shape, settings, grid).labels))
 
 
 def thinned(labels):

@@ -33,6 +33,7 @@ from cellwright.inference.streaming.plan import (
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import DoneBlock, Unclaimed, boxes_with_lead, own_cells, with_lead
+from cellwright.ops.geometry.tiles import Window
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
@@ -67,7 +68,9 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     calibration = calibration_of(job.models)
     facts = FactCollector(calibration)
     maps = job.files.maps(block)
-    preparation = preparation._replace(facts=facts, maps=_read_maps(maps))
+    preparation = preparation._replace(
+        facts=facts, maps=_read_maps(maps), within=_within(job.image, plan, block)
+    )
     counting = count_with_prediction(
         part, job.models, settings, job.recipe.engine, keep_maps=False, preparation=preparation
     )
@@ -89,6 +92,15 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     with atomic_write(job.files.part(block)) as path:
         table.to_csv(path, index=False, float_format=in_digits)
     maps.unlink(missing_ok=True)
+
+
+def _within(image: Image, plan: StreamPlan, block: StreamBlock) -> tuple[tuple[int, int], Window]:
+    """Return (Y, X) of the image, or of the smaller copy that is counted in, and a block's window there."""
+    lengths, factor = image.lengths, factor_of(image, plan.level)
+    if factor > 1:
+        small, block = image.levels[plan.level - 1], block.shrunk(factor)
+        lengths = dict(zip(image.axes, small.shape, strict=True))
+    return (lengths["Y"], lengths["X"]), block.tile.read[-2:]
 
 
 def _read_maps(path: Path) -> Maps | None:

@@ -366,8 +366,8 @@ def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -
     """
     for old in job.files.parts.glob("*.maps.npz"):
         old.unlink()
-    if plan.level or job.image.label_axes != "YX":
-        return
+    if plan.level or plan.preparation.zoom != 1.0 or job.image.label_axes != "YX":
+        return  # a block that is resized is a part of the whole, a place that was tried is not
     counted_with = plan.preparation.zoom, plan.preparation.scaling
     alike = [one for one in trials if one.predicted and (one.zoom, one.scaling) == counted_with]
     for block, trial in product(blocks_of(job.image, plan), alike):
@@ -487,7 +487,8 @@ def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     models = job.models
     diameter_px = models[0].spec.diameter_px / zoom
     divisor = lcm(GRAIN_PX, *(model.spec.divisor for model in models))
-    context = max(model.spec.halo for model in models) / zoom + LARGEST_CELL * diameter_px
+    in_model_px = max(model.spec.halo for model in models) + divisor * (zoom != 1.0)  # see Grid.of_window
+    context = in_model_px / zoom + LARGEST_CELL * diameter_px
     halo = ceil(context / divisor) * divisor
     lengths = job.image.lengths
     per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2

@@ -24,7 +24,7 @@ from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
-from cellwright.ops.geometry.resample import resize
+from cellwright.ops.geometry.resample import Grid, resize_window
 
 MAP_CHANNELS = {"density": 1, "cell_flow": 2, "foreground": 1}
 UNIT = 100.0  # the network gives cells per 100 pixels
@@ -156,12 +156,15 @@ class DensityModel(CellModel):
         """Return cells per pixel, unit flow and the probability of foreground; (B, 4, Y, X)."""
         return torch.cat([_density(output), flow_maps(output[:, 1:])], dim=1)
 
-    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> DensityBlock:
+    def decode(
+        self, maps: Maps, shape: tuple[int, int], settings: Any, grid: Grid | None = None
+    ) -> DensityBlock:
         """Return the density of one block in pixels of ``shape`` (Y, X), its size in the image.
 
         Resizing keeps the sum. Single cells and foreground come with it where the network gives them.
         """
-        density = resize_density(maps["density"][0], shape)
+        back = (grid or Grid.of(shape, maps["density"].shape[-2:])).back
+        density = resize_density(maps["density"][0], back)
         if "foreground" not in maps:
             return DensityBlock(density, self.variance)
         sure = FlowSettings(min_score=self.min_score)
@@ -171,8 +174,8 @@ class DensityModel(CellModel):
         return DensityBlock(
             density=density,
             variance=self.variance,
-            foreground=resize(maps["foreground"], shape)[0] > FOREGROUND,
-            cells=resize_density(cells, shape),
+            foreground=resize_window(maps["foreground"], back)[0] > FOREGROUND,
+            cells=resize_density(cells, back),
         )
 
     def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:

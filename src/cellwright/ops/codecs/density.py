@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.settings import BoundedSettings
+from cellwright.ops.geometry.resample import Grid
 
 VARIANCE = 0.1  # of a cell's Gaussian, in areas of the cell, as in the reference
 REACH = 4.0  # standard deviations drawn
@@ -79,18 +80,17 @@ def cells_to_density(
     return density[np.newaxis].astype(np.float32)
 
 
-def resize_density(density: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+def resize_density(density: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     """Return a density (Y, X) at another size, each pixel given what falls on it: the sum stays as it is."""
-    if density.shape == shape:
+    if grid == grid.back:
         return density
-    resized = _spread(_spread(density.astype(np.float64), shape[0]).T, shape[1]).T
+    resized = _spread(_spread(density.astype(np.float64), grid.edges(0)).T, grid.edges(1)).T
     return np.ascontiguousarray(resized, np.float32)
 
 
-def _spread(mass: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Return the mass of ``n`` rows of even height instead of those there are."""
+def _spread(mass: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mass between edges instead of that of the rows there are."""
     total = np.concatenate([np.zeros((1, mass.shape[1])), np.cumsum(mass, axis=0)])
-    edges = np.linspace(0, len(mass), n + 1)
     before = np.minimum(edges.astype(np.intp), len(mass) - 1)
     part = (edges - before)[:, np.newaxis]
     return np.diff(total[before] * (1 - part) + total[before + 1] * part, axis=0)
