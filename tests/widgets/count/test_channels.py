@@ -200,6 +200,9 @@ def test_the_channel_is_told_and_that_it_is_out_of_sight(
         settled(widget)
         assert widget.panel.details.text().startswith("stained · channel 1\n")
         assert ("cells are those of channel 1" in widget.panel.message.text()) == (shown == 2)
+    for shown in (1, 2, 0, 1):  # the slider is moved later
+        viewer.dims.set_point(1, shown)
+        assert ("whose channel 1 is not in sight" in widget.panel.line.text()) == (shown != 1)
 
 
 def test_channels_of_two_files_are_repeated_by_one_command(

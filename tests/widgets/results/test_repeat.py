@@ -281,3 +281,33 @@ def run_command(command: str, folder: Path) -> int:
     with pytest.raises(SystemExit) as ended:
         main([*words[1:], "--output", str(folder)])
     return int(ended.value.code or 0)
+
+
+def test_of_a_file_of_several_images_it_is_told_that_one_was_counted(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    settled: Callable[[CountWidget], None],
+    qtbot: QtBot,
+    blobs: Any,
+    read: Callable[[ResultsWidget], None],
+    tmp_path: Path,
+) -> None:
+    """As napari itself opens it: the first alone."""
+    path = tmp_path / "scenes.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for _ in range(3):
+            file.write((blobs.image * 200).astype(np.uint8), metadata={"axes": "YX"})
+    layer = Layer.create((blobs.image * 200).astype(np.uint8), {"name": "scenes"}, "image")
+    layer._source = layer.source.model_copy(update={"path": str(path)})
+    viewer.add_layer(layer)
+    widget.panel.count.click()
+    qtbot.waitUntil(lambda: widget.counted is not None, timeout=30_000)  # the file is looked at first
+    settled(widget)
+    assert "The file holds 3 images, and the layer shows one." in widget.panel.message.text()
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.copy_command.click()
+    assert "The file holds 3 images; the command counts all." in panel.view.message.text()
+    panel.view.copy_python.click()
+    assert panel.view.message.text() == "Python copied."

@@ -364,6 +364,19 @@ def test_the_number_of_a_density_tells_its_image(viewer: ViewerModel, qtbot: QtB
     assert panel.view.line.text() == "cells in 'blobs', by their density\n20 to 40 (90 % interval)"
 
 
+def test_a_density_that_cannot_be_saved_here_tells_where_it_can(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any
+) -> None:
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    result = counted(blobs)
+    tell_results(viewer, replace(result, provenance=result.provenance.noting(density={})), None)
+    for button in (panel.view.copy_command, panel.view.copy_python, panel.view.save_report):
+        panel.view.message.tell("")
+        button.click()
+        assert panel.view.message.text().startswith("A density has no single cells to save or repeat here.")
+
+
 def test_another_count_in_the_same_layer_is_no_edit(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
 ) -> None:

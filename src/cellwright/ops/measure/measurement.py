@@ -191,7 +191,10 @@ def as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.
     """
     if isinstance(cells, Result):
         if cells.gives == "density":
-            raise SettingsError("A density has no single cells to analyse. Choose another model.")
+            raise SettingsError(
+                "A density has no single cells to measure, filter or report. Leave that out, or choose "
+                "another model."
+            )
         return cells, None
     shape = np.shape(cells)
     cropped(image, (), shape)

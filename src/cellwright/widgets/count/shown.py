@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, QSignalBlocker
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
+from cellwright.files.images import describe_images
 from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
 from cellwright.models.fit import expectation
@@ -132,6 +133,16 @@ def rows_of(layer: Layer) -> "pandas.DataFrame":
     return features
 
 
+def _other_images(counted: CountOutcome) -> str:
+    """Return a sentence where the file of a layer holds more images than the one that was counted."""
+    n_images = len(describe_images(counted.request.source.image.source))
+    if n_images < 2:
+        return ""
+    return (
+        f"The file holds {n_images} images, and the layer shows one. Open it with napari-cellwright for all."
+    )
+
+
 class ShownCount(QObject):
     """Shows the last count in the viewer and in the panel, and keeps both in line with what is chosen."""
 
@@ -148,10 +159,12 @@ class ShownCount(QObject):
         self._edited, self._updater = edited, updater
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
+        self._unseen = ""  # channel of its cells, where the viewer shows another one
         self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
         for changed in (panel.image.chosen, choices.scene_changed):
             changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
+        listen(self._viewer.dims.events.point, self._on_slid, panel)
         panel.classes.currentIndexChanged.connect(self.update)
         for box in panel.outputs.values():
             box.toggled.connect(self.update)
@@ -186,24 +199,36 @@ class ShownCount(QObject):
         expected = expectation(counted.result.fit)
         if expected in notices:  # as a warning
             expected = ""
-        notices.append(self._out_of_sight(counted))
+        notices += [self._out_of_sight(counted), _other_images(counted)]
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         told = list(filter(None, notices))
         self._model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
 
-    def _out_of_sight(self, counted: CountOutcome) -> str:
-        """Return a sentence where the viewer shows another channel than the one that the cells lie in."""
+    def _unseen_channel(self, counted: CountOutcome) -> str:
+        """Return the channel that the cells lie in, where the viewer shows another one; else nothing."""
         axis, layer = counted.request.source.channel_axis, next(iter(counted.layers.values()), None)
         if axis is None or layer is None or layer.ndim > self._viewer.dims.ndim:
             return ""
         if round(float(layer.world_to_data(self._viewer.dims.point[-layer.ndim :])[axis])) == 0:
             return ""
+        return channels_line(counted.request)
+
+    def _out_of_sight(self, counted: CountOutcome) -> str:
+        channel = self._unseen_channel(counted)
+        if not channel:
+            return ""
         return (
-            f"The cells are those of {channels_line(counted.request)}; the viewer shows another one. Move "
-            "the slider of channels to see them."
+            f"The cells are those of {channel}; the viewer shows another one. Move the slider of channels to "
+            "see them."
         )
+
+    def _on_slid(self, _: object = None) -> None:
+        """Tell beside the number which channel the cells lie in once the viewer shows another one."""
+        counted = self._model.outcome
+        if counted is not None and self._unseen != self._unseen_channel(counted):
+            self._show_number()
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         self._show_whole(whole, removed_line(self._viewer, whole.request.source))
@@ -320,7 +345,9 @@ class ShownCount(QObject):
     def _show_number(self) -> None:
         if self._model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
             self._elsewhere = self._where_counted(self._model.outcome)
-            card = card_of(self._model.outcome, preferences().unit, self._edited.table, self._elsewhere)
+            self._unseen = self._unseen_channel(self._model.outcome)
+            where = self._elsewhere or (f"whose {self._unseen} is not in sight" if self._unseen else "")
+            card = card_of(self._model.outcome, preferences().unit, self._edited.table, where)
             self._panel.show_count(*card)
 
     def _tell_where_counted(self, _: object = None) -> None:

@@ -41,6 +41,7 @@ from cellwright.widgets.shared.napari_private import ask_to_save, preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
+DENSITY = "density"  # family whose settings a provenance of a density has
 INPUTS = "inputs"  # folder of regions that a command or Python text is to read
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
@@ -82,7 +83,7 @@ class ResultsExport(QObject):
         """
         measured = self._model.measured
         if measured is None:
-            raise SettingsError("There are no cells yet. Choose a layer with cells.")
+            raise SettingsError(self._no_cells)
         return recipe_of(
             measured.result,
             analysis=self._model.settings,
@@ -91,6 +92,17 @@ class ResultsExport(QObject):
             window=self._window,
             pixel_size_um=self._pixel_size_um,
         )
+
+    @property
+    def _no_cells(self) -> str:
+        """Why nothing can be saved or repeated, where no cells are shown."""
+        event = self._model.count_event
+        if event is not None and DENSITY in event.provenance.settings:
+            return (
+                "A density has no single cells to save or repeat here. Count cells saves its number, and "
+                "under More its settings, which cellwright count --settings takes."
+            )
+        return "There are no cells yet. Choose a layer with cells."
 
     def input_files(self) -> InputFiles:
         """Return the files of other images, and of the regions, which are written if there are none yet."""
@@ -161,6 +173,9 @@ class ResultsExport(QObject):
                 clipboard.setText(text)
             by_hand = self.unrepeatable
             note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
+            n_images = len(describe_images(self._image().source))
+            if as_text is as_command and n_images > 1:
+                note += f" The file holds {n_images} images; the command counts all."
             self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
@@ -259,9 +274,7 @@ class ResultsExport(QObject):
 
     def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
         if self._model.measured is None:
-            self._view.message.tell(
-                "There are no cells to save yet. Choose a layer with cells.", is_error=True
-            )
+            self._view.message.tell(self._no_cells, is_error=True)
             return
         ending = formats.partition("*")[2].partition(")")[0]
         name = f"{self._image().name}.{what}{ending}"
