@@ -38,13 +38,14 @@ from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, CheatSheet
 from cellwright.widgets.compare.model import COLOURS, Compared
+from cellwright.widgets.count.calibrate import CalibrationTable
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.model_combos import ModelCard
-from cellwright.widgets.shared.style import LETTERS, STYLE, FoldedPart, PanelScrollArea
+from cellwright.widgets.shared.style import LETTERS, STYLE, FoldedPart, PanelScrollArea, panel_layout
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 
@@ -397,6 +398,22 @@ def test_the_sheet_of_keys_keeps_to_the_screen(qtbot: QtBot) -> None:
     shown = sheet.text.document()
     assert shown.idealWidth() <= sheet.text.viewport().width()  # goes on in the next line
     assert "Shift+click" in sheet.text.toPlainText()
+
+
+def test_the_table_to_calibrate_fits_large_letters(qtbot: QtBot) -> None:
+    form, holder = CalibrationTable(), QWidget()
+    panel_layout(holder).addWidget(form)
+    form.show_rows([1.1, 112.4], [-1, 12])
+    area = PanelScrollArea(holder)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    area.resize(MOST_WIDTH_PX, 500)
+    with qtbot.waitExposed(area):
+        area.show()
+    qtbot.wait(20)  # what follows the font does so later
+    header = form.table.horizontalHeader()
+    assert header.length() <= form.table.viewport().width()
+    assert all(header.sectionSize(place) >= header.sectionSizeHint(place) for place in range(header.count()))
 
 
 def test_code_in_a_card_has_the_letters_of_its_text(qtbot: QtBot) -> None:

@@ -37,7 +37,7 @@ class CalibrationTable(QWidget):
         super().__init__()
         self._is_showing = False
         self.table = QTableWidget(0, 3)
-        self.table.setHorizontalHeaderLabels(["#", "Found", "By hand"])
+        self.table.setHorizontalHeaderLabels(["#", "Found", "Yours"])
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)

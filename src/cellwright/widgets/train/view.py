@@ -460,7 +460,7 @@ class CurvePlot(QWidget):
         metrics, ink = QFontMetrics(font), self.palette().windowText().color()
         for plot in self.plots:
             left, bottom = plot.getAxis("left"), plot.getAxis("bottom")
-            left.setWidth(metrics.horizontalAdvance("0.000") + 2 * metrics.height())  # the same in each
+            left.setWidth(metrics.horizontalAdvance("0.000") + 3 * metrics.height() // 2)  # the same in each
             for axis in (left, bottom):
                 axis.setPen(ink)
                 axis.setTextPen(ink)
