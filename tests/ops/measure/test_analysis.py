@@ -303,3 +303,16 @@ def test_a_column_that_is_not_there_is_told_with_the_nearest_alone() -> None:
         SettingsError, match="Choose one of area_px, intensity_mean_ch0, intensity_mean_ch1, y, or"
     ):
         parse_filter("zzz>1").keeps(table)
+
+
+@pytest.mark.parametrize(
+    ("told_s", "stated_s", "minutes"), [(300, 0, [0, 5, 10]), (300, 60, [0, 1, 2]), (0, 0, None)]
+)
+def test_counts_over_time_tell_the_minutes_where_they_are_known(told_s, stated_s, minutes):
+    labels = np.zeros((3, 20, 20), np.int32)
+    labels[:, 5:9, 5:9] = 1
+    image = Image(labels.astype(np.uint8), "TYX", frame_interval_s=told_s)
+    counts = analyse(labels, image, AnalysisSettings(frame_interval_s=stated_s)).counts
+    assert counts["t"].tolist() == [0, 1, 2]
+    assert ("time_min" in counts) == bool(minutes)
+    assert counts.get("time_min", counts["t"]).tolist() == (minutes or [0, 1, 2])

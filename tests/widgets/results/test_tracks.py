@@ -84,8 +84,10 @@ def test_the_file_tells_the_time_between_frames(
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
-    expected = analyse(labels, image, AnalysisSettings(track=True)).lineages
+    analysis = analyse(labels, image, AnalysisSettings(track=True))
+    expected = analysis.lineages
     assert "speed_px_per_min" in expected
+    pd.testing.assert_frame_equal(panel.model.counts(), analysis.counts)
     assert panel.view.tracks.interval.value() == pytest.approx(seconds, abs=1e-3)
     panel.view.tracks.track.click()
     settle(panel, qtbot)
@@ -97,6 +99,7 @@ def test_the_file_tells_the_time_between_frames(
     panel.view.tracks.track.click()
     settle(panel, qtbot)
     assert panel.model.settings.frame_interval_s == 60.0
+    assert panel.model.counts()["time_min"].tolist() == panel.model.counts()["t"].tolist()
     strip = Strip()
     qtbot.addWidget(strip)
     strip.set_counts(np.arange(4))

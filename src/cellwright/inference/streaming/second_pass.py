@@ -391,16 +391,17 @@ def analysis_of(
     tracks, lineages, copositive, n_outside = None, None, None, None
     if job.recipe.analysis.positive:
         copositive = copositive_table(table, tuple(selected.thresholds))
+    interval_s = job.recipe.analysis.frame_interval_s or job.image.frame_interval_s
     if job.recipe.analysis.track:
         _check_links(result)
         tracks = tracks_of(result, job.recipe.analysis.tracking)
-        lineages = tracks.lineage_table(job.recipe.analysis.frame_interval_s or job.image.frame_interval_s)
+        lineages = tracks.lineage_table(interval_s)
         for name, values in tracks.columns().items():
             table[name] = values
         _add_columns(parts, table[list(tracks.columns())])
     if job.recipe.files.nuclei:
         n_outside = selected.n_outside
-    counts = counts_table(result, table, regions_of(job), selected.membership, selected.sizes)
+    counts = counts_table(result, table, regions_of(job), selected.membership, selected.sizes, interval_s)
     return Analysis(
         result,
         table,

@@ -156,17 +156,17 @@ def analysis_task(
         table["label"] = np.arange(1, len(table) + 1)
     n_outside = compartments.nuclei.n_outside if compartments.nuclei is not None else None
     thresholds, copositive = _marked(table, settings, image)
-    tracks, lineages = None, None
+    tracks, lineages, interval_s = None, None, settings.frame_interval_s or image.frame_interval_s
     if settings.track:
         yield Progress("track", 0, 1)
         tracks = tracks_of(result, settings.tracking)
         table = table.assign(**tracks.columns())
-        lineages = tracks.lineage_table(settings.frame_interval_s or image.frame_interval_s)
+        lineages = tracks.lineage_table(interval_s)
     return Analysis(
         result=result,
         table=table,
         rows=np.flatnonzero(kept),
-        counts=counts_table(result, table, regions, membership[kept]),
+        counts=counts_table(result, table, regions, membership[kept], frame_interval_s=interval_s),
         thresholds=thresholds,
         copositive=copositive,
         nuclei=compartments.nuclei,
@@ -261,10 +261,12 @@ def counts_table(
     regions: RegionSet,
     membership: NDArray[np.bool_],
     sizes: NDArray[np.int64] | None = None,
+    frame_interval_s: float = 0.0,
 ) -> "pandas.DataFrame":
     """Return one row per region and frame; of several regions their union is the last, ``all regions``.
 
-    ``region``, ``t`` and ``z`` (of slices that are not linked) where there are several, ``count``, one column
+    ``region``, ``t`` (and ``time_min`` where it is known how far frames are apart) and ``z`` (of slices that
+    are not linked) where there are several, ``count``, one column
     for each class and marker (``class_WBC``, ``positive_ch1``), ``area_px`` (``volume_px``) of the region in
     this frame, and where the pixel size is known ``area_mm2`` and ``density_per_mm2`` (``volume_mm3``,
     ``density_per_mm3``).
@@ -291,6 +293,8 @@ def counts_table(
             row: dict[str, Any] = {"region": name}
             places = zip(axes.lower(), index, offset, strict=False)
             row |= {axis: place + start for axis, place, start in places}
+            if "t" in row and frame_interval_s:
+                row["time_min"] = row["t"] * frame_interval_s / 60
             row["count"] = int(inside.sum())
             row |= {kind: int((inside & has).sum()) for kind, has in kinds.items()}
             rows.append(

@@ -269,6 +269,7 @@ OWN_TITLES = {  # of columns that tables of counts or tracks have and cells have
     "count": "Cells",
     "markers": "Markers",
     "share": "Share",
+    "time_min": "Time [min]",
     "area_mm2": "Area [mm²]",
     "volume_mm3": "Volume [mm³]",
     "density_per_mm2": "Cells per mm²",

@@ -372,7 +372,10 @@ class ResultsModel:
         cells, kept = measured.result.cells, self.kept
         part = replace(cells, labels=None).take(kept)
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
-        return counts_table(result, self.kept_table, self.regions, measured.membership[kept], measured.sizes)
+        interval_s = self.tracking.frame_interval_s or self.told_interval_s
+        return counts_table(
+            result, self.kept_table, self.regions, measured.membership[kept], measured.sizes, interval_s
+        )
 
     def lineages(self) -> "pandas.DataFrame | None":
         """Return one row per track, None without tracks."""
