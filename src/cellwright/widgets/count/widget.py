@@ -32,7 +32,7 @@ from cellwright.widgets.shared.messages import (
     news_of,
     telling,
 )
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import spare_collector, unwrapped
 from cellwright.widgets.shared.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -79,6 +79,7 @@ class CountWidget(QWidget):
 
     def _connect_panel(self) -> None:
         panel = self.panel
+        spare_collector(self.viewer)
         panel.count.started.connect(lambda: self._start(is_preview=False))
         panel.preview.clicked.connect(lambda: self._start(is_preview=True))
         panel.measure.clicked.connect(self._on_measure_clicked)
@@ -115,6 +116,7 @@ class CountWidget(QWidget):
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
+        spare_collector(self.viewer)
         self.model.tell("")
         self.panel.show_running(is_running=True)
 

@@ -16,9 +16,7 @@ from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import once
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
-from cellwright.files.report import ReportExtras, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
-from cellwright.inference.image_count import tables_of, write_tracks
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
 from cellwright.inference.settings import InputFiles
 from cellwright.models import store
@@ -200,6 +198,8 @@ class ResultsExport(QObject):
         if measured is None or not measured.has_outlines:
             self._view.message.tell("Points have no masks to save. Count with a model that outlines.")
             return
+        from cellwright.inference.image_count import write_tracks  # all that writes is much to load
+
         analysis, image = self._model.analysis(), self._image()
         self._start(path, lambda: write_tracks(path, image, analysis))
 
@@ -237,6 +237,8 @@ class ResultsExport(QObject):
         totals = session_table(viewer)
 
         def write() -> None:
+            from cellwright.files.report import ReportExtras, write_report
+
             found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
             write_report(
                 path, image, analysis, recipes, ReportExtras(pictures, totals, found, legends=legends)
@@ -352,6 +354,8 @@ def _by_hand(measured: MeasuredCells) -> list[str]:
 def _write_cells(path: Path, analysis: Analysis, settings: dict[str, Any]) -> None:
     ending = path.suffix.lower()
     if ending == ".xlsx":
+        from cellwright.inference.image_count import tables_of
+
         tables = tables_of(analysis)
         tables["settings"] = settings_table(analysis.result, settings)
         write_xlsx(path, tables)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -149,7 +150,12 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     news.counted.emit(news.last)
     if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
         front = None if is_series(result) else panel
-        QTimer.singleShot(TURN_MS, partial(_load_results, viewer, front))
+        QTimer.singleShot(TURN_MS, partial(_load_plots, viewer, front))
+
+
+def _load_plots(viewer: Any, front: QWidget | None) -> None:
+    import_module("pyqtgraph")  # more than half of what the panel loads
+    QTimer.singleShot(TURN_MS, partial(_load_results, viewer, front))
 
 
 def _load_results(viewer: Any, front: QWidget | None) -> None:

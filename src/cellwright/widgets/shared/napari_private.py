@@ -8,6 +8,7 @@ import gc
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
@@ -35,6 +36,7 @@ LARGE_PX = 4_000_000  # of a plane, up to which napari draws labels in a few mil
 TOOLS_MS = 20  # between adding a layer and each of its tools; the window answers between them
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
+_IS_SPARING = ContextVar("is_sparing", default=False)  # even where a layer is removed
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
 
 
@@ -300,10 +302,28 @@ def without_collection() -> Iterator[None]:
 
     Python collects it when it sees fit, as for all else.
     """
+    token = _IS_SPARING.set(True)
     gc.freeze()
     try:
         yield
     finally:
+        _IS_SPARING.reset(token)
+        gc.unfreeze()
+
+
+def spare_collector(viewer: Any) -> None:
+    """Have Python's collector pass over all that is there now, until a layer is removed.
+
+    napari and PyTorch are so many objects that to look at them all takes 0.2 s, in which the window stands
+    still. A layer that is removed is collected as ever, and what else is garbage by then.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
+    viewer.layers.events.removing.connect(_end_sparing)
+
+
+def _end_sparing(_: Any = None) -> None:
+    if not _IS_SPARING.get():
         gc.unfreeze()
 
 
