@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
     QStylePainter,
     QWidget,
 )
+from superqt import QFlowLayout
 
 WHOLE_WORDS = QTextOption()
 WHOLE_WORDS.setWrapMode(QTextOption.WrapMode.WordWrap)
@@ -46,10 +47,8 @@ class _WrappedText(Button):
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)  # type: ignore[arg-type]  # of the kinds below
-        policy = QSizePolicy(
-            QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum
-        )  # a fixed one is one line
-        policy.setHeightForWidth(True)
+        policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        policy.setHeightForWidth(True)  # a fixed height is that of one line
         self.setSizePolicy(policy)
 
     def minimumSizeHint(self) -> QSize:
@@ -142,8 +141,8 @@ class FigureTable(QLabel):
         return document, min(1.0, width / max(document.size().width(), 1.0))
 
 
-class FlowLayout(QLayout):
-    """Widgets side by side in as many lines as they need.
+class FlowLayout(QFlowLayout):
+    """Widgets side by side in as many lines as they need, which fill the width.
 
     Parameters
     ----------
@@ -155,66 +154,37 @@ class FlowLayout(QLayout):
 
     def __init__(self, widgets: Iterable[QWidget], *, is_even: bool, spacing_px: int) -> None:
         super().__init__()
-        self._items: list[QLayoutItem] = []
         self._is_even = is_even
         self.setContentsMargins(0, 0, 0, 0)
         self.setSpacing(spacing_px)
         for widget in widgets:
             self.addWidget(widget)
 
-    # -- called by Qt -------------------------------------------------------------------------------------
-
-    def addItem(self, item: QLayoutItem | None) -> None:
-        """Add an item."""
-        assert item is not None
-        self._items.append(item)
-
-    def count(self) -> int:
-        """Return the number of items."""
-        return len(self._items)
-
-    def itemAt(self, index: int) -> QLayoutItem | None:
-        """Return an item; None beyond the last."""
-        return self._items[index] if 0 <= index < len(self._items) else None
-
-    def takeAt(self, index: int) -> QLayoutItem | None:
-        """Take an item out."""
-        return self._items.pop(index) if 0 <= index < len(self._items) else None
-
-    def expandingDirections(self) -> Qt.Orientation:
-        """Return that it grows sideways."""
-        return Qt.Orientation.Horizontal
-
-    def hasHeightForWidth(self) -> bool:
-        """Return that it is higher where it is narrow."""
-        return True
-
     def heightForWidth(self, width: int) -> int:
-        """Return the height of all lines."""
+        """Return the height of all lines; called by Qt."""
         return self._place(QRect(0, 0, width, 0), is_trial=True)
 
     def sizeHint(self) -> QSize:
-        """Return the size of one line."""
+        """Return the size of one line; called by Qt."""
         items = self._shown
         width = sum(item.sizeHint().width() for item in items) + self.spacing() * (len(items) - 1)
         return QSize(width, max((item.sizeHint().height() for item in items), default=0))
 
     def minimumSize(self) -> QSize:
-        """Return room for the widest one alone; a form of Qt gives some pixels less beside a name."""
+        """Return room for the widest alone; called by Qt, whose forms give some pixels less beside a name."""
         sizes = [item.minimumSize() for item in self._shown]
         width = max((one.width() for one in sizes), default=0)
         return QSize(width + self.spacing(), max((one.height() for one in sizes), default=0))
 
     def setGeometry(self, rect: QRect) -> None:
-        """Place the widgets."""
-        super().setGeometry(rect)
+        """Place the widgets; called by Qt."""
+        QLayout.setGeometry(self, rect)
         self._place(rect, is_trial=False)
-
-    # -- lines --------------------------------------------------------------------------------------------
 
     @property
     def _shown(self) -> list[QLayoutItem]:
-        return [item for item in self._items if not item.isEmpty()]
+        items = (self.itemAt(index) for index in range(self.count()))
+        return [item for item in items if item is not None and not item.isEmpty()]
 
     def _place(self, rect: QRect, *, is_trial: bool) -> int:
         """Place the lines, or only try, and return their height."""
