@@ -315,4 +315,5 @@ def test_counts_over_time_tell_the_minutes_where_they_are_known(told_s, stated_s
     counts = analyse(labels, image, AnalysisSettings(frame_interval_s=stated_s)).counts
     assert counts["t"].tolist() == [0, 1, 2]
     assert ("time_min" in counts) == bool(minutes)
+    assert list(counts)[:3] == ["region", "t", "count"]  # the number is in sight in a narrow panel
     assert counts.get("time_min", counts["t"]).tolist() == (minutes or [0, 1, 2])

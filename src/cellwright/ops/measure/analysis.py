@@ -265,8 +265,8 @@ def counts_table(
 ) -> "pandas.DataFrame":
     """Return one row per region and frame; of several regions their union is the last, ``all regions``.
 
-    ``region``, ``t`` (and ``time_min`` where it is known how far frames are apart) and ``z`` (of slices that
-    are not linked) where there are several, ``count``, one column
+    ``region``, ``t`` and ``z`` (of slices that are not linked) where there are several, ``count``,
+    ``time_min`` where it is known how far frames are apart, one column
     for each class and marker (``class_WBC``, ``positive_ch1``), ``area_px`` (``volume_px``) of the region in
     this frame, and where the pixel size is known ``area_mm2`` and ``density_per_mm2`` (``volume_mm3``,
     ``density_per_mm3``).
@@ -293,9 +293,9 @@ def counts_table(
             row: dict[str, Any] = {"region": name}
             places = zip(axes.lower(), index, offset, strict=False)
             row |= {axis: place + start for axis, place, start in places}
+            row["count"] = int(inside.sum())
             if "t" in row and frame_interval_s:
                 row["time_min"] = row["t"] * frame_interval_s / 60
-            row["count"] = int(inside.sum())
             row |= {kind: int((inside & has).sum()) for kind, has in kinds.items()}
             rows.append(
                 row | _density(row["count"], int(sizes[(number, *index)]), pixel_sizes(result, ndim), ndim)
