@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import tifffile
+import zarr
 
 import cellwright
 from cellwright.cli import count as count_module
@@ -143,6 +144,51 @@ def test_labels_changed_by_hand_are_kept(cli, image_path, blobs, tmp_path):
     assert cli("count", images, "--output", folder).code == 0  # of a folder, too
     assert (folder / "discs.labels.edited2.tif").exists()
     assert (folder / "discs.cells.edited1.csv").exists()
+
+
+@pytest.mark.parametrize("way", ["alone", "folder", "stream"])
+def test_files_that_no_count_is_known_to_have_written_are_kept(cli, blobs, tmp_path, way):
+    folder, source = tmp_path / "o", tmp_path / "in" / "discs.zarr"
+    zarr.create_array(source, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
+    asked = ("count", source.parent if way == "folder" else source, "--output", folder)
+    asked += ("--xlsx",) if way == "alone" else ()
+    asked += ("--stream",) if way == "stream" else ()
+    endings = ["labels.zarr" if way == "stream" else "labels.tif", "cells.csv", "json"]
+    endings += ["xlsx"] if way == "alone" else []
+    folder.mkdir()
+    mine = '{"shapes": [], "imagePath": "discs.tif"}'
+    for ending in endings:
+        place = folder / f"discs.{ending}"
+        if place.suffix == ".zarr":
+            place.mkdir()
+            place = place / "mine"
+        place.write_text(mine)
+    (folder / "discs.more.csv").write_text(mine)  # which no count writes
+    code, _, err = cli(*asked)
+    told = (folder / "summary.csv").read_text() if way == "folder" else err
+    assert (code, told.count("was not written by a count that is known; it is kept as")) == (0, len(endings))
+    for ending in endings:
+        stem, _, suffix = f"discs.{ending}".rpartition(".")
+        kept = folder / f"{stem}.edited1.{suffix}"
+        assert (kept / "mine" if suffix == "zarr" else kept).read_text() == mine
+    assert (folder / "discs.more.csv").read_text() == mine
+    for _ in range(2):  # what it wrote then is known
+        code, _, err = cli(*asked, "--measure", "shape")
+        assert (code, "known" in err) == (0, False)
+        assert not list(folder.glob("*.edited2.*"))
+    assert not list(folder.rglob("*begun"))
+
+
+def test_labels_of_a_version_that_noted_nothing_are_kept(cli, image_path, tmp_path):
+    assert cli("count", image_path, "--output", tmp_path / "o").code == 0
+    record = tmp_path / "o" / "discs.json"
+    facts = json.loads(record.read_text())
+    del facts["checksums"]
+    record.write_text(json.dumps(facts))
+    (tmp_path / "o" / "discs.labels.tif").write_text("edited by hand")
+    assert "discs.labels.edited1.tif" in cli("count", image_path, "--output", tmp_path / "o").err
+    assert (tmp_path / "o" / "discs.labels.edited1.tif").read_text() == "edited by hand"
+    assert not (tmp_path / "o" / "discs.edited1.json").exists()
 
 
 def test_settings_are_flags(cli, image_path, tmp_path):

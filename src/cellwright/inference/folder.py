@@ -41,6 +41,7 @@ from cellwright.files.folders.results import (
 from cellwright.files.folders.written import (
     KEPT,
     begin_image,
+    begun_of,
     changed_meanwhile,
     facts_of,
     mark_in,
@@ -242,12 +243,14 @@ def _count_image(
         if _made(image, counter).sources != made.sources:
             raise changed_meanwhile(image.path)
         check_there(output)
-        before = begin_image(image.name, output)
+        begun = begun_of(image.name, output)
+        before = begin_image(image.name, output, begun=begun, xlsx=counter.xlsx)
         files = counter.write(output, image.name, pixels, counted)
         row = summary_row(counted)
         row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))
         write_thumbnail(output, image.name, pixels, counted.result)
         mark_done(image, output, made, files, row, before)
+        begun.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001
         yield _failed(image, error)
     else:

@@ -304,10 +304,12 @@ def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[
     output, name, before = choices.output, short_name(image.name), Begun()
     with replacing(choices.apart(name), _mark_apart) as kept:
         if output is not None:
-            before = begin_image(name, output)
+            begun = output / f".{name}.begun"
+            before = begin_image(name, output, begun=begun, xlsx=choices.xlsx)
         written = write_counted(choices, name, image, counted)
     if output is not None:
         mark_written(name, output, written)
+        begun.unlink(missing_ok=True)
         return (*before.notices, *kept)
     told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
     return (*kept, *told)

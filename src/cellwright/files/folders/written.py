@@ -18,6 +18,8 @@ MARK_VERSION = 2
 COUNTED = "counted"  # key in the mark of an image that was corrected: files of what the model had found
 NEVER = -1  # no checksum
 INSIDE_ZARR = "/zarr.json"  # by which earlier versions noted a Zarr folder
+TABLES = ("cells.csv", "counts.csv", "markers.csv", "lineages.csv", "cells.parquet")
+OURS = ("json", "labels.tif", "labels.zarr", "density.tif", "density.zarr", *TABLES)  # what counts write
 
 
 class FileFacts(NamedTuple):
@@ -63,15 +65,23 @@ class Begun(NamedTuple):
     counted: tuple[str, ...] = ()  # of those what the model had found, where the new ones are corrected
 
 
-def begin_image(name: str, output: Path, only: Sequence[Path] = ()) -> Begun:
+def begin_image(
+    name: str, output: Path, only: Sequence[Path] = (), *, begun: Path | None = None, xlsx: bool = False
+) -> Begun:
     """Take back that an image is done, before its files are written anew; what was edited by hand is kept.
 
     Where ``only`` some of them are written anew for now, the others are still known as they were written.
+    ``begun`` is a file to be removed once all are written: it tells a run that comes after one that was
+    killed that they are ours. Where it is not there, files that no count is known to have written are kept.
     """
     mark = mark_of(name, output)
     kept = read_mark(mark)
-    notices, others = [], {}
+    notices: list[str] = []
+    others = {}
     with writing(mark):
+        if begun is not None and not begun.exists():
+            notices += _set_unknown_aside(name, output, kept, (*OURS, *["xlsx"] * xlsx))
+            write_text(begun, "")
         for one, checksum in {**_read_record(_record(name, output)), **kept}.get("checksums", {}).items():
             if COUNTED in kept:  # corrected by hand, whatever was written then
                 checksum = NEVER
@@ -146,6 +156,11 @@ def name_in(output: Path, path: Path) -> str:
     return path.relative_to(output).as_posix()
 
 
+def begun_of(name: str, output: Path) -> Path:
+    """Return the file that is there while those of an image of a folder are written."""
+    return output / KEPT / f"{name}.begun"
+
+
 def mark_of(name: str, output: Path) -> Path:
     """Return the file that tells that an image of a folder is done."""
     return output / KEPT / f"{name}.json"
@@ -172,14 +187,28 @@ def _read_record(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _set_aside(path: Path, checksum: int) -> list[str]:
+def _set_unknown_aside(
+    name: str, output: Path, kept: Mapping[str, Any], endings: Sequence[str]
+) -> Iterator[str]:
+    """Give files of an image that nothing tells a count to have written other names; yield what tells so."""
+    record = _read_record(_record(name, output))
+    known = {*record.get("checksums", {}), *kept.get("checksums", {}), *kept.get("files", ())}
+    known = {one.removesuffix(INSIDE_ZARR) for one in known}
+    if "model" in record:
+        known.add(f"{name}.json")
+    for path in (output / f"{name}.{ending}" for ending in endings):
+        if name_in(output, path) not in known:
+            yield from _set_aside(path, NEVER, "was not written by a count that is known")
+
+
+def _set_aside(path: Path, checksum: int, why: str = "was changed since it was counted") -> list[str]:
     """Give a file that was changed another name; return the sentence that tells so."""
     if not path.exists() or _checksum(path) == checksum:
         return []
     names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
     aside = next(name for name in names if not name.exists())
     path.rename(aside)
-    return [f"{path.name} was changed since it was counted; it is kept as {aside.name}."]
+    return [f"{path.name} {why}; it is kept as {aside.name}."]
 
 
 def _checksum(path: Path) -> int:

@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
+BEGUN = "begun"  # among the parts: that what was not ours is kept
 MEASURED = "measured.json"  # among the parts: how cells are measured and chosen
 TEXTS = ("class", "regions")  # columns of names
 STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
@@ -224,7 +225,7 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
     for old in (path for ending in endings for path in files.parts.glob(f"*.{ending}")):
         old.unlink()
     maps = [files.labels, files.density]
-    before = begin_image(image.name, job.output, maps)
+    before = begin_image(image.name, job.output, maps, begun=files.parts / BEGUN)
     for old in maps:
         with writing(old), suppress(FileNotFoundError):
             shutil.rmtree(old)
