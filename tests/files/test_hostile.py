@@ -380,6 +380,47 @@ def test_labels_of_gigabytes_are_refused_where_the_file_alone_tells_their_size(t
             assert found.shape == (2000, 2500)
 
 
+def many_images(name):
+    """Name and content of a file with 200 images of one outline each."""
+    ring = [[1, 1], [999, 1], [999, 999], [1, 999]]
+    if name == "coco":
+        images = [{"id": i, "file_name": f"{i}.png", "height": 1000, "width": 1000} for i in range(200)]
+        outlines = [
+            {"image_id": i, "category_id": 1, "segmentation": [np.ravel(ring).tolist()]} for i in range(200)
+        ]
+        content = {"images": images, "annotations": outlines, "categories": [{"id": 1, "name": "x"}]}
+        return "a.json", json.dumps(content)
+    if name == "via":
+        xs, ys = zip(*ring, strict=True)
+        region = {"shape_attributes": {"name": "polygon", "all_points_x": xs, "all_points_y": ys}}
+        regions = [{**region, "region_attributes": {}}]
+        return "a.json", json.dumps(
+            {f"{i}.png-1": {"filename": f"{i}.png", "size": 1, "regions": regions} for i in range(200)}
+        )
+    corners = ";".join(f"{x},{y}" for x, y in ring)
+    drawn = f'<polygon label="x" points="{corners}"/>'
+    images = (f'<image name="{i}.png" height="1000" width="1000">{drawn}</image>' for i in range(200))
+    return "a.xml", f"<annotations>{''.join(images)}</annotations>"
+
+
+@pytest.mark.parametrize("name", ["coco", "via", "cvat"])
+def test_labels_of_many_images_are_refused_where_memory_is_too_small_for_all(tmp_path, monkeypatch, name):
+    file, content = many_images(name)
+    (tmp_path / file).write_text(content)
+    free = [40_000_000.0]
+
+    def taken():
+        free[0] -= 4_000_000
+        return free[0]
+
+    monkeypatch.setattr(assembly, "free_memory", taken)
+    with pytest.raises(ReadError, match=r"must fit into memory, .* Name one of its images, or split"):
+        READERS[name].read(tmp_path / file)
+    image = Image(np.zeros((1000, 1000), np.uint8), "YX", (), "150")
+    (found,) = READERS[name].read(tmp_path / file, image)  # and no other
+    assert (found.name, len(found), found.shape) == ("150", 1, (1000, 1000))
+
+
 @pytest.mark.parametrize("name", ["geojson", "coco"])
 def test_outlines_without_end_are_left_out(tmp_path, name):
     turns = [[x / 100, 16_000 * (x % 2)] for x in range(3000)]  # 3000 times from one edge to the other

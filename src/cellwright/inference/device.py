@@ -98,12 +98,3 @@ def free_device_memory(device: torch.device) -> float:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return float(free + unused)
-
-
-def free_memory() -> float:
-    """Return the bytes of memory that programs may still take; infinite where nobody tells."""
-    try:
-        import psutil
-    except ImportError:
-        return math.inf
-    return float(psutil.virtual_memory().available)

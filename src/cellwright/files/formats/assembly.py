@@ -26,11 +26,14 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
 from cellwright.files.json_value import JsonValue
+from cellwright.files.memory import free_memory
 
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file, and of its image, where that is not known
 MOST_TOLD_PX = 450_000_000  # of labels, 1.8 GB, where only the file tells their size
+LABEL_BYTES = 4  # of a pixel
+FREE_SHARE = 0.5  # of the memory that is free may go to the labels of one of the images of a file
 PIECE_PX = 1 << 19  # of labels, 2 MB, in which memory is given
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
@@ -172,7 +175,7 @@ def assemble(
     outlines, where a format has a way of its own.
 
     ReadError where most of them lie outside of the image, or labels would be too large of a size that is
-    guessed, or told by the file alone.
+    guessed, or told by the file alone, or for the memory that images before have left.
     """
     objects = _of_one_kind(objects, notes)
     most = MOST_TOLD_PX if annotation.shape else MOST_FILLED_PX
@@ -196,10 +199,16 @@ def assemble(
         names = [one.name for one in inside]
         return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
     is_known = notes.image is not None and notes.image.label_shape == shape
-    if not is_known and min(prod(shape), _touched_px(inside, shape[-1])) > most:
+    n_px = min(prod(shape), _touched_px(inside, shape[-1]))
+    if not is_known and n_px > most:
         raise ReadError(
             f"The outlines of {notes.path} must lie within {most} pixels where their image is not named; "
             f"they reach over {shape}. Name their image, or split the file."
+        )
+    if not is_known and LABEL_BYTES * n_px > FREE_SHARE * free_memory():  # beside those of images before
+        raise ReadError(
+            f"The cells of {notes.path} must fit into memory, those of all its images together; they do not. "
+            "Name one of its images, or split the file."
         )
     return _labels(annotation, inside, notes, fill)
 

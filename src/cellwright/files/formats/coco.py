@@ -22,6 +22,7 @@ from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     checked_shape,
     chosen,
+    is_other,
     planes_and_classes,
 )
 from cellwright.files.formats.outlines import MaskPart, Ring, cells_of, polygons
@@ -51,6 +52,9 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     known = tuple(name for name in names.values() if name != NO_CLASS)
     found = []
     for number, empty in images.items():
+        if is_other(empty.name, image, len(images)):
+            found.append(empty)
+            continue
         notes = ReadingNotes(path, n_astray, image=image)
         notes.note("belong to no image of the file and were left out", n_astray)
         n_astray = 0

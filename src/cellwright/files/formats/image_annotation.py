@@ -143,6 +143,11 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
     return (replace(annotation, axes=image.label_axes, name=image.name, pixel_size_um=sizes),)
 
 
+def is_other(name: str, image: Image | None, n_images: int) -> bool:
+    """Return whether cells of a file with several images are of another one than that which is asked for."""
+    return image is not None and n_images > 1 and name != image.name
+
+
 def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the size of an image as a file tells it; ReadError where it is empty or too large."""
     sizes = tuple(int(n) for n in shape)

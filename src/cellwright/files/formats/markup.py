@@ -26,7 +26,13 @@ from cellwright.files.formats.assembly import (
     oval_of,
     points_of,
 )
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
+from cellwright.files.formats.image_annotation import (
+    NO_CLASS,
+    ImageAnnotation,
+    checked_shape,
+    chosen,
+    is_other,
+)
 from cellwright.files.formats.outlines import MaskPart
 from cellwright.files.json_value import JsonValue, read_text
 
@@ -158,8 +164,13 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
     found = []
     if content.find("track") is not None:
         raise ReadError(f"{content.path} holds tracks of a video. Export it as 'CVAT for images'.")
-    for row in content.rows_at("image"):
+    rows = content.rows_at("image")
+    for row in rows:
         shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
+        name = _stem(row, "name")
+        if is_other(name, image, len(rows)):
+            found.append(ImageAnnotation(name, shape))
+            continue
         notes = ReadingNotes(content.path, image=image)
         drawn = []
         for kind in ("box", "polygon", "polyline", "points", "ellipse", "mask"):
@@ -169,7 +180,7 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
             n_others = len(row.rows_at(kind))
             notes.n_objects += n_others
             notes.note(f"are of the type {kind} and were left out", n_others)
-        found.append(assemble(ImageAnnotation(_stem(row, "name"), shape), objects, notes, None))
+        found.append(assemble(ImageAnnotation(name, shape), objects, notes, None))
     return chosen(content.path, found, image)
 
 

@@ -21,7 +21,7 @@ from cellwright.files.formats.assembly import (
     oval_of,
     points_of,
 )
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, is_other
 from cellwright.files.json_value import JsonValue, read_json
 
 PROJECT = "_via_img_metadata"
@@ -57,11 +57,12 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         rows = [(row.at("filename").stem(), _regions(row)) for row in told]
     found = []
     for name, regions in rows:
+        if is_other(name, image, len(rows)):
+            found.append(ImageAnnotation(name, ()))
+            continue
         notes = ReadingNotes(path, image=image)
         objects = notes.read(regions, partial(_object, notes))
-        is_own = image is not None and (name == image.name or len(rows) == 1)
-        own = image if is_own else None
-        found.append(assemble(ImageAnnotation(name, ()), objects, notes, own))
+        found.append(assemble(ImageAnnotation(name, ()), objects, notes, image))
     return chosen(path, found, image)
 
 

@@ -19,9 +19,9 @@ from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
+from cellwright.files.memory import free_memory
 from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, Preparation, load_models
-from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import Recipe

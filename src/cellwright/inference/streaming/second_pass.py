@@ -22,10 +22,10 @@ from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, writing
+from cellwright.files.memory import free_memory
 from cellwright.files.tables import write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
-from cellwright.inference.device import free_memory
 from cellwright.inference.recipe import read_inputs
 from cellwright.inference.settings import InputFiles
 from cellwright.inference.streaming.block import compact, part_of, placed
