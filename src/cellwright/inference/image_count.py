@@ -306,10 +306,10 @@ def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[
         if output is not None:
             begun = output / f".{name}.begun"
             before = begin_image(name, output, begun=begun, xlsx=choices.xlsx)
+            begun.unlink()  # what is left of a run that was stopped here is kept
         written = write_counted(choices, name, image, counted)
     if output is not None:
         mark_written(name, output, written)
-        begun.unlink(missing_ok=True)
         return (*before.notices, *kept)
     told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
     return (*kept, *told)
