@@ -99,7 +99,7 @@ class Docks:
     """A viewer in whose window docks tell which of them was brought to the front."""
 
     def __init__(self) -> None:
-        self.window, self.front = self, ""
+        self.window, self.front, self.layers = self, "", ViewerModel().layers
         self.is_open, self.n_looks = True, 0
 
     def dock(self, name: str) -> Any:

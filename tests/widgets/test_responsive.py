@@ -49,6 +49,8 @@ def test_the_collector_passes_over_what_is_there_until_a_layer_is_removed() -> N
     gc.collect()
     is_there = old() is not None
     assert (is_there, new()) == (True, None)
+    spare_collector(viewer, has_more=True)
+    assert gc.get_freeze_count() > n_spared
     viewer.layers.remove(layer)
     assert gc.get_freeze_count() == 0
 

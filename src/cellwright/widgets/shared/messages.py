@@ -22,7 +22,7 @@ from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
-from cellwright.widgets.shared.napari_private import has_window, unwrapped
+from cellwright.widgets.shared.napari_private import has_window, spare_collector, unwrapped
 from cellwright.widgets.shared.style import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
@@ -150,6 +150,7 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     news.counted.emit(news.last)
     if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
         front = None if is_series(result) else panel
+        spare_collector(viewer, has_more=True)  # PyTorch has come
         QTimer.singleShot(TURN_MS, partial(_load_plots, viewer, front))
 
 

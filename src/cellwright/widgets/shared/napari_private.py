@@ -311,13 +311,14 @@ def without_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def spare_collector(viewer: Any) -> None:
+def spare_collector(viewer: Any, *, has_more: bool = False) -> None:
     """Have Python's collector pass over all that is there now, until a layer is removed.
 
     napari and PyTorch are so many objects that to look at them all takes 0.2 s, in which the window stands
-    still. A layer that is removed is collected as ever, and what else is garbage by then.
+    still. A layer that is removed is collected as ever, and what else is garbage by then. What has come since
+    is passed over, too, where there is more that stays: not at each count, which leaves garbage.
     """
-    if not gc.get_freeze_count():
+    if has_more or not gc.get_freeze_count():
         gc.freeze()
     viewer.layers.events.removing.connect(_end_sparing)
 
