@@ -62,7 +62,9 @@ class Command:
         """Return the command that takes this one back."""
         changes = tuple(Change(change.box, change.after, change.before) for change in reversed(self.changes))
         cells = {number: (after, before) for number, (before, after) in self.cells.items()}
-        metadata = (self.metadata[1], self.metadata[0]) if self.metadata is not None else None
+        metadata = None
+        if self.metadata is not None:
+            metadata = (self.metadata[1], self.metadata[0])
         return Command(self.name, changes, cells, metadata)
 
 

@@ -6,6 +6,7 @@ by closing it. Nothing below the widgets knows which of the two happens.
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,6 +49,18 @@ def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def retold(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]:
+    """Return the same task, each of its steps told in another way; it is closed with this one."""
+    with closing(task):
+        while True:
+            try:
+                progress = next(task)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield tell(progress)
 
 
 class Eta:

@@ -307,7 +307,7 @@ def _divided(items: list[PairedItem]) -> tuple[list[PairedItem], str]:
 def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]:
     """Return the images of one folder with their masks, by name; ``lacking`` takes up those not there."""
     inner, masks = (_first(folder, names) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
-    files = _images(folder) if inner is None else _images(inner)
+    files = _images(inner or folder)
     coco, has_masks = _coco_file(folder), {}
     if coco is not None:
         has_masks = {one.name: one.labels is not None for one in reversed(_annotations(coco))}
@@ -316,7 +316,9 @@ def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]
         pairs = dict.fromkeys(files, coco)
         lacking += sorted(has_masks.keys() - {file.stem for file in files})
     else:
-        truths = files if masks is None else [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
+        truths = files
+        if masks is not None:
+            truths = [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
         pairs = _matched(files, truths, is_apart=masks is not None)
     if not pairs:
         raise ReadError(
@@ -392,7 +394,7 @@ def _coco_file(folder: Path) -> Path | None:
             f"Expected one COCO file in {folder}; got {few([file.name for file in found])}. Keep one, or "
             "put each with its images into folders train and val."
         )
-    return found[0] if found else None
+    return next(iter(found), None)
 
 
 def _annotations(path: Path) -> tuple[ImageAnnotation, ...]:

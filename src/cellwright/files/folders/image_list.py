@@ -142,7 +142,7 @@ def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
 
 def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) -> list[ListedImage]:
     """Return a file, or each image of a Zarr folder that holds several."""
-    inside = images_inside(path) if path.is_dir() else {}
+    inside = images_inside(path)
     if not inside:
         return [ListedImage(path, short_name(name), parse(name))]
     own = {place: f"{name}{PART}{place.replace('/', '_')}" for place in inside}

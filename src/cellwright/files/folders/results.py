@@ -293,20 +293,19 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         return
     tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
     found = [(name, path) for name, path in tables.items() if path.exists()]
-    is_text: dict[str, bool] = {}
+    kinds: dict[str, str] = {}
     for rows in (rows for _, path in found for rows in _in_parts(path)):
         for column, kind in rows.dtypes.items():
-            is_text[str(column)] = is_text.get(str(column), False) or kind.kind not in "iufb"
-    if not is_text:
+            kinds.setdefault(str(column), "float64")
+            if kind.kind not in "iufb":
+                kinds[str(column)] = "string"
+    if not kinds:
         return
-    kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
-    schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
+    types = {name: pyarrow.type_for_alias(kind) for name, kind in kinds.items()}
+    schema = pyarrow.schema({"image": pyarrow.string(), **types})
     with atomic_write(output / ALL_CELLS) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
         for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
-            table = rows.reindex(columns=list(is_text))
-            table = table.astype(
-                {column: "string" if text else "float64" for column, text in is_text.items()}
-            )
+            table = rows.reindex(columns=list(kinds)).astype(kinds)
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
 

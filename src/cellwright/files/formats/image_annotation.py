@@ -47,8 +47,7 @@ class ImageAnnotation:
     def __len__(self) -> int:
         if self.labels is not None:
             return int(self.labels.max(initial=0))
-        known = self.points if self.boxes is None else self.boxes
-        return 0 if known is None else len(known)
+        return len(self.corners)
 
     @property
     def corners(self) -> NDArray[np.float32]:
@@ -70,8 +69,9 @@ class ImageAnnotation:
 
     def class_of(self, row: int) -> str:
         """Return the name of the class of a cell, :data:`NO_CLASS` where it has none."""
-        number = -1 if self.classes is None else int(self.classes[row])
-        return self.class_names[number] if 0 <= number < len(self.class_names) else NO_CLASS
+        if self.classes is None:
+            return NO_CLASS
+        return dict(enumerate(self.class_names)).get(int(self.classes[row]), NO_CLASS)
 
     def planes(self) -> "tuple[ImageAnnotation, ...]":
         """Return one 2D image for each frame and slice, named after its place; one that is 2D as it is."""
@@ -86,14 +86,13 @@ class ImageAnnotation:
         if self.labels is not None:
             numbers, inverse = np.unique(self.labels[index], return_inverse=True)
             rows = numbers[numbers > 0] - 1
-            shift = 0 if numbers[0] == 0 else 1
-            labels: Labels = (inverse.reshape(plane.shape) + shift).astype(np.int32)
+            labels: Labels = (inverse.reshape(plane.shape) + (numbers[0] != 0)).astype(np.int32)
             return replace(plane, labels=labels, classes=_rows(self.classes, rows))
         if self.boxes is not None:
             low, high = np.floor(self.boxes[:, 0, :-2]), np.ceil(self.boxes[:, 1, :-2])
             rows = np.flatnonzero(((low <= index) & (index < np.maximum(high, low + 1))).all(axis=1))
             return replace(plane, boxes=self.boxes[rows][..., -2:], classes=_rows(self.classes, rows))
-        points = np.zeros((0, len(self.shape)), np.float32) if self.points is None else self.points
+        points = self.corners[:, 0]
         rows = np.flatnonzero((np.rint(points[:, :-2]) == index).all(axis=1))
         return replace(plane, points=points[rows][:, -2:], classes=_rows(self.classes, rows))
 

@@ -116,10 +116,9 @@ def _names(config: JsonValue) -> dict[int, str]:
         return {}
     if isinstance(names.value, list):
         return {number: row.text() for number, row in enumerate(names.rows())}
-    rows = {key: names.at(key).text() for key in names.value} if isinstance(names.value, dict) else None
-    if rows is None or not all(isinstance(key, int) for key in rows):
+    if not isinstance(names.value, dict) or not all(isinstance(key, int) for key in names.value):
         raise names.refuse("a list of names, or names by number")
-    return {int(key): name for key, name in rows.items()}
+    return {key: names.at(key).text() for key in names.value}
 
 
 def _object(
@@ -162,7 +161,9 @@ def _box_around(shape: Shape) -> Shape:
 
 def _shape(file: Path, folder: Path) -> tuple[int, ...]:
     """Return the size of the image of a text file, which lies in images/ as the file lies in labels/."""
-    inner = file.relative_to(folder / "labels") if file.is_relative_to(folder / "labels") else Path(file.name)
+    inner = Path(file.name)
+    if file.is_relative_to(folder / "labels"):
+        inner = file.relative_to(folder / "labels")
     candidates = [(folder / "images" / inner).with_name(file.stem + suffix) for suffix in SUFFIXES]
     image_path = next((candidate for candidate in candidates if candidate.exists()), None)
     if image_path is None:
@@ -199,7 +200,8 @@ def _write_config(part: Path, planes: Sequence[ImageAnnotation], names: Sequence
     sizes = {plane.name: [float(n) for n in plane.pixel_size_um] for plane in planes if plane.pixel_size_um}
     content: dict[str, Any] = {"path": ".", "train": "images/train", "val": "images/train"}
     content["names"] = dict(enumerate(names))
-    content |= {"pixel_size_um": sizes} if sizes else {}
+    if sizes:
+        content["pixel_size_um"] = sizes
     part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -132,7 +132,9 @@ class Block(nn.Module):
     def close(self, opened: Tensor, x: Tensor) -> Tensor:
         """Return the block's float (B, channels, Y / stride, X / stride) of ``open(x)`` and x itself."""
         y: Tensor = self.rest(opened)
-        return x + stochastic_depth(y, self.drop, is_training=self.training) if self.is_carried else y
+        if not self.is_carried:
+            return y
+        return x + stochastic_depth(y, self.drop, is_training=self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, n_in, Y, X) -> (B, channels, Y / stride, X / stride)."""

@@ -402,5 +402,7 @@ def _n_wanted(n_cells: int | None, shape: Sequence[int], style: Style) -> int:
     if n_cells is not None:
         return n_cells
     radius = style.diameter_px / 2
-    one = 4 / 3 * np.pi * radius**3 / style.z_step if len(shape) == 3 else np.pi * radius**2
+    one = np.pi * radius**2
+    if len(shape) == 3:
+        one = 4 / 3 * np.pi * radius**3 / style.z_step
     return int(np.ceil(style.coverage * np.prod(shape) / one))

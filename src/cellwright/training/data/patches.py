@@ -88,7 +88,9 @@ def _illuminate(image: Tensor, rng: Rng) -> Tensor:
     field = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 3, 3)).astype(np.float32))
     smooth = functional.interpolate(field, size=image.shape[1:], mode="bicubic", align_corners=True)[0]
     strength = float(rng.uniform(0.1, 0.5))
-    return image * (1 + strength * smooth) if rng.random() < 0.5 else image + 0.5 * strength * (smooth + 1)
+    if rng.random() < 0.5:
+        return image * (1 + strength * smooth)
+    return image + 0.5 * strength * (smooth + 1)
 
 
 def _invert(image: Tensor, rng: Rng) -> Tensor:

@@ -326,8 +326,7 @@ def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
     figure = "f1" if truth.is_complete else "recall"
     quality = divided(*shares[f"{kind}_{figure}"], empty=1.0)
     if truth.boxes is not None:
-        overlap = float(table[pairs[:, 0], pairs[:, 1]].sum()) if len(pairs) else 0.0
-        shares["box_iou"] = (overlap, len(pairs))
+        shares["box_iou"] = (float(table[pairs[:, 0], pairs[:, 1]].sum()), len(pairs))
     shares |= _class_shares(kind, cells, truth, pairs, (class_names(result), item.classes))
     return ImageScore(
         item.name,
@@ -364,7 +363,8 @@ def _class_shares(
         hits = float((truth.classes[pairs[:, 1]] == number).sum())
         shares[f"{kind}_recall_{true[number]}"] = (hits, float((truth.classes == number).sum()))
     if cells.classes is not None and own:
-        given = [own[number] if 0 <= number < len(own) else "" for number in cells.classes[pairs[:, 0]]]
+        called = dict(enumerate(own))
+        given = [called.get(int(number), "") for number in cells.classes[pairs[:, 0]]]
         named = [(a, true[b]) for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True) if b >= 0]
         shares["class_accuracy"] = (sum(a == b for a, b in named), len(named))
     return shares

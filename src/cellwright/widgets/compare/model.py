@@ -14,7 +14,7 @@ from psygnal import Signal
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Image, Labels, Result
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, retold
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -219,34 +219,30 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
     if request.source is None:
         assert isinstance(request.data, Dataset)
         return Compared(comparison, tuple(found), request.data.items), None
-    layer = found[0].layer(comparison.models, request.source) if found[0] is not None else None
+    (disagreement,) = found
+    layer = disagreement and disagreement.layer(comparison.models, request.source)
     return Compared(comparison, tuple(found)), layer
 
 
 def whole_progress(task: Task[Found]) -> Task[Found]:
     """Advance a comparison; what it tells is how far all of it is, in fine steps, for the time left."""
     whole = Progress("load", 0, 1)
-    try:
-        while True:
-            try:
-                progress = next(task)
-            except StopIteration as end:
-                found: Found = end.value
-                return found
-            part = 0.0
-            if progress.stage == "compare":
-                whole = progress
-            elif progress.stage == "tiles":
-                part = progress.fraction
-            if not whole.note:
-                yield progress  # nothing is counted yet
-                continue
-            note = whole.note
-            if whole.total > N_MODELS:
-                note += f" · image {whole.done // N_MODELS + 1} of {whole.total // N_MODELS}"
-            yield Progress("compare", round(FINE * (whole.done + part)), FINE * whole.total, note)
-    finally:
-        task.close()
+
+    def tell(progress: Progress) -> Progress:
+        nonlocal whole
+        part = 0.0
+        if progress.stage == "compare":
+            whole = progress
+        elif progress.stage == "tiles":
+            part = progress.fraction
+        if not whole.note:
+            return progress  # nothing is counted yet
+        note = whole.note
+        if whole.total > N_MODELS:
+            note += f" · image {whole.done // N_MODELS + 1} of {whole.total // N_MODELS}"
+        return Progress("compare", round(FINE * (whole.done + part)), FINE * whole.total, note)
+
+    return retold(task, tell)
 
 
 def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:

@@ -189,28 +189,26 @@ def summary_of(compared: Compared) -> str:
     Where images are annotated in regions, also how many of the cells are judged.
     """
     comparison, pairs = compared.comparison, compared.pairs()
-    is_one = len(pairs) == 1
     heads = [chip(f"<b>{number}</b>", colour) for number, colour in zip("12", COLOURS, strict=True)]
     named = [
         f"{head} {escape(wrappable(shortened(name, LONGEST_NAME)))}"
         for head, name in zip(heads, comparison.models, strict=True)
     ]
-    counts = [
-        f"{pairs[0][side].count:,.0f}" if is_one else _mean(comparison.mean(model, "count"))
-        for side, model in enumerate(comparison.models)
-    ]
-    rows = [("", heads), ("cells" if is_one else "per image", [_large(one) for one in counts])]
+    tell, cells, f1 = _mean, "per image", "mean F1"
+    if len(pairs) == 1:
+        tell, cells, f1 = "{:,.0f}".format, "cells", "F1"
+    counts = [tell(comparison.mean(model, "count")) for model in comparison.models]
+    rows = [("", heads), (cells, [_large(one) for one in counts])]
     scored = [[one.score for one in side if one.score is not None] for side in zip(*pairs, strict=True)]
     if compared.n_in_regions() and all(scored):
         found = [float(np.mean([score.n_predicted for score in side])) for side in scored]
-        rows.append(("judged", [f"{one:,.0f}" if is_one else _mean(one) for one in found]))
+        rows.append(("judged", [tell(one) for one in found]))
     true = [score.n_true for score in scored[0] or scored[1]]
     if true:
-        text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
-        rows.append(("truth", [f"<span>{text}</span>"] * 2))
+        rows.append(("truth", [f"<span>{tell(float(np.mean(true)))}</span>"] * 2))
     scores = [comparison.mean(name, "f1") for name in comparison.models]
     if not all(map(math.isnan, scores)):
-        rows.append(("F1" if is_one else "mean F1", _best(scores)))
+        rows.append((f1, _best(scores)))
     n_unique = compared.n_unique()
     if n_unique is not None:
         rows.append(("only here", [f"{one:,}" for one in n_unique]))

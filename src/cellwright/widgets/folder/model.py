@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from napari.layers import Layer
 from psygnal import Signal
 
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, retold
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import ImageOutcome, check_output
@@ -202,15 +201,14 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
 def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[None]:
     """Return the same task telling of whole images alone, for the time left; it can stop at each step."""
     whole = Progress("images", 0, 1)
-    with closing(task):
-        while True:
-            try:
-                step = next(task)
-            except StopIteration:
-                return
-            if step.stage in STAGES:
-                whole = Progress(step.stage, step.done, step.total)
-            yield whole
+
+    def tell(step: Progress) -> Progress:
+        nonlocal whole
+        if step.stage in STAGES:
+            whole = Progress(step.stage, step.done, step.total)
+        return whole
+
+    yield from retold(task, tell)
 
 
 def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:

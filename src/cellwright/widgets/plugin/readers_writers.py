@@ -65,7 +65,7 @@ def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
 
 def _cells_layer(marks: ImageAnnotation) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
-    names = ["" if name == NO_CLASS else name for name in names]
+    names = [name * (name != NO_CLASS) for name in names]
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
     arguments: dict[str, Any] = {
         "metadata": {METADATA: told},
@@ -82,8 +82,7 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
         rectangles = [_rectangle(box) for box in marks.boxes.astype(float)]
         arguments |= {"shape_type": "rectangle", "face_color": "transparent", "edge_color": "#ffb000"}
         return rectangles, arguments, "shapes"
-    points = np.zeros((0, len(marks.shape)), np.float32) if marks.points is None else marks.points
-    return points, arguments, "points"
+    return marks.corners[:, 0], arguments, "points"
 
 
 def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,10 +149,12 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
         n_axes = np.shape(data[0])[-1]
     else:
         n_axes = len(told.get("shape", (0, 0)))
-    axes = _axes(meta, n_axes) if image is None else image.label_axes
-    name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
+    if image is None:
+        name, axes, shape = meta.get("name", "cells"), _axes(meta, n_axes), tuple(told.get("shape", ()))
+    else:
+        name, axes, shape = image.name, image.label_axes, image.label_shape
+    name = plain_name(str(told.get("name") or name))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
-    shape = tuple(told.get("shape", ())) if image is None else image.label_shape
     if kind == "labels":
         return _from_labels(marks, np.asarray(data), meta)
     names = [str(value or NO_CLASS) for value in _feature(meta)] or [NO_CLASS] * len(data)

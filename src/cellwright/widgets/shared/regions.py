@@ -301,7 +301,9 @@ def name_regions(shapes: Shapes) -> None:
     is_ours = shapes.metadata.get(NAMED, False)
     if not is_ours and ("name" in features or "region" in features):
         return
-    names = features["name"].astype(str).tolist() if is_ours and "name" in features else [""] * n
+    names = [""] * n
+    if is_ours and "name" in features:
+        names = features["name"].astype(str).tolist()
     taken, renamed = set[str](), []
     for name in names:
         if name in ("", "nan", "None") or name in taken:
