@@ -39,3 +39,18 @@ def test_classes_are_refused_where_there_are_no_cells(cli, image_path, density_f
     code, _, err = cli("count", image_path, "--model", density_folder, "--classifier", "blood")
     assert code == 1
     assert "Classes belong to single cells; density gives only their density" in err
+
+
+def test_a_density_has_a_report_and_no_tables_of_cells(
+    cli, image_path, density_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    asked = ("count", image_path, "--model", density_folder, "--report", "r.html")
+    code, _, err = cli(*asked)
+    assert code == 0, err
+    report = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "redder where cells are denser" in report
+    assert "cellwright count" in report
+    code, _, err = cli(*asked, "--xlsx")
+    assert code == 1
+    assert "A density has no single cells to measure, filter or tabulate." in err

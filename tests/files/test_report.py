@@ -9,10 +9,10 @@ import pandas
 import pytest
 from PIL import Image as Picture
 
-from cellwright.core.data import Cells, Image
+from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import WriteError
 from cellwright.files import tables
-from cellwright.files.report import OUTLINE, OUTLINE_ON_LIGHT, outlined, write_report
+from cellwright.files.report import OUTLINE, OUTLINE_ON_LIGHT, outlined, write_density_report, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.cells_table import cells_checksum
@@ -162,3 +162,28 @@ def test_colours_stay_and_outlines_are_seen_on_light_and_dark(light, outline):
     assert picture[8, 8].tolist() == list(outline)
     red, green, blue = picture[15, 15].tolist()
     assert red > blue > green
+
+
+@pytest.mark.parametrize(("axes", "lead"), [("YX", ()), ("YXC", ()), ("TYX", (3,))])
+def test_a_density_has_a_report_of_where_it_lies(tmp_path, axes, lead):
+    shape = (*lead, 60, 80)
+    density = np.zeros(shape, np.float32)
+    density[..., 10:20, 30:40] = 0.07  # 7 cells in each frame
+    density[..., 40:50, 60:70] = 0.02  # and 2
+    if lead:
+        density[0] = 0
+    image = Image(np.full((*shape, 3) if axes == "YXC" else shape, 90, np.uint8), axes, name="field")
+    none = Cells.empty(len(shape))
+    provenance = replace(result_of_labels(np.zeros(shape, np.int32), image).result.provenance, axes=axes)
+    n_cells = float(density.sum())
+    found = Result(n_cells, none, provenance, maps={"density": density}, interval=(5.0, 30.0))
+    write_density_report(tmp_path / "r.html", image, found, {"Python": "print(1)"})
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f'<span class="number">{round(n_cells)}</span>' in text
+    assert "90 % interval 5 to 30" in text
+    assert ('aria-label="Cells over frames"' in text) == bool(lead)
+    assert (" at t 1 " in text) == bool(lead)  # the first of the two that hold cells
+    seen = np.asarray(Picture.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", text)[1]))))
+    redness = seen[..., 0].astype(int) - seen[..., 2]
+    assert redness[15, 35] > redness[45, 65] > 50
+    assert redness[5, 5] == 0

@@ -45,6 +45,7 @@ PLOTTED = (
 OUTLINE = (255, 214, 10)
 OUTLINE_ON_LIGHT = (0, 170, 60)
 MIDDLE_GREY = 128
+DENSE = (255, 60, 30)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
@@ -78,25 +79,59 @@ def write_report(
 ) -> None:
     """Write the report of an analysis as one HTML file; recipes are texts that repeat it, by title."""
     result = analysis.result
-    settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)
     parts = [
-        f"<h1>{escape(result.provenance.image_name)}</h1>",
-        _number(result),
-        *(f"<p>{escape(notice)}</p>" for notice in (*result.notices, *analysis.notices)),
+        *_head(result, analysis.notices),
         _picture(image, result, extras.labels),
         *_tables(analysis),
         *_session(extras),
         *_pictures(extras),
-        *_over_planes(analysis),
+        *_over_planes(per_plane(result)),
         "<h2>Distributions</h2>",
         *_plots(analysis.table),
         *_boxes(analysis),
+        *_foot(result, image, recipes),
+    ]
+    write_text(Path(path), page(_title(result), parts))
+
+
+def write_density_report(
+    path: Path | str, image: Image, result: Result, recipes: Mapping[str, str] | None = None
+) -> None:
+    """Write the report of a count by density, which has no single cells, as one HTML file."""
+    density = result.maps["density"]
+    over_planes = None
+    if density.ndim > 2:
+        sums = density.sum(axis=tuple(range(1, density.ndim)))
+        over_planes = label_axes(result)[0].lower(), np.rint(sums).astype(np.intp)
+    parts = [
+        *_head(result),
+        _density_picture(image, result),
+        *_over_planes(over_planes),
+        *_foot(result, image, recipes),
+    ]
+    write_text(Path(path), page(_title(result), parts))
+
+
+def _title(result: Result) -> str:
+    return f"{result.provenance.image_name}: {plain_count(result.count)} cells"
+
+
+def _head(result: Result, notices: Sequence[str] = ()) -> list[str]:
+    return [
+        f"<h1>{escape(result.provenance.image_name)}</h1>",
+        _number(result),
+        *(f"<p>{escape(notice)}</p>" for notice in (*result.notices, *notices)),
+    ]
+
+
+def _foot(result: Result, image: Image, recipes: Mapping[str, str] | None) -> list[str]:
+    settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)
+    return [
         "<h2>How it was found</h2>",
         _facts(result, image),
         *(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>" for title, text in (recipes or {}).items()),
         f"<h2>Settings</h2><pre>{escape(settings)}</pre>",
     ]
-    write_text(Path(path), page(f"{result.provenance.image_name}: {plain_count(result.count)} cells", parts))
 
 
 def page(title: str, parts: Sequence[str]) -> str:
@@ -134,12 +169,30 @@ def _number(result: Result) -> str:
 def _picture(image: Image, result: Result, labels: ArrayLike | None = None) -> str:
     """Return the plane with the most cells as a figure, outlines drawn in."""
     colours = outlined(image, result, PICTURE_PX, labels)
+    return _plane_figure(colours, image, result, _fullest_plane(result), "with the outlines of the cells")
+
+
+def _density_picture(image: Image, result: Result) -> str:
+    """Return the plane with the most cells as a figure, redder where cells are denser."""
+    density = result.maps["density"]
+    sums = density.sum(axis=(-2, -1))
+    index = tuple(int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
+    step = max(1, -(-max(density.shape[-2:]) // PICTURE_PX))
+    colours = _seen(cropped(image, result.offset, density.shape), result, index, step)
+    plane = np.clip(density[index][::step, ::step], 0, None)
+    share = np.sqrt(plane / max(float(plane.max()), 1e-12))  # that weak places are seen, too
+    mixed = colours + (np.array(DENSE) - colours) * share[..., np.newaxis]
+    return _plane_figure(mixed.astype(np.uint8), image, result, index, "redder where cells are denser")
+
+
+def _plane_figure(
+    colours: NDArray[np.uint8], image: Image, result: Result, index: tuple[int, ...], told: str
+) -> str:
     content = io.BytesIO()
     Picture.fromarray(colours).save(content, "PNG", optimize=True)
-    axes = label_axes(result)
-    places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, _fullest_plane(result), strict=False))
+    places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(label_axes(result), index, strict=False))
     where = f" at {places}" if places else ""
-    return figure(content.getvalue(), "png", f"{image.name}{where} with the outlines of the cells")
+    return figure(content.getvalue(), "png", f"{image.name}{where} {told}")
 
 
 def figure(content: bytes, kind: str, caption: str, legend: str = "") -> str:
@@ -168,9 +221,7 @@ def outlined(
         image = cropped(image, result.offset, labels.shape)
     sides = image.spatial_shape[-2:]
     step = max(1, -(-max(sides) // most_px))
-    planes = [_plane(image, index, step, channel) for channel in _counted_channels(image, result)]
-    seen = np.max(planes, axis=0)
-    colours = seen if seen.ndim == 3 else np.repeat(seen[..., np.newaxis], 3, axis=2)
+    colours = _seen(image, result, index, step)
     outline = OUTLINE if colours.mean() < MIDDLE_GREY else OUTLINE_ON_LIGHT
     if labels is not None and tuple(labels.shape[-2:]) == sides:
         place: Any = (*index, slice(None, None, step), slice(None, None, step))
@@ -185,6 +236,13 @@ def outlined(
         rows, columns = np.clip(centres, 0, np.array(colours.shape[:2]) - 1).T
         colours[rows, columns] = outline
     return colours
+
+
+def _seen(image: Image, result: Result, index: tuple[int, ...], step: int) -> NDArray[np.uint8]:
+    """Return a plane (Y, X, 3): the brightest at each pixel of the channels that were counted in."""
+    planes = [_plane(image, index, step, channel) for channel in _counted_channels(image, result)]
+    seen = np.max(planes, axis=0)
+    return seen if seen.ndim == 3 else np.repeat(seen[..., np.newaxis], 3, axis=2)
 
 
 def _fullest_plane(result: Result) -> tuple[int, ...]:
@@ -286,9 +344,8 @@ def _plots(table: "pandas.DataFrame") -> list[str]:
     return [_histogram(name, table[name].to_numpy(np.float64)) for name in _plotted(table)[:MOST_PLOTS]]
 
 
-def _over_planes(analysis: "Analysis") -> list[str]:
+def _over_planes(found: tuple[str, NDArray[np.intp]] | None) -> list[str]:
     """Return the cells of each frame or slice as bars; nothing for a single plane."""
-    found = per_plane(analysis.result)
     if found is None:
         return []
     axis, counts = found
@@ -401,7 +458,7 @@ def _facts(result: Result, image: Image) -> str:
         "napari-cellwright": found_by.package_version,
         "Model": found_by.model,
         "SHA-256 of the model": found_by.checkpoint_sha256,
-        "SHA-256 of the cells": cells_checksum(result),
+        "SHA-256 of the cells": cells_checksum(result) if result.gives == "instances" else "",
         "Device": found_by.device,
         "Seconds": f"{found_by.seconds:.2f}",
     }

@@ -21,7 +21,7 @@ from cellwright.files.folders.image_list import short_name
 from cellwright.files.folders.results import blocks_folder, take_blocks
 from cellwright.files.folders.written import Begun, begin_image, mark_in, mark_written, replacing
 from cellwright.files.images import write_labels, write_map
-from cellwright.files.report import ReportExtras, write_report
+from cellwright.files.report import ReportExtras, write_density_report, write_report
 from cellwright.files.tables import (
     settings_table,
     write_csv,
@@ -75,6 +75,11 @@ class CountChoices:
     def has_tables(self) -> bool:
         """Whether anything is to be written that needs an analysis."""
         return self.report is not None or self.xlsx or self.parquet
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether more is asked for than what a density tells, too."""
+        return self.recipe.is_analysed or self.xlsx or self.parquet
 
     @property
     def is_analysed(self) -> bool:
@@ -210,7 +215,7 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
 def measured_task(result: Result, image: Image, choices: CountChoices) -> Task[Counted]:
     """Measure the cells of an image as far as it was asked for."""
     recipe = choices.recipe
-    if not choices.is_analysed:
+    if not choices.is_analysed or (result.gives == "density" and not choices.needs_cells):
         return Counted(result, None)
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
     analysis = yield from analysis_task(result, image, recipe.analysis, inputs)
@@ -290,9 +295,13 @@ def write_counted(choices: CountChoices, name: str, image: Image, counted: Count
         written += write_files(choices.output, name, choices.recipe.part_of(image), counted.result)
     if counted.analysis is not None:
         written += write_analysis(choices, name, image, counted.analysis)
-        report = choices.report_of(name)
-        if report is not None:
-            write_report(report, image, counted.analysis, recipe_texts(choices.recipe, image))
+    report = choices.report_of(name)
+    if report is not None:
+        texts = recipe_texts(choices.recipe, image)
+        if counted.analysis is not None:
+            write_report(report, image, counted.analysis, texts)
+        else:
+            write_density_report(report, image, counted.result, texts)
     return written
 
 

@@ -192,7 +192,7 @@ def as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.
     if isinstance(cells, Result):
         if cells.gives == "density":
             raise SettingsError(
-                "A density has no single cells to measure, filter or report. Leave that out, or choose "
+                "A density has no single cells to measure, filter or tabulate. Leave that out, or choose "
                 "another model."
             )
         return cells, None
