@@ -135,6 +135,25 @@ def test_moving_a_slider_recounts_without_the_network(
     assert len(viewer.layers) == 2
 
 
+def test_how_well_it_went_is_told_of_the_cells_that_a_slider_left(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, oracle_model: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    oracle_model.fit = SimpleNamespace(expected_f1=lambda facts: 1 - facts["left_over"], closer_below=0.0)
+    viewer.add_image(blobs.image)
+    count(widget, qtbot, settled)
+    panel, areas = widget.panel, np.sort(widget.counted.result.cells.areas)
+    assert panel.message.text() == "Expect nearly all right."
+    for min_area, words in (
+        (int(areas[len(areas) // 2]), "right. Look at the outlines"),
+        (10 * int(areas[-1]), ""),  # no cell is left to judge
+        (1, "Expect nearly all right."),
+    ):
+        panel.filters.set_values({"min_area_px": min_area})
+        settled(widget)
+        assert words in panel.message.text()
+        assert bool(panel.message.text()) == bool(words)
+
+
 def test_a_slider_moved_during_a_count_is_used_after_it(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
 ) -> None:

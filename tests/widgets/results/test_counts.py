@@ -145,6 +145,16 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     assert "positive_ch0" not in panel.model.table
 
 
+def test_sizes_in_um_stand_before_those_in_pixels() -> None:
+    """Only where both are there, and without another order of the rest."""
+    frame = FrameModel()
+    given = ["label", "y", "x", "area_px", "area_um2", "diameter_px", "diameter_um", "score", "distance_px"]
+    frame.set_frame(pd.DataFrame({name: [1.0] for name in given}))
+    in_um = ["label", "area_um2", "diameter_um", "score", "distance_px"]
+    assert frame.names == [*in_um, "area_px", "diameter_px", "y", "x"]
+    assert frame.data(frame.index(0, 0)) == "1"
+
+
 def test_a_table_of_few_rows_has_room_for_what_comes_into_it(qtbot: QtBot) -> None:
     table = CellsTable(FrameModel())
     qtbot.addWidget(table)

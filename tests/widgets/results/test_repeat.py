@@ -311,3 +311,26 @@ def test_of_a_file_of_several_images_it_is_told_that_one_was_counted(
     assert "The file holds 3 images; the command counts all." in panel.view.message.text()
     panel.view.copy_python.click()
     assert panel.view.message.text() == "Python copied."
+
+
+def test_of_a_further_image_of_a_file_it_is_told_why_nothing_repeats_it(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Callable[[ResultsWidget], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "scenes.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for _ in range(3):
+            file.write((blobs.image * 200).astype(np.uint8), metadata={"axes": "YX"})
+    for number, one in enumerate(read_layers(str(path))):
+        layer = Layer.create(*one)
+        layer._source = layer.source.model_copy(update={"path": str(path)})
+        viewer.add_layer(layer)
+        if number == 1:
+            source = source_of(layer)
+            place(viewer, prepare(cellwright.count(source.image, "flow"), source))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    for button in (panel.view.copy_command, panel.view.copy_python):
+        button.click()
+        assert "scenes.ome.tif holds 3 images, and" in panel.view.message.text()
+        assert "is not the first" in panel.view.message.text()

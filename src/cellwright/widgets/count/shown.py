@@ -172,7 +172,7 @@ class ShownCount(QObject):
         model.whole_counted.connect(self._on_whole_counted)
         model.settings_wanted.connect(self.show_settings)
         edited.changed.connect(self._show_number)
-        updater.updated.connect(self._show_if_here)
+        updater.updated.connect(self._on_updated)
 
     def show_settings(self, settings: Any) -> None:
         """Put these thresholds and filters into the forms, with nothing counted anew."""
@@ -303,6 +303,14 @@ class ShownCount(QObject):
         wanted = replace(request, recipe=recipe, outputs=self._choices.outputs)
         if wanted != request or self._updater.is_busy:
             self._updater.request(lambda: recount_task(counted, wanted))
+
+    def _on_updated(self, counted: CountOutcome) -> None:
+        """Show a changed count; how well it went is told again of the cells that are left."""
+        before = self._model.outcome
+        self._show_if_here(counted)
+        is_shown = before is not None and self._model.outcome is counted
+        if is_shown and before.result.fit != counted.result.fit:
+            self._tell_of(counted)
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""

@@ -33,6 +33,7 @@ from cellwright.widgets.shared.cells.snapshot import (
     session_table,
     snapshot_of,
 )
+from cellwright.widgets.shared.coordinates import FILE_PART
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_save, preferences
@@ -77,11 +78,12 @@ class ResultsExport(QObject):
     def recipe(self) -> Recipe:
         """Return all that the result depends on.
 
-        SettingsError where the cells were not counted by a model, or not in a file.
+        SettingsError where the cells were not counted by a model, or not in the first image of a file.
         """
         measured = self._model.measured
         if measured is None:
             raise SettingsError(self._no_cells)
+        self._check_is_first()
         return recipe_of(
             measured.result,
             analysis=self._model.settings,
@@ -90,6 +92,20 @@ class ResultsExport(QObject):
             window=self._window,
             pixel_size_um=self._pixel_size_um,
         )
+
+    def _check_is_first(self) -> None:
+        """Raise SettingsError for a further image of a file, which a command or a script cannot name."""
+        link = self._plots.link
+        layer = None if link.layer is None else image_layer_under(link.viewer, link.layer)
+        if layer is None or self._image().source:
+            return
+        path = layer.source.path or ""
+        n_images = len(describe_images(path))
+        if FILE_PART in layer.metadata and n_images > 1:
+            raise SettingsError(
+                f"{Path(path).name} holds {n_images} images, and {self._image().name!r} is not the first. A "
+                "command counts all of them, a script the first. Save this image by itself, and count that."
+            )
 
     @property
     def _no_cells(self) -> str:

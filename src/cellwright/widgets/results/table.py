@@ -1,5 +1,7 @@
 """The table of cells: a view of a DataFrame's own columns, fluent with hundreds of thousands of rows."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +43,7 @@ class FrameModel(QAbstractTableModel):
         if table is not None:
             n = len(table)
             names = [str(name) for name in table if not str(name).startswith("box_")]
-            self.names = sorted(names, key=PLACES.__contains__)  # places last: the viewer shows them
+            self.names = sorted(names, key=partial(_rank, names))
             self._columns = [table[name].to_numpy() for name in self.names]
         self._take_rows(np.ones(n, bool) if rows is None else rows)
         self.endResetModel()
@@ -127,6 +129,14 @@ class FrameModel(QAbstractTableModel):
                 is_down=direction == Qt.SortOrder.DescendingOrder,
             )
         self._places[self.order] = np.arange(len(self.order))
+
+
+def _rank(names: Sequence[str], name: str) -> int:
+    """Return how late a column stands: places last, as the viewer shows them; pixels after their µm."""
+    if name in PLACES:
+        return 2
+    is_twice = name.endswith("_px") and any(one.startswith(f"{name[:-2]}um") for one in names)
+    return int(is_twice)
 
 
 def sorted_rows(values: NDArray[Any], rows: NDArray[np.intp], *, is_down: bool = False) -> NDArray[np.intp]:
