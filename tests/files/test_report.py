@@ -54,6 +54,21 @@ def test_a_report_stands_alone(tmp_path, analysed):
     assert "<p>Tracks 16 · lineages 16 · divisions 0</p>" in text
 
 
+def test_markers_are_called_as_the_channels_of_the_file(tmp_path, analysed):
+    """In what people read; tables keep their names."""
+    image, analysis = analysed
+    settings = AnalysisSettings(measure=("intensity",), positive=("0>otsu", "1>otsu"))
+    for names, expected in ((("DAPI", "GFP"), "DAPI+ GFP-"), (("GFP", "GFP"), "ch0+ ch1-")):
+        named = replace(image, channel_names=names)
+        found = analyse(analysis.result.cells.labels, named, settings)
+        write_report(tmp_path / "r.html", named, found)
+        text = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert f"<td>{expected}</td>" in text
+        assert f"1 {expected.split()[0]} (" in text
+        assert "ch0+ ch1-" in set(found.copositive["markers"])
+        assert {"positive_ch0", "positive_ch1"} <= set(found.table)
+
+
 def test_its_picture_has_the_outlines(tmp_path, analysed):
     image, analysis = analysed
     write_report(tmp_path / "r.html", image, analysis)

@@ -22,6 +22,7 @@ from cellwright.ops.measure.analysis import groups_of, in_planes, per_plane
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count
 from cellwright.ops.measure.columns import describe, heading_of
+from cellwright.ops.measure.filters import copositive_table
 
 if TYPE_CHECKING:
     import pandas
@@ -287,13 +288,15 @@ def _plane(image: Image, index: tuple[int, ...], step: int, channel: int | None)
 
 
 def _tables(analysis: "Analysis") -> list[str]:
-    parts = []
+    parts, markers = [], analysis.copositive
+    if markers is not None:
+        markers = copositive_table(analysis.table, tuple(analysis.thresholds), analysis.names)
     classes = class_counts(analysis.result)
     if classes:
         parts.append("<h2>Classes</h2>" + html_table(list(classes), [list(classes.values())]))
     for title, table in (
         ("Counts", analysis.counts),
-        ("Markers", analysis.copositive),
+        ("Markers", markers),
         ("Tracks", analysis.lineages),
         ("Cells", _summary(analysis.table)),
     ):

@@ -18,7 +18,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.files.regions import read_regions, write_regions
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, save_recipe
-from cellwright.ops.measure.analysis import AnalysisInputs, analyse
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse, groups_of
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
@@ -122,6 +122,24 @@ def test_channels_are_called_by_their_names(panel: ResultsWidget, read: Read) ->
     panel.model.set_measured(replace(measured, snapshot=replace(measured.snapshot, image=image)))
     assert panel.model.title_of("ch0") == "DAPI (ch0)"
     assert panel.model.title_of("other image") == "other image"
+
+
+def test_markers_are_called_by_the_names_of_their_channels(panel: ResultsWidget, read: Read) -> None:
+    """In what is shown; columns and the tables of files keep theirs."""
+    measure(panel, read, "intensity")
+    panel.model.set_marker("ch0", is_on=True, threshold=25.0)
+    assert list(panel.model.groups("markers")) == ["ch0+", "ch0-"]  # of a file that names no channels
+    measured = panel.model.measured
+    image = replace(measured.snapshot.image, channel_names=("DAPI",))
+    panel.model.set_measured(replace(measured, snapshot=replace(measured.snapshot, image=image)))
+    assert list(panel.model.groups("markers")) == ["DAPI+", "DAPI-"]
+    panel.counts.refresh()
+    frame = panel.view.markers_frame
+    assert [frame.data(frame.index(row, 0)) for row in range(2)] == ["DAPI+", "DAPI-"]
+    analysis = panel.model.analysis()
+    assert list(groups_of(analysis)["Marker"]) == ["DAPI+", "none"]
+    assert analysis.copositive["markers"].tolist() == ["ch0+", "ch0-"]
+    assert "positive_ch0" in analysis.table
 
 
 def test_positive_cells(panel: ResultsWidget, read: Read) -> None:

@@ -58,6 +58,7 @@ from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
 from cellwright.ops.measure.filters import (
     add_positive,
+    called,
     check_texts,
     copositive_table,
     parse_marker,
@@ -413,6 +414,7 @@ def analysis_of(
         tracks=tracks,
         lineages=lineages,
         notices=selected.notices,
+        names=called(job.image, selected.thresholds),
     )
 
 

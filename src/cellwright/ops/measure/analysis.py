@@ -32,6 +32,7 @@ from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.filters import (
     add_positive,
     away_from_border,
+    called,
     check_texts,
     copositive_table,
     kept_rows,
@@ -76,6 +77,7 @@ class Analysis:
     tracks: Tracks | None = None  # of a time series that was tracked
     lineages: "pandas.DataFrame | None" = None  # likewise
     notices: tuple[str, ...] = ()  # what the user should know
+    names: Mapping[str, str] = field(default_factory=dict)  # how people call the channels of the markers
 
 
 class Counted(NamedTuple):
@@ -174,6 +176,7 @@ def analysis_task(
         tracks=tracks,
         lineages=lineages,
         notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
+        names=called(image, thresholds),
     )
 
 
@@ -339,7 +342,10 @@ def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:
     if "class" in table:
         classes = table["class"].to_numpy(object)
         groups["Class"] = {str(name) or "none": classes == name for name in sorted(set(classes))}
-    markers = {f"{name}+": table[f"positive_{name}"].to_numpy(bool) for name in analysis.thresholds}
+    markers = {
+        f"{analysis.names.get(channel, channel)}+": table[f"positive_{channel}"].to_numpy(bool)
+        for channel in analysis.thresholds
+    }
     if markers:
         groups["Marker"] = {**markers, "none": ~np.logical_or.reduce(list(markers.values()))}
     return groups

@@ -1,11 +1,13 @@
 """Which cells are counted, by their border and by any column, and which are positive for markers."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from math import isnan, nan
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -28,6 +30,7 @@ SIGNS = {
     "=": np.equal,
     "!=": np.not_equal,
 }
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 MOST_NAMED = 4  # columns, where one is not known
 RULE = re.compile(
     r"(?P<channel>\d+|[\w .-]+?)\s*>\s*(?P<threshold>otsu|[-+]?\d*\.?\d+(e[-+]?\d+)?)", re.IGNORECASE
@@ -227,23 +230,38 @@ def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> Non
         table[f"positive_{channel}"] = values > threshold
 
 
-def copositive_table(table: "pandas.DataFrame", channels: Sequence[str]) -> "pandas.DataFrame":
+def called(image: Image, channels: Iterable[str]) -> dict[str, str]:
+    """Return how people call the channels of markers: as the file does, where no other is called so, too."""
+    numbers = (f"ch{number}" for number in numbers_in_file(image))
+    return told_apart(channels, dict(zip(numbers, image.channel_names, strict=False)))
+
+
+def told_apart(channels: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return channels by their names, where they have one that no other has, else by themselves."""
+    found = {channel: names.get(channel) or channel for channel in channels}
+    n_of = Counter(found.values())
+    return {channel: name if n_of[name] == 1 else channel for channel, name in found.items()}
+
+
+def copositive_table(
+    table: "pandas.DataFrame", channels: Sequence[str], names: Mapping[str, str] = NO_NAMES
+) -> "pandas.DataFrame":
     """Return how many cells have which markers together.
 
     One row for each combination, positive ones first (``ch1+ ch2+``, ``ch1+ ch2-``, ...), with ``count`` and
-    ``share``.
+    ``share``; ``names`` tells how channels are called there.
     """
     import pandas
 
     rows = [
         (name, int(agrees.sum()), agrees.mean() if len(table) else 0.0)
-        for name, agrees in marker_groups(table, channels)
+        for name, agrees in marker_groups(table, channels, names)
     ]
     return pandas.DataFrame(rows, columns=["markers", "count", "share"])
 
 
 def marker_groups(
-    table: "pandas.DataFrame", channels: Sequence[str]
+    table: "pandas.DataFrame", channels: Sequence[str], names: Mapping[str, str] = NO_NAMES
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield each combination of markers, positive ones first (``ch1+ ch2-``), and which rows are of it."""
     positive = [table[f"positive_{channel}"].to_numpy(bool) for channel in channels]
@@ -251,4 +269,5 @@ def marker_groups(
         agrees = np.ones(len(table), bool)
         for has, wanted in zip(positive, signs, strict=True):
             agrees &= has == wanted
-        yield " ".join(f"{one}{'-+'[wanted]}" for one, wanted in zip(channels, signs, strict=True)), agrees
+        signed = zip(channels, signs, strict=True)
+        yield " ".join(f"{names.get(one, one)}{'-+'[wanted]}" for one, wanted in signed), agrees

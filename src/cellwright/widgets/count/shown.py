@@ -308,8 +308,8 @@ class ShownCount(QObject):
         """Show a changed count; how well it went is told again of the cells that are left."""
         before = self._model.outcome
         self._show_if_here(counted)
-        is_shown = before is not None and self._model.outcome is counted
-        if is_shown and before.result.fit != counted.result.fit:
+        is_shown = self._model.outcome is counted
+        if is_shown and before is not None and before.result.fit != counted.result.fit:
             self._tell_of(counted)
 
     def _show_if_here(self, counted: CountOutcome) -> None:

@@ -43,7 +43,7 @@ class CountsTool(QObject):
             view.counts_frame.set_frame(None)
             return
         view.counts_frame.set_frame(self.table())
-        copositive = model.copositive()
+        copositive = model.copositive(model.marker_names)
         view.markers_frame.set_frame(copositive)
         view.markers_table.setVisible(copositive is not None)
         if view.colour_by.currentData():

@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import numbers_in_file, spatial_ndim
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.filters import (
+    NO_NAMES,
     BorderRule,
     ColumnFilter,
     Marker,
@@ -31,6 +32,7 @@ from cellwright.ops.measure.filters import (
     marker_groups,
     otsu,
     parse_filter,
+    told_apart,
 )
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
@@ -219,6 +221,18 @@ class ResultsModel:
             if other.source_part is not None:
                 titles[name] = f"{other.name} ({name})"
         return titles.get(channel, channel)
+
+    @property
+    def marker_names(self) -> dict[str, str]:
+        """How people call the channels of the markers; the only one of an image that names none stays."""
+        titles = {
+            channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in self.thresholds
+        }
+        if self.measured is not None:
+            image = self.measured.snapshot.image
+            if not image.channel_names and image.source_part is None:
+                titles.pop("ch0", None)
+        return told_apart(self.thresholds, titles)
 
     @property
     def settings(self) -> AnalysisSettings:
@@ -413,7 +427,7 @@ class ResultsModel:
             classes = measured.table["class"].to_numpy(object)
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
         if by == "markers" and self.thresholds:
-            groups = marker_groups(measured.table, tuple(self.thresholds))
+            groups = marker_groups(measured.table, tuple(self.thresholds), self.marker_names)
             return {name: self.kept & rows for name, rows in groups}
         if by == "frame" and measured.frames.shape[1]:
             return self._frame_groups(measured)
@@ -439,11 +453,11 @@ class ResultsModel:
             rows.append(row)
         return pandas.DataFrame(rows)
 
-    def copositive(self) -> "pandas.DataFrame | None":
-        """Return which markers go together, None without markers."""
+    def copositive(self, names: Mapping[str, str] = NO_NAMES) -> "pandas.DataFrame | None":
+        """Return which markers go together, None without markers; channels are called by these names."""
         if not self.thresholds or self.measured is None:
             return None
-        return copositive_table(self.kept_table, tuple(self.thresholds))
+        return copositive_table(self.kept_table, tuple(self.thresholds), names)
 
     def per_frame(self, cells: NDArray[np.bool_] | None = None) -> tuple[str, NDArray[np.intp]] | None:
         """Return the axis of frames or slices, and how many cells count in each; None for one plane.
@@ -480,6 +494,7 @@ class ResultsModel:
             tracks=self.tracks,
             lineages=self.lineages(),
             notices=tuple(notices),
+            names=self.marker_names,
         )
 
     def rows_of(self, number: int, frame: Sequence[int] = ()) -> NDArray[np.intp]:
