@@ -50,7 +50,7 @@ from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, wit
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.labels import measure, relabel
-from cellwright.ops.measure.analysis import analysis_task
+from cellwright.ops.measure.analysis import analyse, analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
@@ -766,6 +766,10 @@ def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sm
     assert found.result.fit == whole.fit == found.result.provenance.settings["expected_f1"] == 0.5
     assert found.notices == whole.notices
     assert "Expect about 5 of 10 right" in found.notices[-1]
+    few = AnalysisSettings(keep=("x<60",))
+    left = run(count_streamed(job_of(image, tmp_path / "few", small_blocks, analysis=few)))
+    assert left.result.fit is None  # of what a filter left, no more than half
+    assert analyse(whole, image, few).result.fit is None
 
 
 def test_slices_that_are_not_linked_have_no_border(tmp_path, draw_blobs, small_blocks):

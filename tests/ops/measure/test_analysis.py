@@ -19,6 +19,7 @@ from cellwright.ops.measure.filters import (
     with_channel_numbers,
 )
 from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.ops.measure.regions import MaskRegion, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 
 
@@ -136,6 +137,16 @@ def test_filters_hold_for_any_column():
         assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
     assert kept_rows(table, []).all()
     assert str(parse_filter("class = WBC")) == "class=WBC"
+
+
+def test_how_well_a_count_went_is_not_told_of_the_few_cells_that_filters_left(stained):
+    labels, image = stained
+    result = replace(analyse(labels, image, AnalysisSettings()).result, fit=0.9)
+    for keep, fit in (((), 0.9), (("label<=60",), 0.9), (("label<=40",), None), (("label<1",), None)):
+        assert analyse(result, image, AnalysisSettings(keep=keep)).result.fit == fit
+    left = RegionSet((MaskRegion("left", np.arange(200)[None] < np.full((200, 1), 60)),))
+    inside = analyse(result, image, AnalysisSettings(), AnalysisInputs(regions=left)).result
+    assert (inside.count, inside.fit) == (30, 0.9)  # which regions leave are as good as the others
 
 
 def test_wrong_filters_are_refused():

@@ -48,6 +48,7 @@ from cellwright.ops.measure.analysis import (
     AnalysisInputs,
     check_tracked,
     counts_table,
+    fit_of_kept,
     left_out,
     left_out_notices,
     tracks_of,
@@ -328,6 +329,7 @@ class Selected:
     n_outside: int  # nuclei in no cell, where nuclei were given
     thresholds: Mapping[str, float]  # of the markers, by channel
     notices: tuple[str, ...]  # sentences for the user
+    reasons: Mapping[str, int]  # why how many cells do not count
 
 
 def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
@@ -369,6 +371,7 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
         nuclei.n_outside,
         thresholds,
         (*left_out_notices(reasons), *nuclei.notices),
+        reasons,
     )
 
 
@@ -388,7 +391,8 @@ def analysis_of(
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
     whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
     table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
-    result = replace(result, count=float(len(table)), cells=_cells_of(job, table))
+    fit = fit_of_kept(result.fit, len(table), selected.reasons)
+    result = replace(result, count=float(len(table)), cells=_cells_of(job, table), fit=fit)
     tracks, lineages, copositive, n_outside = None, None, None, None
     if job.recipe.analysis.positive:
         copositive = copositive_table(table, tuple(selected.thresholds))

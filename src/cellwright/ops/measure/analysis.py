@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 MICROMETRES_PER_MM = 1000.0
 PLANES = {"T": "frames", "Z": "slices"}
+BY_FILTERS = "by the filters"  # why cells do not count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,9 +152,10 @@ def analysis_task(
         table["regions"] = regions.joined_names(membership)
     known = {"class": class_names(result), "regions": regions.names}
     check_texts(settings.keep, {name: texts for name, texts in known.items() if name in table})
-    kept, notices = _kept(table, result, membership, settings)
+    kept, reasons = _kept(table, result, membership, settings)
     table = table.loc[kept].reset_index(drop=True)
-    result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
+    fit = fit_of_kept(result.fit, int(kept.sum()), reasons)
+    result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept), fit=fit)
     if numbers is None:
         table["label"] = np.arange(1, len(table) + 1)
     n_outside = compartments.nuclei.n_outside if compartments.nuclei is not None else None
@@ -175,7 +177,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
+        notices=(*left_out_notices(reasons), *[compartments.notice] * bool(compartments.notice)),
         names=called(image, thresholds),
     )
 
@@ -219,12 +221,11 @@ def check_tracked(axes: str, *, is_volume: bool) -> None:
 
 def _kept(
     table: "pandas.DataFrame", result: Result, membership: NDArray[np.bool_], settings: AnalysisSettings
-) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Return which cells count, and a sentence for each reason why others do not."""
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which cells count, and how many do not for which reason."""
     ndim = cell_ndim(result)
     boxes, shape = result.cells.boxes[:, :, -ndim:], _label_shape(result)[-ndim:]
-    kept, reasons = left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
-    return kept, left_out_notices(reasons)
+    return left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
 
 
 def left_out(
@@ -246,11 +247,19 @@ def left_out(
     for reason, wanted in (
         ("outside the regions", in_regions),
         ("at the border", away_from_border(boxes, shape, settings.border)),
-        ("by the filters", kept_rows(table, [parse_filter(rule) for rule in settings.keep])),
+        (BY_FILTERS, kept_rows(table, [parse_filter(rule) for rule in settings.keep])),
     ):
         reasons[reason] = int((kept & ~wanted).sum())
         kept &= wanted
     return kept, reasons
+
+
+def fit_of_kept(fit: float | None, n_kept: int, reasons: Mapping[str, int]) -> float | None:
+    """Return how well a count can be expected to be; None where filters left no more than half of its cells.
+
+    It was judged by all of them, of which those few may be the best, or the worst.
+    """
+    return fit if n_kept > reasons[BY_FILTERS] else None
 
 
 def left_out_notices(reasons: Mapping[str, int]) -> tuple[str, ...]:
