@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.napari_private import spare_collector
+from cellwright.widgets.shared.napari_private import end_sparing, spare_collector
 
 TICK_MS = 5
 LONGEST_MS = 100.0
@@ -36,7 +36,7 @@ def test_the_event_loop_goes_on_during_a_count(
 
 
 def test_the_collector_passes_over_what_is_there_until_a_layer_is_removed() -> None:
-    gc.unfreeze()
+    end_sparing()
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((8, 8)))
     before = Labels(np.zeros((8, 8), int))  # only the collector finds such layers, which point at themselves
