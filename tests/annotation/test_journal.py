@@ -113,6 +113,25 @@ def test_a_journal_without_a_beginning(damage, draw_session, journal):
     assert journal.read_bytes() == before
 
 
+@pytest.mark.parametrize("shape", [(24, -1), (0, 30), (7, 9), (24,)])
+def test_an_image_of_another_shape_than_its_labels(shape, draw_session, journal):
+    draw_session("YX", 1, journal).close()
+    start = read_journal(journal).start
+    wrong = journals.pack_start(replace(start, image=replace(start.image, shape=shape)))
+    journal.write_bytes(journals.MAGIC + journals._record(wrong))
+    with pytest.raises(ReadError, match="damaged"):
+        AnnotationSession.open_journal(journal)
+
+
+def test_labels_without_pixels(draw_session, journal):
+    draw_session("YX", 1, journal).close()
+    start = read_journal(journal).start
+    wrong = journals.pack_start(replace(start, labels=start.labels[:, :0]))
+    journal.write_bytes(journals.MAGIC + journals._record(wrong))
+    with pytest.raises(ReadError, match="damaged"):
+        AnnotationSession.open_journal(journal)
+
+
 def test_a_record_that_is_no_edit(draw_session, journal):
     draw_session("YX", 1, journal).close()
     with journal.open("ab") as file:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cellwright.annotation.identity import ImageIdentity
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata
-from cellwright.core.data import Labels
+from cellwright.core.data import CHANNEL, Labels
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.tables import plain
 from cellwright.ops.label_changes import Box, Change
@@ -95,8 +95,12 @@ def unpack_start(content: bytes) -> Start:
     meta, packed = _parted(content)
     name, shape, axes, pixel_size_um, fingerprint = meta["image"]
     identity = ImageIdentity(name, tuple(shape), axes, tuple(pixel_size_um), fingerprint)
+    labels = _unpack_labels(packed[0], meta["shape"])
+    seen = tuple(n for axis, n in zip(axes, shape, strict=True) if axis != CHANNEL)
+    if labels.shape != seen or labels.size == 0:
+        raise ValueError(f"labels of shape {labels.shape} for an image of shape {identity.shape}")
     cells = {int(number): CellMetadata(*values) for number, values in meta["facts"].items()}
-    return Start(identity, _unpack_labels(packed[0], meta["shape"]), cells, _metadata_in(meta["extras"]))
+    return Start(identity, labels, cells, _metadata_in(meta["extras"]))
 
 
 def pack_entry(entry: Command | Step) -> bytes:
