@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cellwright.training.evaluation.compare import Comparison
 
 DATASET = "a folder of annotated images"
-SPLITS = {"all": None}  # what is selected by names that are no split
 COMPARE_RULES = (*ENGINE_RULES, FlagRule(("split",), needs=(DATASET,)))
 
 
@@ -51,7 +50,7 @@ def evaluate(
     """
     refuse_idle(context, ENGINE_RULES)
     everything = read_folder(dataset)
-    chosen = everything.select(SPLITS.get(split, split), group)
+    chosen = everything.select(None if split == "all" else split, group)
     if not len(chosen):
         splits = sorted({item.split for item in everything.items})
         groups = sorted({item.group for item in everything.items})
@@ -116,7 +115,7 @@ def read_source(source: Path, split: str) -> "Dataset | Image":
 
     if not holds_images(source):
         return read_image(source)
-    chosen = read_folder(source).select(SPLITS.get(split, split))
+    chosen = read_folder(source).select(None if split == "all" else split)
     if not len(chosen):
         raise ReadError(f"{source} has no annotated image of split {split!r}. Choose another, or 'all'.")
     return chosen

@@ -153,7 +153,7 @@ def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> Finetu
     refuse_foreign(flags, FinetuneSettings)
     names = {item.name for item in fields(FinetuneSettings)}
     given = {name: value for name, value in flags.items() if name in names and value is not None}
-    return replace(preset_of(next(iter(chosen), "quick")), **given)
+    return replace(preset_of(chosen[0] if chosen else "quick"), **given)
 
 
 def tune_model(

@@ -230,7 +230,8 @@ def likely_axes(shape: Sequence[int], *, is_colour: bool = False) -> list[str]:
     found = ["".join(lead) + "YX" for lead in permutations("TZ", n - 2)]
     if not is_colour:
         found += ["".join(lead) + "YX" for lead in permutations("TZC", n - 2) if CHANNEL in lead]
-        found += ["".join(lead) + "YXC" for lead in permutations("TZ", max(n - 3, 0)) if n > 2]
+        if n > 2:
+            found += ["".join(lead) + "YXC" for lead in permutations("TZ", n - 3)]
     return [axes + CHANNEL * is_colour for axes in found]
 
 

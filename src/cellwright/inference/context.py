@@ -107,7 +107,7 @@ class CountContext:
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
-        colouring = getattr(self.frames, "scaling", None)
+        colouring = self.frames.scaling if isinstance(self.frames, PseudocolorFrames) else None
         channel = self.frames.channel if isinstance(self.frames.channel, int) else None
         return Preparation(
             self.scaling,

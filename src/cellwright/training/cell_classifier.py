@@ -199,8 +199,7 @@ def _names(annotation: Annotation, item: Item, source: ClassDataset) -> list[str
     """Return what each cell is called here; empty where it has no class or is left out."""
     if annotation.classes is None:
         return [""] * len(annotation.points)
-    called = dict(enumerate(item.classes))
-    own = [called.get(int(number), "") for number in annotation.classes]
+    own = [item.classes[number] if number >= 0 else "" for number in annotation.classes]
     return [source.names.get(name, name) for name in own]
 
 

@@ -394,7 +394,7 @@ def _coco_file(folder: Path) -> Path | None:
             f"Expected one COCO file in {folder}; got {few([file.name for file in found])}. Keep one, or "
             "put each with its images into folders train and val."
         )
-    return next(iter(found), None)
+    return found[0] if found else None
 
 
 def _annotations(path: Path) -> tuple[ImageAnnotation, ...]:

@@ -36,7 +36,7 @@ def is_geojson(path: Path) -> bool:
     """Return whether a JSON file holds features or geometries."""
     value: Any = read_json(path).value
     if isinstance(value, list):
-        value = next(iter(value), None)
+        value = value[0] if value else None
     return isinstance(value, dict) and value.get("type") in TYPES
 
 

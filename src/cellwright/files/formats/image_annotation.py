@@ -71,7 +71,10 @@ class ImageAnnotation:
         """Return the name of the class of a cell, :data:`NO_CLASS` where it has none."""
         if self.classes is None:
             return NO_CLASS
-        return dict(enumerate(self.class_names)).get(int(self.classes[row]), NO_CLASS)
+        number = int(self.classes[row])
+        if not 0 <= number < len(self.class_names):
+            return NO_CLASS
+        return self.class_names[number]
 
     def planes(self) -> "tuple[ImageAnnotation, ...]":
         """Return one 2D image for each frame and slice, named after its place; one that is 2D as it is."""
@@ -86,7 +89,8 @@ class ImageAnnotation:
         if self.labels is not None:
             numbers, inverse = np.unique(self.labels[index], return_inverse=True)
             rows = numbers[numbers > 0] - 1
-            labels: Labels = (inverse.reshape(plane.shape) + (numbers[0] != 0)).astype(np.int32)
+            first = 0 if numbers[0] == 0 else 1  # of the numbers anew: 0 is the background
+            labels: Labels = (inverse.reshape(plane.shape) + first).astype(np.int32)
             return replace(plane, labels=labels, classes=_rows(self.classes, rows))
         if self.boxes is not None:
             low, high = np.floor(self.boxes[:, 0, :-2]), np.ceil(self.boxes[:, 1, :-2])

@@ -220,7 +220,9 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
         assert isinstance(request.data, Dataset)
         return Compared(comparison, tuple(found), request.data.items), None
     (disagreement,) = found
-    layer = disagreement and disagreement.layer(comparison.models, request.source)
+    layer = None
+    if disagreement is not None:
+        layer = disagreement.layer(comparison.models, request.source)
     return Compared(comparison, tuple(found)), layer
 
 

@@ -65,7 +65,7 @@ def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
 
 def _cells_layer(marks: ImageAnnotation) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
-    names = [name * (name != NO_CLASS) for name in names]
+    names = ["" if name == NO_CLASS else name for name in names]
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
     arguments: dict[str, Any] = {
         "metadata": {METADATA: told},
