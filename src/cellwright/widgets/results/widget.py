@@ -47,7 +47,6 @@ DRAW_HINT = (
     "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
     "and frame."
 )
-MEASURED = "Measured; what was ticked is in the table of Cells."
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -134,7 +133,6 @@ class ResultsWidget(QWidget):
         view.delete_like.hidden.triggered.connect(lambda: self._delete_like(~self.model.kept))
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
-        view.tabs.currentChanged.connect(self._on_page_opened)
         self.measurer.failed.connect(view.message.fail)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
@@ -234,16 +232,12 @@ class ResultsWidget(QWidget):
         self._is_asked = True
         self.measurer.read()
 
-    def _on_page_opened(self, _: int) -> None:
-        if self.view.message.text() == MEASURED:  # of the page that was left
-            self.view.message.tell("")
-
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
         self._show_table()
         if measured is not None:
             if self._is_asked:
-                self.view.message.tell(MEASURED)
+                self.view.message.tell("Measured; what was ticked is in the table of Cells.")
                 self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
             regions, image = measured.snapshot.regions, measured.snapshot.image
