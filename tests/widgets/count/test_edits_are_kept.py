@@ -19,7 +19,7 @@ from cellwright.widgets.shared.edited_layers import ASKED, is_edited
 from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, source_of
 
 ALL = ("Labels", "Points", "Shapes")
-N_SEQUENCES, N_STEPS = 4, 12
+N_SEQUENCES, N_STEPS = 6, 14
 Settled = Callable[[CountWidget], None]
 ResultOf = Callable[[Image, Any], Result]
 
@@ -179,7 +179,10 @@ def content(layer: Layer) -> list[Any]:
 
 
 class World:
-    """A viewer in which a user and the count panel take turns; ``made`` is what the user put into layers."""
+    """A viewer in which a user and the count panel take turns.
+
+    ``made`` is what the user put into layers, ``found`` what the last count put into those it has filled.
+    """
 
     def __init__(self, seed: int, result_of: ResultOf) -> None:
         self.rng = np.random.default_rng(seed)
@@ -187,11 +190,13 @@ class World:
         self.viewer = ViewerModel()
         self.source, _ = pictured(self.viewer, result_of, n_cells=3)
         self.made: dict[Layer, list[Any]] = {}
+        self.found: dict[Layer, list[Any]] = {}
 
     def step(self) -> str:
         """Do one thing and return which."""
         steps = (self.count, self.preview, self.region, self.untick, self.edit, self.delete, self.rename)
-        step = (*steps, self.copy)[self.rng.integers(len(steps) + 1)]
+        steps = (*steps, self.copy, self.undo, self.redo, self.stroke)
+        step = steps[self.rng.integers(len(steps))]
         step()
         return step.__name__
 
@@ -206,7 +211,8 @@ class World:
         n_cells = int(self.rng.integers(0, 4))
         labels = cells(n_cells)[:, : source.image.shape[-1]].copy()
         outputs = [name for name in ALL if self.rng.random() < 0.7]
-        place(self.viewer, prepare(self.result_of(source.image, labels), source, outputs))
+        shown = place(self.viewer, prepare(self.result_of(source.image, labels), source, outputs))
+        self.found |= {layer: content(layer) for layer in shown.values()}
 
     def region(self) -> None:
         window = (slice(0, 24), slice(0, int(self.rng.integers(30, 60))))
@@ -227,9 +233,38 @@ class World:
             edits[self.rng.integers(len(edits))](layer)
             self.made[layer] = content(layer)
 
+    def undo(self) -> None:
+        self._go_through_history("undo")
+
+    def redo(self) -> None:
+        self._go_through_history("redo")
+
+    def _go_through_history(self, way: str) -> None:
+        """Press the key in any layer: in one that a count has filled it is to do nothing."""
+        layer = self._any()
+        if isinstance(layer, Labels):
+            getattr(layer, way)()
+            if layer in self.made:
+                self.made[layer] = content(layer)
+
+    def stroke(self) -> None:
+        """Paint while a count ends, and take the stroke back."""
+        layer = self._any()
+        if isinstance(layer, Labels):
+            before, number = content(layer), int(layer.data.max()) + 1
+            with layer.block_history():
+                layer.paint((2, 2), number)
+                self._place(self.source)
+                layer.paint((2, 6), number)
+            self.made[layer] = content(layer)
+            layer.undo()
+            np.testing.assert_array_equal(layer.data, *before)
+            layer.redo()
+
     def delete(self) -> None:
         layer = self._any()
         if layer is not None:
+            self.found.pop(layer, None)
             self.viewer.layers.remove(layer)
             self.made.pop(layer, None)
 
@@ -254,6 +289,9 @@ def test_nothing_that_the_user_made_is_lost_in_any_order(result_of: ResultOf) ->
             for layer, kept in world.made.items():
                 assert layer in world.viewer.layers, (seed, step)
                 for before, after in zip(kept, content(layer), strict=True):
+                    np.testing.assert_array_equal(before, after, err_msg=f"{seed} {step}")
+            for layer in world.found.keys() - world.made.keys():  # undo brings nothing back into it
+                for before, after in zip(world.found[layer], content(layer), strict=True):
                     np.testing.assert_array_equal(before, after, err_msg=f"{seed} {step}")
 
 
