@@ -1,3 +1,6 @@
+import threading
+import time
+
 import npe2
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QDialog, QWidget
 
 from cellwright.core.errors import ReadError
@@ -301,3 +305,25 @@ def test_more_scenes_are_chosen_from_a_list(tmp_path, told, monkeypatch, qtbot):
     assert not told
     monkeypatch.setattr(ImagesDialog, "exec", lambda _: QDialog.DialogCode.Rejected)
     assert read_layers(str(tmp_path / "a.tif")) == [(None,)]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a_labels.tif"])
+def test_the_window_goes_on_while_a_file_is_read(tmp_path, viewer_with_readers, monkeypatch, qtbot, name):
+    """Files of servers and slow drives take seconds, and so does what is imported to read the first."""
+    tifffile.imwrite(tmp_path / name, np.ones((20, 30), np.int32))
+    read, threads, ticks = tiff.read_tiff, set(), []
+
+    def slowly(*arguments, **options):
+        threads.add(threading.current_thread())
+        time.sleep(0.3)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(tiff, "read_tiff", slowly)
+    timer = QTimer()
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.start(10)
+    (layer,) = viewer_with_readers.open(tmp_path / name, plugin="napari-cellwright")
+    timer.stop()
+    assert layer.data.shape == (20, 30)
+    assert threading.main_thread() not in threads
+    assert len(ticks) > 5

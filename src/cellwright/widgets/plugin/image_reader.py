@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pint
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
@@ -23,6 +24,7 @@ from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.images import describe_images, image_names, read_image, read_images
 from cellwright.files.metadata import FilePart, blank, guess_notice
 from cellwright.files.zarr import address_of, is_zarr
+from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
 from cellwright.widgets.shared.style import fill, wrapped_label
@@ -86,19 +88,27 @@ def _tell(notices: Iterable[str]) -> None:
 
 def _layers_in(path: str, notices: dict[str, None]) -> list[LayerData]:
     images = read_images(path, has_levels=True)
-    found = list(islice(images, MOST_IMAGES))
-    further = next(images, None)
-    if further is not None:
-        wanted = _wanted(Path(path).name, image_names(path), notices)
+    found = beside_window(lambda: list(islice(images, MOST_IMAGES + 1)))
+    if len(found) > MOST_IMAGES:
+        wanted = _wanted(Path(path).name, beside_window(image_names, path), notices)
         if not wanted:
             return []
-        every = islice(chain(found, (further,), images), max(wanted) + 1)
-        found = [image for number, image in enumerate(every) if number in wanted]
+        rest = islice(chain(found, images), max(wanted) + 1)
+        found = beside_window(lambda: [one for number, one in enumerate(rest) if number in wanted])
+    return beside_window(_as_layers, path, found, notices)
+
+
+def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> list[LayerData]:
     layers: list[LayerData] = []
-    for image in found:
+    for image in images:
         notices.update(dict.fromkeys(image.notices))
         layers += layers_of(image)
-    return layers + _labels_inside(path)
+    layers += _labels_inside(path, notices)
+    if any(not isinstance(image.data, np.ndarray) for image in images):
+        lazy(np.zeros(1)).compute()  # the first makes dask load its schedulers: not in a turn of the window
+    units: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    units.pixel  # noqa: B018 - likewise: napari's first layer makes pint read its list of units
+    return layers
 
 
 def read_folder(path: str) -> list[LayerData]:
@@ -120,6 +130,12 @@ def read_stack(paths: Sequence[str]) -> list[LayerData]:
 
     ReadError where one cannot be read, they are not alike, or have slices and time already.
     """
+    layers, notices = beside_window(_stacked, paths)
+    _tell(notices)
+    return layers
+
+
+def _stacked(paths: Sequence[str]) -> tuple[list[LayerData], tuple[str, ...]]:
     import dask.array  # napari brings it
 
     first = read_image(paths[0])
@@ -139,11 +155,8 @@ def read_stack(paths: Sequence[str]) -> list[LayerData]:
     axes = new + first.axes
     if sizes and new == "Z":
         sizes = (0.0, *sizes)
-    notice = guess_notice(axes, data.shape)
-    _tell((*first.notices, notice))
-    return layers_of(
-        replace(first, data=data, axes=axes, pixel_size_um=sizes, axes_are_guessed=True, source="")
-    )
+    whole = replace(first, data=data, axes=axes, pixel_size_um=sizes, axes_are_guessed=True, source="")
+    return layers_of(whole), (*first.notices, guess_notice(axes, data.shape))
 
 
 def _page(path: str, first: Image) -> NDArray[Any]:
@@ -267,7 +280,7 @@ def _scaled(levels: list[Any], arguments: dict[str, Any]) -> tuple[Any, dict[str
     return levels, {**arguments, "multiscale": True}
 
 
-def _labels_inside(path: str) -> list[LayerData]:
+def _labels_inside(path: str, notices: dict[str, None]) -> list[LayerData]:
     inside = Path(path) / "labels"
     if address_of(path) or not is_zarr(inside):
         return []
@@ -285,7 +298,7 @@ def _labels_inside(path: str) -> list[LayerData]:
                 parts = [parts[0][(slice(None),) * at + (number,)] for number in range(image.shape[at])]
             layers += [(part, arguments, "labels") for part in parts]
     except ReadError as error:
-        show_warning(str(error))
+        notices[str(error)] = None
     return layers
 
 
@@ -299,7 +312,7 @@ def sample_layers(name: str) -> list[LayerData]:
     path = FOLDER / FILES[name]
     if not path.is_file():
         raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
-    return layers_of(replace(read_image(path), name=name))
+    return beside_window(lambda: layers_of(replace(read_image(path), name=name)))
 
 
 nuclei_2d = partial(sample_layers, "nuclei_2d")

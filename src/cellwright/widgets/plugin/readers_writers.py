@@ -22,6 +22,7 @@ from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
 from cellwright.widgets.plugin.image_reader import LayerData
+from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
 from cellwright.widgets.shared.regions import HALF_PIXEL
@@ -44,7 +45,7 @@ def read_layers(path: str) -> list[LayerData]:
     ReadError where it is damaged, or of no format known.
     """
     layers = []
-    found = recognise(path).read(path)
+    found = beside_window(lambda: recognise(path).read(path))
     for notice in dict.fromkeys(notice for marks in found for notice in marks.notices):
         show_warning(notice)
     for marks in found:
