@@ -23,6 +23,7 @@ from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
+from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
@@ -157,6 +158,8 @@ def forget_gone(viewer: Any) -> None:
 def count_task(request: Request) -> Task[CountOutcome]:
     """Return the cells of a request with their layers; imports torch in the thread that runs it."""
     yield Progress("load", 0, 1)
+    source = request.source
+    request = replace(request, source=replace(source, pixels=mark_of_pixels(source.layer_data)))
     from cellwright.inference.pipeline import count_with_prediction
 
     image, recipe = request.source.image, request.recipe

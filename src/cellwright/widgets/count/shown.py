@@ -32,7 +32,8 @@ from cellwright.widgets.count.model import (
     removed_line,
 )
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
+from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news, follow
+from cellwright.widgets.shared.cells.image_pixels import has_other_pixels
 from cellwright.widgets.shared.edited_layers import (
     ASKED,
     METADATA,
@@ -165,6 +166,7 @@ class ShownCount(QObject):
             changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
         listen(self._viewer.dims.events.point, self._on_slid, panel)
+        follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
         panel.classes.currentIndexChanged.connect(self.update)
         for box in panel.outputs.values():
             box.toggled.connect(self.update)
@@ -184,6 +186,9 @@ class ShownCount(QObject):
     def on_counted(self, counted: CountOutcome) -> None:
         """Show a new count, and tell what is to be known of it."""
         source = counted.request.source
+        image = layer_of_id(self._viewer, source.layer_id)
+        if image is not None:
+            follow(self._viewer).pixels.note(image, source.pixels)
         if not source.is_preview:
             remove(self._viewer, {**source.key, "is_preview": True})
         shown = self.show(counted)
@@ -372,7 +377,7 @@ class ShownCount(QObject):
         layer = layer_of_id(self._viewer, source.layer_id)
         if layer is None:
             return "which is closed"
-        if layer.data is not source.layer_data:
+        if layer.data is not source.layer_data or has_other_pixels(layer, source.pixels):
             return "which has other pixels now"
         chosen = self._panel.image.layer
         if chosen is not None and str(chosen.unique_id) == source.layer_id:

@@ -357,6 +357,8 @@ def _corners(regions: RegionSet) -> list[Any]:
 
 def _by_hand(measured: MeasuredCells) -> list[str]:
     found = []
+    if measured.snapshot.is_of_other_pixels:
+        found.append("that the image was given other pixels after the count")
     if measured.n_edited:
         found.append(f"{measured.n_edited} cells drawn or changed by hand")
     elif measured.snapshot.is_edited:

@@ -1,6 +1,7 @@
 """Keeps the table in line with the layer: what is painted, split, deleted or moved is measured anew, soon."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.cells.image_pixels import mark_of
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import channels_beside, snapshot_of
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
@@ -37,13 +39,16 @@ class Measurer(QObject):
         self.cytoplasm_px = 0.0
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
-        self._is_stale = self._is_waiting = False
+        self._is_stale = self._is_waiting = self._is_anew = False
         self._is_held = True  # until the panel is there: a thread that measures would take turns with it
         self._has_bar = False  # else the bar is that of a file that is written
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self._on_bar_failed)
         bar.finished.connect(self._on_finished)
-        follow(link.viewer).leave_to(self)
+        followers = follow(link.viewer)
+        followers.leave_to(self)
+        self.pixels = followers.pixels
+        self.pixels.changed.connect(self._on_pixels_changed)
 
     @property
     def layer(self) -> Layer | None:
@@ -54,6 +59,11 @@ class Measurer(QObject):
     def is_busy(self) -> bool:
         """Whether cells are being measured, or are to be."""
         return self._job is not None or self._bar.is_busy or self._is_stale or self._is_waiting
+
+    @property
+    def _further_images(self) -> tuple[ImageLayer, ...]:
+        """The other channels of the file of the image, and what was chosen beside it."""
+        return (*channels_beside(self._link.viewer, self._link.image_layer), *self.others)
 
     def set_layer(self, layer: Layer | None, image_layer: ImageLayer | None) -> None:
         """Tell of another layer from now on."""
@@ -85,6 +95,13 @@ class Measurer(QObject):
         for emitter in _emitters(new):
             emitter.connect(self._on_regions_changed)
 
+    def read_anew(self) -> None:
+        """Measure all cells, whatever is known of them: pixels may have changed without a word."""
+        for one in filter(mark_of, filter(None, (self._link.image_layer, *self._further_images))):
+            self.pixels.look_at(one)
+        self._is_anew = True
+        self.read()
+
     def begin(self) -> None:
         """Measure what was chosen while the panel was being built, and from now on at once."""
         self._is_held = False
@@ -109,12 +126,16 @@ class Measurer(QObject):
 
     def _measure(self, layer: Layer) -> None:
         nuclei = self.nuclei if self.nuclei is not layer else None
-        image = self._link.image_layer
-        others = (*channels_beside(self._link.viewer, image), *self.others)
+        image, others = self._link.image_layer, self._further_images
+        for one in filter(None, (image, *others)):
+            self.pixels.watch(one)
         snapshot = snapshot_of(layer, image, others, self.regions, self._model.region_rule, nuclei)
         before, on_returned = self._model.measured, partial(self._on_measured, layer)
+        is_anew, self._is_anew = self._is_anew, False
+        if before is not None and is_anew:
+            before = replace(before, measured=())
         task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
-        if before is None or before.settings != self.settings:
+        if before is None or is_anew or before.settings != self.settings:
             self._has_bar = True
             self._bar.start(task, on_returned)
             return
@@ -150,6 +171,10 @@ class Measurer(QObject):
         self._has_bar = False
         if self._is_stale:
             self.read()
+
+    def _on_pixels_changed(self, image: ImageLayer) -> None:
+        if image is self._link.image_layer or image in self._further_images:
+            self.read_soon()
 
     def _on_regions_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]  # napari's weak reference may outlive it

@@ -168,6 +168,12 @@ class ResultsModel:
         return "changed by hand" if is_its and self.n_cells != round(event.count) else ""
 
     @property
+    def pixels_text(self) -> str:
+        """That the image has been given other pixels since its cells were counted; '' where it has not."""
+        is_other = self.measured is not None and self.measured.snapshot.is_of_other_pixels
+        return "counted in other pixels than the image has now" if is_other else ""
+
+    @property
     def regions(self) -> RegionSet:
         """Where cells are counted."""
         if self.measured is None:
@@ -481,6 +487,8 @@ class ResultsModel:
             notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
         elif self.by_hand:
             notices.append("Cells were deleted by hand.")
+        if self.pixels_text:
+            notices.append(f"The cells were {self.pixels_text}.")
         if self.gate is not None:
             notices.append(f"Only cells inside a gate drawn over {self.gate.x} and {self.gate.y} count.")
         return Analysis(

@@ -230,7 +230,7 @@ class ResultsWidget(QWidget):
         self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
         self.measurer.set_nuclei(view.nuclei.layer)
         self._is_asked = True
-        self.measurer.read()
+        self.measurer.read_anew()
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
@@ -294,8 +294,9 @@ class ResultsWidget(QWidget):
         else:
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
-            parts = [f"{total}cells{in_planes(model.measured.result)}"]
-            view.line.setText(" · ".join(filter(None, (*parts, model.by_hand, model.nuclei_text))))
+            cells = f"{total}cells{in_planes(model.measured.result)}"
+            parts = (cells, model.by_hand, model.pixels_text, model.nuclei_text)
+            view.line.setText(" · ".join(filter(None, parts)))
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
 

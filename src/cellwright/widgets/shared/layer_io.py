@@ -23,6 +23,7 @@ from cellwright.models import registry
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.shared.cells.deleted_cells import FOUND
 from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.cells.image_pixels import PIXELS
 from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
@@ -68,6 +69,7 @@ class Source:
     channel_axis: int | None = None  # where the cells need an axis of length one to line up with the image
     is_preview: bool = False  # whether its layers are kept apart from those of a count
     layer_data: Any = field(default=None, compare=False, repr=False)  # ``data`` of the layer, as it was
+    pixels: int | None = field(default=None, compare=False)  # their mark, None where not known
 
     @property
     def key(self) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def prepare(
     """
     made = {}
     for output in outputs:
-        own = {**asdict(result.provenance), **source.key, "output": output, **told}
+        own = {**asdict(result.provenance), **source.key, "output": output, PIXELS: source.pixels, **told}
         labels = result.cells.labels
         if output == "Labels" and labels is not None:
             own[FOUND] = cells_table(result)

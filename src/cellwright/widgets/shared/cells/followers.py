@@ -23,6 +23,7 @@ from cellwright.core.tasks import Task
 from cellwright.ops.measure.columns import MEASURED, describe
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import note_deleted
+from cellwright.widgets.shared.cells.image_pixels import ImagePixels
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import channels_beside, image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
@@ -134,6 +135,8 @@ class Followers(QObject):
         self._is_writing = False
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
         self._soon = debouncer(self, READ_MS, self._read)
+        self.pixels = ImagePixels(self, viewer)
+        self.pixels.changed.connect(self._on_pixels_changed)
         for layer in viewer.layers:
             self._follow(layer)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -142,7 +145,7 @@ class Followers(QObject):
     @property
     def is_busy(self) -> bool:
         """Whether a layer is being measured, or is to be."""
-        return self._job is not None or bool(self._stale)
+        return self._job is not None or bool(self._stale) or self.pixels.is_busy
 
     def leave_to(self, table: LayerTable) -> None:
         """Leave the layer of a table to it, for as long as it has one."""
@@ -205,6 +208,14 @@ class Followers(QObject):
         if not is_told and (event.type != "features" or isinstance(layer, Labels)):
             self.look_at(layer)
 
+    def _on_pixels_changed(self, image: Layer) -> None:
+        """Measure the intensities of cells in an image anew."""
+        viewer = self._viewer()
+        for layer in () if viewer is None else viewer.layers:
+            is_intense = isinstance(layer, Labels) and "intensity" in _groups(layer)
+            if is_intense and not self._tables_of(layer) and image_layer_under(viewer, layer) is image:
+                self.look_at(layer)
+
     def _read(self) -> None:
         """Measure the next layer that has changed, beside the viewer."""
         viewer = self._viewer()
@@ -244,11 +255,16 @@ def _told(layer: Layer, error: Exception) -> str:
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
-    groups = {describe(str(name)).group for name in layer.features}
+    groups = _groups(layer)
     wanted = tuple(name for name in MEASURED if name in groups)
     image = image_layer_under(viewer, layer)
     snapshot = snapshot_of(layer, image, channels_beside(viewer, image))
     return measure_task(snapshot, MeasureSettings(wanted))
+
+
+def _groups(layer: Layer) -> set[str]:
+    """Return the groups of what the features of a layer tell."""
+    return {describe(str(name)).group for name in layer.features}
 
 
 def write_features(layer: Layer, measured: MeasuredCells) -> None:

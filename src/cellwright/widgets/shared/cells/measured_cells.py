@@ -184,6 +184,7 @@ def _is_same_measure(cells: MeasuredCells, before: MeasuredCells) -> bool:
     same_others = {name: id(one.data) for name, one in old.others.items()} == {
         name: id(one.data) for name, one in new.others.items()
     }
+    is_same_image &= old.marks == new.marks
     return is_same_image and same_others and before.settings == cells.settings
 
 

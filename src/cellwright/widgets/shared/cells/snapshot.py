@@ -17,6 +17,7 @@ from cellwright.core.errors import WrongLayerError
 from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
+from cellwright.widgets.shared.cells.image_pixels import PIXELS, has_other_pixels, mark_of
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     SAME_PIXELS,
@@ -56,6 +57,8 @@ class Snapshot:
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
     boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
     deleted: "pandas.DataFrame | None" = None  # cells that undo may bring back
+    marks: tuple[int | None, ...] = ()  # of the pixels of the image and the further ones, as far as known
+    is_of_other_pixels: bool = False  # whether the image has other pixels than those that were counted
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -149,8 +152,18 @@ def snapshot_of(
         provenance=found_by,
         is_edited=bool(metadata_of(layer).get(EDITED)),
         deleted=deleted_rows(layer),
+        marks=tuple(mark_of(one) for one in (image_layer, *further) if one is not None),
+        is_of_other_pixels=_is_of_other_pixels(layer, image_layer),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
+
+
+def _is_of_other_pixels(layer: Layer, image_layer: ImageLayer | None) -> bool:
+    """Return whether cells were counted in an image that is known to have other pixels now."""
+    own = metadata_of(layer)
+    if image_layer is None or own.get("source") != str(image_layer.unique_id):
+        return False
+    return has_other_pixels(image_layer, own.get(PIXELS))
 
 
 class PlacedCells(NamedTuple):

@@ -1,0 +1,106 @@
+"""Notices that an image has other pixels than those in which its cells were found or measured.
+
+It looks when napari tells of other data or draws a slice anew that is in sight. Pixels in memory are known by
+their checksum, which is made beside the viewer; those that lie in files by the array that reads them.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import numpy as np
+from napari.layers import Image, Layer
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+
+from cellwright.core.tasks import once
+from cellwright.widgets.shared.edited_layers import checksum
+from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.napari_private import slice_in_sight
+
+READ_MS = 250
+PIXELS = "pixels"  # key in the metadata of layers of cells: mark of the pixels they were counted in
+
+_marks: WeakKeyDictionary[Layer, int] = WeakKeyDictionary()
+
+
+def mark_of_pixels(data: Any) -> int:
+    """Return a number that other pixels do not have; slow for many in memory."""
+    if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
+        return checksum(data)
+    return id(data)
+
+
+def mark_of(layer: Layer) -> int | None:
+    """Return the mark of the pixels that an image had when it was looked at last; None if it never was."""
+    return _marks.get(layer)
+
+
+def has_other_pixels(layer: Layer, mark: int | None) -> bool:
+    """Return whether an image is known to have other pixels than those of a mark."""
+    known = mark_of(layer)
+    return mark is not None and known is not None and known != mark
+
+
+class ImagePixels(QObject):
+    """Watches images of a viewer, and tells when one has other pixels than before."""
+
+    changed = Signal(object)  # the Image layer
+
+    def __init__(self, parent: QObject, viewer: Any) -> None:
+        super().__init__(parent)
+        self._viewer = ref(viewer)
+        self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
+        self._stale: WeakSet[Layer] = WeakSet()
+        self._job: Job | None = None
+        self._soon = debouncer(self, READ_MS, self._read)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an image is being looked at, or is to be."""
+        return self._job is not None or bool(self._stale)
+
+    def watch(self, layer: Image) -> None:
+        """Look at an image whenever it may have other pixels. Cheap to repeat."""
+        if layer not in self._steps:
+            self._steps[layer] = slice_in_sight(self._viewer())
+            layer.events.data.connect(self._on_changed)
+            layer.events.set_data.connect(self._on_changed)
+
+    def note(self, layer: Image, mark: int | None) -> None:
+        """Take the mark of what was counted just now, and look whether the image still has these pixels."""
+        if mark is not None:
+            _marks[layer] = mark
+            self.watch(layer)
+            self.look_at(layer)
+
+    def look_at(self, layer: Layer) -> None:
+        """Look soon whether an image has other pixels."""
+        self._stale.add(layer)
+        self._soon.throttle()
+
+    def _on_changed(self, event: Any) -> None:
+        layer, viewer = event.source, self._viewer()
+        if viewer is None:
+            return
+        step = slice_in_sight(viewer)
+        is_another_slice, self._steps[layer] = step != self._steps[layer], step
+        if event.type != "set_data" or not is_another_slice:
+            self.look_at(layer)
+
+    def _read(self) -> None:
+        if self._job is not None or not self._stale:
+            return
+        layer = self._stale.pop()
+        data = layer.data
+        self._job = Job(once("pixels", lambda: mark_of_pixels(data)), self)
+        self._job.returned.connect(lambda mark: self._on_marked(layer, mark))
+        self._job.finished.connect(self._on_finished)
+        self._job.start()
+
+    def _on_marked(self, layer: Layer, mark: int) -> None:
+        if mark != mark_of(layer):
+            _marks[layer] = mark
+            self.changed.emit(layer)
+
+    def _on_finished(self) -> None:
+        self._job = None
+        self._soon.throttle()
