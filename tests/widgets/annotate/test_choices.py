@@ -16,6 +16,7 @@ from cellwright.widgets.annotate.proofread import read_task
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_dataset import pairs
 
 PLANE = np.zeros((8, 9), np.int32)
 
@@ -39,6 +40,58 @@ def test_the_active_image_and_the_labels_counted_in_it_are_chosen(widget: Annota
     assert widget.panel.image.layer is other
     layers.remove(other)
     assert widget.panel.image.layer is image
+
+
+def cells_of(widget: AnnotateWidget, image: Any, **arguments: Any) -> Any:
+    own = {METADATA: {"source": str(image.unique_id)}}
+    return widget.viewer.add_labels(PLANE + 1, name=f"{image.name} labels", metadata=own, **arguments)
+
+
+def test_another_image_comes_with_its_own_cells(widget: AnnotateWidget) -> None:
+    viewer, panel = widget.viewer, widget.panel
+    first, second, third = (viewer.add_image(PLANE, name=name) for name in "abc")
+    cells = [cells_of(widget, image) for image in (first, second)]
+    for image, own in ((first, cells[0]), (second, cells[1]), (third, None), (first, cells[0])):
+        panel.image.setCurrentText(image.name)
+        assert (panel.image.layer, panel.start.layer) == (image, own)
+    drawn = viewer.add_labels(PLANE, name="drawn")  # of no image: it may be of any
+    for image in (third, first):
+        panel.start.choose(drawn)
+        panel.image.setCurrentText(image.name)
+        assert panel.start.layer is drawn
+
+
+def test_active_cells_come_with_their_image(widget: AnnotateWidget) -> None:
+    viewer, panel = widget.viewer, widget.panel
+    images = [viewer.add_image(PLANE, name=name) for name in "ab"]
+    cells = [cells_of(widget, image) for image in images]
+    for image, own in zip((*images, *images), (*cells, *cells), strict=True):
+        viewer.layers.selection.active = own
+        assert (panel.image.layer, panel.start.layer) == (image, own)
+    panel.begin.click()
+    viewer.layers.selection.active = cells[0]
+    assert panel.image.layer is images[1]  # an annotation that is open keeps its image
+
+
+def test_cells_of_another_image_stay_its_own(widget: AnnotateWidget) -> None:
+    viewer, panel = widget.viewer, widget.panel
+    first, second = (viewer.add_image(PLANE, name=name) for name in "ab")
+    cells = cells_of(widget, first)
+    before = dict(cells.metadata[METADATA])
+    panel.image.choose(second)
+    panel.start.choose(cells)  # on purpose
+    panel.begin.click()
+    session = widget.model.session
+    assert session is not None
+    shown = widget.model.context.layer.layer
+    assert (shown is not cells, shown.name) == (True, "b annotation")
+    session.delete(1)
+    assert (shown.data.max(), cells.data.max()) == (0, 1)
+    assert cells.metadata[METADATA] == before
+    assert [(pair.image, pair.annotation) for pair in pairs(viewer.layers)] == [
+        (first, cells),
+        (second, shown),
+    ]
 
 
 def test_an_active_annotation_is_begun_with(widget: AnnotateWidget) -> None:

@@ -72,6 +72,17 @@ def test_cells_that_were_corrected_are_not_listed_as_counted(
     assert "(as counted)" not in listed()
 
 
+def test_cells_given_to_another_image_are_listed_with_that(trainer: TrainWidget, viewer: ViewerModel) -> None:
+    images = [viewer.add_image(np.zeros((8, 9)), name=name) for name in "ab"]
+    own = [{"cellwright": {"source": str(image.unique_id), "edited": True}} for image in images]
+    cells = viewer.add_labels(np.ones((8, 9), int), name="drawn", metadata=own[0])
+    assert trainer.panel.pairs.item(0).text() == "a + drawn"
+    cells.metadata = own[1]
+    trainer.show()
+    assert trainer.panel.pairs.item(0).text() == "b + drawn"
+    assert next(iter(trainer.choices.chosen)).image is images[1]
+
+
 @pytest.fixture
 def plan(home: Path) -> Plan:
     """A run that was left."""

@@ -23,7 +23,7 @@ from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerE
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA, metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
@@ -120,7 +120,7 @@ def start_session(
     ----------
     start
         Labels, Points or Shapes to begin with; None begins with nothing. Labels of the whole image are
-        edited in their own layer, those of a part in a new one. Each shape is a cell.
+        edited in their own layer, those of a part or of another image in a new one. Each shape is a cell.
     journal
         Takes the edits; what is there already is kept under another name.
     diameter_px
@@ -207,6 +207,8 @@ def _from_labels(
         whole, found_by = np.zeros(shape, data.dtype), {}  # of a part
         paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
+    elif _is_of_another(layer, str(image_layer.unique_id)):
+        data, found_by = data.copy(), {}
     n = int(data.max(initial=0))
     features, columns = features_by_number(layer), UNKNOWN
     if {"score", "class"} & set(features):
@@ -220,6 +222,11 @@ def _from_labels(
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return AnnotationSession(image, known, journal=journal)
+
+
+def _is_of_another(cells: Layer, image_id: str) -> bool:
+    """Return whether cells were found or drawn in another image layer than the one of this ``unique_id``."""
+    return bool(metadata_of(cells).get("source", image_id) != image_id)
 
 
 def _found_by(layer: Labels) -> dict[str, Any]:
@@ -296,7 +303,8 @@ def _layer_of(
     own: dict[str, Any] = {ANNOTATION: "labels", "source": source.layer_id}
     if channel is not None and channel.index is not None:
         own[CHANNEL_INDEX] = channel.index
-    if isinstance(start, Labels) and not start.multiscale and start.data.shape == shown.shape:
+    is_own = start is not None and not _is_of_another(start, source.layer_id)
+    if isinstance(start, Labels) and is_own and not start.multiscale and start.data.shape == shown.shape:
         known = start.metadata.get(METADATA, {})
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}
         return start

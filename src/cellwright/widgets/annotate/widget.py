@@ -30,9 +30,9 @@ from cellwright.widgets.annotate.session_setup import (
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
-from cellwright.widgets.shared.layer_io import image_layer, image_of
+from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
     TRAIN,
@@ -356,6 +356,7 @@ class AnnotateChoices(QObject):
         panel.start.chosen.connect(self._on_start_chosen)
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
+        listen(model.viewer.layers.selection.events.active, self._on_active, panel)
         self._on_image_chosen()
 
     def refresh(self) -> None:
@@ -365,15 +366,32 @@ class AnnotateChoices(QObject):
             box.choose_active()
 
     def _usual_start(self) -> Layer | None:
-        image = self._panel.image.currentData()
+        """Return labels of the chosen image, else some that belong to none of the images."""
+        image = self._panel.image.layer
         found = [one for one in self._panel.start.listed if isinstance(one, Labels)]
-        own = [one for one in found if one.metadata.get(METADATA, {}).get("source") == image]
-        return next(iter(own or found), None)
+        fitting = [one for one in found if self._image_of(one) in (None, image)]
+        return max(fitting, key=lambda one: self._image_of(one) is not None, default=None)
+
+    def _image_of(self, cells: Layer) -> Layer | None:
+        """Return the image of the viewer that cells were found or drawn in, if they tell of one."""
+        return layer_of_id(self._model.viewer, str(metadata_of(cells).get("source")))
+
+    def _on_active(self, _: Any = None) -> None:
+        """Choose the image of cells that become active, with which is begun."""
+        cells = unwrapped(self._model.viewer.layers.selection.active)
+        if cells not in self._panel.start.listed or ACTIVE_KEPT.get() or not self._panel.image.isEnabled():
+            return
+        image = self._image_of(cells)
+        if image is not None:
+            self._panel.image.choose(image)
 
     def _on_start_chosen(self) -> None:
         self._panel.outline.setVisible(isinstance(self._panel.start.layer, Points | Shapes))
 
     def _on_image_chosen(self) -> None:
+        start, image = self._panel.start, self._panel.image.layer
+        if start.layer is None or self._image_of(start.layer) not in (None, image):
+            start.choose(self._usual_start())
         is_open = self._model.session is not None  # to be finished, whether or not its image is still there
         self._panel.begin.setEnabled(is_open or self._panel.image.layer is not None)
         self._panel.channel.list_channels_of(self._panel.image.layer)

@@ -117,8 +117,8 @@ class TrainChoices(QObject):
         self.changed.emit()
 
     def look_again(self) -> None:
-        """List the annotated images anew where one was corrected since."""
-        if self._titles != [pair.title for pair in self._pairs]:
+        """List the annotated images anew where one was corrected, or given to another image, since."""
+        if self._titles != [pair.title for pair in pairs(reversed(self._viewer.layers))]:
             self.refresh_pairs()
 
     def take(self, what: HandOver) -> None:
