@@ -201,12 +201,12 @@ def test_settings_that_name_no_model_are_refused(tmp_path, name):
     ],
 )
 def test_settings_of_no_part_or_size_are_refused(tmp_path, values):
-    from cellwright.inference.recipe import FORMAT, read_recipe
+    from cellwright.inference.recipe import FORMAT, load_recipe
 
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"format": FORMAT, **values}))
     with pytest.raises(ReadError, match=f"{next(iter(values))} in .* is damaged"):
-        read_recipe(path)
+        load_recipe(path)
 
 
 def test_a_movie_that_unpacks_to_gigabytes_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_saved, with_settings
+from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refuse_idle, with_settings
 from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
 from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
@@ -31,7 +31,15 @@ from cellwright.inference.image_count import (
     streamed_task,
     write_alone,
 )
-from cellwright.inference.recipe import Recipe, parse_pixel_size, parse_window, save_recipe
+from cellwright.inference.recipe import (
+    PARTS,
+    Recipe,
+    changed_in,
+    load_recipe,
+    parse_pixel_size,
+    parse_window,
+    save_recipe,
+)
 from cellwright.inference.settings import (
     COUNT_RULES,
     EngineSettings,
@@ -140,17 +148,18 @@ def count(
     in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
     if not in_folders:
         prepare_output(images, output)
-    named: dict[str, Any] = {"models": model, "axes": axes, "classifier": classifier}
-    named |= {"each_channel": each_channel or None, "with_files": with_files}
+    recipe = Recipe(models=tuple(model or [registry.DEFAULT_FAMILY]))
+    if saved is not None:
+        recipe = replace(load_recipe(saved, model), image="")
+    has_folder = any(path.is_dir() and not is_zarr(path) for path in images)
+    refuse_idle(context, RULES, [*changed_in(recipe), *[FOLDER] * has_folder])
+    named: dict[str, Any] = {"axes": axes, "classifier": classifier, "with_files": tuple(with_files)}
+    named["each_channel"] = each_channel
     named["window"] = None if window is None else parse_window(window)
     named["pixel_size_um"] = None if pixel_size is None else parse_pixel_size(pixel_size)
-    flags = with_saved(saved, flags, named)
-    there = [name for name, value in flags.items() if value not in (None, False, (), [], "")]
-    there += [FOLDER] * any(path.is_dir() and not is_zarr(path) for path in images)
-    refuse_idle(context, RULES, there)
-    named = {name: value for name in named if (value := flags.pop(name))}
+    recipe = replace(recipe, **{name: value for name, value in named.items() if value})
     files: dict[str, Any] = {"output": output, "report": report, "xlsx": xlsx, "parquet": parquet}
-    choices = replace(make_choices(flags, **named), **files, n_images=len(images))
+    choices = replace(make_choices(flags, recipe), **files, n_images=len(images))
     if choices.recipe.classifier:
         check_classifier(choices.recipe.classifier, choices)
     if save_settings is not None:
@@ -180,35 +189,19 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
         raise typer.Exit(1)
 
 
-def make_choices(
-    flags: dict[str, Any],
-    models: Sequence[str] = (registry.DEFAULT_FAMILY,),
-    window: Sequence[Sequence[int]] = (),
-    **named: Any,
-) -> CountChoices:
-    """Return models and settings, checked before an image is read; ``named`` are fields of a recipe."""
-    engine = read_settings(EngineSettings, flags)
+def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
+    """Return models and settings, those of a recipe changed by flags, checked before an image is read."""
+    parts = {part: changed_by(flags, getattr(recipe, part)) for part in PARTS}
     with quick_loading(), heeded_interrupts():
         from cellwright.inference.context import load_models
         from cellwright.inference.device import choose
 
-        choose(engine.device)
-        loaded = load_models(tuple(models))
+        choose(parts["engine"].device)
+        loaded = load_models(recipe.models)
     family = registry.get(loaded[0].spec.family)
     refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))
-    values: dict[str, Any] = {
-        name: tuple(one) if isinstance(one, list) else one for name, one in named.items()
-    }
-    recipe = Recipe(
-        models=tuple(models),
-        settings=read_settings(family.settings, flags),
-        engine=engine,
-        analysis=read_settings(AnalysisSettings, flags),
-        files=read_settings(InputFiles, flags),
-        window=tuple((start, end) for start, end in window),
-        stream=read_settings(StreamSettings, flags),
-        **values,
-    )
+    settings = changed_by(flags, recipe.settings or family.settings())
+    recipe = replace(recipe, settings=settings, **parts)
     if recipe.is_analysed and family.gives != "instances":
         raise SettingsError(
             f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "

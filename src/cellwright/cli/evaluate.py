@@ -15,6 +15,7 @@ from cellwright.cli.output import read_folder, run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.zarr import is_zarr
 from cellwright.inference.image_count import CountChoices
+from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 from cellwright.models.registry import DEFAULT_FAMILY
 
@@ -58,7 +59,8 @@ def evaluate(
             f"{dataset} has no annotated image of split {split!r} and group {group!r}; its splits are "
             f"{splits}, its groups {groups}. Choose some of these."
         )
-    choices = [make_choices(flags, [name]) for name in model]  # all checked before the first is scored
+    recipes = [Recipe(models=(name,)) for name in model]
+    choices = [make_choices(flags, recipe) for recipe in recipes]  # all checked before the first is scored
     values = [{"model": one.title, "split": split, "groups": _groups(one, chosen)} for one in choices]
     whole = values[0] if len(values) == 1 else {"models": values}
     typer.echo(json.dumps(whole, indent=2, allow_nan=False))

@@ -2,15 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from cellwright.core.errors import SettingsError
-from cellwright.inference.recipe import read_recipe
 from cellwright.inference.settings import FlagRule
 
 S = TypeVar("S")
@@ -69,8 +67,20 @@ class GroupedCommand(TyperCommand):
 
 def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:
     """Return settings of this kind: its defaults, changed by those of its fields that were given."""
-    names = _names(kind)
-    return kind(**{name: value for name, value in flags.items() if name in names and value is not None})
+    return changed_by(flags, kind())
+
+
+def changed_by(flags: Mapping[str, Any], settings: S) -> S:
+    """Return settings changed by those of their fields that were given.
+
+    Where one of a pair is, such as the diameter in µm, the other one is as it comes.
+    """
+    usual = type(settings)()
+    given = {name: flags[name] for name in _names(type(settings)) if flags.get(name) not in (None, [])}
+    for names in ONE_OF:
+        if given.keys() & set(names):
+            given = {name: getattr(usual, name) for name in names} | given
+    return replace(settings, **given)  # type: ignore[type-var]
 
 
 def refuse_foreign(flags: Mapping[str, Any], *kinds: type[Any]) -> None:
@@ -79,31 +89,6 @@ def refuse_foreign(flags: Mapping[str, Any], *kinds: type[Any]) -> None:
     foreign = [_flag(name) for name, value in flags.items() if value is not None and name not in known]
     if foreign:
         raise SettingsError(f"This model has no setting {', '.join(foreign)}. Leave it out.")
-
-
-def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return flags, those that were not given (None) taken from a file of settings, if there is one.
-
-    ``named`` are flags that are no field of settings, such as ``models``.
-    """
-    given = {name: value for name, value in (*flags.items(), *named.items()) if value not in (None, [])}
-    if path is None:
-        return {**flags, **named, **given}
-    saved = read_recipe(path)
-    values: dict[str, Any] = {name: saved[name] for name in named if saved[name]}
-    for part in ("settings", "engine", "analysis", "files", "stream"):
-        values |= saved[part]
-    unknown = sorted(set(values) - set(flags) - set(named))
-    if unknown:
-        raise SettingsError(
-            f"There is no setting {', '.join(unknown)}, which {path} has. Save the settings again."
-        )
-    if given.get("models"):  # settings of another family would not fit
-        values = {name: value for name, value in values.items() if name not in saved["settings"]}
-    for names in ONE_OF:  # a diameter in µm goes before a saved one in pixels, too
-        if given.keys() & set(names):
-            values = {name: value for name, value in values.items() if name not in names}
-    return {**flags, **named, **values, **given}
 
 
 def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterable[str] = ()) -> None:

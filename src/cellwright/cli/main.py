@@ -15,6 +15,7 @@ from cellwright.cli.evaluate import compare, evaluate
 from cellwright.cli.flags import GroupedCommand
 from cellwright.cli.interrupts import CANCELLED
 from cellwright.cli.train import pretrain, train, train_classifier
+from cellwright.core.data import package_version
 from cellwright.core.errors import CellwrightError
 
 
@@ -56,9 +57,7 @@ app.add_typer(models.app, name="models")
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("napari-cellwright"))
+        typer.echo(package_version())
         raise typer.Exit
 
 

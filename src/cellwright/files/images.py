@@ -17,13 +17,13 @@ from cellwright.files import vendor, zarr
 from cellwright.files.atomic import atomic_write
 from cellwright.files.metadata import (
     COMPANION,
-    LEAST_BOMB_BYTES,
     ON_ITS_SIDE,
     ORIENTATION_TAG,
     ImageMetadata,
     Wanted,
     blank,
     describe,
+    refuse_bomb,
     with_axes,
 )
 from cellwright.ops.geometry.axes import StackedPixels
@@ -391,7 +391,9 @@ def _read_picture(path: Path, start: bytes) -> Image:
         return _read_deep_png(path, start)  # Pillow would take 8 of its 16 bits
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
-        _refuse_bomb(picture, n_frames, path)
+        n_bytes = n_frames * picture.width * picture.height * max(3, len(picture.getbands()))
+        shape = (n_frames, picture.height, picture.width)
+        refuse_bomb(path, shape, n_bytes, path.stat().st_size, MOST_TIMES)
         if n_frames > 1:
             return _read_movie(picture, n_frames, path)
         is_converted = _is_converted(picture)
@@ -440,17 +442,6 @@ def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
     if is_grey:
         pixels, axes = pixels[..., 0], "TYX"
     return describe(pixels, axes, path.stem, ImageMetadata(notices=notices))
-
-
-def _refuse_bomb(picture: Any, n_frames: int, path: Path) -> None:
-    """Raise ReadError where a picture claims to be far larger than its file can be."""
-    n_file = path.stat().st_size
-    n_bytes = n_frames * picture.width * picture.height * max(3, len(picture.getbands()))
-    if n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * n_file):
-        raise ReadError(
-            f"{path} claims to hold {n_frames} x {picture.height} x {picture.width} pixels, more than its "
-            f"{n_file} bytes can. It is damaged; export it again."
-        )
 
 
 def _light(picture: Any) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +167,26 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected a readable text file at {path}; got: {error}. Check the path.") from error
     return text
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """Return the root of an XML file."""
+    text = read_text(path)
+    if "<!ENTITY" in text:
+        raise ReadError(f"{path} defines entities, which no such file needs. Export it again.")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ReadError(f"Expected a whole XML file at {path}; got: {error}. Copy it again.") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of ours; empty where there is none, or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NO_JSON):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_json(path: Path) -> JsonValue:

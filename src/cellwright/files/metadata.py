@@ -192,6 +192,15 @@ def told_of(image: Image) -> ImageMetadata:
     )
 
 
+def refuse_bomb(path: Path, shape: Sequence[int], n_bytes: int, n_stored: int, most_times: int) -> None:
+    """Raise ReadError where an image claims to be far larger than what is stored of it can be."""
+    if n_bytes > max(LEAST_BOMB_BYTES, most_times * n_stored):
+        raise ReadError(
+            f"{path} claims to hold {' x '.join(map(str, shape))} pixels, more than its {n_stored} bytes "
+            "can. It is damaged; export it again."
+        )
+
+
 def blank(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     """Return an array of zeros that takes no memory: what is known of an image besides its pixels."""
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))

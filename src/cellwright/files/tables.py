@@ -35,8 +35,7 @@ def write_table(path: Path | str, result: Result, columns: Mapping[str, Any] = M
     table = cells_table(result).assign(**columns)
     if result.gives == "density":
         table = frames_table(result)
-    with atomic_write(Path(path)) as part:
-        table.to_csv(part, index=False, float_format=in_digits)
+    write_csv(path, table, in_digits)
 
 
 def in_digits(number: Any) -> str:
@@ -44,10 +43,10 @@ def in_digits(number: Any) -> str:
     return repr(float(f"{number:.7g}"))
 
 
-def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
-    """Write a table of an analysis as CSV, with 9 digits, in one step."""
+def write_csv(path: Path | str, table: "pandas.DataFrame", digits: Any = "%.9g") -> None:
+    """Write a table as CSV, in one step; numbers with 9 digits, or as ``digits`` formats them."""
     with atomic_write(Path(path)) as part:
-        table.to_csv(part, index=False, float_format="%.9g")
+        table.to_csv(part, index=False, float_format=digits)
 
 
 def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> None:

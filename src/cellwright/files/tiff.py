@@ -38,11 +38,11 @@ from cellwright.files.tiff_checks import (
     files_of_set,
     is_split_off,
     ome_of,
-    refuse_bomb,
     refuse_compression,
     refuse_cut_file,
     refuse_false_index,
     refuse_false_ome,
+    refuse_large,
 )
 from cellwright.files.tiff_metadata import metadata_of, scn_image
 
@@ -82,7 +82,7 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         left_out = _left_out(tiff)
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
-            refuse_bomb(one, path, tiff.filehandle.size)
+            refuse_large(one, path, tiff.filehandle.size)
             refuse_compression(one.keyframe, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))

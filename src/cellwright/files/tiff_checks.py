@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import LEAST_BOMB_BYTES
+from cellwright.files.metadata import refuse_bomb
 
 DESCRIPTION_TAG, SUBIFDS_TAG = 270, 330
 MOST_TIMES = dict.fromkeys((1, 5, 8, 32946, 32773), 2000)  # none, LZW, deflate (1032 of zeros), PackBits
@@ -59,15 +59,12 @@ def refuse_false_ome(tiff: tifffile.TiffFile, path: Path) -> None:
             )
 
 
-def refuse_bomb(series: tifffile.TiffPageSeries, path: Path, n_file: int) -> None:
+def refuse_large(series: tifffile.TiffPageSeries, path: Path, n_file: int) -> None:
     """Raise ReadError where an image claims to be far larger than its file can be."""
-    n_bytes = prod(series.shape) * series.dtype.itemsize
-    times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
-    if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
-        raise ReadError(
-            f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
-            "export it again."
-        )
+    if not series.is_multifile:
+        n_bytes = prod(series.shape) * series.dtype.itemsize
+        times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
+        refuse_bomb(path, series.shape, n_bytes, n_file, times)
 
 
 def refuse_compression(page: Any, path: Path) -> None:

@@ -35,6 +35,7 @@ from cellwright.files.metadata import (
     color_of,
     describe,
     magnitude,
+    refuse_bomb,
     scene_name,
     seconds_of,
     sizes_of,
@@ -338,11 +339,7 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
                 f"Expected one dataset of an image in {path}; got {len(images)}. Export one as TIFF."
             )
         n_stored = images[0].id.get_storage_size()
-        if images[0].nbytes > max(LEAST_BOMB_BYTES, MOST_TIMES_STORED * n_stored):
-            raise ReadError(
-                f"The dataset of {path} claims {images[0].shape} pixels, more than its {n_stored} bytes can "
-                "hold. Export it again."
-            )
+        refuse_bomb(path, images[0].shape, images[0].nbytes, n_stored, MOST_TIMES_STORED)
         _refuse_chunks_beyond(images[0], path)
         axes = "".join(dimension.label.upper() for dimension in images[0].dims)
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis

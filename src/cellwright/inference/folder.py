@@ -7,7 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -90,25 +90,27 @@ def count_folder(
             on_notice(notice)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
-        opened = _opened_ahead([images[index] for index in left], counter)
         written = time.monotonic()
+
+        def tell(index: int, outcome: ImageOutcome) -> None:
+            known.setdefault(index, []).append(outcome)
+            on_outcome(outcome)
+
         try:
-            for done, index in enumerate(left):
-                yield Progress("images", done, len(left), note=images[index].name)
-                found = known[index] = []
-                for_file = _count_file(images[index], next(opened), output, counter)
-                yield from _told(for_file, found, on_outcome)
-                if time.monotonic() - written > WRITE_EVERY_S:
-                    check_there(output)
-                    write_summary(output, _in_order(known))
-                    written = time.monotonic()
+            with closing(_opened_ahead([images[index] for index in left], counter)) as opened:
+                for done, index in enumerate(left):
+                    yield Progress("images", done, len(left), note=images[index].name)
+                    file = next(opened)
+                    yield from _count_file(images[index], file, output, counter, partial(tell, index))
+                    if time.monotonic() - written > WRITE_EVERY_S:
+                        check_there(output)
+                        write_summary(output, _in_order(known))
+                        written = time.monotonic()
         except BaseException:
             with suppress(WriteError):  # what stopped the run is the better word
                 check_there(output)
                 write_summary(output, _in_order(known), xlsx=counter.xlsx)
             raise
-        finally:
-            opened.close()
         outcomes = _in_order(known)
         check_there(output)
         yield from write_tables(output, outcomes, counter, counter.settings_text)
@@ -162,21 +164,6 @@ def _made(image: ListedImage, counter: CountChoices) -> Made:
     return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
 
 
-Step = Progress | ImageOutcome
-
-
-def _told(
-    steps: Iterator[Step], found: list[ImageOutcome], on_outcome: Callable[[ImageOutcome], None]
-) -> Task[None]:
-    """Hand on the progress of counting a file; keep and tell its outcomes."""
-    for step in steps:
-        if isinstance(step, ImageOutcome):
-            found.append(step)
-            on_outcome(step)
-        else:
-            yield step
-
-
 def _opened_ahead(
     images: Sequence[ListedImage], counter: CountChoices
 ) -> Generator["Future[_Opened]", None, None]:
@@ -205,9 +192,13 @@ def _open(file: ListedImage, counter: CountChoices) -> _Opened:
 
 
 def _count_file(
-    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: CountChoices
-) -> Iterator[Step]:
-    """Count the images of a file; yield what became of each."""
+    file: ListedImage,
+    opening: "Future[_Opened]",
+    output: Path,
+    counter: CountChoices,
+    tell: Callable[[ImageOutcome], None],
+) -> Task[None]:
+    """Count the images of a file; tell what became of each."""
     parts: list[ListedImage] = []
     try:
         opened = opening.result()
@@ -218,11 +209,11 @@ def _count_file(
             made = made._replace(sources=(opened.made.sources[0], *made.sources[1:]))  # as it was before
             before = _before(part, output, made)
             if before:
-                yield before[0]
+                tell(before[0])
             else:
-                yield from _count_image(part, image, made, output, counter)
+                tell((yield from _count_image(part, image, made, output, counter)))
     except (Exception, MemoryError) as error:  # noqa: BLE001 - whatever ails one file, the others are counted
-        yield _failed(file, error)
+        tell(_failed(file, error))
         return
     if parts[0].part:
         mark_parts(file, output, opened.made, parts)
@@ -237,7 +228,7 @@ def _before(part: ListedImage, output: Path, made: Made) -> tuple[ImageOutcome, 
 
 def _count_image(
     image: ListedImage, pixels: Image, made: Made, output: Path, counter: CountChoices
-) -> Iterator[Step]:
+) -> Task[ImageOutcome]:
     try:
         counted = yield from counter.count(pixels, image.name)
         if _made(image, counter).sources != made.sources:
@@ -252,9 +243,8 @@ def _count_image(
         mark_done(image, output, made, files, row, before)
         begun.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001
-        yield _failed(image, error)
-    else:
-        yield ImageOutcome(image, row)
+        return _failed(image, error)
+    return ImageOutcome(image, row)
 
 
 def _failed(image: ListedImage, error: Exception) -> ImageOutcome:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellwright.core.data import ArrayLike, Image, Result
+from cellwright.core.data import ArrayLike, Image, Result, package_version
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, plain_name
@@ -77,11 +77,6 @@ class CountChoices:
         return self.report is not None or self.xlsx or self.parquet
 
     @property
-    def needs_cells(self) -> bool:
-        """Whether more is asked for than what a density tells, too."""
-        return self.recipe.is_analysed or self.xlsx or self.parquet
-
-    @property
     def is_analysed(self) -> bool:
         """Whether more is asked for than a count."""
         return self.recipe.is_analysed or self.has_tables
@@ -116,16 +111,15 @@ class CountChoices:
     @property
     def fingerprint(self) -> str:
         """What has to be the same for an image of a folder not to be counted again."""
-        from importlib.metadata import version
-
         values = {**asdict(self.recipe), "engine": self.recipe.engine.facts}
         del values["stream"], values["each_channel"]  # which are for named files
-        if not self.recipe.with_files:  # settings of earlier versions had none
-            del values["with_files"]
+        classifier = ""
+        if self.recipe.classifier:
+            classifier = store.classifier_of(self.recipe.classifier).weights_sha256
         facts = {
-            "version": version("napari-cellwright"),
+            "version": package_version(),
             "models": [model.sha256 for model in self.models],
-            "classifier": _classifier_checksum(self.recipe.classifier),
+            "classifier": classifier,
             "recipe": values,
             "tables": [self.xlsx, self.parquet],
         }
@@ -215,7 +209,8 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
 def measured_task(result: Result, image: Image, choices: CountChoices) -> Task[Counted]:
     """Measure the cells of an image as far as it was asked for."""
     recipe = choices.recipe
-    if not choices.is_analysed or (result.gives == "density" and not choices.needs_cells):
+    needs_cells = recipe.is_analysed or choices.xlsx or choices.parquet  # a report tells of a density, too
+    if not choices.is_analysed or (result.gives == "density" and not needs_cells):
         return Counted(result, None)
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
     analysis = yield from analysis_task(result, image, recipe.analysis, inputs)
@@ -313,9 +308,7 @@ def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[
     output, name, before = choices.output, short_name(image.name), Begun()
     with replacing(choices.apart(name), _mark_apart) as kept:
         if output is not None:
-            begun = output / f".{name}.begun"
-            before = begin_image(name, output, begun=begun, xlsx=choices.xlsx)
-            begun.unlink()  # what is left of a run that was stopped here is kept
+            before = begin_image(name, output, xlsx=choices.xlsx)
         written = write_counted(choices, name, image, counted)
     if output is not None:
         mark_written(name, output, written)
@@ -409,10 +402,6 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     )
     write_anew(folder, [annotation])
     return True
-
-
-def _classifier_checksum(name: str) -> str:
-    return store.classifier_of(name).weights_sha256 if name else ""
 
 
 def summary_row(counted: Counted) -> dict[str, Any]:

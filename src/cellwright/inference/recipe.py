@@ -18,7 +18,7 @@ from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 from cellwright.inference.settings import COUNT_RULES, EngineSettings, InputFiles, StreamSettings, named
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.regions import Region, region_set
@@ -281,19 +281,21 @@ def as_command(recipe: Recipe | Result) -> str:
     for name, text in texts.items():
         if text:
             words += [f"--{name}", text]
-    for name, value in _told(recipe).items():
-        words += _flag(name, value)
+    changed = changed_in(recipe)
+    there = {name for name, value in changed.items() if value is not False}
+    idle = {name for rule in COUNT_RULES if rule.is_idle(there) for name in rule.flags}
+    for name, value in changed.items():
+        if name not in idle:
+            words += _flag(name, value)
     return shlex.join(words)
 
 
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that are not as they come, without those that do nothing beside the others."""
+def changed_in(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe that are not as they come, by the names of their flags."""
     changed: dict[str, Any] = dict.fromkeys(["each_channel"] * recipe.each_channel, True)
-    for settings in (recipe.settings, recipe.engine, recipe.analysis, recipe.files, recipe.stream):
-        changed |= _changed(settings)
-    there = {name for name, value in changed.items() if value is not False}
-    idle = {name for rule in COUNT_RULES if rule.is_idle(there) for name in rule.flags}
-    return {name: value for name, value in changed.items() if name not in idle}
+    for part in ("settings", *PARTS):
+        changed |= _changed(getattr(recipe, part))
+    return changed
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -329,32 +331,13 @@ def save_recipe(path: Path | str, recipe: Recipe) -> None:
     write_text(Path(path), json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
 
 
-def load_recipe(path: Path | str) -> Recipe:
-    """Return the recipe in a file.
+def load_recipe(path: Path | str, models: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a file, with ``models`` in the place of its own where there are some.
+
+    The settings of the family are then as they come.
 
     ReadError where the file is missing, damaged or no recipe. SettingsError where a setting is not one of
     ours, or out of its range.
-    """
-    values = read_recipe(path)
-    family = registry.get(family_of(values["models"])).settings
-    return Recipe(
-        image=values["image"],
-        models=tuple(values["models"]),
-        settings=_made(family, values["settings"]),
-        axes=values["axes"],
-        classifier=values["classifier"],
-        window=tuple((int(start), int(end)) for start, end in values["window"]),
-        pixel_size_um=tuple(float(size) for size in values["pixel_size_um"]),
-        each_channel=values["each_channel"],
-        with_files=tuple(values["with_files"]),
-        **{part: _made(kind, values[part]) for part, kind in PARTS.items()},
-    )
-
-
-def read_recipe(path: Path | str) -> dict[str, Any]:
-    """Return the content of a recipe's file: every field of :class:`Recipe`, settings as dictionaries.
-
-    ReadError where the file is missing, damaged or no recipe.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -377,7 +360,15 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         wrong.append("models")
     if wrong:
         raise ReadError(f"{wrong[0]} in {path} is damaged: {found[wrong[0]]}. Save the settings again.")
-    return found
+    if models:
+        found |= {"models": models, "settings": {}}
+    family = registry.get(store.spec_of(found["models"][0]).family)
+    kinds = {"settings": family.settings, **PARTS}
+    found |= {part: _made(kind, found[part]) for part, kind in kinds.items()}
+    found["window"] = tuple((int(start), int(end)) for start, end in found["window"])
+    found["pixel_size_um"] = tuple(map(float, found["pixel_size_um"]))
+    found |= {name: tuple(found[name]) for name in ("models", "with_files")}
+    return Recipe(**found)
 
 
 def _is_span(value: Any) -> bool:
@@ -455,13 +446,6 @@ def parse_pixel_size(text: str) -> tuple[float, ...]:
             f"A pixel size is one number of µm for each axis of ZYX, such as '2,0.5,0.5'; got {text!r}."
         )
     return sizes
-
-
-def family_of(models: Sequence[str]) -> str:
-    """Return the family of models by their names or folders."""
-    from cellwright.inference.context import load_models
-
-    return load_models((models[0],))[0].spec.family
 
 
 def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:

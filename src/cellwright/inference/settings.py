@@ -129,13 +129,8 @@ class EngineSettings:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What of them a count depends on, for a fingerprint; later ones only where they are used."""
-        values = asdict(replace(self, device="auto"))
-        if not self.diameter_um:
-            del values["diameter_um"]
-        if not self.channels:
-            del values["channels"], values["combine"]
-        return values
+        """What of them a count depends on, for a fingerprint."""
+        return asdict(replace(self, device="auto"))
 
 
 def pixel_um_of(sizes_um: Mapping[str, float]) -> float:

@@ -43,9 +43,8 @@ from cellwright.core.errors import ReadError, WriteError, few
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
-from cellwright.files.formats.coco import is_coco
 from cellwright.files.formats.image_annotation import ImageAnnotation, chosen, labels_of
-from cellwright.files.formats.registry import recognise
+from cellwright.files.formats.registry import FORMATS, recognise
 from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, each_frame, relabel_frames
 
@@ -388,7 +387,7 @@ def _first(folder: Path, names: Sequence[str]) -> Path | None:
 
 def _coco_file(folder: Path) -> Path | None:
     files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("annotations/*.json"))]
-    found = [file for file in files if is_coco(file)]
+    found = [file for file in files if FORMATS["coco"].matches(file)]
     if len(found) > 1:
         raise ReadError(
             f"Expected one COCO file in {folder}; got {few([file.name for file in found])}. Keep one, or "

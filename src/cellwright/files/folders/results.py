@@ -33,7 +33,6 @@ from cellwright.files.atomic import atomic_write, make_folder, only_holder, writ
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
     COUNTED,
-    INSIDE_ZARR,
     KEPT,
     MARK_VERSION,
     Begun,
@@ -46,9 +45,9 @@ from cellwright.files.folders.written import (
     name_in,
     read_mark,
 )
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import read_object
 from cellwright.files.report import figure, html_table, outlined, page
-from cellwright.files.tables import write_xlsx
+from cellwright.files.tables import write_csv, write_xlsx
 from cellwright.files.zarr import open_array
 from cellwright.ops.plates import PlateMap, plate_map, row_name
 
@@ -124,7 +123,7 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     kept = read_mark(mark_of(name, output))
     if "row" not in kept:
         raise ReadError(f"There is no count of {name} in {output}. Count the folder first.")
-    if any(one.removesuffix(INSIDE_ZARR).endswith(".zarr") for one in kept["files"]):
+    if any(one.endswith(".zarr") for one in kept["files"]):
         raise SettingsError(
             f"{name} was counted block by block; its labels are too large to be corrected by hand. Count a "
             "part of it, and correct that."
@@ -278,8 +277,7 @@ def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool 
             row["error"] = outcome.error
         rows.append(row)
     table = pandas.DataFrame(rows, dtype=object)  # whole numbers stay whole where some rows have none
-    with atomic_write(output / SUMMARY) as part:
-        table.to_csv(part, index=False)
+    write_csv(output / SUMMARY, table, None)
     if xlsx:
         write_xlsx(output / SUMMARY_XLSX, {"summary": table})
 
@@ -418,11 +416,10 @@ def note_report(output: Path, path: Path | None, settings: str) -> None:
 
 def reported_in(output: Path) -> tuple[Path | None, str]:
     """Return where the last run wrote the report of a folder, and the text of its settings."""
-    try:
-        told = json.loads((output / KEPT / REPORT).read_text(encoding="utf-8"))
-        return (output / told["path"] if told["path"] else None), str(told["settings"])
-    except (OSError, *NO_JSON, KeyError, TypeError):
+    told = read_object(output / KEPT / REPORT)
+    if not told.get("path"):
         return None, ""
+    return output / told["path"], told["settings"]
 
 
 def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:

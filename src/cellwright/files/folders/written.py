@@ -11,13 +11,12 @@ from zlib import crc32
 
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import write_text, writing
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import read_object
 
 KEPT = ".cellwright"
 MARK_VERSION = 2
 COUNTED = "counted"  # key in the mark of an image that was corrected: files of what the model had found
 NEVER = -1  # no checksum
-INSIDE_ZARR = "/zarr.json"  # by which earlier versions noted a Zarr folder
 TABLES = ("cells.csv", "counts.csv", "markers.csv", "lineages.csv", "cells.parquet")
 OURS = ("json", "labels.tif", "labels.zarr", "density.tif", "density.zarr", *TABLES)  # what counts write
 
@@ -71,18 +70,19 @@ def begin_image(
     """Take back that an image is done, before its files are written anew; what was edited by hand is kept.
 
     Where ``only`` some of them are written anew for now, the others are still known as they were written.
-    ``begun`` is a file to be removed once all are written: it tells a run that comes after one that was
-    killed that they are ours. Where it is not there, files that no count is known to have written are kept.
+    Files that no count is known to have written are kept, unless ``begun`` is there: a file to be removed
+    once all are written, which tells a run that comes after one that was killed that they are ours.
     """
     mark = mark_of(name, output)
     kept = read_mark(mark)
     notices: list[str] = []
     others = {}
     with writing(mark):
-        if begun is not None and not begun.exists():
+        if begun is None or not begun.exists():
             notices += _set_unknown_aside(name, output, kept, (*OURS, *["xlsx"] * xlsx))
+        if begun is not None:
             write_text(begun, "")
-        for one, checksum in {**_read_record(_record(name, output)), **kept}.get("checksums", {}).items():
+        for one, checksum in {**read_object(_record(name, output)), **kept}.get("checksums", {}).items():
             if COUNTED in kept:  # corrected by hand, whatever was written then
                 checksum = NEVER
             if only and output / one not in only:
@@ -92,8 +92,7 @@ def begin_image(
         mark.unlink(missing_ok=True)
     if only:
         _note(name, output, others)
-    files = (one.removesuffix(INSIDE_ZARR) for one in (*kept.get("files", ()), *kept.get(COUNTED, ())))
-    return Begun(tuple(files), tuple(notices))
+    return Begun((*kept.get("files", ()), *kept.get(COUNTED, ())), tuple(notices))
 
 
 def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
@@ -112,7 +111,7 @@ def counted_name(path: Path) -> Path:
 
 
 def _note(name: str, output: Path, checksums: Mapping[str, int]) -> None:
-    values = _read_record(_record(name, output))
+    values = read_object(_record(name, output))
     if values and values.get("checksums", {}) != checksums:
         write_text(_record(name, output), json.dumps({**values, "checksums": checksums}, indent=2) + "\n")
 
@@ -168,7 +167,7 @@ def mark_of(name: str, output: Path) -> Path:
 
 def read_mark(path: Path) -> Mapping[str, Any]:
     """Return what a mark tells; nothing where there is none, or it is of another version."""
-    kept = _read_record(path)
+    kept = read_object(path)
     if kept.get("version") == MARK_VERSION:
         return kept
     return {}
@@ -178,22 +177,12 @@ def _record(name: str, output: Path) -> Path:
     return output / f"{name}.json"
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return what is told of a count, as JSON; empty where there is none, or it is damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def _set_unknown_aside(
     name: str, output: Path, kept: Mapping[str, Any], endings: Sequence[str]
 ) -> Iterator[str]:
     """Give files of an image that nothing tells a count to have written other names; yield what tells so."""
-    record = _read_record(_record(name, output))
+    record = read_object(_record(name, output))
     known = {*record.get("checksums", {}), *kept.get("checksums", {}), *kept.get("files", ())}
-    known = {one.removesuffix(INSIDE_ZARR) for one in known}
     if "model" in record:
         known.add(f"{name}.json")
     for path in (output / f"{name}.{ending}" for ending in endings):

@@ -188,12 +188,16 @@ def _plain(value: Any) -> Any:
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the labels of one image as Cellpose does."""
+    from skimage.segmentation import find_boundaries  # slow to import
+
     one = only_one(annotation, "Cellpose")
     labels = needing_masks(one, "Cellpose")
     n = len(one)
     masks = labels.astype(np.uint16 if n < 2**16 - 1 else np.uint32)
+    planes = labels.reshape(-1, *labels.shape[-2:])
+    edges = [find_boundaries(plane, mode="inner") for plane in planes]  # type: ignore[no-untyped-call]
     content: dict[str, Any] = {
-        "outlines": masks * _edges(labels),
+        "outlines": masks * np.reshape(edges, labels.shape),
         "masks": masks,
         "chan_choose": [0, 0],
         "ismanual": np.ones(n, bool),
@@ -210,14 +214,3 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
         content |= {"classes": one.classes.tolist(), "class_names": list(one.class_names)}
     with atomic_write(path) as part, part.open("wb") as file:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)
-
-
-def _edges(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return the pixels of cells that touch another cell or background in their plane."""
-    edges = np.zeros(labels.shape, bool)
-    for axis in (-2, -1):
-        along, marked = np.moveaxis(labels, axis, 0), np.moveaxis(edges, axis, 0)
-        differs = along[1:] != along[:-1]
-        marked[1:] |= differs
-        marked[:-1] |= differs
-    return edges & (labels > 0)

@@ -29,12 +29,6 @@ from cellwright.files.formats.outlines import MaskPart, Ring, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
 
 
-def is_coco(path: Path) -> bool:
-    """Return whether a JSON file is one of COCO."""
-    value = read_json(path).value
-    return isinstance(value, dict) and "annotations" in value
-
-
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)

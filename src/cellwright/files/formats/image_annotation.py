@@ -225,23 +225,7 @@ def planes_and_classes(annotation: Sequence[ImageAnnotation]) -> tuple[list[Imag
     return planes, names
 
 
-def with_classes(
-    annotation: ImageAnnotation,
-    names: Sequence[str],
-    *,
-    labels: Labels | None = None,
-    boxes: NDArray[np.float32] | None = None,
-    points: NDArray[np.float32] | None = None,
-    notices: tuple[str, ...] = (),
-) -> ImageAnnotation:
-    """Return an annotation with these cells, of which each has a class by name."""
+def with_classes(annotation: ImageAnnotation, names: Sequence[str], **told: Any) -> ImageAnnotation:
+    """Return an annotation with what is told: cells, of which each has a class by name, and notices."""
     classes, class_names = numbered(names, annotation.class_names)
-    return replace(
-        annotation,
-        labels=labels,
-        boxes=boxes,
-        points=points,
-        classes=classes,
-        class_names=class_names,
-        notices=(*annotation.notices, *notices),
-    )
+    return replace(annotation, classes=classes, class_names=class_names, **told)

@@ -45,12 +45,6 @@ from cellwright.files.json_value import JsonValue, read_json
 VERSION = "5.8.3"
 
 
-def is_labelme(path: Path) -> bool:
-    """Return whether a JSON file is one of LabelMe."""
-    value = read_json(path).value
-    return isinstance(value, dict) and "shapes" in value
-
-
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a LabelMe file, and the image where it is inside.
 

@@ -34,7 +34,7 @@ from cellwright.files.formats.image_annotation import (
     is_other,
 )
 from cellwright.files.formats.outlines import MaskPart
-from cellwright.files.json_value import JsonValue, read_text
+from cellwright.files.json_value import JsonValue, read_xml
 
 LISTS = {
     "object",
@@ -54,40 +54,15 @@ TEXT = "text"  # what an element holds beside attributes and children
 MOST_DEPTH = 50
 
 
-def is_voc(path: Path) -> bool:
-    """Return whether an XML file is one of Pascal VOC."""
-    return _root(path).tag == "annotation"
-
-
-def is_cvat(path: Path) -> bool:
-    """Return whether an XML file is one of CVAT for images."""
-    return _root(path).tag == "annotations"
-
-
-def is_trackmate(path: Path) -> bool:
-    """Return whether an XML file is one of TrackMate."""
-    return _root(path).tag == "TrackMate"
-
-
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a file, of each of its images or of the one that is given."""
-    root = _root(path)
+    root = read_xml(path)
     content = JsonValue(_plain(root), path, root.tag)
     if root.tag == "annotation":
         return _read_voc(content, image)
     if root.tag == "annotations":
         return _read_cvat(content, image)
     return _read_trackmate(content, image)
-
-
-def _root(path: Path) -> ElementTree.Element:
-    text = read_text(path)
-    if "<!ENTITY" in text:
-        raise ReadError(f"{path} defines entities, which no such file needs. Export it again.")
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ReadError(f"Expected a whole XML file at {path}; got: {error}. Copy it again.") from error
 
 
 def _plain(element: ElementTree.Element, depth: int = 0) -> dict[str, Any]:

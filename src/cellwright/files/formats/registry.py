@@ -1,6 +1,6 @@
 """All formats of other programs: from this one table come readers, writers and lists for people."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import Any
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.formats.image_annotation import ImageAnnotation
+from cellwright.files.json_value import read_json, read_xml
 from cellwright.files.zarr import is_zarr
 
 
@@ -24,7 +25,8 @@ class Format:
     axes: str = "TZYX"  # the most it can hold; stacks go plane by plane into ``YX`` with ``has_many``
     has_many: bool = False  # whether it holds several images
     module: str = ""  # where it is read and written
-    check: str = ""  # the function that knows its files
+    holds: str = ""  # a key of its JSON object, or the tag of its XML, by which its files are known
+    check: str = ""  # the function that knows its files, where that does not do
     writer: str = "write"  # the function that writes
 
     @property
@@ -39,6 +41,8 @@ class Format:
         """
         if self.extensions and not path.name.lower().endswith(self.extensions):
             return False
+        if self.holds:
+            return self.holds in _names_in(path)
         return not self.check or bool(self._function(self.check)(path))
 
     def read(self, path: Path | str, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -64,12 +68,23 @@ class Format:
         return function
 
 
+def _names_in(path: Path) -> Collection[str]:
+    """Return the keys of a JSON object, or the tag of an XML file."""
+    if path.name.lower().endswith(".xml"):
+        return [read_xml(path).tag]
+    value = read_json(path).value
+    return value if isinstance(value, dict) else ()
+
+
 LABEL_IMAGES = (".png", ".npy", ".bmp", ".gif", ".zarr", ".h5", ".hdf5", ".lsm", ".stk", ".czi", ".nd2")
 ALL = ("labels", "boxes", "points", "classes")
-_coco = partial(Format, extensions=(".json",), kinds=("labels", "boxes", "classes"), axes="YX", has_many=True)
+_json = partial(Format, extensions=(".json",), axes="YX")
+_coco = partial(
+    _json, kinds=("labels", "boxes", "classes"), has_many=True, module="coco", holds="annotations"
+)
 _yolo = partial(Format, extensions=(), axes="YX", has_many=True, module="yolo", check="is_yolo")
 _challenge = partial(Format, extensions=(), kinds=("labels",), module="tracking_challenge")
-_labelme = partial(Format, extensions=(".json",), axes="YX", module="labelme", check="is_labelme")
+_labelme = partial(_json, module="labelme", holds="shapes")
 
 _TABLE = (
     Format(
@@ -79,8 +94,8 @@ _TABLE = (
         ("labels",),
         module="label_image",
     ),
-    _coco("coco", "COCO, polygons", module="coco", check="is_coco", writer="write_polygons"),
-    _coco("coco-rle", "COCO, run lengths", module="coco", check="is_coco", writer="write_rle"),
+    _coco("coco", "COCO, polygons", writer="write_polygons"),
+    _coco("coco-rle", "COCO, run lengths", writer="write_rle"),
     _labelme("labelme", "LabelMe, polygons", kinds=ALL, writer="write_polygons"),
     _labelme("labelme-masks", "LabelMe, boxes with masks", kinds=("labels", "classes"), writer="write_masks"),
     _yolo("yolo-boxes", "YOLO, boxes", kinds=("boxes", "classes"), writer="write_boxes"),
@@ -102,11 +117,13 @@ _TABLE = (
 FORMATS: dict[str, Format] = {one.name: one for one in _TABLE}
 _markup = partial(Format, extensions=(".xml",), axes="YX", module="markup", writer="")
 _READ_ONLY = (
-    _markup("pascal-voc", "Pascal VOC", kinds=("labels", "boxes", "classes"), check="is_voc"),
-    _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, check="is_cvat"),
-    _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", check="is_trackmate"),
-    Format("via", "VGG Image Annotator", (".json",), ALL, "YX", has_many=True, module="via", check="is_via"),
-    Format("geojson-in-json", "GeoJSON of QuPath", (".json",), ALL, module="geojson", check="is_geojson"),
+    _markup("pascal-voc", "Pascal VOC", kinds=("labels", "boxes", "classes"), holds="annotation"),
+    _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, holds="annotations"),
+    _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", holds="TrackMate"),
+    _json("via", "VGG Image Annotator", kinds=ALL, has_many=True, module="via", check="is_via"),
+    _json(
+        "geojson-in-json", "GeoJSON of QuPath", kinds=ALL, axes="TZYX", module="geojson", check="is_geojson"
+    ),
     Format("label-image", "Label images", LABEL_IMAGES, ("labels",), module="label_image"),
 )
 READERS: dict[str, Format] = {one.name: one for one in (*_TABLE, *_READ_ONLY)}

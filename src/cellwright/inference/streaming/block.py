@@ -16,11 +16,12 @@ from cellwright.core.data import Cells, Image, Labels, Maps, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
-from cellwright.files.tables import in_digits
+from cellwright.files.tables import in_digits, write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.context import calibration_of
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
+    Kept,
     StreamBlock,
     StreamJob,
     StreamPlan,
@@ -67,7 +68,7 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
         preparation = preparation._replace(zoom=preparation.zoom * factor)
     calibration = calibration_of(job.models)
     facts = FactCollector(calibration)
-    maps = job.files.maps(block)
+    maps = job.files.of(Kept.MAPS, block)
     preparation = preparation._replace(
         facts=facts, maps=_read_maps(maps), within=_within(job.image, plan, block)
     )
@@ -84,13 +85,12 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     else:
         table = _cells_written(job, plan, block, result)
         _write_faint(job, block, result.cells.faint)
-    networks = plan.preparation.networks
+    path, networks = job.files.of(Kept.CELLS, block), plan.preparation.networks
     if networks is not None:
-        tell(job.files.part(block), networks.notice)
+        tell(path, networks.notice)
     if calibration is not None:
-        write_text(job.files.fit(block), json.dumps(facts.sums.tolist()))
-    with atomic_write(job.files.part(block)) as path:
-        table.to_csv(path, index=False, float_format=in_digits)
+        write_text(job.files.of(Kept.FIT, block), json.dumps(facts.sums.tolist()))
+    write_csv(path, table, in_digits)
     maps.unlink(missing_ok=True)
 
 
@@ -154,8 +154,7 @@ def link_block(job: StreamJob, plan: StreamPlan, block: StreamBlock) -> Task[Non
     del outlines
     found = Result(float(len(cells)), cells, Provenance.of_image(window, link=True))
     table = _cells_written(job, plan, block, found)
-    with atomic_write(job.files.part(block)) as path:
-        table.to_csv(path, index=False, float_format=in_digits)
+    write_csv(job.files.of(Kept.CELLS, block), table, in_digits)
 
 
 def _write_faint(job: StreamJob, block: StreamBlock, faint: NDArray[np.bool_] | None) -> None:
@@ -170,11 +169,12 @@ def _outlines_in(job: StreamJob, block: StreamBlock) -> Cells:
     """Return what was outlined in the slices of a window: labels and scores."""
     plan = kept_plan(job)
     assert plan is not None
-    parts = [job.files.part(one) for one in blocks_of(job.image, plan) if one.overlaps(block)]
+    around = [one for one in blocks_of(job.image, plan) if one.overlaps(block)]
     place, faint = block.place(job.image.label_axes), None
     labels, present = compact(np.asarray(open_array(job.files.labels)[place]))
     if job.files.faint.exists():
         faint = np.asarray(open_array(job.files.faint)[place])
+    parts = job.files.all_of(Kept.CELLS, around)
     tables = [pandas.read_csv(part, usecols=["label", "score"]) for part in parts]
     table = pandas.concat(tables).set_index("label")["score"]
     n, none = len(present) - 1, np.zeros(len(present) - 1, np.float32)
@@ -211,14 +211,17 @@ def _cells_written(job: StreamJob, plan: StreamPlan, block: StreamBlock, result:
     done = []
     for other in blocks:
         if other.round < block.round and other.overlaps(block):
-            one = DoneBlock(other.tile, _read_left(files.left(other)))
-            done.append(one if has_labels else one._replace(centres=_centres(files.part(other), block)))
+            one = DoneBlock(other.tile, _read_left(files.of(Kept.LEFT, other)))
+            if not has_labels:
+                centres = centres_in([files.of(Kept.CELLS, other)], "zyx"[-len(block.tile.read) :])
+                one = one._replace(centres=centres.astype(np.float32))
+            done.append(one)
     if has_labels:
         cells, later = _written(job, block, result.cells, numbers, done)
     else:
         cells, later = own_cells(result.cells, block.tile, done, None)
         _check_room(cells, numbers)
-    _write_left(files.left(block), later)
+    _write_left(files.of(Kept.LEFT, block), later)
     table = _table(job.image, block, result, cells)
     table["label"] += numbers.start - 1
     return table
@@ -254,10 +257,11 @@ def _written(
     return own, later
 
 
-def _centres(part: Path, block: StreamBlock) -> NDArray[np.float32]:
-    """Return the centres of the cells in the table of a block, along the axes of this one."""
-    axes = list("zyx"[-len(block.tile.read) :])
-    return pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float32)
+def centres_in(parts: Sequence[Path], axes: str) -> NDArray[np.float64]:
+    """Return the centres (N, D) of the cells in the tables of blocks, along axes such as ``zyx``."""
+    columns = list(axes)
+    tables = [pandas.read_csv(part, usecols=columns)[columns].to_numpy(np.float64) for part in parts]
+    return np.concatenate(tables)
 
 
 def _write_left(path: Path, left: Unclaimed) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
+from enum import StrEnum
 from functools import cached_property
 from itertools import product
 from math import ceil, lcm, sqrt
@@ -18,19 +19,20 @@ from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import read_object
 from cellwright.files.memory import free_memory
 from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, Preparation, load_models
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
-from cellwright.inference.recipe import Recipe
+from cellwright.inference.recipe import Recipe, read_inputs
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import InputFiles
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
 from cellwright.ops.geometry.tiles import Tile
+from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.volumes.link import anisotropy_of
 
@@ -43,6 +45,7 @@ MOST_SLICES = 16  # that a block of outlines has: more are hardly faster
 TALLEST_CELL = 1.5  # times the model's diameter: how far slices are linked beyond the core of a block
 FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
 PLAN = "plan.json"  # among the parts
+PLAN_VERSION = 2  # another one where blocks are cut, counted or kept in another way
 COMPARED_PX = 64  # side of a window in which a smaller copy is compared with the image
 LEAST_ALIKE = 0.2  # correlation of these windows: of noise alone, thinned out four times, it is 0.25
 MOST_LABELS = np.iinfo(np.int32).max
@@ -109,6 +112,11 @@ class StreamJob:
         )
         return replace(self, output=self.files.parts / "slices", recipe=recipe, whole_table=False)
 
+    @cached_property
+    def inputs(self) -> AnalysisInputs:
+        """What an analysis takes besides the image; each process opens it once."""
+        return read_inputs(self.recipe.files, self.image, self.recipe.analysis.region_rule)
+
     @property
     def has_second_pass(self) -> bool:
         """Whether more is wanted of the cells than a count gives."""
@@ -122,6 +130,7 @@ class StreamJob:
         """
         image = self.image
         facts = {
+            "version": PLAN_VERSION,
             "image": [image.name, image.axes, image.shape, str(image.data.dtype), image.pixel_size_um],
             "models": [model.sha256 or model.spec.family for model in self.models],
             "settings": asdict(self.settings),
@@ -131,13 +140,6 @@ class StreamJob:
             facts["file"] = facts_of(Path(image.source))
         if image.source_files:
             facts["files"] = [facts_of(Path(path)) for path in image.source_files]
-        if self.family.gives != "density":
-            facts["seams"] = "cells left to later blocks"  # which earlier versions did not keep
-        if self.is_linked:
-            facts["blocks"] = "linked from outlines"  # those of earlier versions were not
-        if self.family.needs_volumes:
-            facts["colours"] = "scaled as a whole"  # those of earlier versions were scaled block by block
-            facts["faint"] = "kept"  # which earlier versions did not
         return json.dumps(facts, sort_keys=True, default=str)
 
     @property
@@ -213,6 +215,18 @@ class StreamPlan(NamedTuple):
         return self._replace(preparation=self.preparation._replace(networks=networks))
 
 
+class Kept(StrEnum):
+    """What is kept of a block among the parts, by the ending of its file."""
+
+    CELLS = "csv"  # the table of its cells; there once it was counted
+    LEFT = "left.npz"  # the cells that it leaves to blocks that come later; there before its table
+    MAPS = "maps.npz"  # its maps, where it was looked at to find the scale; there until it is counted
+    FIT = "facts.json"  # what it tells of how well it was counted, where the model is calibrated
+    MEASURED = "measured.csv"  # its table with what was measured
+    REGIONS = "regions.npz"  # which of its cells lie in which region, and how large regions are in its core
+    SELECTED = "selected.csv"  # its measured table without the cells that do not count
+
+
 class StreamFiles(NamedTuple):
     """Where the files of an image are."""
 
@@ -244,33 +258,13 @@ class StreamFiles(NamedTuple):
         """Held while a program counts the image."""
         return self.output / f".{self.name}.lock"
 
-    def part(self, block: StreamBlock) -> Path:
-        """Return the table of the cells of a block; there once it was counted."""
-        return self.parts / f"{block.number:06}.csv"
+    def of(self, kept: Kept, block: StreamBlock) -> Path:
+        """Return the file of what is kept of a block."""
+        return self.parts / f"{block.number:06}.{kept}"
 
-    def left(self, block: StreamBlock) -> Path:
-        """Return the cells that a block leaves to those that come later; there before its table."""
-        return self.parts / f"{block.number:06}.left.npz"
-
-    def maps(self, block: StreamBlock) -> Path:
-        """Return the maps of a block that was looked at to find the scale; there until it is counted."""
-        return self.parts / f"{block.number:06}.maps.npz"
-
-    def fit(self, block: StreamBlock) -> Path:
-        """Return what a block tells of how well it was counted; there where the model is calibrated."""
-        return self.parts / f"{block.number:06}.facts.json"
-
-    def measured(self, block: StreamBlock) -> Path:
-        """Return the same with what was measured."""
-        return self.parts / f"{block.number:06}.measured.csv"
-
-    def regions(self, block: StreamBlock) -> Path:
-        """Return which cells of a block lie in which region, and how large regions are in its core."""
-        return self.parts / f"{block.number:06}.regions.npz"
-
-    def selected(self, block: StreamBlock) -> Path:
-        """Return the same without the cells that do not count."""
-        return self.parts / f"{block.number:06}.selected.csv"
+    def all_of(self, kept: Kept, blocks: Sequence[StreamBlock]) -> list[Path]:
+        """Return the files of all blocks."""
+        return [self.of(kept, block) for block in blocks]
 
     def table(self, ending: str) -> Path:
         """Return a table of the results."""
@@ -326,26 +320,19 @@ def labels_of(block: StreamBlock, n_blocks: int) -> range:
 
 def kept_plan(job: StreamJob) -> StreamPlan | None:
     """Return the plan of a run that was stopped; None where there is none of this job."""
-    path = job.files.parts / PLAN
-    with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["job"] == job.fingerprint:
-            scaling = Scaling(*map(float, kept["scaling"]))
-            channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
-            core, halo, level = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:6])
-            n_places = int(kept.get("n_places", 0))
-            colouring = kept.get("colouring") and Scaling(*map(float, kept["colouring"]))
-            preparation = Preparation(
-                scaling,
-                kept["zoom"],
-                channels=channels,
-                n_places=n_places,
-                colouring=colouring,
-                channel=kept.get("channel"),
-            )
-            told = tuple(map(str, kept.get("told", ())))
-            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], core, halo, level, told)
-    return None
+    kept = read_object(job.files.parts / PLAN)
+    if kept.get("job") != job.fingerprint:
+        return None
+    preparation = Preparation(
+        Scaling(*kept["scaling"]),
+        kept["zoom"],
+        channels=tuple(Scaling(*one) for one in kept["channels"]),
+        n_places=kept["n_places"],
+        colouring=kept["colouring"] and Scaling(*kept["colouring"]),
+        channel=kept["channel"],
+    )
+    rest = [kept[name] for name in StreamPlan._fields[1:]]
+    return StreamPlan(preparation, *rest)._replace(told=tuple(kept["told"]))
 
 
 def make_plan(job: StreamJob) -> Task[StreamPlan]:
@@ -364,7 +351,7 @@ def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -
 
     Where there is no room for them, they are predicted again.
     """
-    for old in job.files.parts.glob("*.maps.npz"):
+    for old in job.files.parts.glob(f"*.{Kept.MAPS}"):
         old.unlink()
     if plan.level or plan.preparation.zoom != 1.0 or job.image.label_axes != "YX":
         return  # a block that is resized is a part of the whole, a place that was tried is not
@@ -372,7 +359,11 @@ def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -
     alike = [one for one in trials if one.predicted and (one.zoom, one.scaling) == counted_with]
     for block, trial in product(blocks_of(job.image, plan), alike):
         if trial.predicted is not None and trial.batch.block.read == block.tile.read:
-            with suppress(WriteError), atomic_write(job.files.maps(block)) as path, path.open("wb") as file:
+            with (
+                suppress(WriteError),
+                atomic_write(job.files.of(Kept.MAPS, block)) as path,
+                path.open("wb") as file,
+            ):
                 np.savez(file, **trial.predicted.maps[0])
 
 

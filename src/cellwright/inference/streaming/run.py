@@ -63,6 +63,7 @@ from cellwright.inference.streaming.cluster import (
 )
 from cellwright.inference.streaming.plan import (
     PLAN,
+    Kept,
     StreamBlock,
     StreamJob,
     StreamPlan,
@@ -130,7 +131,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         yield Progress("pyramid and table", 0, 1)
         if replace(job).fingerprint != known:  # which looks anew
             raise changed_meanwhile(name)
-        told = [*here.told, *begin_image(name, job.output).notices]
+        told = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
         found = _finish(job, here, selected, fit, started)
         told += _write_more(job, found, write)
     shutil.rmtree(job.files.parts)
@@ -158,7 +159,7 @@ def _count_blocks(job: StreamJob, networks: Engine, lent: LentClient) -> Task[St
         plan = yield from make_plan(job)
         plan = _begin(job, plan)
     client = lent()
-    here, path = plan.with_networks(networks), job.files.part
+    here, path = plan.with_networks(networks), partial(job.files.of, Kept.CELLS)
     steps: Steps = partial(one_by_one, job, here)
     if client is not None:
         there = partial(count_there, job=job, plan=plan)
@@ -170,7 +171,7 @@ def _count_blocks(job: StreamJob, networks: Engine, lent: LentClient) -> Task[St
 def _forget_selected(job: StreamJob) -> None:
     """Forget the plan of a run that was stopped once it had taken cells out, where others are wanted now."""
     parts = job.files.parts
-    if any(parts.glob("*.selected.csv")):
+    if any(parts.glob(f"*.{Kept.SELECTED}")):
         told = (parts / MEASURED).read_text(encoding="utf-8")
         if not job.has_second_pass or told != job.second_fingerprint:
             (parts / PLAN).unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def _link_blocks(job: StreamJob, outlined: StreamPlan, client: "Client | None") 
         sizes = link_size(job, outlined.preparation.zoom)
         plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
         plan = _begin(job, plan)
-    path = job.files.part
+    path = partial(job.files.of, Kept.CELLS)
     steps: Steps = partial(each, partial(link_block, job, plan))
     if client is not None:
         there = partial(link_there, job=job, plan=plan)
@@ -221,7 +222,7 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
     """
     image = job.image
     files, family = job.files, job.family
-    endings = ("csv", "left.npz", "facts.json", "told")
+    endings = (Kept.CELLS, Kept.LEFT, Kept.FIT, "told")
     for old in (path for ending in endings for path in files.parts.glob(f"*.{ending}")):
         old.unlink()
     maps = [files.labels, files.density]
@@ -245,17 +246,18 @@ def _second_pass(
 ) -> Task[Selected]:
     """Measure and classify all cells, and leave out those that do not count."""
     files = job.files
+    path = partial(files.of, Kept.MEASURED)
     settings, wanted = files.parts / MEASURED, job.second_fingerprint
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
         for old in files.parts.glob("*.measured.*"):
             old.unlink()
         write_text(settings, wanted)
-    scale = crop_scale(job, [files.part(block) for block in blocks])
+    scale = crop_scale(job, files.all_of(Kept.CELLS, blocks))
     steps: Steps = partial(each, lambda block: measure_block(job, plan, block, scale))
     if client is not None:  # nothing is written to the labels
         there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
-        steps = partial(shared_out, client, there, path=files.measured, chunk=0)
-    yield from _through("measure", blocks, files.measured, steps)
+        steps = partial(shared_out, client, there, path=path, chunk=0)
+    yield from _through("measure", blocks, path, steps)
     yield Progress("select", 0, 1)
     return select(job, blocks)
 
@@ -273,7 +275,7 @@ def _finish(
     provenance, notices, settings = _found_by(job, plan, fit, started)
     notices = tuple(filter(None, notices))
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
-    parts, analysis = [files.part(block) for block in blocks], None
+    parts, analysis = files.all_of(Kept.CELLS, blocks), None
     if job.family.gives == "density":
         result = _summed(job, parts, result, settings)
         write_csv(files.table("csv"), frames_table(result))
@@ -281,7 +283,7 @@ def _finish(
         result = replace(result, count=float(_join(parts, files.table("csv"))))
     else:
         analysis = analysis_of(job, blocks, selected, _with_selection(job, result, selected))
-        _join([files.selected(block) for block in blocks], files.table("csv"))
+        _join(files.all_of(Kept.SELECTED, blocks), files.table("csv"))
         result = analysis.result
     labels = maps if maps.exists() else None
     found = Counted(replace(result, maps={}), analysis, labels=labels)
@@ -316,10 +318,10 @@ def _found_by(
 def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
     files, facts = job.files, FactCollector(calibration_of(job.models))
-    told = [block for block in blocks_of(job.image, plan) if files.fit(block).exists()]
-    for block in told:
-        facts.sums += json.loads(files.fit(block).read_text(encoding="utf-8"))
-    return facts.expected_f1([_scored(files.part(block)) for block in told] or [Cells.empty(2)])
+    told = [block for block in blocks_of(job.image, plan) if files.of(Kept.FIT, block).exists()]
+    for path in files.all_of(Kept.FIT, told):
+        facts.sums += json.loads(path.read_text(encoding="utf-8"))
+    return facts.expected_f1(list(map(_scored, files.all_of(Kept.CELLS, told))) or [Cells.empty(2)])
 
 
 def _scored(part: Path) -> Cells:

@@ -9,7 +9,6 @@ column.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +25,10 @@ from cellwright.files.memory import free_memory
 from cellwright.files.tables import write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
-from cellwright.inference.recipe import read_inputs
-from cellwright.inference.settings import InputFiles
-from cellwright.inference.streaming.block import compact, part_of, placed
+from cellwright.inference.streaming.block import centres_in, compact, part_of, placed
 from cellwright.inference.streaming.plan import (
     FREE_SHARE,
+    Kept,
     StreamBlock,
     StreamJob,
     StreamPlan,
@@ -90,7 +88,7 @@ def check_second_pass(job: StreamJob) -> None:
         )
     if job.recipe.analysis.track:
         check_tracked(image.label_axes, is_volume=job.recipe.engine.link)
-    inputs = inputs_of(job)
+    inputs = job.inputs
     check_texts(job.recipe.analysis.keep, _known_texts(job, inputs))
     if inputs.regions is not None:
         inputs.regions.check(image.label_shape)
@@ -111,26 +109,9 @@ def _known_texts(job: StreamJob, inputs: AnalysisInputs) -> dict[str, Sequence[s
     return known
 
 
-def inputs_of(job: StreamJob) -> AnalysisInputs:
-    """Return what an analysis takes besides the image; each process opens it once."""
-    image = job.image
-    if job.recipe.files == InputFiles():
-        return AnalysisInputs()
-    return _inputs(
-        job.run, job.recipe.files, job.recipe.analysis.region_rule, image.name, image.axes, image.shape
-    )
-
-
-@lru_cache(maxsize=1)
-def _inputs(
-    _: str, files: InputFiles, rule: str, name: str, axes: str, shape: tuple[int, ...]
-) -> AnalysisInputs:
-    return read_inputs(files, Image(np.broadcast_to(np.uint8(0), shape), axes, name=name), rule)
-
-
 def regions_of(job: StreamJob) -> RegionSet:
     """Return where the cells of an image count."""
-    return inputs_of(job).regions or RegionSet(rule=job.recipe.analysis.region_rule)
+    return job.inputs.regions or RegionSet(rule=job.recipe.analysis.region_rule)
 
 
 def crop_scale(job: StreamJob, parts: Sequence[Path]) -> CropScale | None:
@@ -163,16 +144,6 @@ class _BlockNuclei(NamedTuple):
     n_numbers: int = 0
     n_pieces: int = 0
 
-    def plus(self, told: Mapping[str, Any]) -> "_BlockNuclei":
-        """Return the sums with a further block, as far as its file tells."""
-        return _BlockNuclei(*(n + int(told[name]) for name, n in self._asdict().items() if name in told))
-
-    @property
-    def notices(self) -> list[str]:
-        """A sentence where they are no labels but a mask."""
-        line = pieces_line(self.n_numbers, self.n_pieces, "the nuclei")
-        return [line] * bool(line)
-
 
 def measure_block(
     job: StreamJob, plan: StreamPlan, block: StreamBlock, scale: CropScale | None
@@ -182,8 +153,9 @@ def measure_block(
     CellwrightError where a measurement does not fit the image, or a file cannot be read or written.
     """
     files, regions = job.files, regions_of(job)
-    table = pandas.read_csv(files.part(block))
+    table = pandas.read_csv(files.of(Kept.CELLS, block))
     membership, nuclei = np.zeros((0, len(regions.names)), bool), _BlockNuclei()
+    measured = files.of(Kept.MEASURED, block)
     if len(table) or job.recipe.files.nuclei:
         window = _window_of(job, plan, block, table)
         if scale is not None and len(table):
@@ -191,7 +163,7 @@ def measure_block(
             classes = yield from predict_classes(
                 own, window.part, job.recipe.classifier, job.recipe.engine, scale
             )
-            tell(files.measured(block), classes.notice)
+            tell(measured, classes.notice)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
         columns, nuclei = yield from _columns(job, plan, window)
@@ -202,10 +174,10 @@ def measure_block(
         )
         if regions.included:
             table["regions"] = regions.joined_names(membership)
-    with atomic_write(files.regions(block)) as path, path.open("wb") as file:
+    with atomic_write(files.of(Kept.REGIONS, block)) as path, path.open("wb") as file:
         sizes = _sizes(regions, job.image, block)
-        np.savez(file, membership=membership, sizes=sizes, **nuclei._asdict())
-    write_csv(files.measured(block), table)
+        np.savez(file, membership=membership, sizes=sizes, nuclei=nuclei)
+    write_csv(measured, table)
 
 
 def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: pandas.DataFrame) -> _Window:
@@ -231,7 +203,7 @@ def _columns(
 ) -> Task[tuple[dict[str, NDArray[Any]], _BlockNuclei]]:
     """Return what is measured of the cells of a block, and what is told of its nuclei."""
     block, part, found, rows = window
-    inputs, measuring = inputs_of(job), job.recipe.analysis.measuring
+    inputs, measuring = job.inputs, job.recipe.analysis.measuring
     nuclei, told = None, _BlockNuclei()
     if inputs.nuclei is not None:
         nuclei = np.asarray(inputs.nuclei[block.place(job.image.label_axes)])
@@ -297,16 +269,19 @@ def _sizes(regions: RegionSet, image: Image, block: StreamBlock) -> NDArray[np.i
 def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result) -> NDArray[np.float64]:
     """Return how far the nearest other cell is from each cell of a block, wherever that lies."""
     files = job.files
-    axes = [axis.lower() for axis in job.image.spatial_axes]
+    axes = job.image.spatial_axes.lower()
     if not is_volumetric(result):
-        axes = ["y", "x"]
+        axes = "yx"
     spacing = np.asarray(pixel_sizes(result, len(axes)) or (1.0,) * len(axes))
-    at_same_time = [other for other in blocks_of(job.image, plan) if other.time == block.time]
-    own = _centres([files.part(block)], axes) * spacing
-    near = _centres([files.part(other) for other in at_same_time if other.touches(block)], axes) * spacing
-    distances = _to_second(near, own)
+    blocks = blocks_of(job.image, plan)
+
+    def centres(others: Sequence[StreamBlock]) -> NDArray[np.float64]:
+        return np.asarray(centres_in(files.all_of(Kept.CELLS, others), axes) * spacing)
+
+    own = centres([block])
+    distances = _to_second(centres([other for other in blocks if other.touches(block)]), own)
     if not (distances < plan.core_px * spacing.min()).all():  # there may be a nearer one farther away
-        distances = _to_second(_centres([files.part(other) for other in at_same_time], axes) * spacing, own)
+        distances = _to_second(centres([other for other in blocks if other.time == block.time]), own)
     return np.where(np.isfinite(distances), distances, np.nan)
 
 
@@ -314,10 +289,6 @@ def _to_second(centres: NDArray[np.float64], own: NDArray[np.float64]) -> NDArra
     """Return the distance of the second nearest, for the nearest is the cell itself; infinite without."""
     distances: NDArray[np.float64] = KDTree(centres).query(own, k=2)[0][:, 1]
     return distances
-
-
-def _centres(parts: Sequence[Path], axes: list[str]) -> NDArray[np.float64]:
-    return np.concatenate([pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float64) for part in parts])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,14 +311,14 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     image = job.image
     files, settings, regions = job.files, job.recipe.analysis, regions_of(job)
     reasons: Counter[str] = Counter()
-    memberships, nuclei = [], _BlockNuclei()
+    memberships, nuclei = [], np.zeros(len(_BlockNuclei._fields), np.int64)
     lengths = dict(zip(image.label_axes, image.label_shape, strict=True))
     sizes = np.zeros((len(regions.names_and_union), lengths.get("T", 1), lengths.get("Z", 1)), np.int64)
     for block in blocks:
-        table = pandas.read_csv(files.measured(block))
-        with np.load(files.regions(block)) as told:
+        table = pandas.read_csv(files.of(Kept.MEASURED, block))
+        with np.load(files.of(Kept.REGIONS, block)) as told:
             membership = told["membership"]
-            nuclei = nuclei.plus(told)
+            nuclei += told["nuclei"]
             slices = block.tile.core[0] if "Z" in lengths else slice(0, 1)
             sizes[:, block.time, slices] += told["sizes"]
         gone = np.zeros(0, np.int64)
@@ -358,19 +329,21 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
             gone = table["label"][~kept].to_numpy()
             table, membership = table[kept], membership[kept]
         memberships.append(membership)
-        write_csv(files.selected(block), table)  # which tells that cells may be gone from the labels
+        write_csv(files.of(Kept.SELECTED, block), table)  # which tells that cells may be gone from the labels
         if len(gone):
             _erase(job, block, gone)
-    thresholds = _mark(job, [files.selected(block) for block in blocks])
+    thresholds = _mark(job, files.all_of(Kept.SELECTED, blocks))
     if job.recipe.engine.link and "Z" in lengths:
         sizes = sizes.sum(axis=2, keepdims=True)
     lead = [n for axis, n in lengths.items() if axis == "T" or (axis == "Z" and not job.recipe.engine.link)]
+    n_outside, n_numbers, n_pieces = nuclei.tolist()
+    line = pieces_line(n_numbers, n_pieces, "the nuclei")
     return Selected(
         np.concatenate(memberships),
         sizes.reshape(-1, *lead),
-        nuclei.n_outside,
+        n_outside,
         thresholds,
-        (*left_out_notices(reasons), *nuclei.notices),
+        (*left_out_notices(reasons), *[line] * bool(line)),
         reasons,
     )
 
@@ -384,7 +357,7 @@ def analysis_of(
 
     SettingsError where linking the cells of two frames takes more memory than there is.
     """
-    parts = [job.files.selected(block) for block in blocks]
+    parts = job.files.all_of(Kept.SELECTED, blocks)
     tables = [
         pandas.read_csv(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
     ]
