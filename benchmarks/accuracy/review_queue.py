@@ -17,11 +17,12 @@ from tools.command_line import command_line
 from tools.release.train_shipped import held_out_names
 
 from benchmarks.measure import print_table
-from cellwright.annotation.review_queue import ReviewQueue, flip_disagreement
+from cellwright.annotation.review_queue import ReviewQueue, mirror_disagreement
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.inference.pipeline import count
+from cellwright.inference.settings import EngineSettings
 from cellwright.ops.matching import overlaps
 
 IOU = 0.5
@@ -42,8 +43,7 @@ def found_early(items: Sequence[Item], model: str) -> list[int]:
         n_first = ceil(SHARE * len(is_wrong))
         queue = ReviewQueue(session)
         found = [is_wrong[np.array(queue.order(), int)[:n_first] - 1].sum()]
-        disagreement = run(flip_disagreement(image, session.labels, model))
-        queue.set_disagreement(dict(enumerate(disagreement.tolist(), start=1)))
+        queue.set_disagreement(run(mirror_disagreement(session, EngineSettings(), model)))
         found.append(is_wrong[np.array(queue.order(), int)[:n_first] - 1].sum())
         totals += [len(is_wrong), is_wrong.sum(), *found, min(is_wrong.sum(), n_first)]
     return totals.tolist()

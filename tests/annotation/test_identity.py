@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cellwright.annotation.identity import FINGERPRINT_PIXELS, identity_of
+from cellwright.annotation.setup import FINGERPRINT_PIXELS, identity_of
 
 
 def test_the_identity_of_a_large_image_reads_little_of_it(draw_session):

@@ -29,7 +29,6 @@ from cellwright.inference.pipeline import (
     count,
     count_cells,
     count_with_prediction,
-    decode,
     recount,
 )
 from cellwright.inference.settings import EngineSettings
@@ -575,8 +574,8 @@ def test_kept_maps_give_the_cells_of_the_count(blobs, oracle_model):
     image = Image(np.stack([blobs.image] * 2), "TYX")
     result, prediction = run(count_module.count_with_prediction(image, oracle_model, None, CPU))
     assert (prediction.lead_shape, prediction.zoom, len(prediction.frames)) == ((2,), 1.0, 2)
-    cells = decode(prediction, oracle_model, registry.get("flow").settings())
-    assert np.array_equal(cells.labels, result.cells.labels)
+    again = recount(result, prediction, oracle_model, registry.get("flow").settings())
+    assert np.array_equal(again.cells.labels, result.cells.labels)
 
 
 def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):

@@ -29,7 +29,7 @@ from cellwright.core.tasks import Progress, run
 from cellwright.files import regions as region_files
 from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
-from cellwright.files.images import read_image
+from cellwright.files.images import read_image, write_labels
 from cellwright.files.zarr import open_array
 from cellwright.inference import context, pipeline
 from cellwright.inference.classify import classify, predict_classes
@@ -943,6 +943,18 @@ def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, sma
     files = InputFiles(regions=(str(path),))
     found, *_ = analysed_both_ways(image, small_blocks, tmp_path, settings, files)
     assert list(found.analysis.counts["region"]) == ["parts 3", "parts 7", "all regions"]
+
+
+def test_a_mask_of_larger_pixels_holds_block_by_block(tmp_path, draw_blobs, small_blocks):
+    image = Image(draw_blobs((190, 210)).image, "YX", (0.5, 0.5))
+    mask = np.ones((95, 105), np.int32)
+    mask[75:, 50:] = 0
+    write_labels(tmp_path / "mask.tif", mask, Image(mask, "YX", (1.0, 1.0)))
+    files = InputFiles(mask=str(tmp_path / "mask.tif"))
+    settings = AnalysisSettings(keep=("area_px>20",))
+    _, _, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings, files)
+    same_tables(*tables)
+    assert not ((tables[0]["y"] > 151) & (tables[0]["x"] > 101)).any()
 
 
 def test_a_mask_in_place_of_nuclei_is_told(tmp_path, draw_blobs, small_blocks):

@@ -19,7 +19,7 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.dataset.append import Entry, append_all
 from cellwright.files.dataset.meta import Region
 from cellwright.files.formats.image_annotation import ImageAnnotation
-from cellwright.files.formats.registry import FORMATS
+from cellwright.files.formats.registry import format_of
 from cellwright.ops.labels import relabel
 
 MEASURE, WRITE = "measure", "write"  # stages of an export
@@ -69,14 +69,11 @@ def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[N
     SettingsError where there is no format of this name. WriteError where it cannot be written, or the format
     cannot hold this annotation.
     """
-    if name not in FORMATS:
-        raise SettingsError(
-            f"The format must be one of {', '.join(FORMATS)}; got {name!r}. Choose one of them."
-        )
+    one = format_of(name)
     yield Progress(MEASURE, 0, 1, "measuring the cells")
     annotation = annotation_of(session)
     yield Progress(WRITE, 0, 1, "writing the file")
-    FORMATS[name].write(path, [annotation])
+    one.write(path, [annotation])
 
 
 def dataset_task(

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.annotation.identity import ImageIdentity
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata
+from cellwright.annotation.setup import ImageIdentity
 from cellwright.core.data import CHANNEL, Labels
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.tables import plain

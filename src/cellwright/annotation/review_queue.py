@@ -21,7 +21,6 @@ from scipy.spatial import ConvexHull
 
 from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.data import Image, Labels
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
@@ -169,31 +168,22 @@ def _hull_size(mask: Mask) -> float:
 
 
 def mirror_disagreement(
-    session: AnnotationSession, engine: EngineSettings, model: str
-) -> Task[dict[int, float]]:
-    """Return for each cell, by number, how far the model disagrees with it once the image is mirrored."""
-    yield Progress("load", 0, 1)
-    labels = session.cells().labels
-    assert labels is not None  # a session has some, empty as they may be
-    found = yield from flip_disagreement(session.image, labels, model, engine)
-    return dict(zip(session.ids().tolist(), np.asarray(found, float).tolist(), strict=True))
-
-
-def flip_disagreement(
-    image: Image,
-    labels: Labels,
+    session: AnnotationSession,
+    engine: EngineSettings,
     model: "ModelChoices",
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
-) -> Task[NDArray[np.float32]]:
-    """Return for each cell, float32 (N,), how far a model is from finding it in the image flipped along X.
+) -> Task[dict[int, float]]:
+    """Return for each cell, by number, how far a model is from finding it in the image mirrored along X.
 
-    That is 1 - IoU with the cell found there that overlaps most; 1 where none does. ``labels`` are the cells
-    1..N, in the axes of the image without its channels; the model must outline cells.
+    That is 1 - IoU with the cell found there that overlaps most; 1 where none does. The model must outline
+    cells.
 
     CellwrightError where the image, the model or a setting does not fit; says what to do.
     """
+    yield Progress("load", 0, 1)
     from cellwright.inference.pipeline import count_cells
 
+    image, labels = session.image, session.cells().labels
+    assert labels is not None  # a session has some, empty as they may be
     flipped = replace(image, data=np.flip(np.asarray(image.data), axis=image.axes.index("X")))
     result = yield from count_cells(flipped, model, None, replace(engine, flips=False))
     if result.cells.labels is None:
@@ -202,7 +192,7 @@ def flip_disagreement(
         )
     axis = image.label_axes.index("X")
     iou = overlaps(labels, np.flip(result.cells.labels, axis=axis))
-    if 0 in iou.shape:
-        return np.ones(iou.shape[0], np.float32)
-    best: NDArray[np.float32] = iou.max(axis=1).toarray().ravel().astype(np.float32)
-    return 1 - best
+    best = np.zeros(iou.shape[0])
+    if 0 not in iou.shape:
+        best = iou.max(axis=1).toarray().ravel()
+    return dict(zip(session.ids().tolist(), (1 - best).tolist(), strict=True))

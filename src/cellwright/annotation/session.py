@@ -15,11 +15,19 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
 from cellwright.annotation.history import Edit, EditHistory, SessionEvents
-from cellwright.annotation.identity import check_same, identity_of
 from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore, lifted
 from cellwright.annotation.records import Start
-from cellwright.annotation.setup import UNKNOWN, Columns, checked_box, checked_labels, draw_discs, plane_shape
+from cellwright.annotation.setup import (
+    UNKNOWN,
+    Columns,
+    check_same,
+    checked_box,
+    checked_labels,
+    draw_discs,
+    identity_of,
+    plane_shape,
+)
 from cellwright.core.data import Cells, Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops import label_editing

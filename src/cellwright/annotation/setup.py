@@ -1,6 +1,8 @@
-"""What a session begins with, checked: labels that fit the image, discs for points, boxes."""
+"""What a session begins with, checked: the image, known again under another name too, and what fits it."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,10 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops import label_editing
+from cellwright.ops.geometry.intensity import sample_steps
 from cellwright.ops.label_changes import Box
+
+FINGERPRINT_PIXELS = 1 << 14
 
 
 class Columns(NamedTuple):
@@ -121,3 +126,33 @@ def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
             )
         parts.append(slice(start, stop))
     return tuple(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageIdentity:
+    """By what an image is known again. Made by :func:`identity_of`; used by the journal."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    pixel_size_um: tuple[float, ...]
+    fingerprint: str  # of some of its pixels
+
+
+def identity_of(image: Image) -> ImageIdentity:
+    """Return by what an image is known again: name, shape, axes, pixel size and some of its pixels."""
+    steps = sample_steps(image.shape, FINGERPRINT_PIXELS)
+    sample = np.ascontiguousarray(image.data[tuple(slice(None, None, step) for step in steps)])
+    digest = hashlib.sha256(str(sample.dtype).encode() + sample.tobytes()).hexdigest()[:16]
+    sizes = tuple(float(size) for size in image.pixel_size_um)
+    return ImageIdentity(image.name, tuple(map(int, image.shape)), image.axes, sizes, digest)
+
+
+def check_same(image: Image, known: ImageIdentity) -> None:
+    """Raise AnnotationError where an image is not the one that is known."""
+    found = identity_of(image)
+    if (found.shape, found.axes, found.fingerprint) != (known.shape, known.axes, known.fingerprint):
+        raise AnnotationError(
+            f"The journal belongs to image {known.name!r} of axes {known.axes!r} and shape {known.shape}; "
+            f"got {found.name!r}, {found.axes!r}, {found.shape}, or other pixels. Choose that image."
+        )

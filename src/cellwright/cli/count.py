@@ -63,81 +63,73 @@ RULES = (
     FlagRule(("pattern", "watch"), needs=(FOLDER,)),
 )
 
-Images = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
-        show_default=False,
-    ),
-]
-Models = Annotated[
-    list[str],
-    typer.Option(
-        help="Name or folder of a model; give several to average them.  "
-        f"[default: {registry.DEFAULT_FAMILY}]",
-        show_default=False,
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."),
-]
-Axes = Annotated[
-    str | None, typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed.")
-]
-Classifier = Annotated[
-    str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
-]
-Window = Annotated[
-    str | None,
-    typer.Option(help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."),
-]
-PixelSize = Annotated[
-    str | None, typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file.")
-]
-Report = Annotated[
-    Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
-]
-Xlsx = Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")]
-Parquet = Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")]
-Saved = Annotated[
-    Path | None,
-    typer.Option("--settings", help="File of settings to begin with; flags given here override it."),
-]
-SaveSettings = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
-EachChannel = Annotated[
-    bool, typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels.")
-]
-WithFiles = Annotated[
-    list[str],
-    typer.Option(
-        "--with",
-        help="Image file of the same pixels, whose channels are added after those of the image. "
-        "May be repeated; {name} is the name of the image.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
-
 
 @with_settings(*SETTINGS)
 def count(
     context: typer.Context,
-    images: Images,
-    model: Models = [],  # noqa: B006 - typer copies it
-    output: Output = None,
-    axes: Axes = None,
-    classifier: Classifier = None,
-    window: Window = None,
-    pixel_size: PixelSize = None,
-    report: Report = None,
-    xlsx: Xlsx = False,
-    parquet: Parquet = False,
-    saved: Saved = None,
-    save_settings: SaveSettings = None,
-    as_json: AsJson = False,
-    each_channel: EachChannel = False,
-    with_files: WithFiles = [],  # noqa: B006 - typer copies it
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Name or folder of a model; give several to average them.  "
+            f"[default: {registry.DEFAULT_FAMILY}]",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."
+        ),
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        str | None, typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
+    ] = None,
+    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
+    saved: Annotated[
+        Path | None,
+        typer.Option("--settings", help="File of settings to begin with; flags given here override it."),
+    ] = None,
+    save_settings: Annotated[
+        Path | None, typer.Option(help="File to save all settings to, for --settings.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    each_channel: Annotated[
+        bool,
+        typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels."),
+    ] = False,
+    with_files: Annotated[
+        list[str],
+        typer.Option(
+            "--with",
+            help="Image file of the same pixels, whose channels are added after those of the image. "
+            "May be repeated; {name} is the name of the image.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     **flags: Any,
 ) -> None:
     """Count the cells of images, or of the images in folders.

@@ -9,14 +9,41 @@ from typing import Annotated
 import typer
 
 from cellwright.cli import models
-from cellwright.cli.correct import correct
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import compare, evaluate
 from cellwright.cli.flags import GroupedCommand
 from cellwright.cli.interrupts import CANCELLED
+from cellwright.cli.output import echo_note, run_with_bar
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.data import package_version
 from cellwright.core.errors import CellwrightError
+
+
+def correct(
+    results: Annotated[Path, typer.Argument(help="The --output of a count of a folder.", show_default=False)],
+    image: Annotated[str, typer.Argument(help="Image as summary.csv calls it.", show_default=False)],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            help="Label image of all its cells as they are right: 0 is background, each cell has a number of "
+            "its own.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Put corrected cells in the place of those counted.
+
+    They are measured as those were; summary and report follow. What the model had found is kept beside.
+    """
+    from cellwright.files.images import read_image
+    from cellwright.inference.corrections import save_corrected
+
+    right = read_image(labels)
+    for notice in right.notices:
+        echo_note(notice)
+    row = run_with_bar(save_corrected(results, image, right.read(), on_notice=echo_note), image).row
+    n = row["count"]
+    typer.echo(f"{image}  {n} cell{'s' * (n != 1)}, {row['corrected']} corrected by hand")
 
 
 def convert(
@@ -38,7 +65,7 @@ def convert(
     for path, annotations in convert_files(sources, to, output, image).items():
         for annotation in annotations:
             for notice in annotation.notices:
-                typer.echo(f"note: {notice}", err=True)
+                echo_note(notice)
         n_cells = sum(map(len, annotations))
         typer.echo(f"{path}  {n_cells} cells")
 

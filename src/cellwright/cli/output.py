@@ -147,7 +147,7 @@ class Table:
             typer.echo(f"error: {path}: {outcome.error}", err=True)
             return
         if row.get("notices") and not outcome.was_done:
-            typer.echo(f"note: {path}: {row['notices']}", err=True)
+            echo_note(f"{path}: {row['notices']}")
         if self._as_json:
             line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
             typer.echo(_json_line(line))
@@ -217,7 +217,12 @@ def read_folder(folder: Path) -> "Dataset":
     return dataset
 
 
+def echo_note(notice: str) -> None:
+    """Print what the user should know."""
+    typer.echo(f"note: {notice}", err=True)
+
+
 def echo_notices(path: Path, notices: tuple[str, ...]) -> None:
     """Print what the user should know about an image."""
     for notice in notices:
-        typer.echo(f"note: {path}: {notice}", err=True)
+        echo_note(f"{path}: {notice}")

@@ -5,14 +5,14 @@ with classes in, a classifier folder out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_settings
-from cellwright.cli.output import read_folder, run_with_bar
+from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refuse_idle, with_settings
+from cellwright.cli.output import echo_note, read_folder, run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images
@@ -151,9 +151,7 @@ def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> Finetu
     if len(chosen) > 1:
         raise SettingsError(f"Choose one of --{', --'.join(PRESETS)}; got {len(chosen)}.")
     refuse_foreign(flags, FinetuneSettings)
-    names = {item.name for item in fields(FinetuneSettings)}
-    given = {name: value for name, value in flags.items() if name in names and value is not None}
-    return replace(preset_of(chosen[0] if chosen else "quick"), **given)
+    return changed_by(flags, preset_of(chosen[0] if chosen else "quick"))
 
 
 def tune_model(
@@ -189,7 +187,7 @@ def tune_model(
 
 def _print_outcome(outcome: "Outcome", output: Path) -> None:
     for notice in outcome.notices:
-        typer.echo(f"note: {notice}", err=True)
+        echo_note(notice)
     before, after = outcome.before["score"], outcome.after["score"]
     words = verdict(outcome.before, outcome.after, is_better=outcome.is_better)
     typer.echo(f"score {before:.3f} before, {after:.3f} after: {words}")
@@ -203,7 +201,7 @@ def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
     findings = run_with_bar(inspect(dataset, spec), dataset.folder.name)
     typer.echo(findings.summary())
     for warning in findings.warnings:
-        typer.echo(f"note: {warning.text}", err=True)
+        echo_note(warning.text)
 
 
 def print_epoch(progress: Progress) -> None:

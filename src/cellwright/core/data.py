@@ -317,7 +317,7 @@ class Annotation:
 class Prediction:
     """The maps of an image before any threshold, kept so that settings can be changed without the network.
 
-    Made by ``inference.pipeline``; used by ``inference.pipeline.decode`` and kept by the viewer.
+    Made by ``inference.pipeline``; used by ``inference.pipeline.recount`` and kept by the viewer.
     """
 
     frames: tuple[Maps, ...]  # of each 2D frame, in model pixels

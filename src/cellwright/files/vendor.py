@@ -13,7 +13,6 @@ ending     program                     package
 LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``. No package is imported before its file is met.
 """
 
-import atexit
 import json
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from threading import Lock, Timer
 from typing import Any
 
 import numpy as np
@@ -58,18 +56,16 @@ LUT_COLORS = {  # of a LIF
     "yellow": "#ffff00",
     **dict.fromkeys(("gray", "grey"), "#ffffff"),
 }
-WALK = """# through all that HDF5 files say of their pixels; a line in and a line out for each
-import json, sys
+WALK = """# through all that an HDF5 file says of its pixels
+import sys
 def see(_, node):
     list(node.attrs.values())
-for line in sys.stdin:
-    try:
-        import h5py
-        with h5py.File(json.loads(line), "r") as file:
-            file.visititems(see)
-    except Exception:
-        pass
-    print(flush=True)
+try:
+    import h5py
+    with h5py.File(sys.argv[1], "r") as file:
+        file.visititems(see)
+except Exception:
+    pass  # which reading tells
 """
 MOST_SECONDS_OF_WALK = 15.0
 COUNTS_OF_SECTORS = [11, 16, 18]  # where, in words, the header says how many there are of each kind
@@ -328,7 +324,7 @@ def _dye_of(channel: dict[str, Any]) -> str:
 
 
 def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
-    if not _WALKER.comes_to_an_end(path):  # another process can be stopped
+    if not _comes_to_an_end(path):
         raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
     with module.File(path, "r") as file:
         datasets: list[Any] = []
@@ -353,59 +349,14 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
         yield describe(data, letters, path.stem, ImageMetadata(told_sizes))
 
 
-class _Walker:
-    """A process that walks through HDF5 files, for HDF5 crashes on some and loops for ever on others.
-
-    It starts with the first file and ends with this process, or where a file does not let it go on.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    def comes_to_an_end(self, path: Path) -> bool:
-        """Return whether HDF5 gets through a file."""
-        with self._lock:
-            is_fresh = self._process is None
-            return self._walk(path) or (not is_fresh and self._walk(path))  # files before may have harmed it
-
-    def _walk(self, path: Path) -> bool:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", WALK],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            atexit.register(self.close)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        clock = Timer(MOST_SECONDS_OF_WALK, process.kill)
-        clock.start()
-        try:
-            process.stdin.write(json.dumps(str(path)) + "\n")
-            process.stdin.flush()
-            has_ended = bool(process.stdout.readline())
-        except OSError:  # it is gone
-            has_ended = False
-        finally:
-            clock.cancel()
-        if not has_ended:
-            self.close()
-        return has_ended
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-            atexit.unregister(self.close)
-
-
-_WALKER = _Walker()
+def _comes_to_an_end(path: Path) -> bool:
+    """Return whether HDF5 gets through a file, in another process: it crashes on some, or loops for ever."""
+    command = [sys.executable, "-c", WALK, str(path)]
+    try:
+        walk = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS_OF_WALK, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return walk.returncode == 0
 
 
 def _refuse_chunks_beyond(dataset: Any, path: Path) -> None:

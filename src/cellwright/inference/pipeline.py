@@ -191,24 +191,6 @@ def prepare(
     return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places), trials
 
 
-def decode(
-    prediction: Prediction, model: ModelChoices, settings: Any, collector: FactCollector | None = None
-) -> Cells:
-    """Return the cells in kept maps under these settings, in the image's own pixels, without the network.
-
-    ``collector`` takes what they tell of how well that went.
-    """
-    first = load_models(model)[0]
-    stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
-    whole = whole_tile(prediction.frame_shape)
-    for frame, maps in enumerate(prediction.frames):
-        decoded = first.decode(maps, prediction.frame_shape, settings)
-        if collector is not None:
-            collector.add([maps], [decoded])
-        stitcher.add(frame, whole, decoded)
-    return run(stitcher.finish(settings)).cells
-
-
 def recount(result: Result, prediction: Prediction | None, model: ModelChoices, settings: Any) -> Result:
     """Return the result under other settings; the network does not run.
 
@@ -217,7 +199,8 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
 
     SettingsError where the maps were not kept (the image was too large, or of one intensity throughout).
     """
-    first = load_models(model)[0]
+    models = load_models(model)
+    first = models[0]
     family = registry.get(first.spec.family)
     if family.gives == "density":
         return with_calibration(result, settings)
@@ -226,8 +209,13 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
             "New thresholds need the maps of the last count, and these were not kept: the image is too large "
             "or of one intensity throughout. Count again with the new thresholds."
         )
-    collector = FactCollector(calibration_of(load_models(model)))
-    cells = decode(prediction, first, settings, collector)
+    collector = FactCollector(calibration_of(models))
+    stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
+    for frame, maps in enumerate(prediction.frames):
+        decoded = first.decode(maps, prediction.frame_shape, settings)
+        collector.add([maps], [decoded])
+        stitcher.add(frame, whole_tile(prediction.frame_shape), decoded)
+    cells = run(stitcher.finish(settings)).cells
     fit = collector.expected_f1([cells])
     found_in = result.provenance
     if found_in.is_linked:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import write_text
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import JsonValue, read_json
 
 Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right) in pixels, the last one past
 
@@ -23,31 +23,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
     ReadError where it is missing or damaged, or does not tell the images of each split.
     """
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON) as error:
-        raise ReadError(
-            f"Expected a dataset folder with a readable meta.json at {folder}; got: {error}. Choose a "
-            "folder that holds meta.json, images/ and masks/."
-        ) from error
-    split = meta.get("split") if isinstance(meta, dict) else None
-    if not isinstance(split, dict) or not all(map(_is_names, split.values())):
-        raise ReadError(
-            f"meta.json of {folder} must hold 'split', a list of image names under the name of each split; "
-            f"got {str(split)[:80]}. Export the dataset again."
-        )
-    items = meta.setdefault("items", {})
-    if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
-        raise ReadError(
-            f"'items' in meta.json of {folder} must hold an object under the name of each image; got "
-            f"{str(items)[:80]}. Export the dataset again."
-        )
-    classes = meta.get("classes") or []
-    if not isinstance(classes, list | dict):
-        raise ReadError(
-            f"'classes' in meta.json of {folder} must be a list of names; got {str(classes)[:80]}. Export "
-            "the dataset again."
-        )
+    told = read_json(folder / "meta.json")
+    split, classes = told.at("split"), told.find("classes")
+    meta: dict[str, Any] = {"items": {}, **told.value}
+    meta["split"] = {name: list(split.texts_at(name)) for name in split.fields()}
+    for item in JsonValue(meta["items"], told.path, "items").fields().values():
+        item.fields()  # which refuses what is no object
+    if classes is not None and not isinstance(classes.value, list | dict):
+        raise classes.refuse("a list of names")
     return meta
 
 
@@ -94,7 +77,3 @@ def checked_pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json."""
     write_text(folder / "meta.json", json.dumps(meta, indent=1, default=str) + "\n")
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -13,11 +13,17 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.annotation.identity import identity_of
 from cellwright.annotation.journal import is_open, locked, read_journal
 from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import UNKNOWN, Columns, checked_labels, paste_labels, plane_shape
+from cellwright.annotation.setup import (
+    UNKNOWN,
+    Columns,
+    checked_labels,
+    identity_of,
+    paste_labels,
+    plane_shape,
+)
 from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import make_folder, writing
