@@ -92,6 +92,13 @@ class JsonValue:
             raise self.refuse("a whole number")
         return int(value)
 
+    def split(self, separator: str | None = None) -> NDArray[np.float64]:
+        """Return the numbers of a text with a separator, blanks by default, between them."""
+        try:
+            return np.array([float(word) for word in str(self.value).split(separator)])
+        except ValueError as error:
+            raise self.refuse("numbers") from error
+
     def pairs(self) -> NDArray[np.float64]:
         """Return a list of (x, y) as places (N, 2) in the order y, x; heights behind them are passed over."""
         table = self._table()
@@ -167,6 +174,12 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected a readable text file at {path}; got: {error}. Check the path.") from error
     return text
+
+
+def read_lines(path: Path) -> list[JsonValue]:
+    """Return the lines of a text file that are not empty."""
+    lines = enumerate(read_text(path).splitlines(), 1)
+    return [JsonValue(line, path, f"Line {number}") for number, line in lines if line.strip()]
 
 
 def read_xml(path: Path) -> ElementTree.Element:

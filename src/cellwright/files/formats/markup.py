@@ -175,7 +175,7 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     if kind == "polyline":
         notes.note("are lines and were left out")
         return None
-    corners = _pairs(row.at("points"), ";")
+    corners = _pairs(row.at("points"))
     if kind == "points":
         return FileObject(row, [points_of(row, corners)], name)
     return FileObject(row, [area_of(row, corners)], name)
@@ -193,7 +193,7 @@ def _turned(row: JsonValue, box: Shape, turn: float) -> Shape:
 def _cvat_mask(row: JsonValue) -> Shape:
     top, left, height, width = (row.at(key).whole(0, 1 << 20) for key in ("top", "left", "height", "width"))
     checked_shape(row.path, row.where, (height, width))
-    runs = _numbers(row.at("rle"), ",").astype(int)
+    runs = row.at("rle").split(",").astype(int)
     if (runs < 0).any() or runs.sum() != height * width:
         raise row.at("rle").refuse(f"run lengths of {height * width} pixels")
     mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
@@ -201,16 +201,9 @@ def _cvat_mask(row: JsonValue) -> Shape:
     return Shape("mask", [corners], MaskPart((top, left), mask))
 
 
-def _numbers(node: JsonValue, separator: str | None) -> NDArray[np.float64]:
-    try:
-        return np.array([float(word) for word in str(node.value).split(separator)])
-    except ValueError as error:
-        raise node.refuse("numbers") from error
-
-
-def _pairs(node: JsonValue, separator: str) -> NDArray[np.float64]:
+def _pairs(node: JsonValue) -> NDArray[np.float64]:
     """Return ``x,y;x,y`` as places y, x."""
-    numbers = _numbers(JsonValue(str(node.value).replace(separator, ","), node.path, node.where), ",")
+    numbers = replace(node, value=str(node.value).replace(";", ",")).split(",")
     if len(numbers) % 2:
         raise node.refuse("pairs of x and y")
     return numbers.reshape(-1, 2)[:, ::-1]
@@ -248,7 +241,7 @@ def _spot(notes: ReadingNotes, axes: str, sizes: dict[str, float], row: JsonValu
     places = {"T": row.at("FRAME").number(), "Z": row.at("POSITION_Z").number() / sizes["Z"]}
     lead = tuple(places[axis] for axis in axes[:-2])
     if _text(row, "ROI_N_POINTS", "0") not in ("", "0") and row.find(TEXT) is not None:
-        around = _numbers(row.at(TEXT), None)
+        around = row.at(TEXT).split()
         ring = around[: len(around) // 2 * 2].reshape(-1, 2)[:, ::-1] / [sizes["Y"], sizes["X"]]
         return FileObject(row, [area_of(row, middle + ring)], lead=lead)
     return FileObject(row, [points_of(row, middle[np.newaxis])], lead=lead)

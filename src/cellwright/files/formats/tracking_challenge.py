@@ -33,7 +33,7 @@ from cellwright.files.formats.image_annotation import (
     only_one,
 )
 from cellwright.files.images import read_image
-from cellwright.files.json_value import JsonValue, read_text
+from cellwright.files.json_value import JsonValue, read_lines
 
 SEAL = "cellwright "
 TABLES = {"res_track.txt": "mask", "man_track.txt": "man_track"}
@@ -62,11 +62,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     if table is None:
         raise ReadError(f"Expected {' or '.join(TABLES)} in {folder}; there is none. Choose another folder.")
     stack = _stack(folder, TABLES[table.name])
-    tracks = [
-        _track(JsonValue(line, table, f"Line {n}"))
-        for n, line in enumerate(read_text(table).splitlines(), 1)
-        if line.strip()
-    ]
+    tracks = [_track(line) for line in read_lines(table)]
     _check(table, tracks, stack)
     labels, parents = _joined(stack, tracks)
     axes = "TYX" if labels.ndim == 3 else "TZYX"

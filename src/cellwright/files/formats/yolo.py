@@ -32,7 +32,7 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.formats.outlines import as_one_ring, cells_of, polygons
 from cellwright.files.images import as_bytes, read_image
-from cellwright.files.json_value import JsonValue, read_text
+from cellwright.files.json_value import JsonValue, read_lines, read_text
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CONFIG = "data.yaml"
@@ -98,12 +98,7 @@ def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None)
     known = tuple(name for name in names.values() if name != NO_CLASS)
     annotation = ImageAnnotation(file.stem, shape, pixel_size_um=pixel_size, class_names=known)
     notes = ReadingNotes(file, image=image)
-    lines = [
-        JsonValue(line, file, f"Line {number}")
-        for number, line in enumerate(read_text(file).splitlines(), 1)
-        if line.strip()
-    ]
-    objects = notes.read(lines, partial(_object, notes, names, (shape[0], shape[1])))
+    objects = notes.read(read_lines(file), partial(_object, notes, names, (shape[0], shape[1])))
     if any(one.shapes[0].kind == "box" for one in objects):
         objects = [replace(one, shapes=[_box_around(one.shapes[0])]) for one in objects]
     return assemble(annotation, objects, notes, image)
@@ -124,10 +119,7 @@ def _names(config: JsonValue) -> dict[int, str]:
 def _object(
     notes: ReadingNotes, names: dict[int, str], shape: tuple[int, int], line: JsonValue
 ) -> FileObject:
-    try:
-        values = [float(word) for word in line.text().split()]
-    except ValueError as error:
-        raise line.refuse("numbers") from error
+    values = line.split().tolist()
     row = JsonValue(values, line.path, line.where)
     number = JsonValue(values[0], line.path, f"{line.where}, class").whole(0, MOST_CLASSES)
     if names and number not in names:
