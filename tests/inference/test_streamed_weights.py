@@ -14,6 +14,7 @@ from cellwright.core.data import Image
 from cellwright.core.tasks import run
 from cellwright.files import zarr as zarr_files
 from cellwright.files.images import read_image
+from cellwright.inference import context
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings, StreamSettings
@@ -66,16 +67,24 @@ def test_blocks_find_the_cells_of_the_whole(
         assert iou(labels == label, whole.cells.labels == theirs) >= LEAST_IOU
 
 
-def test_blocks_of_an_enlarged_image_find_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "CORE_PX", BLOCK_PX)
-    monkeypatch.setattr(zarr_files, "CHUNK_PX", BLOCK_PX)
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_blocks_of_an_enlarged_image_find_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_streamed: bool
+) -> None:
     drawn = simulate("fluorescence", (320, 320), np.random.default_rng(0), diameter_px=12.0)
     image = Image(drawn.image, "YX", name="field")
     engine = EngineSettings(diameter_px=12.0)
     whole = run(count_cells(image, "flow", engine=engine)).cells.labels
+    if is_streamed:
+        monkeypatch.setattr(plan, "CORE_PX", BLOCK_PX)
+        monkeypatch.setattr(zarr_files, "CHUNK_PX", BLOCK_PX)
+        run(count_streamed(StreamJob(image, tmp_path, Recipe(models=("flow",), engine=engine))))
+        labels = zarr.open_group(tmp_path / "field.labels.zarr", mode="r")["0"][:]
+    else:
+        monkeypatch.setattr(context, "WHOLE_PX", BLOCK_PX)
+        monkeypatch.setattr(context, "BLOCK_PX", BLOCK_PX)
+        labels = run(count_cells(image, "flow", engine=engine)).cells.labels
     assert whole is not None
-    run(count_streamed(StreamJob(image, tmp_path, Recipe(models=("flow",), engine=engine))))
-    labels = zarr.open_group(tmp_path / "field.labels.zarr", mode="r")["0"][:]
     alike = 0
     for label in range(1, whole.max() + 1):
         theirs = whole == label

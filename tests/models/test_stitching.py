@@ -27,11 +27,12 @@ def same_regions(first, second):
     return second.max() == n and pairs.shape[1] == n + 1 and len(np.unique(pairs[0])) == n + 1
 
 
-@pytest.mark.parametrize("core", [32, 50, 64, 128])
-def test_blocks_put_together_are_the_whole(blobs, core):
+@pytest.mark.parametrize(("core", "halo"), [(32, 24), (50, 24), (64, 24), (128, 24), (50, 200)])
+def test_blocks_put_together_are_the_whole(blobs, core, halo):
+    """Large cells are shrunk, and the context of a block may then be all of the image."""
     shape = blobs.labels.shape
     stitcher = CellStitcher((), shape)
-    for block in grid(Layout(shape, core, halo=24, divisor=8)):
+    for block in grid(Layout(shape, core, halo=halo, divisor=8)):
         stitcher.add(0, block, cells_in_window(blobs.labels, block))
     cells = stitcher.cells()
     assert len(cells) == len(blobs)

@@ -31,8 +31,8 @@ from cellwright.ops.geometry.axes import (
     with_colours_apart,
 )
 from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain
-from cellwright.ops.geometry.resample import Grid, resize_window, zoomed
-from cellwright.ops.geometry.tiles import Layout, Tile, Window, grid
+from cellwright.ops.geometry.resample import Grid, resize_window
+from cellwright.ops.geometry.tiles import Layout, Tile, Window, grid, whole_tile
 from cellwright.ops.labels import seem_labels
 
 ModelChoice = str | Path | CellModel
@@ -103,7 +103,7 @@ class CountContext:
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
     maps: Maps | None = None  # of the image, where they are known already
-    within: tuple[tuple[int, int], Window] | None = None  # where it lies in another, whose part it is
+    within: tuple[tuple[int, int], Window] | None = None  # where it lies in another, if it is a part of one
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
@@ -164,7 +164,7 @@ class CountContext:
         if zoom != 1.0:
             stage = "rescaled tiles"
         for batch in batches:
-            tiles = grid(self.engine.layout(self._grid(batch, zoom).shape))
+            tiles = grid(self.engine.layout(self.grid_of(batch, zoom).shape))
             n_tiles += len(batch.frames) * len(tiles)
         return TileProgress(stage, n_tiles)
 
@@ -174,7 +174,7 @@ class CountContext:
             return [self.maps]
         if not progress.done:
             yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
-        resized = self._grid(batch, zoom)
+        resized = self.grid_of(batch, zoom)
         images = stacked([self._read(frame, batch.block, resized) for frame in batch.frames])
         maps = yield from predict_maps(images, self.engine, progress)
         return [by_name(one, self.engine.spec.map_channels) for one in maps]
@@ -183,14 +183,14 @@ class CountContext:
         """Return the maps of a batch and what they hold, in pixels of the image."""
         maps = yield from self.predict(batch, zoom, progress)
         yield Progress(progress.stage, progress.done, progress.total, note="finding cells")
-        resized = self._grid(batch, zoom)
+        resized = self.grid_of(batch, zoom)
         return Predicted(maps, [self.model.decode(one, batch.shape, self.settings, resized) for one in maps])
 
-    def _grid(self, batch: BlockBatch, zoom: float) -> Grid:
-        """Return how a batch is resized: by itself, or as a part of the image that it was read from."""
-        if self.within is None or zoom == 1.0:
-            return Grid.of(batch.shape, zoomed(batch.shape, zoom))
-        whole, own = self.within
+    def grid_of(self, batch: BlockBatch, zoom: float) -> Grid:
+        """Return how a batch is resized: as a part of the image that it was read from."""
+        if zoom == 1.0:
+            return Grid.of(batch.shape, batch.shape)
+        whole, own = self.within or (self.frames.shape, whole_tile(self.frames.shape).read)
         pairs = zip(own, batch.block.read, strict=True)
         window = tuple(slice(part.start + read.start, part.start + read.stop) for part, read in pairs)
         return Grid.of_window(whole, window, zoom, self.engine.divisor)
@@ -211,12 +211,12 @@ def block_layout(
     ``longest_whole`` long, measured as it will be once it is enlarged, is one block; the blocks of a longer
     one are ``block_px`` long, likewise.
     """
-    enlarged = max(zoom, 1.0)
+    enlarged, in_model_px = max(zoom, 1.0), engine.halo + engine.divisor * (zoom != 1.0)  # see Grid.of_window
     longest = longest_whole if max(shape) * enlarged <= longest_whole else block_px
     return Layout(
         shape=shape,
         core=int(longest / enlarged),
-        halo=ceil((engine.halo + LARGEST_CELL * engine.spec.diameter_px) / zoom),
+        halo=ceil((in_model_px + LARGEST_CELL * engine.spec.diameter_px) / zoom),
         divisor=engine.divisor,
     )
 

@@ -133,8 +133,8 @@ def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
     if context.settings == registry.get(context.engine.spec.family).settings():
         return trial
     assert trial.predicted is not None
-    maps = trial.predicted.maps
-    decoded = [context.model.decode(one, trial.batch.shape, context.settings) for one in maps]
+    maps, grid = trial.predicted.maps, context.grid_of(trial.batch, trial.zoom)
+    decoded = [context.model.decode(one, trial.batch.shape, context.settings, grid) for one in maps]
     return trial._replace(predicted=Predicted(maps, decoded))
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.codecs.density import DensitySettings, even_out, to_integer_counts
-from cellwright.ops.geometry.tiles import Tile, Window
+from cellwright.ops.geometry.tiles import Tile, Window, whole_tile
 from cellwright.ops.labels import keep, measure
 from cellwright.ops.measure.prediction_interval import count_interval
 
@@ -95,7 +95,7 @@ class CellStitcher:
         """Add the cells of one block of frame ``frame``; they are in pixels of the block's window."""
         lead = np.unravel_index(frame, self.lead_shape)
         corner = _corner(block).astype(np.float32)
-        is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
+        is_whole = block.core == whole_tile(self.shape).core
         done, cells, window = self._done[frame], decoded, None
         if self._labels is not None:
             window = self._labels[lead][block.read]

@@ -353,8 +353,8 @@ def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -
     """
     for old in job.files.parts.glob(f"*.{Kept.MAPS}"):
         old.unlink()
-    if plan.level or plan.preparation.zoom != 1.0 or job.image.label_axes != "YX":
-        return  # a block that is resized is a part of the whole, a place that was tried is not
+    if plan.level or job.image.label_axes != "YX":
+        return
     counted_with = plan.preparation.zoom, plan.preparation.scaling
     alike = [one for one in trials if one.predicted and (one.zoom, one.scaling) == counted_with]
     for block, trial in product(blocks_of(job.image, plan), alike):
