@@ -8,7 +8,8 @@ the pixel size is known (``_um``), else in pixels (``_px``); the same for areas 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cellwright.core.errors import SettingsError
 
@@ -35,13 +36,12 @@ class Column:
 
     name: str  # as in the file
     title: str  # as in a panel
-    group: str  # key of :data:`GROUPS`
     description: str  # one sentence for people
     units: tuple[str, ...] = ()  # endings the name can have, the first that applies; empty for a plain number
-    per_channel: bool = False  # whether there is one for each channel and further image
-    source: str = ""  # what scikit-image and CellProfiler call it
     ndim: int = 0  # the only number of spatial axes it exists for; 0 for both
+    per_channel: bool = False  # whether there is one for each channel and further image
     unit: str = ""  # as shown beside the title; set by :func:`describe`
+    group: str = field(kw_only=True)  # key of :data:`GROUPS`
 
     @property
     def heading(self) -> str:
@@ -49,197 +49,134 @@ class Column:
         return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
+_cell, _shape, _intensity, _neighbours, _region, _marker, _compartment, _track = (
+    partial(Column, group=group) for group in GROUPS
+)
 _TABLE = (
-    Column("label", "Cell", "cell", "Number of the cell: its value in the label image, if any."),
-    Column("t", "Frame", "cell", "Frame in time, from 0."),
-    Column("z", "z", "cell", "Slice, from 0; the centre of a cell of a volume lies between slices."),
-    Column("y", "y", "cell", "Centre, in pixels of the source image."),
-    Column("x", "x", "cell", "Centre, in pixels of the source image."),
+    _cell("label", "Cell", "Number of the cell: its value in the label image, if any."),
+    _cell("t", "Frame", "Frame in time, from 0."),
+    _cell("z", "z", "Slice, from 0; the centre of a cell of a volume lies between slices."),
+    _cell("y", "y", "Centre, in pixels of the source image."),
+    _cell("x", "x", "Centre, in pixels of the source image."),
     *(
-        Column(
-            f"box_{axis}{end}",
-            f"Box {axis}{end}",
-            "cell",
-            f"{('First', 'One past the last')[end]} pixel of the bounding box along {axis}.",
-        )
-        for end in (0, 1)
+        _cell(f"box_{axis}0", f"Box {axis}0", f"First pixel of the bounding box along {axis}.")
         for axis in "zyx"
     ),
-    Column("class", "Class", "cell", "Name of the class, where cells were classified."),
-    Column("score", "Score", "cell", "How sure the model is that this is one whole cell, 0 to 1."),
-    Column("edited", "Edited", "cell", "Whether the cell was drawn or changed by hand."),
-    Column("area", "Area", "cell", "Area of the cell.", ("px", "um2"), source="area; AreaShape_Area", ndim=2),
-    Column(
-        "volume",
-        "Volume",
-        "cell",
-        "Volume of the cell; in voxels where the ending is px.",
-        ("px", "um3"),
-        source="area; AreaShape_Volume",
-        ndim=3,
+    *(
+        _cell(f"box_{axis}1", f"Box {axis}1", f"One past the last pixel of the bounding box along {axis}.")
+        for axis in "zyx"
     ),
-    Column(
-        "diameter",
-        "Diameter",
-        "cell",
-        "Diameter of the disc (ball) of the same area (volume).",
-        LENGTH_UNITS,
-        source="equivalent_diameter_area; AreaShape_EquivalentDiameter",
-    ),
-    Column(
+    _cell("class", "Class", "Name of the class, where cells were classified."),
+    _cell("score", "Score", "How sure the model is that this is one whole cell, 0 to 1."),
+    _cell("edited", "Edited", "Whether the cell was drawn or changed by hand."),
+    _cell("area", "Area", "Area of the cell.", ("px", "um2"), ndim=2),
+    _cell("volume", "Volume", "Volume of the cell; in voxels where the ending is px.", ("px", "um3"), ndim=3),
+    _cell("diameter", "Diameter", "Diameter of the disc (ball) of the same area (volume).", LENGTH_UNITS),
+    _cell(
         "mean_slice_area",
         "Area per slice",
-        "cell",
         "Mean area of the cell in its slices, where the distance of slices is not known.",
         ("um2",),
         ndim=3,
     ),
-    Column(
-        "perimeter",
-        "Perimeter",
-        "shape",
-        "Length of the outline, by Crofton's formula.",
-        LENGTH_UNITS,
-        source="perimeter_crofton; AreaShape_Perimeter",
-        ndim=2,
+    _shape("perimeter", "Perimeter", "Length of the outline, by Crofton's formula.", LENGTH_UNITS, ndim=2),
+    _shape("surface", "Surface", "Area of the surface, by Crofton's formula.", ("px", "um2"), ndim=3),
+    _shape(
+        "circularity", "Circularity", "4π area / perimeter²: 1 for a disc, less for other shapes.", ndim=2
     ),
-    Column(
-        "surface",
-        "Surface",
-        "shape",
-        "Area of the surface, by Crofton's formula.",
-        ("px", "um2"),
-        source="; AreaShape_SurfaceArea",
-        ndim=3,
-    ),
-    Column(
-        "circularity",
-        "Circularity",
-        "shape",
-        "4π area / perimeter²: 1 for a disc, less for other shapes.",
-        source="; AreaShape_FormFactor",
-        ndim=2,
-    ),
-    Column(
+    _shape(
         "sphericity",
         "Sphericity",
-        "shape",
         "Surface of the ball of the same volume / surface: 1 for a ball, less for other shapes.",
         ndim=3,
     ),
-    Column(
-        "solidity",
-        "Solidity",
-        "shape",
-        "Area (volume) / that of the convex hull.",
-        source="solidity; AreaShape_Solidity",
-    ),
-    Column(
+    _shape("solidity", "Solidity", "Area (volume) / that of the convex hull."),
+    _shape(
         "eccentricity",
         "Eccentricity",
-        "shape",
         "Of the ellipse with the same second moments: 0 for a circle, near 1 for a line. In 3D that of the "
         "ellipse through the longest and the shortest axis.",
-        source="eccentricity; AreaShape_Eccentricity",
     ),
-    Column(
+    _shape(
         "orientation",
         "Orientation",
-        "shape",
         "Angle between the y axis and the major axis within the plane, -90 to 90, counter-clockwise.",
         ("deg",),
-        source="orientation; AreaShape_Orientation",
     ),
-    Column(
+    _shape(
         "axis_major",
         "Major axis",
-        "shape",
         "Longest axis of the ellipse (ellipsoid) with the same second moments.",
         LENGTH_UNITS,
-        source="axis_major_length; AreaShape_MajorAxisLength",
     ),
-    Column(
+    _shape(
         "axis_minor",
         "Minor axis",
-        "shape",
         "Shortest axis of the ellipse (ellipsoid) with the same second moments.",
         LENGTH_UNITS,
-        source="axis_minor_length; AreaShape_MinorAxisLength",
     ),
     *(
-        Column(f"intensity_{key}", title, "intensity", text, (), per_channel=True, source=source)
-        for key, title, text, source in (
-            ("mean", "Mean", "Mean of the pixels of the cell.", "intensity_mean; Intensity_MeanIntensity"),
-            (
-                "median",
-                "Median",
-                "Median of the pixels of the cell.",
-                "intensity_median; Intensity_MedianIntensity",
-            ),
-            ("min", "Min", "Lowest value in the cell.", "intensity_min; Intensity_MinIntensity"),
-            ("max", "Max", "Highest value in the cell.", "intensity_max; Intensity_MaxIntensity"),
-            (
-                "std",
-                "Std",
-                "Standard deviation of the pixels of the cell (n in the denominator).",
-                "intensity_std; Intensity_StdIntensity",
-            ),
-            ("sum", "Sum", "Sum over the pixels of the cell.", "; Intensity_IntegratedIntensity"),
+        _intensity(f"intensity_{key}", title, text, per_channel=True)
+        for key, title, text in (
+            ("mean", "Mean", "Mean of the pixels of the cell."),
+            ("median", "Median", "Median of the pixels of the cell."),
+            ("min", "Min", "Lowest value in the cell."),
+            ("max", "Max", "Highest value in the cell."),
+            ("std", "Std", "Standard deviation of the pixels of the cell (n in the denominator)."),
+            ("sum", "Sum", "Sum over the pixels of the cell."),
             (
                 "corrected_mean",
                 "Mean - background",
                 "Mean minus the median of the ring of background around the cell; empty where there is none.",
-                "",
             ),
         )
     ),
-    Column(
-        "neighbours_touching",
-        "Touching",
-        "neighbours",
-        "Cells with a pixel beside (also diagonally) one of this cell.",
-        source="; Neighbors_NumberOfNeighbors_Adjacent",
+    _neighbours(
+        "neighbours_touching", "Touching", "Cells with a pixel beside (also diagonally) one of this cell."
     ),
-    Column(
+    _neighbours(
         "nearest_distance",
         "Nearest",
-        "neighbours",
         "Distance from centre to centre of the nearest other cell.",
         LENGTH_UNITS,
-        source="; Neighbors_FirstClosestDistance",
     ),
-    Column("regions", "Regions", "regions", "Names of the regions the cell lies in, joined by '; '."),
-    Column(
+    _region("regions", "Regions", "Names of the regions the cell lies in, joined by '; '."),
+    _marker(
         "positive",
         "Positive",
-        "markers",
         "Whether the mean intensity is above the threshold of the marker.",
         per_channel=True,
     ),
-    Column("nuclei", "Nuclei", "compartments", "Number of nuclei of which the cell covers half or more."),
-    Column(
-        "nuclei_area",
-        "Nuclear area",
-        "compartments",
-        "Pixels (voxels) of the cell that are nucleus.",
-        ("px", "um2", "um3"),
+    _compartment("nuclei", "Nuclei", "Number of nuclei of which the cell covers half or more."),
+    _compartment(
+        "nuclei_area", "Nuclear area", "Pixels (voxels) of the cell that are nucleus.", ("px", "um2", "um3")
     ),
-    Column(
-        "cell_of",
-        "In cell",
-        "compartments",
-        "Of a nucleus: the cell that covers half of it or more; 0 is none.",
-    ),
-    Column("track", "Track", "tracks", "Number of the track the cell belongs to."),
-    Column("parent_track", "Parent", "tracks", "Track it divided from; 0 is none."),
-    Column(
-        "step",
-        "Step",
-        "tracks",
-        "Distance of the centre from where the track was seen last.",
-        LENGTH_UNITS,
-    ),
+    _compartment("cell_of", "In cell", "Of a nucleus: the cell that covers half of it or more; 0 is none."),
+    _track("track", "Track", "Number of the track the cell belongs to."),
+    _track("parent_track", "Parent", "Track it divided from; 0 is none."),
+    _track("step", "Step", "Distance of the centre from where the track was seen last.", LENGTH_UNITS),
 )
+ELSEWHERE = {  # what scikit-image and CellProfiler call them
+    "area": ("area", "AreaShape_Area"),
+    "volume": ("area", "AreaShape_Volume"),
+    "diameter": ("equivalent_diameter_area", "AreaShape_EquivalentDiameter"),
+    "perimeter": ("perimeter_crofton", "AreaShape_Perimeter"),
+    "surface": ("", "AreaShape_SurfaceArea"),
+    "circularity": ("", "AreaShape_FormFactor"),
+    "solidity": ("solidity", "AreaShape_Solidity"),
+    "eccentricity": ("eccentricity", "AreaShape_Eccentricity"),
+    "orientation": ("orientation", "AreaShape_Orientation"),
+    "axis_major": ("axis_major_length", "AreaShape_MajorAxisLength"),
+    "axis_minor": ("axis_minor_length", "AreaShape_MinorAxisLength"),
+    "intensity_mean": ("intensity_mean", "Intensity_MeanIntensity"),
+    "intensity_median": ("intensity_median", "Intensity_MedianIntensity"),
+    "intensity_min": ("intensity_min", "Intensity_MinIntensity"),
+    "intensity_max": ("intensity_max", "Intensity_MaxIntensity"),
+    "intensity_std": ("intensity_std", "Intensity_StdIntensity"),
+    "intensity_sum": ("", "Intensity_IntegratedIntensity"),
+    "neighbours_touching": ("", "Neighbors_NumberOfNeighbors_Adjacent"),
+    "nearest_distance": ("", "Neighbors_FirstClosestDistance"),
+}
 COLUMNS = {column.name: column for column in _TABLE}
 
 
@@ -318,7 +255,7 @@ def _described(name: str) -> Column:
         return replace(column, unit=UNITS[ending])
     owners = [one for one in _TABLE if one.per_channel and name.startswith(f"{one.name}_")]
     if not owners:
-        return Column(name, name, "cell", "")
+        return _cell(name, name, "")
     column = max(owners, key=lambda one: len(one.name))
     return replace(column, title=f"{column.title} {name[len(column.name) + 1 :]}")
 
@@ -332,7 +269,6 @@ def documentation() -> str:
             name = ", ".join(f"`{column.name}_{unit}`" for unit in column.units)
         if column.per_channel:
             name = f"`{column.name}_ch0`, ..."
-        skimage, _, cellprofiler = column.source.partition("; ")
-        cells = (name, GROUPS[column.group], column.description, skimage, cellprofiler.strip())
+        cells = (name, GROUPS[column.group], column.description, *ELSEWHERE.get(column.name, ("", "")))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
