@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from tools.command_line import command_line
-from tools.release.calibrate_fit import planes, spread
+from tools.release.calibrate_fit import planes, share_right, spread
 from tools.release.changes import CHANGES, Known, known_of
 from tools.release.kinds import KINDS, learned
 
@@ -32,7 +32,7 @@ from cellwright.models import store
 from cellwright.models.fit import WARN_BELOW
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import relabel
-from cellwright.ops.matching import match_labels, points_in_cells, ranking_quality
+from cellwright.ops.matching import ranking_quality
 
 CROP_PX = 320
 SILVER = "hgsc_he_silver"  # its labels are those of a model
@@ -101,13 +101,8 @@ def _score(model: CellModel, name: str, change: str, known: Known) -> Score | No
         return None
     pixels, truth = changed.pixels, relabel(changed.labels)
     result = run(count_cells(Image(pixels, "YXC"[: pixels.ndim]), model))
-    cells, n_true = result.cells, int(truth.max())
-    if cells.labels is not None:
-        f1 = match_labels(cells.labels, truth).f1
-    else:
-        hits = points_in_cells(cells.points, cells.scores, truth)
-        f1 = 2 * len(hits) / (len(cells) + n_true) if len(cells) + n_true else 1.0
-    return Score(name, change, n_true, len(cells), f1, result.fit, result.notices)
+    n_true, f1 = int(truth.max()), share_right(result, truth)
+    return Score(name, change, n_true, round(result.count), f1, result.fit, result.notices)
 
 
 def _row(change: str, scores: Sequence[Score]) -> str:

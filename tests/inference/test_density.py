@@ -10,13 +10,15 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.inference import context
-from cellwright.inference.pipeline import count_cells
+from cellwright.inference.pipeline import count_cells, recount
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import density
 from cellwright.models.families.flow import FLOW_SCALE
+from cellwright.models.fit import WARN_BELOW
 from cellwright.ops.codecs.density import DensitySettings, cells_to_density
 from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.measure.prediction_interval import (
+    DOUBTED_BELOW,
     disagreement,
     fit_interval,
     recalibrated,
@@ -325,6 +327,44 @@ def test_a_calibration_found_elsewhere_corrects_the_count(oracle):
     assert again.count == pytest.approx(plain.count)
     assert again.interval == pytest.approx(plain.interval)
     assert again.provenance == replace(plain.provenance, seconds=again.provenance.seconds)
+
+
+class Promising:
+    """Stands in for a calibration that expects always the same."""
+
+    closer_below = 0.0
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def expected_f1(self, facts):
+        return self.answer
+
+
+@pytest.mark.parametrize("expected", [0.9, 0.5])
+def test_a_count_that_is_not_to_be_trusted_is_told_and_has_a_wide_interval(expected):
+    pixels, labels = squares()
+    model = replace_error(density.DensityModel(TELLING, Telling(pixels, labels)), (0.1, 0.1, 0.5))
+    bare = counted(pixels, model, diameter_px=26)
+    assert (bare.fit, bare.notices) == (None, ())
+    model.fit = Promising(expected)
+    result = counted(pixels, model, diameter_px=26)
+    assert result.fit == expected
+    is_doubted = expected < WARN_BELOW
+    assert bool(result.notices) == is_doubted
+    wide = (result.count * expected, result.count / expected)
+    assert result.interval == pytest.approx(wide if is_doubted else bare.interval)
+    corrected = recount(result, None, model, DensitySettings(1.5, 0.1))
+    assert (corrected.fit, corrected.notices) == (None, ())  # it was of the model alone
+    assert corrected.interval[1] < 2 * result.count
+    assert counted(pixels, model, settings=DensitySettings(1.5, 0.1), diameter_px=26).fit is None
+    again = recount(corrected, None, model, DensitySettings())
+    assert (again.fit, again.notices) == (result.fit, result.notices)
+    assert again.interval == pytest.approx(result.interval)
+
+
+def test_users_are_warned_of_what_is_widened():
+    assert DOUBTED_BELOW == WARN_BELOW
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 from scipy import ndimage
 
-from cellwright.core.data import Image
+from cellwright.core.data import Cells, Image
 from cellwright.core.tasks import run
 from cellwright.files.tables import write_provenance
 from cellwright.inference import context
@@ -18,11 +18,12 @@ from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
+from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry import intensity
 from cellwright.ops.matching import match_labels
 
-FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
+FACTS = ("confidence", "score_low", "flow_length", "flow_ground", "probability", "ambiguous", "left_over")
 
 
 class Recorder:
@@ -51,7 +52,8 @@ def test_a_count_gathers_facts(model, blobs):
     assert result.fit == 0.8
     assert set(facts) == set(FACTS)
     assert facts["confidence"] == facts["score_low"] == 1
-    assert (facts["flow_length"], facts["ambiguous"]) == (0, 0)
+    assert (facts["flow_length"], facts["flow_ground"], facts["ambiguous"]) == (0, 0, 0)
+    assert facts["probability"] == pytest.approx(1, abs=1e-3)
     assert facts["left_over"] == pytest.approx(0, abs=1e-6)
 
 
@@ -89,7 +91,38 @@ def test_a_family_without_flow_tells_of_its_cells_alike(oracle_model, blobs):
     share = (blobs.labels == 1).sum() / (blobs.labels > 0).sum()
     assert recorder.seen[-1]["ambiguous"] == pytest.approx(share, abs=1e-3)
     assert recorder.seen[-1]["left_over"] == pytest.approx(share, abs=0.05)
-    assert recorder.seen[-1]["flow_length"] == 0
+    assert recorder.seen[-1]["flow_length"] == pytest.approx(inside[inside > 0].mean(), abs=1e-3)
+    assert recorder.seen[-1]["flow_ground"] == 0
+
+
+def test_a_flow_where_no_cell_is_likely_is_seen(model, blobs):
+    probability = (blobs.labels > 0).astype(np.float32)
+    flow = np.zeros((2, *blobs.labels.shape), np.float32)
+    cells = count(blobs.image, model).cells
+    for on_cells, on_ground in ((0.9, 0.0), (0.9, 0.4)):
+        flow[0] = np.where(probability > 0, on_cells, on_ground)
+        collector = FactCollector(model.fit)
+        collector.add([{"flow": flow, "probability": probability[np.newaxis]}], [cells])
+        assert collector.expected_f1([cells]) == 0.8
+        facts = model.fit.seen[-1]
+        assert (facts["flow_length"], facts["flow_ground"]) == pytest.approx((on_cells, on_ground), abs=1e-3)
+
+
+def test_of_a_density_the_cells_one_by_one_tell(blobs):
+    inside = (blobs.labels > 0).astype(np.float32)
+    maps = {
+        "density": inside[np.newaxis],
+        "cell_flow": np.zeros((2, *inside.shape)),
+        "foreground": inside[np.newaxis],
+    }
+    recorder, none = Recorder(), Cells.empty(2)
+    collector = FactCollector(recorder)
+    assert collector.expected_f1([none]) is None
+    half = DensityBlock(inside / 100, 0.1, inside > 0.5, inside / 200)
+    collector.add([maps], [half])
+    assert collector.expected_f1([none]) == 0.8
+    assert recorder.seen[-1]["agreement"] == pytest.approx(0.5, abs=1e-3)
+    assert "score_low" not in recorder.seen[-1]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +309,24 @@ def test_a_compressed_field_without_cells_has_none(shipped, rng, quality):
     assert result.count == 0
     assert any("compressed" in notice for notice in result.notices)
     assert result.provenance.settings["grain"] > 0
+
+
+def checkerboard(side):
+    rows, columns = np.indices((300, 300))
+    return 200 * ((rows // side + columns // side) % 2)
+
+
+def mesh(gap):
+    rows, columns = np.indices((300, 300))
+    return 200 * ((rows % gap > 3) & (columns % gap > 3))
+
+
+@pytest.mark.parametrize("picture", [checkerboard(20), checkerboard(32), mesh(30)], ids=["20", "32", "mesh"])
+@pytest.mark.parametrize("name", ["flow", "query", "centroid", "density"])
+def test_pictures_of_other_things_promise_little(name, picture):
+    result = count(picture.astype(np.uint8), name)
+    assert result.fit is None or result.fit < WARN_BELOW
+    assert (result.fit is None) == (round(result.count) == 0)
 
 
 @pytest.fixture

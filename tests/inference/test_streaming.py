@@ -43,7 +43,7 @@ from cellwright.inference.streaming import cluster, plan, second_pass
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, with_faint
@@ -770,6 +770,21 @@ def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sm
     left = run(count_streamed(job_of(image, tmp_path / "few", small_blocks, analysis=few)))
     assert left.result.fit is None  # of what a filter left, no more than half
     assert analyse(whole, image, few).result.fit is None
+
+
+@pytest.mark.parametrize("name", ["centroid", "density"])
+def test_what_has_no_outlines_promises_the_same_in_blocks(tmp_path, draw_blobs, monkeypatch, name):
+    monkeypatch.setattr(plan, "CORE_PX", 128)
+    model = store.load(store.find(name))
+    image = Image(draw_blobs((400, 300)).image, "YX")
+    whole = run(count_cells(image, model))
+    assert model.fit is not None
+    assert whole.fit is not None
+    found = run(count_streamed(job_of(image, tmp_path, model)))
+    assert found.result.fit == pytest.approx(whole.fit, abs=0.05)
+    assert (found.result.interval is None) == (whole.interval is None) == (name == "centroid")
+    if whole.interval:
+        assert found.result.interval == pytest.approx(whole.interval, rel=0.1)
 
 
 def test_slices_that_are_not_linked_have_no_border(tmp_path, draw_blobs, small_blocks):

@@ -131,7 +131,7 @@ class CountContext:
     @property
     def calibration(self) -> FitCalibration | None:
         """What tells how well the models do, if anything."""
-        return calibration_of(self.engine.models)
+        return calibration_of(self.engine.models, self.settings)
 
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
@@ -329,9 +329,13 @@ def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
     return tuple(store.load(one) if isinstance(one, str | Path) else one for one in chosen)
 
 
-def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
-    """Return what tells how well models do; several together were never compared with the truth."""
-    return models[0].fit if len(models) == 1 else None
+def calibration_of(models: Sequence[CellModel], settings: Any) -> FitCalibration | None:
+    """Return what tells how well models do; None where that was never compared with the truth.
+
+    That is so for several models together, and for a density that was calibrated by hand.
+    """
+    is_corrected = getattr(settings, "calibration", 1.0) != 1.0
+    return models[0].fit if len(models) == 1 and not is_corrected else None
 
 
 def references_of(model: ModelChoices) -> list[str]:

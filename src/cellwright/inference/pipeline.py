@@ -42,12 +42,12 @@ from cellwright.inference.context import (
 from cellwright.inference.scale import ScaleTrial, estimate_scale, in_best_colour, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.models.fit import FactCollector, warning
+from cellwright.models.fit import FactCollector, retold, warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
-from cellwright.ops.measure.prediction_interval import with_calibration
+from cellwright.ops.measure.prediction_interval import widened, with_calibration
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
@@ -163,7 +163,7 @@ def count_with_prediction(
         offset=(0,) * cells.points.shape[1],
         notices=tuple(notice for notice in notices if notice),
         maps=stitched.maps,
-        interval=stitched.interval,
+        interval=widened(stitched.interval, n, fit),
         fit=fit,
     )
     return result, prediction
@@ -203,13 +203,14 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     first = models[0]
     family = registry.get(first.spec.family)
     if family.gives == "density":
-        return with_calibration(result, settings)
+        again = with_calibration(result, settings)
+        return replace(again, notices=retold(again.notices, result.fit, again.fit))
     if prediction is None:
         raise SettingsError(
             "New thresholds need the maps of the last count, and these were not kept: the image is too large "
             "or of one intensity throughout. Count again with the new thresholds."
         )
-    collector = FactCollector(calibration_of(models))
+    collector = FactCollector(calibration_of(models, settings))
     stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
     for frame, maps in enumerate(prediction.frames):
         decoded = first.decode(maps, prediction.frame_shape, settings)
@@ -224,13 +225,12 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     found.pop("expected_f1", None)
     if fit is not None:
         found["expected_f1"] = round(fit, 4)
-    notices = (*(notice for notice in result.notices if notice != warning(result.fit)), warning(fit))
     return replace(
         result,
         count=float(len(cells)),
         cells=cells,
         provenance=replace(found_in, settings=found),
-        notices=tuple(filter(None, notices)),
+        notices=retold(result.notices, result.fit, fit),
         fit=fit,
     )
 

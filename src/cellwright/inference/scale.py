@@ -103,7 +103,8 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
     of which one frame does not decide.
     """
     calibration, family = context.calibration, registry.get(context.engine.spec.family)
-    if not context.frames.apart or calibration is None or context.zoom is not None or len(context.frames) > 1:
+    is_told = calibration is not None and "Labels" in family.returns
+    if not context.frames.apart or not is_told or context.zoom is not None or len(context.frames) > 1:
         return context
     zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
     batch = _batch_at(context.batches(zoom), 0.5)

@@ -1,7 +1,7 @@
 """How well a model can be expected to do on an image: a small regression that is kept beside the weights.
 
-It was fitted to images with known cells, of kinds the model has learned and of others, by
-``tools/release/calibrate_fit.py``. A model without ``fit.json`` says nothing of its images.
+It was fitted to images with known cells, of kinds the model has learned and of others, and to pictures of
+other things, by ``tools/release/calibrate_fit.py``. A model without ``fit.json`` says nothing of its images.
 
 Facts of a count, all of them cheap:
 
@@ -9,9 +9,14 @@ Facts of a count, all of them cheap:
 confidence   mean score of the cells, weighted by area
 score_low    score that one cell of ten is below
 flow_length  mean length of the flow on pixels that are likely cell, 1 where the network is sure
+flow_ground  the same on all others, 0 where the network is sure that there is nothing
+probability  mean probability of the likely cell pixels
 ambiguous    pixels that are neither likely cell nor likely background, for each likely cell one
 left_over    share of the likely cell pixels that no cell was made of
+agreement    of a density, how far its sum is that of the cells found one by one: 1 where they agree
 ===========  ==================================================================================
+
+Where a family has no flow, its depth or its heatmap stands for the length.
 """
 
 import json
@@ -30,7 +35,12 @@ from cellwright.files.json_value import NO_JSON
 
 FIT = "fit.json"
 FIT_VERSION = 1
-FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
+FACTS = (
+    *("confidence", "score_low"),
+    *("flow_length", "flow_ground", "probability", "ambiguous", "left_over", "agreement"),
+)
+PROBABILITIES = ("probability", "inside", "heatmap", "foreground")  # of cell, by family
+FLOWS = ("flow", "cell_flow")
 ARRAYS = ("centre", "weights", "limits")
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
@@ -38,12 +48,16 @@ MOST_PIXELS = 40_000  # of a block that are looked at, evenly spread
 WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
 UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
+FEWEST = 0.5  # cells of a density that tell something
 DIGITS = 3  # of a fit in tables; words are said of what the tables tell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitCalibration:
-    """A logistic regression of the F1 (at an IoU of 0.5) to expect of a count on facts about it."""
+    """A logistic regression of the F1 (at an IoU of 0.5) to expect of a count on facts about it.
+
+    Of points a hit is one in a cell; of a density it is the smaller of count and truth over the larger.
+    """
 
     facts: tuple[str, ...]  # their names, as told above
     centre: NDArray[np.float64]  # (F,): what is taken from each fact
@@ -53,8 +67,8 @@ class FitCalibration:
     closer_below: float = 0.0  # expected F1 below which an image is tried enlarged, too; 0 never
 
     def expected_f1(self, facts: Mapping[str, float]) -> float:
-        """Return the F1 to expect, 0 to 1."""
-        values = np.array([facts[name] for name in self.facts])
+        """Return the F1 to expect, 0 to 1; a fact that is not given tells nothing."""
+        values = np.array([facts.get(name, at) for name, at in zip(self.facts, self.centre, strict=True)])
         logit = self.bias + (values.clip(*self.limits.T) - self.centre) @ self.weights
         return float(1 / (1 + np.exp(-logit)))
 
@@ -113,33 +127,37 @@ class FactCollector:
 
     def __init__(self, fit: FitCalibration | None) -> None:
         self._fit = fit
-        self.sums = np.zeros(4)  # what was added; that of several parts of an image makes up the whole
+        self.sums = np.zeros(9)  # what was added; that of several parts of an image makes up the whole
 
-    def add(self, maps: Sequence[Maps], cells: Sequence[Cells]) -> None:
-        """Add the frames of a batch: their maps, and what was decoded from them."""
+    def add(self, maps: Sequence[Maps], decoded: Sequence[Any]) -> None:
+        """Add the frames of a batch: their maps, and the cells or the density that were decoded from them."""
         if self._fit is not None:
-            for one_maps, one_cells in zip(maps, cells, strict=True):
-                self.sums += _pixel_sums(one_maps, one_cells)
+            for one_maps, one in zip(maps, decoded, strict=True):
+                self.sums += _sums(one_maps, one)
 
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
 
-        ``cells`` are those of the whole image, in one or several parts.
+        ``cells`` are those of the whole image, in one or several parts; none of a density.
         """
         scores = np.concatenate([one.scores for one in cells])
-        if self._fit is None or not len(scores):
+        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken, n_single, n_dense = self.sums.tolist()
+        if self._fit is None or (not len(scores) and n_dense < FEWEST):
             return None
-        n_cell, n_unsure, n_taken, length = self.sums.tolist()
         n_cell = max(n_cell, 1.0)
-        return self._fit.expected_f1(
-            {
-                "confidence": mean_confidence(cells),
-                "score_low": float(np.quantile(scores, 0.1)),
-                "flow_length": length / n_cell,
-                "ambiguous": n_unsure / n_cell,
-                "left_over": 1 - min(n_taken / n_cell, 1.0),
-            }
-        )
+        facts = {
+            "flow_length": on_cells / n_cell,
+            "flow_ground": on_ground / max(n_ground, 1.0),
+            "probability": likely / n_cell,
+            "ambiguous": n_unsure / n_cell,
+        }
+        if taken:
+            facts["left_over"] = 1 - min(taken / n_cell, 1.0)
+        if len(scores):
+            facts |= {"confidence": mean_confidence(cells), "score_low": float(np.quantile(scores, 0.1))}
+        if n_dense:
+            facts["agreement"] = min(n_single, n_dense) / max(n_single, n_dense)
+        return self._fit.expected_f1(facts)
 
 
 def mean_confidence(cells: Sequence[Cells]) -> float:
@@ -149,23 +167,37 @@ def mean_confidence(cells: Sequence[Cells]) -> float:
     return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
-def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:
-    """Return the numbers of cell, unsure and taken pixels, and the summed length of the flow on the first.
+def _sums(maps: Maps, decoded: Any) -> NDArray[np.float64]:
+    """Return what a frame tells, of pixels that are evenly spread.
 
-    That is 0 of the family ``query``, which has no flow.
+    The numbers of cell, other and unsure pixels, the summed length of the flow on the first and on the
+    second, the summed probability of the first and how many of them cells were made of, 0 where cells have no
+    outlines; of a density, the cells that were found one by one, and its sum.
     """
-    probability = maps["probability" if "flow" in maps else "inside"][0]
-    step = max(1, ceil((probability.size / MOST_PIXELS) ** 0.5))
-    probability = probability[::step, ::step]
+    name = next(one for one in PROBABILITIES if one in maps)
+    step = max(1, ceil((maps[name].size / MOST_PIXELS) ** 0.5))
+    maps = {one: values[:, ::step, ::step] for one, values in maps.items()}
+    probability, length = maps[name][0], _length(maps, name)
     is_cell = probability > CELL
     is_unsure = (probability > UNSURE[0]) & (probability < UNSURE[1])
-    length = 0.0
-    if "flow" in maps:
-        flow = maps["flow"][:, ::step, ::step]
-        length = np.sqrt(np.square(flow[:, is_cell]).sum(axis=0)).clip(0, 2).sum()
-    assert cells.labels is not None
-    taken = cells.areas.sum() / prod(cells.labels.shape) * probability.size
-    return np.array([is_cell.sum(), is_unsure.sum(), taken, length], np.float64)
+    numbers = [is_cell.sum(), (~is_cell).sum(), is_unsure.sum()]
+    numbers += [length[is_cell].sum(), length[~is_cell].sum(), probability[is_cell].sum()]
+    if not isinstance(decoded, Cells):
+        cells = 0.0 if decoded.cells is None else decoded.cells.sum(dtype=np.float64)
+        return np.array([*numbers, 0, cells, decoded.density.sum(dtype=np.float64)], np.float64)
+    taken = 0.0
+    if decoded.labels is not None:
+        taken = decoded.areas.sum() / prod(decoded.labels.shape) * probability.size
+    return np.array([*numbers, taken, 0, 0], np.float64)
+
+
+def _length(maps: Maps, probability: str) -> NDArray[np.floating]:
+    """Return the length of the flow; where there is none, the depth or the probability."""
+    for name in FLOWS:
+        if name in maps:
+            length: NDArray[np.floating] = np.sqrt(np.square(maps[name]).sum(axis=0)).clip(0, 2)
+            return length
+    return np.asarray(maps.get("depth", maps[probability])[0])
 
 
 def in_short(fit: float | None) -> str:
@@ -204,8 +236,14 @@ def expectation(fit: float | None) -> str:
         )
     sentence = f"Expect {in_short(fit)}."
     if fit < WARN_BELOW:
-        sentence += " Look at the outlines; five corrected images would teach the model this kind."
+        sentence += " Look at the cells; five corrected images would teach the model this kind."
     return sentence
+
+
+def retold(notices: Sequence[str], before: float | None, now: float | None) -> tuple[str, ...]:
+    """Return the notices of a count whose fit was another one before."""
+    kept = [notice for notice in notices if notice != warning(before)]
+    return tuple(filter(None, (*kept, warning(now))))
 
 
 def warning(fit: float | None) -> str:

@@ -66,7 +66,7 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     if factor > 1:
         settings = in_model_pixels(settings, 1 / factor)
         preparation = preparation._replace(zoom=preparation.zoom * factor)
-    calibration = calibration_of(job.models)
+    calibration = calibration_of(job.models, settings)
     facts = FactCollector(calibration)
     maps = job.files.of(Kept.MAPS, block)
     preparation = preparation._replace(

@@ -86,7 +86,7 @@ from cellwright.inference.streaming.second_pass import (
 from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
-from cellwright.ops.measure.prediction_interval import count_interval
+from cellwright.ops.measure.prediction_interval import count_interval, widened
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -317,11 +317,14 @@ def _found_by(
 
 def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
-    files, facts = job.files, FactCollector(calibration_of(job.models))
+    files, facts = job.files, FactCollector(calibration_of(job.models, job.settings))
     told = [block for block in blocks_of(job.image, plan) if files.of(Kept.FIT, block).exists()]
     for path in files.all_of(Kept.FIT, told):
         facts.sums += json.loads(path.read_text(encoding="utf-8"))
-    return facts.expected_f1(list(map(_scored, files.all_of(Kept.CELLS, told))) or [Cells.empty(2)])
+    cells = [Cells.empty(2)]
+    if job.family.gives != "density":
+        cells += map(_scored, files.all_of(Kept.CELLS, told))
+    return facts.expected_f1(cells)
 
 
 def _scored(part: Path) -> Cells:
@@ -346,7 +349,7 @@ def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any
     lead = (len(sums),) if "T" in result.provenance.axes else ()
     density: Any = sums.reshape(*lead, 1, 1)
     spec = job.models[0].spec
-    interval = count_interval(density, settings, spec.count_error)
+    interval = widened(count_interval(density, settings, spec.count_error), float(sums.sum()), result.fit)
     provenance = result.provenance.noting(count_error=spec.count_error)
     maps = {"density": density}
     return replace(result, count=float(sums.sum()), maps=maps, interval=interval, provenance=provenance)

@@ -15,6 +15,8 @@ from cellwright.ops.codecs.density import DensitySettings
 COVERAGE = 0.9  # share of images whose interval holds the true count
 POWERS = (0.5, 0.75, 1.0)  # of the count, that its error may grow with
 Z_COVERAGE = 1.645  # standard errors on either side that hold this share
+DOUBTED_BELOW = 0.7  # what is expected of a count below which users are warned of it
+LEAST_SHARE = 0.1  # of the truth that a count is taken to be
 PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Poisson process
 
 
@@ -85,6 +87,20 @@ def count_interval(
     counts = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1) / settings.calibration
     ends = [interval_of(float(count), count_error, settings) for count in counts]
     return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+
+def widened(
+    interval: tuple[float, float] | None, count: float, expected: float | None
+) -> tuple[float, float] | None:
+    """Return an interval that holds what is expected of a count that is not to be trusted, too.
+
+    ``expected`` is how near counts like this one are: the smaller of count and truth over the larger; None
+    where nothing tells.
+    """
+    if interval is None or expected is None or expected >= DOUBTED_BELOW:
+        return interval
+    share = max(expected, LEAST_SHARE)
+    return min(interval[0], share * count), max(interval[1], count / share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +175,22 @@ def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike)
 
 
 def with_calibration(result: Result, settings: DensitySettings) -> Result:
-    """Return the result under another calibration; the network does not run."""
+    """Return the result under another calibration; the network does not run.
+
+    What the model expected of the count stays with that of the model alone.
+    """
     given = result.provenance.settings
     before = DensitySettings(**given["density"])
     density = result.maps["density"] * np.float32(settings.calibration / before.calibration)
+    count, fit = float(density.sum(dtype=np.float64)), None
+    if settings == DensitySettings():
+        fit = given.get("expected_f1")
     return replace(
         result,
-        count=float(density.sum(dtype=np.float64)),
+        count=count,
         maps={"density": density},
-        interval=count_interval(density, settings, given["count_error"]),
+        fit=fit,
+        interval=widened(count_interval(density, settings, given["count_error"]), count, fit),
         provenance=result.provenance.noting(density=asdict(settings)),
         notices=tuple(notice for notice in result.notices if not notice.startswith("Corrected by ")),
     )

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget,
 from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
+from cellwright.models.fit import retold
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
@@ -220,6 +221,7 @@ def corrected_task(
     from cellwright.ops.measure.prediction_interval import recalibrated
 
     result = recalibrated(counted.result, boxes, np.asarray(counts))
+    result = replace(result, notices=retold(result.notices, counted.result.fit, result.fit))
     recipe = counted.request.recipe
     recipe = replace(recipe, settings=type(recipe.settings)(**result.provenance.settings["density"]))
     return (yield from show_task(replace(counted.request, recipe=recipe), result))
