@@ -19,7 +19,6 @@ from cellwright.widgets.annotate.proofread import (
     COUNTS,
     Keeper,
     Tally,
-    Writes,
     images_of,
     labels_path,
     read_counts,
@@ -30,20 +29,22 @@ from cellwright.widgets.shared.layer_io import layer_arguments
 
 LIMIT_MS = 60_000
 QUIT = """
-import sys
+import sys, time
 from pathlib import Path
 import numpy as np
 from napari.qt.threading import WorkerBase
-from qtpy.QtCore import QObject, QThreadPool
 from qtpy.QtWidgets import QApplication
 from cellwright.core.data import Image
-from cellwright.widgets.annotate.proofread import Keeper
+from cellwright.widgets.annotate import proofread
+
+def slow(*arguments, write=proofread.write_labels):
+    time.sleep(0.3)
+    write(*arguments)
 
 app = QApplication([])
-QThreadPool.globalInstance().setMaxThreadCount(1)
-QThreadPool.globalInstance().start(lambda: __import__("time").sleep(0.3))  # a job that is in the way
+proofread.write_labels = slow
 labels = np.arange(60, dtype=np.int32).reshape(6, 10)
-Keeper(app).keep(Path(sys.argv[1]), labels, Image(labels, "YX"))
+proofread.Keeper(app).keep(Path(sys.argv[1]), labels, Image(labels, "YX"))
 app.aboutToQuit.connect(WorkerBase.await_workers)  # as napari does
 app.quit()
 WorkerBase.await_workers()
@@ -67,13 +68,14 @@ def test_the_last_labels_of_an_image_win(tmp_path: Path, qtbot: QtBot) -> None:
     assert keeper.errors == {}
 
 
-def test_what_cannot_be_written_keeps_nothing_from_being_written(tmp_path: Path) -> None:
+def test_what_cannot_be_written_keeps_nothing_from_being_written(tmp_path: Path, qtbot: QtBot) -> None:
     (tmp_path / "file").touch()
-    writes = Writes()
-    writes.add(tmp_path / "file" / "a.tif", *labels_of(1))
-    writes.add(tmp_path / "b.tif", *labels_of(2))
-    writes.drain()
-    assert [(path.name, type(error)) for path, error in writes.errors.items()] == [("a.tif", WriteError)]
+    owner = QObject()
+    keeper = Keeper(owner)
+    keeper.keep(tmp_path / "file" / "a.tif", *labels_of(1))
+    keeper.keep(tmp_path / "b.tif", *labels_of(2))
+    qtbot.waitUntil(lambda: not keeper.is_busy, timeout=LIMIT_MS)
+    assert [(path.name, type(error)) for path, error in keeper.errors.items()] == [("a.tif", WriteError)]
     assert (tmp_path / "b.tif").exists()
 
 

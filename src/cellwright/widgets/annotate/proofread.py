@@ -11,21 +11,20 @@
 Labels are written beside the viewer, and in any case before the program ends.
 """
 
-import atexit
 import csv
 import logging
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.core.data import Image, Labels
@@ -45,6 +44,7 @@ from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 from cellwright.widgets.shared.messages import telling
 
 FOLLOW_MS = 150
+KEEP_MS = 50  # between two looks whether labels have been written
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
 
 logger = logging.getLogger(__name__)
@@ -95,36 +95,10 @@ def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -
                 writer.writerow([image.stem, *shown, tally.reviewed])
 
 
-class Writes:
-    """Files that are to be written, in the order in which they came; any thread may write them."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Path, Labels, Image]] = deque()
-        self._lock = Lock()
-        self.errors: dict[Path, CellwrightError] = {}  # of the files that could not be written
-
-    def add(self, path: Path, labels: Labels, image: Image) -> None:
-        """Note what is to be written; nobody must change the labels from now on."""
-        self._waiting.append((path, labels, image))
-
-    def drain(self) -> None:
-        """Write all that waits; what another thread is writing is on disk then too."""
-        with self._lock:
-            while self._waiting:
-                path, labels, image = self._waiting.popleft()
-                self.errors.pop(path, None)
-                try:
-                    write_labels(path, labels, image)
-                except CellwrightError as error:
-                    self.errors[path] = error
-                    logger.warning("Labels were not written", exc_info=error)
-
-
 class Keeper(QObject):
-    """Writes labels beside the viewer.
+    """Writes labels beside the viewer, in the order in which they came.
 
-    A job that has begun is not cancelled, and has no owner that could take it along. One that has not begun
-    when napari quits never does: what it was to write is written when the program ends, which waits for it.
+    They are written by a thread of Python's, which the end of the program waits for, whatever Qt takes away.
     """
 
     changed = Signal()  # something was written, or could not be
@@ -132,37 +106,44 @@ class Keeper(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._writes = Writes()
-        self._n_jobs = 0
-        atexit.register(self._writes.drain)
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[tuple[Path, Future[None]]] = deque()
+        self._timer = QTimer(self)  # the thread sends to no object that Qt may be deleting
+        self._timer.setInterval(KEEP_MS)
+        self._timer.timeout.connect(self._look)
+        self.errors: dict[Path, CellwrightError] = {}  # of the files that could not be written
 
     @property
     def is_busy(self) -> bool:
         """Whether something is still to be written."""
-        return self._n_jobs > 0
-
-    @property
-    def errors(self) -> dict[Path, CellwrightError]:
-        """Why files could not be written that should have been."""
-        return dict(self._writes.errors)
+        return bool(self._waiting)
 
     def keep(self, path: Path, labels: Labels, image: Image) -> None:
         """Write labels, which nobody changes from now on; returns at once."""
-        self._writes.add(path, labels, image)
-        self._n_jobs += 1
-        job = Job(_write_task(self._writes))
-        job.failed.connect(self.failed)
-        job.finished.connect(self._on_job_finished)
-        job.start()
+        self._waiting.append((path, self._thread.submit(_write, path, labels, image)))
+        self._timer.start()
 
-    def _on_job_finished(self) -> None:
-        self._n_jobs -= 1
-        self.changed.emit()
+    def _look(self) -> None:
+        """Tell of what has been written since."""
+        while self._waiting and self._waiting[0][1].done():
+            path, written = self._waiting.popleft()
+            error = written.exception()
+            self.errors.pop(path, None)
+            if isinstance(error, CellwrightError):
+                self.errors[path] = error
+            elif isinstance(error, Exception):
+                self.failed.emit(error)
+            self.changed.emit()
+        if not self._waiting:
+            self._timer.stop()
 
 
-def _write_task(writes: Writes) -> Task[None]:
-    writes.drain()
-    yield Progress("write", 1, 1)
+def _write(path: Path, labels: Labels, image: Image) -> None:
+    try:
+        write_labels(path, labels, image)
+    except CellwrightError as error:
+        logger.warning("Labels were not written", exc_info=error)
+        raise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
