@@ -290,7 +290,7 @@ def test_rows_of_tracks_wrap_where_letters_are_large(qtbot: QtBot) -> None:
 
 def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: QtBot) -> None:
     view, holder, plate, sides = ResultsView(), QWidget(), PlateView(), []
-    while view.fill():
+    for _ in view.fill():
         pass
     MarkerRow(view.markers).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
     plate.show_plate(plate_map([("A01", 1.0), ("B03", 2.0)]))
@@ -353,7 +353,7 @@ def test_another_page_takes_news_away_but_no_errors(qtbot: QtBot) -> None:
 
 def test_a_plot_that_comes_late_has_the_letters_of_its_panel(qtbot: QtBot) -> None:
     view = ResultsView()
-    while view.fill():
+    for _ in view.fill():
         pass
     area = PanelScrollArea(view)
     qtbot.addWidget(area)

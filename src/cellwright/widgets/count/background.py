@@ -1,6 +1,6 @@
 """Images larger than memory: what is seen is counted at once, the whole in the background, into files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -9,7 +9,6 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from qtpy.QtCore import QTimer
 
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
@@ -21,6 +20,7 @@ from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import (
     add_in_turns,
     draw_outlines_fast,
+    in_turns,
     labels_layer,
     without_collection,
 )
@@ -67,14 +67,14 @@ class BackgroundTool:
     def _on_whole_counted(self, whole: WholeCount) -> None:
         viewer, self._is_whole = self.model.viewer, False
         layer = whole.build and whole.build()
-        with without_collection():
+        with without_collection(viewer):
             if self._view is not None:
                 remove(viewer, self._view.key)
             if layer is not None:
                 key = layer.metadata[FILES]
                 take_away(viewer, *(one for one in viewer.layers if one.metadata.get(FILES) == key))
         if layer is not None:
-            QTimer.singleShot(TURN_MS, partial(_add, viewer, layer))
+            in_turns(_add(viewer, layer), TURN_MS)
         self.model.outcome = None  # that of the view is no longer what is shown
         remember(viewer, whole)
         self.model.whole_counted.emit(whole)
@@ -87,13 +87,11 @@ def _labels_from(levels: list[Any], looks: Mapping[str, Any]) -> Labels:
     return layer
 
 
-def _add(viewer: Any, layer: Layer) -> None:
+def _add(viewer: Any, layer: Layer) -> Iterator[None]:
+    yield
     add_in_turns(viewer, layer)
-    QTimer.singleShot(TURN_MS, partial(_uncover, layer))  # its pixels are read then
-
-
-def _uncover(layer: Layer) -> None:
-    layer.visible = True
+    yield
+    layer.visible = True  # its pixels are read now
 
 
 def whole_task(request: Request) -> Task[WholeCount]:

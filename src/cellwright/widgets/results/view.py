@@ -1,5 +1,6 @@
 """The controls of the results panel, without any behaviour."""
 
+from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -132,12 +133,11 @@ class ResultsView(RegionPanel):
         self._to_fill.append((area, content))
         return area
 
-    def fill(self) -> bool:
-        """Fill the next page, and return whether there is another one: all at once stall the viewer."""
-        if self._to_fill:
-            area, content = self._to_fill.pop(0)
+    def fill(self) -> Iterator[None]:
+        """Fill one page after the other: all at once stall the viewer."""
+        for area, content in self._to_fill:
             area.setWidget(content)
-        return bool(self._to_fill)
+            yield
 
     def show_page(self, title: str) -> None:
         """Open a page."""

@@ -1,14 +1,13 @@
 """The results panel: the number, the table of cells and plots of a layer, linked to the viewer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
-from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, QSize, QTimer
+from qtpy.QtCore import QSignalBlocker, QSize
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.inference.recipe import Recipe
@@ -35,7 +34,7 @@ from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
-from cellwright.widgets.shared.napari_private import preferences, unwrapped
+from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
 from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -76,7 +75,7 @@ class ResultsWidget(QWidget):
         self._place = stack(into=self)
         self.is_filled = False
         self._is_asked = False  # whether Measure was pressed
-        QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
+        in_turns(self._fill(), FILL_MS, self)  # the viewer draws once between docking and the many controls
         self.counts.show_settings()
         self._connect()
         self._show_theme()
@@ -88,17 +87,11 @@ class ResultsWidget(QWidget):
         """Return the size of the controls, which come a moment later."""
         return self.view.sizeHint()
 
-    def _fill(self) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self._place.addWidget(PanelScrollArea(self.view, self.view.page_bar.buttons[0]))
-            QTimer.singleShot(FILL_MS, self._fill_page)
-
-    def _fill_page(self) -> None:
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return
-        if self.view.fill():
-            QTimer.singleShot(0, self._fill_page)
-            return
+    def _fill(self) -> Iterator[None]:
+        yield
+        self._place.addWidget(PanelScrollArea(self.view, self.view.page_bar.buttons[0]))
+        yield
+        yield from self.view.fill()
         if self.model.border == ResultsModel().border:  # not chosen meanwhile
             self.model.border = preferences().border  # takes napari a while
             self.counts.show_settings()

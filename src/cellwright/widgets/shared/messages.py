@@ -7,7 +7,6 @@ tab where it is not yet, and brought to the front. So a count leads to its corre
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
@@ -16,13 +15,13 @@ from napari.layers import Layer
 from npe2 import PluginManager
 from psygnal import Signal
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
-from cellwright.widgets.shared.napari_private import has_window, spare_collector, unwrapped
+from cellwright.widgets.shared.napari_private import has_window, in_turns, spare_collector, unwrapped
 from cellwright.widgets.shared.style import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
@@ -151,21 +150,16 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
         front = None if is_series(result) else panel
         spare_collector(viewer, has_more=True)  # PyTorch has come
-        QTimer.singleShot(TURN_MS, partial(_load_plots, viewer, front))
+        in_turns(_open_results(viewer, front), TURN_MS)
 
 
-def _load_plots(viewer: Any, front: QWidget | None) -> None:
-    import_module("pyqtgraph")  # more than half of what the panel loads
-    QTimer.singleShot(TURN_MS, partial(_load_results, viewer, front))
-
-
-def _load_results(viewer: Any, front: QWidget | None) -> None:
-    _callable_of(PANEL)
-    QTimer.singleShot(TURN_MS, partial(_open_results, viewer, front))
-
-
-def _open_results(viewer: Any, front: QWidget | None) -> None:
+def _open_results(viewer: Any, front: QWidget | None) -> Iterator[None]:
     """Open the results panel, where the window is still there and the user has not opened it meanwhile."""
+    yield
+    import_module("pyqtgraph")  # more than half of what the panel loads
+    yield
+    _callable_of(PANEL)
+    yield
     if not has_window(viewer) or panel_in(viewer.window, PANEL) is not None:
         return
     dock = open_panel(viewer, PANEL)

@@ -8,7 +8,6 @@ import gc
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
@@ -24,7 +23,7 @@ from napari.utils.history import get_save_history, update_save_history
 from npe2 import PluginManager
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QCoreApplication, QTimer
+from qtpy.QtCore import QCoreApplication, QObject, QTimer
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.ops.label_changes import Box, joined, padded
@@ -36,7 +35,7 @@ LARGE_PX = 4_000_000  # of a plane, up to which napari draws labels in a few mil
 TOOLS_MS = 20  # between adding a layer and each of its tools; the window answers between them
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
-_IS_SPARING = ContextVar("is_sparing", default=False)  # even where a layer is removed
+END = object()  # of steps
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
 
 
@@ -47,6 +46,20 @@ def labels_layer(data: Any, **looks: Any) -> Labels:
     """
     warnings.filterwarnings("ignore", OF_COLOURS, UserWarning)
     return Labels(data, **looks)
+
+
+def in_turns(steps: Iterator[None], wait_ms: int, owner: QObject | None = None) -> None:
+    """Go on from each ``yield`` in a turn of the event loop of its own: the window answers in between.
+
+    It ends with the owner, if there is one.
+    """
+
+    def go_on() -> None:
+        is_there = owner is None or isalive(owner)  # type: ignore[no-untyped-call]
+        if is_there and next(steps, END) is not END:
+            QTimer.singleShot(wait_ms, go_on)
+
+    go_on()
 
 
 def add_in_turns(viewer: Any, layer: Layer) -> Layer:
@@ -62,8 +75,16 @@ def add_in_turns(viewer: Any, layer: Layer) -> Layer:
         tool.visible = False  # napari makes it once it is to be seen
     with _active_kept(viewer.layers):
         viewer.add_layer(layer)
-    _show_later(viewer, layer, tools)
+    in_turns(_show_tools(viewer, layer, tools), TOOLS_MS)
     return layer
+
+
+def _show_tools(viewer: Any, layer: Layer, tools: Sequence[Any]) -> Iterator[None]:
+    for tool in tools:
+        yield
+        if layer not in viewer.layers:
+            tool.events.visible.disconnect()  # the canvas would keep the layer that was removed
+        tool.visible = True
 
 
 def uncover(layer: Layer) -> None:
@@ -85,19 +106,6 @@ def _active_kept(layers: Any) -> Iterator[None]:
     finally:
         if is_kept:
             layers._activate_on_insert = True
-
-
-def _show_later(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
-    if tools:
-        QTimer.singleShot(TOOLS_MS, partial(_show_next, viewer, layer, tools))
-
-
-def _show_next(viewer: Any, layer: Layer, tools: Sequence[Any]) -> None:
-    tool, *others = tools
-    if layer not in viewer.layers:
-        tool.events.visible.disconnect()  # the canvas would keep the layer that was removed
-    tool.visible = True
-    _show_later(viewer, layer, others)
 
 
 def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> None:
@@ -297,17 +305,16 @@ def free_in_own_context(viewer: Any) -> None:
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
+def without_collection(viewer: Any) -> Iterator[None]:
     """Spare napari 0.9 collecting all garbage for each layer removed, 0.3 s in which the window stands still.
 
     Python collects it when it sees fit, as for all else.
     """
-    token = _IS_SPARING.set(True)
     gc.freeze()
     try:
-        yield
+        with viewer.layers.events.removing.blocker(end_sparing):
+            yield
     finally:
-        _IS_SPARING.reset(token)
         end_sparing()
 
 
@@ -326,9 +333,8 @@ def spare_collector(viewer: Any, *, has_more: bool = False) -> None:
 
 def end_sparing(_: Any = None) -> None:
     """Have Python's collector look at everything again; called when a layer is removed."""
-    if not _IS_SPARING.get():
-        gc.unfreeze()
-        _Spared.is_on = False
+    gc.unfreeze()
+    _Spared.is_on = False
 
 
 class _Spared:
