@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from magicgui.widgets import Dialog
 from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QDialog, QWidget
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers
-from cellwright.widgets.plugin.image_reader import ImagesDialog, get_reader, read_layers
+from cellwright.widgets.plugin.image_reader import get_reader, read_layers
 from cellwright.widgets.shared.layer_io import image_of
 
 
@@ -294,16 +295,14 @@ def test_more_scenes_are_chosen_from_a_list(tmp_path, told, monkeypatch, qtbot):
     window.show()
 
     def take(dialog):
-        assert dialog.chosen == [0, 1, 2]
-        dialog._list.clearSelection()
-        for place in (1, 5):
-            dialog._list.item(place).setSelected(True)
-        return QDialog.DialogCode.Accepted
+        assert dialog["images"].value == [0, 1, 2]
+        dialog["images"].value = [1, 5]
+        return True
 
-    monkeypatch.setattr(ImagesDialog, "exec", take)
+    monkeypatch.setattr(Dialog, "exec", take)
     assert [layer.data.shape for layer in opened(tmp_path / "a.tif")] == [(20, 31), (20, 35)]
     assert not told
-    monkeypatch.setattr(ImagesDialog, "exec", lambda _: QDialog.DialogCode.Rejected)
+    monkeypatch.setattr(Dialog, "exec", lambda _: False)
     assert read_layers(str(tmp_path / "a.tif")) == [(None,)]
 
 

@@ -18,7 +18,7 @@ from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, Regions
 from cellwright.widgets.annotate.session_setup import OpenedSession
 from cellwright.widgets.annotate.tools import InputHandler, ToolBox
-from cellwright.widgets.shared.napari_private import camera_of
+from cellwright.widgets.shared.napari_private import camera_of, look_at
 
 CELL_PX = 110.0  # how long a cell is made on the screen where it is far smaller or larger
 SMALLEST_PX, LARGEST_PX = 35.0, 420.0
@@ -133,14 +133,8 @@ class Review(QObject):
         middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
         if len(box) > 2:
             middle[:-2] = np.rint(self._session.centre_of(number))[:-2]
-        world = view.world_of(middle)
-        n_before = viewer.dims.ndim - len(world)
-        for axis, position in enumerate(world, start=n_before):
-            if axis not in viewer.dims.displayed:
-                viewer.dims.set_point(axis, float(position))
-        camera: Any = camera_of(viewer)
-        shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
-        camera.center = (0.0, *shown)[-3:]
+        look_at(viewer, view.world_of(middle))
+        camera = camera_of(viewer)
         step = float(np.abs(view.layer.scale[-2:]).mean())
         side = max(part.stop - part.start for part in box[-2:]) * step
         if not SMALLEST_PX <= side * camera.zoom <= LARGEST_PX:

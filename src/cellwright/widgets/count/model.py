@@ -25,6 +25,7 @@ from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
+from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -310,9 +311,7 @@ def by_hand_parts(table: "pandas.DataFrame", n_found: int) -> list[str]:
 
     Nothing where all are as they were found: an annotation that begins takes their layer over as it is.
     """
-    n_edited = 0
-    if "edited" in table:
-        n_edited = int((table["edited"] == True).sum())  # noqa: E712 - some rows may be empty
+    n_edited = int(edited_rows(table).sum())
     if n_edited:
         return [f"{n_edited:,} by hand"]
     return ["changed by hand"] * (len(table) != n_found)

@@ -1,8 +1,9 @@
 """The looks of the folder panel: what is counted, the button, and what came of it; without behaviour."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -304,7 +305,7 @@ class OutcomeList(QAbstractListModel):
         super().__init__(parent)
         self._outcomes: Sequence[ImageOutcome] = ()
         self._output = Path()
-        self._pictures: OrderedDict[tuple[Path, str, float], QIcon] = OrderedDict()
+        self._picture_of = lru_cache(MOST_KEPT)(_squared)
 
     def set_outcomes(self, outcomes: Sequence[ImageOutcome], output: Path) -> None:
         """List these images, in this order."""
@@ -337,18 +338,10 @@ class OutcomeList(QAbstractListModel):
         return None
 
     def _picture(self, outcome: ImageOutcome) -> QIcon:
-        path = thumbnail_of(self._output, outcome.image.name)
-        try:
+        path, changed = thumbnail_of(self._output, outcome.image.name), 0.0
+        with suppress(OSError):  # an older run has none
             changed = path.stat().st_mtime
-        except OSError:  # of an older run: none
-            changed = 0.0
-        key = (self._output, outcome.image.name, changed)
-        if key not in self._pictures:
-            self._pictures[key] = QIcon(_squared(path))
-            if len(self._pictures) > MOST_KEPT:
-                self._pictures.popitem(last=False)
-        self._pictures.move_to_end(key)
-        return self._pictures[key]
+        return self._picture_of(path, changed)
 
 
 class Gallery(QListView):
@@ -424,8 +417,8 @@ def _fit(outcome: ImageOutcome) -> str:
     return in_short(fit)
 
 
-def _squared(path: Path) -> QPixmap:
-    """Return a picture that fits its place, on a dark square."""
+def _squared(path: Path, _: float) -> QIcon:
+    """Return a picture, as it was changed last, that fits its place, on a dark square."""
     square = QPixmap(PICTURE_PX, PICTURE_PX)
     square.fill(QColor(30, 30, 34))
     picture = QPixmap(str(path))
@@ -436,4 +429,4 @@ def _squared(path: Path) -> QPixmap:
         painter = QPainter(square)
         painter.drawPixmap((PICTURE_PX - picture.width()) // 2, (PICTURE_PX - picture.height()) // 2, picture)
         painter.end()
-    return square
+    return QIcon(square)

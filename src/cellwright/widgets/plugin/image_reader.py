@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pint
+from magicgui.widgets import request_values
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
-from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import CellwrightError, ReadError
@@ -27,7 +28,6 @@ from cellwright.files.zarr import address_of, is_zarr
 from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
-from cellwright.widgets.shared.style import fill, wrapped_label
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
@@ -194,47 +194,20 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
     window = next((one for one in QApplication.topLevelWidgets() if one.isVisible()), None)
     if window is None:
         return None
-    dialog = ImagesDialog(file, names, window)
-    is_wanted = dialog.exec() == QDialog.DialogCode.Accepted
-    chosen = dialog.chosen if is_wanted else []
-    dialog.deleteLater()
-    return chosen
-
-
-class ImagesDialog(QDialog):
-    """Lists the images of a file; the first ones are chosen to begin with."""
-
-    def __init__(self, file: str, names: Sequence[str], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Open images")
-        text = wrapped_label(
-            f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several."
-        )
-        self._list = QListWidget()
-        self._list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
-        self._list.setToolTip("Ctrl and Shift choose several, Ctrl+A all.")
-        self._list.addItems(list(names))
-        for place in range(min(MOST_IMAGES, len(names))):
-            item = self._list.item(place)
-            if item is not None:
-                item.setSelected(True)
-        self._buttons = QDialogButtonBox(
-            QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel
-        )
-        self._buttons.accepted.connect(self.accept)
-        self._buttons.rejected.connect(self.reject)
-        self._list.itemSelectionChanged.connect(self._on_chosen)
-        fill(QVBoxLayout(self), text, self._list, self._buttons)
-
-    @property
-    def chosen(self) -> list[int]:
-        """Numbers of the chosen images, from 0."""
-        return sorted(index.row() for index in self._list.selectedIndexes())
-
-    def _on_chosen(self) -> None:
-        open_button = self._buttons.button(QDialogButtonBox.StandardButton.Open)
-        if open_button is not None:
-            open_button.setEnabled(bool(self.chosen))
+    chosen = request_values(
+        title=f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several.",
+        parent=window,
+        images={
+            "widget_type": "Select",
+            "label": "Open",
+            "value": list(range(MOST_IMAGES)),
+            "options": {
+                "choices": [(name, number) for number, name in enumerate(names)],
+                "tooltip": "Ctrl and Shift choose several, Ctrl+A all.",
+            },
+        },
+    )
+    return [] if chosen is None else sorted(chosen["images"])
 
 
 def layers_of(image: Image) -> list[LayerData]:

@@ -93,7 +93,6 @@ class ResultsModel:
         self.chosen = -1
         self.tracks: Tracks | None = None
         self.tracking = TrackSettings()  # of the tracks that there are
-        self._off_border: tuple[BorderRule, NDArray[np.bool_]] | None = None
 
     # -- what is known ------------------------------------------------------------------------------------
 
@@ -272,7 +271,6 @@ class ResultsModel:
             self.set_tracks(None)
         row = self._chosen_in(measured)
         self.measured = measured
-        self._off_border = None
         if measured is not None and self.wanted is not None:
             conditions, markers = self.wanted
             self.wanted = None
@@ -537,26 +535,23 @@ class ResultsModel:
         return int(same[0]) if len(same) else -1
 
     def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
-        if self._off_border is None or self._off_border[0] != self.border:
-            labels, boxes = measured.result.cells.labels, measured.result.cells.boxes
-            kept = np.ones(len(boxes), bool)
-            if labels is not None:
-                axes = label_axes(measured.result)
-                ndim = spatial_ndim(axes, is_volume=is_volumetric(measured.result))
-                kept = away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], self.border)
-            self._off_border = (self.border, kept)
-        return self._off_border[1].copy()
+        labels, boxes = measured.result.cells.labels, measured.result.cells.boxes
+        if labels is None:
+            return np.ones(len(boxes), bool)
+        ndim = spatial_ndim(label_axes(measured.result), is_volume=is_volumetric(measured.result))
+        return away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], self.border)
 
     def _mark_positive(self, measured: MeasuredCells) -> None:
         table = measured.table
         for name in [name for name in table if str(name).startswith("positive_")]:
             if str(name)[len("positive_") :] not in self.markers:
                 del table[name]
-        markers = [Marker(channel, threshold) for channel, threshold in self.markers.items()]
         self.thresholds = {}
-        for marker in markers:
-            values = table[marker.column].to_numpy(float)[self.kept]
-            self.thresholds[marker.channel] = otsu(values) if marker.threshold is None else marker.threshold
+        for channel, threshold in self.markers.items():
+            found = threshold
+            if found is None:
+                found = otsu(table[f"{MEAN}{channel}"].to_numpy(float)[self.kept])
+            self.thresholds[channel] = found
         add_positive(table, self.thresholds)
 
     def _prune(self) -> None:

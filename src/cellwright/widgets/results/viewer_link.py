@@ -15,7 +15,7 @@ from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
 from cellwright.widgets.shared.layer_io import active_kept, take_away
-from cellwright.widgets.shared.napari_private import camera_of, set_pixels
+from cellwright.widgets.shared.napari_private import look_at, set_pixels
 from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 CHOSEN_NAME = "chosen cell"
@@ -62,7 +62,7 @@ class ViewerLink:
             else:
                 layer.selected_data = {row}
         if not self._is_clicked:
-            self._go_to(np.asarray(layer.data_to_world(point), float))
+            look_at(self.viewer, np.asarray(layer.data_to_world(point), float))
         self._light_up(layer, point, self._diameter(measured, row))
 
     def follow(self, row: int) -> None:
@@ -118,20 +118,6 @@ class ViewerLink:
         if points.shape[1] < layer.ndim:  # an axis of channels, of length 1
             points = np.insert(points, _channel_axis(measured, layer), 0.0, axis=1)
         return points
-
-    def _go_to(self, world: NDArray[np.float64]) -> None:
-        dims, n = self.viewer.dims, len(world)
-        hidden = [axis for axis in dims.not_displayed if axis - dims.ndim + n >= 0]
-        if hidden:
-            dims.set_point(hidden, [float(world[axis - dims.ndim + n]) for axis in hidden])
-        camera = camera_of(self.viewer)
-        shown = [axis - dims.ndim + n for axis in dims.displayed]
-        centre = np.asarray(camera.center, float)
-        wanted = centre.copy()
-        for at, axis in zip(range(3 - len(shown), 3), shown, strict=True):
-            wanted[at] = world[axis]
-        if not np.array_equal(wanted, centre):
-            camera.center = tuple(wanted)
 
     def _light_up(self, layer: Layer, point: NDArray[np.float64], diameter: float) -> None:
         size = max(RING_SHARE * diameter, RING_LEAST_PX)

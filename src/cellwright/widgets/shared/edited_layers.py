@@ -11,18 +11,22 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
+from numpy.typing import NDArray
 
 from cellwright.core.data import Provenance
 
+if TYPE_CHECKING:
+    import pandas
+
 METADATA = "cellwright"
 COUNT = ("model", "checkpoint_sha256", "seconds", "image_name")  # in a provenance: tells counts apart
-EDITED = "edited"  # key in the metadata of a layer of ours
+EDITED = "edited"  # key in the metadata of a layer of ours, and column of the features of cells
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 CONTENT = "content"  # key of the checksum of Labels that are not in a viewer yet: no work for the GUI thread
 BLOCK_BYTES = 1 << 24  # of a checksum; blocks are read side by side
@@ -126,6 +130,13 @@ def is_edited(layer: Layer) -> bool:
 def is_marked(layer: Layer) -> bool:
     """Return whether an event has told of a change by hand; :func:`is_edited` looks at every pixel, too."""
     return bool(metadata_of(layer).get(EDITED))
+
+
+def edited_rows(features: "pandas.DataFrame") -> NDArray[np.bool_]:
+    """Return which rows of features tell of a cell that was drawn or changed by hand; empty ones do not."""
+    if EDITED not in features:
+        return np.zeros(len(features), bool)
+    return np.asarray(features[EDITED].to_numpy() == True, bool)  # noqa: E712 - of any type
 
 
 def is_of_count(layer: Layer, key: Mapping[str, Any], provenance: Provenance) -> bool:

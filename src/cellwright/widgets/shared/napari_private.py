@@ -354,6 +354,18 @@ def camera_of(viewer: Any) -> Any:
     return viewer.camera
 
 
+def look_at(viewer: Any, world: NDArray[np.float64]) -> None:
+    """Move slice and camera of a viewer to a place of the world, which has its last axes."""
+    dims, n_before = viewer.dims, viewer.dims.ndim - len(world)
+    hidden = [axis for axis in dims.not_displayed if axis >= n_before]
+    if hidden:
+        dims.set_point(hidden, [float(world[axis - n_before]) for axis in hidden])
+    camera, shown = camera_of(viewer), [float(world[axis - n_before]) for axis in dims.displayed]
+    centre = (0.0, *shown)[-3:]
+    if not np.array_equal(centre, camera.center):
+        camera.center = centre
+
+
 @dataclass(frozen=True, slots=True)
 class Preferences:
     """Where panels begin; the fields are those of ``configurations`` in the manifest."""

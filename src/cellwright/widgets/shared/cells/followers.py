@@ -26,7 +26,7 @@ from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.image_pixels import ImagePixels
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import channels_beside, image_layer_under, snapshot_of
-from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
+from cellwright.widgets.shared.edited_layers import edited_rows, is_edited, is_our_change, our_change
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
@@ -103,10 +103,7 @@ def _marked(features: "pandas.DataFrame", is_new: Any) -> "pandas.DataFrame":
             values = features[name].to_numpy(np.float64, copy=True)
             values[is_new] = np.nan
             features[name] = values
-    before = np.zeros(len(features), bool)
-    if "edited" in features:
-        before = features["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-    features["edited"] = before | is_new
+    features["edited"] = edited_rows(features) | is_new
     return features
 
 
@@ -288,7 +285,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
     rows = spread(rows)
     rows["label"] = rows.index
-    rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    rows["edited"] = edited_rows(rows)
     rows = pandas.concat([rows, others.reindex(rows.index)], axis=1)
     with our_change(layer):
         set_features(layer, rows)

@@ -25,6 +25,7 @@ from cellwright.ops.measure.measurement import measure_result, pixel_sizes, resu
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
+from cellwright.widgets.shared.edited_layers import edited_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -65,9 +66,7 @@ class MeasuredCells:
     @property
     def n_edited(self) -> int:
         """Number of cells drawn or changed by hand."""
-        if "edited" not in self.table:
-            return 0
-        return int(self.table["edited"].sum())
+        return int(edited_rows(self.table).sum())
 
 
 class PixelChange(NamedTuple):
@@ -231,9 +230,7 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     features = snapshot.features
     numbers = table["label"].to_numpy()
     rows = features.reindex(numbers)
-    edited = np.isin(numbers, changed)
-    if "edited" in rows:
-        edited |= _as_bool(rows["edited"].to_numpy())
+    edited = np.isin(numbers, changed) | edited_rows(rows)
     if len(features.columns) and (snapshot.provenance or "edited" in features):  # they were ours
         size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
@@ -252,10 +249,6 @@ def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame")
         table[name] = rows[name].to_numpy(np.float64)
     elif name in table:
         del table[name]
-
-
-def _as_bool(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.array([one is True or one == 1 for one in values.tolist()], bool)
 
 
 def _as_text(values: NDArray[Any]) -> list[str]:
@@ -335,9 +328,7 @@ def _measured_points(
 def _edited_points(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[np.bool_]:
     points, features = snapshot.points, snapshot.features
     assert points is not None
-    edited = np.zeros(len(points), bool)
-    if "edited" in features:
-        edited |= _as_bool(features["edited"].to_numpy())
+    edited = edited_rows(features)
     if "label" in features:  # napari gives a new point the features of the last one
         edited |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
     old = None if before is None else before.snapshot.points
