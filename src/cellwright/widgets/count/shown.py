@@ -159,13 +159,12 @@ class ShownCount(QObject):
         self._model, self._viewer, self._panel, self._choices = model, model.viewer, panel, choices
         self._edited, self._updater = edited, updater
         self._is_showing_settings = False
-        self._elsewhere = ""  # where the image is whose number is shown
-        self._unseen = ""  # channel of its cells, where the viewer shows another one
+        self._where = ""  # what is told beside the number of where its cells are
         self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
         for changed in (panel.image.chosen, choices.scene_changed):
             changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
-        listen(self._viewer.dims.events.point, self._on_slid, panel)
+        listen(self._viewer.dims.events.point, self._tell_where_counted, panel)
         follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
         panel.classes.currentIndexChanged.connect(self.update)
         for box in panel.outputs.values():
@@ -228,12 +227,6 @@ class ShownCount(QObject):
             f"The cells are those of {channel}; the viewer shows another one. Move the slider of channels to "
             "see them."
         )
-
-    def _on_slid(self, _: object = None) -> None:
-        """Tell beside the number which channel the cells lie in once the viewer shows another one."""
-        counted = self._model.outcome
-        if counted is not None and self._unseen != self._unseen_channel(counted):
-            self._show_number()
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         self._show_whole(whole, removed_line(self._viewer, whole.request.source))
@@ -357,19 +350,24 @@ class ShownCount(QObject):
 
     def _show_number(self) -> None:
         if self._model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
-            self._elsewhere = self._where_counted(self._model.outcome)
-            self._unseen = self._unseen_channel(self._model.outcome)
-            where = self._elsewhere or (f"whose {self._unseen} is not in sight" if self._unseen else "")
-            card = card_of(self._model.outcome, preferences().unit, self._edited.table, where)
+            self._where = self._where_now(self._model.outcome)
+            card = card_of(self._model.outcome, preferences().unit, self._edited.table, self._where)
             self._panel.show_count(*card)
 
     def _tell_where_counted(self, _: object = None) -> None:
-        """Tell beside the number whose it is once its image is closed, or another one is chosen."""
+        """Tell beside the number whose it is once its image is closed, or another one or channel is shown."""
         counted = self._model.outcome
-        if counted is not None and self._elsewhere != self._where_counted(counted):
+        if counted is not None and self._where != self._where_now(counted):
             self._show_number()
-            if self._elsewhere and not self._model.is_busy:
+            if self._where_counted(counted) and not self._model.is_busy:
                 self._model.tell("")  # notices of that count
+
+    def _where_now(self, counted: CountOutcome) -> str:
+        """Return where the cells of a count are; '' where they are in sight, of the image that is chosen."""
+        unseen = self._unseen_channel(counted)
+        if unseen:
+            unseen = f"whose {unseen} is not in sight"
+        return self._where_counted(counted) or unseen
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""

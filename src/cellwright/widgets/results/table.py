@@ -175,6 +175,7 @@ class CellsTable(QTableView):
         assert rows is not None
         assert selection is not None
         self._selection = selection
+        heading.setResizeContentsPrecision(WIDEST_SAMPLE)
         heading.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
@@ -233,14 +234,7 @@ class CellsTable(QTableView):
         self._fitted = list(self.frame.names)
         if is_new:
             self._widths = {}
-        metrics = self.fontMetrics()
         for column in range(self.frame.columnCount()):
-            title = str(self.frame.headerData(column, Qt.Orientation.Horizontal))
-            texts = [
-                str(self.frame.data(self.frame.index(place, column)))
-                for place in range(min(WIDEST_SAMPLE, self.frame.rowCount()))
-            ]
-            widest = max(metrics.horizontalAdvance(text) for text in (f"{title}  ▲", *texts))
             if self._widths.get(column, self.columnWidth(column)) == self.columnWidth(column):
-                self.setColumnWidth(column, widest + 16)
+                self.resizeColumnToContents(column)
                 self._widths[column] = self.columnWidth(column)

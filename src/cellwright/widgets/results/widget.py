@@ -318,26 +318,25 @@ class ResultsWidget(QWidget):
         rows = self.view.table.chosen_rows
         if not rows:
             self.view.message.tell("Choose the rows of the cells to delete.")
-            return
-        if self._is_behind():
-            return
-        self.view.table.clearSelection()
-        self.model.choose(-1)
-        self.link.delete(rows)
-        self.measurer.read_soon()
+        elif not self._is_behind():
+            self.view.table.clearSelection()
+            self._delete(rows)
 
     def _delete_like(self, mask: NDArray[np.bool_]) -> None:
         """Delete all cells that a filter keeps or leaves out; one undo of the layer brings labels back."""
         if self._is_behind():
             return
         rows = np.flatnonzero(mask).tolist()
-        self.model.choose(-1)
-        self.link.delete(rows)
-        self.measurer.read_soon()
+        self._delete(rows)
         what = f"{len(rows):,} cells were deleted."
         if isinstance(self.link.layer, Labels):
             what += " Ctrl-Z in the layer brings them back."
         self.view.message.tell(what)
+
+    def _delete(self, rows: list[int]) -> None:
+        self.model.choose(-1)
+        self.link.delete(rows)
+        self.measurer.read_soon()
 
     def _on_set_class_clicked(self) -> None:
         rows, name = self.view.table.chosen_rows, self.view.class_name.currentText().strip()
