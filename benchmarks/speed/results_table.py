@@ -105,7 +105,7 @@ def try_cuts(widget: ResultsWidget) -> None:
     titles = [widget.view.tabs.tabText(at) for at in range(widget.view.tabs.count())]
     widget.view.tabs.setCurrentIndex(titles.index("Plots"))
     wait(0.5)
-    cuts, steps = widget.view.histogram.cuts, np.linspace(17, 40, N_DRAGGED)
+    cuts, steps = widget.plots.histogram.cuts, np.linspace(17, 40, N_DRAGGED)
     dragged = [timed_ms(lambda low=low: cuts.setRegion((low, 60.0))) for low in steps]
     show("drag a cut-off and draw", dragged)
     print(f"that is {1000 / np.mean(dragged, axis=0)[0]:.0f} frames a second")

@@ -295,7 +295,9 @@ def test_pages_of_results_and_plates_keep_to_the_panel_in_large_letters(qtbot: Q
     MarkerRow(view.markers).show_channel("nuclei_2d (ch0)", 0.0, 4095.5)
     plate.show_plate(plate_map([("A01", 1.0), ("B03", 2.0)]))
     QVBoxLayout(holder).addWidget(plate)
-    ticks = view.histogram.getAxis("left")
+    plot = Histogram()
+    view.plots.addWidget(plot)
+    ticks = plot.getAxis("left")
     areas = [PanelScrollArea(panel) for panel in (view, holder)]
     for area in areas:
         qtbot.addWidget(area)
@@ -361,8 +363,9 @@ def test_a_plot_that_comes_late_has_the_letters_of_its_panel(qtbot: QtBot) -> No
     with qtbot.waitExposed(area):
         area.show()
     view.show_page("Plots")
-    view.show_plot("Scatter")
-    assert view.scatter.getAxis("left").style["tickFont"].pointSizeF() > 12
+    plot = Histogram()
+    view.plots.addWidget(plot)
+    assert plot.getAxis("left").style["tickFont"].pointSizeF() > 12
 
 
 def test_a_dock_behind_others_becomes_narrower_with_its_letters(qtbot: QtBot) -> None:

@@ -244,13 +244,13 @@ def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
     view = panel.view
     view.tabs.setCurrentIndex(3)
     view.plot_x.setCurrentIndex(view.plot_x.findData("area_px"))
-    view.histogram.cuts.setRegion((30, 80))
+    panel.plots.histogram.cuts.setRegion((30, 80))
     assert panel.model.range_of("area_px") == (30, 80)
     assert view.filter.text() == "area_px >= 30 and area_px <= 80"
     assert view.number.text() == "2"
     view.filter.setText("area_px >= 50")
     view.filter.editingFinished.emit()
-    assert view.histogram.cuts.getRegion() == (50, 100)
+    assert panel.plots.histogram.cuts.getRegion() == (50, 100)
     view.no_gate.click()
     assert view.number.text() == "4"
     assert view.filter.text() == ""
@@ -338,13 +338,13 @@ def test_nuclei_of_other_pixels_are_refused(panel: ResultsWidget, read: Read) ->
 def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
     view = panel.view
     assert view.tabs.currentIndex() == 0
-    assert view.made_plots == []
+    assert view.plots.count() == 0
     view.tabs.setCurrentIndex(3)
-    assert view.made_plots == [view.histogram]
+    assert view.plots.currentWidget() is panel.plots.histogram
     view.plot_kind.setCurrentIndex(1)
-    assert view.plots.currentWidget() is view.scatter
-    assert len(view.scatter._rows) == 4
-    assert view.made_plots == [view.histogram, view.scatter]
+    assert view.plots.currentWidget() is panel.plots.scatter
+    assert len(panel.plots.scatter._rows) == 4
+    assert view.plots.count() == 2
 
 
 def test_a_lasso_gates(panel: ResultsWidget) -> None:
@@ -354,8 +354,8 @@ def test_a_lasso_gates(panel: ResultsWidget) -> None:
     view.plot_x.setCurrentIndex(view.plot_x.findData("x"))
     view.plot_y.setCurrentIndex(view.plot_y.findData("y"))
     view.lasso.setChecked(True)
-    assert view.scatter.box.is_drawing
-    view.scatter.box.drawn.emit(np.array([[0, 0], [20, 0], [20, 50], [0, 50]]))
+    assert panel.plots.scatter.box.is_drawing
+    panel.plots.scatter.box.drawn.emit(np.array([[0, 0], [20, 0], [20, 50], [0, 50]]))
     assert not view.lasso.isChecked()
     assert panel.model.kept_table["label"].tolist() == [1, 2]
     assert "gate" in panel.model.analysis().notices[-1]
@@ -375,19 +375,19 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert panel.view.tabs.tabText(panel.view.tabs.currentIndex()) == "Counts"
     panel.view.tabs.setCurrentIndex(3)
     assert panel.view.plot_kind.currentText() == "Over frames"  # which a series begins with
-    panel.view.strip.frame_clicked.emit(2)
+    panel.plots.strip.frame_clicked.emit(2)
     assert viewer.dims.current_step[0] == 2
-    assert panel.view.strip._here.value() == 2
+    assert panel.plots.strip._here.value() == 2
     viewer.dims.set_current_step(0, 1)  # the mark follows the viewer
-    assert panel.view.strip._here.value() == 1
-    assert panel.view.strip._bars.opts["height"].tolist() == [4, 4, 2]
+    assert panel.plots.strip._here.value() == 1
+    assert panel.plots.strip._bars.opts["height"].tolist() == [4, 4, 2]
     panel.view.draw_regions.click()
     shapes = viewer.layers["regions"]
     assert shapes.mode == "add_rectangle"  # one drag for each region
     shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
     read(panel)
-    assert [line.getData()[1].tolist() for line in panel.view.strip._lines] == [[1, 1, 1], [2, 2, 1]]
-    assert panel.view.strip._bars.opts["height"].tolist() == [3, 3, 2]
+    assert [line.getData()[1].tolist() for line in panel.plots.strip._lines] == [[1, 1, 1], [2, 2, 1]]
+    assert panel.plots.strip._bars.opts["height"].tolist() == [3, 3, 2]
     assert "region 2" in panel.view.plot_hint.text()
     frame = panel.view.counts_frame
     titles = [frame.headerData(place, Qt.Orientation.Horizontal) for place in range(len(frame.names))]

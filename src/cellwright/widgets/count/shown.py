@@ -194,7 +194,8 @@ class ShownCount(QObject):
         notices = [removed_line(self._viewer, source)]
         kept = edited_layers(self._viewer, source.key, new=shown)
         if kept:
-            notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+            names = ", ".join(layer.name for layer in kept)
+            notices.append(f"What you changed was kept in {names}; this count stands beside it.")
         self._tell_of(counted, *notices)
 
     def _tell_of(self, counted: CountOutcome, *more: str) -> None:

@@ -1,6 +1,7 @@
 """Draws the plots of the panel and takes cut-offs, gates and clicks from them."""
 
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,8 @@ from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
-from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
-from cellwright.widgets.results.view import PLOT_NAMES, PLOTS, ResultsView
+from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
+from cellwright.widgets.results.view import PLOTS, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.messages import listen
@@ -23,11 +24,17 @@ FIRST_Y = ("intensity_mean_ch0", "circularity", "sphericity", "score", "diameter
 PICTURE_PX = 420, 280  # of a plot that was not seen at its own size
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
 STRIP = "Over frames"
+PLOT_NAMES = {"Histogram": "histogram", "Scatter": "scatter", STRIP: "strip", "Boxes": "boxes"}
 STRIP_TITLES = {"t": STRIP, "z": "Over slices"}
+
+Plot = TypeVar("Plot", bound=CellPlot)
 
 
 class PlotTool(QObject):
-    """Keeps the plot that is shown in line with the model."""
+    """Keeps the plot that is shown in line with the model.
+
+    Each plot is made when it is first asked for: pyqtgraph takes a while to make one.
+    """
 
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(view)
@@ -42,7 +49,6 @@ class PlotTool(QObject):
         for box in (view.plot_x, view.plot_y, view.plot_group):
             box.currentIndexChanged.connect(self.redraw)
         view.tabs.currentChanged.connect(self._on_page_opened)
-        view.plot_made.connect(self._on_plot_made)
         view.lasso.toggled.connect(self._on_lasso_toggled)
         view.no_gate.clicked.connect(self._on_clear_clicked)
         model.measured_changed.connect(self._on_measured_changed)
@@ -54,8 +60,45 @@ class PlotTool(QObject):
     def set_text_colour(self, colour: str) -> None:
         """Draw axes in the colour of the theme."""
         self._text_colour = colour
-        for plot in self._view.made_plots:
-            plot.set_text_colour(colour)
+        for place in range(self._view.plots.count()):
+            self._view.plots.widget(place).set_text_colour(colour)  # type: ignore[union-attr]
+
+    @cached_property
+    def histogram(self) -> Histogram:
+        """One column, with cut-offs."""
+        plot = self._placed(Histogram(), "Drag the two edges: only cells between them count.")
+        plot.range_changed.connect(self._on_range_changed)
+        return plot
+
+    @cached_property
+    def scatter(self) -> Scatter:
+        """Two columns, with a gate."""
+        plot = self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
+        plot.gate_drawn.connect(self._on_gate_drawn)
+        plot.cell_clicked.connect(self._model.choose)
+        return plot
+
+    @cached_property
+    def strip(self) -> Strip:
+        """Counts over frames or slices."""
+        plot = self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
+        plot.frame_clicked.connect(self._on_frame_clicked)
+        return plot
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """One column by group."""
+        return self._placed(Boxes(), "Median, quartiles, and 5 to 95 % of the cells of each group.")
+
+    def _placed(self, plot: Plot, help_text: str) -> Plot:
+        plot.setToolTip(help_text)
+        if self._text_colour:
+            plot.set_text_colour(self._text_colour)
+        self._view.plots.addWidget(plot)
+        return plot
+
+    def _show_plot(self, kind: str) -> None:
+        self._view.plots.setCurrentWidget(getattr(self, PLOT_NAMES[kind]))
 
     def redraw(self, _: Any = None) -> None:
         """Draw the plot that is shown, if it is shown."""
@@ -65,16 +108,16 @@ class PlotTool(QObject):
         x, y = view.plot_x.currentData(), view.plot_y.currentData()
         kind = view.plot_kind.currentData()
         if kind == "Histogram" and x in table:
-            view.histogram.set_values(self._values(x))
-            view.histogram.set_titles(describe(x).heading, "Cells")
-            view.histogram.set_range(*self._model.range_of(x))
+            self.histogram.set_values(self._values(x))
+            self.histogram.set_titles(describe(x).heading, "Cells")
+            self.histogram.set_range(*self._model.range_of(x))
         elif kind == "Scatter" and x in table and y in table:
-            view.scatter.set_values(self._values(x), self._values(y))
-            view.scatter.set_titles(describe(x).heading, describe(y).heading)
+            self.scatter.set_values(self._values(x), self._values(y))
+            self.scatter.set_titles(describe(x).heading, describe(y).heading)
             gate = self._model.gate
             is_here = gate is not None and (gate.x, gate.y) == (x, y)
-            view.scatter.set_gate(gate.corners if gate is not None and is_here else None)
-            view.scatter.set_chosen(self._model.chosen)
+            self.scatter.set_gate(gate.corners if gate is not None and is_here else None)
+            self.scatter.set_chosen(self._model.chosen)
         self._redraw_kept()
 
     def pictures(self) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -83,13 +126,13 @@ class PlotTool(QObject):
         before = view.plot_kind.currentIndex()
         self._is_drawn_for_report = True
         for place, kind in enumerate(PLOTS):
-            name = PLOT_NAMES[place]
-            if name not in vars(view) or self._model.table is None:  # made when it is first shown
+            name = PLOT_NAMES[kind]
+            if name not in vars(self) or self._model.table is None:  # made when it is first shown
                 continue
             view.plot_kind.setCurrentIndex(place)
             self.redraw()
             caption = self._caption(kind)
-            found[caption] = png_of(getattr(view, name))
+            found[caption] = png_of(getattr(self, name))
             legends[caption] = legend(self._groups(kind))
         view.plot_kind.setCurrentIndex(before)
         self._is_drawn_for_report = False
@@ -135,34 +178,34 @@ class PlotTool(QObject):
         kind, x = view.plot_kind.currentData(), view.plot_x.currentData()
         text = ""
         if kind == "Histogram":
-            view.histogram.set_kept(model.kept)
+            self.histogram.set_kept(model.kept)
             text = f"{model.n_kept:,} of {model.n_cells:,} cells count. Drag the edges to set cut-offs."
         elif kind == "Scatter":
-            view.scatter.set_kept(model.kept)
+            self.scatter.set_kept(model.kept)
             text = f"{model.n_kept:,} of {model.n_cells:,} cells count."
-            if view.scatter.is_thinned:
+            if self.scatter.is_thinned:
                 text += " A share of them is drawn; the gate holds for all."
         elif kind == STRIP:
             text = self._draw_strip()
         elif x in model.table:
             values = self._values(x)
             groups = model.groups(view.plot_group.currentData())
-            view.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
-            view.boxes.set_titles("", describe(x).heading)
+            self.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
+            self.boxes.set_titles("", describe(x).heading)
             text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(groups)
         view.plot_hint.setText(text)
 
     def _draw_strip(self) -> str:
         found = self._model.per_frame()
         if found is None:
-            self._view.strip.set_counts(np.zeros(0, np.intp))
+            self.strip.set_counts(np.zeros(0, np.intp))
             return "The image has a single plane."
         axis, counts = found
         regions = self._counts_of_regions()
-        self._view.strip.set_counts(counts, list(regions.values()))
-        unit = self._view.strip.set_interval(self._model.frame_interval_s * (axis == "t"))
-        self._view.strip.set_titles(f"Time [{unit}]" if unit else AXIS_TITLES.get(axis, axis), "Cells")
-        self._view.strip.set_frame(self.link.frame_shown(axis))
+        self.strip.set_counts(counts, list(regions.values()))
+        unit = self.strip.set_interval(self._model.frame_interval_s * (axis == "t"))
+        self.strip.set_titles(f"Time [{unit}]" if unit else AXIS_TITLES.get(axis, axis), "Cells")
+        self.strip.set_frame(self.link.frame_shown(axis))
         if regions:
             return f"{legend(regions)} · bars: all regions. Click to go there."
         if axis == "z":
@@ -177,26 +220,15 @@ class PlotTool(QObject):
             return {}
         return {name: one[1] for name, one in found.items() if one is not None}
 
-    def _on_plot_made(self, plot: CellPlot) -> None:
-        if self._text_colour:
-            plot.set_text_colour(self._text_colour)
-        if isinstance(plot, Histogram):
-            plot.range_changed.connect(self._on_range_changed)
-        elif isinstance(plot, Scatter):
-            plot.gate_drawn.connect(self._on_gate_drawn)
-            plot.cell_clicked.connect(self._model.choose)
-        elif isinstance(plot, Strip):
-            plot.frame_clicked.connect(self._on_frame_clicked)
-
     def _on_page_opened(self, _: int) -> None:
         if self._is_shown:
-            self._view.show_plot(self._view.plot_kind.currentData())
+            self._show_plot(self._view.plot_kind.currentData())
             self.redraw()
 
     def _on_kind_chosen(self, _: int = 0) -> None:
         view, kind = self._view, self._view.plot_kind.currentData()
         if self._is_shown:
-            view.show_plot(kind)
+            self._show_plot(kind)
         view.plot_x.setVisible(kind != STRIP)
         view.plot_y.setVisible(kind == "Scatter")
         view.plot_group.setVisible(kind == "Boxes")
@@ -233,7 +265,7 @@ class PlotTool(QObject):
         column = self._view.plot_x.currentData()
         is_histogram = self._view.plot_kind.currentData() == "Histogram"
         if self._is_shown and is_histogram and column is not None and not self._is_dragging:
-            self._view.histogram.set_range(*self._model.range_of(column))
+            self.histogram.set_range(*self._model.range_of(column))
         self._soon.throttle()
 
     def _on_range_changed(self, low: float | None, high: float | None) -> None:
@@ -249,18 +281,18 @@ class PlotTool(QObject):
         self._model.set_gate(ScatterGate(x, y, corners))
 
     def _on_lasso_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - a Qt slot
-        self._view.scatter.box.is_drawing = is_on
+        self.scatter.box.is_drawing = is_on
 
     def _on_clear_clicked(self) -> None:
         if self._view.plot_kind.currentData() == "Scatter":
             self._model.set_gate(None)
-            self._view.scatter.set_gate(None)
+            self.scatter.set_gate(None)
             return
         self._model.set_range(self._view.plot_x.currentData(), None, None)
 
     def _on_chosen_changed(self, row: int) -> None:
         if self._is_shown and self._view.plot_kind.currentData() == "Scatter":
-            self._view.scatter.set_chosen(row)
+            self.scatter.set_chosen(row)
 
     def _on_frame_clicked(self, number: int) -> None:
         found = self._model.per_frame()
@@ -274,7 +306,7 @@ class PlotTool(QObject):
         if self._view.plot_kind.currentData() == STRIP:
             found = self._model.per_frame()
         if found is not None:
-            self._view.strip.set_frame(self.link.frame_shown(found[0]))
+            self.strip.set_frame(self.link.frame_shown(found[0]))
 
 
 def png_of(plot: QWidget) -> bytes:

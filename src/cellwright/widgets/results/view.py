@@ -1,11 +1,10 @@
 """The controls of the results panel, without any behaviour."""
 
 from collections.abc import Iterator
-from functools import cached_property, partial
-from typing import TypeVar
+from functools import partial
 
 from napari.layers import Layer
-from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QComboBox,
@@ -27,7 +26,6 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.ops.measure.columns import GROUPS, MEASURED
-from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
@@ -77,21 +75,13 @@ COUNTED_BY = {
     "Image of the session": "image",
 }
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
-PLOT_NAMES = ("histogram", "scatter", "strip", "boxes")
 SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
-Plot = TypeVar("Plot", bound=CellPlot)
-
 
 class ResultsView(RegionPanel):
-    """What is told of the cells of a layer: their number, the table, measurements, plots, exports.
-
-    Each plot is made when it is first asked for, as ``plot_made`` tells: pyqtgraph takes a while to make one.
-    """
-
-    plot_made = Signal(object)  # CellPlot
+    """What is told of the cells of a layer: their number, the table, measurements, plots, exports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +284,7 @@ class ResultsView(RegionPanel):
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
-        self.plots = QStackedWidget()
+        self.plots = QStackedWidget()  # that were asked for
         self.plot_hint = wrapped_label(name="hint")
         content = QWidget()
         layout = fill(page_layout(content), self.plot_kind, self.plot_x, self.plot_y, self.plot_group)
@@ -302,43 +292,6 @@ class ResultsView(RegionPanel):
         layout.addWidget(self.plot_hint)
         layout.addLayout(row(self.lasso, self.no_gate))
         return self._scrolled(content)
-
-    @cached_property
-    def histogram(self) -> Histogram:
-        """One column, with cut-offs."""
-        return self._placed(Histogram(), "Drag the two edges: only cells between them count.")
-
-    @cached_property
-    def scatter(self) -> Scatter:
-        """Two columns, with a gate."""
-        return self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
-
-    @cached_property
-    def strip(self) -> Strip:
-        """Counts over frames or slices."""
-        return self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
-
-    @cached_property
-    def boxes(self) -> Boxes:
-        """One column by group."""
-        return self._placed(Boxes(), "Median, quartiles, and 5 to 95 % of the cells of each group.")
-
-    def show_plot(self, kind: str) -> None:
-        """Bring the plot of this name of ``PLOTS`` to the front."""
-        makers = dict(zip(PLOTS, PLOT_NAMES, strict=True))
-        self.plots.setCurrentWidget(getattr(self, makers[kind]))
-
-    @property
-    def made_plots(self) -> list[CellPlot]:
-        """The plots that were asked for so far."""
-        found = [self.plots.widget(place) for place in range(self.plots.count())]
-        return [plot for plot in found if isinstance(plot, CellPlot)]
-
-    def _placed(self, plot: Plot, help_text: str) -> Plot:
-        plot.setToolTip(help_text)
-        self.plots.addWidget(plot)
-        self.plot_made.emit(plot)
-        return plot
 
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")

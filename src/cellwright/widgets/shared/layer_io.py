@@ -268,7 +268,7 @@ def _family_of(layer: Layer) -> str:
 
 def layers_with(viewer: Any, key: Mapping[str, Any]) -> list[Layer]:
     """Return the layers of ours whose metadata has these values (:attr:`Source.key`, ``output``)."""
-    return [layer for layer in viewer.layers if _has(layer, key)]
+    return [layer for layer in viewer.layers if key.items() <= metadata_of(layer).items()]
 
 
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
@@ -276,8 +276,8 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
 
     Layers that were changed by hand stay, and so do those with cells that were added by click.
     """
-    ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
-    take_away(viewer, *(layer for layer in ours if not n_asked(layer.metadata[METADATA])))
+    kept = edited_layers(viewer, key)
+    take_away(viewer, *(layer for layer in layers_with(viewer, key) if layer not in kept))
 
 
 def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) -> Shapes:
@@ -314,21 +314,13 @@ def shown_cells(viewer: Any, source: Source) -> Layer | None:
     return None
 
 
-def edited_layers(viewer: Any, key: Mapping[str, Any], new: Iterable[Layer] = ()) -> list[str]:
-    """Return the names of layers with these values in their metadata that were changed by hand.
+def edited_layers(viewer: Any, key: Mapping[str, Any], new: Iterable[Layer] = ()) -> list[Layer]:
+    """Return the layers with these values in their metadata that were changed by hand, or by clicks.
 
     Those that were placed just now are not looked at, which would take as long as to make their checksum.
     """
     ours = [layer for layer in layers_with(viewer, key) if layer not in new]
-    return [layer.name for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
-
-
-def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
-    return _has(layer, key) and not is_edited(layer)
-
-
-def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
-    return key.items() <= metadata_of(layer).items()
+    return [layer for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
 
 
 def _update(viewer: Any, old: Layer, new: Layer) -> Layer:

@@ -52,6 +52,7 @@ DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
 TABS = {"Count a folder": "Folder"}  # words of tabs where the first one of the title does not tell
 HANDED_OVER = "handed over"  # property of a dock that another panel has opened
+HAVE_VALUES = (QComboBox, QAbstractSpinBox, QSlider)  # which the wheel would change
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
@@ -85,17 +86,6 @@ QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3p
                background: rgba(128, 128, 128, 50); }
 QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
-
-
-class _WheelGuard(QObject):
-    """Leaves the wheel to the panel: scrolling it must not change a value that comes under the mouse."""
-
-    def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
-        """Hand the wheel on to the widget around; called by Qt."""
-        if event is None or event.type() != QEvent.Type.Wheel:
-            return False
-        event.ignore()
-        return True
 
 
 class _FocusRing(QWidget):
@@ -161,7 +151,6 @@ class PanelScrollArea(QScrollArea):
         super().__init__()
         self._width = 0  # that was asked for last
         self._main, self._has_place = main, False
-        self._wheel = _WheelGuard(self)
         self._ring: _FocusRing | None = None
         QApplication.instance().focusChanged.connect(self._show_ring)  # type: ignore[union-attr]
         self._sample = QLabel(panel)  # has the font that napari gives to labels
@@ -264,14 +253,17 @@ class PanelScrollArea(QScrollArea):
     def _keep_values(self) -> None:
         """Let no value change by the wheel, those of controls that came since included."""
         panel = self.widget()
-        for kind in (QComboBox, QAbstractSpinBox, QSlider):
+        for kind in HAVE_VALUES:
             for one in panel.findChildren(kind) if panel is not None else ():
-                one.installEventFilter(self._wheel)  # once each, however often
+                one.installEventFilter(self)  # once each, however often
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Follow the width of the panel; called by Qt."""
+        """Follow the width of the panel, and leave the wheel to it, not to values; called by Qt."""
+        if event is not None and event.type() == QEvent.Type.Wheel and isinstance(watched, HAVE_VALUES):
+            event.ignore()
+            return True
         is_handled = super().eventFilter(watched, event)
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+        if event is not None and event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
             self._keep_values()
             width = self.minimumSizeHint().width()
             if width != self._width:
