@@ -41,9 +41,8 @@ class Measurer(QObject):
         self._job: Job | None = None
         self._is_stale = self._is_waiting = self._is_anew = False
         self._is_held = True  # until the panel is there: a thread that measures would take turns with it
-        self._has_bar = False  # else the bar is that of a file that is written
         self._soon = debouncer(self, READ_MS, self.read)
-        bar.failed.connect(self._on_bar_failed)
+        bar.failed.connect(self.failed)  # of a file that is written
         bar.finished.connect(self._on_finished)
         followers = follow(link.viewer)
         followers.leave_to(self)
@@ -136,8 +135,7 @@ class Measurer(QObject):
             before = replace(before, measured=())
         task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
         if before is None or is_anew or before.settings != self.settings:
-            self._has_bar = True
-            self._bar.start(task, on_returned)
+            self._bar.start(task, on_returned, on_failed=self._on_failed)
             return
         self._job = Job(task, self)
         self._job.returned.connect(on_returned)
@@ -153,12 +151,6 @@ class Measurer(QObject):
         if not (self._is_stale or self._is_waiting):  # else the user has changed it since: a class, say
             self._link.write_features()
 
-    def _on_bar_failed(self, error: Exception) -> None:
-        if self._has_bar:
-            self._on_failed(error)
-        else:
-            self.failed.emit(error)
-
     def _on_failed(self, error: Exception) -> None:
         self._model.set_measured(None)
         self.failed.emit(error)
@@ -168,7 +160,6 @@ class Measurer(QObject):
         self._on_finished()
 
     def _on_finished(self) -> None:
-        self._has_bar = False
         if self._is_stale:
             self.read()
 

@@ -17,8 +17,8 @@ from psygnal import Signal
 from cellwright.core.data import CHANNEL, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
-from cellwright.ops.measure.blocks import numbers_in_file, spatial_ndim
-from cellwright.ops.measure.cells_table import is_volumetric, label_axes
+from cellwright.ops.measure.blocks import numbers_in_file
+from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.filters import (
     NO_NAMES,
     BorderRule,
@@ -30,8 +30,8 @@ from cellwright.ops.measure.filters import (
     copositive_table,
     kept_rows,
     marker_groups,
-    otsu,
     parse_filter,
+    thresholds_of,
     told_apart,
 )
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
@@ -538,20 +538,17 @@ class ResultsModel:
         labels, boxes = measured.result.cells.labels, measured.result.cells.boxes
         if labels is None:
             return np.ones(len(boxes), bool)
-        ndim = spatial_ndim(label_axes(measured.result), is_volume=is_volumetric(measured.result))
+        ndim = cell_ndim(measured.result)
         return away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], self.border)
 
     def _mark_positive(self, measured: MeasuredCells) -> None:
         table = measured.table
-        for name in [name for name in table if str(name).startswith("positive_")]:
-            if str(name)[len("positive_") :] not in self.markers:
+        for name in [name for name in map(str, table) if name.startswith("positive_")]:
+            if name.removeprefix("positive_") not in self.markers:
                 del table[name]
-        self.thresholds = {}
-        for channel, threshold in self.markers.items():
-            found = threshold
-            if found is None:
-                found = otsu(table[f"{MEAN}{channel}"].to_numpy(float)[self.kept])
-            self.thresholds[channel] = found
+        markers = [Marker(channel, threshold) for channel, threshold in self.markers.items()]
+        columns = [marker.column for marker in markers]
+        self.thresholds = thresholds_of(table.loc[self.kept, columns], markers)
         add_positive(table, self.thresholds)
 
     def _prune(self) -> None:

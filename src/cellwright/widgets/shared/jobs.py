@@ -269,10 +269,17 @@ class JobBar(QWidget):
         """Whether a job is running."""
         return self.job is not None
 
-    def start(self, task: Task[Any], on_returned: Callable[[Any], None], last: str = "") -> None:
+    def start(
+        self,
+        task: Task[Any],
+        on_returned: Callable[[Any], None],
+        last: str = "",
+        on_failed: Callable[[Exception], None] | None = None,
+    ) -> None:
         """Run a task; ``on_returned`` is given what it returns. Ignored while another one runs.
 
-        From its stage ``last`` on, the task can no longer be cancelled.
+        From its stage ``last`` on, the task can no longer be cancelled. ``on_failed`` is told of its error in
+        the place of ``failed``.
         """
         if self.job is not None:
             task.close()
@@ -286,7 +293,7 @@ class JobBar(QWidget):
         self.job = Job(task, self)
         self.job.progressed.connect(self._on_job_progressed)
         self.job.returned.connect(on_returned)
-        self.job.failed.connect(self.failed)
+        self.job.failed.connect(on_failed or self.failed)
         self.job.cancelled.connect(self.cancelled)
         self.job.finished.connect(self._on_job_finished)
         self.job.start()

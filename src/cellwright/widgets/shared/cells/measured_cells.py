@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
-from cellwright.ops.measure.blocks import spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table, is_volumetric, label_axes
+from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
@@ -54,8 +53,7 @@ class MeasuredCells:
     @property
     def frames(self) -> NDArray[np.intp]:
         """Indices of each cell along the axes before its spatial ones, (N, axes)."""
-        axes = label_axes(self.result)
-        n_lead = len(axes) - spatial_ndim(axes, is_volume=is_volumetric(self.result))
+        n_lead = len(label_axes(self.result)) - cell_ndim(self.result)
         return np.rint(self.result.cells.points[:, :n_lead]).astype(np.intp)
 
     @property
