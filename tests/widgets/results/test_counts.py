@@ -153,7 +153,7 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     titles = [panel.view.markers_frame.headerData(place, Qt.Orientation.Horizontal) for place in range(3)]
     assert titles == ["Markers", "Cells", "Share"]
     assert panel.model.copositive()["count"].tolist() == [2, 2]
-    row.slider.setValue(1000)  # the highest mean, above which there is none
+    row.slider.setValue(row.slider.maximum())  # the highest mean, above which there is none
     assert not panel.model.table["positive_ch0"].any()
     row.otsu.click()
     assert panel.model.markers == {"ch0": None}
@@ -193,7 +193,7 @@ def test_a_marker_of_brighter_cells_has_their_range(panel: ResultsWidget, read: 
     panel.model.set_marker("ch0", is_on=True, threshold=1500.0)
     row = panel.counts.rows["ch0"]
     assert (row.value.maximum(), row.value.value()) == (2000, 1500)
-    assert row.slider_value == pytest.approx(1500, abs=2)
+    assert row.slider.value() == pytest.approx(1500, abs=2)
 
 
 def test_a_column_without_numbers_has_an_empty_histogram(qtbot: QtBot) -> None:

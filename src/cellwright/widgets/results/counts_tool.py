@@ -117,8 +117,8 @@ class CountsTool(QObject):
     def _new_row(self, channel: str) -> MarkerRow:
         row = MarkerRow(self._view.markers)
         row.is_on.toggled.connect(lambda is_on: self._model.set_marker(channel, is_on=is_on))
-        row.slider.valueChanged.connect(lambda _: self._set(channel, row.slider_value))
-        row.value.valueChanged.connect(lambda value: self._set(channel, value))
+        for control in (row.slider, row.value):
+            control.valueChanged.connect(lambda value: self._set(channel, value))
         row.otsu.clicked.connect(lambda: self._set(channel, None))
         return row
 

@@ -17,13 +17,13 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMenu,
     QScrollArea,
-    QSlider,
     QSpinBox,
     QStackedWidget,
     QTabWidget,
     QVBoxLayout,
     QWidget,
 )
+from superqt import QDoubleSlider
 
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.table import CellsTable, FrameModel
@@ -75,7 +75,7 @@ COUNTED_BY = {
     "Image of the session": "image",
 }
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
-SLIDER_STEPS = 1000
+LEAST_SPAN = 1e-9  # of thresholds
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
@@ -370,14 +370,11 @@ class MarkerRow:
     """The controls of one channel: whether cells are told positive in it, and above which mean intensity."""
 
     def __init__(self, rows: QVBoxLayout) -> None:
-        self._low, self._span = 0.0, 1.0
         self.is_on = check_box("", "")
-        self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setRange(0, SLIDER_STEPS)
-        self.slider.setToolTip("The mean intensity above which a cell is positive.")
-        self.value = QDoubleSpinBox()
+        self.slider, self.value = QDoubleSlider(Qt.Orientation.Horizontal), QDoubleSpinBox()
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
-        self.value.setToolTip("The mean intensity above which a cell is positive.")
+        for control in (self.slider, self.value):
+            control.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
         self.box = QWidget()
         stack(self.is_on, row(self.slider, self.value, self.otsu), into=self.box)
@@ -385,23 +382,18 @@ class MarkerRow:
 
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
-        self._low, self._span = low, max(high - low, 1e-9)
         self.is_on.setText(shortened(title, LONGEST_NAME))
         self.is_on.setToolTip(f"Tell which cells are positive in {title}, by their mean intensity.")
-        with QSignalBlocker(self.value):
-            self.value.setDecimals(3 if self._span < 10 else 1)
-            self.value.setRange(low, max(high, low + 1e-9))
+        with QSignalBlocker(self.slider), QSignalBlocker(self.value):
+            self.value.setDecimals(3 if high - low < 10 else 1)
+            for control in (self.slider, self.value):
+                control.setRange(low, max(high, low + LEAST_SPAN))
 
     def show_threshold(self, threshold: float) -> None:
         """Move slider and number without an echo."""
         with QSignalBlocker(self.slider), QSignalBlocker(self.value):
-            self.slider.setValue(round(SLIDER_STEPS * (threshold - self._low) / self._span))
+            self.slider.setValue(threshold)
             self.value.setValue(threshold)
-
-    @property
-    def slider_value(self) -> float:
-        """The threshold where the slider stands."""
-        return self._low + self._span * self.slider.value() / SLIDER_STEPS
 
 
 def heading(text: str) -> QLabel:
