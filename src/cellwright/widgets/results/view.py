@@ -371,7 +371,8 @@ class MarkerRow:
 
     def __init__(self, rows: QVBoxLayout) -> None:
         self.is_on = check_box("", "")
-        self.slider, self.value = QDoubleSlider(Qt.Orientation.Horizontal), QDoubleSpinBox()
+        self.slider = QDoubleSlider(Qt.Orientation.Horizontal)  # type: ignore[no-untyped-call]
+        self.value = QDoubleSpinBox()
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         for control in (self.slider, self.value):
             control.setToolTip("The mean intensity above which a cell is positive.")
