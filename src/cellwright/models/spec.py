@@ -1,7 +1,7 @@
 """What a model or a classifier is, without its network: the part that can be read without torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -99,18 +99,10 @@ def read_spec(path: Path) -> ModelSpec:
 
     CheckpointError where the file is missing, is no JSON, is of a newer version, or lacks a field.
     """
-    values = read_values(path, SPEC_VERSION, "model")
-    wanted = {item.name for item in fields(ModelSpec)} - {"options"}
     options = {name for family in FAMILIES.values() for name in family.options}
-    given = set(values)
-    missing, unknown = sorted(wanted - MAY_LACK.keys() - given), sorted(given - wanted - options)
-    if missing or unknown:
-        raise CheckpointError(
-            f"Fields of {path} do not fit: missing {missing}, unknown {unknown}"
-            ". Save the model again with this version of cellwright."
-        )
+    values = _read_values(path, "model", ModelSpec, may_have=options)
     try:
-        return _from_json(JsonValue({**MAY_LACK, **values}, path), options & given)
+        return _from_json(JsonValue({**MAY_LACK, **values}, path), options & values.keys())
     except ReadError as error:
         raise CheckpointError(f"A field has the wrong type or value. {error}") from error
 
@@ -121,14 +113,7 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
     CheckpointError where the file is missing, is no JSON, is of a newer version, or a field is missing or of
     the wrong type.
     """
-    values = read_values(path, SPEC_VERSION, "classifier")
-    wanted = {item.name for item in fields(ClassifierSpec)}
-    if wanted != set(values):
-        raise CheckpointError(
-            f"Fields of {path} do not fit: missing {sorted(wanted - set(values))}, unknown "
-            f"{sorted(set(values) - wanted)}. Train the classifier again with this version of cellwright."
-        )
-    told = JsonValue(values, path)
+    told = JsonValue(_read_values(path, "classifier", ClassifierSpec), path)
     try:
         low, high = told.at("percentiles").numbers(2).tolist()
         return ClassifierSpec(
@@ -148,24 +133,32 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
         raise CheckpointError(f"A field has the wrong type or value. {error}") from error
 
 
-def read_values(path: Path, version: int, kind: str) -> dict[str, Any]:
-    """Return the fields of a spec, without its version; ``kind`` says of what, for errors.
+def _read_values(path: Path, what: str, kind: type[Any], may_have: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the fields of a spec, without its version; ``what`` it is of stands in errors.
 
-    CheckpointError where the file is missing, is no JSON, or is of another version.
+    CheckpointError where the file is missing, is no JSON, is of another version, or has other fields than
+    these dataclasses, ``MAY_LACK`` and ``may_have`` aside.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, *NO_JSON) as error:
         raise CheckpointError(
-            f"Expected a readable {path.name} at {path}; got: {error}. Choose a complete {kind} folder."
+            f"Expected a readable {path.name} at {path}; got: {error}. Choose a complete {what} folder."
         ) from error
     values: dict[str, Any] = {}
     if isinstance(content, dict):
         values = content
     found = values.pop("version", None)
-    if found != version:
+    if found != SPEC_VERSION:
         raise CheckpointError(
-            f"Expected version {version} in {path}; got {found!r}. Update cellwright or the {kind}."
+            f"Expected version {SPEC_VERSION} in {path}; got {found!r}. Update cellwright or the {what}."
+        )
+    known, given = {item.name for item in fields(kind)} - {"options"}, set(values)
+    missing, unknown = sorted(known - MAY_LACK.keys() - given), sorted(given - known - may_have)
+    if missing or unknown:
+        raise CheckpointError(
+            f"Fields of {path} do not fit: missing {missing}, unknown {unknown}. Save the {what} again with "
+            "this version of cellwright."
         )
     return values
 
