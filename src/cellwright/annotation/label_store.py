@@ -63,8 +63,16 @@ class LabelStore:
         return other
 
     def fill(self, scores: NumpyLike | None, classes: NumpyLike | None) -> None:
-        """Set the metadata of all cells from columns of which entry ``i`` is cell ``i + 1``."""
-        self.cells = cell_metadata(self._boxes, scores, classes)
+        """Set the metadata of all cells from columns: entry ``i`` is cell ``i + 1``, a class below 0 is none.
+
+        AnnotationError where a column is too short.
+        """
+        largest = max(self._boxes, default=0)
+        all_scores = _column("scores", scores, largest, 1.0)
+        all_classes = _column("classes", classes, largest, -1)
+        for number in self._boxes:
+            score, category = float(all_scores[number - 1]), int(all_classes[number - 1])
+            self.cells[number] = CellMetadata(score, category if category >= 0 else None)
 
     def __contains__(self, number: object) -> bool:
         return number in self._boxes
@@ -193,24 +201,6 @@ class LabelStore:
         if inner is None:
             return None
         return moved(inner, search)
-
-
-def cell_metadata(
-    numbers: Iterable[int], scores: NumpyLike | None, classes: NumpyLike | None
-) -> dict[int, CellMetadata]:
-    """Return the metadata of cells from columns of which entry ``i`` is cell ``i + 1``; below 0 is no class.
-
-    AnnotationError where a column is too short.
-    """
-    numbers = list(numbers)
-    largest = max(numbers, default=0)
-    all_scores = _column("scores", scores, largest, 1.0)
-    all_classes = _column("classes", classes, largest, -1)
-    cells = {}
-    for number in numbers:
-        score, category = float(all_scores[number - 1]), int(all_classes[number - 1])
-        cells[number] = CellMetadata(score, category if category >= 0 else None)
-    return cells
 
 
 def lifted(change: Change | None, time: int | None) -> Change | None:

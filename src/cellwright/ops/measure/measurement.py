@@ -103,26 +103,15 @@ def measure(
         what = (what,)
     settings = replace(settings or MeasureSettings(), measure=tuple(what))
     further = {name: as_image(other, own.axes) for name, other in (others or {}).items()}
-    return run(measure_task(cells, own, settings, further, regions))
-
-
-def measure_task(
-    cells: Result | Labels,
-    image: Image,
-    settings: MeasureSettings = MeasureSettings(),  # noqa: B008 - frozen
-    others: Mapping[str, Image] | None = None,
-    regions: RegionSet | None = None,
-) -> Task["pandas.DataFrame"]:
-    """Return the same as :func:`measure`, step by step."""
-    cells, numbers = as_result(cells, image)
-    table = cells_table(cells)
+    result, numbers = as_result(cells, own)
+    table = cells_table(result)
     if numbers is not None:
         table["label"] = numbers
-    table = table.assign(**(yield from measure_result(cells, image, settings, others or {})))
+    table = table.assign(**run(measure_result(result, own, settings, further)))
     if regions is None:
         return table
-    regions.check(image.label_shape)
-    membership = regions.membership(cells.cells, cells.offset)
+    regions.check(own.label_shape)
+    membership = regions.membership(result.cells, result.offset)
     table["regions"] = regions.joined_names(membership)
     return table.loc[np.asarray(membership.any(axis=1))].reset_index(drop=True)
 
