@@ -289,24 +289,12 @@ def _pixels(
     if not wanted.has_pixels:
         return described
     most = LAZY_PYRAMID_BYTES if levels else LAZY_BYTES
-    if n_bytes > most and _is_as_stored(described, series) and _is_in_parts(series):
-        return _SeriesPixels(_lazy(series, index, path), described.axes, levels=levels)
-    return _as_seen(_stored(series, path), tiff, index, path)._replace(levels=levels)
-
-
-def _is_as_stored(described: _SeriesPixels, series: tifffile.TiffPageSeries) -> bool:
-    """Return whether pixels are what is stored, in its order."""
     has_order = described.axes == series.axes.replace("S", "C") and described.data.shape == series.shape
-    return has_order and not described.is_converted
-
-
-def _is_in_parts(series: tifffile.TiffPageSeries) -> bool:
-    """Return whether a part of an image is read without unpacking much more than it."""
-    page = series.keyframe
-    if series.dataoffset is not None and not series.is_multifile:
-        return True
-    is_small = prod(page.chunks) * series.dtype.itemsize <= MOST_PART_BYTES
-    return is_small and page.compression != OLD_JPEG and find_spec("zarr") is not None
+    if n_bytes > most and has_order and not described.is_converted:
+        lazy = _lazy(series, index, path)
+        if lazy is not None:
+            return _SeriesPixels(lazy, described.axes, levels=levels)
+    return _as_seen(_stored(series, path), tiff, index, path)._replace(levels=levels)
 
 
 def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
@@ -413,13 +401,16 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
     return _SeriesPixels(light, axes.replace("S", "C"), is_converted)
 
 
-def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
-    """Return an array that is read where it is looked at."""
+def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike | None:
+    """Return an array that is read where it is looked at; None where much more than that were unpacked."""
+    page: Any = series.keyframe
     if series.dataoffset is not None and not series.is_multifile:
-        file: Any = series.keyframe.parent
-        dtype = series.dtype.newbyteorder(file.byteorder)
-        return np.memmap(file.filehandle.path, dtype, "r", series.dataoffset, series.shape)
-    return TiffLevel(path, index)
+        dtype = series.dtype.newbyteorder(page.parent.byteorder)
+        return np.memmap(page.parent.filehandle.path, dtype, "r", series.dataoffset, series.shape)
+    is_small = prod(page.chunks) * series.dtype.itemsize <= MOST_PART_BYTES
+    if is_small and page.compression != OLD_JPEG and find_spec("zarr") is not None:
+        return TiffLevel(path, index)
+    return None
 
 
 def _as_light(
@@ -437,19 +428,14 @@ def _as_light(
         return np.stack(colours).reshape(*data.shape, 3), axes + "S"
     is_mask = data.dtype.kind == "b" and tiff.is_shaped  # tifffile writes them so, and means it not
     if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "bu" and not (tiff.imagej_metadata or is_mask):
-        return _inverted(data, page.bitspersample), axes
+        if data.dtype.kind == "b":
+            return ~data, axes
+        return data.dtype.type(2**page.bitspersample - 1) - data, axes
     if kind == PHOTOMETRIC.SEPARATED and axes.endswith("S") and data.shape[-1] >= 4:
         return cmyk_to_rgb(data), axes
     if kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB) and axes.endswith("S") and data.dtype == np.uint8:
         return _lab_to_rgb(data, is_icc=kind == PHOTOMETRIC.ICCLAB), axes
     return data, axes
-
-
-def _inverted(data: NDArray[Any], bits: int) -> NDArray[Any]:
-    if data.dtype.kind == "b":
-        return ~data
-    inverted: NDArray[Any] = data.dtype.type(2**bits - 1) - data
-    return inverted
 
 
 def _looked_up(
