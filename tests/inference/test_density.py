@@ -21,6 +21,7 @@ from cellwright.ops.measure.prediction_interval import (
     DOUBTED_BELOW,
     disagreement,
     fit_interval,
+    overlapping,
     recalibrated,
     with_calibration,
 )
@@ -361,6 +362,36 @@ def test_a_count_that_is_not_to_be_trusted_is_told_and_has_a_wide_interval(expec
     again = recount(corrected, None, model, DensitySettings())
     assert (again.fit, again.notices) == (result.fit, result.notices)
     assert again.interval == pytest.approx(result.interval)
+
+
+def test_cells_that_may_lie_over_each_other_are_told():
+    pixels, labels = squares()
+    narrow = (slice(18, 42), slice(6, 184))  # little but cells
+    results = []
+    for window in ((slice(None), slice(None)), narrow):
+        model = density.DensityModel(TELLING, Telling(pixels[window], labels[window]))
+        model = replace_error(model, (0.1, 0.1, 0.5))
+        model.fit = Promising(0.9)
+        results.append(counted(pixels[window], model, diameter_px=26))
+    sparse, crowded = results
+    assert sparse.notices == ()
+    covered = crowded.provenance.settings["covered"]
+    assert covered == pytest.approx((labels[narrow] > 0).mean(), abs=0.01)
+    likely = overlapping(crowded.count, covered)
+    assert likely < crowded.interval[1] < 1.1 * likely
+    assert f"Cells cover {covered:.0%} of the image" in crowded.notices[-1]
+    corrected = recount(crowded, None, model, DensitySettings(1.1, 0.01))
+    assert (corrected.notices, corrected.interval[1] < likely) == (crowded.notices[:-1], True)
+    assert recount(corrected, None, model, DensitySettings()).notices == crowded.notices
+
+
+def test_discs_at_random_are_as_many_as_what_they_cover_tells(rng):
+    rows, columns = np.indices((600, 600))
+    mask, n_true = np.zeros((600, 600), bool), 700
+    for y, x in rng.uniform(-10, 610, (n_true, 2)):
+        mask |= (rows - y) ** 2 + (columns - x) ** 2 < 10**2
+    side_by_side = mask.sum() / (np.pi * 10**2)
+    assert overlapping(side_by_side, mask.mean()) == pytest.approx(n_true * (600 / 620) ** 2, rel=0.1)
 
 
 def test_users_are_warned_of_what_is_widened():

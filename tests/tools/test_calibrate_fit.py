@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tools.release import calibrate_fit
-from tools.release.calibrate_fit import NO_CELLS, PICTURES_WEIGHT, Example, calibrated, share_right
+from tools.release.calibrate_fit import (
+    NO_CELLS,
+    PICTURES_WEIGHT,
+    Example,
+    calibrated,
+    share_right,
+    telling_facts,
+)
 from tools.release.changes import CHANGES, known_of
 from tools.release.kinds import KINDS
 from tools.release.pictures import pictures
@@ -58,10 +65,11 @@ def test_what_is_shown_beside_cells_weighs_less():
 
 
 def test_a_fit_tells_cells_from_other_things(rng):
-    cells = [example("kind", 0.9, fact) for fact in rng.normal(0.8, 0.03, 40)]
+    cells = [example(f"kind {n % 3}", 0.9, fact) for n, fact in enumerate(rng.normal(0.8, 0.03, 40))]
     shown = [example(f"{NO_CELLS}grids", 0.0, fact) for fact in rng.normal(0.5, 0.03, 40)]
-    fit = calibrated([*cells, *shown])
-    assert fit.facts == ("probability",)
+    facts = telling_facts([*cells, *shown])
+    assert "probability" in facts
+    fit = calibrated([*cells, *shown], ("probability",))
     assert fit.expected_f1({"probability": 0.8}) > 0.7 > 0.35 > fit.expected_f1({"probability": 0.5})
 
 
@@ -83,3 +91,14 @@ def test_where_nothing_is_found_nothing_is_fitted(blobs, oracle_model):
     assert calibrate_fit._example(oracle_model, "kind", Image(blobs.image, "YX"), blobs.labels).f1 == 1
     empty = Image(np.pad(np.ones((2, 2), np.float32), 40), "YX")
     assert calibrate_fit._example(oracle_model, "kind", empty, np.zeros((82, 82), np.int32)) is None
+
+
+@pytest.mark.parametrize("is_misleading", [True, False])
+def test_a_fact_that_misleads_of_kinds_left_out_is_not_taken(rng, is_misleading):
+    examples = []
+    for kind, (level, by_chance) in enumerate([(0.1, 0.5), (0.4, 0.9), (0.6, 0.1), (0.9, 0.6)]):
+        for f1 in rng.uniform(level - 0.1, level + 0.1, 30):
+            told = by_chance if is_misleading else f1
+            facts = {"probability": f1 + rng.normal(0, 0.15), "confidence": told}
+            examples.append(Example(f"kind {kind}", facts, f1, is_spoilt=False))
+    assert ("confidence" in telling_facts(examples)) != is_misleading

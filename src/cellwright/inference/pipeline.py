@@ -47,7 +47,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
-from cellwright.ops.measure.prediction_interval import widened, with_calibration
+from cellwright.ops.measure.prediction_interval import crowd_notice, widened, with_calibration
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
@@ -153,9 +153,13 @@ def count_with_prediction(
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
-        provenance = provenance_of(context, image, model, used.zoom, started, fit, **stitched.facts)
+        told, crowd = dict(stitched.facts), ""
+        if stitched.maps:
+            told["covered"] = round(facts.covered, 4)
+            crowd = crowd_notice(n, facts.covered)
+        provenance = provenance_of(context, image, model, used.zoom, started, fit, **told)
         rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
-        notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit))
+        notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit), crowd)
     result = Result(
         count=n,
         cells=cells,
@@ -163,7 +167,7 @@ def count_with_prediction(
         offset=(0,) * cells.points.shape[1],
         notices=tuple(notice for notice in notices if notice),
         maps=stitched.maps,
-        interval=widened(stitched.interval, n, fit),
+        interval=widened(stitched.interval, n, fit, told.get("covered", 0.0)),
         fit=fit,
     )
     return result, prediction

@@ -135,6 +135,11 @@ class FactCollector:
             for one_maps, one in zip(maps, decoded, strict=True):
                 self.sums += _sums(one_maps, one)
 
+    @property
+    def covered(self) -> float:
+        """The share of the pixels that are likely cell."""
+        return float(self.sums[0] / max(self.sums[:2].sum(), 1.0))
+
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
 

@@ -86,7 +86,7 @@ from cellwright.inference.streaming.second_pass import (
 from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
-from cellwright.ops.measure.prediction_interval import count_interval, widened
+from cellwright.ops.measure.prediction_interval import count_interval, crowd_notice, widened
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -277,7 +277,7 @@ def _finish(
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
     parts, analysis = files.all_of(Kept.CELLS, blocks), None
     if job.family.gives == "density":
-        result = _summed(job, parts, result, settings)
+        result = _summed(job, parts, result, settings, _facts(job, _told(job, blocks)).covered)
         write_csv(files.table("csv"), frames_table(result))
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
@@ -317,14 +317,23 @@ def _found_by(
 
 def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
-    files, facts = job.files, FactCollector(calibration_of(job.models, job.settings))
-    told = [block for block in blocks_of(job.image, plan) if files.of(Kept.FIT, block).exists()]
-    for path in files.all_of(Kept.FIT, told):
-        facts.sums += json.loads(path.read_text(encoding="utf-8"))
-    cells = [Cells.empty(2)]
+    told, cells = _told(job, blocks_of(job.image, plan)), [Cells.empty(2)]
     if job.family.gives != "density":
-        cells += map(_scored, files.all_of(Kept.CELLS, told))
-    return facts.expected_f1(cells)
+        cells += map(_scored, job.files.all_of(Kept.CELLS, told))
+    return _facts(job, told).expected_f1(cells)
+
+
+def _facts(job: StreamJob, told: Sequence[StreamBlock]) -> FactCollector:
+    """Return what these blocks together tell of how well they were counted."""
+    facts = FactCollector(calibration_of(job.models, job.settings))
+    for path in job.files.all_of(Kept.FIT, told):
+        facts.sums += json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def _told(job: StreamJob, blocks: Sequence[StreamBlock]) -> list[StreamBlock]:
+    """Return the blocks that tell how well they were counted."""
+    return [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
 
 
 def _scored(part: Path) -> Cells:
@@ -342,17 +351,21 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
     return replace(result, provenance=result.provenance.noting(**facts))
 
 
-def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:
+def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any, covered: float) -> Result:
     """Return the result of a density from its sums in all blocks: its map has one pixel per time point."""
     blocks = pandas.concat([pandas.read_csv(part) for part in parts])
     sums: NDArray[np.float64] = blocks.groupby("t")["count"].sum().to_numpy(np.float64)
     lead = (len(sums),) if "T" in result.provenance.axes else ()
     density: Any = sums.reshape(*lead, 1, 1)
-    spec = job.models[0].spec
-    interval = widened(count_interval(density, settings, spec.count_error), float(sums.sum()), result.fit)
-    provenance = result.provenance.noting(count_error=spec.count_error)
-    maps = {"density": density}
-    return replace(result, count=float(sums.sum()), maps=maps, interval=interval, provenance=provenance)
+    count, error = float(sums.sum()), job.models[0].spec.count_error
+    return replace(
+        result,
+        count=count,
+        maps={"density": density},
+        interval=widened(count_interval(density, settings, error), count, result.fit, covered),
+        provenance=result.provenance.noting(count_error=error, covered=round(covered, 4)),
+        notices=tuple(filter(None, (*result.notices, crowd_notice(count, covered)))),
+    )
 
 
 def _join(parts: Sequence[Path], path: Path) -> int:

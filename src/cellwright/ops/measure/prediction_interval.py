@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil, hypot, sqrt
+from math import ceil, hypot, log1p, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,9 @@ POWERS = (0.5, 0.75, 1.0)  # of the count, that its error may grow with
 Z_COVERAGE = 1.645  # standard errors on either side that hold this share
 DOUBTED_BELOW = 0.7  # what is expected of a count below which users are warned of it
 LEAST_SHARE = 0.1  # of the truth that a count is taken to be
+CROWDED = 0.35  # share of the pixels that cells cover from which on many may be hidden
+MOST_COVERED = 0.95  # likewise that tells how many
+CROWD = "Cells cover "  # begins what is told of that
 PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Poisson process
 
 
@@ -90,17 +93,45 @@ def count_interval(
 
 
 def widened(
-    interval: tuple[float, float] | None, count: float, expected: float | None
+    interval: tuple[float, float] | None, count: float, expected: float | None, covered: float
 ) -> tuple[float, float] | None:
-    """Return an interval that holds what is expected of a count that is not to be trusted, too.
+    """Return an interval that holds, too, what is expected of a count that is not to be trusted.
 
     ``expected`` is how near counts like this one are: the smaller of count and truth over the larger; None
-    where nothing tells.
+    where nothing tells. Where cells are crowded, it holds those that may be hidden; ``covered`` is the share
+    of the pixels that they cover.
     """
-    if interval is None or expected is None or expected >= DOUBTED_BELOW:
-        return interval
-    share = max(expected, LEAST_SHARE)
-    return min(interval[0], share * count), max(interval[1], count / share)
+    if interval is None:
+        return None
+    low, high = interval
+    if expected is not None and expected < DOUBTED_BELOW:
+        share = max(expected, LEAST_SHARE)
+        low, high = min(low, share * count), max(high, count / share)
+    if covered >= CROWDED:
+        high = overlapping(high, covered)
+    return low, high
+
+
+def overlapping(count: float, covered: float) -> float:
+    """Return how many cells there are where ``count`` were seen that lie over each other at random.
+
+    Cells of an area a cover the share 1 - exp(-n a) of a unit area; as many side by side n a.
+
+    Source: Armitage, Biometrika 36, 257 (1949), doi:10.1093/biomet/36.3-4.257.
+    """
+    share = min(covered, MOST_COVERED)
+    return -count * log1p(-share) / share
+
+
+def crowd_notice(count: float, covered: float) -> str:
+    """Return a sentence for the user where cells are so crowded that many may be hidden, else ``""``."""
+    if covered < CROWDED:
+        return ""
+    most = overlapping(count, covered)
+    return (
+        f"{CROWD}{covered:.0%} of the image: if they lie over each other, there may be {most:,.0f}. "
+        "Calibrate by a few boxes to know."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +213,19 @@ def with_calibration(result: Result, settings: DensitySettings) -> Result:
     given = result.provenance.settings
     before = DensitySettings(**given["density"])
     density = result.maps["density"] * np.float32(settings.calibration / before.calibration)
-    count, fit = float(density.sum(dtype=np.float64)), None
+    count, fit, covered = float(density.sum(dtype=np.float64)), None, 0.0
     if settings == DensitySettings():
-        fit = given.get("expected_f1")
+        fit, covered = given.get("expected_f1"), given.get("covered", 0.0)
+    notices = [one for one in result.notices if not one.startswith(("Corrected by ", CROWD))]
+    notices.append(crowd_notice(count, covered))
     return replace(
         result,
         count=count,
         maps={"density": density},
         fit=fit,
-        interval=widened(count_interval(density, settings, given["count_error"]), count, fit),
+        interval=widened(count_interval(density, settings, given["count_error"]), count, fit, covered),
         provenance=result.provenance.noting(density=asdict(settings)),
-        notices=tuple(notice for notice in result.notices if not notice.startswith("Corrected by ")),
+        notices=tuple(filter(None, notices)),
     )
 
 
