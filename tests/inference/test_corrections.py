@@ -49,11 +49,12 @@ def images(tmp_path, blobs):
     return folder
 
 
-def count(images, output, model, recipe=Recipe(), told=(), **choices):  # noqa: B008 - frozen
+def count(images, output, model, recipe=Recipe(), told=None, **choices):  # noqa: B008 - frozen
     """The outcomes by name, and which images were counted now."""
-    listed = list_images([images], plate_pattern="{well}")
+    listed, told = list_images([images], plate_pattern="{well}"), [] if told is None else told
     counter = CountChoices((model,), recipe, output, **choices)
-    outcomes = run(count_folder(listed, output, counter, on_outcome=lambda _: None))
+    counting = count_folder(listed, output, counter, on_outcome=lambda _: None, on_notice=told.append)
+    outcomes = run(counting)
     return {one.image.name: one for one in outcomes}
 
 
@@ -111,10 +112,12 @@ def test_a_count_that_goes_on_keeps_it(images, tmp_path, shelved):
     run(save_corrected(out, "A01", corrected(found_in(out, "A01").cells.labels)))
     told = ["summary.csv", "report.html", "cells.parquet", *PARTS]
     before = {name: (out / name).read_bytes() for name in told}
-    outcomes = count(images, out, shelved, report=out / "report.html")
+    notices = []
+    outcomes = count(images, out, shelved, told=notices, report=out / "report.html")
     assert outcomes["A01"].was_done
     assert {name: (out / name).read_bytes() for name in told} == before
     assert not list(out.glob("*.edited*"))
+    assert notices == []
 
 
 def test_other_settings_keep_it_under_another_name(images, tmp_path, shelved):
@@ -123,7 +126,10 @@ def test_other_settings_keep_it_under_another_name(images, tmp_path, shelved):
     machine = found_in(out, "A01").cells.labels
     run(save_corrected(out, "A01", corrected(machine)))
     mine = {name: (out / name).read_bytes() for name in PARTS}
-    outcomes = count(images, out, shelved, Recipe(analysis=MEASURED))
+    told = []
+    outcomes = count(images, out, shelved, Recipe(analysis=MEASURED), told)
+    assert len(told) == 1
+    assert "corrected by hand were counted anew with other settings: A01." in told[0]
     assert not outcomes["A01"].was_done
     assert "kept as A01.labels.edited1.tif" in outcomes["A01"].row["notices"]
     for name, content in mine.items():

@@ -34,6 +34,7 @@ from cellwright.files.folders.results import (
     note_report,
     only_run,
     outcomes_before,
+    read_outcomes,
     write_folder_report,
     write_summary,
     write_thumbnail,
@@ -54,6 +55,7 @@ from cellwright.inference.image_count import CountChoices, summary_row
 N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
+MOST_NAMES = 5  # of images that had been corrected by hand, in a sentence
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV)  # what fails once fails for all that follow
 
@@ -90,6 +92,7 @@ def count_folder(
             on_notice(notice)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
+        corrected = _corrected(read_outcomes(output)) if left else frozenset()
         written = time.monotonic()
 
         def tell(index: int, outcome: ImageOutcome) -> None:
@@ -112,6 +115,7 @@ def count_folder(
                 write_summary(output, _in_order(known), xlsx=counter.xlsx)
             raise
         outcomes = _in_order(known)
+        _tell_counted_anew(corrected, outcomes, on_notice)
         check_there(output)
         yield from write_tables(output, outcomes, counter, counter.settings_text)
         note_report(output, counter.report, counter.settings_text)
@@ -138,6 +142,25 @@ def write_tables(
 
 def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
     return tuple(outcome for index in sorted(known) for outcome in known[index])
+
+
+def _corrected(outcomes: Sequence[ImageOutcome]) -> frozenset[str]:
+    """Return the names of images whose cells were corrected by hand."""
+    return frozenset(one.image.name for one in outcomes if "corrected" in one.row)
+
+
+def _tell_counted_anew(
+    corrected: frozenset[str], outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], None]
+) -> None:
+    """Tell which images had been corrected by hand and have the cells of a model again."""
+    lost = corrected - _corrected(outcomes)
+    names = [one.image.name for one in outcomes if one.image.name in lost and not one.error]
+    if names:
+        named = ", ".join(names[:MOST_NAMES]) + " and others" * (len(names) > MOST_NAMES)
+        on_notice(
+            f"Images that had been corrected by hand were counted anew with other settings: {named}. What "
+            "was corrected is kept beside the new files, named 'edited'; 'cellwright correct' puts it back."
+        )
 
 
 def _find_done(

@@ -205,7 +205,7 @@ class FolderWidget(QWidget):
         done = " ".join([f"Done. The results are in {self.model.output}.", *notices])
         if n_failed:
             done += f" {n_failed} of the images failed; the tab Failed tells why."
-        self.view.message.tell(done, is_warning=bool(n_failed))
+        self.view.message.tell(done, is_warning=bool(n_failed or notices))
 
     def _on_finished(self) -> None:
         self.model.take_arrived()
