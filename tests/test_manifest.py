@@ -1,4 +1,6 @@
 import importlib
+import threading
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,11 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
+
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.plugin import entries
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,6 +52,30 @@ def test_every_widget_can_be_built(manifest: PluginManifest, qtbot: QtBot) -> No
         widget = commands(manifest)[contribution.command](ViewerModel())
         qtbot.addWidget(widget)
         assert isinstance(widget, QWidget)
+
+
+def test_code_is_loaded_while_the_window_draws(
+    manifest: PluginManifest, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, ticks = set(), []
+
+    def slowly(module: str) -> Any:
+        threads.add(threading.current_thread())
+        time.sleep(0.2)
+        return importlib.import_module(module)
+
+    monkeypatch.setattr(entries, "import_module", slowly)
+    named = {str(command.python_name) for command in manifest.contributions.commands or ()}
+    assert {f"{entries.__name__}:{name}" for name in entries.MODULES} <= named
+    timer = QTimer()
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.start(10)
+    assert entries.CountWidget is CountWidget
+    timer.stop()
+    assert threading.main_thread() not in threads
+    assert len(ticks) > 5
+    with pytest.raises(AttributeError, match="has no Other"):
+        _ = entries.Other
 
 
 def test_every_sample_gives_layers(manifest: PluginManifest) -> None:

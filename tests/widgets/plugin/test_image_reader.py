@@ -17,7 +17,7 @@ from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers
-from cellwright.widgets.plugin.image_reader import get_reader, read_layers
+from cellwright.widgets.plugin.image_reader import get_image_reader, read_layers
 from cellwright.widgets.shared.layer_io import image_of
 
 
@@ -213,7 +213,7 @@ def test_each_image_of_a_folder_is_a_layer(tmp_path, told, viewer_with_readers, 
     assert len(told) == 1
     assert "d.png" in told[0]
     monkeypatch.setattr("cellwright.widgets.plugin.image_reader.MOST_IMAGES", 1)
-    assert len(get_reader(str(folder))(str(folder))) == 1
+    assert len(get_image_reader(str(folder))(str(folder))) == 1
     assert told[1] == "Only the first 1 images of a folder were opened."
 
 
@@ -221,7 +221,7 @@ def test_folders_without_an_image_of_their_own_are_left_to_others(tmp_path):
     (tmp_path / "images").mkdir()
     tifffile.imwrite(tmp_path / "images" / "a.tif", grey(20, 30))
     (tmp_path / "meta.json").write_text("{}")
-    assert get_reader(str(tmp_path)) is None
+    assert get_image_reader(str(tmp_path)) is None
 
 
 def test_files_opened_as_a_stack_are_slices(tmp_path, told, viewer_with_readers):
@@ -247,7 +247,7 @@ def test_a_stack_of_stacks_is_time_and_has_its_channels(tmp_path, told):
         tifffile.imwrite(
             path, grey(3, 2, 20, 30), ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack"
         )
-    layers = [Layer.create(*data) for data in get_reader(paths)(paths)]
+    layers = [Layer.create(*data) for data in get_image_reader(paths)(paths)]
     assert [layer.axis_labels for layer in layers] == [("t", "z", "y", "x")] * 2
     assert [image_of(layer).shape for layer in layers] == [(2, 3, 20, 30)] * 2
 
@@ -257,15 +257,15 @@ def test_files_that_are_not_alike_are_no_stack(tmp_path, told):
     tifffile.imwrite(tmp_path / "b.tif", grey(20, 31))
     paths = [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
     with pytest.raises(ReadError, match=r"of the same axes, size and type.*b\.tif has \('YX', \(20, 31\)"):
-        get_reader(paths)(paths)
+        get_image_reader(paths)(paths)
     tifffile.imwrite(tmp_path / "c.tif", grey(2, 2, 20, 30), imagej=True, metadata={"axes": "TZYX"})
     with pytest.raises(ReadError, match="has no room for another"):
-        get_reader([])([str(tmp_path / "c.tif")] * 2)
+        get_image_reader([])([str(tmp_path / "c.tif")] * 2)
     (tmp_path / "d.tif").write_bytes(b"no image")
     for name, words in (("d.tif", "Expected an image"), ("gone.tif", "there is none")):
         with pytest.raises(ReadError, match=words):
-            get_reader([])([str(tmp_path / "a.tif"), str(tmp_path / name)])
-    assert get_reader([str(tmp_path / "a_labels.tif")]) is None
+            get_image_reader([])([str(tmp_path / "a.tif"), str(tmp_path / name)])
+    assert get_image_reader([str(tmp_path / "a_labels.tif")]) is None
 
 
 def test_notices_of_annotations_are_told(tmp_path, told):

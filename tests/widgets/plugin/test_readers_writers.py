@@ -10,7 +10,12 @@ from npe2 import PluginManifest
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.registry import FORMATS
 from cellwright.widgets.plugin import readers_writers as own
-from cellwright.widgets.plugin.readers_writers import annotation_of, get_reader, read_layers, write_layers
+from cellwright.widgets.plugin.readers_writers import (
+    annotation_of,
+    get_cells_reader,
+    read_layers,
+    write_layers,
+)
 
 WRITERS = {name: f"write_{name.replace('-', '_')}" for name in FORMATS}
 
@@ -71,7 +76,7 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
         with pytest.raises(ReadError, match="relative to its size"):
             read_layers(path)
         return
-    made = [Layer.create(*data) for data in get_reader(path)(path)]
+    made = [Layer.create(*data) for data in get_cells_reader(path)(path)]
     cells = made[-1]
     if isinstance(cells, Labels):
         expected = np.unique(labels.data, return_inverse=True)[1].reshape(labels.data.shape)
@@ -190,14 +195,14 @@ def test_colour_images_go_with_their_cells(tmp_path):
 
 
 def test_several_files_at_once_are_left_to_others():
-    assert get_reader(["a.json", "b.json"]) is None
+    assert get_cells_reader(["a.json", "b.json"]) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}"])
 def test_damaged_files_are_told(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ReadError, match=r"a\.json"):
-        get_reader(str(tmp_path / "a.json"))(str(tmp_path / "a.json"))
+        get_cells_reader(str(tmp_path / "a.json"))(str(tmp_path / "a.json"))
 
 
 def test_napari_opens_and_saves_through_the_plugin(tmp_path):

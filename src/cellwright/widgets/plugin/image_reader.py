@@ -45,7 +45,7 @@ FILES = {
 }
 
 
-def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
     """Return what reads images into layers; None for label images and folders without an image."""
     if not isinstance(path, str):
         return None if any(_is_labels(Path(one)) for one in path) else read_stack
@@ -53,7 +53,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
         return read_layers
     file = Path(path)
     if file.is_dir() and not is_zarr(file):
-        return read_folder if _images_in(file) else None
+        return read_folder if beside_window(_images_in, file) else None
     return None if _is_labels(file) else read_layers
 
 
@@ -114,7 +114,7 @@ def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> 
 def read_folder(path: str) -> list[LayerData]:
     """Return the images of a folder as layers; what cannot be read is told and left out."""
     notices: dict[str, None] = {}
-    listed = _images_in(Path(path))
+    listed = beside_window(_images_in, Path(path))
     layers: list[LayerData] = []
     for number in _wanted(Path(path).name, [one.name for one in listed], notices):
         try:

@@ -34,7 +34,7 @@ METADATA = "cellwright_file"  # key in the metadata of a layer: what its file to
 OVAL_CORNERS = 90
 
 
-def get_reader(path: str | Sequence[str]) -> Reader | None:
+def get_cells_reader(path: str | Sequence[str]) -> Reader | None:
     """Return what reads a file into layers; None for several files at once."""
     return read_layers if isinstance(path, str) else None
 

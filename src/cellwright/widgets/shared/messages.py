@@ -7,7 +7,6 @@ tab where it is not yet, and brought to the front. So a count leads to its corre
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -137,7 +136,7 @@ def news_of(viewer: Any) -> ViewerNews:
 def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
     """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
-    It opens a moment later, in turns of the event loop of its own. Call it in the GUI thread, after the
+    It opens a moment later, in a turn of the event loop of its own. Call it in the GUI thread, after the
     layers are in the viewer. A viewer without a window has no panel. The panel that counted stays in front,
     except of a series in time, whose counts are a table.
     """
@@ -156,9 +155,7 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
 def _open_results(viewer: Any, front: QWidget | None) -> Iterator[None]:
     """Open the results panel, where the window is still there and the user has not opened it meanwhile."""
     yield
-    import_module("pyqtgraph")  # more than half of what the panel loads
-    yield
-    _callable_of(PANEL)
+    _callable_of(PANEL)  # loaded by now, in further turns
     yield
     if not has_window(viewer) or panel_in(viewer.window, PANEL) is not None:
         return
@@ -186,17 +183,17 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
 
     Its name is that of napari's menu, which would open a second one otherwise.
     """
-    window = viewer.window
+    window, make = viewer.window, _callable_of(title)
     dock = panel_in(window, title)
     if dock is None:
         name = f"{title} ({PluginManager.instance().get_manifest(PLUGIN).display_name})"
-        dock = window.add_dock_widget(_callable_of(title)(viewer), name=name, tabify=True)
+        dock = window.add_dock_widget(make(viewer), name=name, tabify=True)
         dock.setProperty(HANDED_OVER, True)  # noqa: FBT003 - Qt calls it so
     return dock
 
 
 def _callable_of(title: str) -> Callable[..., Any]:
-    """Return what makes a panel; its code is loaded."""
+    """Return what makes a panel; its code is loaded while the window draws."""
     panels = PluginManager.instance().iter_widgets()
     (panel,) = [one for one in panels if (one.plugin_name, one.display_name) == (PLUGIN, title)]
     return panel.get_callable()

@@ -1,0 +1,31 @@
+"""What ``napari.yaml`` names; its code is loaded in a thread when napari first asks for it.
+
+Loading it takes a quarter of a second, in which the window goes on drawing. What the user does meanwhile is
+kept until then: a second click would open a second panel.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from cellwright.widgets.plugin.meanwhile import beside_window
+
+MODULES = {
+    "CountWidget": "count.widget",
+    "AnnotateWidget": "annotate.widget",
+    "TrainWidget": "train.widget",
+    "CompareWidget": "compare.widget",
+    "FolderWidget": "folder.widget",
+    "ResultsWidget": "results.widget",
+    "show_active_colours": "count.colour_preview",
+    "count_active_layer": "plugin.commands",
+    "classify_active_layer": "plugin.commands",
+    "get_image_reader": "plugin.image_reader",
+    "get_cells_reader": "plugin.readers_writers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"{__name__} has no {name}.")
+    module = beside_window(import_module, f"cellwright.widgets.{MODULES[name]}", takes_input=False)
+    return getattr(module, name)
