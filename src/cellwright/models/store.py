@@ -7,7 +7,6 @@ The user's own can be renamed, deleted, exported as one file (a zip archive of t
 imported from one, from a folder, or from the web. Imports no torch before a model is loaded.
 """
 
-import json
 import re
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write, writing
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import read_object
 from cellwright.models.spec import (
     CLASSIFIER,
     SPEC,
@@ -412,7 +411,4 @@ def card_text(name: str | Path) -> str:
 
 
 def _scores(folder: Path) -> dict[str, float]:
-    try:
-        return dict(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
-    except (OSError, *NO_JSON, TypeError):
-        return {}
+    return read_object(folder / "scores.json")

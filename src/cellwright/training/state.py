@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cellwright.core.errors import CheckpointError, WriteError, few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
-from cellwright.files.json_value import NO_JSON
+from cellwright.files.json_value import NO_JSON, read_object
 from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.training.run_folder import CURVE, SCORE_TITLES, STATE, selection_score, write_curve
@@ -125,9 +125,7 @@ def _is_begun(output: Path) -> bool:
     """Whether a run in ``output`` that is not finished has got as far as an epoch."""
     if not (output / STATE).exists():
         return False
-    with suppress(OSError, *NO_JSON, KeyError, TypeError):
-        return bool(json.loads((output / CURVE).read_text(encoding="utf-8"))["epochs"])
-    return True  # its curve is damaged, its state may not be
+    return bool(read_object(output / CURVE).get("epochs", True))  # its curve may be damaged, its state not
 
 
 def resume(state: RunState, output: Path, settings: Any) -> None:
