@@ -600,7 +600,7 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
             )
         ]
         assert len(chunks) == len(set(chunks))
-        assert not any(one.shares_chunks(other, 32) for one, other in itertools.combinations(some, 2))
+        assert not any(one.overlaps(other, 32) for one, other in itertools.combinations(some, 2))
     assert sorted(plan.in_rounds(blocks)) == list(blocks)
 
 

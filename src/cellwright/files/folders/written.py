@@ -96,13 +96,8 @@ def begin_image(
 
 
 def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
-    """Note in the record of an image what was written, so that changes are seen."""
+    """Note in the record of an image what was written, so that changes are seen; none before it is."""
     _note(name, output, checksums_of([path for path in files if path != _record(name, output)], output))
-
-
-def forget_written(name: str, output: Path) -> None:
-    """Know no longer what was written, for it is written anew from now on."""
-    _note(name, output, {})
 
 
 def counted_name(path: Path) -> Path:

@@ -73,7 +73,7 @@ def shared_out(
     at_times: dict[int, list[tuple[StreamBlock, Any]]] = defaultdict(list)
     for block in blocks:
         others = at_times[block.time]
-        before = [future for other, future in others if chunk and other.shares_chunks(block, chunk)]
+        before = [future for other, future in others if chunk and other.overlaps(block, chunk)]
         others.append((block, client.submit(_once, on_block, block, path(block), before, pure=False)))
     left = {future for others in at_times.values() for _, future in others}
     at_times.clear()  # what is finished is let go

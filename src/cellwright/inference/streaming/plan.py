@@ -179,13 +179,11 @@ class StreamBlock(NamedTuple):
         small = (slice(span.start // factor, ceil(span.stop / factor)) for span in (rows, columns))
         return self._replace(tile=Tile(self.tile.core, (*lead, *small)))
 
-    def overlaps(self, other: "StreamBlock") -> bool:
-        """Return whether the windows of two blocks of one time point have a pixel in common."""
-        pairs = zip(self.tile.read, other.tile.read, strict=True)
-        return self.time == other.time and all(a.start < b.stop and b.start < a.stop for a, b in pairs)
+    def overlaps(self, other: "StreamBlock", chunk: int = 1) -> bool:
+        """Return whether the windows of two blocks of one time point have a pixel in common.
 
-    def shares_chunks(self, other: "StreamBlock", chunk: int) -> bool:
-        """Return whether the windows of two blocks reach into one chunk, of this side along Y and X."""
+        With ``chunk``, whether they reach into one chunk of this side along Y and X.
+        """
         sides = [1] * (len(self.tile.read) - 2) + [chunk, chunk]
         spans = zip(self.tile.read, other.tile.read, sides, strict=True)
         return self.time == other.time and all(

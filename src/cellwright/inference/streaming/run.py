@@ -42,7 +42,7 @@ from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
-from cellwright.files.folders.written import begin_image, changed_meanwhile, forget_written, mark_written
+from cellwright.files.folders.written import begin_image, changed_meanwhile, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.classify import classifier_facts
@@ -267,7 +267,7 @@ def _finish(
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     image = job.image
-    forget_written(image.name, job.output)
+    mark_written(image.name, job.output, ())  # it is written anew from now on
     files, blocks = job.files, blocks_of(job.image, plan)
     maps = files.density if job.family.gives == "density" else files.labels
     if maps.exists():
