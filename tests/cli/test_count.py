@@ -322,7 +322,7 @@ def test_a_flag_out_of_range_is_a_usage_error(cli, image_path, flags):
 def test_a_file_in_place_of_the_output_folder_is_refused_at_once(cli, image_path, oracle):
     code, out, err = cli("count", image_path, "--output", image_path)
     assert (code, out, oracle) == (1, "", [])
-    assert err.startswith("error: Expected a folder to write to")
+    assert err.startswith("error: Expected to write")
 
 
 def test_a_read_only_output_folder_is_refused_at_once(cli, image_path, tmp_path, monkeypatch):

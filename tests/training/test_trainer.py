@@ -341,7 +341,7 @@ def test_a_dataset_without_training_images_is_refused(write_dataset, tiny_flow, 
 def test_an_output_that_cannot_be_written_is_refused_at_once(write_dataset, tiny_flow, tmp_path):
     dataset = read_dataset(write_dataset({"train": ["a"]}))
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(WriteError, match="Expected a folder to write to"):
+    with pytest.raises(WriteError, match="Expected to write"):
         next(train(Data(dataset), tiny_flow(), tmp_path / "taken", SHORT, device="cpu"))
     with pytest.raises(WriteError):
         next(train(Data(dataset), tiny_flow(), tmp_path / "taken" / "below", SHORT, device="cpu"))

@@ -33,10 +33,11 @@ from cellwright.annotation.records import (
     unpack_start,
 )
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.atomic import Lock, acquire_lock, atomic_write
+from cellwright.files.atomic import Lock, acquire_lock, atomic_write, make_folder, writing
 
 MAGIC = b"cellwright journal 1\n"
 HEAD = struct.Struct("<QI")  # bytes of the content, their CRC-32
+NOT_DONE = "The edit was not done. Make room on the disk, or save to another folder."
 SYNC_SECONDS = 1.0  # how often the disk itself is waited for: a power cut may take this much
 
 
@@ -61,7 +62,7 @@ class Journal:
         self._lock = lock
         self._end = n_bytes
         self._synced = 0.0
-        with _writing(path):
+        with writing(path, NOT_DONE):
             self._file = path.open("r+b", buffering=0)
             self._file.truncate(n_bytes)
             self._file.seek(n_bytes)
@@ -74,8 +75,7 @@ class Journal:
         WriteError where there is a file already, another session has it open, or the folder cannot be
         written.
         """
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with locked(path) as lock:
             if path.exists():
                 raise WriteError(
@@ -93,7 +93,7 @@ class Journal:
         WriteError where the disk is full or gone; the journal is as it was before.
         """
         record = _record(pack_entry(entry))
-        with _writing(self.path):
+        with writing(self.path, NOT_DONE):
             try:
                 self._write(record)
             except OSError:
@@ -191,18 +191,6 @@ def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: S
     with atomic_write(path) as part:
         part.write_bytes(content)
     return len(content)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write the journal {path}; got: {error.strerror or error}. The edit was not done. "
-            "Make room on the disk, or save to another folder."
-        ) from error
 
 
 def _record(content: bytes) -> bytes:

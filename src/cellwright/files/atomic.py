@@ -29,6 +29,7 @@ from cellwright.core.errors import WriteError
 Lock = BaseFileLock  # that acquire_lock gives
 ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
+ADVICE = "Choose a folder that you may write to, on a disk with room."
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
 
 
@@ -82,28 +83,20 @@ def _part_of(path: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an error of the operating system in the block into a WriteError that says what to do."""
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
-        raise WriteError(
-            f"Expected to write {path}; got: {error.strerror or error}. Choose a folder that you may write "
-            "to, on a disk with room."
-        ) from error
+        raise WriteError(f"Expected to write {path}; got: {error.strerror or error}. {advice}") from error
 
 
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and its parents where they are missing."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"Expected a folder to write to at {folder}; got: {error.strerror or error}. "
-            "Choose another folder."
-        ) from error
 
 
 def check_writable(folder: Path) -> None:
