@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,18 +23,23 @@ from npe2 import PluginManifest
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 
 import cellwright
 from cellwright.cli.main import main
-from cellwright.core.data import Result, known_sizes, without_channels
+from cellwright.core.data import Image, Result, known_sizes, without_channels
 from cellwright.core.tasks import run
 from cellwright.files.images import describe_images, read_images
 from cellwright.files.metadata import ArrayFacts, FilePart, understand
+from cellwright.files.report import write_report
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import as_command, recipe_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.columns import heading_of
+from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.results.export import _without_file
@@ -493,10 +499,32 @@ def test_a_table_measures_every_channel_of_the_file(
         np.testing.assert_array_equal(table[name], python[name], err_msg=name)
     numbers = [1, 0] if (plugin, channel) == ("napari-cellwright", 1) else [0, 1]  # that of the layer first
     titles = [results.model.title_of(name) for name in results.model.marker_channels]
-    assert titles == [results.model.title_of(f"ch{number}") for number in numbers]
-    assert [("DAPI" in title, "GFP" in title) for title in titles] == [(not n, bool(n)) for n in numbers]
+    assert titles == [("DAPI (ch0)", "GFP (ch1)")[number] for number in numbers]
+    assert_headings_call_channels(results, python, image, tmp_path)
     assert _without_file(results.model.measured) == []
     assert results.view.others.isHidden()
+
+
+def assert_headings_call_channels(
+    results: ResultsWidget, python: pandas.DataFrame, image: Image, folder: Path
+) -> None:
+    """Assert that table, plots and both reports head columns with the names that the file gives channels."""
+    names = {"ch0": "DAPI", "ch1": "GFP"}
+    wanted = {heading_of(str(name), names) for name in python if "intensity" in str(name)}
+    assert {"Mean DAPI", "Mean GFP"} < wanted
+    frame, box = results.view.frame, results.view.plot_x
+    horizontal = Qt.Orientation.Horizontal
+    in_table = {str(frame.headerData(column, horizontal)) for column in range(frame.columnCount())}
+    in_plots = {box.itemText(place) for place in range(box.count())}
+    write_report(folder / "viewer.html", image, results.model.analysis())
+    labels = results.model.measured.result.cells.labels
+    write_report(
+        folder / "r.html", image, analyse(labels, image, AnalysisSettings(measure=("shape", "intensity")))
+    )
+    texts = [unescape((folder / name).read_text(encoding="utf-8")) for name in ("viewer.html", "r.html")]
+    for told in (in_table, in_plots, *texts):
+        assert all(heading in told for heading in wanted)
+        assert "Mean ch1" not in told
 
 
 @pytest.mark.usefixtures("readers")

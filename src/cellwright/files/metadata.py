@@ -347,6 +347,8 @@ def _traced(image: Image, match: _Match) -> Image:
     part = None
     if match.channel is not None or match.axes != match.image.axes:
         part = (match.image.axes, match.channel)
+    if match.channel is not None:
+        image = replace(image, channel_names=match.image.channel_names[match.channel : match.channel + 1])
     return replace(image, source=match.image.source, source_part=part)
 
 

@@ -21,7 +21,7 @@ from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import groups_of, in_planes, per_plane
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count
-from cellwright.ops.measure.columns import describe, heading_of
+from cellwright.ops.measure.columns import heading_of
 from cellwright.ops.measure.filters import copositive_table
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def write_report(
         *_pictures(extras),
         *_over_planes(per_plane(result)),
         "<h2>Distributions</h2>",
-        *_plots(analysis.table),
+        *_plots(analysis),
         *_boxes(analysis),
         *_foot(result, image, recipes),
     ]
@@ -298,23 +298,25 @@ def _tables(analysis: "Analysis") -> list[str]:
         ("Counts", analysis.counts),
         ("Markers", markers),
         ("Tracks", analysis.lineages),
-        ("Cells", _summary(analysis.table)),
+        ("Cells", _summary(analysis)),
     ):
         if table is not None and len(table):
             rows = table.head(MOST_ROWS).to_numpy(object).tolist()
             parts.append(f"<h2>{title}</h2>")
             if title == "Tracks" and analysis.tracks is not None:
                 parts.append(f"<p>{escape(analysis.tracks.summary(table))}</p>")
-            parts.append(html_table([heading_of(str(name)) for name in table], rows))
+            headings = [heading_of(str(name), analysis.names) for name in table]
+            parts.append(html_table(headings, rows))
             if len(table) > MOST_ROWS:
                 parts.append(f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>")
     return parts
 
 
-def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
+def _summary(analysis: "Analysis") -> "pandas.DataFrame":
     """Return mean, standard deviation and quartiles of each measured column; of angles these tell nothing."""
     import pandas
 
+    table = analysis.table
     skipped = ("label", "track", "parent_track", "t", "z", "y", "x", "orientation_deg")
     names = [
         str(name)
@@ -324,7 +326,7 @@ def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
     if not names:  # a table without rows has columns of no kind
         return pandas.DataFrame()
     summary = table[names].describe().T[["count", "mean", "std", "25%", "50%", "75%"]]
-    titles = [heading_of(name) for name in names]
+    titles = [heading_of(name, analysis.names) for name in names]
     return pandas.concat([pandas.Series(titles, name="column", index=names), summary], axis=1)
 
 
@@ -343,8 +345,12 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _plots(table: "pandas.DataFrame") -> list[str]:
-    return [_histogram(name, table[name].to_numpy(np.float64)) for name in _plotted(table)[:MOST_PLOTS]]
+def _plots(analysis: "Analysis") -> list[str]:
+    table = analysis.table
+    return [
+        _histogram(heading_of(name, analysis.names), table[name].to_numpy(np.float64))
+        for name in _plotted(table)[:MOST_PLOTS]
+    ]
 
 
 def _over_planes(found: tuple[str, NDArray[np.intp]] | None) -> list[str]:
@@ -369,11 +375,12 @@ def _boxes(analysis: "Analysis") -> list[str]:
         for name in _plotted(analysis.table)[:MOST_BOXES]:
             values = analysis.table[name].to_numpy(np.float64)
             parts = {one: values[rows & np.isfinite(values)] for one, rows in groups.items()}
-            drawn.append(_box_plot(name, by, {one: part for one, part in parts.items() if len(part)}))
+            heading = heading_of(name, analysis.names)
+            drawn.append(_box_plot(heading, by, {one: part for one, part in parts.items() if len(part)}))
     return ["<h2>By group</h2>", *filter(None, drawn)] if any(drawn) else []
 
 
-def _box_plot(name: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> str:
+def _box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> str:
     """Return median, quartiles, and 5 to 95 % of a column for each group as SVG; empty without cells."""
     if not groups:
         return ""
@@ -396,8 +403,8 @@ def _box_plot(name: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> 
     told = ", ".join(
         f"{place} {one} ({len(values)} cells)" for place, (one, values) in enumerate(groups.items(), 1)
     )
-    caption = f"{describe(name).heading} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
-    return _drawn(drawing, f"Boxes of {name} by {by.lower()}", caption)
+    caption = f"{heading} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
+    return _drawn(drawing, f"Boxes of {heading} by {by.lower()}", caption)
 
 
 def _plotted(table: "pandas.DataFrame") -> list[str]:
@@ -440,7 +447,7 @@ def _drawn(drawing: str, label: str, caption: str) -> str:
     )
 
 
-def _histogram(name: str, values: NDArray[np.float64]) -> str:
+def _histogram(heading: str, values: NDArray[np.float64]) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return ""
@@ -448,7 +455,7 @@ def _histogram(name: str, values: NDArray[np.float64]) -> str:
     width = PLOT_WIDTH - PLOT_MARGIN - 8
     x = PLOT_MARGIN + (edges - edges[0]) / (edges[-1] - edges[0]) * width
     drawing = _bars(x, counts) + _ticks([(x[0], edges[0], "start"), (x[-1], edges[-1], "end")])
-    return _drawn(drawing, f"Histogram of {name}", f"{describe(name).heading} of {len(values)} cells")
+    return _drawn(drawing, f"Histogram of {heading}", f"{heading} of {len(values)} cells")
 
 
 def _facts(result: Result, image: Image) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,19 @@ def counted_panel(viewer: ViewerModel, qtbot: QtBot, read: Callable[[ResultsWidg
 
 
 def test_settings_for_other_images_keep_nothing_of_this_one(
-    counted_panel: ResultsWidget, monkeypatch: pytest.MonkeyPatch, qtbot: QtBot, tmp_path: Path
+    counted_panel: ResultsWidget, qtbot: QtBot, tmp_path: Path
 ) -> None:
     export = counted_panel.export
-    of_one = replace(
-        export.recipe(),
-        files=InputFiles(regions=("mine.geojson",), other=("dye=dye.tif",)),
-        window=((0, 9), (0, 9)),
-        pixel_size_um=(0.1, 0.1),
-        axes="YX",
-    )
-    monkeypatch.setattr(export, "recipe", lambda: of_one)
+    of_one = export.recipe()
+    assert of_one.image
+    assert of_one.axes
     export.save_settings(tmp_path / "study.json")
     qtbot.waitUntil(lambda: not counted_panel.view.job_bar.is_busy, timeout=30_000)
     saved = load_recipe(tmp_path / "study.json")
     assert (saved.image, saved.axes, saved.files) == ("", "", InputFiles())
     assert (saved.window, saved.pixel_size_um) == ((), ())
     assert saved.analysis.measure == ("shape", "intensity")
-    assert saved.models == of_one.models
+    assert (saved.models, saved.settings, saved.engine) == (of_one.models, of_one.settings, of_one.engine)
 
 
 def test_copied_python_gives_the_same_cells(counted_panel: ResultsWidget) -> None:
@@ -334,3 +329,30 @@ def test_of_a_further_image_of_a_file_it_is_told_why_nothing_repeats_it(
         button.click()
         assert "scenes.ome.tif holds 3 images, and" in panel.view.message.text()
         assert "is not the first" in panel.view.message.text()
+    assert_settings_are_saved(panel, qtbot, tmp_path)
+
+
+def test_settings_of_pixels_in_no_file_are_saved(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Callable[[ResultsWidget], None], tmp_path: Path
+) -> None:
+    source = source_of(viewer.add_image(blobs.image, name="blobs"))
+    place(viewer, prepare(cellwright.count(source.image, "flow"), source))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.copy_command.click()
+    assert "not known from which file" in panel.view.message.text()
+    assert_settings_are_saved(panel, qtbot, tmp_path)
+
+
+def assert_settings_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    """Save settings, which are for any image, and assert that they tell the model of the cells."""
+    found_by = panel.model.measured.result.provenance
+    panel.model.set_border("drop")
+    panel.export.save_settings(tmp_path / "study.json")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    saved = load_recipe(tmp_path / "study.json")
+    assert saved.models == (found_by.model,)
+    assert asdict(saved.settings) == found_by.settings["flow"]
+    assert asdict(saved.engine) == found_by.settings["engine"]
+    assert (saved.image, saved.axes, saved.analysis.border) == ("", "", "drop")

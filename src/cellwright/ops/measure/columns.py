@@ -7,9 +7,10 @@ the pixel size is known (``_um``), else in pixels (``_px``); the same for areas 
 (``_um3``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 from cellwright.core.errors import SettingsError
 
@@ -25,6 +26,7 @@ GROUPS = {
 }
 MEASURED = ("shape", "intensity", "neighbours")  # the groups that are measured on request
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})  # of channels
 PARTS = ("cytoplasm", "nucleus")  # of a cell, whose intensities are measured by themselves
 UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³", "deg": "°", "s": "s"}
 LENGTH_UNITS = ("px", "um")
@@ -225,13 +227,18 @@ OWN_TITLES = {  # of columns that tables of counts or tracks have and cells have
 }
 
 
-def heading_of(name: str) -> str:
-    """Return the title of a column of a table of cells, counts or tracks with its unit: ``Area [µm²]``."""
-    return OWN_TITLES.get(name) or describe(name).heading
+def heading_of(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> str:
+    """Return the title of a column of a table of cells, counts or tracks with its unit: ``Area [µm²]``.
+
+    ``channel_names`` tells what channels are called: ``{"ch1": "GFP"}``.
+    """
+    return OWN_TITLES.get(name) or describe(name, channel_names).heading
 
 
-def describe(name: str) -> Column:
+def describe(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> Column:
     """Return what a column of a table means; one that is not ours has its name as title.
+
+    ``channel_names`` are those of :func:`heading_of`.
 
     Examples
     --------
@@ -240,13 +247,13 @@ def describe(name: str) -> Column:
     """
     for part in PARTS:
         if name.startswith(f"{part}_"):
-            column = _described(name.removeprefix(f"{part}_"))
-            title = f"{part.capitalize()} {column.title.lower()}"
+            column = _described(name.removeprefix(f"{part}_"), channel_names)
+            title = f"{part.capitalize()} {column.title[:1].lower()}{column.title[1:]}"
             return replace(column, name=name, title=title, group="compartments")
-    return replace(_described(name), name=name)
+    return replace(_described(name, channel_names), name=name)
 
 
-def _described(name: str) -> Column:
+def _described(name: str, channel_names: Mapping[str, str]) -> Column:
     if name in COLUMNS:
         return COLUMNS[name]
     base, _, ending = name.rpartition("_")
@@ -257,7 +264,8 @@ def _described(name: str) -> Column:
     if not owners:
         return _cell(name, name, "")
     column = max(owners, key=lambda one: len(one.name))
-    return replace(column, title=f"{column.title} {name[len(column.name) + 1 :]}")
+    channel = name[len(column.name) + 1 :]
+    return replace(column, title=f"{column.title} {channel_names.get(channel, channel)}")
 
 
 def documentation() -> str:

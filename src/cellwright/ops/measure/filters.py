@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from math import isnan, nan
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.blocks import numbers_in_file
+from cellwright.ops.measure.columns import NO_NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,6 @@ SIGNS = {
     "=": np.equal,
     "!=": np.not_equal,
 }
-NO_NAMES: Mapping[str, str] = MappingProxyType({})
 MOST_NAMED = 4  # columns, where one is not known
 RULE = re.compile(
     r"(?P<channel>\d+|[\w .-]+?)\s*>\s*(?P<threshold>otsu|[-+]?\d*\.?\d+(e[-+]?\d+)?)", re.IGNORECASE
@@ -230,10 +229,13 @@ def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> Non
         table[f"positive_{channel}"] = values > threshold
 
 
-def called(image: Image, channels: Iterable[str]) -> dict[str, str]:
-    """Return how people call the channels of markers: as the file does, where no other is called so, too."""
-    numbers = (f"ch{number}" for number in numbers_in_file(image))
-    return told_apart(channels, dict(zip(numbers, image.channel_names, strict=False)))
+def called(image: Image, others: Iterable[str] = ()) -> dict[str, str]:
+    """Return how people call the channels of an image: as the file does, where no other is called so, too.
+
+    ``others`` are further images, whose names stay.
+    """
+    numbers = [f"ch{number}" for number in numbers_in_file(image)]
+    return told_apart({*numbers, *others}, dict(zip(numbers, image.channel_names, strict=False)))
 
 
 def told_apart(channels: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:

@@ -42,8 +42,8 @@ class CountsTool(QObject):
         if model.measured is None:
             view.counts_frame.set_frame(None)
             return
-        view.counts_frame.set_frame(self.table())
-        copositive = model.copositive(model.marker_names)
+        view.counts_frame.set_frame(self.table(), channel_names=model.channel_names)
+        copositive = model.copositive(model.channel_names)
         view.markers_frame.set_frame(copositive)
         view.markers_table.setVisible(copositive is not None)
         if view.colour_by.currentData():

@@ -17,7 +17,15 @@ from cellwright.core.tasks import once
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
-from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
+from cellwright.inference.recipe import (
+    Recipe,
+    as_command,
+    as_python,
+    load_recipe,
+    recipe_from,
+    recipe_of,
+    save_recipe,
+)
 from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
@@ -267,17 +275,15 @@ class ResultsExport(QObject):
 
         What belongs to the one image is left out: the part that was counted, axes, pixel size and files.
         """
-        try:
-            recipe = self.recipe()
-        except SettingsError:
-            recipe = Recipe(analysis=self._model.settings)
-        analysis = recipe.analysis
+        measured, recipe, analysis = self._model.measured, Recipe(), self._model.settings
+        if measured is not None:
+            found_by = measured.result.provenance
+            with suppress(SettingsError):  # drawn by hand
+                recipe = recipe_from(found_by)
+            recipe = replace(recipe, with_files=tuple(found_by.settings.get("source_files", ())))
         if analysis.frame_interval_s == self._model.told_interval_s:
             analysis = replace(analysis, frame_interval_s=0.0)
-        for_any = replace(
-            recipe, image="", axes="", analysis=analysis, files=InputFiles(), window=(), pixel_size_um=()
-        )
-        self._start(path, lambda: save_recipe(path, for_any))
+        self._start(path, lambda: save_recipe(path, replace(recipe, analysis=analysis)))
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""

@@ -19,8 +19,8 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
+from cellwright.ops.measure.columns import NO_NAMES
 from cellwright.ops.measure.filters import (
-    NO_NAMES,
     BorderRule,
     ColumnFilter,
     Marker,
@@ -224,20 +224,20 @@ class ResultsModel:
         titles = {f"ch{number}": f"{name} (ch{number})" for number, name in numbers}
         for name, other in self.measured.snapshot.others.items():
             if other.source_part is not None:
-                titles[name] = f"{other.name} ({name})"
+                called = next(iter(other.channel_names), other.name)
+                titles[name] = f"{called} ({name})"
         return titles.get(channel, channel)
 
     @property
-    def marker_names(self) -> dict[str, str]:
-        """How people call the channels of the markers; the only one of an image that names none stays."""
-        titles = {
-            channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in self.thresholds
-        }
+    def channel_names(self) -> dict[str, str]:
+        """How people call channels and further images; the only one of an image that names none stays."""
+        channels = self.marker_channels
+        titles = {channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in channels}
         if self.measured is not None:
             image = self.measured.snapshot.image
             if not image.channel_names and image.source_part is None:
                 titles.pop("ch0", None)
-        return told_apart(self.thresholds, titles)
+        return told_apart(channels, titles)
 
     @property
     def settings(self) -> AnalysisSettings:
@@ -431,7 +431,7 @@ class ResultsModel:
             classes = measured.table["class"].to_numpy(object)
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
         if by == "markers" and self.thresholds:
-            groups = marker_groups(measured.table, tuple(self.thresholds), self.marker_names)
+            groups = marker_groups(measured.table, tuple(self.thresholds), self.channel_names)
             return {name: self.kept & rows for name, rows in groups}
         if by == "frame" and measured.frames.shape[1]:
             return self._frame_groups(measured)
@@ -500,7 +500,7 @@ class ResultsModel:
             tracks=self.tracks,
             lineages=self.lineages(),
             notices=tuple(notices),
-            names=self.marker_names,
+            names=self.channel_names,
         )
 
     def rows_of(self, number: int, frame: Sequence[int] = ()) -> NDArray[np.intp]:

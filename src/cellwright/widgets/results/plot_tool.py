@@ -9,7 +9,7 @@ from qtpy.QtCore import QBuffer, QIODevice, QObject, QSignalBlocker
 from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
-from cellwright.ops.measure.columns import describe
+from cellwright.ops.measure.columns import heading_of
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import PLOTS, ResultsView
@@ -109,11 +109,11 @@ class PlotTool(QObject):
         kind = view.plot_kind.currentData()
         if kind == "Histogram" and x in table:
             self.histogram.set_values(self._values(x))
-            self.histogram.set_titles(describe(x).heading, "Cells")
+            self.histogram.set_titles(self._heading(x), "Cells")
             self.histogram.set_range(*self._model.range_of(x))
         elif kind == "Scatter" and x in table and y in table:
             self.scatter.set_values(self._values(x), self._values(y))
-            self.scatter.set_titles(describe(x).heading, describe(y).heading)
+            self.scatter.set_titles(self._heading(x), self._heading(y))
             gate = self._model.gate
             is_here = gate is not None and (gate.x, gate.y) == (x, y)
             self.scatter.set_gate(gate.corners if gate is not None and is_here else None)
@@ -148,7 +148,7 @@ class PlotTool(QObject):
 
     def _caption(self, kind: str) -> str:
         view = self._view
-        x, y = (describe(str(box.currentData())).heading for box in (view.plot_x, view.plot_y))
+        x, y = (self._heading(str(box.currentData())) for box in (view.plot_x, view.plot_y))
         captions = {
             "Histogram": x,
             "Scatter": f"{y} over {x}",
@@ -157,8 +157,11 @@ class PlotTool(QObject):
         text = captions.get(kind, "")
         gate = self._model.gate
         if kind == "Scatter" and gate is not None:
-            text += f", with the gate over {describe(gate.x).heading} and {describe(gate.y).heading}"
+            text += f", with the gate over {self._heading(gate.x)} and {self._heading(gate.y)}"
         return f"{view.plot_kind.itemText(PLOTS.index(kind))}: {text}".removesuffix(": ")
+
+    def _heading(self, column: str) -> str:
+        return heading_of(column, self._model.channel_names)
 
     @property
     def _is_shown(self) -> bool:
@@ -191,7 +194,7 @@ class PlotTool(QObject):
             values = self._values(x)
             groups = model.groups(view.plot_group.currentData())
             self.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
-            self.boxes.set_titles("", describe(x).heading)
+            self.boxes.set_titles("", self._heading(x))
             text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(groups)
         view.plot_hint.setText(text)
 
@@ -258,7 +261,7 @@ class PlotTool(QObject):
         for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
             with QSignalBlocker(box):
-                box.fill(((describe(name).heading, name) for name in names), wanted)
+                box.fill(((self._heading(name), name) for name in names), wanted)
         self.redraw()
 
     def _on_kept_changed(self) -> None:

@@ -1,6 +1,6 @@
 """The table of cells: a view of a DataFrame's own columns, fluent with hundreds of thousands of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
 
-from cellwright.ops.measure.columns import describe, heading_of
+from cellwright.ops.measure.columns import NO_NAMES, describe, heading_of
 
 if TYPE_CHECKING:
     import pandas
@@ -30,16 +30,23 @@ class FrameModel(QAbstractTableModel):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.names: list[str] = []
+        self._channel_names = NO_NAMES
         self.order: NDArray[np.intp] = np.zeros(0, np.intp)
         self._columns: list[NDArray[Any]] = []
         self._sorting: tuple[str, Qt.SortOrder] | None = None
         self._rows: NDArray[np.intp] = self.order
         self._places: NDArray[np.intp] = self.order
 
-    def set_frame(self, table: "pandas.DataFrame | None", rows: NDArray[np.bool_] | None = None) -> None:
-        """Show another table; ``rows`` tells which of its rows."""
+    def set_frame(
+        self,
+        table: "pandas.DataFrame | None",
+        rows: NDArray[np.bool_] | None = None,
+        channel_names: Mapping[str, str] = NO_NAMES,
+    ) -> None:
+        """Show another table; ``rows`` tells which of its rows, and names what headings call channels."""
         self.beginResetModel()
         self.names, self._columns, n = [], [], 0
+        self._channel_names = channel_names
         if table is not None:
             n = len(table)
             names = [str(name) for name in table if not str(name).startswith("box_")]
@@ -102,7 +109,7 @@ class FrameModel(QAbstractTableModel):
             return None
         name = self.names[section]
         if role == Role.DisplayRole:
-            return heading_of(name)
+            return heading_of(name, self._channel_names)
         if role == Role.ToolTipRole:
             return f"{name}\n{describe(name).description}".strip()
         return None

@@ -251,7 +251,7 @@ class ResultsWidget(QWidget):
             self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
 
     def _show_table(self) -> None:
-        self.view.frame.set_frame(self.model.table, self.model.kept)
+        self.view.frame.set_frame(self.model.table, self.model.kept, self.model.channel_names)
         if self.model.chosen >= 0:
             self.view.table.choose(self.model.chosen)
             self.link.follow(self.model.chosen)
