@@ -131,6 +131,11 @@ class AnnotationSession:
             session._write_to(Journal(path, n_bytes, lock))
         return session
 
+    @property
+    def journal_path(self) -> Path | None:
+        """The file that takes every edit; None where there is none."""
+        return None if self._journal is None else self._journal.path
+
     def copy(self) -> "AnnotationSession":
         """Return the session as it is now, by itself and without a journal: for work beside the edits."""
         other = AnnotationSession(self.image, self.store.copy())

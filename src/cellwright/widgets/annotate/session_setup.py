@@ -1,5 +1,6 @@
 """How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
 
+import glob
 import os
 import re
 from dataclasses import dataclass, fields
@@ -29,7 +30,7 @@ from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerE
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA, metadata_of
+from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
@@ -105,6 +106,8 @@ def fresh_journal(path: Path) -> Path:
         with writing(path), locked(path) as lock:
             kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
             os.replace(path, next(one for one in kept if not one.exists()))
+            for beside in path.parent.glob(f"{glob.escape(path.stem)}.results.*"):  # what panels were set to
+                beside.unlink()
         lock.release()
     return path
 
@@ -165,6 +168,7 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
     layer = _layer_of(session, source, None, channel)
+    layer.metadata[METADATA][RESUMED] = True
     _tell_cells(layer, session)
     return OpenedSession(session, source, layer)
 
@@ -307,6 +311,8 @@ def _layer_of(
     if source.channel_axis is not None:
         shown = np.expand_dims(shown, source.channel_axis)
     own: dict[str, Any] = {ANNOTATION: "labels", "source": source.layer_id}
+    if session.journal_path is not None:
+        own[JOURNAL] = str(session.journal_path)
     if channel is not None and channel.index is not None:
         own[CHANNEL_INDEX] = channel.index
     is_own = start is not None and not _is_of_another(start, source.layer_id)

@@ -271,7 +271,8 @@ class ResultsModel:
             self.set_tracks(None)
         row = self._chosen_in(measured)
         self.measured = measured
-        if measured is not None and self.wanted is not None:
+        is_as_asked = measured is not None and measured.settings.measure == self.measure
+        if is_as_asked and self.wanted is not None:
             conditions, markers = self.wanted
             self.wanted = None
             self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)

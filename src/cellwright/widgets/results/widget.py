@@ -17,6 +17,7 @@ from cellwright.ops.measure.filters import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
+from cellwright.widgets.results.kept_settings import KeptSettings
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
@@ -71,6 +72,7 @@ class ResultsWidget(QWidget):
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.tracks = TrackTool(self.view.tracks, self.model, self.link)
         self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
+        self.kept = KeptSettings(self.view, self.model, self.link, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._place = stack(into=self)
         self.is_filled = False
@@ -96,6 +98,7 @@ class ResultsWidget(QWidget):
             self.model.border = preferences().border  # takes napari a while
             self.counts.show_settings()
         self.is_filled = True
+        self.kept.take_up()
         self.measurer.begin()
 
     def _connect(self) -> None:
@@ -167,6 +170,8 @@ class ResultsWidget(QWidget):
             if before is not None and is_behind:
                 self.followers.look_at(before)
         self._list_others()
+        if self.is_filled:
+            self.kept.take_up()
 
     def _on_nuclei_chosen(self) -> None:
         if self.view.nuclei.layer is None:
@@ -373,6 +378,7 @@ class ResultsWidget(QWidget):
         self.tracks.take(analysis)
         self.counts.show_settings()
         self._on_measure_clicked()
+        self._is_asked = False  # what has taken them tells so
 
     def _show_theme(self, _: Any = None) -> None:
         self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)

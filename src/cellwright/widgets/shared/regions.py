@@ -33,6 +33,7 @@ from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
     affine_between,
+    channels_of,
     full_resolution,
     image_as_it_lies,
     in_pixels,
@@ -424,6 +425,27 @@ def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:
     return copy
 
 
+def shapes_layer(viewer: Any, layer: ImageLayer, regions: Sequence[ShapeRegion]) -> Shapes:
+    """Return a new layer that shows regions of an image, in every slice or each in its own; names are kept.
+
+    SettingsError where some hold in every slice and others in one.
+    """
+    ndims = {2 if all(place is None for place in one.index) else layer.ndim for one in regions}
+    if len(ndims) > 1:
+        raise SettingsError("Regions of one layer hold in every slice, or each in one of its own; got both.")
+    (ndim,) = ndims
+    axis, polygons = channels_of(layer)[0].axis, []
+    for one in regions:
+        lead = [place or 0 for place in one.index] if ndim > 2 else []
+        if ndim > 2 and axis is not None:
+            lead.insert(axis, 0)
+        polygons += [np.column_stack([np.tile(lead, (len(ring), 1)), ring]) for ring in one.rings[:1]]
+    shapes = _shapes(viewer, layer, "regions", ndim)
+    shapes.add(polygons, shape_type="polygon")
+    shapes.features = {"name": [one.name for one in regions]}
+    return shapes
+
+
 def ask_for_region(viewer: Any, layer: ImageLayer) -> Shapes:
     """Return a layer in which the next drag of the mouse draws a rectangle, for every slice."""
     return _ask(viewer, layer, REGION_NAME, "add_rectangle", ndim=2)
@@ -459,8 +481,14 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
 
 
 def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str, ndim: int) -> Shapes:
+    shapes = _shapes(viewer, layer, name, ndim)
+    shapes.mode = mode
+    return shapes
+
+
+def _shapes(viewer: Any, layer: ImageLayer, name: str, ndim: int) -> Shapes:
     extent = max(full_resolution(layer).shape[-2:])
-    shapes = viewer.add_shapes(
+    shapes: Shapes = viewer.add_shapes(
         ndim=ndim,
         name=name,
         face_color="transparent",
@@ -468,5 +496,4 @@ def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str, ndim: int) -> Sha
         edge_width=max(extent / 400, 1.0),
         **last_axes(whole_placement(layer), ndim),
     )
-    shapes.mode = mode
     return shapes

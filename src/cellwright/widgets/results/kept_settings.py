@@ -1,0 +1,103 @@
+"""What Results is set to while cells are annotated, in files beside the journal: a killed program loses none.
+
+::
+
+    <image>.results.json        measurements, filters, rule of the border, markers
+    <image>.results.geojson     the shapes of regions, and those that are cut out
+    <image>.results.gate.json   the gate of the scatter plot
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from qtpy.QtCore import QObject
+
+from cellwright.core.errors import ReadError
+from cellwright.files.atomic import write_text
+from cellwright.files.regions import drawn_shapes, read_regions, write_regions
+from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
+from cellwright.ops.measure.regions import ShapeRegion, is_excluded
+from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.coordinates import image_in
+from cellwright.widgets.shared.edited_layers import JOURNAL, RESUMED, metadata_of
+from cellwright.widgets.shared.jobs import debouncer
+from cellwright.widgets.shared.messages import telling
+from cellwright.widgets.shared.regions import shapes_layer
+
+WRITE_MS = 500
+SETTINGS, REGIONS, GATE = ".results.json", ".results.geojson", ".results.gate.json"
+
+
+class KeptSettings(QObject):
+    """Writes them soon after each change, and takes them up where an annotation is resumed."""
+
+    def __init__(
+        self, view: ResultsView, model: ResultsModel, link: ViewerLink, take: Callable[[Recipe], None]
+    ) -> None:
+        super().__init__(view)
+        self._view, self._model, self._link, self._take = view, model, link, take
+        self._soon = debouncer(self, WRITE_MS, self._write)
+        model.measured_changed.connect(self._on_changed)
+        model.kept_changed.connect(self._on_changed)
+
+    @property
+    def _journal(self) -> Path | None:
+        layer = self._link.layer
+        path = None if layer is None else metadata_of(layer).get(JOURNAL)
+        return None if path is None else Path(path)
+
+    def _on_changed(self) -> None:
+        if self._journal is not None and self._model.measured is not None:
+            self._soon.throttle()
+
+    def _write(self) -> None:
+        journal, model = self._journal, self._model
+        if journal is None or model.measured is None or model.wanted is not None:
+            return
+        gate = None if model.gate is None else asdict(model.gate)
+        with telling(self._view.message.fail):
+            save_recipe(journal.with_suffix(SETTINGS), Recipe(analysis=model.settings))
+            shapes = drawn_shapes(model.regions)
+            write_regions(journal.with_suffix(REGIONS), shapes, model.measured.snapshot.image)
+            write_text(journal.with_suffix(GATE), json.dumps(gate, default=np.ndarray.tolist))
+
+    def take_up(self) -> None:
+        """Set all of it as it was when the annotation that was resumed was last open.
+
+        What the user has set since the panel was opened stays.
+        """
+        journal, layer, image_layer = self._journal, self._link.layer, self._link.image_layer
+        if layer is None or image_layer is None or not metadata_of(layer).pop(RESUMED, False):
+            return
+        assert journal is not None
+        model, view = self._model, self._view
+        is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
+        if is_set or not journal.with_suffix(SETTINGS).exists():
+            return
+        with telling(view.message.fail):
+            recipe, gate = load_recipe(journal.with_suffix(SETTINGS)), _gate(journal.with_suffix(GATE))
+            shapes = read_regions(journal.with_suffix(REGIONS), image_in(image_layer))
+            drawn = [one for one in shapes if isinstance(one, ShapeRegion)]
+            for box, is_out in ((view.regions, False), (view.exclude, True)):
+                found = [one for one in drawn if is_excluded(one.name) == is_out]
+                if found:
+                    box.choose(shapes_layer(self._link.viewer, image_layer, found))
+            model.gate = gate
+            self._take(recipe)
+            view.message.tell("Regions, filters and measurements are as they were with this annotation.")
+
+
+def _gate(path: Path) -> ScatterGate | None:
+    """Return the gate in a file; ReadError where it is missing or damaged."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told is None:
+            return None
+        return ScatterGate(str(told["x"]), str(told["y"]), np.array(told["corners"], np.float64))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReadError(f"Expected a gate at {path}; got: {error}. Draw it again.") from error

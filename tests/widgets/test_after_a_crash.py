@@ -1,0 +1,147 @@
+"""An annotation that is resumed brings back what Results was set to: regions, filters, gate, measurements."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.results.model import ScatterGate
+from cellwright.widgets.results.widget import ResultsWidget
+
+LIMIT_MS = 30_000
+LEFT = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 70.0], [0.0, 70.0]])
+OUT = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 30.0], [0.0, 30.0]])
+GATE = ScatterGate("area_px", "y", np.array([[0.0, 0.0], [2000.0, 0.0], [2000.0, 120.0], [0.0, 120.0]]))
+
+
+class Desk:
+    """A viewer with an image and both panels, as one program has them."""
+
+    def __init__(self, pixels: Any, journals: Path, qtbot: QtBot) -> None:
+        self.qtbot, self.viewer = qtbot, ViewerModel()
+        self.image = self.viewer.add_image(pixels, name="blobs")
+        self.annotate = AnnotateWidget(self.viewer)
+        self.annotate.model.journals = journals
+        self.results = ResultsWidget(self.viewer)
+        for widget in (self.annotate, self.results):
+            qtbot.addWidget(widget)
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until all is measured, and what follows has been written."""
+        results = self.results
+        self.qtbot.waitUntil(lambda: results.is_filled and not results.measurer.is_busy, timeout=LIMIT_MS)
+        self.qtbot.wait(700)
+
+    def annotated(self, labels: Any) -> None:
+        """Begin an annotation of some cells, and delete one."""
+        cells = self.viewer.add_labels(labels.copy(), name="cells")
+        self.annotate.panel.start.choose(cells)
+        self.annotate.panel.begin.click()
+        self.annotate.model.session.delete(2)
+        self.results.show_layer(cells)
+        self.rest()
+
+    def end(self) -> None:
+        """Let go of the journal, as a killed program does, and of nothing else."""
+        self.annotate.model.session.close()
+
+    def resumed(self) -> None:
+        """Go on with the annotation, and have Results tell of it."""
+        self.annotate.choices.offer()
+        self.qtbot.waitUntil(lambda: self.annotate.choices.offered is not None, timeout=LIMIT_MS)
+        self.annotate.panel.resume.click()
+        self.results.show_layer(self.viewer.layers["blobs annotation"])
+        self.rest()
+
+
+@pytest.fixture
+def desk(blobs: Any, tmp_path: Path, qtbot: QtBot) -> Callable[[], Desk]:
+    return lambda: Desk(blobs.image.copy(), tmp_path / "journals", qtbot)
+
+
+def set_up(desk: Desk) -> None:
+    """Draw regions, one of which is cut out, tick a measurement, filter, and draw a gate."""
+    results = desk.results
+    shapes = desk.viewer.add_shapes([LEFT], shape_type="polygon", features={"name": ["left"]}, name="mine")
+    out = desk.viewer.add_shapes([OUT], shape_type="polygon", name="dirt")
+    results.view.regions.choose(shapes)
+    results.view.exclude.choose(out)
+    results.view.groups["shape"].setChecked(True)
+    results.view.measure.click()
+    desk.rest()
+    results.model.set_conditions("area_px >= 60 and circularity > 0.2")
+    results.model.set_border("drop")
+    results.model.set_gate(GATE)
+    desk.rest()
+
+
+def state(desk: Desk) -> tuple[Any, ...]:
+    model = desk.results.model
+    rings = [[ring.round(3).tolist() for ring in one.rings] for one in model.regions.included]
+    cut = [[ring.round(3).tolist() for ring in one.rings] for one in model.regions.excluded]
+    names = model.regions.names
+    kept = model.kept_table[["label", "regions", "circularity"]].round(6).to_numpy().tolist()
+    return model.settings, names, rings, cut, model.gate.corners.tolist(), kept
+
+
+def test_what_results_was_set_to_comes_back_with_the_edits(desk: Callable[[], Desk], blobs: Any) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    set_up(before)
+    expected = state(before)
+    assert 0 < len(expected[-1]) < before.results.model.n_cells
+    before.end()
+    after = desk()
+    after.resumed()
+    assert state(after) == expected
+    assert after.results.view.regions.layer.name == "regions"
+    assert after.results.view.groups["shape"].isChecked()
+    assert "area_px >= 60" in after.results.view.filter.text()
+    assert "are as they were" in after.results.view.message.text()
+
+
+def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    set_up(before)
+    before.end()
+    after = desk()
+    after.viewer.add_labels(blobs.labels.copy(), name="others")
+    after.rest()
+    after.results.model.set_conditions("area_px >= 5")
+    after.resumed()
+    assert after.results.model.conditions_text == "area_px >= 5"
+    assert after.results.view.regions.layer is None
+
+
+def test_a_new_annotation_begins_without_the_settings_of_another(
+    desk: Callable[[], Desk], blobs: Any, tmp_path: Path
+) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    set_up(before)
+    before.end()
+    assert len(list((tmp_path / "journals").glob("*.results.*"))) == 3
+    fresh = desk()
+    fresh.annotate.panel.begin.click()
+    assert not list((tmp_path / "journals").glob("*.results.*"))
+
+
+def test_damaged_settings_are_told_and_the_edits_come_back(
+    desk: Callable[[], Desk], blobs: Any, tmp_path: Path
+) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    before.end()
+    for path in (tmp_path / "journals").glob("*.results.gate.json"):
+        path.write_text("{}", encoding="utf-8")
+    after = desk()
+    after.resumed()
+    assert "Expected a gate at" in after.results.view.message.text()
+    assert 2 not in after.annotate.model.session
