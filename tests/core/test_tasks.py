@@ -1,6 +1,9 @@
+import time
+from threading import Event
+
 import pytest
 
-from cellwright.core.tasks import Eta, Progress, run
+from cellwright.core.tasks import Eta, Progress, beside, run, stop_point
 
 
 def counting(n, log):
@@ -120,3 +123,40 @@ def test_the_clock_of_the_machine_is_used_by_default():
     eta = Eta()
     eta.seconds_left(Progress("tiles", 0, 2))
     assert 0 <= eta.seconds_left(Progress("tiles", 1, 2)) < 60
+
+
+def test_a_long_call_gives_what_it_returns_and_yields_meanwhile():
+    go_on = Event()
+    task = beside("wait", lambda: go_on.wait() and 7)
+    assert [next(task).stage for _ in range(3)] == ["wait"] * 3
+    go_on.set()
+    assert run(task) == 7
+
+
+def test_an_error_of_a_long_call_comes_through():
+    with pytest.raises(ZeroDivisionError):
+        run(beside("divide", lambda: 1 / 0))
+
+
+def test_a_long_call_ends_at_its_next_stop_point_when_its_task_is_closed():
+    reached, go_on, ended = [], Event(), Event()
+
+    def act():
+        try:
+            stop_point()
+            reached.append("first")
+            go_on.wait()
+            stop_point()
+            reached.append("second")
+        finally:
+            ended.set()
+
+    task = beside("act", act)
+    next(task)
+    started = time.monotonic()
+    task.close()
+    assert time.monotonic() - started < 1.0
+    go_on.set()
+    assert ended.wait(10)
+    assert reached == ["first"]
+    stop_point()  # of no task: goes on

@@ -1,5 +1,7 @@
 import json
+import time
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pandas
@@ -7,7 +9,16 @@ import pytest
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.core.errors import WriteError
-from cellwright.files.tables import write_provenance, write_table
+from cellwright.core.tasks import beside, stop_point
+from cellwright.files import atomic
+from cellwright.files.tables import (
+    ROWS_AT_ONCE,
+    write_csv,
+    write_parquet,
+    write_provenance,
+    write_table,
+    write_xlsx,
+)
 from cellwright.ops.measure.cells_table import cells_table, class_counts, frames_table, plain_count
 
 
@@ -191,3 +202,65 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, write):
 def test_a_count_is_whole_where_it_can_be():
     assert repr(plain_count(3.0)) == "3"
     assert plain_count(12.44449) == 12.4445
+
+
+def test_a_sheet_holds_what_a_table_holds(tmp_path):
+    table = pandas.DataFrame(
+        {
+            "label": np.arange(3, dtype=np.int32),
+            "area": np.array([1.5, np.nan, np.inf], np.float32),
+            "edited": np.array([True, False, True]),
+            "class": np.array(["a", "", "ü, b"], object),
+            "some": np.array([1, None, "x"], object),
+        }
+    )
+    write_xlsx(tmp_path / "t.xlsx", {"cells": table, "none": table.head(0)})
+    found = pandas.read_excel(tmp_path / "t.xlsx", sheet_name=None)
+    assert list(found) == ["cells", "none"]
+    assert list(found["cells"]) == list(found["none"]) == list(table)
+    assert len(found["none"]) == 0
+    assert found["cells"]["area"].tolist()[::2] == [1.5, np.inf]
+    assert np.isnan(found["cells"]["area"][1])
+    for name in ("label", "edited"):
+        assert found["cells"][name].tolist() == table[name].tolist()
+    assert found["cells"]["class"].fillna("").tolist() == table["class"].tolist()
+    assert found["cells"]["some"].fillna("").tolist() == [1, "", "x"]
+
+
+@pytest.mark.parametrize("n", [0, 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1])
+def test_parts_of_a_table_give_the_file_of_the_whole(tmp_path, n):
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"label": np.arange(n), "x": rng.random(n), "class": ["a,b"] * n})
+    write_csv(tmp_path / "t.csv", table)
+    assert (tmp_path / "t.csv").read_text() == table.to_csv(index=False, float_format="%.9g")
+
+
+def with_sheets(path, table):
+    write_xlsx(path, {"cells": table})
+
+
+@pytest.mark.parametrize("write", [write_csv, with_sheets, write_parquet])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_table_whose_task_is_closed_leaves_the_file_as_it_was(tmp_path, write, n_steps, monkeypatch):
+    path, table = tmp_path / "t", pandas.DataFrame(np.random.default_rng(0).random((60_000, 30)))
+    path.write_text("before")
+    table.columns = [f"c{number}" for number in table]
+    ended = Event()
+
+    def act():
+        try:
+            write(path, table)
+        finally:
+            ended.set()
+
+    if write is write_parquet:  # too fast to be caught
+        monkeypatch.setattr(atomic, "stop_point", lambda: (time.sleep(0.8), stop_point()))
+    task = beside("save", act)
+    for _ in range(n_steps):
+        next(task)
+    started = time.monotonic()
+    task.close()
+    assert time.monotonic() - started < 1.0
+    assert ended.wait(30)
+    assert [one.name for one in tmp_path.iterdir()] == ["t"]
+    assert path.read_text() == "before"

@@ -6,11 +6,15 @@ by closing it. Nothing below the widgets knows which of the two happens.
 
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from threading import Event
 from typing import TypeVar
 
 T = TypeVar("T")
+STEP_S = 0.1  # from step to step of a call that goes on beside
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,40 @@ def once(stage: str, act: Callable[[], T], note: str = "") -> Task[T]:
     """Return the task of one step that acts, for what is called beside the viewer."""
     yield Progress(stage, 0, 1, note)
     return act()
+
+
+class Stopped(Exception):
+    """Ends a call made by :func:`beside` whose task was closed; nobody sees it."""
+
+
+_stopped: ContextVar[Event | None] = ContextVar("stopped", default=None)
+
+
+def stop_point() -> None:
+    """Raise Stopped where the task that :func:`beside` has made of this call was closed. Takes no time."""
+    stopped = _stopped.get()
+    if stopped is not None and stopped.is_set():
+        raise Stopped
+
+
+def beside(stage: str, act: Callable[[], T]) -> Task[T]:
+    """Return the task of one long call in a thread of its own, which yields while that goes on.
+
+    A task that is closed ends at once; the call ends at its next :func:`stop_point`, and what it returns is
+    lost.
+    """
+    stopped, pool = Event(), ThreadPoolExecutor(1)
+    token = _stopped.set(stopped)
+    called = pool.submit(copy_context().run, act)
+    _stopped.reset(token)
+    try:
+        while True:
+            yield Progress(stage, 0, 1)
+            if wait((called,), STEP_S).done:
+                return called.result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False)
 
 
 def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:

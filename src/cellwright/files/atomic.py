@@ -25,6 +25,7 @@ from tempfile import NamedTemporaryFile
 from filelock import BaseFileLock, FileLock, Timeout
 
 from cellwright.core.errors import WriteError
+from cellwright.core.tasks import stop_point
 
 Lock = BaseFileLock  # that acquire_lock gives
 ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
@@ -44,6 +45,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield part
+            stop_point()
             os.replace(part, path)
     finally:
         with suppress(OSError):
@@ -69,6 +71,7 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
     try:
         with writing(path):
             yield part
+            stop_point()
             if path.exists():
                 os.replace(path, old)
             os.replace(part, path)

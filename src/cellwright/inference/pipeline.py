@@ -7,6 +7,7 @@ predict block after block, decode each, stitch them, link the slices of volumes.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cellwright.core.data import (
     without_channels,
 )
 from cellwright.core.errors import ImageError, SettingsError
-from cellwright.core.tasks import Progress, Task, run
+from cellwright.core.tasks import Progress, Task, beside, run
 from cellwright.files.metadata import describe, with_axes
 from cellwright.inference.context import (
     BlockBatch,
@@ -150,8 +151,8 @@ def count_with_prediction(
         fit = facts.expected_f1([stitched.cells])
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
-            yield Progress("link", 0, 1)
-            cells, link_notice = _linked(cells, image, models[0], context.settings)
+            link = partial(_linked, cells, image, models[0], context.settings)
+            cells, link_notice = yield from beside("link", link)
             n = float(len(cells))
         told, crowd = dict(stitched.facts), ""
         if stitched.maps:

@@ -1,7 +1,9 @@
 """Cells linked over time in the panel: tracks, their layer and table follow edits, and go to files."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from qtpy.QtCore import Qt
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import stop_point
 from cellwright.files.formats.tracking_challenge import read
 from cellwright.files.metadata import FilePart
 from cellwright.inference.recipe import load_recipe
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results import export, track_tool
 from cellwright.widgets.results.plots import Strip
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.coordinates import FILE_PART
@@ -243,3 +247,50 @@ def test_a_single_plane_has_no_tracks(panel: ResultsWidget) -> None:
     assert "time series" in panel.view.tracks.summary.text()
     panel.view.tracks.save_lineages.click()
     assert "no tracks yet" in panel.view.message.text()
+
+
+class Endless:
+    """A call that goes on until the task it is made by is closed."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = Event(), Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.begun.set()
+        try:
+            while True:
+                stop_point()
+                time.sleep(0.01)
+        finally:
+            self.ended.set()
+
+
+@pytest.mark.parametrize("what", ["tracks", "table"])
+def test_cancel_stops_within_a_second_and_leaves_all_as_it_was(
+    tracked: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    endless, before = Endless(), tracked.model.tracks
+    if what == "tracks":
+        monkeypatch.setattr(track_tool, "tracks_of", endless)
+        tracked.view.tracks.track.click()
+        bar = tracked.view.tracks.job_bar
+    else:
+        monkeypatch.setattr(export, "write_csv", endless)
+        (tmp_path / "t.csv").write_text("before")
+        tracked.export.save_table(tmp_path / "t.csv")
+        bar = tracked.view.job_bar
+    qtbot.waitUntil(endless.begun.is_set, timeout=LIMIT_MS)
+    started = time.monotonic()
+    bar.cancel()
+    qtbot.waitUntil(lambda: not bar.is_busy, timeout=LIMIT_MS)
+    assert time.monotonic() - started < 1.0
+    assert endless.ended.wait(10)
+    if what == "tracks":
+        assert tracked.view.tracks.summary.text() == "Cancelled."
+        assert tracked.model.tracks is before
+    else:
+        assert tracked.view.message.text() == f"Saving {tmp_path / 't.csv'} was cancelled."
+        assert (tmp_path / "t.csv").read_text() == "before"
+        tracked.view.measure.click()
+        settle(tracked, qtbot)
+        assert "cancelled" not in tracked.view.message.text()

@@ -27,6 +27,7 @@ from scipy import ndimage
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import BoundedSettings
+from cellwright.core.tasks import stop_point
 from cellwright.ops.labels import measure, relabel
 
 MaxGap = Annotated[
@@ -91,6 +92,7 @@ def link_slices(
     pieces, _ = ndimage.label(_closed((labels > 0).view(np.uint8), gap))
     n = 0
     for number, place in enumerate(ndimage.find_objects(pieces), 1):
+        stop_point()
         place = _with_edge(place)
         outlines = np.where(pieces[place] == number, labels[place], 0)
         cells = _flood(_closed(_depths(outlines), gap), settings.waist)
@@ -111,6 +113,7 @@ def _depths(labels: Labels) -> NDArray[np.float32]:
     """Return how far each pixel lies from the edge of its outline, 1 at the edge; 0 in the background."""
     depth = np.zeros(labels.shape, np.float32)
     for one, out in zip(labels, depth, strict=True):
+        stop_point()
         if not one.any():
             continue
         around = np.pad(one, 1, mode="edge")
@@ -219,6 +222,7 @@ def _passes(ground: _Ground, top: NDArray[np.int32], drop: float) -> list[tuple[
     """Return (height, top, top) where hills meet less than ``drop`` below the lower top, highest first."""
     found: list[tuple[float, int, int]] = []
     for step in ONWARD:
+        stop_point()
         places = ground.beside(step)
         height = np.minimum(ground.own, ground.heights[places])
         inside = height > OUTSIDE

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, SettingsError, error_line
-from cellwright.core.tasks import once
+from cellwright.core.tasks import beside
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
@@ -68,6 +68,8 @@ class ResultsExport(QObject):
         self._view, self._model, self._on_loaded = view, model, on_loaded
         self._counts, self._plots = counts, plots
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
+        self._saving: Path | None = None
+        view.job_bar.cancelled.connect(self._on_cancelled)
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
         view.save_regions.clicked.connect(
@@ -338,7 +340,17 @@ class ResultsExport(QObject):
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self._view.job_bar.start(once("save", write), lambda _: self._view.message.tell(f"Saved {path}"))
+        self._saving = path
+        self._view.job_bar.start(beside("save", write), self._on_saved)
+
+    def _on_saved(self, _: object) -> None:
+        self._view.message.tell(f"Saved {self._saving}")
+        self._saving = None
+
+    def _on_cancelled(self) -> None:
+        if self._saving is not None:
+            self._view.message.tell(f"Saving {self._saving} was cancelled.")
+            self._saving = None
 
 
 def _is_file(image: Image) -> bool:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.core.tasks import once
+from cellwright.core.tasks import beside
 from cellwright.ops.measure.analysis import tracks_of
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
@@ -77,7 +77,7 @@ class TrackTool(QObject):
         )
         self._page.summary.setText("Linking the cells…")
         result, kept = model.kept_result, model.kept
-        task = once("track", lambda: (kept, settings, tracks_of(result, settings)))
+        task = beside("track", lambda: (kept, settings, tracks_of(result, settings)))
         self._page.job_bar.start(task, self._on_tracked)
 
     def _on_tracked(self, found: Found) -> None:
