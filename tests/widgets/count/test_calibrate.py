@@ -3,23 +3,31 @@
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QSpinBox
 
 from cellwright.core.data import Cells, Image, Prediction, Provenance, Result
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.images import describe_images
 from cellwright.inference import pipeline as engine
+from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.density import DensitySettings
+from cellwright.ops.measure.cells_table import plain_count
 from cellwright.ops.measure.prediction_interval import with_calibration
+from cellwright.widgets.count import save
 from cellwright.widgets.count.calibrate import LAYER_NAME, boxes_of, sum_in
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.coordinates import is_understood
 from cellwright.widgets.shared.layer_io import source_of
 
 Settled = Callable[[CountWidget], None]
@@ -31,6 +39,7 @@ def density_of(image: Image) -> Result:
     none = np.zeros(0, np.float32)
     table = np.zeros((0, density.ndim), np.float32)
     settings = {"density": asdict(DensitySettings()), "count_error": (0.1, 0.1, 1.0)}
+    settings["engine"] = asdict(EngineSettings())
     provenance = Provenance(
         "0.1", "density", "abc", settings, image.name, image.shape, image.axes, (), "cpu", 1.8
     )
@@ -281,3 +290,48 @@ def test_boxes_of_a_frame_are_of_that_frame_alone(viewer: ViewerModel, counted: 
     source = source_of(viewer.add_image(np.zeros((5, 20, 20)), axis_labels=("t", "y", "x")))
     drawn = Shapes([[[3, 1.5, 1.5], [3, 1.5, 5.5], [3, 6.5, 5.5], [3, 6.5, 1.5]]])
     assert boxes_of(drawn, source).tolist() == [[[3, 2, 2], [4, 7, 6]]]
+
+
+@pytest.mark.parametrize("way", ["file", "array", "regions"])
+def test_a_density_is_saved_as_a_report(
+    widget: CountWidget,
+    viewer: ViewerModel,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    pixels = (blobs.image * 200).astype(np.uint8)
+    layer = viewer.add_image(pixels, name="blobs")
+    if way == "file":
+        tifffile.imwrite(tmp_path / "blobs.tif", pixels)
+        layer._source = layer.source.model_copy(update={"path": str(tmp_path / "blobs.tif")})
+        qtbot.waitUntil(lambda: is_understood(layer) or bool(describe_images(tmp_path / "blobs.tif")))
+    if way == "regions":
+        viewer.add_shapes(np.array([[0.0, 0.0], [0.0, 60.0], [60.0, 60.0]]), shape_type="polygon")
+        widget.panel.region.setCurrentIndex(widget.panel.region.place_of("drawn"))
+    choose(widget, "density")
+    widget.panel.count.click()
+    settled(widget)
+    asked: list[str] = []
+
+    def ask(_: Any, __: str, name: str, formats: str) -> tuple[str, str]:
+        asked.append(formats)
+        return str(tmp_path / name), save.REPORT
+
+    monkeypatch.setattr(save, "ask_to_save", ask)
+    widget.save.ask()
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert asked == ["Table (*.csv);;Report (*.html)"]
+    (path,) = tmp_path.glob("*.html")
+    text = unescape(path.read_text(encoding="utf-8"))
+    assert f"<title>blobs: {plain_count(widget.counted.result.count)} cells" in text
+    assert "redder where cells are denser" in text
+    told = {
+        "file": f"cellwright count {tmp_path / 'blobs.tif'}",
+        "array": "not known from which file these cells come",
+        "regions": "regions that are in no file",
+    }
+    assert {one: told[one] in text for one in told} == {one: one == way for one in told}

@@ -10,12 +10,13 @@ from typing import Any
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
+from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Task, once
 from cellwright.files.tables import write_csv, write_table
-from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
+from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
-from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.model import CountModel, CountOutcome
 from cellwright.widgets.count.shown import EditedCells
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.cells.measured_cells import measure_task
@@ -25,6 +26,7 @@ from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_save, preferences
 
 FORMATS = "Settings (*.json)"
+REPORT = "Report (*.html)"
 
 
 class SaveTool(QObject):
@@ -40,13 +42,15 @@ class SaveTool(QObject):
         """Let the user choose a file, and save to it."""
         if self._model.outcome is None:
             return
-        name = f"{self._model.outcome.request.source.image.name}.cells.csv"
-        path, _ = ask_to_save(self._button, "Save cells", name, "Table (*.csv)")
+        name, formats = f"{self._model.outcome.request.source.image.name}.cells.csv", "Table (*.csv)"
+        if self._model.outcome.result.gives == "density":
+            formats += f";;{REPORT}"
+        path, chosen = ask_to_save(self._button, "Save cells", name, formats)
         if path:
-            self.start(Path(path))
+            self.start(Path(path).with_suffix(".html") if chosen == REPORT else Path(path))
 
     def start(self, path: Path) -> None:
-        """Write the cells of the last count as CSV and tell where, or why not."""
+        """Write the cells of the last count as CSV, a density also as a report; tell where, or why not."""
         if self._model.outcome is None:
             self._model.tell("There are no cells to save yet; count them first.", is_error=True)
             return
@@ -56,8 +60,10 @@ class SaveTool(QObject):
         self._model.tell(f"Saving {path}…")
         layer = self._edited.found_layer()
         with telling(self._model.fail):
-            result = self._model.outcome.result
-            task = once("save", lambda: write_table(path, result))
+            counted = self._model.outcome
+            task = once("save", lambda: write_table(path, counted.result))
+            if counted.result.gives == "density" and path.suffix.lower() == ".html":
+                task = once("save", lambda: _write_report(path, counted))
             if layer is not None:
                 cells = snapshot_of(layer, image_layer_under(self._model.viewer, layer))
                 task = _save_edited_task(path, cells)
@@ -69,6 +75,24 @@ class SaveTool(QObject):
 
     def _on_job_finished(self) -> None:
         self.job = None
+
+
+def _write_report(path: Path, counted: CountOutcome) -> None:
+    """Write the report of a density, with the texts that repeat it where there are such."""
+    from cellwright.files.report import write_density_report
+
+    image = counted.request.source.image
+    try:
+        if counted.request.regions is not None:
+            raise SettingsError("It was counted in regions that are in no file.")
+        recipe = recipe_of(counted.result, source=image.source, pixel_size_um=image.pixel_size_um)
+        recipes = {
+            "The same from the command line": as_command(recipe),
+            "The same from Python": as_python(recipe),
+        }
+    except CellwrightError as error:
+        recipes = {"The same again": error_line(error)}
+    write_density_report(path, image, counted.result, recipes)
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:

@@ -123,8 +123,8 @@ class ResultsExport(QObject):
         event = self._model.count_event
         if event is not None and DENSITY in event.provenance.settings:
             return (
-                "A density has no single cells to save or repeat here. Count cells saves its number, and "
-                "under More its settings, which cellwright count --settings takes."
+                "A density has no single cells to save or repeat here. Count cells saves its number or a "
+                "report, and under More its settings, which cellwright count --settings takes."
             )
         return "There are no cells yet. Choose a layer with cells."
 
