@@ -257,7 +257,7 @@ def test_cells_and_density_that_disagree_are_told(
     viewer.add_image(blobs.image, name="another")
     counted.panel.count.click()
     settled(counted)
-    assert counted.panel.message.text() == ""  # its density is not known
+    assert counted.panel.message.text() == "Out of sight now: blobs labels."  # no word of a density
 
 
 def test_cells_are_compared_with_the_density_as_it_was_corrected(

@@ -27,7 +27,7 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.messages import choose_layer
+from cellwright.widgets.shared.messages import choose_layer, news_of
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.regions import REGION_NAME
 
@@ -144,7 +144,7 @@ def test_how_well_it_went_is_told_of_the_cells_that_a_slider_left(
     panel, areas = widget.panel, np.sort(widget.counted.result.cells.areas)
     assert panel.message.text() == "Expect nearly all right."
     for min_area, words in (
-        (int(areas[len(areas) // 2]), "right. Look at the outlines"),
+        (int(areas[len(areas) // 2]), "right. Look at the cells"),
         (10 * int(areas[-1]), ""),  # no cell is left to judge
         (1, "Expect nearly all right."),
     ):
@@ -574,6 +574,59 @@ def test_a_number_tells_of_which_image_it_is(
     assert panel.line.text() == f"of 'first', which is closed: {line}"
     viewer.layers.clear()
     assert panel.line.text().startswith("of 'first', which is closed")
+
+
+def test_each_image_has_its_count_when_it_is_chosen_again(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    panel, sent = widget.panel, []
+    news_of(viewer).sent.connect(lambda _, what: sent.append(what))
+    half = blobs.image.copy()
+    half[:, half.shape[1] // 2 :] = half.min()
+    images = [viewer.add_image(one, name=name) for one, name in ((blobs.image, "whole"), (half, "half"))]
+    told = []
+    for image, score in zip(images, (0.0, 0.1), strict=True):
+        choose_layer(panel.image, image)
+        panel.filters.set_values({"min_score": score})
+        panel.thresholds.set_values({"min_score": score})
+        count(widget, qtbot, settled)
+        told.append((panel.number.text(), panel.line.text(), panel.settings.min_score))
+    assert len({number for number, _, _ in told}) == 2
+    for image, expected in zip(reversed(images), reversed(told), strict=True):
+        choose_layer(panel.image, image)
+        assert (panel.number.text(), panel.line.text(), panel.settings.min_score) == expected
+        panel.correct.click()
+        assert (sent[-1].image, sent[-1].cells.name) == (image, f"{image.name} labels")
+    viewer.layers["whole labels"].data = np.zeros_like(viewer.layers["whole labels"].data)
+    qtbot.waitUntil(lambda: panel.line.text().startswith("0 cells"), timeout=20_000)
+    choose_layer(panel.image, images[1])
+    assert panel.line.text() == told[1][1]
+    choose_layer(panel.image, images[0])
+    assert panel.line.text().startswith("0 cells")  # as they were changed by hand
+
+
+@pytest.mark.parametrize("blending", ["translucent_no_depth", "additive"])
+def test_the_image_that_is_counted_is_in_sight(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled, blending: str
+) -> None:
+    images = [viewer.add_image(blobs.image, name=name, blending=blending) for name in "ab"]
+    beside = viewer.add_image(blobs.image, name="beside", blending=blending, translate=(0, 5000))
+    is_covered = blending != "additive"
+    for image, other in (images, images[::-1], images):
+        choose_layer(widget.panel.image, image)
+        count(widget, qtbot, settled)
+        assert (image.visible, viewer.layers[f"{image.name} labels"].visible) == (True, True)
+        assert beside.visible
+        cells = [one for one in viewer.layers if one.name == f"{other.name} labels"]
+        assert all(one.visible != is_covered for one in cells)
+        assert images[1].visible == (image is images[1] or not is_covered)  # it lies on the other
+        hidden = (
+            [f"{other.name} labels"] * bool(cells)
+            if image is images[1]
+            else ["b", *(one.name for one in cells)]
+        )
+        told = f"Out of sight now: {', '.join(hidden)}."
+        assert (told in widget.panel.message.text()) == is_covered
 
 
 def test_an_error_goes_with_its_cause(viewer: ViewerModel, widget: CountWidget, blobs: Any) -> None:

@@ -18,6 +18,7 @@ from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, Regions
 from cellwright.widgets.annotate.session_setup import OpenedSession
 from cellwright.widgets.annotate.tools import InputHandler, ToolBox
+from cellwright.widgets.shared.layer_io import bring_into_sight, layer_of_id
 from cellwright.widgets.shared.napari_private import camera_of, look_at
 
 CELL_PX = 110.0  # how long a cell is made on the screen where it is far smaller or larger
@@ -182,6 +183,7 @@ def context_of(
             if isinstance(one, Labels | Points):
                 one.visible = False  # what it began with lies under it
         viewer.add_layer(own)
+    bring_into_sight(viewer, layer_of_id(viewer, opened.source.layer_id), [own])
     viewer.layers.selection.active = own
     layer = AnnotationLayer(viewer, own, session, channel_axis=opened.source.channel_axis, on_error=on_error)
     tools = ToolBox(layer)

@@ -45,6 +45,7 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import (
+    bring_into_sight,
     edited_layers,
     hidden_for,
     layer_of_id,
@@ -161,8 +162,8 @@ class ShownCount(QObject):
         self._is_showing_settings = False
         self._where = ""  # what is told beside the number of where its cells are
         self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
-        for changed in (panel.image.chosen, choices.scene_changed):
-            changed.connect(self._tell_where_counted)
+        panel.image.chosen.connect(self._on_image_chosen)
+        choices.scene_changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
         listen(self._viewer.dims.events.point, self._tell_where_counted, panel)
         follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
@@ -192,6 +193,9 @@ class ShownCount(QObject):
             remove(self._viewer, {**source.key, "is_preview": True})
         shown = self.show(counted)
         notices = [removed_line(self._viewer, source)]
+        out_of_sight = bring_into_sight(self._viewer, layer_of_id(self._viewer, source.layer_id), shown)
+        if out_of_sight:
+            notices.append(f"Out of sight now: {', '.join(out_of_sight)}.")
         kept = edited_layers(self._viewer, source.key, new=shown)
         if kept:
             names = ", ".join(layer.name for layer in kept)
@@ -257,10 +261,28 @@ class ShownCount(QObject):
         if isinstance(counted, WholeCount):
             self._show_whole(counted, not_here)
             return
+        remember(self._viewer, counted)
+        self._take_up(counted, not_here)
+
+    def _take_up(self, counted: CountOutcome, *more: str) -> None:
+        """Tell of a count that was made before, as it was changed by hand since, and further sentences."""
+        self._edited.forget()
         self._stand(counted)
         self._edited.take_up()
         self._show_number()
-        self._tell_of(counted, not_here)
+        self._tell_of(counted, *more)
+
+    def _on_image_chosen(self) -> None:
+        """Tell of the count of the image that is chosen, with its thresholds, where there is one."""
+        before, chosen = self._model.outcome, self._panel.image.currentData()
+        counted = counts_of(self._viewer).standing.get(chosen)
+        is_told = before is not None and before.layer_id == chosen
+        if is_told or self._model.is_busy or not isinstance(counted, CountOutcome):
+            self._tell_where_counted()
+            return
+        if counted.request.family == self._panel.model.family:
+            self.show_settings(counted.request.recipe.settings)
+        self._take_up(counted)
 
     def _take_settings(
         self, counted: CountOutcome | WholeCount, take_settings: Callable[[Recipe], str]
@@ -330,6 +352,7 @@ class ShownCount(QObject):
         if not self._is_same_with_more(counted):
             self._edited.forget()
         self._remove_unticked(counted)
+        remember(self._viewer, counted)
         self._stand(counted)
         if not (counted.request.source.is_preview or already or self._edited.layer):
             tell_results(self._viewer, result, shown.get("Labels", shown.get("Points")), self._panel)
@@ -339,7 +362,6 @@ class ShownCount(QObject):
         """Take a count, whose layers are there, for the one that the panel tells of."""
         self._model.outcome = counted
         self._model.note_number(counted)
-        remember(self._viewer, counted)
         image = layer_of_id(self._viewer, counted.request.source.layer_id)
         if image is not None and image not in self._heard:
             self._heard.add(image)

@@ -38,6 +38,7 @@ from cellwright.widgets.shared.edited_layers import (
     METADATA,
     checksum,
     is_edited,
+    is_image,
     may_follow,
     metadata_of,
     n_asked,
@@ -48,6 +49,7 @@ from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
 from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, uncover
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
+COVERING = ("opaque", "translucent", "translucent_no_depth")  # ways of blending that hide what lies below
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 CHANNEL_INDEX = "channel"  # key there: number of the channel that is annotated
@@ -264,6 +266,41 @@ def _family_of(layer: Layer) -> str:
     """Return the family of models that has found what is in a layer of ours; '' where it does not tell."""
     settings = layer.metadata[METADATA].get("settings", {})
     return next((name for name in registry.FAMILIES if name in settings), "")
+
+
+def bring_into_sight(viewer: Any, image: Layer | None, cells: Iterable[Layer]) -> list[str]:
+    """Show an image with its cells; return the names of layers that are out of sight for it.
+
+    These are the images that lie on it, and the cells of images that lie on it or under it.
+    """
+    for layer in (image, *cells):
+        if layer is not None and not layer.visible:
+            uncover(layer)
+    if image is None or image not in viewer.layers:
+        return []
+    place, hidden = viewer.layers.index(image), []
+    for index, other in enumerate(list(viewer.layers)):
+        lies_on_it = index > place
+        if other is image or not is_image(other) or not _overlap(other, image):
+            continue
+        if _covers(other if lies_on_it else image):
+            covering = [other] if lies_on_it else []
+            drawn = layers_with(viewer, {"source": str(other.unique_id)})
+            hidden += [one for one in (*covering, *drawn) if one.visible]
+    for layer in hidden:
+        layer.visible = False
+    return [layer.name for layer in hidden]
+
+
+def _covers(layer: Layer) -> bool:
+    """Return whether nothing is seen of what lies under a layer."""
+    return str(layer.blending) in COVERING and layer.opacity == 1
+
+
+def _overlap(one: Layer, other: Layer) -> bool:
+    """Return whether two layers share a place in the plane."""
+    (low, high), (least, most) = one.extent.world[:, -2:], other.extent.world[:, -2:]
+    return bool((low < most).all() and (least < high).all())
 
 
 def layers_with(viewer: Any, key: Mapping[str, Any]) -> list[Layer]:
