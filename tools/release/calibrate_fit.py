@@ -44,7 +44,7 @@ PLANES = 2  # of a stack
 CROP_PX = 384
 RIDGE = 3.0
 SPOILT_WEIGHT = 0.5
-PICTURES_WEIGHT = 0.3  # of all pictures, those of cells weigh 1
+PICTURES_WEIGHT = 0.15  # of all pictures, those of cells weigh 1
 NO_CELLS = "no cells: "  # begins the kind of a picture
 
 
