@@ -20,23 +20,8 @@ DECIMALS = 4  # of numbers that are written for people
 def cells_table(result: Result) -> "pandas.DataFrame":
     """Return one row per cell: label, centre, box, class, score and size.
 
-    ===================================== =========================================================
-    column                                meaning
-    ===================================== =========================================================
-    ``label``                             number of the cell: its value in the label image, if any
-    ``t``, ``z``                          frame, where the image has such axes; a cell of a volume
-                                          has its centre between slices
-    ``y``, ``x``                          centre in pixels of the source image
-    ``box_y0, box_x0, box_y1, box_x1``    first and one-past-last corner of the bounding box, pixels;
-                                          ``box_z0``, ``box_z1`` of a volume: slices
-    ``class``                             name of the class, where cells were classified
-    ``score``                             0 to 1, how sure the model is
-    ``area_px``, ``diameter_px``          area, and diameter of the disc of the same area, in pixels
-    ``area_um2``, ``diameter_um``         the same in micrometres, where the pixel size is known
-    ``volume_px``                         of a volume instead of the area: voxels; the outlines in
-                                          slices that were not linked have an area
-    ``volume_um3``, ``diameter_um``       the same in micrometres, and the ball of the same volume
-    ===================================== =========================================================
+    They are the columns of the group ``cell`` in ``ops.measure.columns``: frames, slices and sides of boxes as
+    far as the image has such axes, sizes in micrometres, too, where the pixel size is known.
     """
     import pandas  # half a second, which only those who want a table should wait
 
