@@ -1,10 +1,8 @@
 """What a training run holds, keeps on disk after each epoch and resumes from when it was killed."""
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from cellwright.core.errors import CheckpointError, WriteError, few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
-from cellwright.files.json_value import NO_JSON, read_object
+from cellwright.files.json_value import read_object
 from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.training.run_folder import CURVE, SCORE_TITLES, STATE, selection_score, write_curve
@@ -105,16 +103,12 @@ def save(state: RunState, output: Path) -> None:
 def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -> None:
     """Raise CheckpointError where a run in ``output`` that is not finished began with other settings.
 
-    These, a dataclass, and the facts stand in the curve that it wrote before its state; earlier versions
-    wrote no facts.
+    These, a dataclass, and the facts stand in the curve that it wrote before its state.
     """
     if not _is_begun(output):
         return
-    began = None
-    with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
-        curve = json.loads((output / CURVE).read_text(encoding="utf-8"))
-        began = curve["settings"], {**facts, **curve.get("facts", {})}
-    if began != (asdict(settings), facts):
+    curve = read_object(output / CURVE)
+    if (curve.get("settings"), curve.get("facts")) != (asdict(settings), facts):
         raise CheckpointError(
             f"The run in {output} began with other settings, images or weights. Resume it with these, delete "
             f"{STATE} there to begin anew, or choose another folder."

@@ -20,8 +20,8 @@ DECIMALS = 4  # of numbers that are written for people
 def cells_table(result: Result) -> "pandas.DataFrame":
     """Return one row per cell: label, centre, box, class, score and size.
 
-    They are the columns of the group ``cell`` in ``ops.measure.columns``: frames, slices and sides of boxes as
-    far as the image has such axes, sizes in micrometres, too, where the pixel size is known.
+    They are the columns of the group ``cell`` in ``ops.measure.columns``: frames, slices and sides of boxes
+    as far as the image has such axes, sizes in micrometres, too, where the pixel size is known.
     """
     import pandas  # half a second, which only those who want a table should wait
 
