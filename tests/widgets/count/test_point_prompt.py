@@ -236,6 +236,18 @@ def test_no_cell_and_a_known_cell_are_told(
     assert widget.panel.number.text() == "1"
 
 
+def test_the_mouse_is_free_to_correct(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    asking(blobs.image)
+    widget.panel.count.click()
+    settled(widget)
+    prompt(viewer, blobs.points[0])
+    widget.panel.correct.click()
+    assert not widget.panel.ask.isChecked()
+    assert "prompts" not in viewer.layers
+
+
 def test_prompts_are_shown_taken_back_and_kept(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
 ) -> None:
@@ -254,7 +266,8 @@ def test_prompts_are_shown_taken_back_and_kept(
     assert len(shapes.data) == 2
     prompt(viewer, second)
     assert widget.counted is None
-    assert "One cell in 2 separate pieces" in widget.panel.message.text()
+    for words in ("One cell in 2 separate pieces", "Shift+click leaves a piece out"):
+        assert words in widget.panel.message.text()
     assert widget.panel.message.property("info") == "false"
     press(layer, "Enter")
     settled(widget)

@@ -103,6 +103,7 @@ def test_stop_keeps_the_best_so_far(
     ended(trainer)
     assert (home / "models" / "mine" / "spec.json").exists() == is_kept
     assert ("'mine': better, and kept" in trainer.panel.message.text()) == is_kept
+    assert ("Annotate more images for scores to be trusted" in trainer.panel.message.text()) == is_kept
     assert unfinished() == []
 
 

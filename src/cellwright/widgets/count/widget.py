@@ -161,6 +161,7 @@ class CountWidget(QWidget):
         if image is None or cells is None:
             self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
             return
+        self.panel.ask.setChecked(False)  # the mouse is to edit
         hand_over(self.viewer, ANNOTATE, HandOver(image, cells, counted.request.recipe.models[0]))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:

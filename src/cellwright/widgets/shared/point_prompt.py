@@ -40,7 +40,7 @@ PROMPT_KEYS = (
 )
 
 PIECES_KEYS = (
-    "If they are cells of their own, take the last click back with Ctrl+Z, then Ctrl+click the next cell. "
+    "Shift+click leaves a piece out, Ctrl+Z takes the last click back, Ctrl+click begins the next cell. "
     "Enter keeps them as one, Esc drops them."
 )
 

@@ -24,6 +24,7 @@ from cellwright.files.atomic import make_folder
 from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
 from cellwright.models import registry, store
+from cellwright.training.data.split import split
 from cellwright.training.run_folder import (
     SCRATCH,
     Plan,
@@ -146,9 +147,10 @@ def stop(plan: Plan) -> TrainingOutcome:
         )
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
-    notices: tuple[str, ...] = ()
-    if not is_better:
-        notices = ("It had not become better when it was stopped.",)
+    notice = "It had not become better when it was stopped."
+    if is_better:
+        notice = split(read_dataset(Path(plan.data))).notice
+    notices = (notice,) if notice else ()
     return _ended(plan, only_scores(before), only_scores(best), notices, is_better=is_better)
 
 
@@ -254,8 +256,6 @@ class _Painter:
         return EpochPicture(progress.stage, progress.done, progress.total, progress.note, picture, name)
 
     def _read(self) -> tuple[Item, Image, Annotation | Labels]:
-        from cellwright.training.data.split import split
-
         parts = split(read_dataset(self._plan.data), most=self._plan.settings.n_validation)
         item = parts.validation.items[0]
         return item, *item.annotated()
