@@ -38,7 +38,7 @@ from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 from cellwright.widgets.shared.messages import telling
@@ -350,7 +350,7 @@ class Proofreader(QObject):
     # -- counts -------------------------------------------------------------------------------------------
 
     def _on_opened(self, context: AnnotationContext) -> None:
-        own = context.layer.layer.metadata.get(METADATA, {})
+        own = metadata_of(context.layer.layer)
         if self._layer is not None and own.get("source") == str(self._layer.unique_id):
             self._context = context
             context.session.events.history.connect(self._on_history)

@@ -241,7 +241,7 @@ def _is_of_another(cells: Layer, image_id: str) -> bool:
 
 def _found_by(layer: Labels) -> dict[str, Any]:
     """Return how a count found the cells of a layer; nothing of one in regions, which no journal has."""
-    own = layer.metadata.get(METADATA, {})
+    own = metadata_of(layer)
     if "model" not in own or own.get(REGIONS):
         return {}
     names = {one.name for one in fields(Provenance)} - {"source"}  # there that of a layer
@@ -317,7 +317,7 @@ def _layer_of(
         own[CHANNEL_INDEX] = channel.index
     is_own = start is not None and not _is_of_another(start, source.layer_id)
     if isinstance(start, Labels) and is_own and not start.multiscale and start.data.shape == shown.shape:
-        known = start.metadata.get(METADATA, {})
+        known = metadata_of(start)
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}
         return start
     name = f"{session.image.name} annotation"

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from cellwright.models import registry
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
-from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shapes
+from cellwright.widgets.shared.edited_layers import is_image, is_shapes, metadata_of
 from cellwright.widgets.shared.flow import FlowLayout, WrappedButton
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
@@ -72,7 +72,7 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 
 def can_begin(layer: Layer) -> bool:
     """Return whether an annotation can begin with a layer: labels, points, or shapes, drawn or counted."""
-    is_counted = layer.metadata.get(METADATA, {}).get("output") == "Shapes"
+    is_counted = metadata_of(layer).get("output") == "Shapes"
     is_cells = isinstance(layer, Labels | Points) and not layer.metadata.get("preview")
     return is_cells or is_shapes(layer) or is_counted
 

@@ -36,12 +36,12 @@ from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
 from cellwright.widgets.shared.cells.image_pixels import has_other_pixels
 from cellwright.widgets.shared.edited_layers import (
     ASKED,
-    METADATA,
     is_edited,
     is_image,
     is_marked,
     is_of_count,
     is_same_count,
+    metadata_of,
 )
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import (
@@ -115,7 +115,7 @@ class EditedCells:
         return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
 
     def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
-        own = layer.metadata.get(METADATA, {})
+        own = metadata_of(layer)
         ours = self._layers(str(own.get("output")))
         if layer in ours and all(map(is_marked, ours)):
             self.layer, self.table = layer, table

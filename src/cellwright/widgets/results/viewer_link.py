@@ -12,7 +12,7 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.shared.cells.followers import follow, write_features
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
 from cellwright.widgets.shared.coordinates import whole_placement
-from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
+from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, metadata_of
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
 from cellwright.widgets.shared.layer_io import active_kept, take_away
 from cellwright.widgets.shared.napari_private import look_at, set_pixels
@@ -196,7 +196,7 @@ class ViewerLink:
     def tracks_layer(self) -> TracksLayer | None:
         """The layer that shows the tracks of the cells that are told of, while it is there."""
         wanted = {"output": TRACKS, "of": "" if self.layer is None else str(self.layer.unique_id)}
-        found = (one for one in self.viewer.layers if one.metadata.get(METADATA) == wanted)
+        found = (one for one in self.viewer.layers if metadata_of(one) == wanted)
         return next((one for one in found if isinstance(one, TracksLayer)), None)
 
     # -- from the viewer to the table ---------------------------------------------------------------------

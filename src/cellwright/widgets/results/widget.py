@@ -32,7 +32,7 @@ from cellwright.widgets.shared.cells.snapshot import (
     image_layers,
 )
 from cellwright.widgets.shared.combos import LayerComboBox
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.edited_layers import is_marked
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
@@ -388,5 +388,5 @@ def _leave(link: ViewerLink, followers: Followers) -> None:
     """Let go of the viewer when Qt has deleted the panel; what was edited last may not be measured yet."""
     layer = link.layer
     link.leave()
-    if layer is not None and layer.metadata.get(METADATA, {}).get(EDITED):
+    if layer is not None and is_marked(layer):
         followers.look_at(layer)
