@@ -87,7 +87,6 @@ class Regions:
 
     def __init__(self, view: AnnotationLayer) -> None:
         self._view = view
-        self._is_showing = False
         self.layer: Shapes | None = None
         view.session.events.regions.connect(self._show)
         self._show()
@@ -109,8 +108,7 @@ class Regions:
             )
             self.layer.events.data.connect(self._on_data)
         assert self.layer is not None
-        self._is_showing = True
-        try:
+        with self.layer.events.data.blocker(self._on_data):
             rectangles = [rectangles_of(self._view, region) for region in regions]
             self.layer.data = []
             style = {"edge_color": COLOUR, "edge_width": max(self._view.session.labels.shape[-1] / 400, 1.0)}
@@ -119,13 +117,11 @@ class Regions:
             owners = [index for index, part in enumerate(rectangles) for _ in part]
             self.layer.features = {"region": np.array(owners, int)}
             self.layer.feature_defaults = {"region": NEW}
-        finally:
-            self._is_showing = False
 
     def _on_data(self, event: Any) -> None:
         """Take over what the user has drawn or deleted in the layer itself."""
         is_done = str(getattr(event, "action", "")).rsplit(".", 1)[-1].lower() in ("added", "removed")
-        if self._is_showing or not is_done or self.layer is None:
+        if not is_done or self.layer is None:
             return
         session, drawn = self._view.session, self.layer.features["region"].to_numpy()
         new = [np.asarray(self.layer.data[row]) for row in np.flatnonzero(drawn == NEW)]

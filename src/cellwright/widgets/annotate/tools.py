@@ -44,7 +44,6 @@ class ToolBox(QObject):
         self.fallback: Callable[[], int | None] = lambda: None  # the cell in review
         self.takes: Callable[[str], bool] = lambda _: False  # whether a key meant the cell prompted for
         self._first_seed: Point | None = None
-        self._is_choosing = False
         self.is_panning = False  # while the space bar is down the mouse moves the image
         view.on_painted = self._tell_pieces
         view.layer.events.mode.connect(self._on_mode)
@@ -73,15 +72,12 @@ class ToolBox(QObject):
         layer = self.view.layer
         self._forget_seed()
         self.name = name
-        self._is_choosing = True
-        try:
+        with layer.events.mode.blocker(self._on_mode):
             layer.mode = name if name in BRUSHES else "pan_zoom"
             if name in BRUSHES:
                 layer.preserve_labels = name == "paint"  # a brush spares the neighbours
             else:
                 layer.mouse_pan = name not in ("cut", "region", "add")
-        finally:
-            self._is_choosing = False
         if name:
             self.view.viewer.layers.selection.active = layer
         self.chosen.emit(name)
@@ -209,7 +205,7 @@ class ToolBox(QObject):
 
     def _on_mode(self, _: Any) -> None:
         """Follow the buttons of napari's own panel."""
-        if self._is_choosing or self.is_panning:
+        if self.is_panning:
             return
         mode = str(self.view.layer.mode)
         self._forget_seed()

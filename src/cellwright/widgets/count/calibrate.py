@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget, QTableWidgetItem, QWidget
 
 from cellwright.core.data import Result
@@ -36,7 +36,6 @@ class CalibrationTable(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_showing = False
         self.table = QTableWidget(0, 3)
         self.table.setHorizontalHeaderLabels(["#", "Found", "Yours"])
         header = self.table.horizontalHeader()
@@ -61,7 +60,6 @@ class CalibrationTable(QWidget):
 
     def show_rows(self, found: Sequence[float], counts: Sequence[int]) -> None:
         """Show what the model found in each box, and these counts."""
-        self._is_showing = True
         self.table.setRowCount(len(found))
         for row, (sum_of_box, count) in enumerate(zip(found, counts, strict=True)):
             for column, text in enumerate((str(row + 1), f"{sum_of_box:,.1f}")):
@@ -74,14 +72,10 @@ class CalibrationTable(QWidget):
                 box.setRange(UNKNOWN, MOST_CELLS)
                 box.setSpecialValueText("?")
                 box.setFrame(False)
-                box.valueChanged.connect(self._on_typed)
+                box.valueChanged.connect(self.counted)
                 self.table.setCellWidget(row, 2, box)
-            self._box(row).setValue(count)
-        self._is_showing = False
-
-    def _on_typed(self) -> None:
-        if not self._is_showing:
-            self.counted.emit()
+            with QSignalBlocker(self._box(row)):
+                self._box(row).setValue(count)
 
     def _box(self, row: int) -> QSpinBox:
         box = self.table.cellWidget(row, 2)

@@ -159,7 +159,6 @@ class ShownCount(QObject):
         super().__init__(panel)
         self._model, self._viewer, self._panel, self._choices = model, model.viewer, panel, choices
         self._edited, self._updater = edited, updater
-        self._is_showing_settings = False
         self._where = ""  # what is told beside the number of where its cells are
         self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
         panel.image.chosen.connect(self._on_image_chosen)
@@ -178,10 +177,9 @@ class ShownCount(QObject):
 
     def show_settings(self, settings: Any) -> None:
         """Put these thresholds and filters into the forms, with nothing counted anew."""
-        self._is_showing_settings = True
         for form in (self._panel.thresholds, self._panel.filters):
-            form.set_values(asdict(settings))
-        self._is_showing_settings = False
+            with form.changed.blocked():
+                form.set_values(asdict(settings))
 
     def on_counted(self, counted: CountOutcome) -> None:
         """Show a new count, and tell what is to be known of it."""
@@ -309,7 +307,6 @@ class ShownCount(QObject):
         if (
             counted is None
             or not counted.is_here(self._viewer)
-            or self._is_showing_settings
             or self._model.is_busy
             or counted.request.family != self._panel.model.family
         ):

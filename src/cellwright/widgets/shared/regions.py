@@ -406,20 +406,10 @@ class RegionPanel(QWidget):
 
 def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:
     """Return a new layer with the same shapes in every slice and frame; the one with the old hides."""
-    copy = viewer.add_shapes(
-        [vertices[:, -2:] for vertices in shapes.data],
-        ndim=2,
-        shape_type=shapes.shape_type,
-        features=shapes.features,
-        name=f"{shapes.name}, everywhere",
-        metadata=dict(shapes.metadata),
-        opacity=shapes.opacity,
-        edge_width=shapes.edge_width,
-        edge_color=shapes.edge_color,
-        face_color=shapes.face_color,
-        **last_axes(whole_placement(shapes), 2),
-    )
-    copy.text = shapes.text
+    vertices, looks, _ = shapes.as_layer_data_tuple()
+    looks |= {"name": f"{shapes.name}, everywhere", "ndim": 2, "visible": True}
+    looks |= last_axes(whole_placement(shapes), 2)
+    copy = viewer.add_shapes([one[:, -2:] for one in vertices], **looks)
     viewer.layers.move(viewer.layers.index(copy), viewer.layers.index(shapes) + 1)
     shapes.visible = False
     return copy

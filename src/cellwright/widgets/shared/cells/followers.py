@@ -60,13 +60,12 @@ class LayerRows:
     def __init__(self, layer: Points | Shapes) -> None:
         self._layer = ref(layer)
         self._known = set(_keys(layer))
-        self._is_writing = False
         layer.events.data.connect(self._on_data)
 
     def _on_data(self, event: Any) -> None:
         layer = self._layer()
         action = str(getattr(event, "action", "changed")).rsplit(".", 1)[-1].lower()
-        if layer is None or self._is_writing or action not in DONE or "label" not in layer.features:
+        if layer is None or action not in DONE or "label" not in layer.features:
             return
         if is_our_change(layer):
             self._known = set(_keys(layer))
@@ -77,11 +76,8 @@ class LayerRows:
         is_new = np.array([key not in self._known for key in keys], bool)
         is_new |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
         if is_new.any():
-            self._is_writing = True
-            try:
+            with layer.events.data.blocker(self._on_data):
                 layer.features = _marked(features, is_new)
-            finally:
-                self._is_writing = False
         cells_news.changed.emit(layer, layer.features)
 
 
