@@ -1,7 +1,8 @@
 """Images with known truth, and models that need no download."""
 
 import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -119,6 +120,17 @@ class HungryNetwork(OracleNetwork):
         return super().forward(image)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect tests without collecting garbage: what they import stays, and is passed over from then on."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Have one process run all tests of panels: two would take keyboard and clipboard from each other."""
@@ -157,7 +169,7 @@ def _settled(wait: Callable[[int], None], ms: int) -> None:
 @pytest.fixture(autouse=True)
 def same_random_weights() -> None:
     """Random networks have the same weights in every run, whichever tests went before."""
-    torch.manual_seed(20)
+    torch.default_generator.manual_seed(20)  # torch.manual_seed writes the stack down for each GPU to come
 
 
 @pytest.fixture

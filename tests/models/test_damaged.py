@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,18 +20,24 @@ SPEC, WEIGHTS = "spec.json", "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The files of a good model, by name."""
+def good(tmp_path_factory):
+    """The folder of a good model."""
     folder = tmp_path_factory.mktemp("models") / "good"
-    save_checkpoint(folder, build("small"))
-    return {name: (folder / name).read_bytes() for name in (WEIGHTS, SPEC)}
+    save_checkpoint(folder, build("small"), {"score": 0.5})
+    return folder
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def files(good):
+    """The files of a good model, by name."""
+    return {name: (good / name).read_bytes() for name in (WEIGHTS, SPEC)}
+
+
+@pytest.fixture
+def own(good, tmp_path, monkeypatch):
     """The user's models: there is one, which works."""
     folder = tmp_path / "own"
-    save_checkpoint(folder / "mine", build("small"), {"score": 0.5})
+    shutil.copytree(good, folder / "mine")
     monkeypatch.setattr(store, "user_folder", lambda: folder)
     monkeypatch.setattr(store, "shipped_folder", lambda: tmp_path / "shipped")
     return folder

@@ -173,7 +173,7 @@ def test_the_loss_falls_towards_the_truth(model):
     targets = stacked(model, odd_squares())
     generator = torch.Generator().manual_seed(0)
     output = torch.randn(targets.shape, generator=generator).requires_grad_()
-    optimizer = torch.optim.Adam([output], 0.3)
+    optimizer = torch.optim.Adam([output], 0.3, fused=True)
     first = float(model.loss(output, targets).detach())
     for _ in range(150):
         loss = model.loss(output, targets)
@@ -265,7 +265,7 @@ def image_for(model, frame):
 def learn(model, inputs, targets, n_steps):
     """Give the loss of each step of training."""
     network = model.network.train()
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps, pct_start=0.2)
     for _ in range(n_steps):
         loss = model.loss(network(inputs), targets)

@@ -24,6 +24,7 @@ def world(qtbot: QtBot, tmp_path: Path) -> Iterator[World]:
         world.close()
 
 
+@pytest.mark.no_cover  # at random through what other tests cover
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_made_by_hand_is_lost_and_tables_tell_what_layers_show(
     qtbot: QtBot, tmp_path: Path, seed: int

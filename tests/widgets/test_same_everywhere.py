@@ -197,6 +197,7 @@ def answer_in_viewer(layer: ImageLayer, channel: int = 0) -> Answer:
     return answer_of(run(count_cells(source_of(layer, chosen).image, engine=engine)))
 
 
+@pytest.mark.no_cover  # through what tests of the parts cover
 @pytest.mark.usefixtures("readers")
 def test_every_file_is_the_same_in_viewer_command_line_and_python(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -278,6 +279,7 @@ def write_odd(folder: Path) -> dict[str, tuple[str, dict[str, float], list[str]]
     }  # fmt: skip
 
 
+@pytest.mark.no_cover  # through what tests of the parts cover
 @pytest.mark.usefixtures("readers")
 def test_odd_files_are_right_in_viewer_command_line_and_python(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"

@@ -29,6 +29,7 @@ def window(make_napari_viewer: Callable[..., Viewer], shelved: Any, blobs: Any) 
     return viewer, widget
 
 
+@pytest.mark.no_cover  # through what tests of the parts cover
 def test_click_slider_key_and_region(
     window: tuple[Viewer, CountWidget], blobs: Any, qtbot: QtBot, settled: Settled
 ) -> None:

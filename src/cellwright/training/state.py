@@ -42,7 +42,7 @@ class RunState:
 
 def first_state(network: nn.Module, weight_decay: float) -> RunState:
     """Return the state before the first step of a network, on its device, that will be trained."""
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay, fused=True)
     return RunState(network, copy.deepcopy(network), optimizer)
 
 

@@ -3,12 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
+import pandas
 import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scipy.special import ellipe
 
 from cellwright.core.data import Image
+from cellwright.ops.measure.measurement import measure
 
 
 class Drawn(NamedTuple):
@@ -64,9 +66,18 @@ def draw(spacing: tuple[float, ...], seed: int = 0) -> Drawn:
     return Drawn(labels, image, np.array(half_axes), np.array(angles), np.array(centres))
 
 
-@pytest.fixture(params=[(1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 1.0, 1.0), (2.0, 0.5, 0.5)], ids=str)
+SPACINGS = [(1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 1.0, 1.0), (2.0, 0.5, 0.5)]
+
+
+@pytest.fixture(scope="module", params=SPACINGS, ids=str)
 def drawn(request) -> Drawn:
     return draw(request.param)
+
+
+@pytest.fixture(scope="module")
+def shapes(drawn) -> pandas.DataFrame:
+    """What is measured of the shapes of the cells drawn."""
+    return measure(drawn.labels, drawn.image, ("shape",))
 
 
 @pytest.fixture

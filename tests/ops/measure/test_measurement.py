@@ -20,48 +20,43 @@ from cellwright.ops.measure.settings import MeasureSettings
 ALL = ("shape", "intensity", "neighbours")
 
 
-def test_areas_are_exact(drawn):
-    table = measure(drawn.labels, drawn.image, ("shape",))
+def test_areas_are_exact(drawn, shapes):
     pixels = np.bincount(drawn.labels.ravel())[1:]
     size = np.prod(drawn.image.pixel_size_um)
     name, unit = ("area", "um2") if drawn.labels.ndim == 2 else ("volume", "um3")
-    np.testing.assert_array_equal(table[f"{name}_px"], pixels)
-    np.testing.assert_allclose(table[f"{name}_{unit}"], pixels * size, rtol=1e-6)
+    np.testing.assert_array_equal(shapes[f"{name}_px"], pixels)
+    np.testing.assert_allclose(shapes[f"{name}_{unit}"], pixels * size, rtol=1e-6)
 
 
-def test_outlines_have_their_length_within_2_percent(drawn):
-    table = measure(drawn.labels, drawn.image, ("shape",))
+def test_outlines_have_their_length_within_2_percent(drawn, shapes):
     if drawn.labels.ndim == 2:
-        np.testing.assert_allclose(table["perimeter_um"], drawn.perimeters(), rtol=0.02)
+        np.testing.assert_allclose(shapes["perimeter_um"], drawn.perimeters(), rtol=0.02)
     else:
-        np.testing.assert_allclose(table["surface_um2"], drawn.surfaces(), rtol=0.02)
+        np.testing.assert_allclose(shapes["surface_um2"], drawn.surfaces(), rtol=0.02)
 
 
-def test_axes_of_cells_are_those_drawn(drawn):
-    table = measure(drawn.labels, drawn.image, ("shape",))
-    np.testing.assert_allclose(table["axis_major_um"], 2 * drawn.half_axes[:, 0], rtol=0.02)
-    np.testing.assert_allclose(table["axis_minor_um"], 2 * drawn.half_axes[:, -1], rtol=0.02)
+def test_axes_of_cells_are_those_drawn(drawn, shapes):
+    np.testing.assert_allclose(shapes["axis_major_um"], 2 * drawn.half_axes[:, 0], rtol=0.02)
+    np.testing.assert_allclose(shapes["axis_minor_um"], 2 * drawn.half_axes[:, -1], rtol=0.02)
     truth = np.sqrt(1 - (drawn.half_axes[:, -1] / drawn.half_axes[:, 0]) ** 2)
-    np.testing.assert_allclose(table["eccentricity"], truth, atol=0.03)
+    np.testing.assert_allclose(shapes["eccentricity"], truth, atol=0.03)
     if drawn.labels.ndim == 2:
-        away = (table["orientation_deg"] - drawn.angles + 90) % 180 - 90
+        away = (shapes["orientation_deg"] - drawn.angles + 90) % 180 - 90
         assert np.abs(away).max() < 4
-    assert (table["solidity"] > 0.88).all()
+    assert (shapes["solidity"] > 0.88).all()
 
 
-def test_roundness_is_that_of_the_shapes_drawn(drawn):
-    table = measure(drawn.labels, drawn.image, ("shape",))
+def test_roundness_is_that_of_the_shapes_drawn(drawn, shapes):
     size = np.prod(drawn.half_axes, axis=1)
     if drawn.labels.ndim == 2:
         truth = 4 * np.pi**2 * size / drawn.perimeters() ** 2
-        np.testing.assert_allclose(table["circularity"], truth, rtol=0.03)
+        np.testing.assert_allclose(shapes["circularity"], truth, rtol=0.03)
     else:
         truth = 4 * np.pi * np.cbrt(size) ** 2 / drawn.surfaces()
-        np.testing.assert_allclose(table["sphericity"], truth, rtol=0.03)
+        np.testing.assert_allclose(shapes["sphericity"], truth, rtol=0.03)
 
 
-def test_shape_is_that_of_scikit_image(drawn):
-    table = measure(drawn.labels, drawn.image, ("shape",))
+def test_shape_is_that_of_scikit_image(drawn, shapes):
     names = {
         "solidity": "solidity",
         "axis_major_length": "axis_major_um",
@@ -74,7 +69,7 @@ def test_shape_is_that_of_scikit_image(drawn):
     for theirs, ours in names.items():
         if drawn.labels.ndim == 3 and theirs == "axis_minor_length":
             continue  # theirs is the middle one
-        np.testing.assert_allclose(table[ours], truth[theirs], rtol=1e-5)
+        np.testing.assert_allclose(shapes[ours], truth[theirs], rtol=1e-5)
 
 
 @pytest.mark.parametrize("cell", [np.s_[2, 2, 2], np.s_[1:6, 2, 2], np.s_[1:6, 2, 1:6], np.s_[1:6, 2:4, 1:6]])

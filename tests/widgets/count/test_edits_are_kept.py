@@ -281,6 +281,7 @@ class World:
             self.made[copy] = content(copy)
 
 
+@pytest.mark.no_cover  # at random through what other tests cover
 def test_nothing_that_the_user_made_is_lost_in_any_order(result_of: ResultOf) -> None:
     for seed in range(N_SEQUENCES):
         world = World(seed, result_of)

@@ -107,6 +107,7 @@ def pick(box: Any, data: object) -> None:
         ("ZYX", [1.0, 4.0, 1.0, 4.0], True),
     ],
 )
+@pytest.mark.no_cover  # through what tests of the parts cover
 def test_everything_counts_the_same_cells(
     viewer: ViewerModel,
     qtbot: QtBot,

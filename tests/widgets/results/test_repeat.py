@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QApplication
 
 import cellwright
 from cellwright.cli.main import main
-from cellwright.files.images import read_image
+from cellwright.core.data import Result
 from cellwright.inference.recipe import load_recipe
 from cellwright.inference.settings import InputFiles
 from cellwright.ops.measure.cells_table import cells_checksum
@@ -35,13 +35,25 @@ from cellwright.widgets.shared.layer_io import place, prepare, source_of
 SAMPLE = Path(cellwright.__file__).parents[2] / "sample_data" / "nuclei_2d.tif"
 
 
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The file of a quarter of a sample image, and its cells."""
+    path = tmp_path_factory.mktemp("sample") / "nuclei.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(path, tifffile.imread(SAMPLE)[:256, :256], metadata={"axes": "YX", **sizes})
+    return path, cellwright.count(path)
+
+
 @pytest.fixture
-def counted_panel(viewer: ViewerModel, qtbot: QtBot, read: Callable[[ResultsWidget], None]) -> ResultsWidget:
-    image = read_image(SAMPLE)
-    result = cellwright.count(image)
-    data = (image.read(), {"name": "nuclei"}, "image")
-    layer = Layer.create(*data)
-    layer._source = layer.source.model_copy(update={"path": str(SAMPLE)})
+def counted_panel(
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    read: Callable[[ResultsWidget], None],
+    counted: tuple[Path, Result],
+) -> ResultsWidget:
+    path, result = counted
+    layer = Layer.create(tifffile.imread(path), {"name": "nuclei"}, "image")
+    layer._source = layer.source.model_copy(update={"path": str(path)})
     viewer.add_layer(layer)
     place(viewer, prepare(result, source_of(layer)))
     panel = ResultsWidget(viewer)
@@ -70,6 +82,7 @@ def test_settings_for_other_images_keep_nothing_of_this_one(
     assert (saved.models, saved.settings, saved.engine) == (of_one.models, of_one.settings, of_one.engine)
 
 
+@pytest.mark.no_cover  # through what tests of the parts cover
 def test_copied_python_gives_the_same_cells(counted_panel: ResultsWidget) -> None:
     model, rng = counted_panel.model, np.random.default_rng(0)
     for border in ("all", "drop", "two-edges"):
@@ -99,6 +112,7 @@ POLYGON = np.array([[5.0, 5.0], [140.0, 12.0], [120.0, 190.0], [90.0, 110.0], [8
 TILTED = np.array([[20.0, 90.0], [60.0, 130.0], [100.0, 90.0], [60.0, 50.0]])
 
 
+@pytest.mark.no_cover  # at random through what other tests cover
 @pytest.mark.parametrize("seed", sorted({*range(SEEDS), ONE_CLASS}))
 def test_random_settings_of_the_panels_are_repeated(
     viewer: ViewerModel,
