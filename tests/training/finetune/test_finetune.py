@@ -290,6 +290,7 @@ SCRIPT = """
     from io import BytesIO
     from pathlib import Path
     import torch
+    import torch._dynamo  # each of the processes would import it with its first optimizer
     from torch import nn
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.models.families.flow import SPECS, FlowModel
