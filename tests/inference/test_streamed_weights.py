@@ -10,7 +10,7 @@ from dask import distributed
 from numpy.typing import NDArray
 from tools.release.draw_samples import NUCLEI_2D
 
-from cellwright.core.data import Image
+from cellwright.core.data import Image, Labels, Result
 from cellwright.core.tasks import run
 from cellwright.files import zarr as zarr_files
 from cellwright.files.images import read_image
@@ -35,20 +35,31 @@ class Threads(distributed.LocalCluster):
         super().__init__(processes=False, protocol="tcp://", **given)  # type: ignore[no-untyped-call]
 
 
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an image of nuclei."""
+    rng = np.random.default_rng(0)
+    drawn = simulate("fluorescence", (SIDE_PX, SIDE_PX), rng, diameter_px=24.0, n_cells=280, style=NUCLEI_2D)
+    path = tmp_path_factory.mktemp("images") / "field.npy"
+    np.save(path, drawn.image)
+    return path
+
+
+@pytest.fixture(scope="module", params=["flow", "centroid"])
+def counted(field: Path, request: pytest.FixtureRequest) -> tuple[str, Result]:
+    """A model, and what it finds in the image as a whole."""
+    return request.param, run(count_cells(read_image(field), request.param))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("model", ["flow", "centroid"])
 def test_blocks_find_the_cells_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, workers: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: Path, counted: tuple[str, Result], workers: int
 ) -> None:
     monkeypatch.setattr(plan, "CORE_PX", BLOCK_PX)
     monkeypatch.setattr(distributed, "LocalCluster", Threads)
-    rng = np.random.default_rng(0)
-    drawn = simulate("fluorescence", (SIDE_PX, SIDE_PX), rng, diameter_px=24.0, n_cells=280, style=NUCLEI_2D)
-    path = tmp_path / "field.npy"
-    np.save(path, drawn.image)
-    whole = run(count_cells(read_image(path), model))
+    model, whole = counted
     recipe = Recipe(models=(model,), stream=StreamSettings(workers=workers))
-    found = run(count_streamed(StreamJob(str(path), tmp_path, recipe)))
+    found = run(count_streamed(StreamJob(str(field), tmp_path, recipe)))
     table, expected = pd.read_csv(tmp_path / "field.cells.csv"), cells_table(whole)
     assert found.result.count == whole.count == len(table) > 200
     assert list(table) == list(expected)
@@ -67,14 +78,25 @@ def test_blocks_find_the_cells_of_the_whole(
         assert iou(labels == label, whole.cells.labels == theirs) >= LEAST_IOU
 
 
+@pytest.fixture(scope="module")
+def enlarged() -> tuple[Image, EngineSettings, Labels]:
+    """An image of small nuclei, how it is looked at, and what is found in it as a whole."""
+    drawn = simulate("fluorescence", (320, 320), np.random.default_rng(0), diameter_px=12.0)
+    image, engine = Image(drawn.image, "YX", name="field"), EngineSettings(diameter_px=12.0)
+    labels = run(count_cells(image, "flow", engine=engine)).cells.labels
+    assert labels is not None
+    return image, engine, labels
+
+
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_blocks_of_an_enlarged_image_find_them_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_streamed: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    enlarged: tuple[Image, EngineSettings, Labels],
+    *,
+    is_streamed: bool,
 ) -> None:
-    drawn = simulate("fluorescence", (320, 320), np.random.default_rng(0), diameter_px=12.0)
-    image = Image(drawn.image, "YX", name="field")
-    engine = EngineSettings(diameter_px=12.0)
-    whole = run(count_cells(image, "flow", engine=engine)).cells.labels
+    image, engine, whole = enlarged
     if is_streamed:
         monkeypatch.setattr(plan, "CORE_PX", BLOCK_PX)
         monkeypatch.setattr(zarr_files, "CHUNK_PX", BLOCK_PX)
@@ -84,7 +106,6 @@ def test_blocks_of_an_enlarged_image_find_them_too(
         monkeypatch.setattr(context, "WHOLE_PX", BLOCK_PX)
         monkeypatch.setattr(context, "BLOCK_PX", BLOCK_PX)
         labels = run(count_cells(image, "flow", engine=engine)).cells.labels
-    assert whole is not None
     alike = 0
     for label in range(1, whole.max() + 1):
         theirs = whole == label
