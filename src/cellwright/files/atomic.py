@@ -98,7 +98,7 @@ def writing(path: Path, advice: str = ADVICE) -> Iterator[None]:
 
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and its parents where they are missing."""
-    with writing(folder):
+    with writing(folder, "Choose another folder."):
         folder.mkdir(parents=True, exist_ok=True)
 
 
