@@ -50,10 +50,10 @@ def test_settings_cannot_be_changed():
         EngineSettings().flips = True
 
 
-def test_runs_from_before_there_were_micrometres_go_on():
-    """What is compared with an earlier run has the field only where it is set."""
-    assert "diameter_um" not in EngineSettings(diameter_px=9.0).facts
-    assert EngineSettings(diameter_um=9.0).facts["diameter_um"] == 9.0
+def test_a_run_goes_on_with_the_same_settings_on_whatever_device():
+    settings = EngineSettings(diameter_um=9.0)
+    assert settings.facts == EngineSettings(diameter_um=9.0, device="cpu").facts
+    assert settings.facts != EngineSettings(diameter_px=9.0).facts
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
