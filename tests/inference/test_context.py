@@ -37,6 +37,12 @@ def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
             assert core.start - read.start >= min(core.start, context.engine.halo + largest_cell)
 
 
+def test_an_image_that_a_block_would_read_whole_is_one(make_context):
+    """Else its cells would be counted, and its maps kept, once for each such block."""
+    (batch,) = make_context(1, (5000, 4200)).batches(0.05)
+    assert batch.block.core == batch.block.read == (slice(0, 5000), slice(0, 4200))
+
+
 def test_blocks_in_memory_are_done_in_the_order_of_streams(make_context, monkeypatch):
     monkeypatch.setattr(context_module, "WHOLE_PX", 64)
     monkeypatch.setattr(context_module, "BLOCK_PX", 512)

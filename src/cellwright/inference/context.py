@@ -151,6 +151,9 @@ class CountContext:
         n_frames, shape = len(self.frames), self.frames.shape
         whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
         blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
+        whole = whole_tile(shape)
+        if any(block.read == whole.read for block in blocks):  # as of large cells: to cut would save nothing
+            blocks = (whole,)
         n_together = self.engine.batch_for(shape) if len(blocks) == 1 and zoom == 1.0 else 1
         return tuple(
             BlockBatch(range(start, min(start + n_together, n_frames)), block)
