@@ -20,6 +20,7 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
+from cellwright.training.data import sampler
 from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune.finetune import FinetuneReport, finetune, learning_rate
 from cellwright.training.run_folder import facts_of, verdict
@@ -41,12 +42,13 @@ SHORT = FinetuneSettings(
 
 @pytest.fixture(autouse=True)
 def quick_memory(monkeypatch):
-    """Nothing is forgotten, so that no time is spent to find out."""
+    """Nothing is forgotten, so that no time is spent to find out, and what is replayed is small."""
 
     def retention_score(*_):
         return 0.5
         yield
 
+    monkeypatch.setattr(sampler, "SIMULATED_PX", 96)
     monkeypatch.setattr(module, "retention_score", retention_score)
     monkeypatch.setattr(module, "retention_set", lambda: Dataset(Path(), ()))
 
