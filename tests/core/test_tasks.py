@@ -3,7 +3,7 @@ from threading import Event
 
 import pytest
 
-from cellwright.core.tasks import Eta, Progress, beside, run, stop_point
+from cellwright.core.tasks import Eta, Progress, beside, detached, run, stop_point
 
 
 def counting(n, log):
@@ -160,3 +160,30 @@ def test_a_long_call_ends_at_its_next_stop_point_when_its_task_is_closed():
     assert ended.wait(10)
     assert reached == ["first"]
     stop_point()  # of no task: goes on
+
+
+def test_a_detached_task_tells_its_steps_and_gives_what_it_returns():
+    log, seen = [], []
+    assert run(detached("begin", counting(3, log)), seen.append) == 30
+    assert {one.stage for one in seen} <= {"begin", "count"}
+    assert log == ["closed"]
+
+
+def test_a_detached_task_ends_at_once_and_the_other_at_its_next_step():
+    go_on, ended = Event(), Event()
+
+    def slow():
+        try:
+            go_on.wait()
+            yield Progress("slow", 0, 2)
+            raise AssertionError("went on")
+        finally:
+            ended.set()
+
+    task = detached("begin", slow())
+    assert next(task) == Progress("begin", 0, 1)
+    started = time.monotonic()
+    task.close()
+    assert time.monotonic() - started < 1.0
+    go_on.set()
+    assert ended.wait(10)

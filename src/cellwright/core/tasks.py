@@ -65,13 +65,37 @@ def beside(stage: str, act: Callable[[], T]) -> Task[T]:
     A task that is closed ends at once; the call ends at its next :func:`stop_point`, and what it returns is
     lost.
     """
+    return _waited(act, lambda: Progress(stage, 0, 1))
+
+
+def detached(stage: str, task: Task[T]) -> Task[T]:
+    """Return the same task made in a thread of its own: closed, it ends at once, the other at its next step.
+
+    ``stage`` is told until the first step.
+    """
+    last = Progress(stage, 0, 1)
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        stop_point()
+
+    def act() -> T:
+        with closing(task):
+            return run(task, on_progress)
+
+    return _waited(act, lambda: last)
+
+
+def _waited(act: Callable[[], T], told: Callable[[], Progress]) -> Task[T]:
+    """Return the task of a call in a thread of its own, which tells how far that is."""
     stopped, pool = Event(), ThreadPoolExecutor(1)
     token = _stopped.set(stopped)
     called = pool.submit(copy_context().run, act)
     _stopped.reset(token)
     try:
         while True:
-            yield Progress(stage, 0, 1)
+            yield told()
             if wait((called,), STEP_S).done:
                 return called.result()
     finally:

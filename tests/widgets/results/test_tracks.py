@@ -24,7 +24,9 @@ from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results import export, track_tool
 from cellwright.widgets.results.plots import Strip
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells import measured_cells
 from cellwright.widgets.shared.coordinates import FILE_PART
+from cellwright.widgets.shared.jobs import JobBar
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000
@@ -255,7 +257,7 @@ class Endless:
     def __init__(self) -> None:
         self.begun, self.ended = Event(), Event()
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, *_: Any, **__: Any) -> None:
         self.begun.set()
         try:
             while True:
@@ -263,6 +265,27 @@ class Endless:
                 time.sleep(0.01)
         finally:
             self.ended.set()
+
+
+def cancel(bar: JobBar, endless: Endless, qtbot: QtBot) -> None:
+    """Cancel what goes on for ever, and assert that the bar is free within a second and the call ends."""
+    qtbot.waitUntil(endless.begun.is_set, timeout=LIMIT_MS)
+    started = time.monotonic()
+    bar.cancel()
+    qtbot.waitUntil(lambda: not bar.is_busy, timeout=LIMIT_MS)
+    assert time.monotonic() - started < 1.0
+    assert endless.ended.wait(10)
+
+
+def test_cancel_stops_a_measurement_within_a_second(
+    tracked: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless, table = Endless(), tracked.model.table
+    monkeypatch.setattr(measured_cells, "result_of_labels", endless)
+    tracked.view.measure.click()
+    cancel(tracked.view.job_bar, endless, qtbot)
+    assert tracked.view.message.text() == "Measuring was cancelled; the table is as it was."
+    assert tracked.model.table is table
 
 
 @pytest.mark.parametrize("what", ["tracks", "table"])
@@ -279,12 +302,7 @@ def test_cancel_stops_within_a_second_and_leaves_all_as_it_was(
         (tmp_path / "t.csv").write_text("before")
         tracked.export.save_table(tmp_path / "t.csv")
         bar = tracked.view.job_bar
-    qtbot.waitUntil(endless.begun.is_set, timeout=LIMIT_MS)
-    started = time.monotonic()
-    bar.cancel()
-    qtbot.waitUntil(lambda: not bar.is_busy, timeout=LIMIT_MS)
-    assert time.monotonic() - started < 1.0
-    assert endless.ended.wait(10)
+    cancel(bar, endless, qtbot)
     if what == "tracks":
         assert tracked.view.tracks.summary.text() == "Cancelled."
         assert tracked.model.tracks is before

@@ -10,6 +10,7 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
+from cellwright.core.tasks import detached
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
@@ -135,7 +136,7 @@ class Measurer(QObject):
             before = replace(before, measured=())
         task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
         if before is None or is_anew or before.settings != self.settings:
-            self._bar.start(task, on_returned, on_failed=self._on_failed)
+            self._bar.start(detached("read", task), on_returned, on_failed=self._on_failed)
             return
         self._job = Job(task, self)
         self._job.returned.connect(on_returned)

@@ -130,6 +130,7 @@ class ResultsWidget(QWidget):
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
         self.measurer.failed.connect(view.message.fail)
+        view.job_bar.cancelled.connect(self._on_cancelled)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.tracks_changed.connect(self._show_table)
@@ -229,6 +230,11 @@ class ResultsWidget(QWidget):
         self.measurer.set_nuclei(view.nuclei.layer)
         self._is_asked = True
         self.measurer.read_anew()
+
+    def _on_cancelled(self) -> None:
+        if self._is_asked:
+            self.view.message.tell("Measuring was cancelled; the table is as it was.")
+            self._is_asked = False
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
