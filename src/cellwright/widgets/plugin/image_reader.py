@@ -289,15 +289,7 @@ def sample_layers(name: str) -> list[LayerData]:
 
 
 nuclei_2d = partial(sample_layers, "nuclei_2d")
-
-
 tissue_rgb = partial(sample_layers, "tissue_rgb")
-
-
 phase_2d = partial(sample_layers, "phase_2d")
-
-
 nuclei_3d = partial(sample_layers, "nuclei_3d")
-
-
 nuclei_time = partial(sample_layers, "nuclei_time")

@@ -121,12 +121,11 @@ class Followers(QObject):
         super().__init__(QCoreApplication.instance())
         self._viewer = ref(viewer)
         self._tables: WeakSet[Any] = WeakSet()  # of LayerTable
-        self._followed: WeakSet[Layer] = WeakSet()
         self._stale: WeakSet[Layer] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
         self._job: Job | None = None
         self._is_writing = False
-        self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
+        self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()  # of what is followed
         self._soon = debouncer(self, READ_MS, self._read)
         self.pixels = ImagePixels(self, viewer)
         self.pixels.changed.connect(self._on_pixels_changed)
@@ -163,12 +162,10 @@ class Followers(QObject):
                 self.look_at(event.value)  # a copy, made while its features were behind
 
     def _follow(self, layer: Layer) -> None:
-        if layer in self._followed:
-            return
-        self._followed.add(layer)
         viewer = self._viewer()
-        if viewer is not None:
-            self._steps[layer] = slice_in_sight(viewer)
+        if viewer is None or layer in self._steps:
+            return
+        self._steps[layer] = slice_in_sight(viewer)
         if isinstance(layer, Points | Shapes):
             self._rows[layer] = LayerRows(layer)  # napari keeps no callback alive
             layer.events.data.connect(self._on_changed)
