@@ -1,7 +1,9 @@
 """From a count to its correction, to a training and back, with image, cells and model already chosen."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
+from cellwright.models import store
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared import messages
@@ -55,6 +58,34 @@ def test_cells_are_corrected_taught_and_counted_again(
     (pair,) = [one for one in trainer.choices.chosen if one.image.name == "blobs"]
     assert pair.annotation is viewer.layers["blobs labels"]
     assert trainer.choices.start == "flow"
+
+
+def test_the_model_of_a_folder_goes_with_its_cells(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+    home: Any,
+    tmp_path: Path,
+) -> None:
+    trainer = TrainWidget(viewer)
+    qtbot.addWidget(trainer)
+    folder = tmp_path / "mine"
+    shutil.copytree(store.shipped_folder() / "flow", folder)
+    widget.panel.model.add_folder(folder)
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    widget.panel.correct.click()
+    assert annotate_widget.model.chosen == annotate_widget.panel.model.currentData() == str(folder)
+    annotate_widget.panel.teach.click()
+    assert trainer.choices.start == str(folder)
+    assert trainer.panel.name.text() == "mine-tuned"
+    widget.panel.model.setCurrentIndex(0)
+    hand_over(viewer, COUNT, HandOver(model=str(folder)))
+    assert widget.panel.model.currentData() == str(folder)
 
 
 def test_a_trained_model_counts_the_image_it_learned_from_at_one_click(

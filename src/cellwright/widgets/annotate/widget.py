@@ -37,7 +37,6 @@ from cellwright.widgets.shared.messages import (
     ANNOTATE,
     TRAIN,
     HandOver,
-    choose,
     choose_layer,
     hand_over,
     listen,
@@ -171,7 +170,7 @@ class AnnotateWidget(QWidget):
         self.model.finish()  # it can be resumed
         choose_layer(self.panel.image, what.image)
         choose_layer(self.panel.start, what.cells)
-        choose(self.panel.model, what.model)
+        self.panel.model.take(what.model)
         self.model.taught = what.model or self.model.taught  # one that gives no outlines is not listed
         self._on_begin_clicked()
 

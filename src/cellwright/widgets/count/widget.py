@@ -25,7 +25,6 @@ from cellwright.widgets.shared.messages import (
     ANNOTATE,
     COUNT,
     HandOver,
-    choose,
     choose_layer,
     hand_over,
     listen,
@@ -167,7 +166,7 @@ class CountWidget(QWidget):
     def _on_sent(self, panel: str, what: HandOver) -> None:
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
-            choose(self.panel.model, what.model)
+            self.panel.model.take(what.model)
             if what.begins:
                 self._begin(what.model)
 

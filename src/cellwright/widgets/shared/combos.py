@@ -89,7 +89,7 @@ class PanelComboBox(QComboBox):
     def _add_folder(self, folder: Path, title: str, help_text: str) -> None:
         if folder not in self._folders:
             self._folders[folder] = title
-            place = self.count() - 1
+            place = self.count() - bool(self._dialog_title)
             self.insertItem(place, title, str(folder))
             self.setItemData(place, help_text, Qt.ItemDataRole.ToolTipRole)
         self.setCurrentIndex(self.place_of(str(folder)))

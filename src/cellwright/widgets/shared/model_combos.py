@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours
-from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.messages import choose, listen
 from cellwright.widgets.shared.napari_private import preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
 
@@ -142,12 +143,22 @@ class ModelComboBox(PanelComboBox):
         if not own or place >= 0:
             return
         try:
-            folder = store.find(own)
-            if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPEC), {})):
-                self.add_folder(folder)
+            self._list_folder(own)
         except CellwrightError as error:
             told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
             QTimer.singleShot(0, lambda: self._tell(told))  # once it is listened to
+
+    def take(self, model: str) -> None:
+        """Choose a model that another panel sends, as a user would; a folder is listed, if it can be."""
+        if model and self.findData(model) < 0:
+            with suppress(CellwrightError):
+                self._list_folder(model)
+        choose(self, model)
+
+    def _list_folder(self, model: str) -> None:
+        folder = store.find(model)
+        if self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPEC), {})):
+            self.add_folder(folder)
 
     def _tell(self, error: CellwrightError) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]

@@ -125,7 +125,7 @@ class TrainChoices(QObject):
         """Learn from one annotation and begin with one model, as another panel sends them."""
         self.look_again()
         choose(self._panel.data, LAYERS)
-        choose(self._panel.start, what.model)
+        self._panel.start.take(what.model)
         if what.cells is not None:
             self._panel.pairs.tick(str(what.cells.unique_id))
 
