@@ -191,17 +191,19 @@ class ShownCount(QObject):
             remove(self._viewer, {**source.key, "is_preview": True})
         shown = self.show(counted)
         notices = [removed_line(self._viewer, source)]
-        out_of_sight = bring_into_sight(self._viewer, layer_of_id(self._viewer, source.layer_id), shown)
-        if out_of_sight:
-            notices.append(f"Out of sight now: {', '.join(out_of_sight)}.")
         kept = edited_layers(self._viewer, source.key, new=shown)
         if kept:
             names = ", ".join(layer.name for layer in kept)
             notices.append(f"What you changed was kept in {names}; this count stands beside it.")
-        self._tell_of(counted, *notices)
+        made_way = bring_into_sight(self._viewer, image, shown)
+        aside = f"Out of sight now: {', '.join(made_way)}." if made_way else ""
+        self._tell_of(counted, *notices, aside=aside)
 
-    def _tell_of(self, counted: CountOutcome, *more: str) -> None:
-        """Tell what is to be known of a count: its notices, how well it went, further sentences."""
+    def _tell_of(self, counted: CountOutcome, *more: str, aside: str = "") -> None:
+        """Tell what is to be known of a count: its notices, how well it went, further sentences.
+
+        What is told aside is no warning.
+        """
         notices = [*counted.result.notices, self._model.disagreement(counted), *more]
         expected = expectation(counted.result.fit)
         if expected in notices:  # as a warning
@@ -211,7 +213,7 @@ class ShownCount(QObject):
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         told = list(filter(None, notices))
-        self._model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
+        self._model.tell(" ".join(filter(None, (expected, *told, aside))), is_warning=bool(told))
 
     def _unseen_channel(self, counted: CountOutcome) -> str:
         """Return the channel that the cells lie in, where the viewer shows another one; else nothing."""
