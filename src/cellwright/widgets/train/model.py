@@ -149,9 +149,17 @@ def stop(plan: Plan) -> TrainingOutcome:
     is_better = selection_score(best) > selection_score(before)
     notice = "It had not become better when it was stopped."
     if is_better:
-        notice = split(read_dataset(Path(plan.data))).notice
+        notice = _how_it_was_checked(plan)
     notices = (notice,) if notice else ()
     return _ended(plan, only_scores(before), only_scores(best), notices, is_better=is_better)
+
+
+def _how_it_was_checked(plan: Plan) -> str:
+    """Return a sentence where few images had to teach and to check; nothing where they are gone by now."""
+    try:
+        return split(read_dataset(Path(plan.data))).notice
+    except CellwrightError:
+        return ""
 
 
 def _ended(
