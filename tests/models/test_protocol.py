@@ -168,6 +168,7 @@ def test_maps_are_in_map_units(model):
         assert kind not in ("scalar", "upright") or (part <= 1).all()
 
 
+@pytest.mark.no_cover  # goes many times through what the gradients above need once
 def test_the_loss_falls_towards_the_truth(model):
     """Descent on the raw output itself ends at the targets, wherever something is known."""
     targets = stacked(model, odd_squares())
@@ -215,6 +216,7 @@ def test_what_is_saved_is_what_is_loaded(model, tmp_path):
         assert torch.equal(loaded.network(inputs), model.network.eval()(inputs))
 
 
+@pytest.mark.no_cover  # as above
 @pytest.mark.parametrize("names", PRESETS, ids="-".join)
 def test_it_learns_one_image(make_model, names):
     model = make_model(*names, fresh=True)
