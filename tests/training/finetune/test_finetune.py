@@ -50,7 +50,7 @@ def quick_memory(monkeypatch):
 
     monkeypatch.setattr(sampler, "SIMULATED_PX", 96)
     monkeypatch.setattr(module, "retention_score", retention_score)
-    monkeypatch.setattr(module, "retention_set", lambda: Dataset(Path(), ()))
+    monkeypatch.setattr(module, "retention_set", lambda **_: Dataset(Path(), ()))
 
 
 @pytest.fixture

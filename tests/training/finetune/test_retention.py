@@ -6,6 +6,7 @@ import torch
 
 from cellwright.core.tasks import run
 from cellwright.inference.device import choose
+from cellwright.models import registry
 from cellwright.training.finetune.replay import (
     Teacher,
     interpolate_weights,
@@ -27,6 +28,14 @@ def test_what_is_remembered_is_the_same_every_time():
 def test_memory_is_a_mean_score(oracle_model):
     images = retention_set(2)
     score = run(retention_score(oracle_model, images, "cpu"))
+    assert 0 <= score <= 1
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_every_family_is_asked_of_what_it_counts_in(family):
+    model = registry.get(family).load().build("small")
+    images = retention_set(2, of_volumes=model.needs_volumes)
+    score = run(retention_score(model, images, "cpu"))
     assert 0 <= score <= 1
 
 

@@ -356,7 +356,7 @@ def finetune(
         state=state,
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
-        retention_set=retention_set(),
+        retention_set=retention_set(of_volumes=model.needs_volumes),
         output=output,
         settings=settings,
         fixed=fixed,

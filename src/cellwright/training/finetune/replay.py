@@ -31,6 +31,7 @@ from cellwright.training.trainer import Data, forward, trunk_of
 
 N_RETENTION = 12  # simulated images on which it is measured what a model still knows
 RETENTION_PX = 224
+RETENTION_VOLUME = (12, 128, 128)
 RETENTION_SEED = 7_000_000  # far from those of the images that are replayed
 DIAMETERS_PX = (18.0, 34.0)
 N_FIXED = 16  # patches by which a model is judged where cells are too few to score it
@@ -140,15 +141,19 @@ class Drawn(Item):
         return self.drawn
 
 
-def retention_set(n: int = N_RETENTION) -> Dataset:
-    """Return simulated images of all looks, the same every time, that are never trained on."""
+def retention_set(n: int = N_RETENTION, *, of_volumes: bool = False) -> Dataset:
+    """Return simulated images of all looks, the same every time, that are never trained on.
+
+    For models that count in volumes alone, a quarter as many volumes.
+    """
     items = []
-    for index in range(n):
+    for index in range(max(1, n // 4) if of_volumes else n):
         rng = np.random.default_rng((RETENTION_SEED, index))
-        look = LOOKS[index % len(LOOKS)]
-        diameter = float(rng.uniform(*DIAMETERS_PX))
-        drawn = simulate(look, (RETENTION_PX, RETENTION_PX), rng, diameter_px=diameter)
-        name, axes = f"{look} {index}", "YX" if drawn.image.ndim == 2 else "YXC"
+        look = "fluorescence" if of_volumes else LOOKS[index % len(LOOKS)]
+        shape = RETENTION_VOLUME if of_volumes else (RETENTION_PX, RETENTION_PX)
+        drawn = simulate(look, shape, rng, diameter_px=float(rng.uniform(*DIAMETERS_PX)))
+        axes = "ZYX" if of_volumes else "YX" if drawn.image.ndim == 2 else "YXC"
+        name = f"{look} {index}"
         image = Image(drawn.image, axes, name=name)
         items.append(Drawn(name, "val", look, Path(), Path(), drawn=(image, drawn.labels)))
     return Dataset(Path(), tuple(items))
