@@ -66,6 +66,20 @@ def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtB
     qtbot.waitUntil(lambda: not canvas.visibleRegion().isEmpty(), timeout=5000)
 
 
+def test_what_is_told_does_not_lie_below_the_settings(
+    ended: Wait, trainer: TrainWidget, training: Any
+) -> None:
+    for name, told in (("", ""), ("mine", "better, and kept")):
+        trainer.panel.advanced.title.setChecked(True)
+        trainer.panel.name.setText(name)
+        training.go_on.release(training.n_epochs)
+        trainer.panel.train.click()
+        ended(trainer)
+        assert trainer.panel.message.text()
+        assert told in trainer.panel.message.text()
+        assert trainer.panel.advanced.content.isHidden()
+
+
 def test_a_worse_model_is_not_kept(
     ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot, home: Path
 ) -> None:

@@ -84,6 +84,7 @@ class TrainWidget(QWidget):
 
     def begin(self) -> None:
         """Train as it is set up; tells in the panel why it cannot."""
+        self.panel.advanced.title.setChecked(False)  # else what is told lies below the panel's edge
         with telling(self.panel.message.fail):
             plan, layers = self.choices.plan()
             images = [pair.image for pair in self.choices.chosen if layers is not None]
