@@ -11,13 +11,14 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers
 from cellwright.widgets.plugin.image_reader import get_image_reader, read_layers
+from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.layer_io import image_of
 
 
@@ -326,3 +327,18 @@ def test_the_window_goes_on_while_a_file_is_read(tmp_path, viewer_with_readers, 
     assert layer.data.shape == (20, 30)
     assert threading.main_thread() not in threads
     assert len(ticks) > 5
+
+
+def test_a_window_stays_open_until_a_file_is_read(qtbot, monkeypatch):
+    """napari fails where it puts layers into a window that is gone."""
+    told_of_closing = []
+    monkeypatch.setattr("cellwright.widgets.plugin.meanwhile.show_info", told_of_closing.append)
+    window = QMainWindow()
+    qtbot.addWidget(window)
+    window.show()
+    QTimer.singleShot(50, window.close)
+    beside_window(time.sleep, 0.3)
+    assert window.isVisible()
+    assert "is being read" in told_of_closing[0]
+    window.close()
+    assert not window.isVisible()
