@@ -6,13 +6,15 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree
 
 MOST_BYTES = 1 << 30  # of a text file
 
@@ -182,8 +184,10 @@ def read_lines(path: Path) -> list[JsonValue]:
     return [JsonValue(line, path, f"Line {number}") for number, line in lines if line.strip()]
 
 
-def read_xml(path: Path) -> ElementTree.Element:
+def read_xml(path: Path) -> "ElementTree.Element":
     """Return the root of an XML file."""
+    from xml.etree import ElementTree
+
     text = read_text(path)
     if "<!ENTITY" in text:
         raise ReadError(f"{path} defines entities, which no such file needs. Export it again.")

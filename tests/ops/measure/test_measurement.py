@@ -9,12 +9,11 @@ from skimage.measure import perimeter_crofton, regionprops_table
 import cellwright
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, ImageError, SettingsError
-from cellwright.core.tasks import run
 from cellwright.ops.measure import measurement
 from cellwright.ops.measure.blocks import blocks
 from cellwright.ops.measure.columns import COLUMNS, describe, documentation, keys_of
 from cellwright.ops.measure.features import boundary_sizes, rings
-from cellwright.ops.measure.measurement import measure, measure_task, result_of_labels
+from cellwright.ops.measure.measurement import measure, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
 
 ALL = ("shape", "intensity", "neighbours")
@@ -112,8 +111,8 @@ def test_the_ring_is_the_background_around_the_cell_alone():
     labels[20:30, 20:30], labels[20:30, 33:43] = 1, 2
     pixels = np.full((60, 60), 7.0)
     pixels[labels == 1], pixels[labels == 2] = 50, 90
-    settings = MeasureSettings(("intensity_corrected_mean",), ring_gap_px=1, ring_width_px=4)
-    table = run(measure_task(labels, Image(pixels, "YX"), settings))
+    settings = MeasureSettings(ring_gap_px=1, ring_width_px=4)
+    table = measure(labels, Image(pixels, "YX"), "intensity_corrected_mean", settings=settings)
     assert table["intensity_corrected_mean_ch0"].tolist() == [43, 83]
 
 
@@ -200,9 +199,7 @@ def test_a_result_is_measured_in_the_part_it_was_counted_in(draw_cells):
     labels = drawn.labels[:, 72:]
     part = Image(drawn.image.data[:, :, 72:], "CYX", (1.0, 1.0))
     result, numbers = result_of_labels(labels, part)
-    table = run(
-        measure_task(replace(result, offset=(0, 72)), drawn.image, MeasureSettings(("intensity_sum",)))
-    )
+    table = measure(replace(result, offset=(0, 72)), drawn.image, "intensity_sum")
     expected = whole.set_index("label").loc[numbers, "intensity_sum_ch0"]
     np.testing.assert_allclose(table["intensity_sum_ch0"], expected)
     np.testing.assert_allclose(table["x"], whole.set_index("label").loc[numbers, "x"], rtol=1e-6)
@@ -254,9 +251,9 @@ def test_rings_are_whole_in_pixels_of_any_shape(spacing):
     labels = np.zeros(shape, np.int32)
     labels[tuple(slice(n // 2, n // 2 + 1) for n in shape)] = 1
     pixels = np.random.default_rng(0).normal(size=shape)
-    settings = MeasureSettings(("intensity_corrected_mean",), ring_gap_px=0, ring_width_px=4)
+    settings = MeasureSettings(ring_gap_px=0, ring_width_px=4)
     image = Image(pixels, "ZYX"[-len(shape) :], spacing)
-    table = run(measure_task(labels, image, settings))
+    table = measure(labels, image, "intensity_corrected_mean", settings=settings)
     around = rings(labels, labels, 0, 4, spacing) > 0
     expected = pixels[labels > 0].mean() - np.median(pixels[around])
     assert table["intensity_corrected_mean_ch0"][0] == pytest.approx(expected)
