@@ -1,5 +1,6 @@
 """The benchmarks, the tools that make a release, and the workflows of continuous integration."""
 
+import ast
 import importlib
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ def test_a_script_shows_its_help(name, monkeypatch, capsys):
         importlib.import_module(name).main()
     assert ended.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_what_scripts_take_from_the_package_is_there(folder):
+    """Within functions, too, which their help does not reach."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cellwright"):
+                exec(compile(ast.Module([node], []), str(path), "exec"), {})  # ImportError where it is not
 
 
 @pytest.mark.parametrize("name", ["test", "release"])

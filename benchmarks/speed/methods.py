@@ -43,7 +43,7 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
     from cellwright.core.data import Image, Prediction
     from cellwright.core.tasks import run
     from cellwright.inference.context import BlockBatch, load_models, open_context
-    from cellwright.inference.pipeline import count_cells, decode
+    from cellwright.inference.pipeline import count_cells
     from cellwright.inference.settings import EngineSettings
     from cellwright.ops.codecs.flow import FlowSettings
     from cellwright.ops.geometry.tiles import whole_tile
@@ -63,7 +63,8 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
         return Prediction((load_models(model)[0].make_targets(annotate(truth)),), 1.0, truth.shape)
 
     def labels(made: Prediction) -> Array:
-        cells = decode(_kept(perfect) if is_random else made, model, FlowSettings())
+        prediction = _kept(perfect) if is_random else made
+        cells = load_models(model)[0].decode(prediction.frames[0], prediction.frame_shape, FlowSettings())
         return np.asarray(cells.labels)
 
     return Method(
