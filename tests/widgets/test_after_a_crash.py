@@ -16,7 +16,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 LIMIT_MS = 30_000
 LEFT = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 70.0], [0.0, 70.0]])
 OUT = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 30.0], [0.0, 30.0]])
-GATE = ScatterGate("area_px", "y", np.array([[0.0, 0.0], [2000.0, 0.0], [2000.0, 120.0], [0.0, 120.0]]))
+GATE = ScatterGate("circularity", "y", np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 120.0], [0.0, 120.0]]))
 
 
 class Desk:
@@ -145,3 +145,55 @@ def test_damaged_settings_are_told_and_the_edits_come_back(
     after.resumed()
     assert "Expected a gate at" in after.results.view.message.text()
     assert 2 not in after.annotate.model.session
+
+
+SETTINGS, REGIONS, OF_GATE = "*.results.json", "*.results.geojson", "*.results.gate.json"
+LINE = '{"x": "area_px", "y": "y", "corners": [[0.0], [1.0]]}'
+UNKNOWN = '{"x": "mean_of_another_image", "y": "y", "corners": [[0, 0], [9, 0], [9, 9]]}'
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "others", "told"),
+    [
+        (OF_GATE, LINE, (SETTINGS, REGIONS), "Expected a gate"),
+        (OF_GATE, UNKNOWN, (SETTINGS, REGIONS), "left out: the gate over mean_of_another_image"),
+        (REGIONS, '{"type": "FeatureCollection"', (SETTINGS, OF_GATE), "geojson"),
+        (SETTINGS, '{"format": "another"}', (REGIONS,), "left out: the gate over circularity"),
+    ],
+)
+def test_what_is_whole_comes_back_beside_what_is_damaged(
+    desk: Callable[[], Desk],
+    blobs: Any,
+    tmp_path: Path,
+    file: str,
+    text: str,
+    others: tuple[str, ...],
+    told: str,
+) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    set_up(before)
+    model = before.results.model
+    expected = {SETTINGS: model.conditions_text, REGIONS: model.regions.names, OF_GATE: True}
+    before.end()
+    (path,) = (tmp_path / "journals").glob(file)
+    path.write_text(text, encoding="utf-8")
+    after = desk()
+    after.resumed()
+    found = after.results.model
+    parts = {SETTINGS: found.conditions_text, REGIONS: found.regions.names, OF_GATE: found.gate is not None}
+    assert all(parts[name] == expected[name] for name in others)
+    assert told in after.results.view.message.text()
+
+
+def test_a_mask_that_cannot_come_back_is_told(desk: Callable[[], Desk], blobs: Any) -> None:
+    before = desk()
+    before.annotated(blobs.labels)
+    before.results.view.mask_layer.choose(
+        before.viewer.add_labels(np.ones(blobs.labels.shape, int), name="tissue")
+    )
+    before.rest()
+    before.end()
+    after = desk()
+    after.resumed()
+    assert "'tissue'" in after.results.view.message.text()

@@ -2,24 +2,26 @@
 
 ::
 
-    <image>.results.json        measurements, filters, rule of the border, markers
+    <image>.results.json        measurements, filters, rule of the border, markers, names of mask and nuclei
     <image>.results.geojson     the shapes of regions, and those that are cut out
     <image>.results.gate.json   the gate of the scatter plot
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import CellwrightError, ReadError
 from cellwright.files.atomic import write_text
 from cellwright.files.regions import drawn_shapes, read_regions, write_regions
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
-from cellwright.ops.measure.regions import ShapeRegion, is_excluded
+from cellwright.inference.settings import InputFiles
+from cellwright.ops.measure.regions import Region, ShapeRegion, is_excluded
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
@@ -37,13 +39,14 @@ class KeptSettings(QObject):
     """Writes them soon after each change, and takes them up where an annotation is resumed."""
 
     def __init__(
-        self, view: ResultsView, model: ResultsModel, link: ViewerLink, take: Callable[[Recipe], None]
+        self, view: ResultsView, model: ResultsModel, link: ViewerLink, take: Callable[..., None]
     ) -> None:
         super().__init__(view)
         self._view, self._model, self._link, self._take = view, model, link, take
         self._soon = debouncer(self, WRITE_MS, self._write)
         model.measured_changed.connect(self._on_changed)
         model.kept_changed.connect(self._on_changed)
+        model.let_go.connect(self._on_let_go)
 
     @property
     def _journal(self) -> Path | None:
@@ -55,13 +58,20 @@ class KeptSettings(QObject):
         if self._journal is not None and self._model.measured is not None:
             self._soon.throttle()
 
+    def _on_let_go(self, text: str) -> None:
+        message = self._view.message
+        message.tell(f"{message.text()} {text}".strip(), is_error=True)
+
     def _write(self) -> None:
         journal, model = self._journal, self._model
         if journal is None or model.measured is None or model.wanted is not None:
             return
         gate = None if model.gate is None else asdict(model.gate)
+        boxes = (self._view.mask_layer, self._view.nuclei)
+        mask, nuclei = ("" if box.layer is None else box.layer.name for box in boxes)
+        files = InputFiles(mask=mask, nuclei=nuclei)
         with telling(self._view.message.fail):
-            save_recipe(journal.with_suffix(SETTINGS), Recipe(analysis=model.settings))
+            save_recipe(journal.with_suffix(SETTINGS), Recipe(analysis=model.settings, files=files))
             shapes = drawn_shapes(model.regions)
             write_regions(journal.with_suffix(REGIONS), shapes, model.measured.snapshot.image)
             write_text(journal.with_suffix(GATE), json.dumps(gate, default=np.ndarray.tolist))
@@ -69,7 +79,7 @@ class KeptSettings(QObject):
     def take_up(self) -> None:
         """Set all of it as it was when the annotation that was resumed was last open.
 
-        What the user has set since the panel was opened stays.
+        What the user has set since the panel was opened stays. What is damaged is told and left out.
         """
         journal, layer, image_layer = self._journal, self._link.layer, self._link.image_layer
         if layer is None or image_layer is None or not metadata_of(layer).pop(RESUMED, False):
@@ -79,17 +89,29 @@ class KeptSettings(QObject):
         is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
         if is_set or not journal.with_suffix(SETTINGS).exists():
             return
-        with telling(view.message.fail):
-            recipe, gate = load_recipe(journal.with_suffix(SETTINGS)), _gate(journal.with_suffix(GATE))
-            shapes = read_regions(journal.with_suffix(REGIONS), image_in(image_layer))
-            drawn = [one for one in shapes if isinstance(one, ShapeRegion)]
-            for box, is_out in ((view.regions, False), (view.exclude, True)):
-                found = [one for one in drawn if is_excluded(one.name) == is_out]
-                if found:
-                    box.choose(shapes_layer(self._link.viewer, image_layer, found))
-            model.gate = gate
-            self._take(recipe)
-            view.message.tell("Regions, filters and measurements are as they were with this annotation.")
+        errors: list[CellwrightError] = []
+        recipe, gate = Recipe(analysis=model.settings), None
+        with telling(errors.append):
+            self._show(read_regions(journal.with_suffix(REGIONS), image_in(image_layer)), image_layer)
+        with telling(errors.append):
+            gate = _gate(journal.with_suffix(GATE))
+        with telling(errors.append):
+            recipe = load_recipe(journal.with_suffix(SETTINGS))
+        self._take(recipe, gate)
+        if errors:
+            view.message.fail(errors[0])
+            return
+        gone = {"mask": recipe.files.mask, "nuclei": recipe.files.nuclei}
+        again = "".join(f" Choose the {kind} {name!r} again." for kind, name in gone.items() if name)
+        view.message.tell(f"Regions, filters and measurements are as they were with this annotation.{again}")
+
+    def _show(self, regions: Sequence[Region], image_layer: ImageLayer) -> None:
+        """Show shapes, and choose them as regions and as what is cut out."""
+        drawn = [one for one in regions if isinstance(one, ShapeRegion)]
+        for box, is_out in ((self._view.regions, False), (self._view.exclude, True)):
+            found = [one for one in drawn if is_excluded(one.name) == is_out]
+            if found:
+                box.choose(shapes_layer(self._link.viewer, image_layer, found))
 
 
 def _gate(path: Path) -> ScatterGate | None:
@@ -98,6 +120,7 @@ def _gate(path: Path) -> ScatterGate | None:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told is None:
             return None
-        return ScatterGate(str(told["x"]), str(told["y"]), np.array(told["corners"], np.float64))
+        corners = np.array(told["corners"], np.float64)
+        return ScatterGate(str(told["x"]), str(told["y"]), corners.reshape(len(corners), 2))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReadError(f"Expected a gate at {path}; got: {error}. Draw it again.") from error

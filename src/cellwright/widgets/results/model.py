@@ -74,6 +74,7 @@ class ResultsModel:
     kept_changed = Signal()
     chosen_changed = Signal(int)
     conditions_changed = Signal(str)
+    let_go = Signal(str)  # what was to be taken up of columns that are not there
     tracks_changed = Signal()
 
     def __init__(self) -> None:
@@ -88,7 +89,8 @@ class ResultsModel:
         self.gate: ScatterGate | None = None
         self.markers: dict[str, float | None] = {}
         self.thresholds: dict[str, float] = {}
-        self.wanted: tuple[str, tuple[Marker, ...]] | None = None  # taken once there is a table for it
+        # filters, markers and a gate, taken once there is a table for them
+        self.wanted: tuple[str, tuple[Marker, ...], ScatterGate | None] | None = None
         self.kept: NDArray[np.bool_] = np.zeros(0, bool)
         self.chosen = -1
         self.tracks: Tracks | None = None
@@ -270,14 +272,16 @@ class ResultsModel:
         if self.tracks is not None:
             self.set_tracks(None)
         row = self._chosen_in(measured)
+        asked: list[str] = []
         self.measured = measured
         is_as_asked = measured is not None and measured.settings.measure == self.measure
         if is_as_asked and self.wanted is not None:
-            conditions, markers = self.wanted
-            self.wanted = None
+            conditions, markers, gate = self.wanted
+            self.wanted, self.gate = None, gate or self.gate
             self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
             self.markers = {marker.channel: marker.threshold for marker in markers}
             self.conditions_changed.emit(self.conditions_text)
+            asked = self._asked
         self._prune()
         self.recount(is_quiet=True)
         if row < 0:
@@ -285,6 +289,15 @@ class ResultsModel:
         self.chosen = row  # the same cell, at which the viewer need not look again
         self.measured_changed.emit()
         self.kept_changed.emit()
+        gone = [one for one in asked if one not in self._asked]
+        if gone:
+            self.let_go.emit(f"Not measured here, and left out: {', '.join(gone)}.")
+
+    @property
+    def _asked(self) -> list[str]:
+        """The filters, markers and gate, as texts."""
+        gate = [] if self.gate is None else [f"the gate over {self.gate.x} and {self.gate.y}"]
+        return [*map(str, self.conditions), *(f"cells positive for {name}" for name in self.markers), *gate]
 
     def set_border(self, rule: BorderRule) -> None:
         """Choose which cells at the border count."""

@@ -19,7 +19,7 @@ from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.kept_settings import KeptSettings
 from cellwright.widgets.results.measuring import Measurer
-from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
@@ -369,8 +369,8 @@ class ResultsWidget(QWidget):
 
     # -- settings -----------------------------------------------------------------------------------------
 
-    def _take_recipe(self, recipe: Recipe) -> None:
-        """Set measurements, filters, border rule and markers as a file tells."""
+    def _take_recipe(self, recipe: Recipe, gate: ScatterGate | None = None) -> None:
+        """Set measurements, filters, border rule and markers as a file tells, and a gate if there is one."""
         model, analysis = self.model, recipe.analysis
         for name, box in self.view.groups.items():
             box.setChecked(name in analysis.measure)
@@ -380,7 +380,7 @@ class ResultsWidget(QWidget):
         model.border, model.region_rule = analysis.border, analysis.region_rule
         wanted = " and ".join(analysis.keep)
         markers = [parse_marker(rule) for rule in analysis.positive]
-        model.wanted = (wanted, tuple(markers))
+        model.wanted = (wanted, tuple(markers), gate)
         self.tracks.take(analysis)
         self.counts.show_settings()
         self._on_measure_clicked()
