@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 
 COUNTED = "counted in other pixels than the image has now"
 LIMIT_MS = 30_000
@@ -165,3 +166,11 @@ def test_features_follow_where_no_table_tells_of_the_layer(
     rested(counted)
     assert isinstance(labels, Labels)
     assert means(labels.features) == [7.0]
+
+
+def test_a_pyramid_in_memory_is_known_by_its_pixels() -> None:
+    layer = Image([np.ones((64, 64)), np.ones((32, 32))], multiscale=True)
+    before = mark_of_pixels(layer.data)
+    assert mark_of_pixels(layer.data) == before
+    layer.data[0][3, 4] = 7
+    assert mark_of_pixels(layer.data) != before

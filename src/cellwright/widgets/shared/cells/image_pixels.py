@@ -4,6 +4,7 @@ It looks when napari tells of other data or draws a slice anew that is in sight.
 their checksum, which is made beside the viewer; those that lie in files by the array that reads them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -23,7 +24,9 @@ _marks: WeakKeyDictionary[Layer, int] = WeakKeyDictionary()
 
 
 def mark_of_pixels(data: Any) -> int:
-    """Return a number that other pixels do not have; slow for many in memory."""
+    """Return a number that other pixels do not have, of a pyramid its largest; slow for many in memory."""
+    if isinstance(data, Sequence):
+        data = data[0]
     if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
         return checksum(data)
     return id(data)
