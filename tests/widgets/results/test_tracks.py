@@ -18,7 +18,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import stop_point
 from cellwright.files.formats.tracking_challenge import read
 from cellwright.files.metadata import FilePart
-from cellwright.inference.recipe import load_recipe
+from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results import export, track_tool
@@ -312,3 +312,35 @@ def test_cancel_stops_within_a_second_and_leaves_all_as_it_was(
         tracked.view.measure.click()
         settle(tracked, qtbot)
         assert "cancelled" not in tracked.view.message.text()
+
+
+def test_filters_of_settings_whose_measurement_was_cancelled_do_not_come_later(
+    tracked: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They would take the place of those that were typed since."""
+    recipe = Recipe(analysis=AnalysisSettings(measure=("shape",), keep=("area_px >= 5",)))
+    save_recipe(tmp_path / "settings.json", recipe)
+    endless = Endless()
+    with monkeypatch.context() as patch:
+        patch.setattr(measured_cells, "result_of_labels", endless)
+        tracked.export.load_settings(tmp_path / "settings.json")
+        cancel(tracked.view.job_bar, endless, qtbot)
+    assert tracked.view.message.text() == "Measuring was cancelled; the table is as it was."
+    tracked.model.set_conditions("area_px >= 2")
+    tracked.view.measure.click()
+    settle(tracked, qtbot)
+    assert tracked.model.conditions_text == "area_px >= 2"
+
+
+def test_a_file_that_could_not_be_saved_is_not_told_of_again(
+    tracked: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    tracked.export.save_table(tmp_path / "file" / "t.csv")
+    settle(tracked, qtbot)
+    assert "Expected to write" in tracked.view.message.text()
+    endless = Endless()
+    monkeypatch.setattr(measured_cells, "result_of_labels", endless)
+    tracked.view.measure.click()
+    cancel(tracked.view.job_bar, endless, qtbot)
+    assert tracked.view.message.text() == "Measuring was cancelled; the table is as it was."

@@ -68,8 +68,9 @@ class ResultsExport(QObject):
         self._view, self._model, self._on_loaded = view, model, on_loaded
         self._counts, self._plots = counts, plots
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
-        self._saving: Path | None = None
+        self.saving: Path | None = None  # what is being written
         view.job_bar.cancelled.connect(self._on_cancelled)
+        view.job_bar.finished.connect(self._on_finished)
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
         view.save_regions.clicked.connect(
@@ -340,17 +341,15 @@ class ResultsExport(QObject):
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self._saving = path
-        self._view.job_bar.start(beside("save", write), self._on_saved)
-
-    def _on_saved(self, _: object) -> None:
-        self._view.message.tell(f"Saved {self._saving}")
-        self._saving = None
+        self.saving = path
+        self._view.job_bar.start(beside("save", write), lambda _: self._view.message.tell(f"Saved {path}"))
 
     def _on_cancelled(self) -> None:
-        if self._saving is not None:
-            self._view.message.tell(f"Saving {self._saving} was cancelled.")
-            self._saving = None
+        if self.saving is not None:
+            self._view.message.tell(f"Saving {self.saving} was cancelled.")
+
+    def _on_finished(self) -> None:
+        self.saving = None
 
 
 def _is_file(image: Image) -> bool:

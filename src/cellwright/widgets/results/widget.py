@@ -232,9 +232,10 @@ class ResultsWidget(QWidget):
         self.measurer.read_anew()
 
     def _on_cancelled(self) -> None:
-        if self._is_asked:
+        is_asked = self._is_asked or self.model.wanted is not None
+        if is_asked and self.export.saving is None:
             self.view.message.tell("Measuring was cancelled; the table is as it was.")
-            self._is_asked = False
+            self._is_asked, self.model.wanted = False, None
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
