@@ -118,6 +118,7 @@ def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any) -> Non
     after.resumed()
     assert after.results.model.conditions_text == "area_px >= 5"
     assert after.results.view.regions.layer is None
+    assert "those set here" in after.results.view.message.text()
 
 
 def test_a_new_annotation_begins_without_the_settings_of_another(

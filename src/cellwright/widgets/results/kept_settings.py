@@ -87,7 +87,10 @@ class KeptSettings(QObject):
         assert journal is not None
         model, view = self._model, self._view
         is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
-        if is_set or not journal.with_suffix(SETTINGS).exists():
+        if not journal.with_suffix(SETTINGS).exists():
+            return
+        if is_set:
+            view.message.tell("Regions and filters are those set here, not those kept with this annotation.")
             return
         errors: list[CellwrightError] = []
         recipe, gate = Recipe(analysis=model.settings), None
