@@ -344,3 +344,31 @@ def test_a_file_that_could_not_be_saved_is_not_told_of_again(
     tracked.view.measure.click()
     cancel(tracked.view.job_bar, endless, qtbot)
     assert tracked.view.message.text() == "Measuring was cancelled; the table is as it was."
+
+
+def test_what_is_asked_while_a_measurement_is_cancelled_is_measured_and_told(
+    tracked: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless()
+    with monkeypatch.context() as patch:
+        patch.setattr(measured_cells, "result_of_labels", endless)
+        tracked.view.measure.click()
+        qtbot.waitUntil(endless.begun.is_set, timeout=LIMIT_MS)
+        tracked.view.groups["shape"].setChecked(True)
+        tracked.view.measure.click()
+        tracked.view.job_bar.cancel()
+    settle(tracked, qtbot)
+    assert "circularity" in tracked.model.table
+    assert tracked.view.message.text().startswith("Measured")
+
+
+def test_a_file_that_was_written_before_cancel_is_saved(
+    tracked: ResultsWidget, qtbot: QtBot, tmp_path: Path
+) -> None:
+    tracked.export.save_table(tmp_path / "t.csv")
+    deadline = time.monotonic() + 30
+    while not tracked.export._is_written and time.monotonic() < deadline:
+        time.sleep(0.001)
+    tracked.view.job_bar.cancel()
+    settle(tracked, qtbot)
+    assert tracked.view.message.text() == f"Saved {tmp_path / 't.csv'}"

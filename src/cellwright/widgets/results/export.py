@@ -69,6 +69,7 @@ class ResultsExport(QObject):
         self._counts, self._plots = counts, plots
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         self.saving: Path | None = None  # what is being written
+        self._is_written = False
         view.job_bar.cancelled.connect(self._on_cancelled)
         view.job_bar.finished.connect(self._on_finished)
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
@@ -341,11 +342,20 @@ class ResultsExport(QObject):
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self.saving = path
-        self._view.job_bar.start(beside("save", write), lambda _: self._view.message.tell(f"Saved {path}"))
+        self.saving, self._is_written = path, False
+        self._view.job_bar.start(beside("save", lambda: self._write(write)), self._on_saved)
+
+    def _write(self, write: Callable[[], object]) -> None:
+        write()
+        self._is_written = True
+
+    def _on_saved(self, _: object) -> None:
+        self._view.message.tell(f"Saved {self.saving}")
 
     def _on_cancelled(self) -> None:
-        if self.saving is not None:
+        if self.saving is not None and self._is_written:  # before Cancel was pressed
+            self._on_saved(None)
+        elif self.saving is not None:
             self._view.message.tell(f"Saving {self.saving} was cancelled.")
 
     def _on_finished(self) -> None:

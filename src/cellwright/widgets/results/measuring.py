@@ -40,7 +40,8 @@ class Measurer(QObject):
         self.cytoplasm_px = 0.0
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
-        self._is_stale = self._is_waiting = self._is_anew = False
+        self.is_stale = False  # whether it measures again once its job has ended
+        self._is_waiting = self._is_anew = False
         self._is_held = True  # until the panel is there: a thread that measures would take turns with it
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self.failed)  # of a file that is written
@@ -58,7 +59,7 @@ class Measurer(QObject):
     @property
     def is_busy(self) -> bool:
         """Whether cells are being measured, or are to be."""
-        return self._job is not None or self._bar.is_busy or self._is_stale or self._is_waiting
+        return self._job is not None or self._bar.is_busy or self.is_stale or self._is_waiting
 
     @property
     def _further_images(self) -> tuple[ImageLayer, ...]:
@@ -105,7 +106,7 @@ class Measurer(QObject):
     def begin(self) -> None:
         """Measure what was chosen while the panel was being built, and from now on at once."""
         self._is_held = False
-        if self._is_stale:
+        if self.is_stale:
             self.read()
 
     def read_soon(self) -> None:
@@ -117,9 +118,9 @@ class Measurer(QObject):
         """Measure the layer as it is now, beside the viewer."""
         self._is_waiting = False
         if self._is_held or self._job is not None or self._bar.is_busy:
-            self._is_stale = True
+            self.is_stale = True
             return
-        self._is_stale = False
+        self.is_stale = False
         if self.layer is not None:
             with telling(self._on_failed):
                 self._measure(self.layer)
@@ -146,10 +147,10 @@ class Measurer(QObject):
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
         if layer is not self.layer:  # another one was chosen meanwhile
-            self._is_stale = True
+            self.is_stale = True
             return
         self._model.set_measured(measured)
-        if not (self._is_stale or self._is_waiting):  # else the user has changed it since: a class, say
+        if not (self.is_stale or self._is_waiting):  # else the user has changed it since: a class, say
             self._link.write_features()
 
     def _on_failed(self, error: Exception) -> None:
@@ -161,7 +162,7 @@ class Measurer(QObject):
         self._on_finished()
 
     def _on_finished(self) -> None:
-        if self._is_stale:
+        if self.is_stale:
             self.read()
 
     def _on_pixels_changed(self, image: ImageLayer) -> None:

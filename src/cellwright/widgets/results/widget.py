@@ -233,7 +233,7 @@ class ResultsWidget(QWidget):
 
     def _on_cancelled(self) -> None:
         is_asked = self._is_asked or self.model.wanted is not None
-        if is_asked and self.export.saving is None:
+        if is_asked and self.export.saving is None and not self.measurer.is_stale:
             self.view.message.tell("Measuring was cancelled; the table is as it was.")
             self._is_asked, self.model.wanted = False, None
 
