@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Maps
 from cellwright.core.errors import CheckpointError
 from cellwright.files.json_value import NO_JSON
+from cellwright.ops.measure.prediction_interval import DOUBTED_BELOW
 
 FIT = "fit.json"
 FIT_VERSION = 1
@@ -45,7 +46,7 @@ ARRAYS = ("centre", "weights", "limits")
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
 MOST_PIXELS = 40_000  # of a block that are looked at, evenly spread
-WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
+WARN_BELOW = DOUBTED_BELOW  # expected F1 below which the user is told without asking
 UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
 FEWEST = 0.5  # cells of a density that tell something
