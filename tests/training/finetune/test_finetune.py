@@ -22,6 +22,7 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
 from cellwright.training.data import sampler
 from cellwright.training.finetune import finetune as module
+from cellwright.training.finetune import replay
 from cellwright.training.finetune.finetune import FinetuneReport, finetune, learning_rate
 from cellwright.training.run_folder import facts_of, verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
@@ -74,6 +75,22 @@ def tune(dataset, tiny_flow, tmp_path):
                 return None
 
     return go
+
+
+def test_each_check_tells_how_many_images_are_left(dataset, tiny_flow, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "retention_score", replay.retention_score)
+    monkeypatch.setattr(module, "retention_set", lambda **_: replay.retention_set(3))
+    settings = replace(SHORT, steps=2, frozen_steps=1)
+    stages = []
+    run(
+        finetune(Data(dataset), tiny_flow(), tmp_path / "tuned", settings, device="cpu"),
+        lambda step: stages.append((step.stage, step.done, step.total)),
+    )
+    assert {stage for stage, _, _ in stages} == {"read", "simulate", "check", "fine-tune", "epoch"}
+    first = stages.index(("epoch", 0, 2))
+    checks = [one for one in stages[:first] if one[0] == "check"]
+    assert checks == sorted(checks)
+    assert set(checks) == {("check", done, 4) for done in range(4)}
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,32 @@ def test_only_a_better_score_is_called_better(trainer: TrainWidget, score: float
     after = {"score": score, "validation_loss": 0.2}
     trainer.show_ended(train_model.TrainingOutcome(Plan("mine", "flow", "data"), "mine", before, after))
     assert trainer.panel.message.text().startswith(words)
+
+
+def test_the_check_before_a_training_has_a_bar_and_can_be_stopped(
+    ended: Wait, trainer: TrainWidget, monkeypatch: pytest.MonkeyPatch, qtbot: QtBot
+) -> None:
+    def check(_: Plan) -> Task[Any]:
+        yield Progress("check", 3, 14)
+        yield Progress("check", 7, 14)
+        while True:
+            yield Progress("check", 7, 14)
+            time.sleep(0.02)
+
+    monkeypatch.setattr(train_model, "_finetune", check)
+    trainer.panel.train.click()
+    line, bar = trainer.jobs.line, trainer.jobs.bar
+    qtbot.waitUntil(lambda: line.text().startswith("Checking the model: image 8 of 14 · "), timeout=LIMIT_MS)
+    assert line.text().endswith(" left")
+    assert bar.value() == bar.maximum() // 2
+    trainer.panel.pause.click()
+    qtbot.waitUntil(lambda: "Paused" in line.text(), timeout=LIMIT_MS)
+    assert bar.value() == bar.maximum() // 2
+    trainer.panel.pause.click()
+    trainer.panel.train.click()
+    ended(trainer)
+    assert "Stopped before the model was first checked." in trainer.panel.message.text()
+    assert unfinished() == []
 
 
 def test_a_run_that_was_stopped_at_once_is_not_called_no_better(trainer: TrainWidget) -> None:

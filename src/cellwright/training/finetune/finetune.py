@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import CheckpointError
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, T, Task, retold
 from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
@@ -242,10 +242,10 @@ class Run:
             return result
             yield  # a task like others
 
-        report = yield from evaluate(
-            self.validation, model, engine=EngineSettings(device=self.device), classify=watch
-        )
-        known = yield from retention_score(model, self.retention_set, self.device)
+        n, n_known = len(self.validation), len(self.retention_set)
+        judge = evaluate(self.validation, model, engine=EngineSettings(device=self.device), classify=watch)
+        report = yield from _check(judge, 0, n + n_known)
+        known = yield from _check(retention_score(model, self.retention_set, self.device), n, n + n_known)
         scores = {**report.summary(), "memory": known, "error": standard_error(report)}
         if self.fixed:
             scores["validation_loss"] = self._loss(model, *self.fixed)
@@ -272,6 +272,19 @@ def _gain(scores: Mapping[str, float], first: Mapping[str, float]) -> float:
     if scores["score"] <= 0 or scores["score"] < first["score"] - first["error"]:
         return min(fall, 0.0)
     return fall
+
+
+def _check(task: Task[T], n_before: int, n: int) -> Task[T]:
+    """Return the same evaluation, whose images are told as those of ``n`` that come after ``n_before``."""
+    done = n_before
+
+    def tell(progress: Progress) -> Progress:
+        nonlocal done
+        if progress.stage == "evaluate":
+            done = n_before + progress.done
+        return Progress("check", done, n)
+
+    return retold(task, tell)
 
 
 def learning_rate(step: int, settings: FinetuneSettings) -> float:

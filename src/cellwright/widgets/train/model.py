@@ -226,11 +226,11 @@ def _first(plan: Plan) -> Any:
 
 def _paced(task: Task[Any], gate: threading.Event, plan: Plan) -> Task[Any]:
     """Advance a task while the gate is open; at the end of an epoch draw what is found now."""
-    painter = _Painter(plan)
+    painter, progress = _Painter(plan), Progress("begin", 0, 1)
     try:
         while True:
             while not gate.wait(WAIT_S):
-                yield Progress("paused", 0, 1)
+                yield Progress("paused", progress.done, progress.total)  # the bar stays where it is
             try:
                 progress = next(task)
             except StopIteration as end:

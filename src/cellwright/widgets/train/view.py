@@ -55,8 +55,7 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-OWN_STAGES = ("write", "begin", "read")  # the others are those of counting
-MOVES = ("pretrain", "fine-tune", "epoch")  # the bar; other stages leave it where it was
+STEPS = ("pretrain", "fine-tune", "epoch")  # stages that are steps of training
 INDENT_PX = 18
 SCROLL_BAR_PX = 24  # at most
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
@@ -105,7 +104,7 @@ class TrainPanel(QWidget):
         self.advanced, self.setup = FoldedPart("Advanced settings", self.form.native), QWidget()
         stack(choices, self.advanced, self.check_box, into=self.setup, spacing_px=layout.spacing())
         buttons = self._buttons()
-        self.jobs = JobBar(run_button=self.train, describe=training_line, stages=MOVES)
+        self.jobs = JobBar(run_button=self.train, describe=training_line)
         self.message, self.card = MessageLabel("Training"), TrainCard()
         fill(layout, self.offer_box, self.setup, buttons, self.jobs, self.message)
         fill(layout, self.count_with, self.card, self.models_box)
@@ -351,11 +350,12 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     """Return what the training is doing, its loss, and how long it still takes."""
     if progress.stage == "paused":
         return "Paused. Napari may be closed meanwhile."
-    if progress.stage in OWN_STAGES:
+    if progress.stage == "check":
+        parts = [f"Checking the model: image {progress.done + 1} of {progress.total}"]
+    elif progress.stage in STEPS:
+        parts = [f"Step {progress.done:,} of {progress.total:,}"]
+    else:
         return progress_line(progress, seconds_left)
-    if progress.stage not in MOVES:
-        return "Checking the model on the images set aside for it…"
-    parts = [f"Step {progress.done:,} of {progress.total:,}"]
     if progress.stage == "pretrain":
         parts.insert(0, "Unlabelled images")
     if progress.note and progress.stage != "epoch":  # its scores are in the curves
