@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cellwright.cli.main import main
-from cellwright.cli.models import families_table
+from cellwright.cli.main import families_table, main
 from cellwright.files.formats.registry import FORMATS
 from cellwright.ops.measure.columns import documentation
 

@@ -25,7 +25,7 @@ from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
 from cellwright.training.run_folder import Plan, epochs_in
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.count import first_run
+from cellwright.widgets.count import widget as count_widget_module
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.jobs import _TaskWorker
 from cellwright.widgets.train import model as train_model
@@ -237,7 +237,7 @@ def measured_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def guide_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guide of the first opening comes in its own tests alone, and nothing is written for it."""
-    monkeypatch.setattr(first_run, "guide_file", lambda: Path(__file__))
+    monkeypatch.setattr(count_widget_module, "guide_file", lambda: Path(__file__))
 
 
 @pytest.fixture(autouse=True)

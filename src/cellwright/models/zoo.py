@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellwright import __version__
+from cellwright.core.data import package_version
 from cellwright.core.errors import WriteError, needed
 from cellwright.files.atomic import atomic_write
 from cellwright.models import registry, store
@@ -82,7 +82,7 @@ def export_onnx(name: str | Path, path: Path) -> Path:
                 dynamo=False,
             )
         written = onnx.load(part)
-        facts = {"cellwright": __version__, "spec": json.dumps(model.spec.to_json())}
+        facts = {"cellwright": package_version(), "spec": json.dumps(model.spec.to_json())}
         onnx.helper.set_model_props(written, facts)
         onnx.save(written, part)
     return path
@@ -162,7 +162,7 @@ def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
         "documentation": "README.md",
         "covers": ["cover.png"],
         "attachments": [{"source": name} for name in sorted(attachments)],
-        "cite": [{"text": f"napari-cellwright {__version__}", "url": "https://www.napari-hub.org"}],
+        "cite": [{"text": f"napari-cellwright {package_version()}", "url": "https://www.napari-hub.org"}],
         "inputs": [_input(spec)],
         "outputs": [_output(spec)],
         "weights": {

@@ -10,7 +10,7 @@ from npe2 import PluginManifest
 from pytestqt.qtbot import QtBot
 
 import cellwright
-from cellwright.widgets.count import first_run
+from cellwright.widgets.count import widget
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import news_of
 
@@ -18,7 +18,7 @@ from cellwright.widgets.shared.messages import news_of
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that tells that the guide was left, not there yet."""
-    monkeypatch.setattr(first_run, "guide_file", lambda: tmp_path / "cellwright" / "guide_left")
+    monkeypatch.setattr(widget, "guide_file", lambda: tmp_path / "cellwright" / "guide_left")
     return tmp_path / "cellwright" / "guide_left"
 
 

@@ -21,7 +21,7 @@ from cellwright.files.metadata import FilePart
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.settings import AnalysisSettings
-from cellwright.widgets.results import export, track_tool
+from cellwright.widgets.results import export, page_tools
 from cellwright.widgets.results.plots import Strip
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells import measured_cells
@@ -294,7 +294,7 @@ def test_cancel_stops_within_a_second_and_leaves_all_as_it_was(
 ) -> None:
     endless, before = Endless(), tracked.model.tracks
     if what == "tracks":
-        monkeypatch.setattr(track_tool, "tracks_of", endless)
+        monkeypatch.setattr(page_tools, "tracks_of", endless)
         tracked.view.tracks.track.click()
         bar = tracked.view.tracks.job_bar
     else:

@@ -10,8 +10,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from cellwright.models import store, zoo
-from cellwright.widgets.train.model_list import ZooDetails
-from cellwright.widgets.train.widget import TrainWidget
+from cellwright.widgets.train.widget import TrainWidget, ZooDetails
 
 LIMIT_MS = 60_000
 

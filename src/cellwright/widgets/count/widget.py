@@ -1,29 +1,33 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
-from cellwright.models import registry
+from cellwright.core.errors import CellwrightError
+from cellwright.files.atomic import write_text
+from cellwright.models import registry, store
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.background import BackgroundTool
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import AxesTool, Choices
-from cellwright.widgets.count.colour_preview import show_colours
-from cellwright.widgets.count.first_run import FirstRunTool
 from cellwright.widgets.count.model import CountModel, CountOutcome, count_task
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool, SettingsFileTool
-from cellwright.widgets.count.shown import EditedCells, ShownCount
+from cellwright.widgets.count.shown import EditedCells, ShownCount, show_colours
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import image_layer, layer_of_id, shown_cells
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
     COUNT,
+    PANEL,
+    PLUGIN,
     HandOver,
     choose_layer,
     hand_over,
@@ -37,6 +41,9 @@ from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
+
+SAMPLE = "nuclei_2d"
+HIDDEN, TO_OPEN, TO_COUNT, TO_LOOK = range(4)  # steps of the guide
 
 
 class CountWidget(QWidget):
@@ -220,3 +227,94 @@ class CountWidget(QWidget):
     def _on_colours_clicked(self) -> None:
         with telling(self.model.fail):
             show_colours(self.viewer, self.choices.inputs().source(), self.choices.engine)
+
+
+class _Step(NamedTuple):
+    text: str
+    button: str
+    help_text: str
+    leave: str = "Leave"
+
+
+STEPS = {
+    TO_OPEN: _Step(
+        "1 of 3: open a sample image, or one of your own.", "Open sample", "Open fluorescent nuclei."
+    ),
+    TO_COUNT: _Step("2 of 3: press Count cells.", "Count them", "The same as Count cells."),
+    TO_LOOK: _Step(
+        "3 of 3: each outline is a cell. Results has a row for each, plots and export.",
+        "Show Results",
+        "Bring the results panel to the front.",
+        "Done",
+    ),
+}
+
+
+def guide_file() -> Path:
+    """Return the file whose presence tells that the guide was left."""
+    return store.user_folder().parent / "guide_left"
+
+
+class FirstRunTool(QObject):
+    """Leads from an empty viewer to a count and its results, once by itself and whenever it is asked for."""
+
+    def __init__(self, model: CountModel, panel: CountPanel) -> None:
+        super().__init__(panel)
+        self._model, self._panel = model, panel
+        self._step = HIDDEN
+        panel.guide.go_on.clicked.connect(self._on_go_on_clicked)
+        panel.guide.leave.clicked.connect(self.leave)
+        panel.show_guide.clicked.connect(self.begin)
+        panel.image.chosen.connect(self._on_image_chosen)
+        model.outcome_changed.connect(self._on_counted)
+        model.whole_counted.connect(self._on_counted)
+        if panel.image.layer is None and not guide_file().exists():
+            self.begin()
+
+    def begin(self) -> None:
+        """Show the first step that is still to be done."""
+        self._step = TO_OPEN
+        self._on_image_chosen()
+        self._show()
+
+    def leave(self) -> None:
+        """Hide the guide; it does not come again by itself."""
+        self._step = HIDDEN
+        self._show()
+        self._remember()
+
+    def _remember(self) -> None:
+        if not guide_file().exists():
+            with suppress(CellwrightError):  # where nothing can be written it comes again
+                write_text(guide_file(), "")
+
+    def _on_image_chosen(self) -> None:
+        if self._step in (TO_OPEN, TO_COUNT):
+            has_image = self._panel.image.layer is not None
+            self._step = TO_OPEN + has_image
+            self._show()
+
+    def _on_counted(self, counted: Any) -> None:
+        if self._step in (TO_OPEN, TO_COUNT) and not counted.request.source.is_preview:
+            self._step = TO_LOOK
+            self._show()
+            self._remember()
+
+    def _on_go_on_clicked(self) -> None:
+        if self._step == TO_OPEN:
+            self._model.viewer.open_sample(PLUGIN, SAMPLE)
+        elif self._step == TO_COUNT and not self._model.is_busy:  # the button would cancel
+            self._panel.count.click()
+        elif self._step == TO_LOOK:
+            self.leave()
+            hand_over(self._model.viewer, PANEL, HandOver())
+
+    def _show(self) -> None:
+        guide = self._panel.guide
+        guide.setVisible(self._step != HIDDEN)
+        if self._step != HIDDEN:
+            step = STEPS[self._step]
+            guide.text.setText(step.text)
+            guide.go_on.setText(step.button)
+            guide.go_on.setToolTip(step.help_text)
+            guide.leave.setText(step.leave)

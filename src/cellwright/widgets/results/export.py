@@ -30,8 +30,8 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.page_tools import CountsTool
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of

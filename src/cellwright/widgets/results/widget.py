@@ -15,13 +15,12 @@ from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.filters import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.kept_settings import KeptSettings
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.page_tools import CountsTool, TrackTool
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
