@@ -32,7 +32,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas
@@ -99,6 +99,13 @@ STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
 WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
 
+class Expected(NamedTuple):
+    """How well a count can be expected to be, and the share of the pixels that are likely cell."""
+
+    fit: float | None
+    covered: float
+
+
 def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Task[Counted]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
@@ -121,7 +128,8 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
             link_size(job, 1.0)  # what cannot be linked fails at once
         here = yield from _count_blocks(first, networks, lent)
         client = lent()
-        fit, blocks = _fit(first, here), blocks_of(job.image, here)
+        blocks = blocks_of(job.image, here)
+        expected = _expected(first, blocks)
         if job.is_linked:
             here = yield from _link_blocks(job, here, client)
             blocks = blocks_of(job.image, here)
@@ -132,7 +140,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         if replace(job).fingerprint != known:  # which looks anew
             raise changed_meanwhile(name)
         told = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
-        found = _finish(job, here, selected, fit, started)
+        found = _finish(job, here, selected, expected, started)
         told += _write_more(job, found, write)
     shutil.rmtree(job.files.parts)
     return found.told(told)
@@ -263,7 +271,7 @@ def _second_pass(
 
 
 def _finish(
-    job: StreamJob, plan: StreamPlan, selected: Selected | None, fit: float | None, started: float
+    job: StreamJob, plan: StreamPlan, selected: Selected | None, expected: Expected, started: float
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     image = job.image
@@ -272,12 +280,13 @@ def _finish(
     maps = files.density if job.family.gives == "density" else files.labels
     if maps.exists():
         finish_array(maps, image)
+    fit, covered = expected
     provenance, notices, settings = _found_by(job, plan, fit, started)
     notices = tuple(filter(None, notices))
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
     parts, analysis = files.all_of(Kept.CELLS, blocks), None
     if job.family.gives == "density":
-        result = _summed(job, parts, result, settings, _facts(job, _told(job, blocks)).covered)
+        result = _summed(job, parts, result, settings, covered)
         write_csv(files.table("csv"), frames_table(result))
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
@@ -315,25 +324,15 @@ def _found_by(
         return provenance, notices, context.settings
 
 
-def _fit(job: StreamJob, plan: StreamPlan) -> float | None:
+def _expected(job: StreamJob, blocks: Sequence[StreamBlock]) -> Expected:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
-    told, cells = _told(job, blocks_of(job.image, plan)), [Cells.empty(2)]
-    if job.family.gives != "density":
-        cells += map(_scored, job.files.all_of(Kept.CELLS, told))
-    return _facts(job, told).expected_f1(cells)
-
-
-def _facts(job: StreamJob, told: Sequence[StreamBlock]) -> FactCollector:
-    """Return what these blocks together tell of how well they were counted."""
-    facts = FactCollector(calibration_of(job.models, job.settings))
+    told = [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
+    facts, cells = FactCollector(calibration_of(job.models, job.settings)), [Cells.empty(2)]
     for path in job.files.all_of(Kept.FIT, told):
         facts.sums += json.loads(path.read_text(encoding="utf-8"))
-    return facts
-
-
-def _told(job: StreamJob, blocks: Sequence[StreamBlock]) -> list[StreamBlock]:
-    """Return the blocks that tell how well they were counted."""
-    return [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
+    if job.family.gives != "density":
+        cells += map(_scored, job.files.all_of(Kept.CELLS, told))
+    return Expected(facts.expected_f1(cells), facts.covered)
 
 
 def _scored(part: Path) -> Cells:
