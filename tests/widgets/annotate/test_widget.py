@@ -17,15 +17,14 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
-from cellwright.widgets.annotate import adder
 from cellwright.widgets.annotate import widget as annotate_widget
-from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.shared import point_prompt
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
-from cellwright.widgets.shared.point_prompt import yx
+from cellwright.widgets.shared.point_prompt import Wish, yx
 
 LIMIT_MS = 60_000
 
@@ -366,7 +365,7 @@ def test_another_diameter_has_the_model_look_again(
         yield Progress("load", 0, 1)
         return SimpleNamespace(encode_for=lambda _: iter(()), segment=lambda _: None)
 
-    monkeypatch.setattr(adder, "predictor_task", look)
+    monkeypatch.setattr(point_prompt, "predictor_task", look)
     widget.viewer.add_image(blobs.image, name="blobs")
     session = start(widget)
     for n_cells, diameter in enumerate((6.0, 6.0, 9.0), start=1):

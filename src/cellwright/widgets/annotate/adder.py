@@ -4,7 +4,7 @@ The model outlines what is there; where it sees nothing, a disc is drawn, or the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Points, Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 
 from cellwright.annotation.session import DISC_PX, AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError
+from cellwright.core.tasks import Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Prompts
@@ -32,9 +33,9 @@ from cellwright.widgets.shared.point_prompt import (
     POSITIVE,
     PROMPT_KEYS,
     PromptContext,
-    PromptDraft,
+    Prompter,
     PromptPoint,
-    predictor_task,
+    Wish,
     prompt_model,
     told_of,
     who_answers,
@@ -48,38 +49,24 @@ N_CORNERS = 41  # of a circle that is shown
 SAMPLE = 200  # cells whose size tells that of a disc
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Wish:
-    """A cell that is prompted for in a frame, and whether it is added or shown."""
-
-    frame: tuple[int, ...]
-    prompts: Prompts
-    is_kept: bool = True
-
-
-class Adder(QObject):
-    """Adds cells where they are prompted for; the network looks at each frame of the source once."""
+class Adder(Prompter):
+    """Adds cells where they are prompted for."""
 
     done = Signal(str)  # what was done, for people
-    failed = Signal(object)  # Exception
 
     def __init__(self, view: AnnotationLayer, source: Source) -> None:
-        super().__init__()
+        super().__init__(None, view.viewer, view.in_layer)
         self._viewer, self._session, self._source = view.viewer, view.session, source
-        self._predictors: dict[tuple[Any, ...], PointPredictor] = {}
-        self.draft = PromptDraft(view.viewer, view.in_layer)
         self.draft.move_to(view.layer)
-        self._waiting: list[Wish] = []
         self._n_wished = 0  # of the wishes that wait, before the first was granted
         self.channel: int | None = None
         self.diameter_px = 0.0
         self.uses_model = True
         self.model = ""  # name or folder of the one to ask, where it can be asked
-        self.job: Job | None = None
 
     def close(self) -> None:
         """Ask what runs to stop; its answer is not used, and what was not kept is dropped."""
-        self._waiting.clear()
+        self._wishes.clear()
         self.draft.move_to(None)
         if self.job is not None:
             self.job.cancel()
@@ -111,8 +98,8 @@ class Adder(QObject):
 
     def takes(self, key: str) -> bool:
         """Do what a key means for the cell that is prompted for; return whether there is one."""
-        if key == "cancel" and any(wish.is_kept for wish in self._waiting):
-            self._waiting.clear()
+        if key == "cancel" and any(wish.is_kept for wish in self._wishes):
+            self._wishes.clear()
             self.done.emit("Stopped; what was added stays.")
         elif self.draft.prompts is None or key not in ("accept", "reject", "cancel", "undo"):
             return False
@@ -137,82 +124,44 @@ class Adder(QObject):
         self._forget()
         self.done.emit("Dropped.")
 
-    def undo(self) -> None:
-        """Take the last prompt back."""
-        self.draft.undo()
-        if self.draft.prompts is None:
-            self._forget()
-        else:
-            self._ask()
-
-    def _ask(self) -> None:
-        self.draft.answer(None)
-        prompts = self.draft.prompts
-        assert prompts is not None
-        self._waiting = [wish for wish in self._waiting if wish.is_kept]
-        self._waiting.append(Wish(self.draft.frame, prompts, is_kept=False))
-        self._go_on()
-
     def _forget(self) -> None:
-        self._waiting = [wish for wish in self._waiting if wish.is_kept]
+        self._wishes = [wish for wish in self._wishes if wish.is_kept]
         self.draft.clear()
 
     # -- cells that are added at once ---------------------------------------------------------------------
 
-    def add_each(self, wishes: Sequence["Wish"]) -> None:
+    def add_each(self, wishes: Sequence[Wish]) -> None:
         """Add a cell for each of these, one after another; those that are there already stay as they are."""
-        self._waiting += wishes
-        self._n_wished = len(self._waiting)
+        self._wishes += wishes
+        self._n_wished = len(self._wishes)
         self._go_on()
 
-    def _go_on(self) -> None:
-        """Answer what can be answered, and have the network look for the rest."""
-        while self._waiting and self.job is None:
-            wish = self._waiting[0]
-            known = self._known(wish)
-            if known or not self.uses_model:
-                self._waiting.pop(0)
-                self._answer_without_model(wish, known)
-                continue
-            predictor = self._predictors.get(self._key(wish))
-            try:
-                is_ready = predictor is not None and next(predictor.encode_for(wish.prompts), None) is None
-            except CellwrightError as error:
-                self._fail(error)
-                return
-            if predictor is not None and is_ready:
-                self._waiting.pop(0)
-                self._answer(wish, predictor)
-            else:
-                self._look(wish, predictor)
-
-    def _answer_without_model(self, wish: "Wish", known: int) -> None:
-        """Tell of the cell that is there already, or draw one without asking the model."""
-        if not known:
+    def _answer_alone(self, wish: Wish) -> bool:
+        """Tell of the cell that is there already, or draw one where the model is not to be asked."""
+        known = self._known(wish)
+        if not known and self.uses_model:
+            return False
+        self._wishes.pop(0)
+        if known:
+            if not wish.is_kept:
+                self._forget()
+            self.done.emit(f"This is cell {known} already.")
+        else:
             self._grant(wish, None)
-            return
-        if not wish.is_kept:
-            self._forget()
-        self.done.emit(f"This is cell {known} already.")
+        return True
 
-    def _known(self, wish: "Wish") -> int:
+    def _known(self, wish: Wish) -> int:
         """Return the cell that is there already where one is clicked, else 0."""
         if not wish.prompts.is_click:
             return 0
         return self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
 
-    def _look(self, wish: "Wish", predictor: "PointPredictor | None") -> None:
-        try:
-            context = PromptContext(self._source, self._model(), self._engine(), wish.frame)
-        except CellwrightError as error:
-            self._fail(error)
-            return
-        key = self._key(wish)
-        self.job = Job(predictor_task(context, wish.prompts, predictor), self)
-        self.job.returned.connect(lambda found: self._predictors.__setitem__(key, found))
+    def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
+        self.job = Job(task, self)
+        self.job.returned.connect(partial(self._predictors.__setitem__, context.key))
         self.job.failed.connect(self._fail)
         self.job.finished.connect(self._on_job_finished)
-        n_left = len(self._waiting)
+        n_left = len(self._wishes)
         if n_left > 1:
             self.done.emit(f"Cell {self._n_wished - n_left + 1} of {self._n_wished}; Esc stops.")
         else:
@@ -224,23 +173,12 @@ class Adder(QObject):
         self.job = None
         self._go_on()
 
-    def _fail(self, error: Exception) -> None:
-        self._waiting.clear()
-        self.failed.emit(error)
-
-    def _answer(self, wish: "Wish", predictor: "PointPredictor") -> None:
-        try:
-            cell = predictor.segment(wish.prompts)
-        except CellwrightError as error:
-            if not wish.is_kept:
-                self.draft.undo()
-            self.failed.emit(error)
-            return
+    def _answer(self, wish: Wish, cell: "PromptedCell | None", _: PromptContext) -> None:
         if cell is not None and wish.prompts.is_click and self._covers(cell, wish):
             cell = None
         self._grant(wish, cell)
 
-    def _grant(self, wish: "Wish", cell: "PromptedCell | None") -> None:
+    def _grant(self, wish: Wish, cell: "PromptedCell | None") -> None:
         """Show the cell of a draft, or add one that was kept; for None a disc, or the ellipse in a box."""
         if wish.is_kept:
             self._add(wish, cell)
@@ -254,7 +192,7 @@ class Adder(QObject):
         self.draft.answer(cell, self._outlines(wish.prompts, cell))
         self.done.emit(text)
 
-    def _add(self, wish: "Wish", cell: "PromptedCell | None") -> None:
+    def _add(self, wish: Wish, cell: "PromptedCell | None") -> None:
         prompts = wish.prompts
         try:
             if cell is not None:
@@ -295,15 +233,15 @@ class Adder(QObject):
             middle, sides = prompts.corners.mean(axis=0), np.array(prompts.sides)
         return [middle + circle * sides / 2]
 
-    def _covers(self, cell: "PromptedCell", wish: "Wish") -> bool:
+    def _covers(self, cell: "PromptedCell", wish: Wish) -> bool:
         """Return whether the model took the point for part of cells that are there."""
         rows, columns = (slice(int(a), int(b)) for a, b in cell.box.T)
         box: Box = (*(slice(i, i + 1) for i in wish.frame), rows, columns)
         known = self._session.labels[box].reshape(cell.mask.shape) > 0
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
-    def _key(self, wish: "Wish") -> tuple[Any, ...]:
-        return self.model, self._engine(), wish.frame
+    def _context_for(self, frame: tuple[int, ...]) -> PromptContext:
+        return PromptContext(self._source, self._model(), self._engine(), frame)
 
     def _model(self) -> str:
         families = {entry.name: entry.spec.family for entry in store.models()}

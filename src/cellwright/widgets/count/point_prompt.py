@@ -3,20 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton
 
 from cellwright.core.data import Cells, Provenance, Result, package_version
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
-from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
@@ -31,8 +30,9 @@ from cellwright.widgets.shared.point_prompt import (
     NEGATIVE,
     NEXT,
     PromptContext,
-    PromptDraft,
+    Prompter,
     PromptPoint,
+    Wish,
     n_pieces,
     predictor_task,
     prompt_drag,
@@ -48,7 +48,7 @@ WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 Frame = tuple[int, ...]  # index of the slice or frame that a cell was prompted for in
 
 
-class PointPromptTool(QObject):
+class PointPromptTool(Prompter):
     """While its button is down, clicks and boxes on the image prompt the model for a cell.
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
@@ -57,25 +57,25 @@ class PointPromptTool(QObject):
     """
 
     def __init__(self, model: CountModel, edited: EditedCells, button: QAbstractButton) -> None:
-        super().__init__(button)
+        super().__init__(button, model.viewer, self._in_layer)
         self._model, self._viewer, self._button = model, model.viewer, button
         self._edited = edited
         self._context: PromptContext | None = None
-        self._predictor: PointPredictor | None = None
-        self.draft = PromptDraft(model.viewer, self._in_layer)
         self._layer: ImageLayer | None = None  # whose mouse and keys are ours
         self._pending: list[tuple[Frame, PromptedCell]] = []
         self._waiting: list[Callable[[], None]] = []  # what is done once the network has looked at the image
-        self._soon = debouncer(self, WAIT_MS, self._go_on)
+        self._soon = debouncer(self, WAIT_MS, self._act)
         button.toggled.connect(self._on_ask_toggled)
         model.outcome_changed.connect(self._add_pending)
+        self.failed.connect(model.fail)
 
     # -- mouse and keys -----------------------------------------------------------------------------------
 
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         if not is_on:
-            self._context = self._predictor = None
-            self._waiting.clear()
+            self._context = None
+            for forgotten in (self._predictors, self._wishes, self._waiting):
+                forgotten.clear()
             if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
                 self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
             self._take(None)
@@ -90,7 +90,7 @@ class PointPromptTool(QObject):
             return
         self._viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
         self._take(layer)
-        self._prepare(context, None, None)
+        self._run(predictor_task(context, None), context)
 
     def _take(self, layer: ImageLayer | None) -> None:
         """Listen to the mouse and keys of this image from now on; what was not kept of another is dropped."""
@@ -168,14 +168,14 @@ class PointPromptTool(QObject):
 
     def undo(self) -> None:
         """Take the last prompt back."""
-        self._do(self._undo)
+        self._do(super().undo)
 
     def _do(self, act: Callable[[], None]) -> None:
         """Act at once, or when what runs now has ended, in the order of the calls."""
         self._waiting.append(act)
-        self._go_on()
+        self._act()
 
-    def _go_on(self) -> None:
+    def _act(self) -> None:
         while self._waiting and not self._model.is_busy:
             self._waiting.pop(0)()
         if self._waiting:
@@ -187,52 +187,27 @@ class PointPromptTool(QObject):
             if layer is not self._layer:
                 self._take(layer)
             points = [self._point_at(layer, position) for position in positions]
-            context = self._context_at(layer, points[0].frame)
-            self.draft.add(points, context.source.image.label_shape[-2:], is_positive=is_positive)
-            self._try_to_answer(context)
+            self.draft.add(points, self._source(layer).image.label_shape[-2:], is_positive=is_positive)
+            self._ask()
 
-    def _undo(self) -> None:
-        self.draft.undo()
-        if self._context is None:
-            self.draft.clear()
-        elif self.draft.prompts is not None:
-            self._try_to_answer(self._context)
+    def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
+        self._model.work_wanted.emit(task, partial(self._on_looked, context))
 
-    def _try_to_answer(self, context: PromptContext) -> None:
-        try:
-            self._answer(context)
-        except CellwrightError as error:
-            self.draft.undo()
-            self._model.fail(error)
-
-    def _prepare(
-        self, context: PromptContext, prompts: Prompts | None, predictor: "PointPredictor | None"
-    ) -> None:
-        """Have the network look at what is prompted, then answer, if there is something."""
-
-        def on_returned(predictor: "PointPredictor") -> None:
-            self._context, self._predictor = context, predictor
-            if prompts is None:
-                who = who_answers(context.model, self._model.inputs().recipe.models[0])
-                self._model.tell(f"Click on a cell that was missed, or drag a box around it.{who}")
-            elif self.draft.prompts is prompts:
-                self._try_to_answer(context)
-
-        self._model.work_wanted.emit(predictor_task(context, prompts, predictor), on_returned)
-
-    def _answer(self, context: PromptContext) -> None:
-        """Show the cell that the prompts tell of; begin to look at the image where that is not done."""
-        prompts, predictor = self.draft.prompts, self._predictor
-        assert prompts is not None
-        if self._context is None or context.key != self._context.key:
-            predictor = None
-        if predictor is None or next(predictor.encode_for(prompts), None) is not None:
-            self.draft.show()
-            self._prepare(context, prompts, predictor)
+    def _on_looked(self, context: PromptContext, predictor: "PointPredictor") -> None:
+        self._context, self._predictors[context.key] = context, predictor
+        if self._wishes:
+            self._go_on()
             return
-        cell = predictor.segment(prompts)
+        who = who_answers(context.model, self._model.inputs().recipe.models[0])
+        self._model.tell(f"Click on a cell that was missed, or drag a box around it.{who}")
+
+    def _answer(self, wish: Wish, cell: "PromptedCell | None", context: PromptContext) -> None:
+        """Show the cell that the prompts tell of, or tell why there is none."""
+        prompts, self._context = wish.prompts, context
+        if prompts is not self.draft.prompts:
+            return  # changed since
         if cell is None and prompts.is_click:
-            probability = float(predictor.probability(prompts.positive)[0])
+            probability = float(self._predictors[context.key].probability(prompts.positive)[0])
             self.draft.clear()
             self._tell(f"No cell here: probability {probability:.2f}.")
             return
@@ -345,6 +320,9 @@ class PointPromptTool(QObject):
         source, channel = self._source(layer), self._model.inputs().channel
         place = pixel_at(layer, position, axis_of(channel)) - np.asarray(source.offset)
         return PromptPoint(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
+
+    def _context_for(self, frame: Frame) -> PromptContext:
+        return self._context_at(image_layer(self._model.inputs().layer), frame)
 
     def _context_at(self, layer: ImageLayer, frame: Frame) -> PromptContext:
         source, inputs = self._source(layer), self._model.inputs()

@@ -13,15 +13,18 @@ import numpy as np
 from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
 from psygnal import Signal
+from qtpy.QtCore import QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from scipy import ndimage
 
 from cellwright.core.data import Image
-from cellwright.core.errors import QueryError
+from cellwright.core.errors import CellwrightError, QueryError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
+from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
 
@@ -293,3 +296,80 @@ def predictor_task(
     else:
         yield from predictor.encode_for(prompts)
     return predictor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wish:
+    """A cell that is prompted for in a frame, and whether it is added or shown."""
+
+    frame: tuple[int, ...]
+    prompts: Prompts
+    is_kept: bool = True
+
+
+class Prompter(QObject):
+    """Has a model answer what is prompted for, one wish after another; the network looks at each frame once.
+
+    Who inherits from it says what a frame is asked with, runs the network, and does what an answer asks for.
+    """
+
+    failed = QtSignal(object)  # Exception
+
+    def __init__(self, parent: QObject | None, viewer: Any, in_layer: Callable[..., Any]) -> None:
+        super().__init__(parent)
+        self.draft = PromptDraft(viewer, in_layer)
+        self.job: Job | None = None  # in which the network looks, while wishes have to wait
+        self._predictors: dict[tuple[Any, ...], PointPredictor] = {}
+        self._wishes: list[Wish] = []
+
+    def _context_for(self, frame: tuple[int, ...]) -> PromptContext:
+        raise NotImplementedError
+
+    def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
+        """Run what is to be kept in ``_predictors``; ``_go_on`` after that."""
+        raise NotImplementedError
+
+    def _answer(self, wish: Wish, cell: "PromptedCell | None", context: PromptContext) -> None:
+        raise NotImplementedError
+
+    def _answer_alone(self, _: Wish) -> bool:
+        """Answer without the model, where that can be; return whether it could."""
+        return False
+
+    def undo(self) -> None:
+        """Take the last prompt back."""
+        self.draft.undo()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the draft answered as it is now; what was asked of it before is forgotten."""
+        self._wishes = [wish for wish in self._wishes if wish.is_kept]
+        self.draft.answer(None)
+        if self.draft.prompts is not None:
+            self._wishes.append(Wish(self.draft.frame, self.draft.prompts, is_kept=False))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what can be answered, and have the network look for the rest."""
+        while self._wishes and self.job is None:
+            wish = self._wishes[0]
+            if self._answer_alone(wish):
+                continue
+            try:
+                context = self._context_for(wish.frame)
+                predictor = self._predictors.get(context.key)
+                if predictor is None or next(predictor.encode_for(wish.prompts), None) is not None:
+                    self._run(predictor_task(context, wish.prompts, predictor), context)
+                    return
+                cell = predictor.segment(wish.prompts)
+            except CellwrightError as error:
+                if not wish.is_kept:
+                    self.draft.undo()
+                self._fail(error)
+                return
+            self._wishes.pop(0)
+            self._answer(wish, cell, context)
+
+    def _fail(self, error: Exception) -> None:
+        self._wishes.clear()
+        self.failed.emit(error)
