@@ -82,6 +82,10 @@ class CellModel:
         """
         raise NotImplementedError
 
+    def make_density(self, annotation: Annotation) -> NDArray[np.float32]:
+        """Return the density (1, Y, X) in cells per pixel, of a family that gives one."""
+        raise NotImplementedError
+
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar training loss; both are (B, sum of map_channels, Y, X).
 

@@ -14,7 +14,7 @@ from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset
 from cellwright.files.dataset.meta import Region
-from cellwright.models.families.density import DensityModel
+from cellwright.models import registry
 from cellwright.models.protocol import CellModel, MapKind
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames, in_lit_colour
@@ -62,7 +62,7 @@ class Recount:
     What is seen of a cell at the edge of an image counts as one cell, and so it has to at that of a patch.
     """
 
-    model: DensityModel
+    model: CellModel  # of a family that gives a density
     channel: int
 
     def __call__(self, labels: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def _recount(model: CellModel) -> Recount | None:
     """Return what makes the targets of a count; None where the model, or each part of it, learns none."""
     start = 0
     for part in getattr(model, "models", (model,)):
-        if isinstance(part, DensityModel):
+        if registry.get(part.spec.family).gives == "density":
             return Recount(part, start)  # the density is the first of its maps
         start += sum(part.spec.map_channels.values())
     return None
