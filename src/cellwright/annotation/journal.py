@@ -43,7 +43,7 @@ SYNC_SECONDS = 1.0  # how often the disk itself is waited for: a power cut may t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovered:
-    """What a journal holds. Made by :func:`read_journal`; used to open a session again.
+    """What a journal holds.
 
     ``n_bytes`` is where its last whole record ends, ``is_whole`` whether nothing came after that.
     """

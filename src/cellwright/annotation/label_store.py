@@ -26,8 +26,8 @@ class CellMetadata(NamedTuple):
 class AnnotationMetadata:
     """What is known of the whole annotation besides its cells.
 
-    Made by the session; used by export. ``found_by`` has fields of the ``Provenance`` of the count that was
-    corrected, empty where nothing was counted.
+    ``found_by`` has fields of the ``Provenance`` of the count that was corrected, empty where nothing was
+    counted.
     """
 
     regions: tuple[Box, ...] = ()  # boxes in the axes of the labels in which every cell is annotated
@@ -39,8 +39,8 @@ class AnnotationMetadata:
 class LabelStore:
     """The state of an annotation. Boxes follow each change, so that no tool has to search the whole array.
 
-    Made by the session; used by its tools and its history. ``labels`` (int32) are edited in place; without
-    ``cells``, the metadata by number, each cell has a score of 1 and no class.
+    ``labels`` (int32) are edited in place; without ``cells``, the metadata by number, each cell has a score
+    of 1 and no class.
     """
 
     def __init__(

@@ -48,10 +48,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Command:
-    """One undoable edit: voxels, metadata of cells (by number) and of the whole, each before and after.
-
-    Made by the history; used by its undo and by the journal.
-    """
+    """One undoable edit: voxels, metadata of cells (by number) and of the whole, each before and after."""
 
     name: str
     changes: tuple[Change, ...] = ()

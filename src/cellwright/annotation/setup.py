@@ -19,10 +19,7 @@ FINGERPRINT_PIXELS = 1 << 14
 
 
 class Columns(NamedTuple):
-    """What is known of cells besides their position: entry ``i`` is that of cell ``i + 1``, None is nothing.
-
-    Made by the widgets; used by :meth:`AnnotationSession.from_points`.
-    """
+    """What is known of cells besides their position: entry ``i`` is cell ``i + 1``, None is nothing."""
 
     scores: NumpyLike | None = None
     classes: NumpyLike | None = None
@@ -130,7 +127,7 @@ def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
 
 @dataclass(frozen=True, slots=True)
 class ImageIdentity:
-    """By what an image is known again. Made by :func:`identity_of`; used by the journal."""
+    """By what an image is known again."""
 
     name: str
     shape: tuple[int, ...]

@@ -169,7 +169,7 @@ def only_holder(path: Path, wrong: str, seconds: float = 0.0) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class FolderChange:
-    """What is to change in a folder. Made by :func:`change_folder`; used while its block lasts."""
+    """What is to change in a folder, while the block of :func:`change_folder` lasts."""
 
     folder: Path  # that changes
     staging: Path  # where new files are written, each under the path it is to have in the folder

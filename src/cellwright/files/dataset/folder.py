@@ -175,7 +175,7 @@ class PairedItem(Item):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A training folder. Made by :func:`read_dataset`; used by training and evaluation.
+    """A training folder.
 
     ``notice`` tells how images were found and divided where the folder itself does not say.
     """

@@ -21,10 +21,7 @@ MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing progr
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageAnnotation:
-    """The annotated cells of one image, in pixels of that image.
-
-    Made by the formats and ``annotation.export``; used by the formats, the readers and the writers.
-    """
+    """The annotated cells of one image, in pixels of that image."""
 
     name: str
     shape: tuple[int, ...]  # of the image without its channels

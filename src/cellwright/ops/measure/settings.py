@@ -10,6 +10,27 @@ from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter, parse_marker
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 
+# fields that several settings have
+RingGap = Annotated[
+    float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and its ring of background."}
+]
+RingWidth = Annotated[
+    float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring of background, in pixels."}
+]
+TrackDistance = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 10_000.0,
+        "tooltip": "Farthest a cell may go from frame to frame; 0 takes its diameter.",
+    },
+]
+TrackGap = Annotated[int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}]
+Divisions = Annotated[bool, {"tooltip": "Let tracked cells divide."}]
+FrameInterval = Annotated[
+    float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 takes what the file tells."}
+]
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:
@@ -18,12 +39,8 @@ class MeasureSettings:
     measure: Annotated[
         tuple[str, ...], {"tooltip": "What is measured: groups (shape, intensity, neighbours) or columns."}
     ] = ("shape", "intensity")
-    ring_gap_px: Annotated[
-        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and the ring around it."}
-    ] = 2.0
-    ring_width_px: Annotated[
-        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring around a cell, in pixels."}
-    ] = 5.0
+    ring_gap_px: RingGap = 2.0
+    ring_width_px: RingWidth = 5.0
 
     def __post_init__(self) -> None:
         to_tuples(self, "measure")
@@ -35,21 +52,10 @@ class MeasureSettings:
 class TrackSettings(BoundedSettings):
     """How cells are linked over time."""
 
-    max_distance_px: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 10_000.0,
-            "tooltip": "Farthest a cell may go from frame to frame, in pixels; 0 takes its diameter.",
-        },
-    ] = 0.0
-    max_gap: Annotated[
-        int, {"min": 0, "max": 100, "tooltip": "Frames in which a cell may be missing between two others."}
-    ] = 1
-    divisions: Annotated[bool, {"tooltip": "Let cells divide."}] = True
-    frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 takes what the file tells."}
-    ] = 0.0
+    max_distance_px: TrackDistance = 0.0
+    max_gap: TrackGap = 1
+    divisions: Divisions = True
+    frame_interval_s: FrameInterval = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +66,8 @@ class AnalysisSettings:
         tuple[str, ...],
         {"tooltip": "What to measure: shape, intensity, neighbours, or single columns; several by commas."},
     ] = ()
-    ring_gap_px: Annotated[
-        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and its ring of background."}
-    ] = 2.0
-    ring_width_px: Annotated[
-        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring of background, in pixels."}
-    ] = 5.0
+    ring_gap_px: RingGap = 2.0
+    ring_width_px: RingWidth = 5.0
     region_rule: Annotated[
         RegionRule,
         {"tooltip": "Cells that count in a region: those with their centre, any pixel or all pixels inside."},
@@ -91,22 +93,10 @@ class AnalysisSettings:
         },
     ] = 0.0
     track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False
-    track_distance_px: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 10_000.0,
-            "tooltip": "Farthest a cell may go from frame to frame; 0 takes its diameter.",
-        },
-    ] = 0.0
-    track_gap: Annotated[
-        int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}
-    ] = 1
-    divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
-    frame_interval_s: Annotated[
-        float,
-        {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 takes what the file tells."},
-    ] = 0.0
+    track_distance_px: TrackDistance = 0.0
+    track_gap: TrackGap = 1
+    divisions: Divisions = True
+    frame_interval_s: FrameInterval = 0.0
 
     def __post_init__(self) -> None:
         to_tuples(self, "measure", "keep", "positive")

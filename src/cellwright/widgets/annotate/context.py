@@ -154,7 +154,7 @@ class Review(QObject):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotationContext:
-    """A session and all that works on it. Made by :func:`context_of`; used by the model and its tools."""
+    """A session and all that works on it."""
 
     session: AnnotationSession
     layer: AnnotationLayer

@@ -16,7 +16,7 @@ N_CLASS_KEYS = 9
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool. Made here; used by the panel, the keys, the cheat sheet and the tool box.
+    """One tool.
 
     Parameters
     ----------

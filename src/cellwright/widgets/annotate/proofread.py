@@ -148,7 +148,7 @@ def _write(path: Path, labels: Labels, image: Image) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """An image and the labels to begin with. Made by :func:`read_task`; used by the proofreader."""
+    """An image and the labels to begin with."""
 
     image: Image
     labels: NDArray[Any] | None

@@ -44,7 +44,7 @@ MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session and the layer that is to show it. Used by the context."""
+    """A session and the layer that is to show it."""
 
     session: AnnotationSession
     source: Source
@@ -53,7 +53,7 @@ class OpenedSession:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A journal that can be resumed. Made by :func:`unfinished`; offered by the widget."""
+    """A journal that can be resumed."""
 
     path: Path
     n_edits: int

@@ -164,7 +164,7 @@ class ToolBox(QObject):
                 text = f"Cell {number}: nothing to change."
             self.done.emit(text)
 
-    def _change(self, name: str, number: int) -> bool:
+    def _change(self, name: str, number: int) -> None:
         session = self.session
         if name == "interpolate":
             if session.labels.ndim == 2:
@@ -176,7 +176,6 @@ class ToolBox(QObject):
             getattr(session, name)(number, self.step_px)
         else:
             {"delete": session.delete, "smooth": session.smooth, "holes": session.fill}[name](number)
-        return True
 
     def attempt(self, edit: Callable[[], Any]) -> Any:
         """Do an edit unless a stroke of the brush is under way; tell what goes wrong."""
@@ -189,10 +188,6 @@ class ToolBox(QObject):
             return None
 
     # -- what mouse and keys tell -------------------------------------------------------------------------
-
-    def keep(self) -> None:
-        """Keep the cell that is prompted for."""
-        self.takes("accept")
 
     def cancel(self) -> None:
         """Drop the cell that is prompted for, else forget the first of two clicks, else put the tool down."""
@@ -332,12 +327,12 @@ class InputHandler:
             self._bind_key(str(category + 1), partial(tools.class_target, category))
         self._bind_key("0", partial(tools.class_target, None))
         self._bind_key("Escape", tools.cancel)
-        self._bind_key("Enter", tools.keep)
+        self._bind_key("Enter", lambda: tools.takes("accept"))
         self._bind_key("F1", lambda: tools.pressed.emit("help"))
         self._layer.bind_key("Space", self._hold, overwrite=True)
         self._keys.append("Space")
 
-    def _bind_key(self, key: str, act: Callable[[], None]) -> None:
+    def _bind_key(self, key: str, act: Callable[[], Any]) -> None:
         def press(_: Any) -> None:
             if isalive(self._tools):  # type: ignore[no-untyped-call]
                 act()

@@ -242,18 +242,13 @@ class PlotTool(QObject):
     def _on_kind_wanted(self, _: int) -> None:
         self._is_kind_wanted = True
 
-    def _begin_with_frames(self) -> None:
-        """Show counts over frames of a series in time, until the user chooses a plot."""
-        found = self._model.per_frame()
-        if found is not None and found[0] == "t" and not self._is_kind_wanted:
-            self._view.plot_kind.setCurrentIndex(PLOTS.index(STRIP))
-            self._is_kind_wanted = True
-
     def _on_measured_changed(self) -> None:
         found = self._model.per_frame()
         strip_title = STRIP if found is None else STRIP_TITLES.get(found[0], STRIP)
         self._view.plot_kind.setItemText(PLOTS.index(STRIP), strip_title)
-        self._begin_with_frames()
+        if found is not None and found[0] == "t" and not self._is_kind_wanted:
+            self._view.plot_kind.setCurrentIndex(PLOTS.index(STRIP))  # until the user chooses a plot
+            self._is_kind_wanted = True
         names = self._model.number_columns
         first_x: tuple[str, ...] = FIRST_X
         if names and preferences().unit == "px":
@@ -303,13 +298,10 @@ class PlotTool(QObject):
             self.link.go_to_frame(found[0], number)
 
     def _on_viewer_moved(self, _: Any = None) -> None:
-        if not self._is_shown:
-            return
-        found = None
-        if self._view.plot_kind.currentData() == STRIP:
+        if self._is_shown and self._view.plot_kind.currentData() == STRIP:
             found = self._model.per_frame()
-        if found is not None:
-            self.strip.set_frame(self.link.frame_shown(found[0]))
+            if found is not None:
+                self.strip.set_frame(self.link.frame_shown(found[0]))
 
 
 def png_of(plot: QWidget) -> bytes:
