@@ -7,7 +7,7 @@ for background only when the whole image is said to be complete.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,15 +30,10 @@ Span = tuple[tuple[int, int], ...]  # first and one-past-last index of each axis
 class ExportSettings:
     """Where an annotated image belongs in a dataset, and what is known of it."""
 
-    split: Annotated[
-        str, {"tooltip": "What the image is for: train, val or test. One that is replaced stays where it is."}
-    ] = "train"
-    group: Annotated[str, {"tooltip": "Kind of image, fluo say: kinds are learned in equal parts."}] = ""
-    name: Annotated[str, {"tooltip": "Name in the dataset; empty takes that of the image."}] = ""
-    is_complete: Annotated[
-        bool,
-        {"tooltip": "Every cell of the image is annotated. Regions, where there are some, say so better."},
-    ] = False
+    split: str = "train"  # what it is for: train, val or test; one that is replaced stays where it is
+    group: str = ""  # kind of image, fluo say: kinds are learned in equal parts
+    name: str = ""  # in the dataset; empty takes that of the image
+    is_complete: bool = False  # whether every cell is annotated; regions, where there are some, say better
 
     def __post_init__(self) -> None:
         if not self.split.strip():

@@ -168,9 +168,7 @@ def _hull_size(mask: Mask) -> float:
 
 
 def mirror_disagreement(
-    session: AnnotationSession,
-    engine: EngineSettings,
-    model: "ModelChoices",
+    session: AnnotationSession, engine: EngineSettings, model: "ModelChoices"
 ) -> Task[dict[int, float]]:
     """Return for each cell, by number, how far a model is from finding it in the image mirrored along X.
 

@@ -184,11 +184,7 @@ def with_axes(image: Image, axes: str) -> Image:
 def told_of(image: Image) -> ImageMetadata:
     """Return what an image knows besides its pixels, and what was told of the reading."""
     return ImageMetadata(
-        image.known_sizes_um,
-        image.channel_names,
-        image.channel_colors,
-        image.notices,
-        image.frame_interval_s,
+        image.known_sizes_um, image.channel_names, image.channel_colors, image.notices, image.frame_interval_s
     )
 
 

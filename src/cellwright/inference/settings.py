@@ -35,8 +35,7 @@ class EngineSettings:
         {"tooltip": "Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."},
     ] = ()
     combine: Annotated[
-        Combination,
-        {"tooltip": "How channels become one image: their maximum or mean, or as colours."},
+        Combination, {"tooltip": "How channels become one image: their maximum or mean, or as colours."}
     ] = "maximum"
     diameter_px: Annotated[
         float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."}

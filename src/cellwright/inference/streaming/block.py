@@ -233,11 +233,7 @@ def _check_room(cells: Cells, numbers: range) -> None:
 
 
 def _written(
-    job: StreamJob,
-    block: StreamBlock,
-    cells: Cells,
-    numbers: range,
-    before: Sequence[DoneBlock],
+    job: StreamJob, block: StreamBlock, cells: Cells, numbers: range, before: Sequence[DoneBlock]
 ) -> tuple[Cells, Unclaimed]:
     """Write the labels of a block's own cells; return these, and what is left to later blocks.
 

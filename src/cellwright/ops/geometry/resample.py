@@ -45,10 +45,7 @@ class Grid(NamedTuple):
     def back(self) -> Self:
         """The way back."""
         return self._replace(
-            whole=self.other_whole,
-            window=self.other_window,
-            other_whole=self.whole,
-            other_window=self.window,
+            whole=self.other_whole, window=self.other_window, other_whole=self.whole, other_window=self.window
         )
 
     @property

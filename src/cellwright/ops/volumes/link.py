@@ -291,10 +291,7 @@ def _grown(cells: Labels, faint: NDArray[np.bool_]) -> Labels:
 
 
 def link_cells(
-    cells: Cells,
-    axes: str,
-    settings: LinkSettings = LinkSettings(),
-    pixel_size_um: Sequence[float] = (),
+    cells: Cells, axes: str, settings: LinkSettings = LinkSettings(), pixel_size_um: Sequence[float] = ()
 ) -> Cells:
     """Return 3D cells from cells that were counted slice by slice, each time point on its own.
 

@@ -63,15 +63,7 @@ from cellwright.training.state import (
     resume,
     write_card,
 )
-from cellwright.training.trainer import (
-    Data,
-    EpochReport,
-    cosine,
-    forward,
-    in_words,
-    take_step,
-    warm_up,
-)
+from cellwright.training.trainer import Data, EpochReport, cosine, forward, in_words, take_step, warm_up
 
 TUNED = " (fine-tuned)"
 SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well

@@ -241,14 +241,13 @@ class Adder(Prompter):
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
     def _context_for(self, frame: tuple[int, ...]) -> PromptContext:
-        return PromptContext(self._source, self._model(), self._engine(), frame)
+        device = preferences().device
+        engine = EngineSettings(channel=self.channel, diameter_px=self.diameter_px, device=device)
+        return PromptContext(self._source, self._model(), engine, frame)
 
     def _model(self) -> str:
         families = {entry.name: entry.spec.family for entry in store.models()}
         return prompt_model(self._source.image, self.model, families.get(self.model, ""))
-
-    def _engine(self) -> EngineSettings:
-        return EngineSettings(channel=self.channel, diameter_px=self.diameter_px, device=preferences().device)
 
 
 def wishes_of(

@@ -4,14 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, QSize, Qt
-from qtpy.QtWidgets import (
-    QDoubleSpinBox,
-    QFormLayout,
-    QFrame,
-    QLabel,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QFrame, QLabel, QVBoxLayout, QWidget
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
