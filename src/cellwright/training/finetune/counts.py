@@ -119,15 +119,15 @@ def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outco
     factors = np.ones_like(found)  # true cells for each that was found, in all the other images
     others = found.sum() - found
     np.divide(true.sum() - true, others, out=factors, where=others > 0)
-    judged = found * factors
-    before, after = _scores(found, true), _scores(judged, true)
+    corrected = found * factors
+    before, after = _scores(found, true), _scores(corrected, true)
     is_better = after["score"] > before["score"]
     spec = replace(model.spec, weights_sha256="")
     notices = ("The factor from the other images counted no better; the model is the one it began with.",)
     if is_better:
         factor = float(true.sum() / found.sum())
         options = {**spec.options, LEARNED_FACTOR: spec.options.get(LEARNED_FACTOR, 1.0) * factor}
-        error = fit_interval(judged, true)
+        error = fit_interval(corrected, true)
         spec = replace(spec, title=tuned_title(spec), options=options, count_error=error)
         notices = (
             f"Counts are multiplied by {factor:.2f}, as {len(true)} images tell. That holds for images like "

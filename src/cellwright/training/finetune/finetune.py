@@ -390,11 +390,11 @@ def start_model(start: CellModel | str | Path, output: Path) -> CellModel:
     return store.load(start)
 
 
-def _learned_from(start: CellModel | str | Path, taught: Dataset, judged: Dataset) -> list[str]:
+def _learned_from(start: CellModel | str | Path, taught: Dataset, validation: Dataset) -> list[str]:
     """Return the sentences of the card that hold from the beginning of a run on."""
     told = [
         f"Fine-tuned on images: {names_in_words(taught.items)}.",
-        f"Validated with: {names_in_words(judged.items)}.",
+        f"Validated with: {names_in_words(validation.items)}.",
         "*Retention* is the score on simulated images, of kinds that the model knew before.",
     ]
     if isinstance(start, (str, Path)):

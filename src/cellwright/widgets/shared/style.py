@@ -182,9 +182,9 @@ class PanelScrollArea(QScrollArea):
         self.shown.emit()
         self.follow_font()
         self._keep_values()
-        QTimer.singleShot(0, self._settle)  # once napari has placed the dock
+        QTimer.singleShot(0, self._find_place)  # once napari has placed the dock
 
-    def _settle(self) -> None:
+    def _find_place(self) -> None:
         dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
         if dock is None:
             return

@@ -258,8 +258,8 @@ class _Painter:
 
             self._known = self._known or self._read()
             item, image, truth = self._known
-            judged, true = inside_regions(item, result, truth)
-            picture = validation_picture(image, true, judged)
+            found, true = inside_regions(item, result, truth)
+            picture = validation_picture(image, true, found)
         name = str(getattr(progress, "preview_name", ""))
         return EpochPicture(progress.stage, progress.done, progress.total, progress.note, picture, name)
 
