@@ -46,7 +46,7 @@ from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count import point_prompt as click_module
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.results import counts_tool, measuring
+from cellwright.widgets.results import measuring, page_tools
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import jobs
 from cellwright.widgets.shared.cells import followers
@@ -65,7 +65,7 @@ WAITS = (
     (jobs, "DEBOUNCE_MS"),
     (measuring, "READ_MS"),
     (followers, "READ_MS"),
-    (counts_tool, "COUNT_MS"),
+    (page_tools, "COUNT_MS"),
     (annotate_module, "FOLLOW_MS"),
     (click_module, "WAIT_MS"),
 )
