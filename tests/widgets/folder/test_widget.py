@@ -353,6 +353,30 @@ def test_what_the_annotate_panel_corrects_is_saved(
     assert (row["count"], row["corrected"]) == (len(blobs), 0)
 
 
+def test_the_annotate_panel_saves_into_the_folder(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, annotate_widget: Any, qtbot: QtBot, blobs: Any
+) -> None:
+    button = annotate_widget.panel.to_folder
+    panel.view.correct.click()
+    assert not button.isHidden()
+    annotate_widget.model.session.delete(5)
+    dock = QWidget()
+    qtbot.addWidget(dock)
+    panel.setParent(dock)
+    panel.setParent(None)  # as napari does where it is closed; another goes on with what it has opened
+    again = FolderWidget(viewer)
+    qtbot.addWidget(again)
+    with qtbot.waitSignal(again.finished, timeout=LIMIT_MS):
+        button.click()
+    assert "Saved A01_s1; summary and report follow." in again.view.message.text()
+    assert pandas.read_csv(panel.model.output / "summary.csv")["count"][0] == len(blobs) - 1
+    assert annotate_widget.model.session is not None
+    annotate_widget.panel.begin.click()
+    assert not button.isHidden(), "it can be saved after the end, too"
+    viewer.add_image(blobs.image, name="of no folder")
+    assert button.isHidden()
+
+
 def test_classes_set_in_the_viewer_are_saved(panel: FolderWidget, opened: Labels, qtbot: QtBot) -> None:
     features = opened.features.copy()
     features["class"] = ["", *["round"] * 4, *["long"] * (len(features) - 5)]

@@ -420,7 +420,10 @@ class Proofreader(QObject):
             return ""
         n_done = sum(self._is_done(path.stem) for path in self.images)
         n_cells = sum(tally.cells for tally in seen)
-        line = f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}"
+        line = (
+            f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}, kept in the "
+            f"folder {PROOFREAD!r} there; Count a folder takes them over into its results"
+        )
         if self.keeper.is_busy:
             line += " · writing labels…"
         return line

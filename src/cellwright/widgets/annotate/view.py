@@ -184,7 +184,13 @@ class AnnotatePanel(QWidget):
         form.addRow("Model", self.model.with_card())
         self.begin = WrappedButton("Start")
         self.begin.setObjectName("begin")
-        return stack(form, self.begin, spacing_px=6)
+        self.to_folder = button(
+            "Save into the folder",
+            "Put the cells of this and every other image that you corrected in the place of those that were "
+            "counted, as Save the corrections of Count a folder does. They can be corrected further.",
+        )
+        self.to_folder.setVisible(False)
+        return stack(form, self.begin, self.to_folder, spacing_px=6)
 
     def _offer(self) -> QFrame:
         self.offer, self.offer_line = QFrame(), wrapped_label()

@@ -35,6 +35,7 @@ from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
+    FOLDER,
     TRAIN,
     HandOver,
     choose_layer,
@@ -89,6 +90,7 @@ class AnnotateWidget(QWidget):
         panel.check_job.cancelled.connect(lambda: self.model.told.emit("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
         panel.teach.clicked.connect(self._on_teach_clicked)
+        panel.to_folder.clicked.connect(lambda: hand_over(self.viewer, FOLDER, HandOver(panel.image.layer)))
         panel.model.chosen.connect(self._on_model_chosen)
         panel.model.activated.connect(self._on_model_chosen)
         self._on_model_chosen()
@@ -392,8 +394,10 @@ class AnnotateChoices(QObject):
         if start.layer is None or self._image_of(start.layer) not in (None, image):
             start.choose(self._usual_start())
         is_open = self._model.session is not None  # to be finished, whether or not its image is still there
-        self._panel.begin.setEnabled(is_open or self._panel.image.layer is not None)
-        self._panel.channel.list_channels_of(self._panel.image.layer)
+        self._panel.begin.setEnabled(is_open or image is not None)
+        self._panel.channel.list_channels_of(image)
+        is_of_folder = image is not None and str(image.unique_id) in news_of(self._model.viewer).opened
+        self._panel.to_folder.setVisible(is_of_folder)
         if self._panel.isVisible():
             self.offer()
 

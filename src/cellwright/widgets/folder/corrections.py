@@ -20,7 +20,7 @@ from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, is_cells_layer, snapshot_of
 from cellwright.widgets.shared.edited_layers import content_of, is_edited, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, layer_of_id
-from cellwright.widgets.shared.messages import telling
+from cellwright.widgets.shared.messages import news_of, telling
 
 
 class Opened(NamedTuple):
@@ -54,13 +54,13 @@ class Corrections(QObject):
     def __init__(self, viewer: Any, view: FolderView, model: FolderModel) -> None:
         super().__init__(view)
         self._viewer, self._view, self._model = viewer, view, model
-        self._opened: dict[str, Opened] = {}  # by the id of the layer of the image
+        self._opened: dict[str, Opened] = news_of(viewer).opened  # stays when the panel is closed
         self._saved: dict[str, int] = {}  # what layers held when opened or saved, by their id
         view.save.clicked.connect(self.save)
         view.take_proofread.clicked.connect(self.save_proofread)
 
-    def note(self, place: Place, image: Layer, *cells: Layer) -> None:
-        """Remember where the results of an image lie that was opened, and its layers."""
+    def note(self, place: Place, image: Layer, cells: Sequence[Layer]) -> None:
+        """Remember where the results of an image lie that is opened, and its layers."""
         self._opened[str(image.unique_id)] = Opened(place, (image, *cells))
         self._saved.update({str(layer.unique_id): content_of(layer) for layer in cells})
 

@@ -30,6 +30,7 @@ from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place, take_away
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
+    FOLDER,
     REDRAW_S,
     CountEvent,
     HandOver,
@@ -61,7 +62,7 @@ class FolderWidget(QWidget):
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: Layer | None = None  # the image that was opened last
         self._cells: Layer | None = None  # of it
-        self._redraw_at = 0.0
+        self._redraw_at, self._is_closed = 0.0, False
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -71,9 +72,10 @@ class FolderWidget(QWidget):
         stack(area, into=self)
         self.view.show_family(self.view.model.family)
         self._connect()
-        last = news_of(self.viewer).last
-        if last is not None:
-            self._on_counted(last)
+        news = news_of(self.viewer)
+        listen(news.sent, self._on_sent, self)
+        if news.last is not None:
+            self._on_counted(news.last)
         self._show_outcomes()
 
     def _connect(self) -> None:
@@ -114,6 +116,7 @@ class FolderWidget(QWidget):
         """Stop with the panel, since nothing else could; called by Qt."""
         super().changeEvent(event)
         if is_taken_out(self, event):
+            self._is_closed = True
             self.jobs.cancel()
 
     # -- settings -----------------------------------------------------------------------------------------
@@ -251,10 +254,11 @@ class FolderWidget(QWidget):
 
     def _show_opened(self, opened: OpenedImage) -> None:
         last = self.corrections.at_rest()
+        # before they come: other panels ask at once whether their image is of a folder
+        self.corrections.note(opened.place, opened.image, list(opened.cells.values()))
         image = self.viewer.add_layer(opened.image)
         shown = place(self.viewer, opened.cells)
         self._opened, self._cells = image, shown.get("Labels", shown.get("Points"))
-        self.corrections.note(opened.place, image, *shown.values())
         is_correctable = self._cells is not None and not opened.is_streamed
         self.view.show_correctable(is_shown=is_correctable or bool(self.corrections.unsaved()))
         if opened.is_streamed:
@@ -273,6 +277,10 @@ class FolderWidget(QWidget):
                 f"What you corrected in {', '.join(map(repr, unsaved))} stays in the viewer until you press "
                 f"{self.view.save.text()!r}."
             )
+
+    def _on_sent(self, panel: str, _: HandOver) -> None:
+        if panel == FOLDER and not self._is_closed:  # another is open, then
+            self.corrections.save()
 
     def _on_correct_clicked(self) -> None:
         if self._opened is not None and self._opened in self.viewer.layers:

@@ -27,7 +27,12 @@ REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow wit
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
 TURN_MS = 40  # between a count, the loading of a panel and its opening; the window answers then
 PLUGIN, PANEL = "napari-cellwright", "Results"
-COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as in the manifest
+COUNT, ANNOTATE, TRAIN, FOLDER = (  # as in the manifest
+    "Count cells",
+    "Annotate cells",
+    "Train a model",
+    "Count a folder",
+)
 
 
 def listen(signal: Any, slot: Callable[..., None], owner: QObject) -> None:
@@ -123,6 +128,7 @@ class ViewerNews:
 
     def __init__(self) -> None:
         self.last: CountEvent | None = None  # kept for a panel that opens later
+        self.opened: dict[str, Any] = {}  # of images of a counted folder, by the id of their layer
 
 
 _news: WeakKeyDictionary[Any, ViewerNews] = WeakKeyDictionary()
