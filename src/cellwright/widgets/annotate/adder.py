@@ -157,17 +157,14 @@ class Adder(Prompter):
         return self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
 
     def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
-        self.job = Job(task, self)
-        self.job.returned.connect(partial(self._predictors.__setitem__, context.key))
-        self.job.failed.connect(self._fail)
-        self.job.finished.connect(self._on_job_finished)
         n_left = len(self._wishes)
         if n_left > 1:
             self.done.emit(f"Cell {self._n_wished - n_left + 1} of {self._n_wished}; Esc stops.")
         else:
             who = who_answers(context.model, self.model)
             self.done.emit(f"{Path(context.model).name} looks at the image …{who}")
-        self.job.start()
+        keep = partial(self._predictors.__setitem__, context.key)
+        self.job = Job(task, self).start(returned=keep, failed=self._fail, finished=self._on_job_finished)
 
     def _on_job_finished(self) -> None:
         self.job = None

@@ -273,11 +273,9 @@ class Proofreader(QObject):
         self._show()
         self._model.message.emit(f"Opening {path.name} …")
         counts = self._section.counts_first.isChecked()
-        self.job = Job(read_task(path, self._journals, counts=counts, model=self._model.chosen), self)
-        self.job.returned.connect(self._on_read)
-        self.job.failed.connect(self._model.failed.emit)
-        self.job.finished.connect(self._on_job_finished)
-        self.job.start()
+        job = Job(read_task(path, self._journals, counts=counts, model=self._model.chosen), self)
+        failed = self._model.failed.emit
+        self.job = job.start(returned=self._on_read, failed=failed, finished=self._on_job_finished)
 
     @property
     def _journals(self) -> Path:

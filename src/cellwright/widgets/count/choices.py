@@ -320,10 +320,8 @@ class AxesTool(QObject):
         if self.job is not None or layer is None:
             return
         path = Path(layer.source.path or "")
-        self.job = Job(once("load", lambda: describe_images(path)), self)
-        self.job.failed.connect(self._on_failed)
-        self.job.finished.connect(self._on_read)
-        self.job.start()
+        job = Job(once("load", lambda: describe_images(path)), self)
+        self.job = job.start(failed=self._on_failed, finished=self._on_read)
 
     def _on_failed(self, error: Exception) -> None:
         self._waiting = None  # the count that waits would take the error away

@@ -67,11 +67,11 @@ class SaveTool(QObject):
             if layer is not None:
                 cells = snapshot_of(layer, image_layer_under(self._model.viewer, layer))
                 task = _save_edited_task(path, cells)
-            self.job = Job(task, self)
-            self.job.returned.connect(lambda _: self._model.tell(f"Saved {path}"))
-            self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
-            self.job.finished.connect(self._on_job_finished)
-            self.job.start()
+            self.job = Job(task, self).start(
+                returned=lambda _: self._model.tell(f"Saved {path}"),
+                failed=lambda error: self._model.fail(error, "Saving"),
+                finished=self._on_job_finished,
+            )
 
     def _on_job_finished(self) -> None:
         self.job = None

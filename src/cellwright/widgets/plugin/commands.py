@@ -137,13 +137,13 @@ def _run(task: Task[Any], on_returned: Callable[[Any], None], description: str, 
         if bar.is_canceled:
             job.cancel()
 
-    job.progressed.connect(on_progressed)
-    job.returned.connect(on_returned)
-    job.failed.connect(lambda error: show_error(f"{what} failed: {error_line(error)}"))
-    job.cancelled.connect(lambda: show_info(f"{what} was cancelled; nothing was changed."))
-    job.finished.connect(bar.close)
-    job.start()
-    return job
+    return job.start(
+        progressed=on_progressed,
+        returned=on_returned,
+        failed=lambda error: show_error(f"{what} failed: {error_line(error)}"),
+        cancelled=lambda: show_info(f"{what} was cancelled; nothing was changed."),
+        finished=bar.close,
+    )
 
 
 def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:

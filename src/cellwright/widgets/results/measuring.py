@@ -139,11 +139,9 @@ class Measurer(QObject):
         if before is None or is_anew or before.settings != self.settings:
             self._bar.start(detached("read", task), on_returned, on_failed=self._on_failed)
             return
-        self._job = Job(task, self)
-        self._job.returned.connect(on_returned)
-        self._job.failed.connect(self._on_failed)
-        self._job.finished.connect(self._on_job_finished)
-        self._job.start()
+        self._job = Job(task, self).start(
+            returned=on_returned, failed=self._on_failed, finished=self._on_job_finished
+        )
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
         if layer is not self.layer:  # another one was chosen meanwhile

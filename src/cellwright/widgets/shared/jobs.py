@@ -7,7 +7,7 @@ latest setting wins.
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
@@ -58,10 +58,13 @@ class Job(QObject):
         self._worker.errored.connect(self._on_worker_errored)
         self._worker.finished.connect(self._on_worker_finished)
 
-    def start(self) -> None:
-        """Begin; returns at once."""
+    def start(self, **slots: Callable[..., Any]) -> Self:
+        """Begin, with each slot connected to the signal of its name; returns at once."""
+        for name, slot in slots.items():
+            getattr(self, name).connect(slot)
         self._worker.job = self
         self._worker.start()
+        return self
 
     def cancel(self) -> None:
         """Ask the task to stop at its next step; ``cancelled`` follows once it has."""
@@ -167,11 +170,8 @@ class LiveUpdater(QObject):
     def _start_wanted(self) -> None:
         if self._job is not None or self._wanted is None:
             return
-        self._job, self._wanted = Job(self._wanted(), self), None
-        self._job.returned.connect(self.updated)
-        self._job.failed.connect(self.failed)
-        self._job.finished.connect(self._on_job_finished)
-        self._job.start()
+        job, self._wanted = Job(self._wanted(), self), None
+        self._job = job.start(returned=self.updated, failed=self.failed, finished=self._on_job_finished)
 
     def _on_job_finished(self) -> None:
         self._job = None
@@ -290,13 +290,13 @@ class JobBar(QWidget):
         self.stop.setEnabled(True)
         self.show()
         self.started.emit()
-        self.job = Job(task, self)
-        self.job.progressed.connect(self._on_job_progressed)
-        self.job.returned.connect(on_returned)
-        self.job.failed.connect(on_failed or self.failed)
-        self.job.cancelled.connect(self.cancelled)
-        self.job.finished.connect(self._on_job_finished)
-        self.job.start()
+        self.job = Job(task, self).start(
+            progressed=self._on_job_progressed,
+            returned=on_returned,
+            failed=on_failed or self.failed,
+            cancelled=self.cancelled,
+            finished=self._on_job_finished,
+        )
 
     def cancel(self) -> None:
         """Ask the job to stop at its next step."""

@@ -245,10 +245,7 @@ class DeviceComboBox(PanelComboBox):
     def find_devices(self) -> None:
         """Name the devices, once; found beside the viewer since torch takes a second to import."""
         if self._job is None:
-            self._job = Job(device_task(), self)
-            self._job.returned.connect(self._on_found)
-            self._job.failed.connect(self._on_failed)
-            self._job.start()
+            self._job = Job(device_task(), self).start(returned=self._on_found, failed=self._on_failed)
 
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]

@@ -222,11 +222,11 @@ class Followers(QObject):
         except CellwrightError:
             self._soon.throttle()  # cells without an image of theirs; the panel tells, once it is about them
             return
-        self._job = Job(task, self)
-        self._job.returned.connect(lambda measured: self._on_measured(layer, measured))
-        self._job.failed.connect(lambda error: show_warning(_told(layer, error)))
-        self._job.finished.connect(self._on_finished)
-        self._job.start()
+        self._job = Job(task, self).start(
+            returned=lambda measured: self._on_measured(layer, measured),
+            failed=lambda error: show_warning(_told(layer, error)),
+            finished=self._on_finished,
+        )
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
         if layer in self._stale or self._tables_of(layer):

@@ -94,10 +94,8 @@ class ImagePixels(QObject):
             return
         layer = self._stale.pop()
         data = layer.data
-        self._job = Job(once("pixels", lambda: mark_of_pixels(data)), self)
-        self._job.returned.connect(lambda mark: self._on_marked(layer, mark))
-        self._job.finished.connect(self._on_finished)
-        self._job.start()
+        job = Job(once("pixels", lambda: mark_of_pixels(data)), self)
+        self._job = job.start(returned=lambda mark: self._on_marked(layer, mark), finished=self._on_finished)
 
     def _on_marked(self, layer: Layer, mark: int) -> None:
         if mark != mark_of(layer):
