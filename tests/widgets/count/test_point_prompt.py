@@ -490,3 +490,13 @@ def test_a_click_shows_what_is_ticked_now(
     settled(widget)
     assert widget.counted.result.count == n + 1
     assert len(viewer.layers["blobs points"].data) == n + 1
+
+
+def test_another_diameter_that_is_set_while_the_model_looks_has_it_look_again(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, qtbot: QtBot
+) -> None:
+    layer = asking(np.stack([blobs.image] * 2), axis_labels=("t", "y", "x"))
+    prompt(viewer, layer.data_to_world((1, *blobs.points[4])))  # another frame, which is looked at now
+    widget.panel.diameter.show_px(float(2 * np.sqrt((blobs.labels == 5).sum() / np.pi)))
+    qtbot.waitUntil(lambda: "A cell by" in widget.panel.message.text())
+    assert len(widget.ask._predictors) == 3  # of the frame in sight, of this one, and of it with the diameter

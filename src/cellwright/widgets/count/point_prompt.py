@@ -191,7 +191,11 @@ class PointPromptTool(Prompter):
             self._ask()
 
     def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
-        self._model.work_wanted.emit(task, partial(self._on_looked, context))
+        if self._model.is_busy:  # with a look that has just ended, while another diameter was set, say
+            self._waiting.insert(0, self._go_on)
+            self._act()
+        else:
+            self._model.work_wanted.emit(task, partial(self._on_looked, context))
 
     def _on_looked(self, context: PromptContext, predictor: "PointPredictor") -> None:
         self._context, self._predictors[context.key] = context, predictor

@@ -36,14 +36,8 @@ SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 COMBINATIONS = {"Maximum": "maximum", "Mean": "mean", "Colours": "colours"}
-OWN_ROWS = (
-    "device",
-    "channel",
-    "channels",
-    "combine",
-    "diameter_px",
-    "diameter_um",
-)  # engine settings with a control of their own
+# engine settings with a control of their own
+OWN_ROWS = ("device", "channel", "channels", "combine", "diameter_px", "diameter_um")
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2

@@ -250,9 +250,8 @@ class DeviceComboBox(PanelComboBox):
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
         names = [name for _, name in entries]
-        entries += [
-            one for one in self._preferred if one[1] not in names
-        ]  # a count tells that it is not there
+        # one that is not there stays, and a count tells so
+        entries += [one for one in self._preferred if one[1] not in names]
         self.fill(entries, self.device)
 
     def _on_failed(self, error: Exception) -> None:

@@ -439,9 +439,8 @@ class CurvePlot(QWidget):
             plot.setMouseEnabled(x=False, y=False)
             plot.hideButtons()
             for side, label in (("left", curve.axis), ("bottom", "Step")):
-                plot.getAxis(side).enableAutoSIPrefix(
-                    enable=False
-                )  # before the label: a loss of 0.6 is not 600
+                # before the label: a loss of 0.6 is not 600
+                plot.getAxis(side).enableAutoSIPrefix(enable=False)
                 plot.setLabel(side, label)
                 plot.showLabel(side, side == "left" or curve is self.curves[-1])
             if curve.axis == AP_AXIS:
