@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
@@ -169,3 +170,64 @@ def test_the_images_of_a_session_have_one_table_and_one_report(
         assert f"<figcaption>{caption}" in text
     assert "●" in text.partition("<figcaption>Boxes: ")[2].partition("</figcaption>")[0]
     assert panel.view.plot_kind.currentData() == "Boxes"
+
+
+def headings(panel: ResultsWidget) -> list[str]:
+    frames = (panel.view.counts_frame, panel.view.markers_frame, panel.view.frame)
+    return [
+        str(frame.headerData(at, Qt.Orientation.Horizontal))
+        for frame in frames
+        for at in range(frame.columnCount())
+    ]
+
+
+def test_headings_are_for_people_however_cells_are_counted(movie_panel: ResultsWidget) -> None:
+    """No table shows the name of a column, as files have it, for its heading."""
+    movie_panel.model.set_marker("ch0", is_on=True, threshold=25)
+    box = movie_panel.view.counted_by
+    for at in range(box.count()):
+        box.setCurrentIndex(at)
+        shown = headings(movie_panel)
+        assert not [one for one in shown if "_" in one]
+        assert not [one for one in shown if one[:1].islower() and len(one) > 1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "means", "left"),
+    [
+        ("Mean ch0 > 25", "intensity_mean_ch0 > 25", 4),
+        ("mean ch0>25 and Score = 1", None, 6),
+        ("AREA [px] >= 36", "area_px >= 36", 6),
+        ("area >= 36", "area_px >= 36", 6),
+        ("Class = big and y < 20", "class = big and y < 20", 2),
+        ("edited = yes", "edited = yes", 0),
+        ("Edited = No", "edited = No", 6),
+        ("Positive ch0 = yes", "positive_ch0 = yes", 4),
+        ("edited = maybe", None, 6),
+        ("edited > 0.5", "edited > 0.5", 0),
+    ],
+)
+def test_a_filter_takes_what_the_table_shows(
+    movie_panel: ResultsWidget, typed: str, means: str | None, left: int
+) -> None:
+    """Headings stand for their columns, in any case, yes and no for what is ticked; else it is told."""
+    movie_panel.model.set_marker("ch0", is_on=True, threshold=25)
+    field = movie_panel.view.filter
+    field.setText(typed)
+    field.editingFinished.emit()
+    assert movie_panel.model.n_kept == left
+    assert bool(movie_panel.view.message.text()) == (means is None)
+    assert field.text() == (means or typed)
+
+
+@pytest.mark.parametrize("wrong", ["nothing > 2", "score >", "edited = maybe"])
+def test_what_was_told_of_a_filter_goes_with_it(movie_panel: ResultsWidget, wrong: str) -> None:
+    field, message = movie_panel.view.filter, movie_panel.view.message
+    for put_right in ("", "area_px >= 36"):
+        field.setText(wrong)
+        field.editingFinished.emit()
+        assert message.text()
+        field.setText(put_right)
+        field.editingFinished.emit()
+        assert not message.text()
+        movie_panel.model.set_conditions("")

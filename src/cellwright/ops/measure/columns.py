@@ -28,6 +28,7 @@ MEASURED = ("shape", "intensity", "neighbours")  # the groups that are measured 
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})  # of channels
 PARTS = ("cytoplasm", "nucleus")  # of a cell, whose intensities are measured by themselves
+MEDIAN, CLASS = "median_", "class_"  # begin columns of tables of counts
 UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³", "deg": "°", "s": "s"}
 LENGTH_UNITS = ("px", "um")
 
@@ -208,6 +209,11 @@ OWN_TITLES = {  # of columns that tables of counts or tracks have and cells have
     "count": "Cells",
     "markers": "Markers",
     "share": "Share",
+    "group": "Group",
+    "percent": "Percent",
+    "image": "Image",
+    "layer": "Layer",
+    "model": "Model",
     "time_min": "Time [min]",
     "area_mm2": "Area [mm²]",
     "volume_mm3": "Volume [mm³]",
@@ -232,6 +238,11 @@ def heading_of(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> str:
 
     ``channel_names`` tells what channels are called: ``{"ch1": "GFP"}``.
     """
+    if name.startswith(MEDIAN):
+        heading = heading_of(name.removeprefix(MEDIAN), channel_names)
+        return f"Median {heading[:1].lower()}{heading[1:]}"
+    if name.startswith(CLASS):
+        return f"Class {name.removeprefix(CLASS)}"
     return OWN_TITLES.get(name) or describe(name, channel_names).heading
 
 

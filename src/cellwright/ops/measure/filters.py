@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 BorderRule = Literal["all", "drop", "two-edges"]
-FILTER = re.compile(r"(?P<column>\w[\w .-]*?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>[^<>=!]+)")
+FILTER = re.compile(r"(?P<column>\w[\w .\-\[\]°/]*?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>[^<>=!]+)")
 SIGNS = {
     "<": np.less,
     "<=": np.less_equal,
@@ -30,6 +30,7 @@ SIGNS = {
     "=": np.equal,
     "!=": np.not_equal,
 }
+YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}  # as tables show them and files hold them
 MOST_NAMED = 4  # columns, where one is not known
 RULE = re.compile(
     r"(?P<channel>\d+|[\w .-]+?)\s*>\s*(?P<threshold>otsu|[-+]?\d*\.?\d+(e[-+]?\d+)?)", re.IGNORECASE
@@ -59,12 +60,14 @@ class ColumnFilter:
                 f"There is no column {self.column!r} to filter by. Choose one of {', '.join(near)}, or have "
                 "it measured."
             )
-        values = table[self.column]
+        values, value = table[self.column], self.value
+        if values.dtype.kind == "b":
+            value = YES_OR_NO.get(str(value).lower(), value)
         is_text = values.dtype.kind not in "biuf"
-        if is_text != isinstance(self.value, str):
-            kind = "text" if is_text else "a number"
-            raise SettingsError(f"The column {self.column!r} is compared with {kind}; got {self.value!r}.")
-        return np.asarray(SIGNS[self.sign](values.to_numpy(), self.value), bool)
+        if is_text != isinstance(value, str):
+            kind = "text" if is_text else "yes or no" if values.dtype.kind == "b" else "a number"
+            raise SettingsError(f"The column {self.column!r} is compared with {kind}; got {value!r}.")
+        return np.asarray(SIGNS[self.sign](values.to_numpy(), value), bool)
 
 
 def parse_filter(rule: str) -> ColumnFilter:

@@ -19,7 +19,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
-from cellwright.ops.measure.columns import NO_NAMES
+from cellwright.ops.measure.columns import NO_NAMES, heading_of
 from cellwright.ops.measure.filters import (
     BorderRule,
     ColumnFilter,
@@ -307,17 +307,32 @@ class ResultsModel:
     def set_conditions(self, text: str) -> None:
         """Count only cells for which this is true: ``area_um2 >= 20 and class = WBC``.
 
-        SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
+        Headings are taken for their columns: ``Mean GFP > 300``. SettingsError where it cannot be read, or
+        there is no such column, class or region; nothing changes.
         """
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)
         if self.table is not None:
+            conditions = tuple(self._of_a_column(one, list(map(str, self.table))) for one in conditions)
+            parts = list(map(str, conditions))
             kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
             names = {"class", "regions"} & {*self.table}
             told = {name: {*"; ".join(self.table[name]).split("; ")} - {""} for name in names}
             check_texts(parts, {name: sorted(texts) for name, texts in told.items()})
         self.conditions = conditions
         self.recount()
+        self.conditions_changed.emit(self.conditions_text)
+
+    def _of_a_column(self, condition: ColumnFilter, columns: Sequence[str]) -> ColumnFilter:
+        """Return a condition on a heading, with its unit or, where one column alone has it, without."""
+        if condition.column in columns:
+            return condition
+        asked, found = condition.column.casefold(), []
+        for name in columns:
+            heading = heading_of(name, self.channel_names).casefold()
+            if asked in (heading, heading.partition(" [")[0]):
+                found.append(name)
+        return replace(condition, column=found[0]) if len(found) == 1 else condition
 
     def set_range(self, column: str, low: float | None, high: float | None) -> None:
         """Count only cells whose value lies from ``low`` to ``high``; None leaves that side open."""

@@ -172,7 +172,7 @@ class ResultsView(RegionPanel):
         self.filter.setClearButtonEnabled(True)
         self.filter.setToolTip(
             "Count only cells for which this is true: a column, one of < <= > >= = != and a value; several "
-            "are joined by 'and'. Hover over a heading of the table for the name of its column."
+            "are joined by 'and'. A column is its heading, or its name in files: hover over the heading."
         )
         self.frame = FrameModel(self)
         self.table = CellsTable(self.frame)

@@ -76,6 +76,7 @@ class ResultsWidget(QWidget):
         self._place = stack(into=self)
         self.is_filled = False
         self._is_asked = False  # whether Measure was pressed
+        self._is_filter_wrong = False  # what is typed there is told to be
         in_turns(self._fill(), FILL_MS, self)  # the viewer draws once between docking and the many controls
         self.counts.show_settings()
         self._connect()
@@ -306,9 +307,11 @@ class ResultsWidget(QWidget):
 
     def _on_filter_edited(self) -> None:
         text = self.view.filter.text()
-        if text != self.model.conditions_text:
+        if text != self.model.conditions_text or self._is_filter_wrong:
+            self._is_filter_wrong = True
             with telling(self.view.message.fail):
                 self.model.set_conditions(text)
+                self._is_filter_wrong = False
                 self.view.message.tell("")
 
     def _on_filter_typed(self, text: str) -> None:
