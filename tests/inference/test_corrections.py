@@ -178,7 +178,8 @@ def test_where_nothing_was_corrected_the_fit_stays(images, tmp_path, shelved, mo
 @pytest.mark.parametrize(
     ("axes", "link"), [("ZYX", True), ("ZYX", False), ("TYX", True), ("CYX", True), ("TZYX", True)]
 )
-def test_every_kind_of_image_is_measured_as_it_was_counted(axes, link, tmp_path, shelved, blobs):
+def test_every_kind_of_image_is_measured_as_it_was_counted(axes, link, tmp_path, shelved, draw_blobs):
+    blobs = draw_blobs((70, 90))
     shape = [{"Z": 3, "T": 2, "C": 2}[axis] for axis in axes[:-2]]
     pixels = np.broadcast_to((blobs.image * 200).astype(np.uint8), (*shape, *blobs.image.shape))
     (tmp_path / "images").mkdir()

@@ -87,7 +87,7 @@ def same_cells(labels, whole):
 
 @pytest.mark.parametrize(
     ("axes", "shape"),
-    [("YX", (500, 430)), ("TYX", (2, 300, 280)), ("ZYX", (3, 300, 280)), ("CYX", (2, 300, 280))],
+    [("YX", (380, 300)), ("TYX", (2, 200, 180)), ("ZYX", (3, 200, 180)), ("CYX", (2, 200, 180))],
 )
 def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blocks, axes, shape):
     blobs = draw_blobs(shape[-2:])
@@ -296,7 +296,7 @@ def test_blocks_that_do_not_agree_give_the_same_in_any_order(
 
 @pytest.mark.parametrize("n_steps", [3, 8, 21])
 def test_a_stopped_run_goes_on(tmp_path, draw_blobs, small_blocks, n_steps):
-    blobs = draw_blobs((500, 430))
+    blobs = draw_blobs((380, 300))
     image = Image(blobs.image, "YX")
     job = job_of(image, tmp_path / "stopped", small_blocks)
     with closing(count_streamed(job)) as task:

@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import shutil
 import stat
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -28,16 +30,23 @@ def own(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def mine(own, make_model):
-    save_checkpoint(own / "mine", make_model(), {"ap50": 0.9})
-    (own / "mine" / "card.md").write_text("# Mine\n")
-    return own / "mine"
+@pytest.fixture(scope="module")
+def written(make_model, tmp_path_factory):
+    """A model and the archive of it, written once for all tests."""
+    folder = tmp_path_factory.mktemp("written") / "mine"
+    save_checkpoint(folder, make_model(), {"ap50": 0.9})
+    (folder / "card.md").write_text("# Mine\n")
+    return folder, store.export_model(folder, folder.with_name("mine.zip"))
 
 
 @pytest.fixture
-def shared(mine, tmp_path):
-    return store.export_model("mine", tmp_path / "mine.zip")
+def mine(own, written):
+    return Path(shutil.copytree(written[0], own / "mine"))
+
+
+@pytest.fixture
+def shared(mine, written, tmp_path):
+    return Path(shutil.copy(written[1], tmp_path))
 
 
 def everything(folder):

@@ -20,6 +20,7 @@ from cellwright.models.reference import mediar
 from cellwright.models.reference.efficientnet import B5, V2_S, Stage
 from cellwright.models.reference.mediar import MANetDecoder, MixTransformer
 from cellwright.training import trainer
+from cellwright.training.data import sampler
 from cellwright.training.settings import TrainingSettings
 
 PRESETS = sorted(
@@ -51,6 +52,12 @@ def narrow_networks(monkeypatch):
     monkeypatch.setattr(centroid, "NECK", (8, 8))
     monkeypatch.setattr(pseudocolor, "B5", narrowed(B5))
     monkeypatch.setattr(pseudocolor, "WORKING_PX", 64)
+
+
+@pytest.fixture(autouse=True)
+def small_drawings(monkeypatch):
+    monkeypatch.setattr(sampler, "SIMULATED_PX", 64)
+    monkeypatch.setattr(sampler, "SIMULATED_VOLUME", (3, 64, 64))
 
 
 @pytest.fixture

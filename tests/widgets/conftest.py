@@ -1,5 +1,6 @@
 """Viewers without windows, a model that counts at once, a training that obeys, and widgets on them."""
 
+import gc
 import json
 import sys
 import threading
@@ -27,6 +28,7 @@ from cellwright.training.run_folder import Plan, epochs_in
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count import widget as count_widget_module
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared import napari_private
 from cellwright.widgets.shared.jobs import _TaskWorker
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
@@ -238,6 +240,23 @@ def measured_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 def guide_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guide of the first opening comes in its own tests alone, and nothing is written for it."""
     monkeypatch.setattr(count_widget_module, "guide_file", lambda: Path(__file__))
+
+
+@pytest.fixture(autouse=True)
+def spared_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector of garbage passes over what the suite imported, 0.3 s, whatever a panel does."""
+    monkeypatch.setattr(napari_private, "gc", SimpleNamespace(freeze=lambda: None, unfreeze=lambda: None))
+
+
+@pytest.fixture
+def sparing(spared_from_the_start: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Panels tell the collector what to pass over, as they do outside of tests."""
+    monkeypatch.setattr(napari_private, "gc", gc)
+    napari_private.end_sparing()
+    yield
+    napari_private.end_sparing()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

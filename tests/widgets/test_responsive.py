@@ -5,13 +5,14 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
+import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.napari_private import end_sparing, spare_collector
+from cellwright.widgets.shared.napari_private import spare_collector
 
 TICK_MS = 5
 LONGEST_MS = 100.0
@@ -35,8 +36,8 @@ def test_the_event_loop_goes_on_during_a_count(
     assert min(widths[1:]) < LONGEST_MS
 
 
+@pytest.mark.usefixtures("sparing")
 def test_the_collector_passes_over_what_is_there_until_a_layer_is_removed() -> None:
-    end_sparing()
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((8, 8)))
     before = Labels(np.zeros((8, 8), int))  # only the collector finds such layers, which point at themselves

@@ -33,6 +33,7 @@ def in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / image_count.FOLDER
 
 
+@pytest.mark.usefixtures("sparing")
 def test_the_view_comes_first_then_the_whole_from_its_files(
     viewer: ViewerModel,
     widget: CountWidget,
