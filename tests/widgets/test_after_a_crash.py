@@ -106,10 +106,11 @@ def test_what_results_was_set_to_comes_back_with_the_edits(desk: Callable[[], De
     assert "are as they were" in after.results.view.message.text()
 
 
-def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any) -> None:
+def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any, tmp_path: Path) -> None:
     before = desk()
     before.annotated(blobs.labels)
     set_up(before)
+    expected = state(before)
     before.end()
     after = desk()
     after.viewer.add_labels(blobs.labels.copy(), name="others")
@@ -119,6 +120,18 @@ def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any) -> Non
     assert after.results.model.conditions_text == "area_px >= 5"
     assert after.results.view.regions.layer is None
     assert "those set here" in after.results.view.message.text()
+    files = {path: path.read_bytes() for path in (tmp_path / "journals").glob("*.results.*")}
+    assert len(files) == 3
+    after.results.model.set_conditions("area_px >= 6")
+    after.rest()
+    assert {path: path.read_bytes() for path in files} == files
+    after.results.view.take_kept.click()
+    after.rest()
+    assert state(after) == expected
+    assert after.results.view.take_kept.isHidden()
+    after.results.model.set_conditions("area_px >= 7")
+    after.rest()
+    assert any(path.read_bytes() != content for path, content in files.items())
 
 
 def test_a_new_annotation_begins_without_the_settings_of_another(

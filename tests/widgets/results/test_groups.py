@@ -1,6 +1,7 @@
 """Counts by region, class, frame, markers and image, and their report, against a count by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qtpy.QtCore import Qt
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 CLASSES = ("big", "small", "big", "small", "small", "big")
@@ -131,6 +133,20 @@ def test_every_kind_of_group_is_counted(
     with pytest.raises(SettingsError, match=r"no class 'bog' to filter by\. Choose one of big, small"):
         panel.model.set_conditions("class = bog")
     assert panel.model.conditions_text == "class = big"
+
+
+def test_corrected_cells_stay_in_the_table_of_a_session_beside_a_new_count(
+    viewer: ViewerModel, result_of: Callable[..., Any], squares: tuple[Any, Any]
+) -> None:
+    pixels, labels = squares
+    layer = viewer.add_image(pixels, name="first")
+    count = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    corrected = place(viewer, prepare(count, source_of(layer)))["Labels"]
+    corrected.data_setitem(np.nonzero(labels == 1), 0)
+    later = replace(count.provenance, seconds=count.provenance.seconds + 1)
+    place(viewer, prepare(replace(count, provenance=later), source_of(layer)))
+    rows = session_table(viewer)[["layer", "corrected", "count"]].to_numpy().tolist()
+    assert sorted(rows) == [["first labels", True, 3], ["first labels [1]", False, 4]]
 
 
 def test_the_images_of_a_session_have_one_table_and_one_report(

@@ -12,9 +12,11 @@ from napari.layers import Image
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
+from cellwright.core.errors import WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.training.run_folder import Plan, unfinished, write_plan
 from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.widgets.shared.messages import HandOver
 from cellwright.widgets.train import choices
 from cellwright.widgets.train.choices import ResumeOffer
 from cellwright.widgets.train.view import scores_table, training_line
@@ -70,6 +72,19 @@ def test_cells_that_were_corrected_are_not_listed_as_counted(
     cells.metadata = {"cellwright": {**own, "edited": True}}  # as an edit by any tool marks it
     trainer.show()
     assert "(as counted)" not in listed()
+
+
+def test_of_two_annotations_of_an_image_one_is_learned(trainer: TrainWidget, viewer: ViewerModel) -> None:
+    image = viewer.layers["blobs"]
+    own = {"cellwright": {"source": str(image.unique_id), "edited": True}}
+    first = viewer.layers["blobs labels"]
+    second = viewer.add_labels(np.ones(image.data.shape[:2], int), name="second", metadata=own)
+    assert [pair.annotation for pair in trainer.choices.chosen] == [first], "as it was chosen before"
+    trainer.choices.take(HandOver(image, second))
+    assert [pair.annotation for pair in trainer.choices.chosen] == [second]
+    trainer.panel.pairs.tick(str(first.unique_id))
+    with pytest.raises(WrongLayerError, match="'second' and 'blobs labels' both annotate 'blobs'"):
+        trainer.choices.source()
 
 
 def test_cells_given_to_another_image_are_listed_with_that(trainer: TrainWidget, viewer: ViewerModel) -> None:

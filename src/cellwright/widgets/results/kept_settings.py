@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -32,6 +33,10 @@ from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.regions import shapes_layer
 
 WRITE_MS = 500
+KEPT_BACK = (
+    "Regions and filters are those set here, not those kept with this annotation, which stay as they are. A "
+    "crash would lose those set here."
+)
 SETTINGS, REGIONS, GATE = ".results.json", ".results.geojson", ".results.gate.json"
 
 
@@ -47,12 +52,17 @@ class KeptSettings(QObject):
         model.measured_changed.connect(self._on_changed)
         model.kept_changed.connect(self._on_changed)
         model.let_go.connect(self._on_let_go)
+        view.take_kept.clicked.connect(lambda: self.take_up(is_asked=True))
 
     @property
     def _journal(self) -> Path | None:
-        layer = self._link.layer
-        path = None if layer is None else metadata_of(layer).get(JOURNAL)
+        path = self._own.get(JOURNAL)
         return None if path is None else Path(path)
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        layer = self._link.layer
+        return {} if layer is None else metadata_of(layer)
 
     def _on_changed(self) -> None:
         if self._journal is not None and self._model.measured is not None:
@@ -66,6 +76,8 @@ class KeptSettings(QObject):
         journal, model = self._journal, self._model
         if journal is None or model.measured is None or model.wanted is not None:
             return
+        if RESUMED in self._own:  # what was kept before is not taken up yet
+            return
         gate = None if model.gate is None else asdict(model.gate)
         boxes = (self._view.mask_layer, self._view.nuclei)
         mask, nuclei = ("" if box.layer is None else box.layer.name for box in boxes)
@@ -76,21 +88,25 @@ class KeptSettings(QObject):
             write_regions(journal.with_suffix(REGIONS), shapes, model.measured.snapshot.image)
             write_text(journal.with_suffix(GATE), json.dumps(gate, default=np.ndarray.tolist))
 
-    def take_up(self) -> None:
+    def take_up(self, *, is_asked: bool = False) -> None:
         """Set all of it as it was when the annotation that was resumed was last open.
 
-        What the user has set since the panel was opened stays. What is damaged is told and left out.
+        What the user has set since the panel was opened stays until they ask for it; nothing is written over
+        what was kept before. What is damaged is told and left out.
         """
-        journal, layer, image_layer = self._journal, self._link.layer, self._link.image_layer
-        if layer is None or image_layer is None or not metadata_of(layer).pop(RESUMED, False):
-            return
-        assert journal is not None
+        journal, image_layer = self._journal, self._link.image_layer
         model, view = self._model, self._view
-        is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
-        if not journal.with_suffix(SETTINGS).exists():
+        view.take_kept.hide()
+        if journal is None or image_layer is None or RESUMED not in self._own:
             return
-        if is_set:
-            view.message.tell("Regions and filters are those set here, not those kept with this annotation.")
+        is_kept = journal.with_suffix(SETTINGS).exists()
+        is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
+        if is_kept and is_set and not is_asked:
+            view.message.tell(KEPT_BACK)
+            view.take_kept.show()
+            return
+        del self._own[RESUMED]
+        if not is_kept:
             return
         errors: list[CellwrightError] = []
         recipe, gate = Recipe(analysis=model.settings), None

@@ -107,7 +107,12 @@ class ResultsView(RegionPanel):
         layout.addWidget(self.page_bar)
         come_after(self.image, *self.page_bar.buttons)
         layout.addWidget(self.tabs, 1)
-        fill(layout, self.message, self.job_bar)  # below: what is clicked stays where it is
+        self.take_kept = button(
+            "Take those kept with it",
+            "Set regions, filters and measurements as they were when it was last open.",
+        )
+        self.take_kept.setVisible(False)
+        fill(layout, self.message, self.take_kept, self.job_bar)  # below: what is clicked stays where it is
 
     def can_mask(self, layer: Layer) -> bool:
         """Return whether a layer is listed as a mask, or for nuclei: not the cells themselves."""

@@ -153,9 +153,12 @@ class CheckList(QListWidget):
         n_shown = min(self.count(), MOST_ROWS)
         self.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
 
-    def tick(self, data: str) -> None:
-        """Tick the entry with this data; nothing where there is none."""
+    def tick(self, data: str, instead_of: Collection[str] = ()) -> None:
+        """Tick the entry with this data, if there is one, in the place of some others."""
         for place in range(self.count()):
             item = self.item(place)
-            if item is not None and item.data(Qt.ItemDataRole.UserRole) == data:
+            own = "" if item is None else item.data(Qt.ItemDataRole.UserRole)
+            if item is not None and own == data:
                 item.setCheckState(Qt.CheckState.Checked)
+            elif item is not None and own in instead_of:
+                item.setCheckState(Qt.CheckState.Unchecked)

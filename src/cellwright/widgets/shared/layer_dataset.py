@@ -126,8 +126,16 @@ def dataset_of(
     the whole image where it ``is_complete``. With ``own_channel`` that channel alone of several is taken that
     the cells were found or drawn in.
 
-    WrongLayerError where nothing was chosen.
+    WrongLayerError where nothing was chosen, or two annotations of one channel of an image.
     """
+    first: dict[tuple[ImageLayer, int | None], Pair] = {}
+    for pair in chosen:
+        other = first.setdefault((pair.image, pair.channel), pair)
+        if other is not pair:
+            raise WrongLayerError(
+                f"{other.annotation.name!r} and {pair.annotation.name!r} both annotate {pair.image.name!r}, "
+                "whose cells would be taken twice. Choose one of them."
+            )
     if not chosen:
         raise WrongLayerError(
             "Training needs an image layer and its Labels or Points; none is chosen. Annotate some cells, "

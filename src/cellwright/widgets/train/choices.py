@@ -108,8 +108,11 @@ class TrainChoices(QObject):
         """List the annotated images among the layers; what was ticked stays so."""
         listed, ticked = {pair.key for pair in self._pairs}, set(self._panel.pairs.ticked)
         self._pairs = pairs(reversed(self._viewer.layers))
-        new = (pair for pair in self._pairs if pair.key not in listed)
-        ticked |= {pair.key for pair in new if not pair.is_as_counted}
+        taken = {pair.image for pair in self._pairs if pair.key in ticked}
+        for pair in self._pairs:  # the uppermost first; of an image one at a time, which is not taken from it
+            if pair.key not in listed and not pair.is_as_counted and pair.image not in taken:
+                ticked.add(pair.key)
+                taken.add(pair.image)
         self._titles = [pair.title for pair in self._pairs]
         entries = zip(self._titles, (pair.key for pair in self._pairs), strict=True)
         self._panel.pairs.list_entries(list(entries), ticked)
@@ -127,7 +130,10 @@ class TrainChoices(QObject):
         choose(self._panel.data, LAYERS)
         self._panel.start.take(what.model)
         if what.cells is not None:
-            self._panel.pairs.tick(str(what.cells.unique_id))
+            key = str(what.cells.unique_id)
+            images = {pair.key: pair.image for pair in self._pairs}
+            others = {one for one, image in images.items() if one != key and image is images.get(key)}
+            self._panel.pairs.tick(key, instead_of=others)
 
     # -- events -------------------------------------------------------------------------------------------
 

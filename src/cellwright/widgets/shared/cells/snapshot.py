@@ -32,7 +32,7 @@ from cellwright.widgets.shared.coordinates import (
     steps_um,
     without_axis,
 )
-from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
+from cellwright.widgets.shared.edited_layers import COUNT, EDITED, is_edited, is_image, metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
@@ -230,19 +230,19 @@ def _nuclei_of(
 
 def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
     """Return the layers of cells of all images that were counted, one for each count."""
-    found: dict[tuple[str, str], LabelsLayer | Points] = {}
+    found: dict[tuple[Any, ...], LabelsLayer | Points] = {}
     for layer in viewer.layers:
         own = metadata_of(layer)
         if not is_cells_layer(layer) or own.get("is_preview") or "model" not in own:
             continue
-        key = str(own.get("source")), str(own["model"])
+        key = (own.get("source"), *(own.get(name) for name in COUNT))
         if key not in found or isinstance(layer, LabelsLayer):
             found[key] = layer
     return list(found.values())
 
 
 def session_table(viewer: Any) -> "pandas.DataFrame":
-    """Return one row per count in the viewer: ``image``, ``layer``, ``model``, ``count``, classes.
+    """Return one row per count: ``image``, ``layer``, ``model``, ``corrected``, ``count``, classes.
 
     All cells of a layer count, whatever the filters of the panel.
     """
@@ -260,6 +260,7 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
             "image": own.get("image_name", "") if image is None else image.name,
             "layer": layer.name,
             "model": own["model"],
+            "corrected": is_edited(layer),
             "count": len(numbers),
         }
         if "class" in features:
