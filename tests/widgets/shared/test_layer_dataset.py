@@ -132,7 +132,8 @@ def test_two_images_of_one_name_are_both_kept(viewer: ViewerModel, blobs: Any, t
     for _ in range(2):
         image = viewer.add_image(blobs.image, name="a")
         image.name = "a"
-        viewer.add_labels(blobs.labels, name="a labels")
+        own = {"source": str(image.unique_id), "edited": True}
+        viewer.add_labels(blobs.labels, name="a labels", metadata={"cellwright": own})
     dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
     assert len({item.name for item in read_dataset(run(write_task(dataset, tmp_path))).items}) == 2
 
