@@ -19,6 +19,7 @@ from cellwright.core.tasks import run
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import only_run, read_outcomes, thumbnail_of
+from cellwright.files.folders.written import begin_image, begun_of
 from cellwright.inference import image_count
 from cellwright.inference.corrections import save_corrected
 from cellwright.inference.folder import count_folder
@@ -129,15 +130,36 @@ def test_other_settings_keep_it_under_another_name(images, tmp_path, shelved):
     told = []
     outcomes = count(images, out, shelved, Recipe(analysis=MEASURED), told)
     assert len(told) == 1
-    assert "corrected by hand were counted anew with other settings: A01." in told[0]
+    assert "not those corrected by hand: A01." in told[0]
     assert not outcomes["A01"].was_done
     assert "kept as A01.labels.edited1.tif" in outcomes["A01"].row["notices"]
     for name, content in mine.items():
         stem, ending = name.rsplit(".", 1)
         assert (out / f"{stem}.edited1.{ending}").read_bytes() == content
     assert "corrected" not in outcomes["A01"].row
+    assert outcomes["A01"].row["corrected_beside"] == "A01.labels.edited1.tif"
+    assert pandas.read_csv(out / "summary.csv")["corrected_beside"].dropna().tolist() == [
+        "A01.labels.edited1.tif"
+    ]
+    again = count(images, out, shelved, Recipe(analysis=AnalysisSettings(measure=("shape",))), told)
+    assert again["A01"].row["corrected_beside"] == "A01.labels.edited1.tif", "however often it is counted"
+    assert "corrected_beside" not in again["B02"].row
+    assert "A01" in told[-1]
     assert same_cells(tifffile.imread(out / "A01.labels.tif"), machine)
     assert not list(out.glob("*.counted*"))
+
+
+def test_a_run_that_was_killed_knows_where_corrected_cells_are(images, tmp_path, shelved):
+    out = tmp_path / "out"
+    count(images, out, shelved)
+    run(save_corrected(out, "A01", corrected(found_in(out, "A01").cells.labels)))
+    begun = begun_of("A01", out)
+    first = begin_image("A01", out, begun=begun)  # and killed before it has written anything
+    assert first.beside == "A01.labels.edited1.tif"
+    outcomes = count(images, out, shelved)
+    assert outcomes["A01"].row["corrected_beside"] == first.beside
+    assert (out / first.beside).exists()
+    assert not begun.exists()
 
 
 def test_it_can_be_corrected_again_and_back(images, tmp_path, shelved, blobs):

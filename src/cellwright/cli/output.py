@@ -16,6 +16,7 @@ import typer
 from cellwright.cli.interrupts import heeded_interrupts
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, T, Task, ignore, run
+from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.files.zarr import address_of
 from cellwright.models.fit import DIGITS, expectation, in_short
 from cellwright.ops.measure.cells_table import class_counts, plain_count
@@ -157,6 +158,8 @@ class Table:
         remark = in_short(row.get("fit"))
         if "corrected" in row:
             remark = f"{row['corrected']} corrected by hand"
+        elif BESIDE in row:
+            remark = MADE_WAY
         self._print(str(path), self._model, str(row["count"]), seconds, remark)
 
     def _show_heading(self) -> None:

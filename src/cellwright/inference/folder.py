@@ -34,12 +34,12 @@ from cellwright.files.folders.results import (
     note_report,
     only_run,
     outcomes_before,
-    read_outcomes,
     write_folder_report,
     write_summary,
     write_thumbnail,
 )
 from cellwright.files.folders.written import (
+    BESIDE,
     KEPT,
     begin_image,
     begun_of,
@@ -92,7 +92,6 @@ def count_folder(
             on_notice(notice)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
-        corrected = _corrected(read_outcomes(output)) if left else frozenset()
         written = time.monotonic()
 
         def tell(index: int, outcome: ImageOutcome) -> None:
@@ -115,7 +114,7 @@ def count_folder(
                 write_summary(output, _in_order(known), xlsx=counter.xlsx)
             raise
         outcomes = _in_order(known)
-        _tell_counted_anew(corrected, outcomes, on_notice)
+        _tell_made_way(outcomes, on_notice)
         check_there(output)
         yield from write_tables(output, outcomes, counter, counter.settings_text)
         note_report(output, counter.report, counter.settings_text)
@@ -144,22 +143,15 @@ def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
     return tuple(outcome for index in sorted(known) for outcome in known[index])
 
 
-def _corrected(outcomes: Sequence[ImageOutcome]) -> frozenset[str]:
-    """Return the names of images whose cells were corrected by hand."""
-    return frozenset(one.image.name for one in outcomes if "corrected" in one.row)
-
-
-def _tell_counted_anew(
-    corrected: frozenset[str], outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], None]
-) -> None:
-    """Tell which images had been corrected by hand and have the cells of a model again."""
-    lost = corrected - _corrected(outcomes)
-    names = [one.image.name for one in outcomes if one.image.name in lost and not one.error]
+def _tell_made_way(outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], None]) -> None:
+    """Tell of which images the cells of a model count, though others were corrected by hand."""
+    names = [one.image.name for one in outcomes if BESIDE in one.row]
     if names:
         named = ", ".join(names[:MOST_NAMES]) + " and others" * (len(names) > MOST_NAMES)
         on_notice(
-            f"Images that had been corrected by hand were counted anew with other settings: {named}. What "
-            "was corrected is kept beside the new files, named 'edited'; 'cellwright correct' puts it back."
+            f"Counted anew with other settings, so that cells of the model count, not those corrected by "
+            f"hand: {named}. These are kept beside, as the column {BESIDE} tells; 'Take over what was "
+            "corrected' of Count a folder or 'cellwright correct' puts them back."
         )
 
 
@@ -262,6 +254,8 @@ def _count_image(
         files = counter.write(output, image.name, pixels, counted)
         row = summary_row(counted)
         row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))
+        if before.beside:
+            row[BESIDE] = before.beside
         write_thumbnail(output, image.name, pixels, counted.result)
         mark_done(image, output, made, files, row, before)
         begun.unlink(missing_ok=True)

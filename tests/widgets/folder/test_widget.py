@@ -454,12 +454,34 @@ def test_what_was_proofread_is_taken_over(
     qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
     run(panel)  # the labels are no images
     assert names(panel) == ["A01_s1", "A01_s2", "B02_s1"]
-    assert panel.view.take_proofread.text() == "Take over what was proofread (1 image)"
+    assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
     with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
         panel.view.take_proofread.click()
     row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
     assert (row["image"], row["count"], row["corrected"]) == ("A01_s1", len(blobs) - 1, 1)
     assert panel.view.take_proofread.isHidden()
+
+
+def test_corrected_images_that_are_counted_anew_say_so_and_can_be_put_back(
+    panel: FolderWidget, opened: Labels, run: Callable[[FolderWidget], None], qtbot: QtBot, blobs: Any
+) -> None:
+    opened.data = np.where(opened.data == 3, 0, opened.data)
+    save(panel, qtbot)
+    panel.view.settings.set_values({"min_area_px": 1})
+    for _ in range(2):  # the second has nothing to do, and tells it, too
+        run(panel)
+        assert "not those corrected by hand: A01_s1." in panel.view.message.text()
+        assert f"{len(blobs)} cells\ncorrected ones beside" in texts(panel)[0]
+        row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
+        assert (row["count"], row["corrected_beside"]) == (len(blobs), "A01_s1.labels.edited1.tif")
+        assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.take_proofread.click()
+    summary = pandas.read_csv(panel.model.output / "summary.csv")
+    assert (summary["count"][0], summary["corrected"][0]) == (len(blobs) - 1, 1)
+    assert "corrected_beside" not in summary
+    assert panel.view.take_proofread.isHidden()
+    assert f"{len(blobs) - 1} cells\n1 corrected" in texts(panel)[0]
 
 
 def test_what_was_counted_block_by_block_is_not_corrected(

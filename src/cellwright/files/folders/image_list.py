@@ -28,7 +28,7 @@ PART = "#"  # between the name of a file and that of one of its images
 LONGEST_NAME = 150  # bytes of a name; file systems end at 255, and endings are added
 FIELD = re.compile(r"\{(\w+)\}")
 TAKEN = (
-    *("image", "model", "count", "corrected", "low", "high", "fit", "expectation"),
+    *("image", "model", "count", "corrected", "corrected_beside", "low", "high", "fit", "expectation"),
     *("seconds", "notices", "error"),
 )
 

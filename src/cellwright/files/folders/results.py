@@ -32,6 +32,7 @@ from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
+    BESIDE,
     COUNTED,
     KEPT,
     MARK_VERSION,
@@ -340,6 +341,9 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
     n_corrected = sum("corrected" in one.row for one in done)
     if n_corrected:
         facts["images corrected by hand"] = n_corrected
+    n_beside = sum(BESIDE in one.row for one in done)
+    if n_beside:
+        facts["images whose corrected cells do not count, but are kept beside"] = n_beside
     if counts:
         facts |= {"cells per image, median": median(counts), "fewest": min(counts), "most": max(counts)}
     if fits:

@@ -16,6 +16,8 @@ from cellwright.files.json_value import read_object
 KEPT = ".cellwright"
 MARK_VERSION = 2
 COUNTED = "counted"  # key in the mark of an image that was corrected: files of what the model had found
+BESIDE = "corrected_beside"  # column of the summary: file of corrected cells that no longer count
+MADE_WAY = "corrected ones beside"  # what is told of such an image in a few words
 NEVER = -1  # no checksum
 TABLES = ("cells.csv", "counts.csv", "markers.csv", "lineages.csv", "cells.parquet")
 OURS = ("json", "labels.tif", "labels.zarr", "density.tif", "density.zarr", *TABLES)  # what counts write
@@ -62,6 +64,7 @@ class Begun(NamedTuple):
     files: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()  # of those what the model had found, where the new ones are corrected
+    beside: str = ""  # file of cells corrected by hand that make way
 
 
 def begin_image(
@@ -78,10 +81,11 @@ def begin_image(
     notices: list[str] = []
     others = {}
     with writing(mark):
+        beside = _beside(name, output, kept, begun)
         if begun is None or not begun.exists():
             notices += _set_unknown_aside(name, output, kept, (*OURS, *["xlsx"] * xlsx))
         if begun is not None:
-            write_text(begun, "")
+            write_text(begun, beside)
         for one, checksum in {**read_object(_record(name, output)), **kept}.get("checksums", {}).items():
             if COUNTED in kept:  # corrected by hand, whatever was written then
                 checksum = NEVER
@@ -92,7 +96,19 @@ def begin_image(
         mark.unlink(missing_ok=True)
     if only:
         _note(name, output, others)
-    return Begun((*kept.get("files", ()), *kept.get(COUNTED, ())), tuple(notices))
+    return Begun((*kept.get("files", ()), *kept.get(COUNTED, ())), tuple(notices), beside=beside)
+
+
+def _beside(name: str, output: Path, kept: Mapping[str, Any], begun: Path | None) -> str:
+    """Return what corrected cells of an image are called once they make way or made it; '' for none."""
+    told = ""
+    with suppress(OSError):  # a run that was killed may have renamed them
+        told = "" if begun is None else begun.read_text(encoding="utf-8")
+    if COUNTED in kept and not told:
+        labels = output / f"{name}.labels.tif"
+        return name_in(output, _free_name(labels if labels.exists() else output / f"{name}.cells.csv"))
+    told = told or kept.get("row", {}).get(BESIDE, "")
+    return told if (output / told).is_file() or COUNTED in kept else ""
 
 
 def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
@@ -189,10 +205,14 @@ def _set_aside(path: Path, checksum: int, why: str = "was changed since it was c
     """Give a file that was changed another name; return the sentence that tells so."""
     if not path.exists() or _checksum(path) == checksum:
         return []
-    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
-    aside = next(name for name in names if not name.exists())
+    aside = _free_name(path)
     path.rename(aside)
     return [f"{path.name} {why}; it is kept as {aside.name}."]
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _checksum(path: Path) -> int:

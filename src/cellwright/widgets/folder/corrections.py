@@ -11,7 +11,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.files.folders.image_list import proofread_labels
 from cellwright.files.folders.results import ImageOutcome
-from cellwright.files.folders.written import facts_of, mark_of
+from cellwright.files.folders.written import BESIDE, facts_of, mark_of
 from cellwright.files.images import read_image
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.folder.model import FolderModel, Place
@@ -126,19 +126,25 @@ class Corrections(QObject):
     # -- what was proofread -------------------------------------------------------------------------------
 
     def proofread(self) -> list[Correction]:
-        """Return the labels of shown images that were proofread since they were counted or saved."""
+        """Return the labels of shown images that were proofread since they were counted or saved.
+
+        Of images that were counted anew it is the labels that were corrected before.
+        """
         output, found = self._model.output or Path(), []
-        for image in (one.image for one in self._model.done if not one.image.part):
-            labels = proofread_labels(image.path)
+        for one in self._model.done:
+            image = one.image
             counted_ns = facts_of(mark_of(image.name, output)).changed_ns
-            if labels is not None and facts_of(labels).changed_ns > counted_ns:
+            labels = None if image.part else proofread_labels(image.path)
+            if labels is None or facts_of(labels).changed_ns <= counted_ns:
+                labels = output / str(one.row.get(BESIDE, ""))
+            if labels.is_file() and labels.suffix == ".tif":
                 found.append(Correction(Place(output, image.name, counted_ns), labels))
         return found
 
     def offer_proofread(self) -> None:
         """Offer to take over what was proofread, if there is anything."""
         n = len(self.proofread())
-        self._view.take_proofread.setText(f"Take over what was proofread ({n:,} image{'s' * (n != 1)})")
+        self._view.take_proofread.setText(f"Take over what was corrected ({n:,} image{'s' * (n != 1)})")
         self._view.take_proofread.setVisible(n > 0)
 
     def save_proofread(self) -> None:

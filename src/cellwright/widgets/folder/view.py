@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from cellwright.files.folders.image_list import SUFFIXES
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
+from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
@@ -235,8 +236,8 @@ class FolderView(QWidget):
         self.show_correctable(is_shown=False)
         self.take_proofread = button(
             "",
-            "Put the cells that Proofread a folder (Annotate cells) has kept since the images were counted "
-            "in the place of those that were counted.",
+            "Put the cells that Proofread a folder (Annotate cells) has kept since the images were counted, "
+            "or that were corrected before they were counted anew, in the place of those that were counted.",
         )
         self.take_proofread.hide()
         images = QWidget()
@@ -412,6 +413,8 @@ def _fit(outcome: ImageOutcome) -> str:
     fit = outcome.row.get("fit")
     if "corrected" in outcome.row:
         return f"{outcome.row['corrected']:,} corrected"
+    if BESIDE in outcome.row:
+        return MADE_WAY
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
     return in_short(fit)
