@@ -90,9 +90,10 @@ class ImagePixels(QObject):
             self.look_at(layer)
 
     def _read(self) -> None:
-        if self._job is not None or not self._stale:
+        layer = next(iter(self._stale), None)  # no pop: it fails where the last one has just been freed
+        if self._job is not None or layer is None:
             return
-        layer = self._stale.pop()
+        self._stale.discard(layer)
         data = layer.data
         job = Job(once("pixels", lambda: mark_of_pixels(data)), self)
         self._job = job.start(returned=lambda mark: self._on_marked(layer, mark), finished=self._on_finished)
