@@ -63,9 +63,6 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
 
 def paste_labels(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
     """Write the labels of a part of the image where they belong; AnnotationError where it is not in it."""
-    if labels.shape == whole.shape:
-        whole[...] = labels
-        return
     window = tuple(slice(int(a), int(a) + n) for a, n in zip(offset, labels.shape, strict=True))
     if labels.ndim != whole.ndim or whole[window].shape != labels.shape:
         raise AnnotationError(

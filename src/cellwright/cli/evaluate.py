@@ -96,11 +96,8 @@ def compare(
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
     data = read_source(source, split)
     from cellwright.training.evaluation.compare import compare as compare_models
-    from cellwright.training.evaluation.compare import forget_results
 
-    on_image = forget_results
-    if output is not None:
-        on_image = partial(write_disagreement, output)
+    on_image = None if output is None else partial(write_disagreement, output)
     task = compare_models(model, data, engine=engine, on_image=on_image)
     comparison = run_with_bar(task, source.name, stages=("compare",))
     typer.echo(as_text(comparison, as_json=as_json))

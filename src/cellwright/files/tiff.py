@@ -66,7 +66,7 @@ MOST_TURNED = 1000  # pages whose orientation is looked at
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
 
-def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
+def read_tiff(path: Path, wanted: Wanted) -> Iterator[Image]:
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
     ReadError where parts of it are missing, or it claims more pixels than its bytes can hold.

@@ -84,7 +84,7 @@ def address_of(source: Path | str) -> str:
     return ""
 
 
-def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
+def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
     """Yield the images of a Zarr folder or address at full resolution, each with what its metadata tells.
 
     An array is one image, a group of OME-Zarr one or several: those of bioformats2raw, of a plate or a well.

@@ -175,16 +175,6 @@ def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotati
     return annotation[0]
 
 
-def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
-    """Return the annotation of a 2D image; WriteError for a stack."""
-    if len(annotation.shape) != 2:
-        raise WriteError(
-            f"A {title} file holds a 2D image; {annotation.name!r} has axes {annotation.axes!r}. Write its "
-            "planes one by one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
-        )
-    return annotation
-
-
 def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
     """Return the labels; WriteError where there are boxes or points alone."""
     if annotation.labels is None:

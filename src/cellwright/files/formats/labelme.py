@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
+from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import (
     FileObject,
@@ -35,7 +36,6 @@ from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     checked_shape,
     needing_masks,
-    of_plane,
     only_one,
 )
 from cellwright.files.formats.outlines import MaskPart, cells_of, polygons
@@ -155,13 +155,23 @@ def _picture(node: JsonValue) -> NDArray[Any]:
 
 def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks."""
-    one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
+    one = _plane_of(annotation)
     _write(path, one, _shapes(one), {"imagePath": _file_name(one)})
+
+
+def _plane_of(annotation: Sequence[ImageAnnotation]) -> ImageAnnotation:
+    one = only_one(annotation, "LabelMe")
+    if len(one.shape) != 2:
+        raise WriteError(
+            f"A LabelMe file holds a 2D image; {one.name!r} has axes {one.axes!r}. Write its planes one by "
+            "one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
+        )
+    return one
 
 
 def write_masks(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as boxes with PNG masks, and the name of the image as ``imageName`` too."""
-    one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
+    one = _plane_of(annotation)
     labels = needing_masks(one, "LabelMe with masks")
     file = _file_name(one)
     shapes = []

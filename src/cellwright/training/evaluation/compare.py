@@ -71,16 +71,12 @@ class Comparison:
         return float(np.mean(values))
 
 
-def forget_results(image: Image, results: Sequence[Result]) -> None:
-    """Do nothing with what models found in an image."""
-
-
 def compare(
     models: Sequence[str | Path],
     data: Dataset | Image,
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
-    on_image: OnImage = forget_results,
+    on_image: OnImage | None = None,
 ) -> Task[Comparison]:
     """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
 
@@ -108,7 +104,8 @@ def compare(
                     row = replace(row, score=scored)
             rows.append(row)
             results.append(result)
-        on_image(image, results)
+        if on_image is not None:
+            on_image(image, results)
     return Comparison(names, tuple(rows))
 
 
