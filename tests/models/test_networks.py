@@ -12,8 +12,8 @@ from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import flow
+from cellwright.models.families.flow import Attention, MixTransformer, TransformerBlock
 from cellwright.models.layers.blocks import ActivatedConv2d, fused
-from cellwright.models.reference.mediar import Attention, MixTransformer, TransformerBlock
 from cellwright.ops.geometry.intensity import apply, fit
 from cellwright.ops.simulation.simulate import simulate
 

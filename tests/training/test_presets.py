@@ -15,10 +15,9 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
-from cellwright.models.families import centroid, pseudocolor
-from cellwright.models.reference import mediar
-from cellwright.models.reference.efficientnet import B5, V2_S, Stage
-from cellwright.models.reference.mediar import MANetDecoder, MixTransformer
+from cellwright.models.families import centroid, flow, pseudocolor
+from cellwright.models.families.flow import MANetDecoder, MixTransformer
+from cellwright.models.layers.efficientnet import B5, V2_S, Stage
 from cellwright.training import trainer
 from cellwright.training.data import sampler
 from cellwright.training.settings import TrainingSettings
@@ -46,8 +45,8 @@ def narrowed(plan):
 @pytest.fixture(autouse=True)
 def narrow_networks(monkeypatch):
     encoder = partial(MixTransformer, depths=(1, 1, 1, 1), widths=(4, 8, 10, 16))
-    monkeypatch.setattr(mediar, "MixTransformer", encoder)
-    monkeypatch.setattr(mediar, "MANetDecoder", partial(MANetDecoder, widths=(16, 16, 16, 16, 64)))
+    monkeypatch.setattr(flow, "MixTransformer", encoder)
+    monkeypatch.setattr(flow, "MANetDecoder", partial(MANetDecoder, widths=(16, 16, 16, 16, 64)))
     monkeypatch.setattr(centroid, "V2_S", narrowed(V2_S))
     monkeypatch.setattr(centroid, "NECK", (8, 8))
     monkeypatch.setattr(pseudocolor, "B5", narrowed(B5))

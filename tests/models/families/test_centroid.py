@@ -8,7 +8,7 @@ from cellwright.core.data import Annotation
 from cellwright.core.errors import CheckpointError
 from cellwright.models.families import centroid
 from cellwright.models.layers.blocks import GlobalAttention, MobileViTBlock
-from cellwright.models.reference.efficientnet import Block
+from cellwright.models.layers.efficientnet import Block
 from cellwright.ops.codecs.heatmap import CentroidSettings
 
 

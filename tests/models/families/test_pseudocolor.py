@@ -7,7 +7,7 @@ import torch
 from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.models.families import flow, pseudocolor
-from cellwright.models.reference.efficientnet import Block
+from cellwright.models.layers.efficientnet import Block
 from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.intensity import fit

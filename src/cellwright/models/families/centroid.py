@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.layers.blocks import MobileViTBlock
+from cellwright.models.layers.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.layers.trunk import deep_head, network_of, trained_specs
 from cellwright.models.protocol import CellModel, MapKind, boxes_in, known_mean, soft_cross_entropy, spec_of
-from cellwright.models.reference.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.heatmap import CentroidSettings, boxes_to_heatmap, boxes_to_sizes, heatmap_to_cells
 

@@ -19,9 +19,9 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Image, Maps
 from cellwright.models.families import flow
 from cellwright.models.layers.blocks import PixelHead
+from cellwright.models.layers.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.layers.trunk import FEATURES, network_of
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
-from cellwright.models.reference.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import (

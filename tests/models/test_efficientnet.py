@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cellwright.models.layers.blocks import folded
-from cellwright.models.reference.efficientnet import (
+from cellwright.models.layers.efficientnet import (
     B5,
     V2_S,
     Block,
