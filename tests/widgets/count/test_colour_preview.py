@@ -7,8 +7,8 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError
 from cellwright.inference.settings import EngineSettings
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor, pseudocolor_frames
-from cellwright.widgets.count import shown as module
-from cellwright.widgets.count.shown import lazy_colours, show_active_colours, show_colours
+from cellwright.widgets.count import channels as module
+from cellwright.widgets.count.channels import lazy_colours, show_active_colours, show_colours
 from cellwright.widgets.shared.layer_io import source_of
 
 

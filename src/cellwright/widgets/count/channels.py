@@ -1,15 +1,24 @@
-"""Further channels that are counted in together with the chosen one: of its layer, or of other layers."""
+"""What of layers is counted in: further channels together with the chosen one, and as which colours.
+
+The channels are of its layer or of other ones; colours are what ``pseudocolor`` sees a volume in.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.utils.notifications import show_error
+from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Image
-from cellwright.core.errors import WrongLayerError
+from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import FilePart
+from cellwright.inference.settings import EngineSettings
+from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor_frames
 from cellwright.ops.geometry.axes import StackedPixels
 from cellwright.ops.measure.blocks import cropped
 from cellwright.widgets.shared.coordinates import (
@@ -21,8 +30,13 @@ from cellwright.widgets.shared.coordinates import (
     image_in,
     is_understood,
 )
-from cellwright.widgets.shared.edited_layers import is_image
-from cellwright.widgets.shared.layer_io import Source, source_of
+from cellwright.widgets.shared.edited_layers import METADATA, is_image
+from cellwright.widgets.shared.layer_io import Source, place, source_of
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+COLOURS = "colours"
 
 
 class LayerChannel(NamedTuple):
@@ -205,3 +219,52 @@ def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:
     if len(numbers) < len(images) or not is_one_file or parts[0] is None:
         return CHANNEL + images[0].label_axes, ()
     return parts[0][0], numbers
+
+
+def show_active_colours(viewer: "napari.viewer.Viewer") -> None:
+    """Add the pseudo-colours of the active image layer; a notification tells why not."""
+    try:
+        show_colours(viewer, source_of(viewer.layers.selection.active))
+    except CellwrightError as error:
+        show_error(str(error))
+
+
+def show_colours(
+    viewer: Any,
+    source: Source,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> ImageLayer:
+    """Add the pseudo-colours of a volume as an RGB layer and return it.
+
+    A slice is coloured when it is looked at, so a volume of any size takes no time. The engine tells the
+    channels.
+
+    AxesError where the image is no volume, or has one slice only.
+    """
+    seen = engine.seen(source.image)
+    colours = lazy_colours(pseudocolor_frames(seen.image, seen.channel))
+    if source.channel_axis is not None:
+        colours = np.expand_dims(colours, source.channel_axis)
+    made = ImageLayer(colours, rgb=True, name=f"{source.image.name} colours", **source.placement)
+    made.metadata = {METADATA: {**source.key, "output": COLOURS}}
+    shown: ImageLayer = place(viewer, {COLOURS: made})[COLOURS]
+    return shown
+
+
+def lazy_colours(frames: PseudocolorFrames) -> Any:
+    """Return the coloured slices (..., Y, X, 3) as a dask array, one chunk for each slice."""
+    from dask.array import map_blocks  # napari brings dask
+
+    lead, shape = frames.lead_shape, frames.shape
+    lock = Lock()  # the frames keep neighbours, and slices are read from several threads
+
+    def read(block_info: Any = None) -> NDArray[np.float32]:
+        location = block_info[None]["chunk-location"][: len(lead)]
+        with lock:
+            colours = frames.read(int(np.ravel_multi_index(location, lead)), (slice(None), slice(None)))
+        return np.moveaxis(colours, 0, -1)[(np.newaxis,) * len(lead)]
+
+    chunks = (*((1,) * n for n in lead), (shape[0],), (shape[1],), (3,))
+    return map_blocks(  # type: ignore[no-untyped-call]
+        read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * len(chunks), np.float32)
+    )

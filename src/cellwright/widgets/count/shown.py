@@ -1,19 +1,11 @@
-"""The count that is shown: its layers, its number and what is told of it, in line with what is chosen.
-
-And the colours that the ``pseudocolor`` family sees a volume in.
-"""
+"""The count that is shown: its layers, its number and what is told of it, in line with what is chosen."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from napari.utils.notifications import show_error
-from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker
@@ -22,10 +14,8 @@ from qtpy.QtWidgets import QWidget
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.files.images import describe_images
 from cellwright.inference.recipe import Recipe
-from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import expectation
-from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor_frames
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import (
     CountModel,
@@ -46,7 +36,6 @@ from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news
 from cellwright.widgets.shared.cells.image_pixels import has_other_pixels
 from cellwright.widgets.shared.edited_layers import (
     ASKED,
-    METADATA,
     is_edited,
     is_image,
     is_marked,
@@ -56,7 +45,6 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import (
-    Source,
     bring_into_sight,
     edited_layers,
     hidden_for,
@@ -64,18 +52,15 @@ from cellwright.widgets.shared.layer_io import (
     layers_with,
     place,
     remove,
-    source_of,
 )
 from cellwright.widgets.shared.messages import listen, tell_results
 from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
-    import napari.viewer
     import pandas
 
 OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
 OUTPUTS_OF = {"instances": OUTPUTS, "density": ("Image",)}
-COLOURS = "colours"
 
 
 class EditedCells:
@@ -445,52 +430,3 @@ class ShownCount(QObject):
         for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
             if output not in self._choices.outputs:
                 remove(self._viewer, {**own, "output": output})
-
-
-def show_active_colours(viewer: "napari.viewer.Viewer") -> None:
-    """Add the pseudo-colours of the active image layer; a notification tells why not."""
-    try:
-        show_colours(viewer, source_of(viewer.layers.selection.active))
-    except CellwrightError as error:
-        show_error(str(error))
-
-
-def show_colours(
-    viewer: Any,
-    source: Source,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
-) -> ImageLayer:
-    """Add the pseudo-colours of a volume as an RGB layer and return it.
-
-    A slice is coloured when it is looked at, so a volume of any size takes no time. The engine tells the
-    channels.
-
-    AxesError where the image is no volume, or has one slice only.
-    """
-    seen = engine.seen(source.image)
-    colours = lazy_colours(pseudocolor_frames(seen.image, seen.channel))
-    if source.channel_axis is not None:
-        colours = np.expand_dims(colours, source.channel_axis)
-    made = ImageLayer(colours, rgb=True, name=f"{source.image.name} colours", **source.placement)
-    made.metadata = {METADATA: {**source.key, "output": COLOURS}}
-    shown: ImageLayer = place(viewer, {COLOURS: made})[COLOURS]
-    return shown
-
-
-def lazy_colours(frames: PseudocolorFrames) -> Any:
-    """Return the coloured slices (..., Y, X, 3) as a dask array, one chunk for each slice."""
-    from dask.array import map_blocks  # napari brings dask
-
-    lead, shape = frames.lead_shape, frames.shape
-    lock = Lock()  # the frames keep neighbours, and slices are read from several threads
-
-    def read(block_info: Any = None) -> NDArray[np.float32]:
-        location = block_info[None]["chunk-location"][: len(lead)]
-        with lock:
-            colours = frames.read(int(np.ravel_multi_index(location, lead)), (slice(None), slice(None)))
-        return np.moveaxis(colours, 0, -1)[(np.newaxis,) * len(lead)]
-
-    chunks = (*((1,) * n for n in lead), (shape[0],), (shape[1],), (3,))
-    return map_blocks(  # type: ignore[no-untyped-call]
-        read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * len(chunks), np.float32)
-    )

@@ -15,11 +15,12 @@ from cellwright.models import registry, store
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.background import BackgroundTool
 from cellwright.widgets.count.calibrate import CalibrateTool
+from cellwright.widgets.count.channels import show_colours
 from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.model import CountModel, CountOutcome, count_task
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool, SettingsFileTool
-from cellwright.widgets.count.shown import EditedCells, ShownCount, show_colours
+from cellwright.widgets.count.shown import EditedCells, ShownCount
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import image_layer, layer_of_id, shown_cells

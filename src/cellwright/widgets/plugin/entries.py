@@ -16,7 +16,7 @@ MODULES = {
     "CompareWidget": "compare.widget",
     "FolderWidget": "folder.widget",
     "ResultsWidget": "results.widget",
-    "show_active_colours": "count.shown",
+    "show_active_colours": "count.channels",
     "count_active_layer": "plugin.commands",
     "classify_active_layer": "plugin.commands",
     "get_image_reader": "plugin.image_reader",
