@@ -205,6 +205,33 @@ def test_settings_change_the_count(cli, image_path):
     assert json.loads(cli("count", image_path, "--json", "--min-area-px", 100_000).out)["count"] == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("--axes", "TYX"), {"frames": 3}),
+        (("--axes", "ZYX", "--no-link"), {"slices": 3}),
+        (("--axes", "ZYX"), {}),
+        (("--axes", "CYX", "--channel", 0), {}),
+    ],
+)
+def test_frames_and_slices_that_a_count_sums_are_told(cli, tmp_path, draw_blobs, asked, told):
+    """In JSON, in the table for people, and in the summary of a folder, also of what was counted before."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.tif"
+    tifffile.imwrite(path, np.stack([draw_blobs((60, 60)).image] * 3), photometric="minisblack")
+    for way in ((), ("--stream", "--output", tmp_path / "blocks")):
+        row = json.loads(cli("count", path, "--json", *asked, *way).out)
+        assert {name: row[name] for name in ("frames", "slices") if name in row} == told
+    words = "".join(f"in {n} {name}" for name, n in told.items())
+    assert ("in 3 " in cli("count", path, *asked).out) == bool(told)
+    for _ in range(2):
+        line = cli("count", path.parent, *asked, "--output", tmp_path / "out").out.splitlines()[1]
+        assert line.endswith(words or line[-1])
+        summary = pandas.read_csv(tmp_path / "out" / "summary.csv")
+        assert summary[[*told]].to_dict("records") == [told]
+        assert {"frames", "slices"} & {*summary} == {*told}
+
+
 def test_axes_and_channel_are_those_asked_for(cli, tmp_path, blobs):
     data = np.stack([np.zeros_like(blobs.image), blobs.image])
     tifffile.imwrite(tmp_path / "a.tif", data, photometric="minisblack")

@@ -6,7 +6,7 @@ Ctrl-C is heeded at each step.
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from cellwright.core.tasks import Progress, T, Task, ignore, run
 from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.files.zarr import address_of
 from cellwright.models.fit import DIGITS, expectation, in_short
-from cellwright.ops.measure.cells_table import class_counts, plain_count
+from cellwright.ops.measure.cells_table import class_counts, counted_planes, in_planes, plain_count
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
@@ -117,7 +117,8 @@ class Table:
         if result.interval is not None:
             low, high = result.interval
             shown = f"{result.count:.1f} ({low:.0f}-{high:.0f})"
-        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
+        remark = _remark(counted_planes(result), in_short(result.fit))
+        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", remark)
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
         if analysis is not None:
@@ -134,6 +135,7 @@ class Table:
             row["classes"] = class_counts(result)
         if result.interval:
             row["interval"] = [round(end, 1) for end in result.interval]
+        row |= counted_planes(result)
         if result.fit is not None:
             row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
         if analysis is not None:
@@ -160,7 +162,7 @@ class Table:
             remark = f"{row['corrected']} corrected by hand"
         elif BESIDE in row:
             remark = MADE_WAY
-        self._print(str(path), self._model, str(row["count"]), seconds, remark)
+        self._print(str(path), self._model, str(row["count"]), seconds, _remark(row, remark))
 
     def _show_heading(self) -> None:
         if not self._has_heading:
@@ -170,6 +172,11 @@ class Table:
     def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
         first, second = self._widths
         typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
+
+
+def _remark(planes: Mapping[str, Any], remark: str) -> str:
+    """Return what stands behind a count: the frames or slices that it is the sum over, and the remark."""
+    return " · ".join(filter(None, (in_planes(planes).strip(), remark)))
 
 
 def _json_line(row: dict[str, Any]) -> str:

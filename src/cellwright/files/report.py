@@ -18,9 +18,16 @@ from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.ops.geometry.axes import channel_numbers
-from cellwright.ops.measure.analysis import groups_of, in_planes, per_plane
+from cellwright.ops.measure.analysis import groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
-from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count
+from cellwright.ops.measure.cells_table import (
+    cells_checksum,
+    class_counts,
+    counted_planes,
+    in_planes,
+    label_axes,
+    plain_count,
+)
 from cellwright.ops.measure.columns import heading_of
 from cellwright.ops.measure.filters import copositive_table
 
@@ -159,7 +166,7 @@ def _pictures(extras: ReportExtras) -> list[str]:
 
 
 def _number(result: Result) -> str:
-    unit = f"cells{in_planes(result)}"
+    unit = f"cells{in_planes(counted_planes(result))}"
     text = f'<p><span class="number">{plain_count(result.count)}</span> <span class="unit">{unit}</span>'
     if result.interval:
         low, high = result.interval

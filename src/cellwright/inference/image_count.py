@@ -38,7 +38,7 @@ from cellwright.models.fit import DIGITS, expectation
 from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
 from cellwright.ops.measure.blocks import n_channels
-from cellwright.ops.measure.cells_table import cells_table, class_counts, plain_count
+from cellwright.ops.measure.cells_table import cells_table, class_counts, counted_planes, plain_count
 
 if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
@@ -405,11 +405,16 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
 
 
 def summary_row(counted: Counted) -> dict[str, Any]:
-    """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
+    """Return the columns of an image in the summary of its folder.
+
+    Model, count, interval, frames or slices that are counted, fit, classes, the means of what was measured,
+    seconds and notices.
+    """
     result = counted.result
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
+    row |= counted_planes(result)
     if result.fit is not None:
         row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}

@@ -115,6 +115,19 @@ def test_a_folder_is_counted_and_what_fails_is_listed(
     assert f"{len(blobs)} cells" in texts(panel)[0]
 
 
+def test_frames_that_a_count_sums_are_told(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], plate: Path, blobs: Any
+) -> None:
+    movie = np.stack([(blobs.image * 200).astype(np.uint8)] * 3)
+    tifffile.imwrite(plate / "A01_s2.tif", movie, imagej=True, metadata={"axes": "TYX"})
+    run(panel)
+    told = dict(zip(names(panel), texts(panel), strict=True))
+    assert f"\n{3 * len(blobs)} cells in 3 frames" in told["A01_s2"]
+    assert "frames" not in told["A01_s1"]
+    report = (panel.model.output / "report.html").read_text(encoding="utf-8")
+    assert f"A01_s2: {3 * len(blobs)} cells in 3 frames" in report
+
+
 def test_a_panel_that_is_closed_stops(panel: FolderWidget, qtbot: QtBot, shelved: Any) -> None:
     find, is_closed = shelved.postprocess, Event()
 

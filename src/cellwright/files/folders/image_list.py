@@ -29,7 +29,7 @@ LONGEST_NAME = 150  # bytes of a name; file systems end at 255, and endings are 
 FIELD = re.compile(r"\{(\w+)\}")
 TAKEN = (
     *("image", "model", "count", "corrected", "corrected_beside", "low", "high", "fit", "expectation"),
-    *("seconds", "notices", "error"),
+    *("frames", "slices", "seconds", "notices", "error"),
 )
 
 

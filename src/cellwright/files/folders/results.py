@@ -50,6 +50,7 @@ from cellwright.files.json_value import read_object
 from cellwright.files.report import figure, html_table, outlined, page
 from cellwright.files.tables import write_csv, write_xlsx
 from cellwright.files.zarr import open_array
+from cellwright.ops.measure.cells_table import in_planes
 from cellwright.ops.plates import PlateMap, plate_map, row_name
 
 if TYPE_CHECKING:
@@ -391,7 +392,7 @@ def _pictures(output: Path, done: Sequence[ImageOutcome]) -> list[str]:
     figures = []
     for one in sorted(known, key=lambda one: float(one.row[column]))[:MOST_PICTURES]:
         picture = thumbnail_of(output, one.image.name)
-        caption = f"{one.image.name}: {one.row['count']} cells"
+        caption = f"{one.image.name}: {one.row['count']} cells{in_planes(one.row)}"
         if "fit" in one.row:
             caption += f", fit {one.row['fit']:.2f}"
         if picture.exists():

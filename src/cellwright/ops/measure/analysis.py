@@ -27,6 +27,7 @@ from cellwright.ops.measure.cells_table import (
     class_names,
     is_volumetric,
     label_axes,
+    label_shape,
 )
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.filters import (
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import pandas
 
 MICROMETRES_PER_MM = 1000.0
-PLANES = {"T": "frames", "Z": "slices"}
 BY_FILTERS = "by the filters"  # why cells do not count
 
 
@@ -224,7 +224,7 @@ def _kept(
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Return which cells count, and how many do not for which reason."""
     ndim = cell_ndim(result)
-    boxes, shape = result.cells.boxes[:, :, -ndim:], _label_shape(result)[-ndim:]
+    boxes, shape = result.cells.boxes[:, :, -ndim:], label_shape(result)[-ndim:]
     return left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
 
 
@@ -290,7 +290,7 @@ def counts_table(
     import pandas
 
     axes, ndim = label_axes(result), cell_ndim(result)
-    shape = _label_shape(result)
+    shape = label_shape(result)
     offset = result.offset or (0,) * len(shape)
     lead = shape[: len(shape) - ndim]
     frames = np.rint(result.cells.points[:, : len(lead)]).astype(np.intp)
@@ -326,18 +326,9 @@ def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[st
     first = result.cells.points[:, 0]
     if rows is not None:
         first = first[rows]
-    n = _label_shape(result)[0]
+    n = label_shape(result)[0]
     places = np.clip(np.rint(first).astype(np.intp), 0, n - 1)
     return axes[0].lower(), np.bincount(places, minlength=n)
-
-
-def in_planes(result: Result) -> str:
-    """Return what a number of cells is the sum over, `` in 8 frames``; '' for a plane or a linked volume."""
-    first = label_axes(result)[: -cell_ndim(result)][:1]
-    n = _label_shape(result)[0]
-    if first not in PLANES or n == 1:
-        return ""
-    return f" in {n:,} {PLANES[first]}"
 
 
 def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:
@@ -360,20 +351,12 @@ def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:
     return groups
 
 
-def _label_shape(result: Result) -> tuple[int, ...]:
-    if result.cells.labels is not None:
-        return tuple(result.cells.labels.shape)
-    axes, shape = result.provenance.axes, result.provenance.image_shape
-    lengths = [n for axis, n in zip(axes, shape, strict=True) if axis != "C"]
-    return tuple(lengths[len(lengths) - result.cells.points.shape[1] :])
-
-
 def region_sizes(result: Result, regions: RegionSet) -> NDArray[np.int64]:
     """Return pixels (voxels) of each region in each frame of what was counted, (regions, *lead).
 
     Where there are several regions, their union is the last.
     """
-    shape = _label_shape(result)
+    shape = label_shape(result)
     sizes = regions.sizes(shape[:-2], (shape[-2], shape[-1]), result.offset)
     if cell_ndim(result) == 3:
         return np.asarray(sizes.sum(axis=-1))

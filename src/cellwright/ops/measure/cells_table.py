@@ -1,5 +1,6 @@
 """Cells as a table: one row for each, with the columns that every result has."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 DECIMALS = 4  # of numbers that are written for people
+PLANES = {"T": "frames", "Z": "slices"}
 
 
 def cells_table(result: Result) -> "pandas.DataFrame":
@@ -164,6 +166,27 @@ def label_axes(result: Result) -> str:
     """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
     axes = without_channels(result.provenance.axes)
     return axes[len(axes) - result.cells.points.shape[1] :]
+
+
+def label_shape(result: Result) -> tuple[int, ...]:
+    """Return the lengths along :func:`label_axes`."""
+    if result.cells.labels is not None:
+        return tuple(result.cells.labels.shape)
+    axes, shape = result.provenance.axes, result.provenance.image_shape
+    lengths = [n for axis, n in zip(axes, shape, strict=True) if axis != "C"]
+    return tuple(lengths[len(lengths) - result.cells.points.shape[1] :])
+
+
+def counted_planes(result: Result) -> dict[str, int]:
+    """Return what a number of cells is the sum over, ``{"frames": 8}``; empty for one plane or volume."""
+    first = label_axes(result)[: -cell_ndim(result)][:1]
+    n = label_shape(result)[0]
+    return {} if first not in PLANES or n == 1 else {PLANES[first]: n}
+
+
+def in_planes(planes: Mapping[str, Any]) -> str:
+    """Return `` in 8 frames`` for what :func:`counted_planes` tells, alone or within the row of an image."""
+    return "".join(f" in {planes[name]:,} {name}" for name in PLANES.values() if name in planes)
 
 
 def pixel_um_along(result: Result, wanted: str) -> tuple[float, ...]:

@@ -18,8 +18,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.geometry.axes import channel_numbers
-from cellwright.ops.measure.analysis import in_planes
-from cellwright.ops.measure.cells_table import cells_table, class_counts
+from cellwright.ops.measure.cells_table import cells_table, class_counts, counted_planes, in_planes
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
@@ -292,7 +291,11 @@ def card_of(
             found = edited["class"].value_counts()
             classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
     line = " · ".join(
-        (f"{n_cells(result)}{in_planes(result)}", *parts, result_line(result).partition(" · ")[2])
+        (
+            f"{n_cells(result)}{in_planes(counted_planes(result))}",
+            *parts,
+            result_line(result).partition(" · ")[2],
+        )
     )
     if source.is_preview:
         height, width = source.image.label_shape[-2:]  # of a large view its middle alone

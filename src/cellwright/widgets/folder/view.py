@@ -29,6 +29,7 @@ from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
+from cellwright.ops.measure.cells_table import in_planes
 from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
@@ -327,9 +328,8 @@ class OutcomeList(QAbstractListModel):
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             n = outcome.row.get("count", 0)
-            return (
-                f"{shortened(outcome.image.name, LONGEST_NAME)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
-            )
+            cells = f"{n:,} cell{'s' * (n != 1)}{in_planes(outcome.row)}"
+            return f"{shortened(outcome.image.name, LONGEST_NAME)}\n{cells}\n{_fit(outcome)}"
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:

@@ -11,8 +11,7 @@ from qtpy.QtCore import QSignalBlocker, QSize
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.inference.recipe import Recipe
-from cellwright.ops.measure.analysis import in_planes
-from cellwright.ops.measure.cells_table import is_volumetric
+from cellwright.ops.measure.cells_table import counted_planes, in_planes, is_volumetric
 from cellwright.ops.measure.filters import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.export import ResultsExport
@@ -299,7 +298,7 @@ class ResultsWidget(QWidget):
         else:
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
-            cells = f"{total}cells{in_planes(model.measured.result)}"
+            cells = f"{total}cells{in_planes(counted_planes(model.measured.result))}"
             parts = (cells, model.by_hand, model.pixels_text, model.nuclei_text)
             view.line.setText(" · ".join(filter(None, parts)))
         if interval is not None:
