@@ -200,14 +200,36 @@ def test_what_is_whole_comes_back_beside_what_is_damaged(
     assert told in after.results.view.message.text()
 
 
-def test_a_mask_that_cannot_come_back_is_told(desk: Callable[[], Desk], blobs: Any) -> None:
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_mask_and_nuclei_come_back(
+    desk: Callable[[], Desk], blobs: Any, tmp_path: Path, *, is_lost: bool
+) -> None:
     before = desk()
     before.annotated(blobs.labels)
-    before.results.view.mask_layer.choose(
-        before.viewer.add_labels(np.ones(blobs.labels.shape, int), name="tissue")
-    )
+    view, half = before.results.view, np.zeros(blobs.labels.shape, int)
+    half[:60] = 1
+    tissue = before.viewer.add_labels(half, name="tissue")
+    view.mask_side.setCurrentIndex(view.mask_side.place_of(True))
+    view.mask_layer.choose(tissue)
+    view.nuclei.choose(before.viewer.add_labels((blobs.labels > 3) * 1, name="nuclei"))
+    view.measure.click()
     before.rest()
+    first = before.results.model.n_kept
+    tissue.data_setitem(np.nonzero(np.eye(*half.shape, dtype=int)), 1)  # painted after it was written
+    before.results.model.set_border("drop")
+    before.rest()
+    n, nuclei = before.results.model.n_kept, before.results.model.nuclei_text
+    assert 0 < n < first
+    assert nuclei
     before.end()
+    if is_lost:
+        for path in (tmp_path / "journals").glob("*.npz"):
+            path.unlink()
     after = desk()
     after.resumed()
-    assert "'tissue'" in after.results.view.message.text()
+    told = after.results.view.message.text()
+    assert ("Expected the labels 'tissue' at" in told) == is_lost
+    if not is_lost:
+        assert "are as they were" in told
+        assert (after.results.model.n_kept, after.results.model.nuclei_text) == (n, nuclei)
+        np.testing.assert_array_equal(after.viewer.layers["tissue"].data, tissue.data)
