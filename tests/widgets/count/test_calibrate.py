@@ -335,3 +335,8 @@ def test_a_density_is_saved_as_a_report(
         "regions": "regions that are in no file",
     }
     assert {one: told[one] in text for one in told} == {one: one == way for one in told}
+    assert save.OTHER_PIXELS not in text
+    layer.data[...] = 0  # without a word
+    widget.save.ask()
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert save.OTHER_PIXELS in path.read_text(encoding="utf-8")

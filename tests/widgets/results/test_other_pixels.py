@@ -1,6 +1,7 @@
 """An image whose pixels are changed after a count: the number says so, and intensities are those of now."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -140,6 +141,46 @@ def test_pixels_that_change_without_a_word_are_seen_by_the_next_measurement(
     rested(counted)
     assert means(counted.model.table) == [7.0]
     assert COUNTED in counted.view.line.text()
+
+
+@pytest.mark.parametrize("save", ["save_table", "save_counts", "save_report"])
+def test_nothing_is_saved_of_pixels_that_changed_without_a_word(
+    viewer: ViewerModel,
+    counted: ResultsWidget,
+    rested: Callable[[ResultsWidget], None],
+    tmp_path: Path,
+    save: str,
+) -> None:
+    path = tmp_path / ("saved.html" if save == "save_report" else "saved.csv")
+    write_and_keep_quiet(viewer.layers["blobs"])
+    getattr(counted.export, save)(path)
+    rested(counted)
+    assert not path.exists()
+    assert "other pixels" in counted.view.message.text()
+    assert means(counted.model.table) == [7.0]
+    assert COUNTED in counted.view.line.text()
+    getattr(counted.export, save)(path)
+    rested(counted)
+    assert path.exists()
+
+
+def test_nothing_is_saved_of_other_pixels_of_an_image_that_was_not_counted(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, rested: Callable[[ResultsWidget], None], tmp_path: Path
+) -> None:
+    image = viewer.add_image(blobs.image.copy(), name="blobs")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.show_layer(viewer.add_labels(blobs.labels, name="blobs labels"))
+    qtbot.waitUntil(lambda: panel.is_filled, timeout=LIMIT_MS)
+    rested(panel)
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    rested(panel)
+    write_and_keep_quiet(image)
+    panel.export.save_table(tmp_path / "saved.csv")
+    rested(panel)
+    assert not (tmp_path / "saved.csv").exists()
+    assert means(panel.model.table) == [7.0]
 
 
 def test_pixels_that_change_while_they_are_counted_are_told(

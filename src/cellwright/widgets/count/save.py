@@ -19,6 +19,7 @@ from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel, CountOutcome
 from cellwright.widgets.count.shown import EditedCells
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.cells.image_pixels import have_changed
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.jobs import Job
@@ -27,6 +28,7 @@ from cellwright.widgets.shared.napari_private import ask_to_save, preferences
 
 FORMATS = "Settings (*.json)"
 REPORT = "Report (*.html)"
+OTHER_PIXELS = "The image was given other pixels after the count: its picture is not what was counted."
 
 
 class SaveTool(QObject):
@@ -92,7 +94,10 @@ def _write_report(path: Path, counted: CountOutcome) -> None:
         }
     except CellwrightError as error:
         recipes = {"The same again": error_line(error)}
-    write_density_report(path, image, counted.result, recipes)
+    result, source = counted.result, counted.request.source
+    if have_changed([(source.layer_data, source.pixels)]):
+        result = replace(result, notices=(*result.notices, OTHER_PIXELS))
+    write_density_report(path, image, result, recipes)
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:

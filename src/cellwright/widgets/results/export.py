@@ -30,10 +30,12 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.page_tools import CountsTool
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.shared.cells.image_pixels import have_changed
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.shared.cells.snapshot import (
     image_layer_under,
@@ -50,6 +52,10 @@ from cellwright.widgets.shared.regions import REGIONS, WINDOW
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
 DENSITY = "density"  # family whose settings a provenance of a density has
 INPUTS = "inputs"  # folder of regions that a command or Python text is to read
+OTHER_PIXELS = (
+    "Not saved: the image has had other pixels since its cells were measured. They are measured anew; save "
+    "again after that."
+)
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
 
@@ -62,11 +68,12 @@ class ResultsExport(QObject):
         model: ResultsModel,
         counts: CountsTool,
         plots: PlotTool,
+        measurer: Measurer,
         on_loaded: Callable[[Recipe], None],
     ) -> None:
         super().__init__(view)
         self._view, self._model, self._on_loaded = view, model, on_loaded
-        self._counts, self._plots = counts, plots
+        self._counts, self._plots, self._measurer = counts, plots, measurer
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         self.saving: Path | None = None  # what is being written
         self._is_written = False
@@ -243,7 +250,7 @@ class ResultsExport(QObject):
             write_regions(path, shapes, image)
             self._saved_regions = (path, _corners(regions))  # once they are there
 
-        self._start(path, write)
+        self._start(path, write, is_measured=False)
 
     def save_report(self, path: Path) -> None:
         """Write the report."""
@@ -287,7 +294,7 @@ class ResultsExport(QObject):
             recipe = replace(recipe, with_files=tuple(found_by.settings.get("source_files", ())))
         if analysis.frame_interval_s == self._model.told_interval_s:
             analysis = replace(analysis, frame_interval_s=0.0)
-        self._start(path, lambda: save_recipe(path, replace(recipe, analysis=analysis)))
+        self._start(path, lambda: save_recipe(path, replace(recipe, analysis=analysis)), is_measured=False)
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""
@@ -337,20 +344,31 @@ class ResultsExport(QObject):
         if path:
             self.load_settings(Path(path))
 
-    def _start(self, path: Path, write: Callable[[], object]) -> None:
+    def _start(self, path: Path, write: Callable[[], object], *, is_measured: bool = True) -> None:
+        """Write a file beside the viewer; what is measured not where the image has other pixels by now."""
         if self._view.job_bar.is_busy:
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self.saving, self._is_written = path, False
-        self._view.job_bar.start(beside("save", lambda: self._write(write)), self._on_saved)
+        self.saving, self._is_written, pixels = (
+            path,
+            False,
+            self._measurer.pixels_now() if is_measured else [],
+        )
+        self._view.job_bar.start(beside("save", lambda: self._write(write, pixels)), self._on_saved)
 
-    def _write(self, write: Callable[[], object]) -> None:
+    def _write(self, write: Callable[[], object], pixels: list[tuple[Any, int | None]]) -> None:
+        if have_changed(pixels):  # which napari tells of only once the layer is refreshed
+            return
         write()
         self._is_written = True
 
     def _on_saved(self, _: object) -> None:
-        self._view.message.tell(f"Saved {self.saving}")
+        if self._is_written:
+            self._view.message.tell(f"Saved {self.saving}")
+        else:
+            self._view.message.tell(OTHER_PIXELS, is_error=True)
+            self._measurer.read_anew()
 
     def _on_cancelled(self) -> None:
         if self.saving is not None and self._is_written:  # before Cancel was pressed

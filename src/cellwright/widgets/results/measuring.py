@@ -103,6 +103,11 @@ class Measurer(QObject):
         self._is_anew = True
         self.read()
 
+    def pixels_now(self) -> list[tuple[Any, int | None]]:
+        """Return the pixels that are measured, each with the mark of those that were looked at last."""
+        images = filter(None, (self._link.image_layer, *self._further_images))
+        return [(one.data, mark_of(one)) for one in images]
+
     def begin(self) -> None:
         """Measure what was chosen while the panel was being built, and from now on at once."""
         self._is_held = False
@@ -130,6 +135,8 @@ class Measurer(QObject):
         image, others = self._link.image_layer, self._further_images
         for one in filter(None, (image, *others)):
             self.pixels.watch(one)
+            if mark_of(one) is None:
+                self.pixels.look_at(one)
         snapshot = snapshot_of(layer, image, others, self.regions, self._model.region_rule, nuclei)
         before, on_returned = self._model.measured, partial(self._on_measured, layer)
         is_anew, self._is_anew = self._is_anew, False

@@ -69,7 +69,9 @@ class ResultsWidget(QWidget):
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.tracks = TrackTool(self.view.tracks, self.model, self.link)
-        self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
+        self.export = ResultsExport(
+            self.view, self.model, self.counts, self.plots, self.measurer, self._take_recipe
+        )
         self.kept = KeptSettings(self.view, self.model, self.link, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._place = stack(into=self)

@@ -4,7 +4,7 @@ It looks when napari tells of other data or draws a slice anew that is in sight.
 their checksum, which is made beside the viewer; those that lie in files by the array that reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -41,6 +41,11 @@ def has_other_pixels(layer: Layer, mark: int | None) -> bool:
     """Return whether an image is known to have other pixels than those of a mark."""
     known = mark_of(layer)
     return mark is not None and known is not None and known != mark
+
+
+def have_changed(images: Iterable[tuple[Any, int | None]]) -> bool:
+    """Return whether pixels are no longer those of their mark, where that is known; slow for many."""
+    return any(mark is not None and mark_of_pixels(data) != mark for data, mark in images)
 
 
 class ImagePixels(QObject):
@@ -99,8 +104,8 @@ class ImagePixels(QObject):
         self._job = job.start(returned=lambda mark: self._on_marked(layer, mark), finished=self._on_finished)
 
     def _on_marked(self, layer: Layer, mark: int) -> None:
-        if mark != mark_of(layer):
-            _marks[layer] = mark
+        known, _marks[layer] = mark_of(layer), mark
+        if known not in (None, mark):
             self.changed.emit(layer)
 
     def _on_finished(self) -> None:
