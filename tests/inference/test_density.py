@@ -10,13 +10,15 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.inference import context
+from cellwright.inference.image_count import summary_row
 from cellwright.inference.pipeline import count_cells, recount
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import density
 from cellwright.models.families.flow import FLOW_SCALE
-from cellwright.models.fit import WARN_BELOW
+from cellwright.models.fit import WARN_BELOW, in_short
 from cellwright.ops.codecs.density import DensitySettings, cells_to_density
 from cellwright.ops.codecs.flow import labels_to_flow
+from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.prediction_interval import (
     DOUBTED_BELOW,
     disagreement,
@@ -380,6 +382,13 @@ def test_cells_that_may_lie_over_each_other_are_told():
     likely = overlapping(crowded.count, covered)
     assert likely < crowded.interval[1] < 1.1 * likely
     assert f"Cells cover {covered:.0%} of the image" in crowded.notices[-1]
+    rows = [summary_row(Counted(one)) for one in (sparse, crowded)]
+    assert [row["expectation"] for row in rows] == [
+        "Expect about 9 of 10 right.",
+        "Expect about 9 of 10 right, hidden ones aside.",
+    ]
+    assert in_short(rows[1]["fit"], [rows[1]["notices"]]) == "about 9 of 10 right, hidden ones aside"
+    assert in_short(0.5, crowded.notices) == in_short(0.5), "what is doubted anyway needs no more words"
     corrected = recount(crowded, None, model, DensitySettings(1.1, 0.01))
     assert (corrected.notices, corrected.interval[1] < likely) == (crowded.notices[:-1], True)
     assert recount(corrected, None, model, DensitySettings()).notices == crowded.notices

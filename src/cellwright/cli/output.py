@@ -117,7 +117,7 @@ class Table:
         if result.interval is not None:
             low, high = result.interval
             shown = f"{result.count:.1f} ({low:.0f}-{high:.0f})"
-        remark = _remark(counted_planes(result), in_short(result.fit))
+        remark = _remark(counted_planes(result), in_short(result.fit, result.notices))
         self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", remark)
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
@@ -137,7 +137,7 @@ class Table:
             row["interval"] = [round(end, 1) for end in result.interval]
         row |= counted_planes(result)
         if result.fit is not None:
-            row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
+            row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit, result.notices)}
         if analysis is not None:
             row |= analysis_row(analysis)
         seconds = round(result.provenance.seconds, 3)
@@ -157,7 +157,7 @@ class Table:
             return
         self._show_heading()
         seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
-        remark = in_short(row.get("fit"))
+        remark = in_short(row.get("fit"), [row.get("notices", "")])
         if "corrected" in row:
             remark = f"{row['corrected']} corrected by hand"
         elif BESIDE in row:

@@ -416,7 +416,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
     row |= counted_planes(result)
     if result.fit is not None:
-        row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit)}
+        row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit, result.notices)}
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     if counted.analysis is not None:
         row |= _analysis_columns(counted.analysis)

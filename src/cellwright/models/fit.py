@@ -20,7 +20,7 @@ Where a family has no flow, its depth or its heatmap stands for the length.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Maps
 from cellwright.core.errors import CheckpointError
 from cellwright.files.json_value import NO_JSON
-from cellwright.ops.measure.prediction_interval import DOUBTED_BELOW
+from cellwright.ops.measure.prediction_interval import CROWD, DOUBTED_BELOW
 
 FIT = "fit.json"
 FIT_VERSION = 1
@@ -206,8 +206,10 @@ def _length(maps: Maps, probability: str) -> NDArray[np.floating]:
     return np.asarray(maps.get("depth", maps[probability])[0])
 
 
-def in_short(fit: float | None) -> str:
+def in_short(fit: float | None, notices: Iterable[str] = ()) -> str:
     """Return what a fit means in a few words; empty where nothing is known.
+
+    Notices of the count tell where cells may be hidden, of which a fit knows nothing.
 
     Examples
     --------
@@ -219,12 +221,15 @@ def in_short(fit: float | None) -> str:
     fit = round(fit, DIGITS)
     if fit < UNKNOWN_BELOW:
         return "unlike anything learned"
+    aside = ""
+    if fit >= WARN_BELOW and any(CROWD in one for one in notices):
+        aside = ", hidden ones aside"
     if fit >= NEARLY_ALL:
-        return "nearly all right"
-    return f"about {round(10 * fit)} of 10 right"
+        return f"nearly all right{aside}"
+    return f"about {round(10 * fit)} of 10 right{aside}"
 
 
-def expectation(fit: float | None) -> str:
+def expectation(fit: float | None, notices: Iterable[str] = ()) -> str:
     """Return what a fit means as a sentence, with what to do; empty where nothing is known.
 
     Examples
@@ -240,7 +245,7 @@ def expectation(fit: float | None) -> str:
             "This image is unlike anything this model has learned: do not trust the count. Teach it five "
             "images: correct them and train on them."
         )
-    sentence = f"Expect {in_short(fit)}."
+    sentence = f"Expect {in_short(fit, notices)}."
     if fit < WARN_BELOW:
         sentence += " Look at the cells; five corrected images would teach the model this kind."
     return sentence

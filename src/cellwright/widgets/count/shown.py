@@ -205,7 +205,7 @@ class ShownCount(QObject):
         What is told aside is no warning.
         """
         notices = [*counted.result.notices, self._model.disagreement(counted), *more]
-        expected = expectation(counted.result.fit)
+        expected = expectation(counted.result.fit, counted.result.notices)
         if expected in notices:  # as a warning
             expected = ""
         notices += [self._out_of_sight(counted), _other_images(counted)]

@@ -417,7 +417,7 @@ def _fit(outcome: ImageOutcome) -> str:
         return MADE_WAY
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
-    return in_short(fit)
+    return in_short(fit, [outcome.row.get("notices", "")])
 
 
 def _squared(path: Path, _: float) -> QIcon:
