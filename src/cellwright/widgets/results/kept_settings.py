@@ -91,7 +91,8 @@ class KeptSettings(QObject):
             return
         gate = None if model.gate is None else asdict(model.gate)
         mask, nuclei = ("" if box.layer is None else box.layer.name for box in self._boxes.values())
-        files = InputFiles(mask=mask, outside=bool(self._view.mask_side.currentData()), nuclei=nuclei)
+        is_outside = bool(mask and self._view.mask_side.currentData())
+        files = InputFiles(mask=mask, outside=is_outside, nuclei=nuclei)
         with telling(self._view.message.fail):
             save_recipe(journal.with_suffix(SETTINGS), Recipe(analysis=model.settings, files=files))
             shapes = drawn_shapes(model.regions)
