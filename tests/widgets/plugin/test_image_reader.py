@@ -7,16 +7,18 @@ import pytest
 import tifffile
 import zarr
 from magicgui.widgets import Dialog
+from napari import current_viewer
 from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
-from cellwright.widgets.plugin import readers_writers
+from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.plugin.image_reader import get_image_reader, read_layers
 from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.layer_io import image_of
@@ -327,6 +329,39 @@ def test_the_window_goes_on_while_a_file_is_read(tmp_path, viewer_with_readers, 
     assert layer.data.shape == (20, 30)
     assert threading.main_thread() not in threads
     assert len(ticks) > 5
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_viewer_that_a_program_closes_while_a_file_is_read_is_closed(
+    make_napari_viewer, tmp_path, monkeypatch, is_folder
+):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
+    name = "_images_in" if is_folder else "read_images"
+    read = getattr(image_reader, name)
+
+    viewer = make_napari_viewer()
+    window = viewer.window._qt_window
+    is_reading, is_closed, timer = threading.Event(), threading.Event(), QTimer()
+
+    def read_slowly(*arguments, **how):
+        is_reading.set()
+        assert is_closed.wait(30)
+        yield from read(*arguments, **how)
+
+    def close():
+        if is_reading.is_set() and not is_closed.is_set():
+            viewer.close()
+            is_closed.set()
+
+    timer.timeout.connect(close)
+    timer.start(10)
+    list_slowly = lambda *arguments: list(read_slowly(*arguments))  # noqa: E731
+    monkeypatch.setattr(image_reader, name, list_slowly if is_folder else read_slowly)
+    target = tmp_path if is_folder else tmp_path / "a.tif"
+    assert viewer.open(str(target), plugin="napari-cellwright") == []
+    assert not isalive(window)
+    assert len(viewer.layers) == 0
+    assert current_viewer() is not viewer
 
 
 def test_a_window_stays_open_until_a_file_is_read(qtbot, monkeypatch):

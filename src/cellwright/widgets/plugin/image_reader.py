@@ -25,7 +25,7 @@ from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.images import describe_images, image_names, read_image, read_images
 from cellwright.files.metadata import FilePart, blank, guess_notice
 from cellwright.files.zarr import address_of, is_zarr
-from cellwright.widgets.plugin.meanwhile import beside_window
+from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
 
@@ -34,7 +34,6 @@ LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, w
 COLOUR_SAMPLES = 3
 CHANNEL_COLOURS = ("cyan", "magenta", "yellow", "green", "red", "blue")  # where the file names none
 MOST_IMAGES = 64  # of one file that become layers unasked
-NO_LAYERS: list[Any] = [(None,)]  # how napari is told that nothing is to be opened
 FOLDER = Path(__file__).parents[2] / "sample_data"
 FILES = {
     "nuclei_2d": "nuclei_2d.tif",
@@ -45,6 +44,7 @@ FILES = {
 }
 
 
+@unless_closed(lambda _: NO_LAYERS)
 def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
     """Return what reads images into layers; None for label images and folders without an image."""
     if not isinstance(path, str):
@@ -70,6 +70,7 @@ def _images_in(folder: Path) -> list[ListedImage]:
     return [one for one in listed if not _is_labels(one.path)]
 
 
+@unless_closed(NO_LAYERS)
 def read_layers(path: str) -> list[LayerData]:
     """Return all images of a file or store as layers.
 
@@ -111,6 +112,7 @@ def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> 
     return layers
 
 
+@unless_closed(NO_LAYERS)
 def read_folder(path: str) -> list[LayerData]:
     """Return the images of a folder as layers; what cannot be read is told and left out."""
     notices: dict[str, None] = {}
@@ -125,6 +127,7 @@ def read_folder(path: str) -> list[LayerData]:
     return layers or NO_LAYERS
 
 
+@unless_closed(NO_LAYERS)
 def read_stack(paths: Sequence[str]) -> list[LayerData]:
     """Return files as one image along a new axis, slices or else time; they stay on disk.
 
@@ -275,6 +278,7 @@ def _labels_inside(path: str, notices: dict[str, None]) -> list[LayerData]:
     return layers
 
 
+@unless_closed(NO_LAYERS)
 def sample_layers(name: str) -> list[LayerData]:
     """Return a sample as one image layer with its pixel size.
 

@@ -2,15 +2,39 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import wraps
 from typing import Any, TypeVar
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QEventLoop, QObject, QThread
 from qtpy.QtWidgets import QApplication, QMainWindow
 
+from cellwright.widgets.shared.napari_private import current_window, is_taken_away
+
 Returned = TypeVar("Returned")
 
+NO_LAYERS: list[Any] = [(None,)]  # how napari is told that nothing is to be opened
 TURN_S = 0.005  # that the window waits between its turns
+
+
+class ViewerClosedError(Exception):
+    """Ends work for a viewer that a program has closed meanwhile, by ``viewer.close()``."""
+
+
+def unless_closed(otherwise: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a function return something else where its viewer was closed while it read."""
+
+    def quiet(read: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(read)
+        def called(*arguments: Any, **named: Any) -> Any:
+            try:
+                return read(*arguments, **named)
+            except ViewerClosedError:
+                return otherwise
+
+        return called
+
+    return quiet
 
 
 def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: bool = True) -> Returned:
@@ -18,6 +42,8 @@ def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: b
 
     Clicks and keys are answered meanwhile, or with ``takes_input`` off afterwards; windows stay open until
     then. Called from elsewhere than the thread of the window it is done at once.
+
+    ViewerClosedError where a program has closed the viewer that was in use.
     """
     application = QApplication.instance()
     if application is None or QThread.currentThread() != application.thread():
@@ -25,7 +51,7 @@ def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: b
     events = QEventLoop.ProcessEventsFlag.AllEvents
     if not takes_input:
         events = QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents
-    keeper = _WindowKeeper()
+    keeper = _WindowKeeper(current_window())
     for window in QApplication.topLevelWidgets():
         if isinstance(window, QMainWindow):
             window.installEventFilter(keeper)
@@ -33,15 +59,27 @@ def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: b
         future = pool.submit(work, *arguments)
         while wait([future], TURN_S).not_done:
             application.processEvents(events)
+        if keeper.is_closed:
+            raise ViewerClosedError("The viewer was closed while it waited for this.")
         return future.result()
 
 
 class _WindowKeeper(QObject):
-    """Keeps windows from being closed, for napari fails where it puts what was read into one that is gone."""
+    """Keeps windows from being closed, for napari fails where it puts what was read into one that is gone.
 
-    def eventFilter(self, _: Any, event: Any) -> bool:
+    One whose viewer a program closes goes; ``is_closed`` tells of the window in use.
+    """
+
+    def __init__(self, in_use: QMainWindow | None) -> None:
+        super().__init__()
+        self._in_use, self.is_closed = in_use, False
+
+    def eventFilter(self, window: Any, event: Any) -> bool:
         """Ignore a close event, and tell the user."""
         is_close = event.type() == QEvent.Type.Close
+        if is_close and is_taken_away(window):
+            self.is_closed |= window is self._in_use
+            return False
         if is_close:
             event.ignore()
             show_info("A file is being read. Close the window once it is open.")

@@ -22,7 +22,7 @@ from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
 from cellwright.widgets.plugin.image_reader import LayerData
-from cellwright.widgets.plugin.meanwhile import beside_window
+from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
 from cellwright.widgets.shared.regions import HALF_PIXEL
@@ -39,6 +39,7 @@ def get_cells_reader(path: str | Sequence[str]) -> Reader | None:
     return read_layers if isinstance(path, str) else None
 
 
+@unless_closed(NO_LAYERS)
 def read_layers(path: str) -> list[LayerData]:
     """Return the cells of a file as Labels, Shapes or Points layers, and its image if it holds one.
 
