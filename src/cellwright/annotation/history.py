@@ -5,7 +5,7 @@ cannot be written, the edit is taken back and has not been.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from psygnal import Signal, SignalGroup
@@ -13,20 +13,6 @@ from psygnal import Signal, SignalGroup
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore
 from cellwright.annotation.records import CellChange, Command, RecordedEdit, Step
 from cellwright.ops.label_changes import Box, Change
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Edit:
-    """What is to be changed. Made by the session; done by :meth:`EditHistory.do`.
-
-    ``cells`` is the metadata that cells get, None to forget it; ``metadata`` that of the whole, None to keep
-    it.
-    """
-
-    name: str
-    changes: tuple[Change, ...] = ()
-    cells: Mapping[int, CellMetadata | None] = field(default_factory=dict)
-    metadata: AnnotationMetadata | None = None
 
 
 class Edited(NamedTuple):
@@ -63,16 +49,26 @@ class EditHistory:
         other.done, other.undone = list(self.done), list(self.undone)
         return other
 
-    def do(self, edit: Edit) -> None:
+    def do(
+        self,
+        name: str,
+        changes: Iterable[Change | None] = (),
+        cells: Mapping[int, CellMetadata | None] = MappingProxyType({}),
+        metadata: AnnotationMetadata | None = None,
+    ) -> None:
         """Do an edit, unless it changes nothing; take it back where the journal fails.
+
+        ``cells`` is the metadata that cells get, None to forget it; ``metadata`` that of the whole, None to
+        keep it.
 
         WriteError where the journal cannot be written.
         """
-        touched = self._store.write(edit.changes)
-        metadata = None
-        if edit.metadata not in (None, self._store.metadata):
-            metadata = (self._store.metadata, edit.metadata)
-        command = Command(edit.name, edit.changes, self._cell_changes(touched, edit.cells), metadata)
+        made = tuple(change for change in changes if change is not None)
+        touched = self._store.write(made)
+        of_all = None
+        if metadata not in (None, self._store.metadata):
+            of_all = (self._store.metadata, metadata)
+        command = Command(name, made, self._cell_changes(touched, cells), of_all)
         if not (command.changes or command.cells or command.metadata):
             return
         if self.record is not None:

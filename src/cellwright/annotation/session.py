@@ -4,17 +4,16 @@ Numbers of cells are stable: no edit renumbers a cell, and none is used again.
 Where only the positions of cells are known, discs stand for them (``metadata.has_masks`` is false).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.annotation.history import Edit, EditHistory, SessionEvents
+from cellwright.annotation.history import EditHistory, SessionEvents
 from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore, lifted
 from cellwright.annotation.records import Start
@@ -286,18 +285,10 @@ class AnnotationSession:
 
     # -- voxels -------------------------------------------------------------------------------------------
 
-    def _do(
-        self,
-        name: str,
-        changes: Iterable[Change | None],
-        cells: Mapping[int, CellMetadata | None] = MappingProxyType({}),
-    ) -> None:
-        self.history.do(Edit(name, tuple(change for change in changes if change is not None), cells))
-
     def _shape(self, name: str, number: int, changes: Sequence[Change | None]) -> None:
         """Change one cell, which counts as reviewed then; where nothing changes, it is no edit."""
         if any(changes):
-            self._do(name, changes, {number: self._reviewed(number)})
+            self.history.do(name, changes, {number: self._reviewed(number)})
 
     def _reviewed(self, number: int) -> CellMetadata:
         """Return the metadata of a cell that somebody shaped by hand, and so has looked at."""
@@ -305,11 +296,13 @@ class AnnotationSession:
 
     def delete(self, number: int) -> None:
         """Make a cell background."""
-        self._do("delete", self.store.changes(number, label_editing.erase))
+        self.history.do("delete", self.store.changes(number, label_editing.erase))
 
     def reject(self, number: int) -> None:
         """Delete a cell that the model should not have found; it counts as reviewed."""
-        self._do("reject", self.store.changes(number, label_editing.erase), {number: self._reviewed(number)})
+        self.history.do(
+            "reject", self.store.changes(number, label_editing.erase), {number: self._reviewed(number)}
+        )
 
     def merge(self, keep: int, gone: int) -> None:
         """Give cell ``gone`` to cell ``keep``, which stays what it is."""
@@ -318,7 +311,7 @@ class AnnotationSession:
         def merged(labels: Labels, number: int, *, box: Box) -> Change | None:
             return label_editing.merge(labels, keep, number, box=box)
 
-        self._do("merge", self.store.changes(gone, merged), {keep: metadata})
+        self.history.do("merge", self.store.changes(gone, merged), {keep: metadata})
 
     def split_line(self, number: int, line: NumpyLike) -> tuple[int, ...]:
         """Cut a cell along a line (N, D); return the numbers of the new parts."""
@@ -341,7 +334,7 @@ class AnnotationSession:
         if change is None:
             return ()
         parts = dict.fromkeys((number, *change.numbers()), self._reviewed(number))
-        self._do(name, [change], parts)
+        self.history.do(name, [change], parts)
         return tuple(part for part in parts if part != number)
 
     def grow(self, number: int, radius_px: float = 1.0) -> None:
@@ -384,7 +377,7 @@ class AnnotationSession:
         number, mask = self.next_number, np.asarray(mask, bool)
         mask = mask[(np.newaxis,) * (self.labels.ndim - mask.ndim)]
         change = label_editing.add_mask(self.labels, corner, mask, new=number)
-        self._do("add", [change], {number: CellMetadata(float(score), is_reviewed=True)})
+        self.history.do("add", [change], {number: CellMetadata(float(score), is_reviewed=True)})
         return number
 
     def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
@@ -396,7 +389,7 @@ class AnnotationSession:
         change = label_editing.draw_disc(
             labels, points[0], diameter_px, sampling=self.store.sampling, new=number
         )
-        self._do("add disc", [lifted(change, time)], {number: CellMetadata(is_reviewed=True)})
+        self.history.do("add disc", [lifted(change, time)], {number: CellMetadata(is_reviewed=True)})
         return number
 
     def record_paint(self, box: Box, before: NDArray[Any], after: NDArray[Any]) -> None:
@@ -413,7 +406,7 @@ class AnnotationSession:
             )
         change = Change(box, np.array(before, np.int32), np.array(after, np.int32))
         gained = np.unique(change.after[change.before != change.after]).tolist()
-        self._do("paint", [change], {number: self._reviewed(number) for number in gained if number})
+        self.history.do("paint", [change], {number: self._reviewed(number) for number in gained if number})
 
     def replace_labels(self, labels: NDArray[np.integer[Any]]) -> None:
         """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
@@ -421,8 +414,8 @@ class AnnotationSession:
         whole = tuple(slice(0, length) for length in found.shape)
         cells: dict[int, CellMetadata | None] = dict.fromkeys(self.store.cells)
         cells |= dict.fromkeys(boxes_of(found), CellMetadata())
-        changes = tuple(filter(None, [change_of(self.labels, whole, found)]))
-        self.history.do(Edit("model", changes, cells, replace(self.metadata, has_masks=True)))
+        change = change_of(self.labels, whole, found)
+        self.history.do("model", [change], cells, replace(self.metadata, has_masks=True))
 
     # -- metadata -----------------------------------------------------------------------------------------
 
@@ -434,12 +427,12 @@ class AnnotationSession:
                 f"The class of a cell must lie between 0 and {n - 1}; got {category}. Name more classes."
             )
         cell = self.store.cell(number)._replace(category=category)
-        self.history.do(Edit("set class", cells={number: cell}))
+        self.history.do("set class", cells={number: cell})
 
     def set_reviewed(self, number: int, is_reviewed: bool = True) -> None:  # noqa: FBT001, FBT002 - a value
         """Note that a cell has been looked at, or that it should be again."""
         cell = self.store.cell(number)._replace(is_reviewed=is_reviewed)
-        self.history.do(Edit("review", cells={number: cell}))
+        self.history.do("review", cells={number: cell})
 
     def set_class_names(self, names: Iterable[str]) -> None:
         """Name the classes; cells keep the class of their name, wherever it stands now.
@@ -454,12 +447,12 @@ class AnnotationSession:
         for number, cell in self.store.cells.items():
             if cell.category in moved:
                 cells[number] = cell._replace(category=moved[cell.category])
-        self.history.do(Edit("name classes", cells=cells, metadata=metadata))
+        self.history.do("name classes", cells=cells, metadata=metadata)
 
     def add_region(self, box: Box) -> None:
         """Declare a box in which every cell is annotated."""
         regions = (*self.regions, checked_box(box, self.labels.shape))
-        self.history.do(Edit("add region", metadata=replace(self.metadata, regions=regions)))
+        self.history.do("add region", metadata=replace(self.metadata, regions=regions))
 
     def remove_region(self, index: int) -> None:
         """Take back that region ``index`` is annotated completely; AnnotationError where there is none."""
@@ -468,7 +461,7 @@ class AnnotationSession:
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."
             )
         regions = self.regions[:index] + self.regions[index + 1 :]
-        self.history.do(Edit("remove region", metadata=replace(self.metadata, regions=regions)))
+        self.history.do("remove region", metadata=replace(self.metadata, regions=regions))
 
 
 def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int]:
