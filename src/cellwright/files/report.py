@@ -103,9 +103,17 @@ def write_report(
 
 
 def write_density_report(
-    path: Path | str, image: Image, result: Result, recipes: Mapping[str, str] | None = None
+    path: Path | str,
+    image: Image,
+    result: Result,
+    recipes: Mapping[str, str] | None = None,
+    smaller: tuple[ArrayLike, int] | None = None,
 ) -> None:
-    """Write the report of a count by density, which has no single cells, as one HTML file."""
+    """Write the report of a count by density, which has no single cells, as one HTML file.
+
+    Where the map is on disk and the result has sums alone, the picture is of a ``smaller`` copy of it, given
+    with how many times.
+    """
     density = result.maps["density"]
     over_planes = None
     if density.ndim > 2:
@@ -113,7 +121,7 @@ def write_density_report(
         over_planes = label_axes(result)[0].lower(), np.rint(sums).astype(np.intp)
     parts = [
         *_head(result),
-        _density_picture(image, result),
+        _density_picture(image, result, smaller or (density, 1)),
         *_over_planes(over_planes),
         *_foot(result, image, recipes),
     ]
@@ -180,14 +188,17 @@ def _picture(image: Image, result: Result, labels: ArrayLike | None = None) -> s
     return _plane_figure(colours, image, result, _fullest_plane(result), "with the outlines of the cells")
 
 
-def _density_picture(image: Image, result: Result) -> str:
+def _density_picture(image: Image, result: Result, told: tuple[ArrayLike, int]) -> str:
     """Return the plane with the most cells as a figure, redder where cells are denser."""
-    density = result.maps["density"]
-    sums = density.sum(axis=(-2, -1))
-    index = tuple(int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
+    density, times = told
+    shape = density.shape[:-2]
+    sums = np.array([np.asarray(density[place]).sum() for place in np.ndindex(shape)]).reshape(shape)
+    index = tuple(int(place) for place in np.unravel_index(sums.argmax(), shape))
     step = max(1, -(-max(density.shape[-2:]) // PICTURE_PX))
-    colours = _seen(cropped(image, result.offset, density.shape), result, index, step)
-    plane = np.clip(density[index][::step, ::step], 0, None)
+    if times == 1:
+        image = cropped(image, result.offset, density.shape)
+    colours = _seen(image, result, index, step * times)
+    plane = np.clip(np.asarray(density[index])[::step, ::step], 0, None)
     share = np.sqrt(plane / max(float(plane.max()), 1e-12))  # that weak places are seen, too
     mixed = colours + (np.array(DENSE) - colours) * share[..., np.newaxis]
     return _plane_figure(mixed.astype(np.uint8), image, result, index, "redder where cells are denser")

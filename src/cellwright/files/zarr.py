@@ -345,6 +345,18 @@ def open_array(folder: Path) -> ArrayLike:
         ) from error
 
 
+def small_level(folder: Path, least_px: int) -> tuple[ArrayLike, int]:
+    """Return the smallest level with a side of at least so many pixels, and how many times smaller it is.
+
+    Without such a level it is the first of the pyramid; ReadError where there is none.
+    """
+    open_array(folder)
+    group, number = _zarr().open_group(folder, mode="r"), 0
+    while str(number + 1) in group and max(group[str(number + 1)].shape[-2:]) >= least_px:
+        number += 1
+    return group[str(number)], 2**number
+
+
 def finish_array(folder: Path, image: Image) -> None:
     """Add the levels of the pyramid and the metadata of OME-Zarr 0.5: axes, pixel sizes, image-label.
 

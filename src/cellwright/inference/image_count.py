@@ -21,7 +21,7 @@ from cellwright.files.folders.image_list import short_name
 from cellwright.files.folders.results import blocks_folder, take_blocks
 from cellwright.files.folders.written import Begun, begin_image, mark_in, mark_written, replacing
 from cellwright.files.images import write_labels, write_map
-from cellwright.files.report import ReportExtras, write_density_report, write_report
+from cellwright.files.report import PICTURE_PX, ReportExtras, write_density_report, write_report
 from cellwright.files.tables import (
     settings_table,
     write_csv,
@@ -30,7 +30,7 @@ from cellwright.files.tables import (
     write_table,
     write_xlsx,
 )
-from cellwright.files.zarr import open_array
+from cellwright.files.zarr import open_array, small_level
 from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
 from cellwright.inference.settings import LARGE_PIXELS, StreamSettings
 from cellwright.models import store
@@ -238,6 +238,8 @@ def streamed_task(
         source = path  # which other processes can read, too
     whole_table = choices.has_tables or (is_summed and choices.is_analysed)
     job = StreamJob(source, output, recipe, whole_table)
+    if job.family.gives == "density":  # its report needs no cells
+        job = replace(job, whole_table=choices.xlsx or choices.parquet)
     streamed = yield from count_streamed(
         job, partial(_write_streamed, replace(choices, output=output), image)
     )
@@ -264,16 +266,19 @@ def _write_streamed(choices: CountChoices, image: Image, streamed: Counted) -> t
     Returns the files in the folder, and what the user should know.
     """
     analysis = streamed.analysis
-    if analysis is None or streamed.labels is None or not choices.is_analysed:
+    if streamed.labels is None or not choices.is_analysed:
         return [], []
     image = choices.recipe.image_of(image)
-    labels = open_array(streamed.labels)
-    written = write_analysis(choices, image.name, image, analysis, labels)
-    report = choices.report_of(image.name)
+    written, labels = [], open_array(streamed.labels)
+    if analysis is not None:
+        written = write_analysis(choices, image.name, image, analysis, labels)
+    report, texts = choices.report_of(image.name), recipe_texts(choices.recipe, image)
     with replacing(choices.apart(image.name), _mark_apart) as kept:
-        if report is not None:
-            texts = recipe_texts(choices.recipe, image)
+        if report is not None and analysis is not None:
             write_report(report, image, analysis, texts, ReportExtras(labels=labels))
+        elif report is not None:
+            smaller = small_level(streamed.labels, PICTURE_PX)
+            write_density_report(report, image, streamed.result, texts, smaller)
     return written, kept
 
 

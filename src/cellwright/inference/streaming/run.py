@@ -143,7 +143,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         found = _finish(job, here, selected, expected, started)
         told += _write_more(job, found, write)
     shutil.rmtree(job.files.parts)
-    return found.told(told)
+    return found._replace(result=replace(found.result, maps={})).told(told)
 
 
 def _check(job: StreamJob) -> None:
@@ -295,7 +295,7 @@ def _finish(
         _join(files.all_of(Kept.SELECTED, blocks), files.table("csv"))
         result = analysis.result
     labels = maps if maps.exists() else None
-    found = Counted(replace(result, maps={}), analysis, labels=labels)
+    found = Counted(result, analysis, labels=labels)
     write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
     return found
 
