@@ -279,7 +279,7 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     done = cli(*asked, "--measure", "shape", "--keep", "area_px>10000")
     assert done.code == 0, done.err
     assert " 0 " in done.out
-    assert f"{len(blobs)} cells by the filters were left out" in done.err
+    assert f"{len(blobs)} cells failing the filters were left out" in done.err
     assert "number of MB or GB" in cli("count", path, "--memory", "much", "--output", tmp_path / "o").err
 
 

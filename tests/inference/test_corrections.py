@@ -299,7 +299,7 @@ def test_regions_and_a_further_image_still_count(images, tmp_path, shelved, blob
     outcome = run(save_corrected(out, "A01", more))
     assert outcome.row["count"] == outcomes["A01"].row["count"] + 1
     assert outcome.row["corrected"] == 1
-    assert "1 cells outside the regions were left out" in outcome.row["notices"]
+    assert "1 cell outside the regions was left out" in outcome.row["notices"]
     assert "mean_intensity_mean_more" in outcome.row
     tifffile.imwrite(tmp_path / "A01_mask.tif", 1 - mask)
     with pytest.raises(ReadError, match="Count the folder again"):

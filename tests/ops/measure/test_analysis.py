@@ -119,7 +119,7 @@ def test_the_border_of_time_is_none():
     labels[0, 5:9, 5:9], labels[1, 5:9, 5:9], labels[1, 0:4, 5:9] = 1, 2, 3
     analysis = analyse(labels, Image(labels, "TYX"), AnalysisSettings(border="drop"))
     assert analysis.rows.tolist() == [0, 1]
-    assert analysis.notices == ("1 cells at the border were left out.",)
+    assert analysis.notices == ("1 cell at the border was left out.",)
 
 
 def test_filters_hold_for_any_column():

@@ -132,7 +132,10 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert found is not None
     assert found.n_edits == 2
     widget.show()
-    qtbot.waitUntil(lambda: "are kept: 2," in widget.panel.offer_line.text(), timeout=LIMIT_MS)
+    qtbot.waitUntil(
+        lambda: "2 edits of this image are kept, the last from " in widget.panel.offer_line.text(),
+        timeout=LIMIT_MS,
+    )
     assert not widget.panel.offer.isHidden()
     widget.panel.resume.click()
     assert widget.model.session is not None

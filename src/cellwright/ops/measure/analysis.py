@@ -51,34 +51,62 @@ if TYPE_CHECKING:
     import pandas
 
 MICROMETRES_PER_MM = 1000.0
-BY_FILTERS = "by the filters"  # why cells do not count
+BY_FILTERS = "failing the filters"  # why cells do not count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnalysisInputs:
-    """What an analysis takes besides the cells and their image; all of the same pixels."""
+    """What an analysis takes besides the cells and their image; all of the same pixels.
 
-    regions: RegionSet | None = None  # where to count
-    nuclei: Labels | None = None  # labels of the nuclei of the cells that were counted
-    others: Mapping[str, Image] = field(default_factory=dict)  # further images, by name
+    ``regions`` tell where to count, ``nuclei`` is a label image (shape of the labels) of the nuclei of the
+    cells, ``others`` are further images to measure in, by name.
+    """
+
+    regions: RegionSet | None = None
+    nuclei: Labels | None = None
+    others: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What an analysis gives."""
+    """What an analysis gives: the N cells that count, and tables of them.
 
-    result: Result  # the cells that count; its labels are numbered anew
-    table: "pandas.DataFrame"  # one row for each of them
-    rows: NDArray[np.intp]  # int (N,): their rows in the result that was analysed
-    counts: "pandas.DataFrame"  # per region and frame: ``count``, classes, positive cells, size, density
-    thresholds: Mapping[str, float]  # of the markers, by channel
-    copositive: "pandas.DataFrame | None" = None  # which markers go together; None without markers
-    nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
-    n_nuclei_outside: int | None = None  # nuclei in no cell, where they were given
-    tracks: Tracks | None = None  # of a time series that was tracked
-    lineages: "pandas.DataFrame | None" = None  # likewise
-    notices: tuple[str, ...] = ()  # what the user should know
-    names: Mapping[str, str] = field(default_factory=dict)  # how people call the channels of the markers
+    Parameters
+    ----------
+    result
+        The cells that count; its labels are numbered anew.
+    table
+        One row for each of them, with the columns of ``cellwright.ops.measure.columns``.
+    rows
+        int (N,), their rows in the result that was analysed.
+    counts
+        Per region and frame: ``count``, classes, positive cells, size, density.
+    thresholds
+        Of the markers, by channel (``ch0``), in the intensities of the image.
+    copositive
+        How many cells have which markers together; None without markers.
+    nuclei, n_nuclei_outside
+        How nuclei lie in cells, and how many lie in none; None where no nuclei were given.
+    tracks, lineages
+        Of a time series that was tracked, lineages with one row per track; else None.
+    notices
+        Sentences the user should read.
+    names
+        What people call the channels of the markers: ``{"ch1": "GFP"}``.
+    """
+
+    result: Result
+    table: "pandas.DataFrame"
+    rows: NDArray[np.intp]
+    counts: "pandas.DataFrame"
+    thresholds: Mapping[str, float]
+    copositive: "pandas.DataFrame | None" = None
+    nuclei: NucleiInCells | None = None
+    n_nuclei_outside: int | None = None
+    tracks: Tracks | None = None
+    lineages: "pandas.DataFrame | None" = None
+    notices: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Counted(NamedTuple):
@@ -264,7 +292,11 @@ def fit_of_kept(fit: float | None, n_kept: int, reasons: Mapping[str, int]) -> f
 
 def left_out_notices(reasons: Mapping[str, int]) -> tuple[str, ...]:
     """Return a sentence for each reason why cells do not count."""
-    return tuple(f"{n} cells {reason} were left out." for reason, n in reasons.items() if n)
+    return tuple(
+        f"1 cell {reason} was left out." if n == 1 else f"{n} cells {reason} were left out."
+        for reason, n in reasons.items()
+        if n
+    )
 
 
 def counts_table(

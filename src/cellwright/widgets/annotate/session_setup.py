@@ -69,7 +69,10 @@ class Unfinished:
                 "it here, or duplicate the image's layer and annotate that."
             )
         when = f"{self.changed:%d %b %Y, %H:%M}"
-        return f"Your edits of this image are kept: {self.n_edits:,}, the last {when}."
+        edits = (
+            "1 edit of this image is" if self.n_edits == 1 else f"{self.n_edits:,} edits of this image are"
+        )
+        return f"{edits} kept, the last from {when}."
 
 
 def journal_path(image: Image, folder: Path | None = None) -> Path:
