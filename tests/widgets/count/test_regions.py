@@ -1,14 +1,20 @@
 """Cells are counted inside the shapes that were drawn, not in the boxes around them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
 
 from cellwright.ops.measure.regions import shape_region
+from cellwright.widgets.count.point_prompt import NOT_COUNTED
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells import followers
 
 TRIANGLE = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 150.0]])
 TILTED = np.array([[20.0, 60.0], [60.0, 100.0], [100.0, 60.0], [60.0, 20.0]])
@@ -112,3 +118,63 @@ def test_what_is_left_out_in_one_frame_is_offered_for_all(
     assert widget.panel.out_everywhere.isHidden()
     whole, in_one, in_all = (*counts, int(widget.panel.number.text()))
     assert whole - in_all == 2 * (whole - in_one) > 0
+
+
+@pytest.fixture
+def in_tilted(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Callable[[CountWidget], None]
+) -> CountWidget:
+    """A panel that has counted in a tilted square within the image."""
+    viewer.add_image(blobs.image, name="blobs")
+    viewer.add_shapes([TILTED], shape_type="rectangle")
+    widget.panel.region.setCurrentIndex(widget.panel.region.findData("drawn"))
+    widget.panel.count.click()
+    settled(widget)
+    return widget
+
+
+def test_no_cell_outside_the_regions_is_added_by_click(
+    in_tilted: CountWidget, viewer: ViewerModel, blobs: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    """Neither within the box around the regions nor beyond it, nor beyond the image; within, as ever."""
+    counted = in_tilted.counted
+    assert counted is not None
+    before, labels = in_tilted.panel.number.text(), viewer.layers["blobs labels"]
+    found = counted.result.cells.points + np.asarray(counted.result.offset)
+    is_inside = shape_region("one", "rectangle", TILTED).contains(blobs.points)
+    in_box = ((blobs.points > 25) & (blobs.points < 95)).all(axis=1)
+    beyond = (blobs.points > 105).all(axis=1)
+    in_tilted.panel.ask.setChecked(True)
+    settled(in_tilted)
+    places = (blobs.points[in_box & ~is_inside][0], blobs.points[beyond][0], np.array([-3.0, 5.0]))
+    for place in places:
+        in_tilted.ask.ask(place)
+        in_tilted.ask.keep()
+        settled(in_tilted)
+        assert in_tilted.panel.message.text() == NOT_COUNTED
+        assert in_tilted.panel.number.text() == before == str(len(np.unique(labels.data)) - 1)
+    in_tilted.ask.ask(found[0])
+    settled(in_tilted)
+    assert "already" in in_tilted.panel.message.text()
+
+
+def test_what_is_painted_outside_the_regions_is_told_and_does_not_count(
+    in_tilted: CountWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number, *Results* and the saved table agree, and the cell that was painted stays."""
+    monkeypatch.setattr(followers, "READ_MS", 0)
+    labels, before = viewer.layers["blobs labels"], in_tilted.panel.number.text()
+    labels.data_setitem((np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2])), 999)  # a corner of the box around
+    line = in_tilted.panel.line
+    qtbot.waitUntil(lambda: "1 by hand · 1 outside the regions" in line.text(), timeout=60_000)
+    assert in_tilted.panel.number.text() == before
+    assert (labels.data == 999).sum() == 4
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    qtbot.waitUntil(lambda: results.view.number.text() == before, timeout=60_000)
+    in_tilted.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: in_tilted.save.job is None, timeout=60_000)
+    assert str(len(pd.read_csv(tmp_path / "cells.csv"))) == before
+    labels.undo()
+    qtbot.waitUntil(lambda: "outside" not in line.text(), timeout=60_000)
+    assert in_tilted.panel.number.text() == before

@@ -286,6 +286,10 @@ def card_of(
     parts, sizes, classes = [], cells_table(result), class_counts(result)
     if edited is not None:
         parts = by_hand_parts(edited, len(result.cells))
+        if "regions" in edited:
+            is_inside = edited["regions"].fillna("") != ""
+            edited, n_outside = edited[is_inside], int((~is_inside).sum())
+            parts += [f"{n_outside:,} outside the regions"] * bool(n_outside)
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
         if "class" in edited:
             found = edited["class"].value_counts()

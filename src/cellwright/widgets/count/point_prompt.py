@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QAbstractButton
 
 from cellwright.core.data import Cells, Provenance, Result, package_version
-from cellwright.core.errors import CellwrightError, WrongLayerError
+from cellwright.core.errors import CellwrightError, QueryError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
@@ -44,6 +44,9 @@ from cellwright.widgets.shared.point_prompt import (
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
 
+NOT_COUNTED = (
+    "Nothing was counted here. Click inside the image and the regions, or count in more of it first."
+)
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 Frame = tuple[int, ...]  # index of the slice or frame that a cell was prompted for in
 
@@ -187,7 +190,11 @@ class PointPromptTool(Prompter):
             if layer is not self._layer:
                 self._take(layer)
             points = [self._point_at(layer, position) for position in positions]
-            self.draft.add(points, self._source(layer).image.label_shape[-2:], is_positive=is_positive)
+            plane = self._source(layer).image.label_shape[-2:]
+            pixel = np.rint(points[0].point)
+            if len(points) == 1 and ((pixel < 0) | (pixel >= plane)).any():
+                raise QueryError(NOT_COUNTED)
+            self.draft.add(points, plane, is_positive=is_positive)
             self._ask()
 
     def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
@@ -224,8 +231,22 @@ class PointPromptTool(Prompter):
             self.draft.clear()
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
+        if self._is_outside(cell):
+            self.draft.clear()
+            self._tell(NOT_COUNTED, is_warning=True)
+            return
         self.draft.answer(cell, cell.outlines)
         self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
+
+    def _is_outside(self, cell: "PromptedCell") -> bool:
+        """Return whether an answered cell lies outside of the regions that were counted in."""
+        counted = self._counted()
+        if counted is None or counted.request.regions is None:
+            return False
+        source = counted.request.source
+        none = Cells.empty(len(source.image.label_axes), np.zeros(source.image.label_shape, np.int32))
+        one = with_cell(none, self.draft.frame, cell)
+        return not counted.request.regions.membership(one, source.offset).any()
 
     def _keep(self) -> None:
         cell = self.draft.cell

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
@@ -101,9 +102,9 @@ def _write_report(path: Path, counted: CountOutcome) -> None:
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:
-    """Write the cells of a layer as they are now: measured anew, those by hand without score."""
+    """Write the cells of a layer that count as they are now: measured anew, those by hand without score."""
     measured = yield from measure_task(cells, MeasureSettings(()))
-    write_csv(path, measured.table)
+    write_csv(path, measured.table.iloc[np.flatnonzero(measured.membership.any(axis=1))])
 
 
 class SettingsFileTool(QObject):
