@@ -11,7 +11,7 @@ demo: environment  ## open napari on a sample image with its cells counted (no s
 	.ci/on-screen $(python) -m cellwright.widgets.plugin.demo
 
 test: environment  ## the whole test suite with its coverage
-	.ci/on-screen --hidden env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --cov --cov-fail-under=95
+	.ci/on-screen --hidden env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(python) -m pytest -n 2 --cov --cov-fail-under=95
 
 lint: environment  ## style and types
 	$(python) -m ruff check .

@@ -1,14 +1,18 @@
 """The command line in this process, with a model that finds bright discs exactly."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tifffile
+import typer
 
 from cellwright.cli.main import main
 from cellwright.models import store
+
+get_command = cache(typer.main.get_command)
 
 
 class Outcome(NamedTuple):
@@ -27,6 +31,12 @@ def cli(capfd) -> Callable[..., Outcome]:
         return Outcome(int(ended.value.code or 0), *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def commands_are_made_once(monkeypatch):
+    """Commands and flags are made of signatures once, as in a program: it takes longer than most counts."""
+    monkeypatch.setattr(typer.main, "get_command", get_command)
 
 
 @pytest.fixture(autouse=True)

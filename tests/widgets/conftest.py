@@ -25,15 +25,33 @@ from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
 from cellwright.training.run_folder import Plan, epochs_in
+from cellwright.widgets.annotate import proofread
+from cellwright.widgets.annotate import widget as annotate_module
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count import widget as count_widget_module
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared import napari_private
+from cellwright.widgets.results import kept_settings, measuring, page_tools, plot_tool
+from cellwright.widgets.shared import jobs, napari_private
+from cellwright.widgets.shared.cells import followers, image_pixels
 from cellwright.widgets.shared.jobs import _TaskWorker
+from cellwright.widgets.train import choices
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
+PAUSES = (  # of a user, after which what was done last is followed
+    (jobs, "DEBOUNCE_MS"),
+    (followers, "READ_MS"),
+    (image_pixels, "READ_MS"),
+    (annotate_module, "FOLLOW_MS"),
+    (proofread, "FOLLOW_MS"),
+    (choices, "CHECK_MS"),
+    (measuring, "READ_MS"),
+    (kept_settings, "WRITE_MS"),
+    (page_tools, "COUNT_MS"),
+    (page_tools, "TRACK_MS"),
+    (plot_tool, "REDRAW_MS"),
+)
 
 
 @dataclass(frozen=True)
@@ -221,6 +239,13 @@ def new_trainer(
 @pytest.fixture
 def trainer(new_trainer: Callable[[], TrainWidget], training: FakeTraining) -> TrainWidget:
     return new_trainer()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits until the user pauses waits but a moment."""
+    for module, name in PAUSES:
+        monkeypatch.setattr(module, name, 1)
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,9 @@ class Desk:
     def rest(self) -> None:
         """Wait until all is measured, and what follows has been written."""
         results = self.results
+        self.qtbot.wait(20)
         self.qtbot.waitUntil(lambda: results.is_filled and not results.measurer.is_busy, timeout=LIMIT_MS)
-        self.qtbot.wait(700)
+        self.qtbot.wait(20)
 
     def annotated(self, labels: Any) -> None:
         """Begin an annotation of some cells, and delete one."""

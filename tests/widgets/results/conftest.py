@@ -8,18 +8,9 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
-from cellwright.widgets.results import measuring, page_tools, plot_tool
 from cellwright.widgets.results.widget import ResultsWidget
 
 LIMIT_MS = 30_000
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits until the user pauses waits but a moment."""
-    for module, name in ((measuring, "READ_MS"), (page_tools, "COUNT_MS"), (page_tools, "TRACK_MS")):
-        monkeypatch.setattr(module, name, 1)
-    monkeypatch.setattr(plot_tool, "REDRAW_MS", 1)
 
 
 @pytest.fixture
