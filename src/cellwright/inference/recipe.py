@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
-from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.errors import CellwrightError, ReadError, SettingsError, error_line
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
@@ -288,6 +288,18 @@ def as_command(recipe: Recipe | Result) -> str:
         if name not in idle:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def texts_to_repeat(make: Callable[[], Recipe]) -> dict[str, str]:
+    """Return the texts of a report that repeat its result, or why there are none."""
+    try:
+        recipe = make()
+        return {
+            "The same from the command line": as_command(recipe),
+            "The same from Python": as_python(recipe),
+        }
+    except CellwrightError as error:
+        return {"The same again": error_line(error)}
 
 
 def changed_in(recipe: Recipe) -> dict[str, Any]:

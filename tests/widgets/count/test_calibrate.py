@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QSpinBox
+from qtpy.QtWidgets import QFileDialog, QSpinBox
 
 from cellwright.core.data import Cells, Image, Prediction, Provenance, Result
 from cellwright.core.tasks import Progress, Task
@@ -317,11 +317,11 @@ def test_a_density_is_saved_as_a_report(
     settled(widget)
     asked: list[str] = []
 
-    def ask(_: Any, __: str, name: str, formats: str) -> tuple[str, str]:
+    def ask(_: Any, __: str, proposed: str, formats: str) -> tuple[str, str]:
         asked.append(formats)
-        return str(tmp_path / name), save.REPORT
+        return str(tmp_path / Path(proposed).name), save.REPORT
 
-    monkeypatch.setattr(save, "ask_to_save", ask)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", ask)
     widget.save.ask()
     qtbot.waitUntil(lambda: widget.save.job is None)
     assert asked == ["Table (*.csv);;Report (*.html)"]

@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari.utils.history import get_save_history
 from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.core.data import Image
 from cellwright.models import store
@@ -26,7 +26,7 @@ from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.model_combos import ModelComboBox
-from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
+from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, ask_to_save, preferences
 from cellwright.widgets.shared.style import MessageLabel
 from cellwright.widgets.train.widget import TrainWidget
 
@@ -125,6 +125,34 @@ def test_the_next_file_is_proposed_beside_the_last_one(
         widget.panel.save_settings.click()
     assert asked[1] == tmp_path / "settings.json"
     assert asked[0].parent != tmp_path
+
+
+TABLES = "Table (*.csv);;Excel (*.xlsx)"
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "saved"),
+    [
+        ("cells", "Table (*.csv)", "cells.csv"),
+        ("cells", "Excel (*.xlsx)", "cells.xlsx"),
+        ("a.cells.csv", "Excel (*.xlsx)", "a.cells.xlsx"),  # as proposed
+        ("a.cells.xlsx", "Table (*.csv)", "a.cells.xlsx"),  # as typed, where the kind was left as it was
+        ("a.cells", "Excel (*.xlsx)", "a.cells"),
+        ("cells", "", "cells.csv"),  # some systems do not tell
+    ],
+)
+def test_a_file_gets_the_ending_of_the_chosen_kind(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, typed: str, kind: str, saved: str
+) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / typed), kind))
+    assert ask_to_save(parent, "Save", "cells.csv", TABLES) == tmp_path / saved
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
+    assert ask_to_save(parent, "Save", "cells.csv", TABLES) is None
+    folder = str(tmp_path / "cells_RES")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (folder, "Folder (*_RES)"))
+    assert ask_to_save(parent, "Save", "cells_RES", "Folder (*_RES)") == Path(folder)
 
 
 def test_the_next_start_of_napari_knows_them(

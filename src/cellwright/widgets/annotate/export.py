@@ -54,9 +54,9 @@ class Exporter(QObject):
         if session is None:
             return
         chosen = FORMATS[self._section.format.currentData()]
-        path, _ = ask_to_save(self._section, f"Save as {chosen.title}", proposed(chosen, session))
+        path = ask_to_save(self._section, f"Save as {chosen.title}", proposed(chosen, session))
         if path:
-            self.to_file(Path(path))
+            self.to_file(path)
 
     def to_dataset(self, folder: Path) -> None:
         """Add the annotation as it is now to a dataset folder, with the settings of the panel."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QAbstractButton, QFileDialog
+from qtpy.QtWidgets import QAbstractButton
 
-from cellwright.core.errors import CellwrightError, SettingsError, error_line
+from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task, once
 from cellwright.files.tables import write_csv, write_table
-from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
+from cellwright.inference.recipe import Recipe, load_recipe, recipe_of, save_recipe, texts_to_repeat
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel, CountOutcome
@@ -25,7 +25,7 @@ from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
-from cellwright.widgets.shared.napari_private import ask_to_save, preferences
+from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 
 FORMATS = "Settings (*.json)"
 REPORT = "Report (*.html)"
@@ -48,9 +48,9 @@ class SaveTool(QObject):
         name, formats = f"{self._model.outcome.request.source.image.name}.cells.csv", "Table (*.csv)"
         if self._model.outcome.result.gives == "density":
             formats += f";;{REPORT}"
-        path, chosen = ask_to_save(self._button, "Save cells", name, formats)
+        path = ask_to_save(self._button, "Save cells", name, formats)
         if path:
-            self.start(Path(path).with_suffix(".html") if chosen == REPORT else Path(path))
+            self.start(path)
 
     def start(self, path: Path) -> None:
         """Write the cells of the last count as CSV, a density also as a report; tell where, or why not."""
@@ -84,21 +84,17 @@ def _write_report(path: Path, counted: CountOutcome) -> None:
     """Write the report of a density, with the texts that repeat it where there are such."""
     from cellwright.files.report import write_density_report
 
-    image = counted.request.source.image
-    try:
+    result, source = counted.result, counted.request.source
+    image = source.image
+
+    def recipe() -> Recipe:
         if counted.request.regions is not None:
             raise SettingsError("It was counted in regions that are in no file.")
-        recipe = recipe_of(counted.result, source=image.source, pixel_size_um=image.pixel_size_um)
-        recipes = {
-            "The same from the command line": as_command(recipe),
-            "The same from Python": as_python(recipe),
-        }
-    except CellwrightError as error:
-        recipes = {"The same again": error_line(error)}
-    result, source = counted.result, counted.request.source
+        return recipe_of(counted.result, source=image.source, pixel_size_um=image.pixel_size_um)
+
     if have_changed([(source.layer_data, source.pixels)]):
         result = replace(result, notices=(*result.notices, OTHER_PIXELS))
-    write_density_report(path, image, result, recipes)
+    write_density_report(path, image, result, texts_to_repeat(recipe))
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:
@@ -161,16 +157,14 @@ class SettingsFileTool(QObject):
         return not_here
 
     def _on_save_clicked(self) -> None:
-        path, _ = ask_to_save(self._panel, "Save settings", "settings.json", FORMATS)
+        path = ask_to_save(self._panel, "Save settings", "settings.json", FORMATS)
         if path:
-            target = Path(path)
-            self.save(target if target.suffix else target.with_suffix(".json"))
+            self.save(path)
 
     def _on_load_clicked(self) -> None:
-        folder = preferences().path_for("")
-        path, _ = QFileDialog.getOpenFileName(self._panel, "Load settings", folder, FORMATS)
+        path = ask_to_open(self._panel, "Load settings", FORMATS)
         if path:
-            self.load(Path(path))
+            self.load(path)
 
 
 def _choose(box: Any, data: str) -> None:

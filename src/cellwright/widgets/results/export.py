@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
-from cellwright.core.errors import CellwrightError, SettingsError, error_line
+from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import beside
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
@@ -25,6 +25,7 @@ from cellwright.inference.recipe import (
     recipe_from,
     recipe_of,
     save_recipe,
+    texts_to_repeat,
 )
 from cellwright.inference.settings import InputFiles
 from cellwright.models import store
@@ -46,7 +47,7 @@ from cellwright.widgets.shared.cells.snapshot import (
 from cellwright.widgets.shared.coordinates import FILE_PART
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import telling
-from cellwright.widgets.shared.napari_private import ask_to_save, preferences
+from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
@@ -255,14 +256,7 @@ class ResultsExport(QObject):
     def save_report(self, path: Path) -> None:
         """Write the report."""
         analysis, image = self._model.analysis(), self._image()
-        try:
-            recipe = self.recipe()
-            recipes = {
-                "The same from the command line": as_command(recipe),
-                "The same from Python": as_python(recipe),
-            }
-        except CellwrightError as error:
-            recipes = {"The same again": error_line(error)}
+        recipes = texts_to_repeat(self.recipe)
         by_hand = self.unrepeatable
         if by_hand:
             recipes["Not repeated by these"] = ", ".join(by_hand)
@@ -313,12 +307,9 @@ class ResultsExport(QObject):
             return
         ending = formats.partition("*")[2].partition(")")[0]
         name = f"{self._image().name}.{what}{ending}"
-        path, chosen = ask_to_save(self._view, f"Save {what}", name, formats)
+        path = ask_to_save(self._view, f"Save {what}", name, formats)
         if path:
-            target = Path(path)
-            if not target.suffix:
-                target = target.with_name(target.name + chosen.partition("*")[2].partition(")")[0])
-            save(target)
+            save(path)
 
     def _has_tracks(self) -> bool:
         if self._model.tracks is None:
@@ -333,16 +324,14 @@ class ResultsExport(QObject):
         if not self._has_tracks():
             return
         name, only_folders = f"{self._image().name}_RES", QFileDialog.Option.ShowDirsOnly
-        path, _ = ask_to_save(self._view, "Save tracks", name, "Folder (*_RES)", options=only_folders)
+        path = ask_to_save(self._view, "Save tracks", name, "Folder (*_RES)", options=only_folders)
         if path:
-            self.save_tracks(Path(path))
+            self.save_tracks(path)
 
     def _on_load_clicked(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(
-            self._view, "Load settings", preferences().path_for(""), "Settings (*.json)"
-        )
+        path = ask_to_open(self._view, "Load settings", "Settings (*.json)")
         if path:
-            self.load_settings(Path(path))
+            self.load_settings(path)
 
     def _start(self, path: Path, write: Callable[[], object], *, is_measured: bool = True) -> None:
         """Write a file beside the viewer; what is measured not where the image has other pixels by now."""

@@ -5,6 +5,7 @@ user has set for all sessions in napari's Preferences.
 """
 
 import gc
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ TOOLS_MS = 20  # between adding a layer and each of its tools; the window answer
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 END = object()  # of steps
+ENDING = re.compile(r"\*(\.\w+)")  # in what a dialog calls a kind of file
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
 
 
@@ -397,18 +399,31 @@ class Preferences:
         return str(Path(self.output_folder).expanduser() / name)
 
 
-def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **options: Any) -> tuple[str, str]:
-    """Return the file that the user chooses to save, empty where none, and its kind among ``formats``.
+def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **options: Any) -> Path | None:
+    """Return the file that the user chooses to save, None where none.
 
-    The dialog proposes ``name`` in the output folder of the Preferences, else where napari saved last.
+    The dialog proposes ``name`` in the output folder of the Preferences, else where napari saved last. A name
+    without ending gets that of the kind chosen among ``formats``; so does one with the ending of another,
+    where a kind was chosen that the dialog does not begin with.
     """
     proposed = preferences().path_for(name)
     if proposed == name:
         proposed = str(Path(get_save_history()[0]) / name)
     path, chosen = QFileDialog.getSaveFileName(parent, title, proposed, formats, **options)
-    if path:
-        update_save_history(path)
-    return path, chosen
+    if not path:
+        return None
+    update_save_history(path)
+    target, endings = Path(path), ENDING.findall(formats)
+    ending = next(iter(ENDING.findall(chosen) or endings), "")
+    if not target.suffix:
+        return target.with_name(target.name + ending)
+    return target.with_suffix(ending) if ending in endings[1:] and target.suffix in endings else target
+
+
+def ask_to_open(parent: QWidget, title: str, formats: str) -> Path | None:
+    """Return the file that the user chooses to read, None where none; looked for where files are saved."""
+    path, _ = QFileDialog.getOpenFileName(parent, title, preferences().path_for(""), formats)
+    return Path(path) if path else None
 
 
 @contextmanager

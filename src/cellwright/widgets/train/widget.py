@@ -19,7 +19,7 @@ from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over, listen, news_of, telling
 from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
-from cellwright.widgets.shared.napari_private import ask_to_save
+from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 from cellwright.widgets.shared.style import FoldedPart, PanelScrollArea, button, even_row, is_taken_out, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
@@ -292,9 +292,9 @@ class OwnModels(QWidget):
             self.delete_chosen()
 
     def _on_export_chosen(self) -> None:
-        path, _ = ask_to_save(self, "Export a model", f"{self.chosen}.zip", ARCHIVE)
+        path = ask_to_save(self, "Export a model", f"{self.chosen}.zip", ARCHIVE)
         if path:
-            self.export_to(Path(path))
+            self.export_to(path)
 
     def _on_zoo_export_chosen(self) -> None:
         given = request_values(
@@ -307,23 +307,24 @@ class OwnModels(QWidget):
             return
         names = (name.strip() for name in given["authors"].split(","))
         details = ZooDetails(tuple(filter(None, names)), given["licence"].strip() or LICENCE)
-        path, _ = ask_to_save(self, "Export a package for the zoo", f"{self.chosen}-zoo.zip", ARCHIVE)
+        path = ask_to_save(self, "Export a package for the zoo", f"{self.chosen}-zoo.zip", ARCHIVE)
         if path:
-            self.export_to(Path(path), details)
+            self.export_to(path, details)
 
     def _on_import_file_chosen(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Import a model", "", ARCHIVE)
-        self._ask_name_and_import(path)
+        path = ask_to_open(self, "Import a model", ARCHIVE)
+        if path:
+            self._ask_name_and_import(path)
 
     def _on_import_folder_chosen(self) -> None:
-        self._ask_name_and_import(QFileDialog.getExistingDirectory(self, "Model folder"))
+        folder = QFileDialog.getExistingDirectory(self, "Model folder")
+        if folder:
+            self._ask_name_and_import(Path(folder))
 
-    def _ask_name_and_import(self, path: str) -> None:
-        if not path:
-            return
-        name, is_given = QInputDialog.getText(self, "Import a model", "Name:", text=Path(path).stem)
+    def _ask_name_and_import(self, path: Path) -> None:
+        name, is_given = QInputDialog.getText(self, "Import a model", "Name:", text=path.stem)
         if is_given:
-            self.import_from(Path(path), name.strip())
+            self.import_from(path, name.strip())
 
 
 def export_task(name: str, path: Path, zoo: ZooDetails | None) -> Task[str]:
