@@ -247,3 +247,30 @@ def test_what_was_told_of_a_filter_goes_with_it(movie_panel: ResultsWidget, wron
         field.editingFinished.emit()
         assert not message.text()
         movie_panel.model.set_conditions("")
+
+
+@pytest.mark.parametrize(
+    ("typed", "means", "left"), [("Area [px] > 50", "area_px > 50", 2), ("circularity > 0.5", "", 4)]
+)
+def test_a_filter_that_is_typed_before_cells_are_measured_is_taken_then(
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    squares: tuple[Any, Any],
+    read: Callable[[ResultsWidget], None],
+    typed: str,
+    means: str,
+    left: int,
+) -> None:
+    """By its heading, too; what is not measured is told."""
+    for add, pixels in zip((viewer.add_image, viewer.add_labels), squares, strict=True):
+        add(pixels)
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    qtbot.waitUntil(lambda: panel.is_filled)
+    assert panel.model.table is None
+    panel.view.filter.setText(typed)
+    panel.view.filter.editingFinished.emit()
+    read(panel)
+    assert (panel.view.filter.text(), panel.model.n_kept) == (means, left)
+    told = panel.view.message.text()
+    assert told == ("" if means else "Not measured here, and left out: circularity>0.5.")

@@ -272,7 +272,6 @@ class ResultsModel:
         if self.tracks is not None:
             self.set_tracks(None)
         row = self._chosen_in(measured)
-        asked: list[str] = []
         self.measured = measured
         is_as_asked = measured is not None and measured.settings.measure == self.measure
         if is_as_asked and self.wanted is not None:
@@ -281,23 +280,15 @@ class ResultsModel:
             self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
             self.markers = {marker.channel: marker.threshold for marker in markers}
             self.conditions_changed.emit(self.conditions_text)
-            asked = self._asked
-        self._prune()
+        gone = self._prune()
         self.recount(is_quiet=True)
         if row < 0:
             self.choose(-1)
         self.chosen = row  # the same cell, at which the viewer need not look again
         self.measured_changed.emit()
         self.kept_changed.emit()
-        gone = [one for one in asked if one not in self._asked]
         if gone:
             self.let_go.emit(f"Not measured here, and left out: {', '.join(gone)}.")
-
-    @property
-    def _asked(self) -> list[str]:
-        """The filters, markers and gate, as texts."""
-        gate = [] if self.gate is None else [f"the gate over {self.gate.x} and {self.gate.y}"]
-        return [*map(str, self.conditions), *(f"cells positive for {name}" for name in self.markers), *gate]
 
     def set_border(self, rule: BorderRule) -> None:
         """Choose which cells at the border count."""
@@ -313,7 +304,7 @@ class ResultsModel:
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)
         if self.table is not None:
-            conditions = tuple(self._of_a_column(one, list(map(str, self.table))) for one in conditions)
+            conditions = tuple(map(self._of_a_column, conditions))
             parts = list(map(str, conditions))
             kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
             names = {"class", "regions"} & {*self.table}
@@ -323,12 +314,12 @@ class ResultsModel:
         self.recount()
         self.conditions_changed.emit(self.conditions_text)
 
-    def _of_a_column(self, condition: ColumnFilter, columns: Sequence[str]) -> ColumnFilter:
+    def _of_a_column(self, condition: ColumnFilter) -> ColumnFilter:
         """Return a condition on a heading, with its unit or, where one column alone has it, without."""
-        if condition.column in columns:
+        if self.table is None or condition.column in self.table:
             return condition
         asked, found = condition.column.casefold(), []
-        for name in columns:
+        for name in map(str, self.table):
             heading = heading_of(name, self.channel_names).casefold()
             if asked in (heading, heading.partition(" [")[0]):
                 found.append(name)
@@ -580,23 +571,28 @@ class ResultsModel:
         self.thresholds = thresholds_of(table.loc[self.kept, columns], markers)
         add_positive(table, self.thresholds)
 
-    def _prune(self) -> None:
-        """Let go of what is asked of columns that are no longer there."""
+    def _prune(self) -> list[str]:
+        """Let go of what is asked of columns that are not there, and return it as texts."""
         if self.table is None:
-            return
-        self.markers = {name: one for name, one in self.markers.items() if f"{MEAN}{name}" in self.table}
-        if self.gate is not None and not {self.gate.x, self.gate.y} <= {*self.table}:
-            self.gate = None
-        kept = []
-        for one in self.conditions:
+            return []
+        gone, kept = [], []
+        for one in map(self._of_a_column, self.conditions):  # typed before there were columns, maybe
             try:
                 one.keeps(self.table.head(0))
             except CellwrightError:
-                continue
-            kept.append(one)
+                gone.append(str(one))
+            else:
+                kept.append(one)
+        for name in [name for name in self.markers if f"{MEAN}{name}" not in self.table]:
+            del self.markers[name]
+            gone.append(f"cells positive for {name}")
+        if self.gate is not None and not {self.gate.x, self.gate.y} <= {*self.table}:
+            gone.append(f"the gate over {self.gate.x} and {self.gate.y}")
+            self.gate = None
         if tuple(kept) != self.conditions:
             self.conditions = tuple(kept)
             self.conditions_changed.emit(self.conditions_text)
+        return gone
 
     def _frame_groups(self, measured: MeasuredCells) -> dict[str, NDArray[np.bool_]]:
         axes, frames = label_axes(measured.result).lower(), measured.frames
