@@ -232,6 +232,15 @@ def test_frames_and_slices_that_a_count_sums_are_told(cli, tmp_path, draw_blobs,
         assert {"frames", "slices"} & {*summary} == {*told}
 
 
+@pytest.mark.parametrize(("shape", "told"), [((2, 3), "in 2 frames of 3 slices"), ((1, 3), "in 3 slices")])
+def test_slices_within_frames_are_told_too(cli, tmp_path, draw_blobs, shape, told):
+    plane = draw_blobs((60, 60)).image
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.broadcast_to(plane, (*shape, *plane.shape)), photometric="minisblack")
+    for way in ((), ("--stream", "--output", tmp_path / "blocks")):
+        assert cli("count", path, "--axes", "TZYX", "--no-link", *way).out.rstrip().endswith(told)
+
+
 def test_axes_and_channel_are_those_asked_for(cli, tmp_path, blobs):
     data = np.stack([np.zeros_like(blobs.image), blobs.image])
     tifffile.imwrite(tmp_path / "a.tif", data, photometric="minisblack")

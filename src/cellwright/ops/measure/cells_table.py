@@ -179,14 +179,15 @@ def label_shape(result: Result) -> tuple[int, ...]:
 
 def counted_planes(result: Result) -> dict[str, int]:
     """Return what a number of cells is the sum over, ``{"frames": 8}``; empty for one plane or volume."""
-    first = label_axes(result)[: -cell_ndim(result)][:1]
-    n = label_shape(result)[0]
-    return {} if first not in PLANES or n == 1 else {PLANES[first]: n}
+    lead = label_axes(result)[: -cell_ndim(result)]
+    lengths = zip(lead, label_shape(result), strict=False)
+    return {PLANES[axis]: n for axis, n in lengths if n > 1}
 
 
 def in_planes(planes: Mapping[str, Any]) -> str:
-    """Return `` in 8 frames`` for what :func:`counted_planes` tells, alone or within the row of an image."""
-    return "".join(f" in {planes[name]:,} {name}" for name in PLANES.values() if name in planes)
+    """Return `` in 8 frames of 5 slices`` for what :func:`counted_planes` tells, alone or within a row."""
+    told = " of ".join(f"{planes[name]:,} {name}" for name in PLANES.values() if name in planes)
+    return f" in {told}" if told else ""
 
 
 def pixel_um_along(result: Result, wanted: str) -> tuple[float, ...]:
