@@ -86,18 +86,19 @@ class AnnotationSession:
         diameter_px: float,
         columns: Columns = UNKNOWN,
         *,
+        regions: tuple[Box, ...] = (),
         journal: Path | None = None,
     ) -> "AnnotationSession":
         """Return a session that knows where cells are: row ``i`` of the points is the disc of cell ``i + 1``.
 
         Discs do not overlap; a voxel belongs to the first that takes it, the middle of each to its own.
-        What is known of each cell besides comes in columns.
+        What is known of each cell besides comes in columns; in the ``regions`` every cell has a point.
         """
         labels = np.zeros(plane_shape(image), np.int32)
         centres = np.asarray(points, float).reshape(-1, labels.ndim)
         empty = LabelStore(image, labels)
         draw_discs(labels, centres, diameter_px, labels.ndim - empty.has_time, empty.sampling)
-        metadata = AnnotationMetadata(class_names=columns.class_names, has_masks=False)
+        metadata = AnnotationMetadata(regions, columns.class_names, has_masks=False)
         store = LabelStore(image, labels, metadata=metadata)
         store.fill(columns.scores, columns.classes)
         return cls(image, store, journal=journal)

@@ -17,6 +17,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.annotate import widget as annotate_widget
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -182,7 +183,7 @@ def test_how_the_cells_were_found_comes_back_with_the_edits(
     result = result_of(source.image, blobs.labels)
     engine = {"channels": ("0",), "diameter_px": np.float32(12)}
     told = replace(result.provenance, model="flow").noting(engine=engine)
-    told_besides = {"regions": object()} if in_regions else {}
+    told_besides = {"regions": RegionSet(rule="overlap")} if in_regions else {}
     prepared = prepare(replace(result, provenance=told), source, told=told_besides)
     (labels,) = place(widget.viewer, prepared).values()
     session = start(widget)

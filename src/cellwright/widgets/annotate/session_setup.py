@@ -29,12 +29,13 @@ from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
+from cellwright.ops.label_changes import Box
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import REGIONS, RegionLayers, regions_of
+from cellwright.widgets.shared.regions import REGIONS, RegionLayers, counted_boxes, regions_of
 
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
@@ -148,7 +149,10 @@ def start_session(
         points = in_pixels(start.data, start, image_layer, axis_of(channel))
         columns = _columns(start.features, len(points))
         diameter_px = diameter_px or DEFAULT_DISC_PX
-        session = AnnotationSession.from_points(points, image, diameter_px, columns, journal=path)
+        regions = _complete_regions(start, plane_shape(image))
+        session = AnnotationSession.from_points(
+            points, image, diameter_px, columns, regions=regions, journal=path
+        )
     elif isinstance(start, Labels):
         session = _from_labels(image, image_layer, channel, start, path)
     elif isinstance(start, Shapes):
@@ -231,10 +235,16 @@ def _from_labels(
                 f"{layer.name!r}. Number them anew."
             )
         columns = _columns(features.reindex(range(1, n + 1)), n)
-    metadata = AnnotationMetadata(class_names=columns.class_names, found_by=found_by)
+    regions = _complete_regions(layer, shape)
+    metadata = AnnotationMetadata(regions, columns.class_names, found_by=found_by)
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return AnnotationSession(image, known, journal=journal)
+
+
+def _complete_regions(cells: Layer, shape: tuple[int, ...]) -> tuple[Box, ...]:
+    """Return where every cell of a plane was counted; nothing where that is all of it."""
+    return (counted_boxes(cells, shape) or ()) if len(shape) == 2 else ()
 
 
 def _is_of_another(cells: Layer, image_id: str) -> bool:

@@ -30,6 +30,7 @@ from cellwright.widgets.annotate.session_setup import (
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
+from cellwright.widgets.shared.coordinates import plane_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
@@ -45,6 +46,7 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
+from cellwright.widgets.shared.regions import counted_boxes
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ if TYPE_CHECKING:
 FOLLOW_MS = 200
 DIFFERENT = 0.5  # from which disagreement on a cell is told
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
+PART_HINT = (
+    "Only a part of the image was counted. The boxes show where every cell is taken to be annotated: outside "
+    "of them nothing is taught. Region (K) adds others."
+)
+UNKNOWN_HINT = (
+    "Only a part of the image was counted. Show with Region (K) where every cell is annotated, before "
+    "a model is taught these."
+)
 
 
 class AnnotateWidget(QWidget):
@@ -157,6 +167,9 @@ class AnnotateWidget(QWidget):
             if isinstance(start, Points):
                 self.panel.message.tell(PIXELS_HINT)
             self.model.open(opened).adder.add_each(wishes)
+            if start is not None and counted_boxes(start, plane_of(image_layer(image))) is not None:
+                is_known = bool(opened.session.regions)
+                self.panel.message.tell(PART_HINT if is_known else UNKNOWN_HINT, is_warning=not is_known)
 
     def _on_resume_clicked(self) -> None:
         if self.choices.offered is None or self.model.session is not None:

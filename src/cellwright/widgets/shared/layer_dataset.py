@@ -21,6 +21,7 @@ from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
+from cellwright.widgets.shared.regions import WINDOW, counted_boxes
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
@@ -123,8 +124,8 @@ def dataset_of(
     """Return annotated layers as a dataset in memory; call it in the GUI thread.
 
     The annotation is complete in the rectangles of the viewer's layers of complete regions, without any in
-    the whole image where it ``is_complete``. With ``own_channel`` that channel alone of several is taken that
-    the cells were found or drawn in.
+    what was counted, where that is a part of the image, else in the whole where it ``is_complete``. With
+    ``own_channel`` that channel alone of several is taken that the cells were found or drawn in.
 
     WrongLayerError where nothing was chosen, or two annotations of one channel of an image.
     """
@@ -150,9 +151,13 @@ def dataset_of(
         name = _free_name(image.name, [item.name for item in items])
         image = replace(image, name=name)
         labels, points = _annotation_of(pair, image)
-        regions = _regions_of(pair, layers) if len(image.label_shape) == 2 else ()
+        counted = counted_boxes(pair.annotation, image.label_shape[-2:])
+        regions: tuple[Region, ...] = ()
+        if len(image.label_shape) == 2:
+            parts = [((y.start, x.start), (y.stop, x.stop)) for y, x in counted or ()]
+            regions = _regions_of(pair, layers) or tuple(parts)
         truth = Path("masks" if points is None else "points") / name
-        complete = is_complete or bool(regions)
+        complete = bool(regions) or (is_complete and counted is None)
         items.append(
             LayerItem(
                 name,
@@ -192,6 +197,9 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
+    elif labels.ndim == len(expected) and WINDOW in metadata_of(layer):
+        part, labels = labels, np.zeros(expected, np.int32)
+        labels[tuple(slice(start, stop) for start, stop in metadata_of(layer)[WINDOW])] = part
     return labels, None
 
 

@@ -23,6 +23,7 @@ from cellwright.ops.measure.regions import (
     RegionSet,
     SampledPixels,
     ShapeRegion,
+    inner_box,
     is_excluded,
     region_set,
     shape_region,
@@ -41,7 +42,7 @@ from cellwright.widgets.shared.coordinates import (
     pixel_at,
     whole_placement,
 )
-from cellwright.widgets.shared.edited_layers import is_shapes
+from cellwright.widgets.shared.edited_layers import is_shapes, metadata_of
 from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.layer_factory import COLOUR
 
@@ -55,10 +56,29 @@ NAME_PT = 12
 LEAVE_OUT = "Left out in {} alone: leave out in {}"
 RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
 SIDES = {"Inside": False, "Outside": True}
+CUT_OFF = {"centre": 0.5, "overlap": 0.0, "whole": 1.0}  # diameters that cells left out reach into a region
 HALF_PIXEL = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
 PREVIEW_SLICES = 4  # on either side of the one in sight
+
+
+def counted_boxes(cells: Layer, plane: tuple[int, ...]) -> tuple[tuple[slice, slice], ...] | None:
+    """Return boxes of a plane (Y, X) in which all cells were counted: in its regions, as large as they allow.
+
+    None where it was counted as a whole, or drawn by hand.
+    """
+    own = metadata_of(cells)
+    regions, window = own.get(REGIONS), tuple(own.get(WINDOW, ()))[-2:]
+    if regions is None:
+        if window in ((), tuple((0, n) for n in plane)):
+            return None
+        (top, bottom), (left, right) = window
+        return ((slice(top, bottom), slice(left, right)),)
+    sizes = np.asarray(cells.features.get("diameter_px", ()), float)
+    margin = int(np.ceil(CUT_OFF[regions.rule] * sizes[np.isfinite(sizes)].max(initial=0.0)))
+    boxes = (inner_box(inside, margin) for inside in regions.masks((), plane))
+    return tuple(box for box in boxes if box is not None)
 
 
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:
