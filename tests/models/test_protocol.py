@@ -58,15 +58,17 @@ def test_the_spec_is_the_one_asked_for(model, request):
     assert 0 < low <= model.spec.diameter_px <= high
     assert model.sha256 == ""
     assert is_dataclass(registry.get(model.spec.family).settings)
+    assert set(model.map_kinds) == set(model.spec.map_channels)
+    assert set(model.map_kinds.values()) <= set(get_args(MapKind))
 
 
-@pytest.mark.parametrize("multiples", [(1, 1), (1, 3), (5, 3)])
-def test_the_output_has_the_size_of_the_input(model, multiples):
-    inputs = windows(model, *multiples)
-    with torch.inference_mode():
-        output = model.network.eval()(inputs)
-    assert output.shape == (2, sum(model.spec.map_channels.values()), *inputs.shape[2:])
-    assert output.isfinite().all()
+def test_the_output_has_the_size_of_the_input(model):
+    for multiples in ((1, 1), (1, 3), (5, 3)):
+        inputs = windows(model, *multiples)
+        with torch.inference_mode():
+            output = model.network.eval()(inputs)
+        assert output.shape == (2, sum(model.spec.map_channels.values()), *inputs.shape[2:])
+        assert output.isfinite().all()
 
 
 def test_gradients_reach_every_weight(model):
@@ -92,34 +94,37 @@ def test_the_network_for_inference_gives_the_same(model):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("axis", [-2, -1])
-def test_flip_undoes_the_flip_of_an_equivariant_network(model, axis):
+def test_flip_undoes_the_flip_of_an_equivariant_network(model):
     labels = odd_squares()
-    output = known(stacked(model, np.flip(labels, axis).copy()))
-    same = (model.flip(output, axis) - known(stacked(model, labels))).abs() < 1e-4
-    assert (
-        same.float().mean() > 0.99
-    )  # the flow of a middle pixel is rounding, and a box's middle a half pixel
-    assert not torch.allclose(
-        output.flip(axis), known(stacked(model, labels)), atol=1e-4
-    ) or "direction" not in (model.map_kinds.values())
+    targets = known(stacked(model, labels))
+    for axis in (-2, -1):
+        output = known(stacked(model, np.flip(labels, axis).copy()))
+        same = (model.flip(output, axis) - targets).abs() < 1e-4
+        # the flow of a middle pixel is rounding, and a box's middle a half pixel
+        assert same.float().mean() > 0.99
+        has_directions = "direction" in model.map_kinds.values()
+        assert not has_directions or not torch.allclose(output.flip(axis), targets, atol=1e-4)
 
 
 def known(targets):
     return torch.nan_to_num(targets, nan=0.0)
 
 
-@pytest.mark.parametrize("axis", [-2, -1])
-def test_two_flips_are_none_and_change_no_input(model, axis):
+def test_two_flips_are_none_and_change_no_input(model):
     output = torch.randn(2, sum(model.spec.map_channels.values()), 8, 12)
     before = output.clone()
-    assert torch.equal(model.flip(model.flip(output, axis), axis), before)
-    assert torch.equal(output, before)
+    for axis in (-2, -1):
+        assert torch.equal(model.flip(model.flip(output, axis), axis), before)
+        assert torch.equal(output, before)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_targets_hold_the_cells(model, seed):
-    truth = simulate("fluorescence", (128, 160), np.random.default_rng(seed), diameter_px=20).labels
+def test_the_targets_hold_the_cells(model):
+    for seed in range(3):
+        truth = simulate("fluorescence", (128, 160), np.random.default_rng(seed), diameter_px=20).labels
+        assert_targets_hold(model, truth)
+
+
+def assert_targets_hold(model, truth):
     maps = model.make_targets(annotate(truth))
     assert {name: value.shape for name, value in maps.items()} == {
         name: (n, *truth.shape) for name, n in model.spec.map_channels.items()
@@ -150,11 +155,6 @@ def test_targets_of_an_empty_image_hold_no_cell(model):
         assert not maps["density"].any()
     else:
         assert len(model.postprocess(filled(maps), registry.get(model.spec.family).settings())) == 0
-
-
-def test_every_map_says_how_it_follows_the_image(model):
-    assert set(model.map_kinds) == set(model.spec.map_channels)
-    assert set(model.map_kinds.values()) <= set(get_args(MapKind))
 
 
 def test_maps_are_in_map_units(model):
