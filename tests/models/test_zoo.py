@@ -72,7 +72,7 @@ def test_a_package_gives_the_maps_of_the_model(package, tmp_path, family):
     scaled = torch.from_numpy(((image - low) / (high - low)).astype(np.float32))
     network = torch.jit.load(tmp_path / "out" / facts["weights"]["torchscript"]["source"])
     larger = torch.nn.functional.pad(scaled, (0, 64, 0, 32), mode="reflect")
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # seconds for what runs but twice
+    with torch.inference_mode():
         assert np.allclose(network(scaled).numpy(), maps, atol=1e-3)
         expected = model.to_maps(model.network(larger))
         assert torch.allclose(network(larger), expected, atol=1e-2, rtol=1e-3)
