@@ -34,6 +34,7 @@ from cellwright.widgets.results import kept_settings, measuring, page_tools, plo
 from cellwright.widgets.shared import jobs, napari_private
 from cellwright.widgets.shared.cells import followers, image_pixels
 from cellwright.widgets.shared.jobs import _TaskWorker
+from cellwright.widgets.shared.journals import kept_corrections
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
@@ -122,6 +123,15 @@ def shelved(monkeypatch: pytest.MonkeyPatch, oracle_model: Any) -> Any:
     entry = ModelEntry("flow", Path("flow"), oracle_model.spec, {})
     monkeypatch.setattr(store, "models", lambda: [entry])
     return oracle_model
+
+
+@pytest.fixture(autouse=True)
+def kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is corrected is kept for a crash in a folder of the test, and by no later one."""
+    monkeypatch.setattr(kept_corrections, "FOLDER", tmp_path / "journals")
+    yield
+    for keeper in list(kept_corrections._keepers.values()):
+        keeper._viewer = lambda: None  # viewers that live on as garbage have nothing kept
 
 
 @pytest.fixture

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.model import ScatterGate
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.journals import kept_corrections
 
 LIMIT_MS = 30_000
 LEFT = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 70.0], [0.0, 70.0]])
@@ -199,6 +203,68 @@ def test_what_is_whole_comes_back_beside_what_is_damaged(
     parts = {SETTINGS: found.conditions_text, REGIONS: found.regions.names, OF_GATE: found.gate is not None}
     assert all(parts[name] == expected[name] for name in others)
     assert told in after.results.view.message.text()
+
+
+@pytest.fixture
+def corrected(
+    widget: CountWidget,
+    viewer: ViewerModel,
+    blobs: Any,
+    qtbot: QtBot,
+    settled: Callable[[CountWidget], None],
+    tmp_path: Path,
+) -> Labels:
+    """Counted cells of which one was erased and one drawn, whose copy is written."""
+    viewer.add_image(blobs.image.copy(), name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    qtbot.waitUntil(lambda: not follow(viewer).is_busy, timeout=LIMIT_MS)
+    cells = viewer.layers["blobs labels"]
+    cells.data_setitem(np.nonzero(cells.data == 3), 0)
+    cells.data_setitem((np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 90)
+    kept = tmp_path / "journals"
+    written = kept_corrections.written_here  # noted by the thread once the file is there
+    qtbot.waitUntil(lambda: any(path.parent == kept for path in written), timeout=LIMIT_MS)
+    return cells
+
+
+def offer(desk: Desk) -> str:
+    """What can be resumed of the image."""
+    desk.annotate.choices.offer()
+    desk.rest()
+    return str(desk.annotate.panel.offer_line.text())
+
+
+def test_counted_cells_that_were_corrected_without_an_annotation_come_back(
+    desk: Callable[[], Desk], corrected: Labels
+) -> None:
+    assert offer(desk()) == "", "this program has them in its layer"
+    kept_corrections.written_here.clear()
+    for _ in range(2):  # the second after another crash, before any edit of the annotation
+        after = desk()
+        assert "corrected in the viewer are kept" in offer(after)
+        after.resumed()
+        layer = after.viewer.layers["blobs annotation"]
+        np.testing.assert_array_equal(layer.data, corrected.data)
+        assert layer.metadata["cellwright"]["model"] == corrected.metadata["cellwright"]["model"]
+        after.end()
+    again = desk()
+    again.resumed()
+    again.annotate.model.session.delete(4)
+    again.end()
+    assert "1 edit of this image is kept" in offer(desk())
+
+
+def test_a_copy_of_another_program_is_not_written_over(
+    corrected: Labels, tmp_path: Path, qtbot: QtBot
+) -> None:
+    (path,) = (tmp_path / "journals").glob("*.corrected")
+    before = path.read_bytes()
+    kept_corrections.written_here.clear()
+    corrected.data_setitem(np.nonzero(corrected.data == 4), 0)
+    old = path.with_suffix(".corrected.old")
+    qtbot.waitUntil(lambda: old.exists() and path.exists(), timeout=LIMIT_MS)
+    assert old.read_bytes() == before
 
 
 @pytest.mark.parametrize("is_lost", [False, True])

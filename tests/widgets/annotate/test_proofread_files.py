@@ -24,7 +24,7 @@ from cellwright.widgets.annotate.proofread import (
     read_counts,
     write_counts,
 )
-from cellwright.widgets.annotate.session_setup import fresh_journal
+from cellwright.widgets.shared.journals.journal_files import fresh_journal
 from cellwright.widgets.shared.layer_io import layer_arguments
 
 LIMIT_MS = 60_000

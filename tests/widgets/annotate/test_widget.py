@@ -19,10 +19,11 @@ from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.annotate import widget as annotate_widget
-from cellwright.widgets.annotate.session_setup import journal_path, unfinished
+from cellwright.widgets.annotate.session_setup import unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared import point_prompt
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
+from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_factory import features_by_number
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 from cellwright.widgets.shared.point_prompt import Wish, yx

@@ -36,10 +36,11 @@ from cellwright.files.images import read_image, write_labels
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
+from cellwright.widgets.annotate.session_setup import start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 from cellwright.widgets.shared.messages import telling
 

@@ -1,11 +1,8 @@
 """How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
 
-import glob
-import os
-import re
-from dataclasses import dataclass, fields
+import shutil
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +11,32 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.annotation.journal import is_open, locked, read_journal
-from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
+from cellwright.annotation.journal import is_open, read_journal
 from cellwright.annotation.session import AnnotationSession
 from cellwright.annotation.setup import (
-    UNKNOWN,
-    Columns,
-    checked_labels,
-    identity_of,
-    paste_labels,
+    check_same,
     plane_shape,
 )
-from cellwright.core.data import Image, Provenance
+from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
-from cellwright.files.atomic import make_folder, writing
-from cellwright.models import store
-from cellwright.ops.label_changes import Box
-from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
-from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
+from cellwright.widgets.shared.journals.journal_files import (
+    SUFFIX,
+    columns_of,
+    complete_regions,
+    fresh_journal,
+    is_of_another,
+    store_of,
+)
+from cellwright.widgets.shared.journals.kept_corrections import KEPT, written_here
+from cellwright.widgets.shared.layer_factory import set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import REGIONS, RegionLayers, counted_boxes, regions_of
+from cellwright.widgets.shared.regions import RegionLayers, regions_of
 
-SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
 MOST_NAMES = 5  # of shapes in an error
-MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +60,30 @@ class Unfinished:
     @property
     def line(self) -> str:
         """What is offered, for people."""
+        when = f"{self.changed:%d %b %Y, %H:%M}"
+        if self.path.suffix == KEPT:
+            return f"Cells of this image that were corrected in the viewer are kept, the last from {when}."
         if self.is_open:
             return (
                 "This image is being annotated in another window or program. Finish it there and resume "
                 "it here, or duplicate the image's layer and annotate that."
             )
-        when = f"{self.changed:%d %b %Y, %H:%M}"
         edits = (
             "1 edit of this image is" if self.n_edits == 1 else f"{self.n_edits:,} edits of this image are"
         )
         return f"{edits} kept, the last from {when}."
 
 
-def journal_path(image: Image, folder: Path | None = None) -> Path:
-    """Return the journal of an image: named for people by its name, told apart by its pixels.
+def offered(path: Path) -> Unfinished | None:
+    """Return what can be resumed of the image of a journal: this, or cells that were corrected outside of it.
 
-    Without a folder it lies with those of all images.
+    It is what changed last; cells that are corrected in this program are in its layers.
     """
-    folder = folder or store.user_folder().parent / "journals"
-    name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
-    return folder / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+    found, kept = unfinished(path), path.with_suffix(KEPT)
+    if kept in written_here or not kept.exists():
+        return found
+    changed = datetime.fromtimestamp(kept.stat().st_mtime)
+    return found if found is not None and found.changed > changed else Unfinished(kept, 0, changed)
 
 
 def unfinished(path: Path) -> Unfinished | None:
@@ -98,22 +98,6 @@ def unfinished(path: Path) -> Unfinished | None:
     if n_edits <= 0:
         return None
     return Unfinished(path, n_edits, changed, is_open_elsewhere)
-
-
-def fresh_journal(path: Path) -> Path:
-    """Make room for a new journal and return its path: an earlier one is kept under another name.
-
-    WriteError where the folder cannot be written, or another window or program has the journal open.
-    """
-    make_folder(path.parent)
-    if path.exists():
-        with writing(path), locked(path) as lock:
-            kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
-            os.replace(path, next(one for one in kept if not one.exists()))
-            for beside in path.parent.glob(f"{glob.escape(path.stem)}.results.*"):  # what panels were set to
-                beside.unlink()
-        lock.release()
-    return path
 
 
 def start_session(
@@ -147,14 +131,14 @@ def start_session(
     path = None if journal is None else fresh_journal(journal)
     if isinstance(start, Points):
         points = in_pixels(start.data, start, image_layer, axis_of(channel))
-        columns = _columns(start.features, len(points))
+        columns = columns_of(start.features, len(points))
         diameter_px = diameter_px or DEFAULT_DISC_PX
-        regions = _complete_regions(start, plane_shape(image))
+        regions = complete_regions(start, plane_shape(image))
         session = AnnotationSession.from_points(
             points, image, diameter_px, columns, regions=regions, journal=path
         )
     elif isinstance(start, Labels):
-        session = _from_labels(image, image_layer, channel, start, path)
+        session = AnnotationSession(image, store_of(image, image_layer, channel, start), journal=path)
     elif isinstance(start, Shapes):
         session = AnnotationSession(image, drawn, journal=path)
     elif start is None:
@@ -172,6 +156,9 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     AnnotationError where the journal belongs to another image. ReadError where it is missing or damaged.
     WriteError where another window or program has it open.
     """
+    if path.suffix == KEPT:  # which stays as it is
+        check_same(image_of(image_layer, channel), read_journal(path).start.image)
+        path = Path(shutil.copyfile(path, fresh_journal(path.with_suffix(SUFFIX))))
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
     layer = _layer_of(session, source, None, channel)
@@ -204,61 +191,6 @@ def start_or_resume(
     image, source = image_of(image_layer), source_of(image_layer)
     session = AnnotationSession(image, labels, scores=scores, journal=fresh_journal(journal))
     return OpenedSession(session, source, _layer_of(session, source, None))
-
-
-def _from_labels(
-    image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels, journal: Path | None
-) -> AnnotationSession:
-    shape, found_by = plane_shape(image), _found_by(layer)
-    data = np.asarray(full_resolution(layer))
-    axis = source_of(image_layer, channel).channel_axis
-    if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
-        data = np.squeeze(data, axis=axis)
-    if data.ndim != len(shape):
-        raise AnnotationError(
-            f"Labels must have the axes of the image, of shape {shape}; {layer.name!r} has shape "
-            f"{data.shape}. Choose the labels of this image."
-        )
-    if data.shape != shape:
-        corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
-        whole, found_by = np.zeros(shape, data.dtype), {}  # of a part
-        paste_labels(whole, data, [int(i) for i in np.rint(corner)])
-        data = whole
-    elif _is_of_another(layer, str(image_layer.unique_id)):
-        data, found_by = data.copy(), {}
-    n = int(data.max(initial=0))
-    features, columns = features_by_number(layer), UNKNOWN
-    if {"score", "class"} & set(features):
-        if n > MOST_NUMBERS:
-            raise AnnotationError(
-                f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
-                f"{layer.name!r}. Number them anew."
-            )
-        columns = _columns(features.reindex(range(1, n + 1)), n)
-    regions = _complete_regions(layer, shape)
-    metadata = AnnotationMetadata(regions, columns.class_names, found_by=found_by)
-    known = LabelStore(image, checked_labels(image, data), metadata=metadata)
-    known.fill(columns.scores, columns.classes)
-    return AnnotationSession(image, known, journal=journal)
-
-
-def _complete_regions(cells: Layer, shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """Return where every cell of a plane was counted; nothing where that is all of it."""
-    return (counted_boxes(cells, shape) or ()) if len(shape) == 2 else ()
-
-
-def _is_of_another(cells: Layer, image_id: str) -> bool:
-    """Return whether cells were found or drawn in another image layer than the one of this ``unique_id``."""
-    return bool(metadata_of(cells).get("source", image_id) != image_id)
-
-
-def _found_by(layer: Labels) -> dict[str, Any]:
-    """Return how a count found the cells of a layer; nothing of one in regions, which no journal has."""
-    own = metadata_of(layer)
-    if "model" not in own or own.get(REGIONS):
-        return {}
-    names = {one.name for one in fields(Provenance)} - {"source"}  # there that of a layer
-    return {name: own[name] for name in names & set(own)}
 
 
 def _labels_of_shapes(
@@ -298,24 +230,6 @@ def _part_of(
     return part, region.mask(index, part.shape, tuple(low))
 
 
-def _columns(table: Any, n: int) -> Columns:
-    """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
-    if n == 0 or len(table) < n:
-        return UNKNOWN
-    scores = None
-    if "score" in table:
-        scores = table["score"].to_numpy(float)
-        scores = np.where(np.isfinite(scores), scores, 1.0)
-    if "class" not in table:
-        return Columns(scores)
-    values = table["class"].tolist()
-    names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
-    if not names:
-        return Columns(scores)
-    index = {name: i for i, name in enumerate(names)}
-    return Columns(scores, np.array([index.get(value, -1) for value in values], np.int16), names)
-
-
 def _layer_of(
     session: AnnotationSession, source: Source, start: Layer | None, channel: Channel | None = None
 ) -> Labels:
@@ -328,7 +242,7 @@ def _layer_of(
         own[JOURNAL] = str(session.journal_path)
     if channel is not None and channel.index is not None:
         own[CHANNEL_INDEX] = channel.index
-    is_own = start is not None and not _is_of_another(start, source.layer_id)
+    is_own = start is not None and not is_of_another(start, source.layer_id)
     if isinstance(start, Labels) and is_own and not start.multiscale and start.data.shape == shown.shape:
         known = metadata_of(start)
         start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}

@@ -22,10 +22,9 @@ from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import (
     Unfinished,
-    journal_path,
+    offered,
     resume,
     start_session,
-    unfinished,
 )
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
@@ -33,6 +32,7 @@ from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.coordinates import plane_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
+from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -427,7 +427,7 @@ class AnnotateChoices(QObject):
         except CellwrightError:
             return  # an image that cannot be annotated; Start tells why
         # pixels of the image are read, which takes a while from some disks
-        self._look.request(lambda: once("look", lambda: unfinished(journal_path(known, folder))))
+        self._look.request(lambda: once("look", lambda: offered(journal_path(known, folder))))
 
     def _on_looked(self, found: Unfinished | None) -> None:
         if found is not None and self._model.session is None:

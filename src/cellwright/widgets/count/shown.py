@@ -44,6 +44,7 @@ from cellwright.widgets.shared.edited_layers import (
     metadata_of,
 )
 from cellwright.widgets.shared.jobs import LiveUpdater
+from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.layer_io import (
     bring_into_sight,
     edited_layers,
@@ -77,6 +78,7 @@ class EditedCells:
         self.layer: Layer | None = None
         self.table: pandas.DataFrame | None = None  # a row for each cell
         listen(cells_news.changed, self._on_cells_changed, panel)
+        keep_corrections(model.viewer)
         listen(model.viewer.layers.events.removed, self._on_removed, panel)
 
     def forget(self) -> None:

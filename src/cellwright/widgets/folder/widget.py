@@ -27,6 +27,7 @@ from cellwright.widgets.folder.model import (
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.jobs import LiveUpdater
+from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.layer_io import place, take_away
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -56,6 +57,7 @@ class FolderWidget(QWidget):
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
+        keep_corrections(self.viewer)
         self.view, self.model = FolderView(), FolderModel()
         self.jobs = self.view.jobs
         self.corrections = Corrections(self.viewer, self.view, self.model)

@@ -129,8 +129,7 @@ class KeptSettings(QObject):
         if journal is None or image_layer is None or RESUMED not in self._own:
             return
         is_kept = journal.with_suffix(SETTINGS).exists()
-        is_set = model.measure or model.conditions or model.markers or model.gate or view.regions.layer
-        if is_kept and is_set and not is_asked:
+        if is_kept and self._is_set and not is_asked:
             view.message.tell(KEPT_BACK)
             view.take_kept.show()
             return
@@ -157,6 +156,14 @@ class KeptSettings(QObject):
             view.message.fail(errors[0])
             return
         view.message.tell("Regions, filters and measurements are as they were with this annotation.")
+
+    @property
+    def _is_set(self) -> bool:
+        """Whether the user has set anything here."""
+        model, view = self._model, self._view
+        boxes = (view.regions, view.exclude, *self._boxes.values())
+        chosen = [box.layer for box in boxes if box.layer is not None]
+        return bool(model.measure or model.conditions or model.markers or model.gate or chosen)
 
     def _show(self, regions: Sequence[Region], image_layer: ImageLayer) -> None:
         """Show shapes, and choose them as regions and as what is cut out."""

@@ -31,6 +31,7 @@ from cellwright.widgets.shared.cells.snapshot import (
 )
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import is_marked
+from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
@@ -61,6 +62,7 @@ class ResultsWidget(QWidget):
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
+        keep_corrections(self.viewer)
         self.model = ResultsModel()
         self.view = ResultsView()
         self.link = ViewerLink(self.viewer, self.model)

@@ -1,0 +1,138 @@
+"""Where annotations of an image are kept while they are edited, and what of a layer of labels goes there."""
+
+import glob
+import os
+import re
+from dataclasses import fields
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer
+
+from cellwright.annotation.journal import locked
+from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
+from cellwright.annotation.setup import (
+    UNKNOWN,
+    Columns,
+    checked_labels,
+    identity_of,
+    paste_labels,
+    plane_shape,
+)
+from cellwright.core.data import Image, Provenance
+from cellwright.core.errors import AnnotationError
+from cellwright.files.atomic import make_folder, writing
+from cellwright.models import store
+from cellwright.ops.label_changes import Box
+from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
+from cellwright.widgets.shared.edited_layers import metadata_of
+from cellwright.widgets.shared.layer_factory import features_by_number
+from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.regions import REGIONS, counted_boxes
+
+SUFFIX = ".journal"
+MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each
+
+
+def journal_path(image: Image, folder: Path | None = None) -> Path:
+    """Return the journal of an image: named for people by its name, told apart by its pixels.
+
+    Without a folder it lies with those of all images.
+    """
+    folder = folder or store.user_folder().parent / "journals"
+    name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
+    return folder / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+
+
+def fresh_journal(path: Path) -> Path:
+    """Make room for a new journal and return its path: an earlier one is kept under another name.
+
+    WriteError where the folder cannot be written, or another window or program has the journal open.
+    """
+    make_folder(path.parent)
+    if path.exists():
+        with writing(path), locked(path) as lock:
+            kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
+            os.replace(path, next(one for one in kept if not one.exists()))
+            for beside in path.parent.glob(f"{glob.escape(path.stem)}.results.*"):  # what panels were set to
+                beside.unlink()
+        lock.release()
+    return path
+
+
+def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels) -> LabelStore:
+    """Return the cells of a layer of labels with their scores and classes, in pixels of the whole image.
+
+    Labels of that image are the array itself where they are int32. AnnotationError where they do not fit it.
+    """
+    shape, found_by = plane_shape(image), _found_by(layer)
+    data = np.asarray(full_resolution(layer))
+    axis = source_of(image_layer, channel).channel_axis
+    if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
+        data = np.squeeze(data, axis=axis)
+    if data.ndim != len(shape):
+        raise AnnotationError(
+            f"Labels must have the axes of the image, of shape {shape}; {layer.name!r} has shape "
+            f"{data.shape}. Choose the labels of this image."
+        )
+    if data.shape != shape:
+        corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
+        whole, found_by = np.zeros(shape, data.dtype), {}  # of a part
+        paste_labels(whole, data, [int(i) for i in np.rint(corner)])
+        data = whole
+    elif is_of_another(layer, str(image_layer.unique_id)):
+        data, found_by = data.copy(), {}
+    n = int(data.max(initial=0))
+    features, columns = features_by_number(layer), UNKNOWN
+    if {"score", "class"} & set(features):
+        if n > MOST_NUMBERS:
+            raise AnnotationError(
+                f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
+                f"{layer.name!r}. Number them anew."
+            )
+        columns = columns_of(features.reindex(range(1, n + 1)), n)
+    regions = complete_regions(layer, shape)
+    metadata = AnnotationMetadata(regions, columns.class_names, found_by=found_by)
+    known = LabelStore(image, checked_labels(image, data), metadata=metadata)
+    known.fill(columns.scores, columns.classes)
+    return known
+
+
+def complete_regions(cells: Layer, shape: tuple[int, ...]) -> tuple[Box, ...]:
+    """Return where every cell of a plane was counted; nothing where that is all of it."""
+    return (counted_boxes(cells, shape) or ()) if len(shape) == 2 else ()
+
+
+def is_of_another(cells: Layer, image_id: str) -> bool:
+    """Return whether cells were found or drawn in another image layer than the one of this ``unique_id``."""
+    return bool(metadata_of(cells).get("source", image_id) != image_id)
+
+
+def _found_by(layer: Labels) -> dict[str, Any]:
+    """Return how a count found the cells of a layer; nothing of one in regions, which no journal has."""
+    own = metadata_of(layer)
+    if "model" not in own or own.get(REGIONS):
+        return {}
+    names = {one.name for one in fields(Provenance)} - {"source"}  # there that of a layer
+    return {name: own[name] for name in names & set(own)}
+
+
+def columns_of(table: Any, n: int) -> Columns:
+    """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
+    if n == 0 or len(table) < n:
+        return UNKNOWN
+    scores = None
+    if "score" in table:
+        scores = table["score"].to_numpy(float)
+        scores = np.where(np.isfinite(scores), scores, 1.0)
+    if "class" not in table:
+        return Columns(scores)
+    values = table["class"].tolist()
+    names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
+    if not names:
+        return Columns(scores)
+    index = {name: i for i, name in enumerate(names)}
+    return Columns(scores, np.array([index.get(value, -1) for value in values], np.int16), names)

@@ -1,0 +1,109 @@
+"""Copies of counted cells that are corrected in napari itself, for a program that is killed loses its layers.
+
+``<image>.corrected`` lies beside the journals of annotations, in their format: the cells of the layer that
+was corrected last, written once it has come to rest. That of an earlier program becomes ``.corrected.old``.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer
+from napari.utils.notifications import show_warning
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject
+
+from cellwright.annotation.journal import is_open
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.errors import AnnotationError, WrongLayerError, error_line
+from cellwright.core.tasks import once
+from cellwright.files.atomic import make_folder, writing
+from cellwright.widgets.shared.cells.followers import cells_news, follow
+from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.edited_layers import JOURNAL, is_marked, metadata_of
+from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.journals.journal_files import journal_path, store_of
+from cellwright.widgets.shared.layer_io import image_of, layer_of_id
+from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.napari_private import unwrapped
+
+KEPT = ".corrected"
+KEEP_MS = 2000  # after the last edit
+FOLDER: Path | None = None  # of the copies; None for that of all journals
+
+_one_at_a_time = Lock()  # two viewers may show one image
+written_here: set[Path] = set()  # copies of this program, whose layers are there
+
+
+class CorrectionKeeper(QObject):
+    """Keeps the labels of a viewer that are corrected where no annotation takes the edits."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(follow(viewer))
+        self._viewer = ref(viewer)
+        self._stale: WeakSet[Layer] = WeakSet()
+        self._job: Job | None = None
+        self._soon = debouncer(self, KEEP_MS, self._write)
+        listen(cells_news.changed, self._on_changed, self)
+
+    def _on_changed(self, layer: Layer, _: Any) -> None:
+        own, viewer = metadata_of(layer), self._viewer()
+        is_counted = isinstance(layer, Labels) and is_marked(layer) and "model" in own
+        is_here = viewer is not None and layer in viewer.layers  # all viewers are told of
+        if is_counted and is_here and (JOURNAL not in own or not is_open(Path(own[JOURNAL]))):
+            self._stale.add(layer)
+            self._soon.throttle()
+
+    def _write(self) -> None:
+        viewer = self._viewer()
+        layer = next((one for one in self._stale if viewer is not None and one in viewer.layers), None)
+        if self._job is not None or not isinstance(layer, Labels):
+            return
+        self._stale.discard(layer)
+        image = layer_of_id(viewer, str(metadata_of(layer).get("source")))
+        if isinstance(image, ImageLayer):
+            task = once("keep", lambda: _keep(image, layer))
+            self._job = Job(task, self).start(failed=_tell, finished=self._on_finished)
+
+    def _on_finished(self) -> None:
+        self._job = None
+        self._soon.throttle()
+
+
+def _keep(image_layer: ImageLayer, layer: Labels) -> None:
+    """Write the copy of a layer; none of labels that no annotation could begin with."""
+    engine = dict(dict(metadata_of(layer).get("settings") or {}).get("engine") or {})
+    channels = channels_of(image_layer)
+    channel = next((one for one in channels if one.index == engine.get("channel")), None)
+    image = image_of(image_layer, channel)
+    with suppress(AnnotationError, WrongLayerError), _one_at_a_time:
+        cells = store_of(image, image_layer, channel, layer)
+        path = journal_path(image, FOLDER).with_suffix(KEPT)
+        make_folder(path.parent)
+        with writing(path):
+            if path not in written_here and path.exists():
+                os.replace(path, path.with_suffix(f"{KEPT}.old"))
+            part = path.with_suffix(f"{KEPT}.new")
+            part.unlink(missing_ok=True)
+            AnnotationSession(image, cells, journal=part).close()
+            os.replace(part, path)
+        written_here.add(path)
+
+
+def _tell(error: Exception) -> None:
+    show_warning(f"What was corrected by hand is not kept for a crash: {error_line(error)}")
+
+
+_keepers: WeakKeyDictionary[Any, CorrectionKeeper] = WeakKeyDictionary()
+
+
+def keep_corrections(viewer: Any) -> None:
+    """Keep what is corrected in a viewer from now on. Cheap to repeat."""
+    viewer = unwrapped(viewer)
+    found = _keepers.get(viewer)
+    if found is None or not isalive(found):  # type: ignore[no-untyped-call]
+        _keepers[viewer] = CorrectionKeeper(viewer)
