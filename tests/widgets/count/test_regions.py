@@ -15,6 +15,7 @@ from cellwright.widgets.count.point_prompt import NOT_COUNTED
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells import followers
+from cellwright.widgets.shared.cells.snapshot import session_table
 
 TRIANGLE = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 150.0]])
 TILTED = np.array([[20.0, 60.0], [60.0, 100.0], [100.0, 60.0], [60.0, 20.0]])
@@ -169,6 +170,7 @@ def test_what_is_painted_outside_the_regions_is_told_and_does_not_count(
     qtbot.waitUntil(lambda: "1 by hand · 1 outside the regions" in line.text(), timeout=60_000)
     assert in_tilted.panel.number.text() == before
     assert (labels.data == 999).sum() == 4
+    assert session_table(viewer)["count"].tolist() == [int(before)]
     results = ResultsWidget(viewer)
     qtbot.addWidget(results)
     qtbot.waitUntil(lambda: results.view.number.text() == before, timeout=60_000)
@@ -178,3 +180,68 @@ def test_what_is_painted_outside_the_regions_is_told_and_does_not_count(
     labels.undo()
     qtbot.waitUntil(lambda: "outside" not in line.text(), timeout=60_000)
     assert in_tilted.panel.number.text() == before
+
+
+def at_rest(widget: CountWidget, qtbot: QtBot, number: int, line: str) -> None:
+    """Wait until the panel tells this number of cells, and this beside it."""
+    text = widget.panel.line.text
+    qtbot.waitUntil(lambda: widget.panel.number.text() == str(number) and line in text(), timeout=60_000)
+
+
+def test_cells_that_reach_into_the_regions_go_on_to_count_where_one_is_edited(
+    viewer: ViewerModel,
+    in_tilted: CountWidget,
+    settled: Callable[[CountWidget], None],
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rule of the count holds, in the number and in the table."""
+    monkeypatch.setattr(followers, "READ_MS", 0)
+    with_centre = int(in_tilted.panel.number.text())
+    in_tilted.panel.rule.setCurrentIndex(in_tilted.panel.rule.findData("overlap"))
+    in_tilted.panel.count.click()
+    settled(in_tilted)
+    before, labels = int(in_tilted.panel.number.text()), viewer.layers["blobs labels"]
+    assert before > with_centre
+    labels.data_setitem(np.nonzero(labels.data == 1), 0)
+    at_rest(in_tilted, qtbot, before - 1, "")
+    assert "outside" not in in_tilted.panel.line.text()
+    in_tilted.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: in_tilted.save.job is None, timeout=60_000)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == before - 1
+
+
+@pytest.mark.parametrize("is_cut_out", [True, False])
+def test_regions_of_another_panel_and_what_is_cut_out(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Callable[[CountWidget], None],
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+    is_cut_out: bool,
+) -> None:
+    """Regions of *Results* change no number of *Count cells*; what is painted in a cut-out does not count."""
+    monkeypatch.setattr(followers, "READ_MS", 0)
+    viewer.add_image(blobs.image, name="blobs")
+    shapes = viewer.add_shapes([TILTED], shape_type="rectangle")
+    if is_cut_out:
+        widget.panel.exclude.choose(shapes)
+    widget.panel.count.click()
+    settled(widget)
+    before, labels = int(widget.panel.number.text()), viewer.layers["blobs labels"]
+    assert (before < len(blobs)) == is_cut_out
+    if is_cut_out:
+        labels.data_setitem((np.array([60, 60, 61, 61]), np.array([60, 61, 60, 61])), 999)
+        at_rest(widget, qtbot, before, "1 by hand · 1 outside the regions")
+        return
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    qtbot.waitUntil(lambda: results.view.number.text() == str(before), timeout=60_000)
+    results.view.regions.choose(shapes)
+    results.view.regions.chosen.emit()
+    qtbot.waitUntil(lambda: results.view.number.text() not in ("", str(before)), timeout=60_000)
+    labels.data_setitem(np.nonzero(labels.data == 1), 0)
+    at_rest(widget, qtbot, before - 1, "")
+    assert "outside" not in widget.panel.line.text()

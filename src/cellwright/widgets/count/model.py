@@ -23,6 +23,7 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
+from cellwright.widgets.shared.cells.snapshot import is_inside
 from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
@@ -286,9 +287,9 @@ def card_of(
     parts, sizes, classes = [], cells_table(result), class_counts(result)
     if edited is not None:
         parts = by_hand_parts(edited, len(result.cells))
-        if "regions" in edited:
-            is_inside = edited["regions"].fillna("") != ""
-            edited, n_outside = edited[is_inside], int((~is_inside).sum())
+        if counted.request.regions is not None and "regions" in edited:
+            n_there, edited = len(edited), edited[is_inside(edited)]
+            n_outside = n_there - len(edited)
             parts += [f"{n_outside:,} outside the regions"] * bool(n_outside)
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
         if "class" in edited:

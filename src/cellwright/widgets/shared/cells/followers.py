@@ -25,7 +25,12 @@ from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.image_pixels import ImagePixels
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
-from cellwright.widgets.shared.cells.snapshot import channels_beside, image_layer_under, snapshot_of
+from cellwright.widgets.shared.cells.snapshot import (
+    channels_beside,
+    counted_regions,
+    image_layer_under,
+    snapshot_of,
+)
 from cellwright.widgets.shared.edited_layers import edited_rows, is_edited, is_our_change, our_change
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
@@ -261,7 +266,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     """Let the features of a layer tell what was measured; what was measured before that is taken away."""
     import pandas
 
-    table = measured.table
+    table = _in_counted_regions(layer, measured)
     names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
     others = features_by_number(layer)
     others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
@@ -283,6 +288,15 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     with our_change(layer):
         set_features(layer, rows)
     cells_news.changed.emit(layer, table)
+
+
+def _in_counted_regions(layer: Layer, measured: MeasuredCells) -> "pandas.DataFrame":
+    """Return the table of cells with the regions they were counted in, whatever a panel counts in by now."""
+    regions, result = counted_regions(layer), measured.result
+    if regions is None:
+        return measured.table
+    membership = regions.membership(result.cells, result.offset)
+    return measured.table.assign(regions=regions.joined_names(membership))
 
 
 def _is_measured(name: str) -> bool:

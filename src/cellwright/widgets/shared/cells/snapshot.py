@@ -113,12 +113,12 @@ def snapshot_of(
     image_layer: ImageLayer | None,
     others: Iterable[ImageLayer] = (),
     regions: RegionLayers = RegionLayers(),  # noqa: B008 - frozen
-    rule: RegionRule = "centre",
+    rule: RegionRule | None = None,
     nuclei: LabelsLayer | None = None,
 ) -> Snapshot:
     """Return what a layer of cells holds; fast, nothing is copied. Call it in the GUI thread.
 
-    Without layers of regions they are those that the cells were counted in.
+    Without layers of regions they are those that the cells were counted in, and so is the rule.
 
     WrongLayerError where the layer cannot hold cells, or its pixels are not those of the image, a further one
     or the nuclei.
@@ -139,6 +139,8 @@ def snapshot_of(
     for one in further:
         check_upon(one, image_layer or layer)
     counted = counted_regions(layer)
+    if rule is None:
+        rule = "centre" if counted is None else counted.rule
     return Snapshot(
         pixels=placed.pixels,
         points=placed.points,
@@ -244,7 +246,7 @@ def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
 def session_table(viewer: Any) -> "pandas.DataFrame":
     """Return one row per count: ``image``, ``layer``, ``model``, ``corrected``, ``count``, classes.
 
-    All cells of a layer count, whatever the filters of the panel.
+    All cells of a layer count that lie where it was counted, whatever the filters of the panel.
     """
     import pandas
 
@@ -255,19 +257,27 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
         if isinstance(layer, LabelsLayer):
             numbers = pandas.unique(np.asarray(full_resolution(layer)).ravel())  # faster than by sorting
             numbers = numbers[numbers > 0]
+        cells = features_by_number(layer).reindex(numbers)
+        if counted_regions(layer) is not None and "regions" in cells:
+            cells = cells[is_inside(cells)]
         image = image_layer_under(viewer, layer)
         row = {
             "image": own.get("image_name", "") if image is None else image.name,
             "layer": layer.name,
             "model": own["model"],
             "corrected": is_edited(layer),
-            "count": len(numbers),
+            "count": len(cells),
         }
-        if "class" in features:
-            classes = features_by_number(layer).reindex(numbers)["class"].value_counts()
+        if "class" in cells:
+            classes = cells["class"].value_counts()
             row |= {f"class_{name}": int(n) for name, n in classes.items() if name}
         rows.append(row)
     return pandas.DataFrame(rows)
+
+
+def is_inside(rows: "pandas.DataFrame") -> NDArray[np.bool_]:
+    """Return which rows are of cells in the regions that were counted in, by their column ``regions``."""
+    return np.asarray(rows["regions"].fillna("") != "")
 
 
 def counted_regions(layer: Layer | None) -> RegionSet | None:
