@@ -133,6 +133,12 @@ def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:
 LIMIT_MS = 60_000
 
 
+@pytest.fixture(autouse=True)
+def pause(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that follows a choice waits as ever: it would take the place of one that is asked for here."""
+    monkeypatch.setattr(choices, "CHECK_MS", 300)
+
+
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once the first look, which has no end, was given up; the second one is as ever."""
