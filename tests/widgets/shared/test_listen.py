@@ -16,6 +16,7 @@ from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import messages
 from cellwright.widgets.shared.cells.followers import cells_news, follow
+from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.messages import listen, news_of
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.train.widget import TrainWidget
@@ -61,7 +62,8 @@ def test_a_panel_that_is_gone_listens_no_longer(
 ) -> None:
     gc.collect()  # panels of other tests
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
-    follow(viewer)  # which outlives panels
+    follow(viewer)  # which outlives panels, as what keeps corrections does
+    keep_corrections(viewer)
     news = news_of(viewer)
     layers, dims = viewer.layers.events, viewer.dims.events
     told = (cells_news.changed, model_events.changed, news.counted, news.sent)

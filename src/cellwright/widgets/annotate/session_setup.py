@@ -19,6 +19,7 @@ from cellwright.annotation.setup import (
 )
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
+from cellwright.files.atomic import atomic_write
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
 from cellwright.widgets.shared.journals.journal_files import (
@@ -158,7 +159,9 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     """
     if path.suffix == KEPT:  # which stays as it is
         check_same(image_of(image_layer, channel), read_journal(path).start.image)
-        path = Path(shutil.copyfile(path, fresh_journal(path.with_suffix(SUFFIX))))
+        kept, path = path, fresh_journal(path.with_suffix(SUFFIX))
+        with atomic_write(path) as part:
+            shutil.copyfile(kept, part)
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
     layer = _layer_of(session, source, None, channel)
