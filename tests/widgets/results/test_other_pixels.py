@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from pytestqt.qtbot import QtBot
 
+from cellwright.core.tasks import Progress
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
@@ -190,8 +191,12 @@ def test_pixels_that_change_while_they_are_counted_are_told(
     settled: Callable[[CountWidget], None],
     rested: Callable[[ResultsWidget], None],
 ) -> None:
+    def write_once_read(progress: Progress) -> None:
+        if progress.stage == "tiles" and progress.done:
+            write_and_keep_quiet(viewer.layers["blobs"])
+
     widget.panel.count.click()
-    widget.job.progressed.connect(lambda _: write_and_keep_quiet(viewer.layers["blobs"]))
+    widget.job.progressed.connect(write_once_read)
     settled(widget)
     rested(counted)
     assert "which has other pixels now" in widget.panel.line.text()
