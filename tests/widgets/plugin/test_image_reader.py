@@ -333,7 +333,7 @@ def test_the_window_goes_on_while_a_file_is_read(tmp_path, viewer_with_readers, 
 
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_a_viewer_that_a_program_closes_while_a_file_is_read_is_closed(
-    make_napari_viewer, tmp_path, monkeypatch, is_folder
+    make_napari_viewer, qtbot, tmp_path, monkeypatch, is_folder
 ):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     name = "_images_in" if is_folder else "read_images"
@@ -359,7 +359,7 @@ def test_a_viewer_that_a_program_closes_while_a_file_is_read_is_closed(
     monkeypatch.setattr(image_reader, name, list_slowly if is_folder else read_slowly)
     target = tmp_path if is_folder else tmp_path / "a.tif"
     assert viewer.open(str(target), plugin="napari-cellwright") == []
-    assert not isalive(window)
+    qtbot.waitUntil(lambda: not isalive(window))  # Qt deletes it in its next turn
     assert len(viewer.layers) == 0
     assert current_viewer() is not viewer
 

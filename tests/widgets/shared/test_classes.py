@@ -1,5 +1,6 @@
 """Classes in the count widget; the classifier is a fake that goes by area."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from cellwright.inference import classify as engine
 from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared import model_combos
+from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.model_combos import classifiers
 
 Settled = Callable[[CountWidget], None]
@@ -68,6 +70,46 @@ def test_a_count_tells_its_classes_and_lets_go_of_them(
     assert widget.panel.legend.isHidden()
     assert "class" not in viewer.layers["blobs labels"].features
     assert widget.counted.result.cells.classes is None
+
+
+def test_a_count_is_not_measured_again_and_takes_the_place_of_what_was_being_measured(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is measured beside the viewer are the cells as they were when that began."""
+    tasks, task_of = [], followers._task
+    may_end = threading.Event()
+
+    def slow(task: Task[Any]) -> Task[Any]:
+        measured = yield from task
+        assert may_end.wait(30)
+        return measured
+
+    def task(*arguments: Any) -> Task[Any]:
+        tasks.append(slow(task_of(*arguments)))
+        return tasks[-1]
+
+    monkeypatch.setattr(followers, "_task", task)
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.classes.setCurrentIndex(1)
+    widget.panel.count.click()
+    settled(widget)
+    qtbot.wait(50)
+    assert tasks == []
+    labels = viewer.layers["blobs labels"]
+    labels.visible = False
+    labels.visible = True
+    qtbot.waitUntil(lambda: bool(tasks))
+    widget.panel.classes.setCurrentIndex(0)
+    settled(widget)
+    may_end.set()
+    qtbot.waitUntil(lambda: not followers.follow(viewer).is_busy)
+    assert "class" not in labels.features
+    assert len(tasks) == 2
 
 
 def test_classes_come_to_a_count_that_has_none_and_stay_while_thresholds_move(

@@ -243,9 +243,9 @@ def _place(viewer: Any, layer: Layer) -> Layer:
     else:
         with our_change(old):
             shown = _update(viewer, old, layer)
-    if old is None or is_switch:
-        uncover(shown)
     watch(shown)
+    if old is None or is_switch:
+        uncover(shown, our_change)  # which changes no cell
     return shown
 
 

@@ -7,10 +7,9 @@ user has set for all sessions in napari's Preferences.
 import gc
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -103,13 +102,18 @@ def _show_tools(viewer: Any, layer: Layer, tools: Sequence[Any]) -> Iterator[Non
         tool.visible = True
 
 
-def uncover(layer: Layer) -> None:
-    """Show a layer; large Labels in a turn of their own, as napari then looks at all their pixels."""
+def uncover(layer: Layer, around: Callable[[Layer], AbstractContextManager[Any]] = nullcontext) -> None:
+    """Show a layer, within a context; large Labels in a turn of their own, as napari looks at all pixels."""
+
+    def show() -> None:
+        with around(layer):
+            layer.visible = True
+
     is_large = isinstance(layer, Labels) and prod(layer.data.shape[-2:]) > LARGE_PX
     if is_large and QCoreApplication.instance() is not None:
-        QTimer.singleShot(TOOLS_MS, partial(setattr, layer, "visible", True))  # noqa: FBT003 - its value
+        QTimer.singleShot(TOOLS_MS, show)
     else:
-        layer.visible = True
+        show()
 
 
 @contextmanager

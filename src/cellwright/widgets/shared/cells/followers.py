@@ -129,6 +129,7 @@ class Followers(QObject):
         self._stale: WeakSet[Layer] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
         self._job: Job | None = None
+        self._measured: Layer | None = None  # by the job
         self._is_writing = False
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()  # of what is followed
         self._soon = debouncer(self, READ_MS, self._read)
@@ -200,7 +201,8 @@ class Followers(QObject):
         for table in tables:
             table.read_soon()
         is_told = tables or is_our_change(layer)  # which comes with features of its own
-        if not is_told and (event.type != "features" or isinstance(layer, Labels)):
+        is_old = layer is self._measured  # what is being measured are the cells of before
+        if is_old or (not is_told and (event.type != "features" or isinstance(layer, Labels))):
             self.look_at(layer)
 
     def _on_pixels_changed(self, image: Layer) -> None:
@@ -227,6 +229,7 @@ class Followers(QObject):
         except CellwrightError:
             self._soon.throttle()  # cells without an image of theirs; the panel tells, once it is about them
             return
+        self._measured = layer
         self._job = Job(task, self).start(
             returned=lambda measured: self._on_measured(layer, measured),
             failed=lambda error: show_warning(_told(layer, error)),
@@ -240,7 +243,7 @@ class Followers(QObject):
             write_features(layer, measured)
 
     def _on_finished(self) -> None:
-        self._job = None
+        self._job = self._measured = None
         if self._stale:
             self._soon.throttle()
 
