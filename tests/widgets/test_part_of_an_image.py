@@ -1,6 +1,7 @@
 """What was counted in a part of an image is taught there alone: elsewhere nothing is background."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from pytestqt.qtbot import QtBot
 
-from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.ops.measure.regions import inner_box
+from cellwright.widgets.annotate.export import UNKNOWN
 from cellwright.widgets.annotate.widget import PART_HINT, UNKNOWN_HINT, AnnotateWidget
 from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.count.widget import CountWidget
@@ -30,7 +32,7 @@ Settled = Callable[[CountWidget], None]
 
 def count_in(viewer: ViewerModel, widget: CountWidget, settled: Settled, drawn: Any, output: str) -> Layer:
     """Count inside of shapes; return the layer of the cells."""
-    shapes = viewer.add_shapes()
+    shapes = viewer.add_shapes(ndim=drawn[0][1].shape[1])
     for kind, corners, _ in drawn:
         shapes.add(corners, shape_type=kind)
     shapes.features = {"name": [name or f"region {at}" for at, (_, _, name) in enumerate(drawn)]}
@@ -89,8 +91,15 @@ def test_cells_of_regions_are_taught_within_them(
 
 
 def test_where_no_box_is_complete_nothing_is_taken_for_background(
-    viewer: ViewerModel, widget: CountWidget, annotate_widget: AnnotateWidget, settled: Settled, blobs: Any
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    settled: Settled,
+    blobs: Any,
+    tmp_path: Path,
+    qtbot: QtBot,
 ) -> None:
+    """Not in the viewer, in an exported dataset, or in an annotation that is resumed."""
     image = viewer.add_image(blobs.image, name="blobs")
     drawn = [("rectangle", BOX, ""), ("rectangle", MIDDLE, "exclude this")]  # a frame is left
     cells = count_in(viewer, widget, settled, drawn, "Labels")
@@ -98,6 +107,22 @@ def test_where_no_box_is_complete_nothing_is_taken_for_background(
     assert (item.is_complete, item.regions) == (False, ())
     widget.panel.correct.click()
     assert annotate_widget.panel.message.text() == UNKNOWN_HINT
+    session = annotate_widget.model.session
+    assert session is not None
+    session.delete(int(session.ids()[0]))
+    annotate_widget.panel.exports.complete.setChecked(True)
+    annotate_widget.exporter.to_dataset(tmp_path / "set")
+    qtbot.waitUntil(lambda: not annotate_widget.panel.exports.job.is_busy)
+    assert annotate_widget.panel.message.text().endswith(UNKNOWN)
+    assert not read_dataset(tmp_path / "set").items[0].is_complete
+    annotate_widget.panel.begin.click()
+    viewer.layers.remove(cells)
+    annotate_widget.show()
+    qtbot.waitUntil(lambda: not annotate_widget.panel.offer.isHidden())
+    annotate_widget.panel.resume.click()  # as after a crash
+    assert annotate_widget.model.context is not None
+    item = taught(viewer, image, annotate_widget.model.context.layer.layer)
+    assert (item.is_complete, item.regions) == (False, ())
 
 
 def test_the_whole_image_is_taught_as_ever(
@@ -148,10 +173,80 @@ def test_an_inner_box_lies_inside(rng: np.random.Generator) -> None:
         assert box is not None
         assert inside[box].all()
         assert inside[box].size > 0.4 * inside.sum()
-        less = inner_box(inside, 2)
+        less = inner_box(inside, (2, 2))
         assert less is not None
         assert (less[0].start, less[1].stop) == (box[0].start + 2, box[1].stop - 2)
     assert inner_box(np.zeros((5, 5), bool)) is None
-    assert inner_box((y > 10) & (y < 15), 3) is None
+    assert inner_box((y > 10) & (y < 15), (3, 3)) is None
     assert inner_box((y < 10) | (y > 60)) is None
     assert inner_box(y + x < 79) is None
+    assert inner_box(y >= 0, (3, 3)) == (slice(0, 80), slice(0, 90))  # nothing lies beyond an image
+    assert inner_box(x < 60, (3, 3)) == (slice(0, 80), slice(0, 57))
+
+
+STACKS = {"TYX": (3,), "ZYX": (4,), "TZYX": (1, 4)}  # with a plane that shapes are drawn in
+LEADS = {"TYX": (5,), "ZYX": (12,), "TZYX": (2, 12)}
+
+
+@pytest.fixture
+def stack(draw_blobs: Any) -> Callable[[str], Any]:
+    """Function (axes) -> an image of other cells in each frame; in volumes they begin and end in slices."""
+
+    def make(axes: str) -> Any:
+        if axes == "TYX":
+            return np.stack([draw_blobs().image for _ in range(5)])
+        volumes = np.zeros((2, 12, 160, 200), np.float32)
+        for volume in volumes:
+            for first in (1, 7):
+                volume[first : first + 4] = draw_blobs().image
+            volume[:, 80:, 100:] = np.roll(volume[:, 80:, 100:], 2, axis=0)
+        return volumes[0] if axes == "ZYX" else volumes
+
+    return make
+
+
+@pytest.mark.parametrize("rule", ["centre", "overlap", "whole"])
+@pytest.mark.parametrize("drawn", ["everywhere", "in one plane", "without a box"])
+@pytest.mark.parametrize("axes", STACKS)
+def test_cells_of_a_part_of_a_stack_are_taught_there_alone(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    settled: Settled,
+    stack: Any,
+    axes: str,
+    drawn: str,
+    rule: str,
+) -> None:
+    """Every true cell in planes and boxes that are complete is taught; other planes teach none."""
+    image = viewer.add_image(stack(axes), name="blobs", axis_labels=tuple(axes.lower()))
+    widget.panel.rule.setCurrentIndex(widget.panel.rule.findData(rule))
+    corners = BOX
+    if drawn == "in one plane":
+        corners = np.column_stack([np.tile(STACKS[axes], (4, 1)), BOX])
+    shapes = [("rectangle", corners, "")]
+    if drawn == "without a box":  # a frame is left
+        shapes.append(("rectangle", MIDDLE, "exclude this"))
+    cells = count_in(viewer, widget, settled, shapes, "Labels")
+    direct = dataset_of([Pair(image, cells)], viewer.layers, is_complete=True).items
+    is_in_one = drawn == "in one plane" and (axes == "TYX" or rule == "overlap")  # else cells reach into it
+    is_known = drawn == "everywhere" or is_in_one
+    assert [one.is_complete for one in direct] == [is_known]
+    assert [bool(one.regions) for one in direct] == [is_known]
+    lead = LEADS[axes]
+    assert direct[0].image().label_shape[:-2] == ((1,) * len(lead) if is_in_one else lead)
+    widget.panel.correct.click()
+    assert annotate_widget.panel.message.text() == (PART_HINT if is_known else UNKNOWN_HINT)
+    context = annotate_widget.model.context
+    assert context is not None
+    corrected = dataset_of([Pair(image, context.layer.layer)], viewer.layers, is_complete=True).items
+    assert [(one.name, one.regions, one.is_complete) for one in corrected] == [
+        (one.name, one.regions, one.is_complete) for one in direct
+    ]
+    for one in (*direct, *corrected):
+        picture, labels = one.read()
+        for (top, left), (bottom, right) in one.regions:
+            box = np.s_[..., top:bottom, left:right]
+            true, found = picture.read()[box] > 0, labels[box] > 0
+            assert true.sum() > 200
+            assert (true & ~found).sum() < 0.01 * true.sum()

@@ -4,7 +4,7 @@ Where regions are declared, nothing is known outside of them. Without regions, w
 for background only when the whole image is said to be complete.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cellwright.files.dataset.append import Entry, append_all
 from cellwright.files.dataset.meta import Region
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import format_of
+from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import relabel
 
 MEASURE, WRITE = "measure", "write"  # stages of an export
@@ -91,21 +92,28 @@ def dataset_task(
     """
     yield Progress(MEASURE, 0, 1, "measuring the cells")
     provenance, cells, entries = _provenance(session), session.cells(), []
-    for span, regions in sorted(_spans(session).items()):
+    for span, regions in sorted(_spans_of(session).items()):
         entry = _entry(session, cells, span, settings or ExportSettings())
         is_complete = entry.is_complete or bool(regions)
         entries.append(replace(entry, regions=tuple(regions), is_complete=is_complete, provenance=provenance))
     return (yield from append_all(folder, entries, may_replace=may_replace))
 
 
-def _spans(session: AnnotationSession) -> dict[Span, list[Region]]:
-    """Return the frames and slices that are images of a dataset, each with the regions in its planes."""
-    lead = session.labels.shape[:-2]
+def spans_of(regions: Sequence[Box], lead: tuple[int, ...]) -> dict[Span, list[Region]]:
+    """Return the frames and slices that are images of a dataset, each with the regions in its planes.
+
+    Without regions it is all of them, which ``lead`` tells the lengths of.
+    """
     spans: dict[Span, list[Region]] = {}
-    for box in session.regions:
+    for box in regions:
         *span, (top, bottom), (left, right) = [(int(part.start), int(part.stop)) for part in box]
         spans.setdefault(tuple(span), []).append(((top, left), (bottom, right)))
-    spans = spans or {tuple((0, n) for n in lead): []}
+    return spans or {tuple((0, n) for n in lead): []}
+
+
+def _spans_of(session: AnnotationSession) -> dict[Span, list[Region]]:
+    lead = session.labels.shape[:-2]
+    spans = spans_of(session.regions, lead)
     if not session.metadata.has_masks and lead:
         spans = _by_frame(session.image, spans)
     return spans
@@ -139,9 +147,9 @@ def _entry(session: AnnotationSession, cells: Cells, span: Span, settings: Expor
     is_frame = not session.metadata.has_masks
     part, name = image, plain_name(settings.name or image.name)
     if not is_whole:
-        name += _suffix(image, span)
+        name += suffix_of(image, span)
     if not is_whole or (is_frame and span):
-        part = _cut_image(image, span, is_frame=is_frame)
+        part = cut_image(image, span, is_frame=is_frame)
     truth: Any = labels
     if is_frame:
         truth = Annotation((shape[-2], shape[-1]), cells.points[kept - 1][:, -2:], classes=classes)
@@ -157,7 +165,7 @@ def _entry(session: AnnotationSession, cells: Cells, span: Span, settings: Expor
     )
 
 
-def _cut_image(image: Image, span: Span, *, is_frame: bool) -> Image:
+def cut_image(image: Image, span: Span, *, is_frame: bool = False) -> Image:
     """Return some frames and slices of an image; of a single frame without its time axis."""
     spans = dict(zip(image.label_axes[: len(span)], span, strict=True))
     index = []
@@ -168,7 +176,7 @@ def _cut_image(image: Image, span: Span, *, is_frame: bool) -> Image:
     return replace(image, data=image.data[tuple(index)], axes=axes)
 
 
-def _suffix(image: Image, span: Span) -> str:
+def suffix_of(image: Image, span: Span) -> str:
     """Return what tells a span from others of its image: _t003 or _z002-007."""
     text = ""
     for axis, (first, stop) in zip(image.label_axes.lower(), span, strict=False):

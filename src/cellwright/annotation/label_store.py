@@ -27,13 +27,14 @@ class AnnotationMetadata:
     """What is known of the whole annotation besides its cells.
 
     ``found_by`` has fields of the ``Provenance`` of the count that was corrected, empty where nothing was
-    counted.
+    counted. Of cells that were counted in a part of the image, nothing is known outside of the regions.
     """
 
     regions: tuple[Box, ...] = ()  # boxes in the axes of the labels in which every cell is annotated
     class_names: tuple[str, ...] = ()  # what the classes are called, in their order
     has_masks: bool = True  # False where only positions are known and the labels are discs in their place
     found_by: Mapping[str, Any] = field(default_factory=dict)
+    is_part: bool = False  # whether the cells to begin with were counted in a part of the image
 
 
 class LabelStore:

@@ -182,14 +182,16 @@ def _cell_in(values: Sequence[Any] | None) -> CellMetadata | None:
 
 def _metadata_out(metadata: AnnotationMetadata) -> list[Any]:
     regions = [_box_out(box) for box in metadata.regions]
-    return [regions, metadata.class_names, metadata.has_masks, dict(metadata.found_by)]
+    found_by, is_part = dict(metadata.found_by), metadata.is_part
+    return [regions, metadata.class_names, metadata.has_masks, found_by, is_part]
 
 
 def _metadata_in(values: Sequence[Any]) -> AnnotationMetadata:
     regions, class_names, has_masks, *later = values  # journals of before end here
-    found_by = dict(later[0]) if later else {}
+    found_by = later[0] if later else {}
+    is_part = len(later) > 1 and later[1]
     boxes = tuple(_box_in(box) for box in regions)
-    return AnnotationMetadata(boxes, tuple(class_names), bool(has_masks), found_by)
+    return AnnotationMetadata(boxes, tuple(class_names), bool(has_masks), dict(found_by), bool(is_part))
 
 
 def _box_out(box: Box) -> list[list[int]]:

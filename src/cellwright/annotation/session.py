@@ -86,19 +86,21 @@ class AnnotationSession:
         diameter_px: float,
         columns: Columns = UNKNOWN,
         *,
-        regions: tuple[Box, ...] = (),
+        regions: tuple[Box, ...] | None = None,
         journal: Path | None = None,
     ) -> "AnnotationSession":
         """Return a session that knows where cells are: row ``i`` of the points is the disc of cell ``i + 1``.
 
         Discs do not overlap; a voxel belongs to the first that takes it, the middle of each to its own.
-        What is known of each cell besides comes in columns; in the ``regions`` every cell has a point.
+        What is known of each cell besides comes in columns; in the ``regions`` alone every cell has a point.
         """
         labels = np.zeros(plane_shape(image), np.int32)
         centres = np.asarray(points, float).reshape(-1, labels.ndim)
         empty = LabelStore(image, labels)
         draw_discs(labels, centres, diameter_px, labels.ndim - empty.has_time, empty.sampling)
-        metadata = AnnotationMetadata(regions, columns.class_names, has_masks=False)
+        metadata = AnnotationMetadata(
+            regions or (), columns.class_names, has_masks=False, is_part=regions is not None
+        )
         store = LabelStore(image, labels, metadata=metadata)
         store.fill(columns.scores, columns.classes)
         return cls(image, store, journal=journal)

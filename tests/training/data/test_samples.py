@@ -9,12 +9,14 @@ from scipy import ndimage
 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.models.families import density, flow
+from cellwright.models.families import density, flow, pseudocolor
 from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.geometry import intensity
 from cellwright.ops.labels import annotate, equivalent_diameters, measure
+from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.training.data.inspect import inspect
 from cellwright.training.data.samples import MAX_FRAMES, RIM_PX, load_samples, make_sample, within
+from cellwright.training.evaluation.evaluate import score
 
 WIDE = (1.0, 1000.0)
 
@@ -149,3 +151,29 @@ def test_regions_follow_an_image_that_is_resized(draw_blobs, write_dataset):
     assert zoom > 1.5
     known = ~suited.targets[2].isnan()
     assert int(known.sum()) == pytest.approx(32 * 32 * zoom**2, rel=0.05)
+
+
+@pytest.mark.parametrize("family", [flow, pseudocolor])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_outside_of_the_known_part_of_a_stack_nothing_is_known(tmp_path, draw_blobs, family, is_known):
+    """In regions of all planes, or, where not every cell is annotated, beyond the surroundings of masks."""
+    labels = np.stack([draw_blobs((80, 90), 14.0).labels] * 5)
+    labels[:, 50:] = labels[4] = 0
+    for name, data in (("images", (labels > 0) * np.uint8(200)), ("masks", labels.astype(np.uint16))):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "s.tif", data, imagej=True, metadata={"axes": "ZYX"})
+    facts = {"regions": [[[0, 0], [50, 90]]]} if is_known else {"complete": False}
+    meta = {"split": {"train": ["s"]}, "items": {"s": facts}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    dataset, model = read_dataset(tmp_path), family.build()
+    samples = run(load_samples(dataset, model))
+    assert len(samples) == (5 if is_known and model.needs_volumes else 4)
+    for sample in samples:
+        assert sample.targets[:, 55:].isnan().all()
+        assert sample.targets[:, :50].isnan().any() != is_known
+    (item,) = dataset.items
+    image, truth = item.annotated()
+    found = result_of_labels(labels, image)[0]
+    table = score(item, replace(found, count=float(len(found.cells))), truth)
+    assert bool(table.average_precision) == is_known == table.is_complete
+    assert table.score == 1

@@ -167,23 +167,26 @@ class SampledPixels:
         return self[...].astype(dtype or self.dtype)
 
 
-def inner_box(inside: Mask, margin_px: int = 0) -> tuple[slice, slice] | None:
-    """Return rows and columns of pixels that are all inside; None where there are no such.
+def inner_box(inside: Mask, margins: Sequence[int] = ()) -> tuple[slice, ...] | None:
+    """Return the box of pixels that are all inside; None where there are no such.
 
-    They lie about the middle of what is inside, in the proportions of the box around it, less the margin.
+    They lie about the middle of what is inside, in the proportions of the box around it. On each axis they
+    are less a margin where there is something beyond: at the sides of the array there is not.
     """
-    places = np.argwhere(inside)
-    if not len(places):
+    if not inside.any():
         return None
-    low, high = places.min(axis=0), places.max(axis=0) + 1
+    axes = range(inside.ndim)
+    others = [tuple(other for other in axes if other != axis) for axis in axes]
+    places = [np.flatnonzero(inside.any(axis=along)) for along in others]
+    low, high = np.array([at[0] for at in places]), np.array([at[-1] + 1 for at in places])
     for share in np.linspace(0.0, 0.45, 46):
         step = np.ceil(share * (high - low)).astype(int)
         first, last = low + step, high - step
-        if inside[first[0] : last[0], first[1] : last[1]].all():
-            first, last = first + margin_px, last - margin_px
-            if (first >= last).any():
-                return None
-            return slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1]))
+        if not inside[tuple(map(slice, first, last))].all():
+            continue
+        first += np.where(first > 0, margins or 0, 0)
+        last -= np.where(last < inside.shape, margins or 0, 0)
+        return tuple(map(slice, first.tolist(), last.tolist())) if (first < last).all() else None
     return None
 
 
@@ -318,6 +321,39 @@ class RegionSet:
                 union |= inside
             sizes[-1, plane] = union.sum()
         return sizes.reshape(-1, *lead_shape)
+
+
+def inner_boxes(
+    regions: RegionSet, shape: tuple[int, ...], n_spatial: int, margins: Sequence[int]
+) -> tuple[tuple[slice, ...], ...]:
+    """Return boxes within regions of labels of this shape, as large as :func:`inner_box` finds them.
+
+    Planes and volumes, which the last ``n_spatial`` axes are, have boxes of their own, unless the regions are
+    the same in all of them. Regions that hold none have none.
+    """
+    lead, plane = shape[:-2], (shape[-2], shape[-1])
+    if all(map(_is_in_all_planes, (*regions.included, *regions.excluded))):
+        whole = tuple(slice(0, n) for n in lead)
+        found = (inner_box(inside, margins[-2:]) for inside in regions.masks((0,) * len(lead), plane))
+        return tuple((*whole, *box) for box in found if box is not None)
+    boxes = []
+    for index in np.ndindex(shape[: len(shape) - n_spatial]):
+        deeper = list(np.ndindex(shape[len(index) : -2]))
+        planes = [list(regions.masks((*index, *place), plane)) for place in deeper]
+        for one in zip(*planes, strict=True):
+            box = inner_box(np.reshape(one, shape[len(index) :]), margins)
+            if box is not None:
+                boxes.append((*(slice(at, at + 1) for at in index), *box))
+    return tuple(boxes)
+
+
+def _is_in_all_planes(region: Region) -> bool:
+    """Return whether a region is the same in each slice and frame."""
+    if isinstance(region, Complement):
+        return all(map(_is_in_all_planes, region.regions))
+    if isinstance(region, ShapeRegion):
+        return all(place is None for place in region.index)
+    return isinstance(region, MaskRegion) and len(region.pixels.shape) == 2
 
 
 def region_set(

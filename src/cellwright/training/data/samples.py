@@ -85,9 +85,11 @@ def load_samples(
         yield Progress("read", done, len(dataset), f"reading {item.name}")
         image, truth = item.annotated()
         if model.needs_volumes:
-            samples += volume_samples(item.name, item.group, (image, truth), model)
+            found = volume_samples(item.name, item.group, (image, truth), model, is_complete=item.is_complete)
+            shape = (image.label_shape[-2], image.label_shape[-1])
+            samples += [within(sample, item.regions, shape) for sample in found]
             continue
-        planes = _planes(image, truth)
+        planes = _planes(image, truth, is_complete=item.is_complete)
         diameter = diameter_of([annotation for _, annotation in planes])
         for index, (plane, annotation) in enumerate(planes):
             name, scale = f"{item.name}:{index}", Scale(diameter, farthest)
@@ -97,9 +99,16 @@ def load_samples(
 
 
 def volume_samples(
-    name: str, group: str, volume: tuple[Image, Annotation | Labels], model: CellModel
+    name: str,
+    group: str,
+    volume: tuple[Image, Annotation | Labels],
+    model: CellModel,
+    *,
+    is_complete: bool = True,
 ) -> list[Sample]:
     """Return slices of a volume and its labels as the model sees them; empty ones teach where cells end.
+
+    Unless every cell of it is annotated, what has no label is not known, and empty slices teach nothing.
 
     AxesError where the image is no volume.
     """
@@ -112,13 +121,17 @@ def volume_samples(
     scaling = intensity.fit(slices.sample(), model.spec.percentiles)
     samples = []
     for index in np.linspace(0, len(labels) - 1, n).round().astype(int):
+        if not is_complete and not labels[index].any():
+            continue
         scaled = intensity.apply(scaling, slices.read(int(index), WHOLE))
-        annotation = annotate(relabel(labels[index]))
+        annotation = replace(annotate(relabel(labels[index])), is_complete=is_complete)
         samples.append(_sample(f"{name}:{index}", group, scaled, annotation, model, Scale(diameter)))
     return samples
 
 
-def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, Annotation]]:
+def _planes(
+    image: Image, truth: Annotation | Labels, *, is_complete: bool
+) -> list[tuple[np.ndarray, Annotation]]:
     """(C, Y, X) planes with their annotation, thinned out: neighbouring frames are nearly the same image.
 
     Of several channels it is those that are counted in when nothing else is asked for.
@@ -129,7 +142,11 @@ def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, 
     annotated = truth.reshape(-1, *truth.shape[-2:])
     filled = [index for index, frame in enumerate(annotated) if frame.any()] or [0]
     chosen = np.unique(np.linspace(0, len(filled) - 1, MAX_FRAMES).round().astype(int))
-    return [(planes.read(filled[i], WHOLE), annotate(relabel(annotated[filled[i]]))) for i in chosen]
+    found = []
+    for frame in (filled[at] for at in chosen):
+        annotation = replace(annotate(relabel(annotated[frame])), is_complete=is_complete)
+        found.append((planes.read(frame, WHOLE), annotation))
+    return found
 
 
 def make_sample(

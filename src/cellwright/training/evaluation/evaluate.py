@@ -194,7 +194,19 @@ def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
         return score_count(item, result, truth)
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)
-    return score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+    found = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+    if item.is_complete:
+        return found
+    recall = found.shares["point_recall"]
+    return ImageScore(
+        item.name,
+        item.group,
+        found.n_true,
+        found.n_predicted,
+        divided(*recall, empty=1.0),
+        is_complete=False,
+        shares={"point_recall": recall},
+    )
 
 
 def inside_regions(

@@ -4,6 +4,7 @@ Files are written beside the viewer, from a copy of the annotation, which can be
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from cellwright.widgets.annotate.view import ExportSection
 from cellwright.widgets.shared.layer_dataset import one_channel
 from cellwright.widgets.shared.napari_private import ask_to_save
 
+UNKNOWN = (
+    "Only a part of the image was counted, and no region tells where every cell is annotated: nothing is "
+    "taken for background."
+)
 SPLITS = {
     "train: learn from it": "train",
     "val: check while learning": "val",
@@ -66,8 +71,12 @@ class Exporter(QObject):
         session = self._copy()
         if session is not None:
             session.image = one_channel(session.image, self._model.channel_index)  # the one it is to teach
+            is_unknown = session.metadata.is_part and not session.regions
+            if is_unknown:
+                settings = replace(settings, is_complete=False)
             task = dataset_task(session, folder, settings, may_replace=may_replace)
-            self._start(task, lambda names: f"Exported {', '.join(names)} to {folder}")
+            told = f" to {folder}{f'. {UNKNOWN}' * is_unknown}"
+            self._start(task, lambda names: f"Exported {', '.join(names)}{told}")
 
     def to_file(self, path: Path) -> None:
         """Write the annotation as it is now in the chosen format."""

@@ -11,6 +11,7 @@ from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
+from cellwright.widgets.shared.regions import box_of
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"
@@ -135,18 +136,6 @@ class Regions:
         except CellwrightError as error:
             self._view.tell(error)
         self._show()
-
-
-def box_of(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
-    """Return the box of the pixels that lie within corners (N, D); whole slices along the hidden axes."""
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    starts = np.floor(low + 0.5).astype(int)
-    stops = np.maximum(np.ceil(high + 0.5).astype(int), starts + 1)
-    starts[:-2] = np.rint(low[:-2])
-    stops[:-2] = np.rint(high[:-2]) + 1
-    starts = np.clip(starts, 0, np.array(shape))
-    stops = np.clip(stops, 0, np.array(shape))
-    return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
 
 
 def rectangle_of(

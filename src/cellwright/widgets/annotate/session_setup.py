@@ -25,7 +25,6 @@ from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, R
 from cellwright.widgets.shared.journals.journal_files import (
     SUFFIX,
     columns_of,
-    complete_regions,
     fresh_journal,
     is_of_another,
     store_of,
@@ -34,7 +33,7 @@ from cellwright.widgets.shared.journals.kept_corrections import KEPT, written_he
 from cellwright.widgets.shared.layer_factory import set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import RegionLayers, regions_of
+from cellwright.widgets.shared.regions import PART, RegionLayers, counted_boxes, regions_of
 
 DEFAULT_DISC_PX = 12.0
 MOST_NAMES = 5  # of shapes in an error
@@ -134,7 +133,7 @@ def start_session(
         points = in_pixels(start.data, start, image_layer, axis_of(channel))
         columns = columns_of(start.features, len(points))
         diameter_px = diameter_px or DEFAULT_DISC_PX
-        regions = complete_regions(start, plane_shape(image))
+        regions = counted_boxes(start, image)
         session = AnnotationSession.from_points(
             points, image, diameter_px, columns, regions=regions, journal=path
         )
@@ -245,6 +244,8 @@ def _layer_of(
         own[JOURNAL] = str(session.journal_path)
     if channel is not None and channel.index is not None:
         own[CHANNEL_INDEX] = channel.index
+    if session.metadata.is_part:
+        own[PART] = True
     is_own = start is not None and not is_of_another(start, source.layer_id)
     if isinstance(start, Labels) and is_own and not start.multiscale and start.data.shape == shown.shape:
         known = metadata_of(start)

@@ -29,7 +29,6 @@ from cellwright.widgets.annotate.session_setup import (
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
-from cellwright.widgets.shared.coordinates import plane_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
@@ -46,7 +45,6 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.regions import counted_boxes
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
@@ -60,8 +58,8 @@ PART_HINT = (
     "of them nothing is taught. Region (K) adds others."
 )
 UNKNOWN_HINT = (
-    "Only a part of the image was counted. Show with Region (K) where every cell is annotated, before "
-    "a model is taught these."
+    "Only a part of the image was counted, and it holds no box in which every cell is known: nothing but "
+    "the cells themselves is taught. Region (K) shows where every cell is annotated."
 )
 
 
@@ -167,7 +165,7 @@ class AnnotateWidget(QWidget):
             if isinstance(start, Points):
                 self.panel.message.tell(PIXELS_HINT)
             self.model.open(opened).adder.add_each(wishes)
-            if start is not None and counted_boxes(start, plane_of(image_layer(image))) is not None:
+            if opened.session.metadata.is_part:
                 is_known = bool(opened.session.regions)
                 self.panel.message.tell(PART_HINT if is_known else UNKNOWN_HINT, is_warning=not is_known)
 

@@ -11,17 +11,18 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
+from cellwright.annotation.export import cut_image, spans_of, suffix_of
 from cellwright.core.data import CHANNEL, Annotation, Image, Labels, without_channels
 from cellwright.core.errors import ReadError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
-from cellwright.files.dataset.meta import Region
+from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
-from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
+from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
-from cellwright.widgets.shared.regions import WINDOW, counted_boxes
+from cellwright.widgets.shared.regions import WINDOW, box_of, counted_boxes
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
@@ -124,8 +125,9 @@ def dataset_of(
     """Return annotated layers as a dataset in memory; call it in the GUI thread.
 
     The annotation is complete in the rectangles of the viewer's layers of complete regions, without any in
-    what was counted, where that is a part of the image, else in the whole where it ``is_complete``. With
-    ``own_channel`` that channel alone of several is taken that the cells were found or drawn in.
+    what was counted, where that is a part of the image, else in the whole where it ``is_complete``. Slices
+    and frames of a stack that have such rectangles are images of their own. With ``own_channel`` that channel
+    alone of several is taken that the cells were found or drawn in.
 
     WrongLayerError where nothing was chosen, or two annotations of one channel of an image.
     """
@@ -148,31 +150,39 @@ def dataset_of(
         image = image_of(pair.image)
         if own_channel:
             image = one_channel(image, pair.channel)
-        name = _free_name(image.name, [item.name for item in items])
-        image = replace(image, name=name)
-        labels, points = _annotation_of(pair, image)
-        counted = counted_boxes(pair.annotation, image.label_shape[-2:])
-        regions: tuple[Region, ...] = ()
-        if len(image.label_shape) == 2:
-            parts = [((y.start, x.start), (y.stop, x.stop)) for y, x in counted or ()]
-            regions = _regions_of(pair, layers) or tuple(parts)
-        truth = Path("masks" if points is None else "points") / name
-        complete = bool(regions) or (is_complete and counted is None)
+        image = replace(image, name=_free_name(image.name, [item.name for item in items]))
+        items += _items_of(pair, image, layers, is_complete=is_complete)
+    return Dataset(HERE, tuple(items))
+
+
+def _items_of(pair: Pair, image: Image, layers: Sequence[Layer], *, is_complete: bool) -> list[Item]:
+    """Return an image with its annotation; of a stack in whose parts every cell is annotated, each part."""
+    labels, points = _annotation_of(pair, image)
+    counted = counted_boxes(pair.annotation, image)
+    spans = spans_of(_regions_of(pair, image, layers) or counted or (), image.label_shape[:-2])
+    items: list[Item] = []
+    for span, regions in sorted(spans.items()):
+        name, picture, part = image.name, image, labels
+        if span != tuple((0, n) for n in image.label_shape[:-2]):
+            name += suffix_of(image, span)
+            picture = replace(cut_image(image, span), name=name, levels=())
+            if labels is not None and labels.shape == image.label_shape:
+                part = labels[tuple(slice(*ends) for ends in span)]
         items.append(
             LayerItem(
                 name,
                 "train",
                 "",
                 Path(name),
-                truth,
-                is_complete=complete,
-                regions=regions,
-                labels=labels,
+                Path("masks" if points is None else "points") / name,
+                is_complete=bool(regions) or (is_complete and counted is None),
+                regions=tuple(regions),
+                labels=part,
                 points=points,
-                picture=image,
+                picture=picture,
             )
         )
-    return Dataset(HERE, tuple(items))
+    return items
 
 
 def one_channel(image: Image, number: int | None) -> Image:
@@ -203,22 +213,39 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     return labels, None
 
 
-def _regions_of(pair: Pair, layers: Sequence[Layer]) -> tuple[Region, ...]:
-    size = np.array(plane_of(pair.image))
-    regions: list[Region] = []
+def _regions_of(pair: Pair, image: Image, layers: Sequence[Layer]) -> list[Box]:
+    """Return the boxes of the labels of an image that the viewer's layers of complete regions show."""
+    shape, axis = image.label_shape, channels_of(pair.image)[0].axis
     others = {str(layer.unique_id) for layer in layers} - {str(pair.image.unique_id)}
+    boxes: list[Box] = []
     for layer in layers:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
             continue
         if metadata_of(layer).get("source") in others:
             continue  # they were drawn in another image
+        in_all = range(max(pair.image.ndim - layer.ndim, 0))
+        n_in_all = sum(place != axis for place in in_all)
         for vertices in layer.data:
-            corners = in_pixels(vertices, layer, pair.image)
-            low = np.clip(np.floor(corners.min(axis=0)[-2:] + 0.5), 0, size).astype(int)
-            high = np.clip(np.ceil(corners.max(axis=0)[-2:] + 0.5), 0, size).astype(int)
-            if (low < high).all():
-                regions.append(((int(low[0]), int(low[1])), (int(high[0]), int(high[1]))))
-    return tuple(regions)
+            box = box_of(in_pixels(vertices, layer, pair.image, axis), shape)
+            boxes.append((*(slice(0, n) for n in shape[:n_in_all]), *box[n_in_all:]))
+    return _joined([box for box in boxes if all(part.start < part.stop for part in box)])
+
+
+def _joined(boxes: list[Box]) -> list[Box]:
+    """Return boxes of which the same one in neighbouring slices or frames, where each is drawn, is one."""
+    n_lead = len(boxes[0]) - 2 if boxes else 0
+    for axis in reversed(range(n_lead)):
+        rows = [(*box[:axis], *box[axis + 1 :], box[axis]) for box in boxes]
+        rows.sort(key=lambda row: [(part.start, part.stop) for part in row])
+        found: list[Box] = []
+        for row in rows:
+            if found and found[-1][:-1] == row[:-1] and found[-1][-1].stop >= row[-1].start:
+                stop = max(found[-1][-1].stop, row[-1].stop)
+                found[-1] = (*row[:-1], slice(found[-1][-1].start, stop))
+            else:
+                found.append(row)
+        boxes = [(*row[:axis], row[-1], *row[axis:-1]) for row in found]
+    return boxes
 
 
 def write_task(dataset: Dataset, folder: Path) -> Task[Path]:

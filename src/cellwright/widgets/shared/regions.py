@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
+from cellwright.ops.label_changes import Box, boxes_of
 from cellwright.ops.measure.regions import (
     EXCLUDED,
     Complement,
@@ -23,7 +25,7 @@ from cellwright.ops.measure.regions import (
     RegionSet,
     SampledPixels,
     ShapeRegion,
-    inner_box,
+    inner_boxes,
     is_excluded,
     region_set,
     shape_region,
@@ -48,6 +50,7 @@ from cellwright.widgets.shared.layer_factory import COLOUR
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
 WINDOW = "window"  # the same: the part of the image that was counted
+PART = "part"  # of annotations: they began with a part of the image, and are complete in their regions alone
 REGION_NAME = "region to count"
 LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LINE_NAME = "line across a cell"
@@ -63,22 +66,56 @@ PREVIEW_PX = 1024
 PREVIEW_SLICES = 4  # on either side of the one in sight
 
 
-def counted_boxes(cells: Layer, plane: tuple[int, ...]) -> tuple[tuple[slice, slice], ...] | None:
-    """Return boxes of a plane (Y, X) in which all cells were counted: in its regions, as large as they allow.
+def counted_boxes(cells: Layer, image: Image) -> tuple[Box, ...] | None:
+    """Return boxes of the labels of an image in which all cells were counted: as large as its regions allow.
 
     None where it was counted as a whole, or drawn by hand.
     """
-    own = metadata_of(cells)
-    regions, window = own.get(REGIONS), tuple(own.get(WINDOW, ()))[-2:]
+    own, shape = metadata_of(cells), image.label_shape
+    regions, window = own.get(REGIONS), tuple(own.get(WINDOW, ()))[-len(shape) :]
+    window = (*((0, n) for n in shape[: len(shape) - len(window)]), *window)
     if regions is None:
-        if window in ((), tuple((0, n) for n in plane)):
+        if PART in own:
+            return ()  # which are those of its annotation
+        if window == tuple((0, n) for n in shape):
             return None
-        (top, bottom), (left, right) = window
-        return ((slice(top, bottom), slice(left, right)),)
-    sizes = np.asarray(cells.features.get("diameter_px", ()), float)
-    margin = int(np.ceil(CUT_OFF[regions.rule] * sizes[np.isfinite(sizes)].max(initial=0.0)))
-    boxes = (inner_box(inside, margin) for inside in regions.masks((), plane))
-    return tuple(box for box in boxes if box is not None)
+        return (tuple(slice(start, stop) for start, stop in window),)
+    is_linked = own.get("settings", {}).get("engine", {}).get("link", True)
+    n_spatial = 3 if is_linked and "Z" in own.get("axes", image.axes) else 2
+    lengths = _longest_px(cells, [stop - start for start, stop in window], n_spatial)
+    margins = [ceil(CUT_OFF[regions.rule] * length) for length in lengths]
+    return inner_boxes(regions, shape, n_spatial, margins)
+
+
+def _longest_px(cells: Layer, shape: Sequence[int], n_spatial: int) -> list[float]:
+    """Return how far a cell reaches at most along each spatial axis; of points by their diameters.
+
+    Of no cells it is as far as the image is long.
+    """
+    if not isinstance(cells, Labels):
+        diameters = np.asarray(cells.features.get("diameter_px", ()), float)
+        return [float(diameters[np.isfinite(diameters)].max(initial=0.0))] * n_spatial
+    labels = np.asarray(full_resolution(cells))
+    if labels.size == prod(shape):
+        labels = labels.reshape(shape)  # without an axis of channels, which is one long
+    frames = labels.reshape(-1, *labels.shape[-n_spatial:])
+    boxes = [box for frame in frames for box in boxes_of(frame).values()]
+    if not boxes:
+        return [float(n) for n in shape[-n_spatial:]]
+    lengths = [[part.stop - part.start for part in box] for box in boxes]
+    return [float(longest) for longest in np.max(lengths, axis=0)]
+
+
+def box_of(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
+    """Return the box of the pixels that lie within corners (N, D); whole slices along the hidden axes."""
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    starts = np.floor(low + 0.5).astype(int)
+    stops = np.maximum(np.ceil(high + 0.5).astype(int), starts + 1)
+    starts[:-2] = np.rint(low[:-2])
+    stops[:-2] = np.rint(high[:-2]) + 1
+    starts = np.clip(starts, 0, np.array(shape))
+    stops = np.clip(stops, 0, np.array(shape))
+    return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
 
 
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:

@@ -26,7 +26,6 @@ from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
-from cellwright.ops.label_changes import Box
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number
@@ -94,16 +93,13 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
                 f"{layer.name!r}. Number them anew."
             )
         columns = columns_of(features.reindex(range(1, n + 1)), n)
-    regions = complete_regions(layer, shape)
-    metadata = AnnotationMetadata(regions, columns.class_names, found_by=found_by)
+    regions = counted_boxes(layer, image)
+    metadata = AnnotationMetadata(
+        regions or (), columns.class_names, found_by=found_by, is_part=regions is not None
+    )
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return known
-
-
-def complete_regions(cells: Layer, shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """Return where every cell of a plane was counted; nothing where that is all of it."""
-    return (counted_boxes(cells, shape) or ()) if len(shape) == 2 else ()
 
 
 def is_of_another(cells: Layer, image_id: str) -> bool:
