@@ -154,7 +154,7 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     news.counted.emit(news.last)
     if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
         front = None if is_series(result) else panel
-        spare_collector(viewer, has_more=True)  # PyTorch has come
+        spare_collector(viewer)  # PyTorch has come
         in_turns(_open_results(viewer, front), TURN_MS)
 
 

@@ -6,6 +6,7 @@ user has set for all sessions in napari's Preferences.
 
 import gc
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -338,27 +339,27 @@ def without_collection(viewer: Any) -> Iterator[None]:
         end_sparing()
 
 
-def spare_collector(viewer: Any, *, has_more: bool = False) -> None:
+def spare_collector(viewer: Any) -> None:
     """Have Python's collector pass over all that is there now, until a layer is removed.
 
     napari and PyTorch are so many objects that to look at them all takes 0.2 s, in which the window stands
     still. A layer that is removed is collected as ever, and what else is garbage by then. What has come since
-    is passed over, too, where there is more that stays: not at each count, which leaves garbage.
+    is passed over, too, once further modules were loaded: not at each count, which leaves garbage.
     """
-    if has_more or not _Spared.is_on:
+    if _Spared.n_modules != len(sys.modules):
         gc.freeze()
-        _Spared.is_on = True
+        _Spared.n_modules = len(sys.modules)
     viewer.layers.events.removing.connect(end_sparing)
 
 
 def end_sparing(_: Any = None) -> None:
     """Have Python's collector look at everything again; called when a layer is removed."""
     gc.unfreeze()
-    _Spared.is_on = False
+    _Spared.n_modules = 0
 
 
 class _Spared:
-    is_on = False  # gc.get_freeze_count() would count all objects, 15 ms
+    n_modules = 0  # that were there; 0 while nothing is passed over
 
 
 def slice_in_sight(viewer: Any) -> tuple[int, ...]:
