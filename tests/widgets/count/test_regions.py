@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Layer
 from pytestqt.qtbot import QtBot
 
 from cellwright.ops.measure.regions import shape_region
@@ -245,3 +246,95 @@ def test_regions_of_another_panel_and_what_is_cut_out(
     labels.data_setitem(np.nonzero(labels.data == 1), 0)
     at_rest(widget, qtbot, before - 1, "")
     assert "outside" not in widget.panel.line.text()
+
+
+PAINTED = (np.array([150, 150, 151, 151]), np.array([5, 6, 5, 6]))
+AROUND = np.array([[130.0, -0.5], [130.0, 60.0], [159.5, 60.0], [159.5, -0.5]])
+KINDS = ["cut out", "inside a mask", "outside a mask", "drawn and a mask"]
+
+
+@pytest.fixture
+def counted_beside(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Callable[[CountWidget], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str, str], Layer]:
+    """Function (kind, output) -> the cells of a count that leaves a corner out."""
+    monkeypatch.setattr(followers, "READ_MS", 0)
+    viewer.add_image(blobs.image, name="blobs")
+    panel, mask = widget.panel, np.ones(blobs.labels.shape, int)
+    mask[120:, :70] = 0
+
+    def count(kind: str, output: str) -> Layer:
+        if kind == "cut out":
+            panel.exclude.choose(viewer.add_shapes([AROUND], shape_type="rectangle"))
+        else:
+            is_outside = kind == "outside a mask"
+            panel.mask_layer.choose(viewer.add_labels(1 - mask if is_outside else mask, name="tissue"))
+            panel.mask_side.setCurrentIndex(panel.mask_side.place_of(is_outside))
+        if kind == "drawn and a mask":
+            whole = np.array([[0, 0], [0, 190], [159, 190], [159, 0]])
+            viewer.add_shapes([whole], shape_type="rectangle")
+            panel.region.setCurrentIndex(panel.region.findData("drawn"))
+        for one, box in panel.outputs.items():
+            box.setChecked(one == output)
+        panel.count.click()
+        settled(widget)
+        return next(layer for layer in viewer.layers if layer.metadata.get("cellwright"))
+
+    return count
+
+
+@pytest.mark.parametrize("output", ["Labels", "Points"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_added_where_nothing_counts_is_told_everywhere(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    counted_beside: Callable[[str, str], Layer],
+    qtbot: QtBot,
+    tmp_path: Path,
+    kind: str,
+    output: str,
+) -> None:
+    """Numbers, tables and the report agree on what lies outside, also where no region is drawn."""
+    cells = counted_beside(kind, output)
+    before = int(widget.panel.number.text())
+    if output == "Labels":
+        cells.data_setitem(PAINTED, 999)
+    else:
+        cells.add([150.0, 5.0])
+    at_rest(widget, qtbot, before, "1 by hand · 1 outside the regions")
+    assert session_table(viewer)["count"].tolist() == [before]
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    qtbot.waitUntil(lambda: results.view.number.text() == str(before), timeout=60_000)
+    assert "1 outside the regions" in results.view.line.text()
+    widget.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None, timeout=60_000)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == before
+    for save, name in ((results.export.save_table, "table.csv"), (results.export.save_report, "report.html")):
+        save(tmp_path / name)
+        qtbot.waitUntil(lambda: results.export.saving is None, timeout=60_000)
+    assert len(pd.read_csv(tmp_path / "table.csv")) == before
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"1 of {before + 1} cells were left out, 1 outside the regions." in report
+
+
+@pytest.mark.parametrize("output", ["Points", "Shapes"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_and_boxes_by_hand_have_the_regions_that_they_lie_in(
+    counted_beside: Callable[[str, str], Layer], kind: str, output: str
+) -> None:
+    """Not those of the last one, which napari gives them; moved ones those of their new place."""
+    cells = counted_beside(kind, output)
+    n, name = len(cells.data), cells.features["regions"].iloc[0]
+    assert (cells.features["regions"] == name).all()
+    for place in ([150.0, 5.0], [5.0, 100.0]):
+        cells.add(place if output == "Points" else [np.add(place, one) for one in ([-2, -2], [2, 2])])
+    assert cells.features["regions"].tolist()[n:] == ["", name]
+    data = list(cells.data)
+    data[-1] = data[-1] + [145.0, -95.0]
+    cells.data = data
+    assert cells.features["regions"].tolist() == [name] * n + ["", ""]

@@ -179,7 +179,7 @@ def test_boxes_by_hand_have_rows_of_their_own(viewer: ViewerModel) -> None:
     corners = np.array([[1, 1], [1, 5], [5, 5], [5, 1]], float)
     features = {"label": [1, 2], "score": [0.5, 0.75], "area_px": [16.0, 12.0]}
     boxes = viewer.add_shapes([corners, corners + 10], features=features)
-    rows = LayerRows(boxes)
+    rows = LayerRows(boxes, viewer)
     boxes.add_rectangles([corners + 20])
     boxes.data = [boxes.data[0] + 1, *boxes.data[1:]]
     assert rows is not None
@@ -193,7 +193,7 @@ def test_points_that_are_deleted_leave_the_rows_of_the_others(viewer: ViewerMode
     points = viewer.add_points(
         [[1, 1], [2, 2], [3, 3]], features={"label": [4, 5, 6], "score": [0.1, 0.2, 0.3]}
     )
-    rows = LayerRows(points)
+    rows = LayerRows(points, viewer)
     points.selected_data = {0}
     points.remove_selected()
     assert rows is not None

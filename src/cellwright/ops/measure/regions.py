@@ -269,6 +269,12 @@ class RegionSet:
             found |= inside
         return found
 
+    def contain(self, points: NDArray[np.floating]) -> Mask:
+        """Return which of points (N, D), in pixels and the axes of the labels, lies where, (N, regions)."""
+        free = ~np.any([region.contains(points) for region in self.excluded], axis=0)
+        inside = [region.contains(points) for region in self.included] or [np.ones(len(points), bool)]
+        return np.asarray(np.stack(inside, axis=1) & np.broadcast_to(free, len(points))[:, np.newaxis])
+
     def membership(self, cells: Cells, offset: Sequence[int] = ()) -> Mask:
         """Return which cell lies in which region, (N, regions).
 
@@ -278,10 +284,7 @@ class RegionSet:
         SettingsError where the rule needs outlines and there are none.
         """
         if self.rule == "centre":
-            points = cells.points + np.asarray(offset or (0,) * cells.points.shape[1], np.float32)
-            free = ~np.any([region.contains(points) for region in self.excluded], axis=0)
-            inside = [region.contains(points) for region in self.included] or [np.ones(len(cells), bool)]
-            return np.asarray(np.stack(inside, axis=1) & np.broadcast_to(free, len(cells))[:, np.newaxis])
+            return self.contain(cells.points + np.asarray(offset or (0,) * cells.points.shape[1], np.float32))
         shares = self._shares(cells, offset)
         if self.rule == "overlap":
             return shares > 0

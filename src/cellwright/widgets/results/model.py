@@ -141,6 +141,13 @@ class ResultsModel:
         return text
 
     @property
+    def outside_text(self) -> str:
+        """How many of the cells lie where none counts; empty for none."""
+        measured = self.measured
+        n_outside = 0 if measured is None else int((~measured.membership.any(axis=1)).sum())
+        return f"{n_outside:,} outside the regions" if n_outside else ""
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """Where the last count lies nine times of ten, while its cells, all and unchanged, are those here."""
         event, measured = self.count_event, self.measured
@@ -500,7 +507,8 @@ class ResultsModel:
         result = replace(self.kept_result, count=float(self.n_kept), interval=self.interval)
         notices = []
         if self.n_kept < self.n_cells:
-            notices.append(f"{self.n_cells - self.n_kept} of {self.n_cells} cells were left out.")
+            told = ", ".join(filter(None, (f"{self.n_cells} cells were left out", self.outside_text)))
+            notices.append(f"{self.n_cells - self.n_kept} of {told}.")
         if measured.n_edited:
             notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
         elif self.by_hand:

@@ -303,7 +303,7 @@ class ResultsWidget(QWidget):
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
             cells = f"{total}cells{in_planes(counted_planes(model.measured.result))}"
-            parts = (cells, model.by_hand, model.pixels_text, model.nuclei_text)
+            parts = (cells, model.by_hand, model.outside_text, model.pixels_text, model.nuclei_text)
             view.line.setText(" · ".join(filter(None, parts)))
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")

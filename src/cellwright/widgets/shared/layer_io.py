@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer, Points, Shapes
 
 from cellwright.core.data import Image, Result, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import PIXELS
@@ -47,6 +48,7 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
 from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, uncover
+from cellwright.widgets.shared.regions import REGIONS
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 COVERING = ("opaque", "translucent", "translucent_no_depth")  # ways of blending that hide what lies below
@@ -185,6 +187,12 @@ def prepare(
         name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
         placement = {**source.placement, "name": name, "metadata": {METADATA: own}}
         layer = make_layer(output, result, placement, source.channel_axis)
+        if (
+            isinstance(layer, Points | Shapes) and REGIONS in told
+        ):  # which points alone do not tell by any rule
+            regions: RegionSet = told[REGIONS]
+            names = regions.joined_names(regions.membership(result.cells, result.offset))
+            layer.features = layer.features.assign(regions=names)
         if layer is not None:
             made[output] = layer
     return Prepared(made)

@@ -29,6 +29,7 @@ from cellwright.widgets.shared.cells.snapshot import (
     channels_beside,
     counted_regions,
     image_layer_under,
+    region_names,
     snapshot_of,
 )
 from cellwright.widgets.shared.edited_layers import edited_rows, is_edited, is_our_change, our_change
@@ -59,11 +60,11 @@ class LayerRows:
     """The rows of a Points or Shapes layer: marks those that came or were moved by hand.
 
     napari gives a new point the features of the last one; it gets a number of its own, and neither score nor
-    size.
+    size, and the regions that it lies in.
     """
 
-    def __init__(self, layer: Points | Shapes) -> None:
-        self._layer = ref(layer)
+    def __init__(self, layer: Points | Shapes, viewer: Any) -> None:
+        self._layer, self._viewer = ref(layer), ref(viewer)
         self._known = set(_keys(layer))
         layer.events.data.connect(self._on_data)
 
@@ -81,8 +82,13 @@ class LayerRows:
         is_new = np.array([key not in self._known for key in keys], bool)
         is_new |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
         if is_new.any():
+            viewer, features = self._viewer(), _marked(features, is_new)
+            image = None if viewer is None else image_layer_under(viewer, layer)
+            names = region_names(layer, image, is_new)
+            if names is not None and "regions" in features:
+                features.loc[is_new, "regions"] = names
             with layer.events.data.blocker(self._on_data):
-                layer.features = _marked(features, is_new)
+                layer.features = features
         cells_news.changed.emit(layer, layer.features)
 
 
@@ -173,7 +179,7 @@ class Followers(QObject):
             return
         self._steps[layer] = slice_in_sight(viewer)
         if isinstance(layer, Points | Shapes):
-            self._rows[layer] = LayerRows(layer)  # napari keeps no callback alive
+            self._rows[layer] = LayerRows(layer, viewer)  # napari keeps no callback alive
             layer.events.data.connect(self._on_changed)
             layer.events.features.connect(self._on_changed)
         elif isinstance(layer, Labels):

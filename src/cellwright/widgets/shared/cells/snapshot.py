@@ -275,6 +275,21 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
+def region_names(
+    layer: Points | Shapes, image_layer: ImageLayer | None, rows: NDArray[np.bool_]
+) -> list[str] | None:
+    """Return the names of the regions of its count that some points, or middles of boxes, lie in.
+
+    None where the whole image was counted.
+    """
+    regions = counted_regions(layer)
+    if regions is None:
+        return None
+    points = snapshot_of(layer, image_layer).points
+    assert points is not None
+    return regions.joined_names(regions.contain(points[rows]))
+
+
 def is_inside(rows: "pandas.DataFrame") -> NDArray[np.bool_]:
     """Return which rows are of cells in the regions that were counted in, by their column ``regions``."""
     return np.asarray(rows["regions"].fillna("") != "")
