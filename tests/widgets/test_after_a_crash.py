@@ -15,6 +15,7 @@ from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.model import ScatterGate
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.edited_layers import is_marked
 from cellwright.widgets.shared.journals import kept_corrections
 
 LIMIT_MS = 30_000
@@ -26,9 +27,9 @@ GATE = ScatterGate("circularity", "y", np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 1
 class Desk:
     """A viewer with an image and both panels, as one program has them."""
 
-    def __init__(self, pixels: Any, journals: Path, qtbot: QtBot) -> None:
+    def __init__(self, pixels: Any, journals: Path, qtbot: QtBot, **placement: Any) -> None:
         self.qtbot, self.viewer = qtbot, ViewerModel()
-        self.image = self.viewer.add_image(pixels, name="blobs")
+        self.image = self.viewer.add_image(pixels, name="blobs", **placement)
         self.annotate = AnnotateWidget(self.viewer)
         self.annotate.model.journals = journals
         self.results = ResultsWidget(self.viewer)
@@ -300,3 +301,54 @@ def test_a_mask_and_nuclei_come_back(
         assert "are as they were" in told
         assert (after.results.model.n_kept, after.results.model.nuclei_text) == (n, nuclei)
         np.testing.assert_array_equal(after.viewer.layers["tissue"].data, tissue.data)
+
+
+@pytest.mark.parametrize("lead", ["", "t", "c"])
+@pytest.mark.parametrize("output", ["Points", "Shapes"])
+def test_points_and_boxes_that_were_corrected_come_back(
+    widget: CountWidget,
+    viewer: ViewerModel,
+    blobs: Any,
+    qtbot: QtBot,
+    settled: Callable[[CountWidget], None],
+    tmp_path: Path,
+    output: str,
+    lead: str,
+) -> None:
+    """Where they lie, with their classes, also of channels and frames; and again if they go again."""
+    image = blobs.image if not lead else np.stack([blobs.image] * 2)
+    placement = {"axis_labels": (*lead, "y", "x"), "scale": (1.0,) * len(lead) + (0.5, 0.5)}
+    viewer.add_image(image.copy(), name="blobs", **placement)
+    for one, box in widget.panel.outputs.items():
+        box.setChecked(one == output)
+    widget.panel.count.click()
+    settled(widget)
+    cells = next(layer for layer in viewer.layers if layer.metadata.get("cellwright"))
+    cells.features = cells.features.assign(**{"class": [""] * (len(cells.data) - 1) + ["odd"]})
+    cells.selected_data = {0}
+    cells.remove_selected()
+    moved = list(cells.data)
+    moved[-1] = moved[-1] + 2.0 * (np.arange(cells.ndim) >= cells.ndim - 2)
+    cells.data = moved if output == "Shapes" else np.array(moved)
+    written, folder = kept_corrections.written_here, kept_corrections.FOLDER
+    qtbot.waitUntil(lambda: any(path.parent == folder for path in written), timeout=LIMIT_MS)
+    for _ in range(2):
+        written.clear()
+        after = Desk(image.copy(), tmp_path / "journals", qtbot, **placement)
+        what = {"Shapes": "Boxes", "Points": "Points"}[output]
+        assert offer(after).startswith(f"{what} of this image that were corrected in the viewer are kept")
+        after.annotate.panel.resume.click()
+        layer = after.viewer.layers[cells.name]
+        np.testing.assert_allclose(in_world(layer), in_world(cells))
+        assert layer.features["class"].tolist() == cells.features["class"].tolist()
+        assert layer.metadata["cellwright"]["model"] == cells.metadata["cellwright"]["model"]
+        assert is_marked(layer)
+        assert cells.name in after.annotate.panel.message.text()
+        assert offer(after) == ""
+
+
+def in_world(layer: Any) -> Any:
+    """Where points or corners lie in the world."""
+    return [
+        layer.data_to_world(place) for place in np.concatenate([np.atleast_2d(one) for one in layer.data])
+    ]

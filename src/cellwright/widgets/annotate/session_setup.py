@@ -29,7 +29,7 @@ from cellwright.widgets.shared.journals.journal_files import (
     is_of_another,
     store_of,
 )
-from cellwright.widgets.shared.journals.kept_corrections import KEPT, written_here
+from cellwright.widgets.shared.journals.kept_corrections import KEPT, KEPT_AS, written_here
 from cellwright.widgets.shared.layer_factory import set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
@@ -61,8 +61,9 @@ class Unfinished:
     def line(self) -> str:
         """What is offered, for people."""
         when = f"{self.changed:%d %b %Y, %H:%M}"
-        if self.path.suffix == KEPT:
-            return f"Cells of this image that were corrected in the viewer are kept, the last from {when}."
+        if self.path.suffix in KEPT_AS.values():
+            what = self.path.suffix.partition("_")[2].capitalize() or "Cells"
+            return f"{what} of this image that were corrected in the viewer are kept, the last from {when}."
         if self.is_open:
             return (
                 "This image is being annotated in another window or program. Finish it there and resume "
@@ -77,13 +78,14 @@ class Unfinished:
 def offered(path: Path) -> Unfinished | None:
     """Return what can be resumed of the image of a journal: this, or cells that were corrected outside of it.
 
-    It is what changed last; cells that are corrected in this program are in its layers.
+    It is what changed last; cells that this program has corrected, or brought back, are in its layers.
     """
-    found, kept = unfinished(path), path.with_suffix(KEPT)
-    if kept in written_here or not kept.exists():
-        return found
-    changed = datetime.fromtimestamp(kept.stat().st_mtime)
-    return found if found is not None and found.changed > changed else Unfinished(kept, 0, changed)
+    begun = unfinished(path)
+    kept = [
+        one for one in map(path.with_suffix, KEPT_AS.values()) if one not in written_here and one.exists()
+    ]
+    found = [Unfinished(one, 0, datetime.fromtimestamp(one.stat().st_mtime)) for one in kept]
+    return max((*found, *filter(None, [begun])), key=lambda one: one.changed, default=None)
 
 
 def unfinished(path: Path) -> Unfinished | None:

@@ -32,6 +32,8 @@ from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
+from cellwright.widgets.shared.journals.kept_corrections import KEPT_AS, written_here
+from cellwright.widgets.shared.journals.kept_points import kept_layer
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -57,6 +59,7 @@ PART_HINT = (
     "Only a part of the image was counted. The boxes show where every cell is taken to be annotated: outside "
     "of them nothing is taught. Region (K) adds others."
 )
+BROUGHT_BACK = "The cells are in the layer {!r} again, as they were corrected."
 UNKNOWN_HINT = (
     "Only a part of the image was counted, and it holds no box in which every cell is known: nothing but "
     "the cells themselves is taught. Region (K) shows where every cell is annotated."
@@ -170,10 +173,17 @@ class AnnotateWidget(QWidget):
                 self.panel.message.tell(PART_HINT if is_known else UNKNOWN_HINT, is_warning=not is_known)
 
     def _on_resume_clicked(self) -> None:
-        if self.choices.offered is None or self.model.session is not None:
+        path, image, channel = self.choices.offered, self.panel.image.layer, self.panel.channel.channel
+        if path is None or self.model.session is not None:
             return
         with telling(self.model.failed.emit):
-            self.model.open(resume(self.panel.image.layer, self.panel.channel.channel, self.choices.offered))
+            if path.suffix not in (KEPT_AS[Points], KEPT_AS[Shapes]):
+                self.model.open(resume(image, channel, path))
+                return
+            layer = self.viewer.add_layer(kept_layer(path, image_layer(image), channel))
+            written_here.add(path)  # of which this program has the layer now
+            self.choices.offer()
+            self.panel.message.tell(BROUGHT_BACK.format(layer.name))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
         """Begin to annotate what another panel sends; what is open already is gone on with."""

@@ -67,7 +67,7 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
 
     Labels of that image are the array itself where they are int32. AnnotationError where they do not fit it.
     """
-    shape, found_by = plane_shape(image), _found_by(layer)
+    shape, own = plane_shape(image), found_by(layer)
     data = np.asarray(full_resolution(layer))
     axis = source_of(image_layer, channel).channel_axis
     if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
@@ -79,11 +79,11 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         )
     if data.shape != shape:
         corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
-        whole, found_by = np.zeros(shape, data.dtype), {}  # of a part
+        whole, own = np.zeros(shape, data.dtype), {}  # of a part
         paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
     elif is_of_another(layer, str(image_layer.unique_id)):
-        data, found_by = data.copy(), {}
+        data, own = data.copy(), {}
     n = int(data.max(initial=0))
     features, columns = features_by_number(layer), UNKNOWN
     if {"score", "class"} & set(features):
@@ -95,7 +95,7 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         columns = columns_of(features.reindex(range(1, n + 1)), n)
     regions = counted_boxes(layer, image)
     metadata = AnnotationMetadata(
-        regions or (), columns.class_names, found_by=found_by, is_part=regions is not None
+        regions or (), columns.class_names, found_by=own, is_part=regions is not None
     )
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
@@ -107,7 +107,7 @@ def is_of_another(cells: Layer, image_id: str) -> bool:
     return bool(metadata_of(cells).get("source", image_id) != image_id)
 
 
-def _found_by(layer: Labels) -> dict[str, Any]:
+def found_by(layer: Layer) -> dict[str, Any]:
     """Return how a count found the cells of a layer; nothing of one in regions, which no journal has."""
     own = metadata_of(layer)
     if "model" not in own or own.get(REGIONS):

@@ -1,18 +1,21 @@
 """Copies of counted cells that are corrected in napari itself, for a program that is killed loses its layers.
 
-``<image>.corrected`` lies beside the journals of annotations, in their format: the cells of the layer that
-was corrected last, written once it has come to rest. That of an earlier program becomes ``.corrected.old``.
+``<image>.corrected`` lies beside the journals of annotations, in their format: the labels that were corrected
+last, written once they have come to rest. So do ``.corrected_points`` and ``.corrected_boxes``, see
+``kept_points``. Those of an earlier program become ``.corrected.old``, and so on.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
+import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer
+from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.notifications import show_warning
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject
@@ -27,11 +30,18 @@ from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import JOURNAL, is_marked, metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path, store_of
+from cellwright.widgets.shared.journals.kept_points import arrays_of
 from cellwright.widgets.shared.layer_io import image_of, layer_of_id
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.regions import PART
 
-KEPT = ".corrected"
+KEPT_AS: dict[type[Layer], str] = {
+    Labels: ".corrected",
+    Points: ".corrected_points",
+    Shapes: ".corrected_boxes",
+}
+KEPT = KEPT_AS[Labels]
 KEEP_MS = 2000  # after the last edit
 FOLDER: Path | None = None  # of the copies; None for that of all journals
 
@@ -40,7 +50,7 @@ written_here: set[Path] = set()  # copies of this program, whose layers are ther
 
 
 class CorrectionKeeper(QObject):
-    """Keeps the labels of a viewer that are corrected where no annotation takes the edits."""
+    """Keeps the cells of a viewer that are corrected where no annotation takes the edits."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(follow(viewer))
@@ -52,7 +62,7 @@ class CorrectionKeeper(QObject):
 
     def _on_changed(self, layer: Layer, _: Any) -> None:
         own, viewer = metadata_of(layer), self._viewer()
-        is_counted = isinstance(layer, Labels) and is_marked(layer) and "model" in own
+        is_counted = type(layer) in KEPT_AS and ("model" in own or PART in own)
         is_here = viewer is not None and layer in viewer.layers  # all viewers are told of
         if is_counted and is_here and (JOURNAL not in own or not is_open(Path(own[JOURNAL]))):
             self._stale.add(layer)
@@ -60,13 +70,14 @@ class CorrectionKeeper(QObject):
 
     def _write(self) -> None:
         viewer = self._viewer()
-        layer = next((one for one in self._stale if viewer is not None and one in viewer.layers), None)
-        if self._job is not None or not isinstance(layer, Labels):
+        here = [one for one in self._stale if viewer is not None and one in viewer.layers and is_marked(one)]
+        if self._job is not None or not here:
             return
+        layer = here[0]
         self._stale.discard(layer)
         image = layer_of_id(viewer, str(metadata_of(layer).get("source")))
         if isinstance(image, ImageLayer):
-            task = once("keep", lambda: _keep(image, layer))
+            task = once("keep", _keeping(image, layer))
             self._job = Job(task, self).start(failed=_tell, finished=self._on_finished)
 
     def _on_finished(self) -> None:
@@ -74,24 +85,35 @@ class CorrectionKeeper(QObject):
         self._soon.throttle()
 
 
-def _keep(image_layer: ImageLayer, layer: Labels) -> None:
-    """Write the copy of a layer; none of labels that no annotation could begin with."""
+def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
+    """Return what writes the copy of a layer beside the viewer; call it in the GUI thread."""
     engine = dict(dict(metadata_of(layer).get("settings") or {}).get("engine") or {})
     channels = channels_of(image_layer)
     channel = next((one for one in channels if one.index == engine.get("channel")), None)
     image = image_of(image_layer, channel)
-    with suppress(AnnotationError, WrongLayerError), _one_at_a_time:
-        cells = store_of(image, image_layer, channel, layer)
-        path = journal_path(image, FOLDER).with_suffix(KEPT)
+    if isinstance(layer, Points | Shapes):
+        arrays = arrays_of(layer, image_layer, channel)
+
+    def write(part: Path) -> None:
+        if isinstance(layer, Points | Shapes):
+            with part.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+        elif isinstance(layer, Labels):
+            AnnotationSession(image, store_of(image, image_layer, channel, layer), journal=part).close()
+
+    def keep() -> None:
+        path = journal_path(image, FOLDER).with_suffix(KEPT_AS[type(layer)])
         make_folder(path.parent)
-        with writing(path):
-            if path not in written_here and path.exists():
-                os.replace(path, path.with_suffix(f"{KEPT}.old"))
-            part = path.with_suffix(f"{KEPT}.new")
+        part = path.with_suffix(f"{path.suffix}.new")
+        with suppress(AnnotationError, WrongLayerError), _one_at_a_time, writing(path):
             part.unlink(missing_ok=True)
-            AnnotationSession(image, cells, journal=part).close()
+            write(part)  # but labels that no annotation could begin with
+            if path not in written_here and path.exists():
+                os.replace(path, path.with_suffix(f"{path.suffix}.old"))
             os.replace(part, path)
-        written_here.add(path)
+            written_here.add(path)
+
+    return keep
 
 
 def _tell(error: Exception) -> None:
