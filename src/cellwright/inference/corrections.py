@@ -63,7 +63,7 @@ SAME_PX = 1.0  # from centre to centre of a point that was not moved
 def save_corrected(
     output: Path,
     name: str,
-    cells: Result | Labels,
+    cells: Result | Labels | str,
     *,
     opened_ns: int | None = None,
     on_notice: Callable[[str], None] = lambda _: None,
@@ -84,7 +84,8 @@ def save_corrected(
         Of the image in ``summary.csv``.
     cells
         All cells that are right: labels of the pixels of the image, or a result with their classes. Cells
-        that are as the model had found them keep their score, those in labels their class, too.
+        that are as the model had found them keep their score, those in labels their class, too. Or the name
+        of the file of those that made way for a count, as ``corrected_beside`` tells it.
     opened_ns
         When the mark of the image had changed last as these cells were opened: what others have corrected
         since is not written over. None overwrites it.
@@ -98,6 +99,8 @@ def save_corrected(
         image, choices = read_listed(listed, output), _choices_of(kept, output)
         part = choices.recipe.part_of(image)
         machine = read_result(output, name, part, as_counted=COUNTED in kept)
+        if isinstance(cells, str):
+            cells = read_result(output, name, part, beside=cells)
         given = _as_result(cells, part, machine)
         for notice in given.notices[len(machine.notices) :]:
             on_notice(notice)

@@ -23,12 +23,16 @@ from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import ImageOutcome, only_run, thumbnail_of
 from cellwright.files.images import write_map
 from cellwright.files.tables import write_provenance, write_table
+from cellwright.inference import image_count
 from cellwright.inference.corrections import save_corrected
+from cellwright.inference.image_count import counted_task
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_task
 from cellwright.widgets.folder.view import Gallery, help_of
 from cellwright.widgets.folder.widget import FolderWidget
+from cellwright.widgets.shared.edited_layers import mark_edited
+from cellwright.widgets.shared.layer_factory import write_classes
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import news_of, tell_results
 
@@ -495,6 +499,66 @@ def test_corrected_images_that_are_counted_anew_say_so_and_can_be_put_back(
     assert "corrected_beside" not in summary
     assert panel.view.take_proofread.isHidden()
     assert f"{len(blobs) - 1} cells\n1 corrected" in texts(panel)[0]
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_classes_and_points_that_made_way_are_put_back(
+    panel: FolderWidget,
+    run: Callable[[FolderWidget], None],
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_labels: bool,
+) -> None:
+    """Classes set by hand are in the table, not in the labels; of points the table is all there is."""
+    if not has_labels:
+
+        def as_points(*args: Any, **choices: Any) -> Any:
+            counted = yield from counted_task(*args, **choices)
+            cells = replace(counted.result.cells, labels=None)
+            return counted._replace(result=replace(counted.result, cells=cells))
+
+        monkeypatch.setattr(image_count, "counted_task", as_points)
+    run(panel)
+    panel.model.show(order="name")
+    panel.open(panel.model.shown[0])
+    what = "labels" if has_labels else "points"
+    qtbot.waitUntil(lambda: f"A01_s1 {what}" in viewer.layers, timeout=LIMIT_MS)
+    cells = viewer.layers[f"A01_s1 {what}"]
+    write_classes(cells, {3: "odd", 5: "even"})
+    mark_edited(cells)
+    if has_labels:
+        cells.data = np.where(cells.data == 2, 0, cells.data)
+    else:
+        cells.selected_data = {2}
+        cells.remove_selected()
+    save(panel, qtbot)
+    before = pandas.read_csv(panel.model.output / "A01_s1.cells.csv")
+    assert sorted(before["class"].dropna()) == ["even", "odd"]
+    panel.view.settings.set_values({"min_area_px": 1})
+    run(panel)
+    assert not panel.view.take_proofread.isHidden()
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.take_proofread.click()
+    after = pandas.read_csv(panel.model.output / "A01_s1.cells.csv")
+    pandas.testing.assert_frame_equal(after[["y", "x", "class"]], before[["y", "x", "class"]])
+
+
+def test_a_panel_that_opens_again_knows_what_was_saved(
+    panel: FolderWidget, opened: Labels, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    """It saves nothing twice, and takes the layers of what was saved away."""
+    opened.data = np.where(opened.data == 3, 0, opened.data)
+    save(panel, qtbot)
+    panel.deleteLater()
+    again = FolderWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.corrections.unsaved() == {}
+    again.view.save.click()
+    assert "Nothing was corrected" in again.view.message.text()
+    opened.data = np.where(opened.data == 4, 0, opened.data)
+    assert list(again.corrections.unsaved().values()) == [opened]
 
 
 def test_what_was_counted_block_by_block_is_not_corrected(

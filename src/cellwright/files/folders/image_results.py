@@ -45,15 +45,21 @@ def read_listed(listed: ListedImage, output: Path) -> Image:
     return image
 
 
-def read_result(output: Path, name: str, image: Image, *, as_counted: bool = False) -> Result:
+def read_result(
+    output: Path, name: str, image: Image, *, as_counted: bool = False, beside: str = ""
+) -> Result:
     """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
 
     Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
-    Of an image that was corrected by hand it is what the model had found where ``as_counted``.
+    Of an image that was corrected by hand it is what the model had found where ``as_counted``, and of one
+    that was counted anew the cells that were corrected before: ``beside`` is what their file is called now.
     """
     files = {ending: output / f"{name}.{ending}" for ending in ENDINGS}
     if as_counted:
         files = {ending: counted_name(path) for ending, path in files.items()}
+    if beside:
+        tag = Path(Path(beside).stem).suffix  # as in a.labels.edited1.tif
+        files = {ending: path.with_name(f"{path.stem}{tag}{path.suffix}") for ending, path in files.items()}
     found = read_found(files["json"])
     n_axes = len(image.label_axes)
     if files["density.tif"].exists():

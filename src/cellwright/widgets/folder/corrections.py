@@ -34,7 +34,7 @@ class Correction(NamedTuple):
     """Cells of an image that are to be saved."""
 
     place: Place
-    cells: Snapshot | Path  # of a layer, or a label image
+    cells: Snapshot | Path | str  # of a layer, a label image, or of files that made way for a count
     image_id: str = ""  # id of the layer of the image
     layer_id: str = ""  # of its cells
     content: int = 0  # what that layer holds
@@ -54,8 +54,9 @@ class Corrections(QObject):
     def __init__(self, viewer: Any, view: FolderView, model: FolderModel) -> None:
         super().__init__(view)
         self._viewer, self._view, self._model = viewer, view, model
-        self._opened: dict[str, Opened] = news_of(viewer).opened  # stays when the panel is closed
-        self._saved: dict[str, int] = {}  # what layers held when opened or saved, by their id
+        news = news_of(viewer)  # which stay when the panel is closed
+        self._opened: dict[str, Opened] = news.opened
+        self._saved: dict[str, int] = news.saved
         view.save.clicked.connect(self.save)
         view.take_proofread.clicked.connect(self.save_proofread)
 
@@ -128,17 +129,18 @@ class Corrections(QObject):
     def proofread(self) -> list[Correction]:
         """Return the labels of shown images that were proofread since they were counted or saved.
 
-        Of images that were counted anew it is the labels that were corrected before.
+        Of images that were counted anew it is the cells that were corrected before.
         """
         output, found = self._model.output or Path(), []
         for one in self._model.done:
             image = one.image
             counted_ns = facts_of(mark_of(image.name, output)).changed_ns
             labels = None if image.part else proofread_labels(image.path)
-            if labels is None or facts_of(labels).changed_ns <= counted_ns:
-                labels = output / str(one.row.get(BESIDE, ""))
-            if labels.is_file() and labels.suffix == ".tif":
+            beside = str(one.row.get(BESIDE, ""))
+            if labels is not None and facts_of(labels).changed_ns > counted_ns:
                 found.append(Correction(Place(output, image.name, counted_ns), labels))
+            elif (output / beside).is_file():
+                found.append(Correction(Place(output, image.name, counted_ns), beside))
         return found
 
     def offer_proofread(self) -> None:
@@ -167,16 +169,17 @@ class Corrections(QObject):
 
 
 def save_task(corrected: Sequence[Correction]) -> Task[Saved]:
-    """Save cells of layers or of label images into the folders that their images were counted into."""
+    """Save cells of layers or of files into the folders that their images were counted into."""
     from cellwright.inference.corrections import save_corrected
 
     saved = Saved([], [], [])
     for one in corrected:
         output, name, opened_ns = one.place
         try:
+            cells: Any = one.cells
             if isinstance(one.cells, Path):
-                cells: Any = read_image(one.cells).read()
-            else:
+                cells = read_image(one.cells).read()
+            elif isinstance(one.cells, Snapshot):
                 cells = (yield from measure_task(one.cells, MeasureSettings(()))).result
             outcome = yield from save_corrected(
                 output, name, cells, opened_ns=opened_ns, on_notice=saved.notices.append

@@ -129,6 +129,7 @@ class ViewerNews:
     def __init__(self) -> None:
         self.last: CountEvent | None = None  # kept for a panel that opens later
         self.opened: dict[str, Any] = {}  # of images of a counted folder, by the id of their layer
+        self.saved: dict[str, int] = {}  # what layers of their cells held when opened or saved, by their id
 
 
 _news: WeakKeyDictionary[Any, ViewerNews] = WeakKeyDictionary()
