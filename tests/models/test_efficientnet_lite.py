@@ -16,6 +16,7 @@ from cellwright.models.layers.efficientnet_lite import (
     EfficientNetLite,
     LitePlan,
     LiteStage,
+    deepened,
     load_imagenet,
     load_reference,
     plan_of,
@@ -115,6 +116,17 @@ def test_the_larger_ones_are_wider_and_deeper():
     assert depths == {"lite1": [1, 3, 3, 4, 4, 5], "lite2": [1, 3, 3, 4, 4, 5]}
     assert plan_of("lite2").widths == (16, 24, 48, 120, 208)
     assert plan_of("lite0", last_depth=2).stages[-1].depth == 2
+
+
+def test_added_blocks_change_nothing_until_they_have_learned(published):
+    one, other = EfficientNetLite(TINY), EfficientNetLite(deepened(TINY))
+    for encoder in (one, other):
+        load_reference(encoder.eval(), published)
+    assert len(other.state_dict()) > len(one.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        for given, wanted in zip(other(image), one(image), strict=True):
+            torch.testing.assert_close(given, wanted)
 
 
 def test_weights_of_another_network_are_refused(published):

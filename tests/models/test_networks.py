@@ -54,8 +54,18 @@ def test_the_small_preset_is_small():
     assert n_parameters(flow.build("small").network) < 4_000_000
 
 
+def test_the_deep_preset_begins_as_the_lite_one():
+    lite, deep = flow.build("lite").network, flow.build("deep").network
+    missing, unexpected = deep.load_state_dict(lite.state_dict(), strict=False)
+    assert missing
+    assert not unexpected
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(deep.eval()(image), lite.eval()(image))
+
+
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match=r"\['lite', 'paper', 'small'\]; got 'huge'"):
+    with pytest.raises(CheckpointError, match=r"\['deep', 'lite', 'paper', 'small'\]; got 'huge'"):
         flow.build("huge")
 
 

@@ -158,7 +158,7 @@ def test_a_folder_without_an_encoder_and_one_of_another_preset_are_refused(image
 
 
 def test_imagenet_is_for_the_encoder_that_has_such_weights():
-    with pytest.raises(CheckpointError, match="preset lite"):
+    with pytest.raises(CheckpointError, match="presets lite and deep"):
         start_from_imagenet(flow())
 
 

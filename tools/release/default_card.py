@@ -9,7 +9,8 @@ from typing import Any
 from cellwright.models.spec import ModelSpec, read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
-from tools.release.train_kinds import DECODER_RATE, ENCODER_RATE, SETTINGS, SIMULATED_SHARE
+from tools.release.spoilt import COMPOSITE_SHARE, EMPTY_SHARE
+from tools.release.train_kinds import DEEPER, FIRST
 
 WIDTH = 110
 TITLES = {
@@ -82,6 +83,18 @@ a cosine from a rate of {decoder_rate:g} ({encoder_rate:g} for the encoder); kin
 looks within a kind oftener, {simulated:.0%} of the patches simulated; random zoom keeps diameters between
 {smallest:g} and {largest:g} pixels; a running average of the weights is what travels. The curve is
 `curve.json` beside this card. {remark}"""
+
+DEEPER_RECIPE = """
+
+    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --families flow --deeper \\
+        --start FORMER
+
+Then a block was added to each of three stages of the encoder and of the decoder, which change nothing until
+they have learned, and {n_steps} steps followed, seed {seed}, of gentler changes of looks: a cosine from a
+rate of {decoder_rate:g} ({encoder_rate:g} for the encoder), {simulated:.0%} of the patches simulated,
+{empty:.0%} of them fields without cells and up to {composite:.0%} composites of grey ones. The curve of
+the first steps is `curve_lite.json`.
+"""
 
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -179,20 +192,32 @@ def named_by(spec: ModelSpec) -> dict[str, Any]:
 
 def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str, str]:
     """Return what the card of a model of all kinds says of its images and its recipe."""
+    first, last = folder / "curve_lite.json", folder / "curve.json"
+    is_deeper = first.exists()
     recipe = RECIPE.format(
         more=" --families density --start FLOW" if family == "density" else "",
         encoder=ENCODER_SHA256,
-        n_steps=json.loads((folder / "curve.json").read_text(encoding="utf-8"))["steps"],
-        batch=SETTINGS.batch_size,
-        patch=SETTINGS.patch_px,
-        seed=SETTINGS.seed,
-        decoder_rate=DECODER_RATE,
-        encoder_rate=ENCODER_RATE,
-        simulated=SIMULATED_SHARE,
-        smallest=SETTINGS.smallest_diameter_px,
-        largest=SETTINGS.largest_diameter_px,
+        n_steps=_n_steps(first if is_deeper else last),
+        batch=FIRST.settings.batch_size,
+        patch=FIRST.settings.patch_px,
+        seed=FIRST.settings.seed,
+        decoder_rate=FIRST.decoder_rate,
+        encoder_rate=FIRST.encoder_rate,
+        simulated=FIRST.simulated_share,
+        smallest=FIRST.settings.smallest_diameter_px,
+        largest=FIRST.settings.largest_diameter_px,
         remark=remark,
     )
+    if is_deeper:
+        recipe += DEEPER_RECIPE.format(
+            n_steps=_n_steps(last),
+            seed=DEEPER.settings.seed,
+            decoder_rate=DEEPER.decoder_rate,
+            encoder_rate=DEEPER.encoder_rate,
+            simulated=DEEPER.simulated_share,
+            empty=EMPTY_SHARE,
+            composite=COMPOSITE_SHARE,
+        )
     return {
         "data": data_lines(n_learned(data)),
         "simulated": SIMULATED.format(n_drawn=N_LOOKS + sum(N_VIEWS.values())),
@@ -222,3 +247,7 @@ def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], rem
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write plain values."""
     path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _n_steps(curve: Path) -> int:
+    return int(json.loads(curve.read_text(encoding="utf-8"))["steps"])

@@ -3,29 +3,34 @@
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
         --families density --start src/cellwright/weights/flow
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families flow --deeper --start FORMER
 
 The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
 knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
 one that was stopped goes on from its last state. Patches are drawn by kind, so that rare kinds are learned,
-too.
+too. ``--deeper`` goes on from a finished ``lite`` model with the blocks of ``deep``, slower steps, and
+patches that nobody has photographed, see ``spoilt.py``.
 """
 
 import copy
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.models.layers.efficientnet_lite import load_imagenet
-from cellwright.models.layers.trunk import HeadedNetwork, LiteNetwork
+from cellwright.models.layers.trunk import DEEP, LITE, HeadedNetwork, LiteNetwork
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.sampler import (
     WeightedSamples,
@@ -43,22 +48,57 @@ from tools.command_line import command_line
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
+from tools.release.spoilt import with_spoilt
 
 FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 1.0}  # weight of each one's loss
-SETTINGS = TrainingSettings(
-    seed=41,
-    patch_px=192,
-    batch_size=8,
-    ema_decay=0.9985,
-    weight_decay=0.02,
-    warmup_steps=200,
-    augmentation=0.6,
-    smallest_diameter_px=8.0,
-    largest_diameter_px=90.0,
-    exclude_boundaries=0.0,
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learned how fast; ``shares`` are those of kinds (dataset, group) that get another."""
+
+    preset: str
+    settings: TrainingSettings
+    encoder_rate: float
+    decoder_rate: float
+    simulated_share: float
+    shares: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    spoil: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None
+
+
+FIRST = Recipe(
+    preset=LITE,
+    settings=TrainingSettings(
+        seed=41,
+        patch_px=192,
+        batch_size=8,
+        ema_decay=0.9985,
+        weight_decay=0.02,
+        warmup_steps=200,
+        augmentation=0.6,
+        smallest_diameter_px=8.0,
+        largest_diameter_px=90.0,
+        exclude_boundaries=0.0,
+    ),
+    encoder_rate=6e-4,
+    decoder_rate=1.5e-3,
+    simulated_share=0.22,
 )
-ENCODER_RATE, DECODER_RATE = 6e-4, 1.5e-3
-SIMULATED_SHARE = 0.22
+DEEPER = Recipe(
+    preset=DEEP,
+    settings=replace(FIRST.settings, seed=78, augmentation=0.42),
+    encoder_rate=3e-4,
+    decoder_rate=8e-4,
+    simulated_share=0.14,
+    shares={
+        ("dsb2018_train", "fluo"): 0.24,
+        ("dsb2018_train", "histology"): 0.15,
+        ("dsb2018_train", "brightfield"): 0.05,
+        ("bccd", None): 0.08,
+    },
+    spoil=with_spoilt,
+)
+SPOILING = 5  # apart from the random numbers that patches are cut with
 KEEP_SECONDS = 180
 MODALITIES = 8  # clusters within a kind
 
@@ -73,24 +113,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["flow", "centroid", "query"])
     parser.add_argument("--start", type=Path, help="folder of the model whose trunk the run begins with")
+    parser.add_argument("--deeper", action="store_true", help="add blocks to the model of --start")
     parser.add_argument(
         "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    model = joint_model(options.families, options.start)
-    state = new_state(model)
+    recipe = DEEPER if options.deeper else FIRST
+    model = joint_model(options.families, recipe, options.start)
+    state = new_state(model, recipe)
     began = resume(state, options.output / "state.pt")
-    pools = pools_of(options.data, model, options.cache, options.leave_out)
+    pools = pools_of(options.data, model, recipe, options.cache, options.leave_out)
     ends = datetime.combine(datetime.now(), datetime.strptime(options.until, "%H:%M").time()).timestamp()
-    train(state, model, pools, (began, ends), options.output)
+    train(state, model, recipe, pools, (began, ends), options.output)
 
 
-def joint_model(families: Sequence[str], start: Path | None = None) -> JointModel:
+def joint_model(families: Sequence[str], recipe: Recipe, start: Path | None = None) -> JointModel:
     """Return the families on one trunk: that of the model in ``start``, or an encoder as ImageNet left it."""
-    torch.manual_seed(SETTINGS.seed)
-    models: list[CellModel] = [registry.get(family).load().build("lite") for family in families]
+    torch.manual_seed(recipe.settings.seed)
+    models: list[CellModel] = [registry.get(family).load().build(recipe.preset) for family in families]
     first = models[0].network
     assert isinstance(first, LiteNetwork)
     if start is None:
@@ -113,20 +155,21 @@ def begin(network: LiteNetwork, learned: torch.nn.Module) -> None:
     network.load_state_dict({name: theirs[name] for name in same}, strict=False)
 
 
-def new_state(model: JointModel) -> RunState:
+def new_state(model: JointModel, recipe: Recipe) -> RunState:
     """Return the state before the first step; the encoder learns at a rate of its own."""
     network = model.network
     assert isinstance(network, HeadedNetwork)
+    others = [*network.decoder.parameters(), *network.head.parameters()]
     groups = [
-        {"params": list(network.encoder.parameters()), "highest": ENCODER_RATE},
-        {"params": [*network.decoder.parameters(), *network.head.parameters()], "highest": DECODER_RATE},
+        {"params": list(network.encoder.parameters()), "highest": recipe.encoder_rate},
+        {"params": others, "highest": recipe.decoder_rate},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=SETTINGS.weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.settings.weight_decay)
     return RunState(network, copy.deepcopy(network), optimizer)
 
 
 def pools_of(
-    data: Path, model: JointModel, cache: Path | None, left_out: Sequence[str] = ()
+    data: Path, model: JointModel, recipe: Recipe, cache: Path | None, left_out: Sequence[str] = ()
 ) -> list[tuple[float, WeightedSamples]]:
     """Return the images of each kind with their share of the patches, but for kinds that are left out."""
     pools = []
@@ -135,13 +178,12 @@ def pools_of(
             continue
         name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
         samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
-        kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
-        pools.append(
-            (kind.share * (1 - SIMULATED_SHARE), WeightedSamples(tuple(samples), sampling_weights(kinds)))
-        )
+        kinds = cluster([appearance(sample) for sample in samples], MODALITIES, recipe.settings.seed)
+        share = recipe.shares.get((kind.dataset, kind.group), kind.share) * (1 - recipe.simulated_share)
+        pools.append((share, WeightedSamples(tuple(samples), sampling_weights(kinds))))
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
-    drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, SETTINGS.seed))
-    pools.append((SIMULATED_SHARE, WeightedSamples(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
+    drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, recipe.settings.seed))
+    pools.append((recipe.simulated_share, WeightedSamples(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
     return pools
 
 
@@ -161,19 +203,24 @@ def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]
 
 
 def batch_of(
-    pools: list[tuple[float, WeightedSamples]], step: int, settings: TrainingSettings
+    pools: list[tuple[float, WeightedSamples]], step: int, recipe: Recipe
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the patches of one step: kinds are drawn by their shares."""
+    settings = recipe.settings
     rng = np.random.default_rng((settings.seed, step))
     shares = np.array([share for share, _ in pools])
     counts = rng.multinomial(settings.batch_size, shares / shares.sum())
     parts = [(pool, int(n)) for (_, pool), n in zip(pools, counts, strict=True) if n]
-    return make_batch(parts, settings, rng, exclude=False)
+    images, targets = make_batch(parts, settings, rng, exclude=False)
+    if recipe.spoil is not None:
+        return recipe.spoil(images, targets, np.random.default_rng((settings.seed, step, SPOILING)))
+    return images, targets
 
 
 def train(
     state: RunState,
     model: JointModel,
+    recipe: Recipe,
     pools: list[tuple[float, WeightedSamples]],
     clock: tuple[float, float],
     output: Path,
@@ -184,13 +231,13 @@ def train(
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     state.network.train()
-    for images, targets in one_ahead(lambda step: batch_of(pools, step, SETTINGS), range(state.step, 10**6)):
+    for images, targets in one_ahead(lambda step: batch_of(pools, step, recipe), range(state.step, 10**6)):
         progress = (time.time() - began) / (ends - began)
         if progress >= 1 or stops:
             break
-        fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * cosine(progress, 1)
+        fall = min(1.0, (state.step + 1) / recipe.settings.warmup_steps) * cosine(progress, 1)
         loss = model.loss(forward(state.network, model, images), targets)
-        take_step(state, loss, fall, SETTINGS.ema_decay)
+        take_step(state, loss, fall, recipe.settings.ema_decay)
         if state.step % 100 == 0:
             print(
                 f"{datetime.now():%H:%M:%S} step {state.step} loss {np.mean(state.losses[-100:]):.4f} "

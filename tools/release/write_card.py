@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.accuracy.families import TESTED, reports_of, value_at
 
 from cellwright.models import store
+from cellwright.models.layers.trunk import DEEP, LITE
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
@@ -283,7 +284,7 @@ def _shown(key: str, value: float) -> str:
 
 def training_of(spec: ModelSpec, folder: Path, data: Path, remark: str) -> dict[str, str]:
     """Return what a card says of the images learned from and of the recipe."""
-    if spec.preset == "lite":
+    if spec.preset in (LITE, DEEP):
         return default_card.training_of(spec.family, folder, data, remark)
     stages = stages_of(spec.family, data)
     return {

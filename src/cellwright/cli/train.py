@@ -222,7 +222,9 @@ def pretrain(
     ] = None,
     imagenet: Annotated[
         bool,
-        typer.Option("--imagenet", help="Start from ImageNet; needs the extra pretrain and the preset lite."),
+        typer.Option(
+            "--imagenet", help="Start from ImageNet; needs the extra pretrain and the preset lite or deep."
+        ),
     ] = False,
     pattern: Annotated[str, typer.Option(help="File names in folders must match it.")] = "*",
     device: Device = "auto",

@@ -195,14 +195,14 @@ def start_from(folder: Path, model: CellModel) -> None:
 
 
 def start_from_imagenet(model: CellModel) -> None:
-    """Fill the encoder of a ``lite`` preset with ImageNet weights.
+    """Fill the encoder of a ``lite`` or ``deep`` preset with ImageNet weights.
 
     CheckpointError where the preset has another encoder, or the extra ``pretrain`` is not installed.
     """
     encoder = _with_trunk(model).encoder
     if not isinstance(encoder, EfficientNetLite):
         raise CheckpointError(
-            f"ImageNet weights are for the preset lite; got {model.spec.preset}. Choose that one."
+            f"ImageNet weights are for the presets lite and deep; got {model.spec.preset}. Choose one."
         )
     load_imagenet(encoder)
 

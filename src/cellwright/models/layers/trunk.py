@@ -1,6 +1,8 @@
 """The networks of the presets trained here, whose trunks all families share, so that one serves the others.
 
-``small`` learns from scratch; ``lite`` has an encoder that starts from ImageNet, and a light decoder.
+``small`` learns from scratch; ``lite`` has an encoder that starts from ImageNet, and a light decoder;
+``deep`` is ``lite`` with blocks added at strides 4 to 16, which change nothing until they have learned, so
+that it may go on from what ``lite`` knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.layers.blocks import ConvEncoder, PixelHead, conv_norm_relu
-from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
+from cellwright.models.layers.blocks import ConvEncoder, PixelHead, Residual, conv_norm_relu
+from cellwright.models.layers.efficientnet_lite import EfficientNetLite, deepened, plan_of
 from cellwright.models.spec import ModelSpec
 
 ENCODER_WIDTHS = (16, 40, 80, 192)
 FEATURES = 24  # channels the trunk ends with, at half resolution
 DIVISOR = 16
 HALO = 160  # receptive field 148, rounded up to the divisor
-LITE = "lite"  # name of the preset
+LITE, DEEP = "lite", "deep"  # names of presets
 LITE_DIVISOR = 32
 LITE_HALO = 256  # farther pixels change the maps by less than 0.01; the receptive field is 480
 LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
@@ -34,13 +36,17 @@ class GatedFusion(nn.Module):
     Source: Fan et al., MA-Net, IEEE Access 8 (2020), doi:10.1109/ACCESS.2020.3025372.
     """
 
-    def __init__(self, n_coarse: int, n_skip: int, n_out: int, depth: int) -> None:
+    def __init__(self, n_coarse: int, n_skip: int, n_out: int, depth: int, *, is_deep: bool = False) -> None:
         super().__init__()
         self.reduce = conv_norm_relu(n_coarse, n_out, kernel=1)
         self.gate = nn.Conv2d(n_coarse, n_skip, 1)
         self.mix = nn.Sequential(
             conv_norm_relu(n_out + n_skip, n_out), *(conv_norm_relu(n_out, n_out) for _ in range(depth - 1))
         )
+        if is_deep:
+            added = Residual(n_out)
+            nn.init.zeros_(added.second[1].weight)
+            self.mix.append(added)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
@@ -56,14 +62,22 @@ def _double(x: Tensor) -> Tensor:
 
 
 class GatedDecoder(nn.Module):
-    """Chain of :class:`GatedFusion` from the coarsest to the finest features."""
+    """Chain of :class:`GatedFusion` from the coarsest to the finest features; deep ones but for the last."""
 
-    def __init__(self, encoder_widths: Sequence[int], widths: Sequence[int], depths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        encoder_widths: Sequence[int],
+        widths: Sequence[int],
+        depths: Sequence[int],
+        *,
+        is_deep: bool = False,
+    ) -> None:
         super().__init__()
         inputs = [encoder_widths[-1], *widths[:-1]]
         skips = list(encoder_widths[-2::-1])
         self.fusions = nn.ModuleList(
-            GatedFusion(*shape) for shape in zip(inputs, skips, widths, depths, strict=True)
+            GatedFusion(n_coarse, n_skip, n_out, depth, is_deep=is_deep and n_out != widths[-1])
+            for n_coarse, n_skip, n_out, depth in zip(inputs, skips, widths, depths, strict=True)
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -105,13 +119,18 @@ class TrunkNetwork(HeadedNetwork):
 
 
 class LiteNetwork(HeadedNetwork):
-    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters."""
+    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters.
+
+    With the blocks of ``deep`` 3.4 million.
+    """
 
     encoder: EfficientNetLite
 
-    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
-        encoder = EfficientNetLite(plan_of("lite0", LAST_DEPTH), in_channels)
-        super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)
+    def __init__(self, head: nn.Module, in_channels: int = 3, *, is_deep: bool = False) -> None:
+        plan = plan_of("lite0", LAST_DEPTH)
+        encoder = EfficientNetLite(deepened(plan) if is_deep else plan, in_channels)
+        decoder = GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1), is_deep=is_deep)
+        super().__init__(encoder, decoder, head)
 
 
 class Heads(nn.Module):
@@ -171,7 +190,7 @@ def trained_specs(
 
 
 def network_of(preset: str, head: nn.Module, in_channels: int) -> HeadedNetwork:
-    """Return the network of a preset, ``lite`` or one that learns from scratch, with a head."""
-    if preset == LITE:
-        return LiteNetwork(head, in_channels)
+    """Return the network of a preset, ``lite``, ``deep`` or one that learns from scratch, with a head."""
+    if preset in (LITE, DEEP):
+        return LiteNetwork(head, in_channels, is_deep=preset == DEEP)
     return TrunkNetwork(head, in_channels)

@@ -1,0 +1,92 @@
+"""Patches that nobody has photographed: fields without cells, and composites of nuclei and cell bodies.
+
+A model that has never seen an empty field finds cells in its noise, and one that has seen grey images alone
+takes the colour of a neighbour for a cell.
+"""
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+EMPTY_SHARE, COMPOSITE_SHARE = 0.03, 0.08  # of the patches
+DARK = 0.35  # median intensity below which a grey patch may be one channel of a composite
+COLOURS = ((2,), (2,), (0,), (1,), (1, 2), (0, 2))  # channels in which the nuclei are, blue most often
+COARSE_SIDE = 24  # of the mottles of a cell body, in pixels of which a patch has as many on a side
+MOST_SHIFT_PX = 192
+
+
+def with_spoilt(images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return patches and their targets of ``flow``, both (B, 3, Y, X), some of them changed in place."""
+    for number in range(len(images)):
+        draw = rng.random()
+        if draw < EMPTY_SHARE:
+            empty = np.stack([empty_field(rng, images.shape[-1])] * 3)
+            images[number] = torch.from_numpy(empty).to(images.dtype)
+            targets[number] = 0
+            continue
+        patch = images[number].float()
+        is_grey = bool((patch[0] - patch[1]).abs().max() < 1e-3 and (patch[0] - patch[2]).abs().max() < 1e-3)
+        if draw < EMPTY_SHARE + COMPOSITE_SHARE and is_grey and float(patch[0].median()) < DARK:
+            cells = (targets[number, 2].nan_to_num() > 0.5).float()
+            images[number] = composite(patch[0], cells, rng).to(images.dtype)
+    return images, targets
+
+
+def empty_field(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
+    """Return a field (side, side) without cells, 0 to 1: noise, uneven light, blur and blocks of JPEG."""
+    kind = rng.integers(4)
+    field = rng.normal(0, 1, (side, side)).astype(np.float32)
+    if kind == 1:
+        field = rng.poisson(rng.uniform(0.3, 8), (side, side)).astype(np.float32)
+    if rng.random() < 0.4:
+        field = ndimage.gaussian_filter(field, rng.uniform(0.4, 3))
+        field /= field.std() + 1e-6
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    field = field + rng.normal(0, 1.5) * y + rng.normal(0, 1.5) * x + rng.normal(0, 2) * (y**2 + x**2)
+    if kind >= 2:
+        level, strength = rng.uniform(5, 200), rng.uniform(0.7, 8)
+        bytes_ = np.clip(level + strength * field, 0, 255).astype(np.uint8)
+        packed = BytesIO()
+        Picture.fromarray(bytes_).save(packed, "JPEG", quality=int(rng.integers(8, 90)))
+        field = np.asarray(Picture.open(packed), np.float32)
+    low, high = np.percentile(field, [1, 99.8])
+    field = np.clip((field - low) / max(high - low, 1e-6), 0, 1)
+    if rng.random() < 0.15:
+        field = 1 - field
+    return field.astype(np.float32)
+
+
+def composite(nuclei: Tensor, cells: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return an RGB patch (3, Y, X): nuclei (Y, X) in one colour, bodies around them in others."""
+    bodies = _bodies(cells, rng)
+    own = COLOURS[rng.integers(len(COLOURS))]
+    rest = [channel for channel in range(3) if channel not in own]
+    theirs = [channel for channel in rest if rng.random() < 0.7] or rest[:1]
+    patch = torch.zeros((3, *nuclei.shape))
+    patch[list(own)] = nuclei
+    patch[theirs] = bodies
+    return patch
+
+
+def _bodies(cells: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return cell bodies, 0 to 1: what is near a nucleus, mottled; some hollow, some out of place."""
+    around, soft = int(rng.integers(3, 16)), int(rng.integers(1, 5))
+    bodies = functional.max_pool2d(cells[None, None], 2 * around + 1, 1, around)
+    bodies = functional.avg_pool2d(bodies, 2 * soft + 1, 1, soft)[0, 0]
+    coarse = torch.from_numpy(rng.normal(0, 1, (1, 1, COARSE_SIDE, COARSE_SIDE)).astype(np.float32))
+    mottles = functional.interpolate(coarse, size=cells.shape, mode="bicubic")[0, 0]
+    fine = torch.from_numpy(rng.normal(0, 1, tuple(cells.shape)).astype(np.float32))
+    bodies = bodies * float(rng.uniform(0.2, 1)) * (1 + float(rng.uniform(0, 0.5)) * mottles) + 0.03 * fine
+    bodies = bodies.clamp(0, 1)
+    if rng.random() < 0.25:
+        bodies = bodies * (1 - cells)
+    if rng.random() < 0.2:
+        shift_y, shift_x = (int(rng.integers(0, MOST_SHIFT_PX)) for _ in range(2))
+        bodies = torch.roll(bodies, (shift_y, shift_x), (0, 1))
+    return bodies
