@@ -11,6 +11,7 @@ from skimage.segmentation import watershed
 from cellwright.core.data import Annotation
 from cellwright.ops.labels import annotate, relabel
 
+CLOSE_PX = 3  # of what may be a cell: no background for certain
 USUAL = (0.5, 1.7)  # areas, in those of the median cell, that a cell around a point may have
 
 
@@ -50,3 +51,16 @@ def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where an RGB image (3, Y, X) is darker in green than its background."""
     green = ndimage.gaussian_filter(image[1].astype(np.float32), 1.0)
     return np.asarray(green < threshold_otsu(green))  # type: ignore[no-untyped-call]
+
+
+def is_ground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where an RGB image (3, Y, X) surely shows its background.
+
+    Pale cells, of which many lie in no box, are lighter than Otsu's threshold: what is darker than halfway
+    from there to the usual background may be one, and so may what it encloses.
+    """
+    green = ndimage.gaussian_filter(image[1].astype(np.float32), 1.0)
+    dark = threshold_otsu(green)  # type: ignore[no-untyped-call]
+    usual = np.bincount(green[green > dark].astype(int)).argmax()
+    cells = ndimage.binary_fill_holes(green < (dark + usual) / 2)
+    return ~ndimage.binary_dilation(cells, iterations=CLOSE_PX)

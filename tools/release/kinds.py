@@ -17,11 +17,11 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.samples import Sample, Scale, diameter_of, load_samples, make_sample
-from tools.release.blood_masks import from_boxes, from_points, is_stained
+from tools.release.blood_masks import from_boxes, from_points, is_ground
 from tools.release.train_shipped import EMBRYOS, held_out_names
 
 UPPER = 0.7  # of the height of an image is learned from where images are too few to keep whole ones apart
-CLEAR_PX = 6  # an unstained pixel this far from any mask of a blood smear is background
+CLEAR_PX = 6  # background of a blood smear is this far from any mask
 OTHER_EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(8, 12) for time in (201, 451))
 CHOOSING = {  # images of training splits that choose thresholds and epochs
     "usiigaci_phase": ("set30", "set31"),
@@ -129,7 +129,7 @@ def samples_of(kind: Kind, folder: Path, model: CellModel) -> list[Sample]:
 
 
 def _blood(dataset: Dataset, kind: Kind, model: CellModel) -> Iterator[Sample]:
-    """Yield smears with rough outlines, each at one scale; unstained pixels far from them are background."""
+    """Yield smears with rough outlines, each at one scale, and their background."""
     for index, item in enumerate(dataset.items):
         image, truth = item.annotated()
         assert isinstance(truth, Annotation)
@@ -145,8 +145,8 @@ def _blood(dataset: Dataset, kind: Kind, model: CellModel) -> Iterator[Sample]:
 
 
 def _with_background(sample: Sample, pixels: np.ndarray, model: CellModel) -> Sample:
-    """Return a sample in which unstained pixels far from all masks are known to be background."""
-    clear = ~ndimage.binary_dilation(is_stained(pixels), iterations=2)
+    """Return a sample in which background far from all masks is known to be that."""
+    clear = is_ground(pixels)
     if sample.zoom != 1:
         clear = ndimage.zoom(clear, np.array(sample.labels.shape) / clear.shape, order=0)
     far = ndimage.distance_transform_edt(sample.labels.numpy() == 0) > CLEAR_PX
