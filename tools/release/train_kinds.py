@@ -86,15 +86,17 @@ FIRST = Recipe(
 )
 DEEPER = Recipe(
     preset=DEEP,
-    settings=replace(FIRST.settings, seed=78, augmentation=0.42),
-    encoder_rate=3e-4,
-    decoder_rate=8e-4,
-    simulated_share=0.14,
+    settings=replace(FIRST.settings, seed=83, augmentation=0.45, warmup_steps=150),
+    encoder_rate=2.2e-4,
+    decoder_rate=6e-4,
+    simulated_share=0.15,
     shares={
         ("dsb2018_train", "fluo"): 0.24,
-        ("dsb2018_train", "histology"): 0.15,
+        ("dsb2018_train", "histology"): 0.17,
         ("dsb2018_train", "brightfield"): 0.05,
-        ("bccd", None): 0.08,
+        ("polyp_nuclei", None): 0.14,
+        ("hgsc_he_silver", None): 0.04,
+        ("bccd", None): 0.07,
     },
     spoil=with_spoilt,
 )
