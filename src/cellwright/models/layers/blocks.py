@@ -28,6 +28,13 @@ def conv_norm_relu(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> n
     return conv_norm(n_in, n_out, kernel, stride).append(nn.ReLU(inplace=True))
 
 
+def silence(layers: nn.Module) -> None:
+    """Have a convolution with its normalisation, see :func:`conv_norm`, give 0 until it has learned."""
+    assert isinstance(layers, nn.Sequential)
+    assert isinstance(layers[1], nn.BatchNorm2d)
+    nn.init.zeros_(layers[1].weight)
+
+
 class Residual(nn.Module):
     """Two 3 x 3 convolutions around which the input is carried.
 

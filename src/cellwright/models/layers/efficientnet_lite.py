@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError, needed
+from cellwright.models.layers.blocks import silence
 
 NORM_EPS = 1e-3
 STEM = 32  # channels of the first convolution
@@ -202,10 +203,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
 def _blocks_of(stage: LiteStage, n_in: int) -> nn.Sequential:
     shapes = [(n_in, stage.stride), *[(stage.channels, 1)] * (stage.depth + stage.added - 1)]
-    blocks = nn.Sequential(*(InvertedResidual(n, stage, stride) for n, stride in shapes))
+    blocks = [InvertedResidual(n, stage, stride) for n, stride in shapes]
     for block in blocks[stage.depth :]:
-        nn.init.zeros_(block.layers[-1][1].weight)
-    return blocks
+        silence(block.layers[-1])
+    return nn.Sequential(*blocks)
 
 
 def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.layers.blocks import ConvEncoder, PixelHead, Residual, conv_norm_relu
+from cellwright.models.layers.blocks import ConvEncoder, PixelHead, Residual, conv_norm_relu, silence
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, deepened, plan_of
 from cellwright.models.spec import ModelSpec
 
@@ -45,7 +45,7 @@ class GatedFusion(nn.Module):
         )
         if is_deep:
             added = Residual(n_out)
-            nn.init.zeros_(added.second[1].weight)
+            silence(added.second)
             self.mix.append(added)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
