@@ -13,7 +13,7 @@ def patches(n=200, side=48):
     return images, targets
 
 
-def test_some_patches_are_emptied_and_some_get_bodies_in_other_colours():
+def test_some_patches_are_emptied_and_some_get_other_colours():
     images, targets = spoilt.with_spoilt(*patches(), np.random.default_rng(0))
     is_empty = targets[:, 2].sum(dim=(1, 2)) == 0
     spread = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2))
@@ -44,10 +44,30 @@ def test_an_empty_field_is_on_the_scale_of_images():
     assert sum(field.std() > 0.05 for field in fields) >= 8  # JPEG may leave nothing of the noise
 
 
-def test_a_composite_shows_the_nuclei_in_their_colours_alone():
+def test_bodies_leave_the_nuclei_in_their_colours_alone():
     rng = np.random.default_rng(3)
     images, targets = patches(1)
     for _ in range(12):
-        patch = spoilt.composite(images[0, 0], targets[0, 2], rng)
+        patch = spoilt.with_bodies(images[0, 0], targets[0, 2], rng)
         assert any(torch.equal(channel, images[0, 0]) for channel in patch)
         assert 0 <= float(patch.min()) < float(patch.max()) <= 1
+
+
+def test_of_nuclei_in_two_colours_each_is_seen():
+    rng = np.random.default_rng(4)
+    nuclei = torch.zeros(48, 48)
+    for place in (4, 20, 36):
+        nuclei[place : place + 8, place : place + 8] = 0.8
+    shown = [spoilt.two_coloured(nuclei, (nuclei > 0).float(), rng) for _ in range(20)]
+    for patch in shown:
+        assert ((patch.amax(dim=0) > 0.15) == (nuclei > 0)).all()
+        assert float(patch.max()) <= 1
+    colours = [{int(patch[:, place + 4, place + 4].argmax()) for place in (4, 20, 36)} for patch in shown]
+    assert max(len(one) for one in colours) == 2
+    assert set().union(*colours) == {0, 1, 2}
+
+
+def test_a_field_without_nuclei_keeps_its_colour():
+    nuclei = torch.rand(32, 32, generator=torch.Generator().manual_seed(5))
+    patch = spoilt.two_coloured(nuclei, torch.zeros(32, 32), np.random.default_rng(5))
+    assert torch.equal(patch, torch.stack([nuclei] * 3))

@@ -1,7 +1,8 @@
-"""Patches that nobody has photographed: fields without cells, and composites of nuclei and cell bodies.
+"""Patches that nobody has photographed: fields without cells, and composites of several colours.
 
 A model that has never seen an empty field finds cells in its noise, and one that has seen grey images alone
-takes the colour of a neighbour for a cell.
+takes the colour of a neighbour for a cell. One that has seen nuclei in one colour of several leaves out those
+in the others.
 """
 
 from io import BytesIO
@@ -14,11 +15,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-EMPTY_SHARE, COMPOSITE_SHARE = 0.03, 0.08  # of the patches
+EMPTY_SHARE, TWO_COLOURS_SHARE, BODIES_SHARE = 0.025, 0.065, 0.05  # of the patches
 DARK = 0.35  # median intensity below which a grey patch may be one channel of a composite
 COLOURS = ((2,), (2,), (0,), (1,), (1, 2), (0, 2))  # channels in which the nuclei are, blue most often
 COARSE_SIDE = 24  # of the mottles of a cell body, in pixels of which a patch has as many on a side
-MOST_SHIFT_PX = 192
 
 
 def with_spoilt(images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -31,11 +31,20 @@ def with_spoilt(images: Tensor, targets: Tensor, rng: np.random.Generator) -> tu
             targets[number] = 0
             continue
         patch = images[number].float()
-        is_grey = bool((patch[0] - patch[1]).abs().max() < 1e-3 and (patch[0] - patch[2]).abs().max() < 1e-3)
-        if draw < EMPTY_SHARE + COMPOSITE_SHARE and is_grey and float(patch[0].median()) < DARK:
-            cells = (targets[number, 2].nan_to_num() > 0.5).float()
-            images[number] = composite(patch[0], cells, rng).to(images.dtype)
+        if not _is_grey_on_dark(patch):
+            continue
+        cells = (targets[number, 2].nan_to_num() > 0.5).float()
+        if draw < EMPTY_SHARE + TWO_COLOURS_SHARE:
+            images[number] = two_coloured(patch[0], cells, rng).to(images.dtype)
+        elif draw < EMPTY_SHARE + TWO_COLOURS_SHARE + BODIES_SHARE:
+            images[number] = with_bodies(patch[0], cells, rng).to(images.dtype)
     return images, targets
+
+
+def _is_grey_on_dark(patch: Tensor) -> bool:
+    """Whether a patch (3, Y, X) may be one channel of a composite."""
+    is_grey = bool((patch.amax(dim=0) - patch.amin(dim=0)).max() < 1e-3)
+    return is_grey and float(patch[0].median()) < DARK
 
 
 def empty_field(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
@@ -62,7 +71,29 @@ def empty_field(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
     return field.astype(np.float32)
 
 
-def composite(nuclei: Tensor, cells: Tensor, rng: np.random.Generator) -> Tensor:
+def two_coloured(nuclei: Tensor, cells: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return an RGB patch (3, Y, X): each of the nuclei (Y, X) in one of two colours, or in both."""
+    labels, n_nuclei = ndimage.label(cells.numpy())
+    if n_nuclei == 0:
+        return nuclei.expand(3, -1, -1)
+    nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    owner = labels[tuple(nearest)] - 1
+    bleeding = rng.uniform(0, 0.25) if rng.random() < 0.4 else 0.0
+    is_first = rng.random(n_nuclei) < rng.uniform(0.1, 0.9)
+    strengths = np.stack([np.where(is_first, 1, bleeding), np.where(is_first, bleeding, 1)])
+    is_in_both = rng.random(n_nuclei) < rng.choice([0, 0, 0.25])
+    strengths[:, is_in_both] = rng.uniform(0.4, 1, (2, int(is_in_both.sum())))
+    first, second, rest = rng.permutation(3) if rng.random() < 0.5 else (*rng.permutation(2), 2)
+    patch = torch.zeros((3, *nuclei.shape))
+    for channel, strength in zip((first, second), strengths, strict=True):
+        shown = torch.from_numpy(strength[owner]).float()
+        patch[int(channel)] = nuclei * shown * float(rng.uniform(0.6, 1))
+    if rng.random() < 0.3:
+        patch[int(rest)] = nuclei * float(rng.uniform(0, 1))
+    return patch
+
+
+def with_bodies(nuclei: Tensor, cells: Tensor, rng: np.random.Generator) -> Tensor:
     """Return an RGB patch (3, Y, X): nuclei (Y, X) in one colour, bodies around them in others."""
     bodies = _bodies(cells, rng)
     own = COLOURS[rng.integers(len(COLOURS))]
@@ -75,7 +106,7 @@ def composite(nuclei: Tensor, cells: Tensor, rng: np.random.Generator) -> Tensor
 
 
 def _bodies(cells: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return cell bodies, 0 to 1: what is near a nucleus, mottled; some hollow, some out of place."""
+    """Return cell bodies, 0 to 1: what is near a nucleus, mottled, some hollow."""
     around, soft = int(rng.integers(3, 16)), int(rng.integers(1, 5))
     bodies = functional.max_pool2d(cells[None, None], 2 * around + 1, 1, around)
     bodies = functional.avg_pool2d(bodies, 2 * soft + 1, 1, soft)[0, 0]
@@ -86,7 +117,4 @@ def _bodies(cells: Tensor, rng: np.random.Generator) -> Tensor:
     bodies = bodies.clamp(0, 1)
     if rng.random() < 0.25:
         bodies = bodies * (1 - cells)
-    if rng.random() < 0.2:
-        shift_y, shift_x = (int(rng.integers(0, MOST_SHIFT_PX)) for _ in range(2))
-        bodies = torch.roll(bodies, (shift_y, shift_x), (0, 1))
     return bodies
