@@ -26,6 +26,7 @@ from cellwright.ops.simulation.simulate import simulate
 
 SIDE_PX, BLOCK_PX = 640, 256
 LEAST_IOU = 0.99  # networks see other borders in a block
+ROUNDING_PX = 1  # of the smallest cells it is more than that
 
 
 class Threads(distributed.LocalCluster):
@@ -73,11 +74,12 @@ def test_blocks_find_the_cells_of_the_whole(
     if whole.cells.labels is None:
         assert found.labels is None
         return
-    np.testing.assert_allclose(table["area_px"], same["area_px"], rtol=1 - LEAST_IOU)
+    np.testing.assert_allclose(table["area_px"], same["area_px"], rtol=1 - LEAST_IOU, atol=ROUNDING_PX)
     labels = zarr.open_group(tmp_path / "field.labels.zarr", mode="r")["0"][:]
     assert set(np.unique(labels)) == {0, *table["label"]}
     for label, theirs in zip(table["label"], same["label"], strict=True):
-        assert iou(labels == label, whole.cells.labels == theirs) >= LEAST_IOU
+        mine, wanted = labels == label, whole.cells.labels == theirs
+        assert iou(mine, wanted) >= LEAST_IOU or np.sum(mine != wanted) <= ROUNDING_PX
 
 
 @pytest.fixture(scope="module")
