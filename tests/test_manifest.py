@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 import threading
 import time
 from importlib.resources import files
@@ -76,6 +78,13 @@ def test_code_is_loaded_while_the_window_draws(
     assert len(ticks) > 5
     with pytest.raises(AttributeError, match="has no Other"):
         _ = entries.Other
+
+
+def test_what_loads_the_code_in_a_thread_brings_none_of_it() -> None:
+    told = "import sys, cellwright.widgets.plugin.entries; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    heavy = {"scipy.ndimage", "skimage", "torch", "cellwright.ops", "cellwright.widgets.shared"}
+    assert heavy.isdisjoint(loaded.stdout.split())
 
 
 def test_every_sample_gives_layers(manifest: PluginManifest) -> None:

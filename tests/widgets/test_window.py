@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QScrollArea, QTabBar, 
 
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
+from cellwright.widgets.shared.style import PANEL_MS, PanelScrollArea
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
 Settled = Callable[[CountWidget], None]
@@ -145,6 +146,22 @@ def test_panels_of_the_menu_are_tabs_beside_each_other(
     assert [one.windowTitle() for one in (dock, *main.tabifiedDockWidgets(dock))] == ["Folder", "Count"]
     # the one that was opened last is in front, once the window has laid out its tabs
     qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty(), timeout=5000)
+
+
+@pytest.mark.usefixtures("shelved")
+def test_a_panel_comes_a_turn_after_its_dock(make_napari_viewer: Callable[..., Viewer], qtbot: QtBot) -> None:
+    window = make_napari_viewer(show=True).window
+    for title in ("Count cells", "Annotate cells", "Train a model", "Compare models", "Count a folder"):
+        for is_closed_at_once in (True, False):
+            dock, widget = window.add_plugin_dock_widget("napari-cellwright", title)
+            area = widget.findChild(PanelScrollArea)
+            assert area.widget() is None
+            if is_closed_at_once:
+                window.remove_dock_widget(dock)
+                qtbot.wait(5 * PANEL_MS)
+            else:
+                qtbot.waitUntil(lambda area=area: area.widget() is not None, timeout=5000)
+                assert area.widget().isVisible()
 
 
 def test_tabs_tell_whole_words_in_large_letters(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:

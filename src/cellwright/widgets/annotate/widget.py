@@ -77,7 +77,7 @@ class AnnotateWidget(QWidget):
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
-        stack(PanelScrollArea(self.panel, self.panel.begin), into=self)
+        stack(PanelScrollArea(self.panel, self.panel.begin, self.viewer), into=self)
         self.choices = AnnotateChoices(self.model, self.panel)
         model = self.model
         model.opened.connect(self._on_opened)

@@ -56,7 +56,7 @@ class CompareWidget(QWidget):
         self.choices = CompareChoices(self.viewer, self.panel)
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
-        stack(PanelScrollArea(self.panel, self.panel.button), into=self)
+        stack(PanelScrollArea(self.panel, self.panel.button, self.viewer), into=self)
         forget_errors(self.panel.message, self.panel)
         self.jobs.started.connect(lambda: self.panel.message.tell(""))
         for part in (self.jobs, self.panel.first):

@@ -63,7 +63,7 @@ class CountWidget(QWidget):
         self.updater = LiveUpdater(self)
         self.edited = EditedCells(self.model, self)
         self.shown = ShownCount(self.model, self.panel, self.choices, self.edited, self.updater)
-        area = PanelScrollArea(self.panel, self.panel.count)
+        area = PanelScrollArea(self.panel, self.panel.count, self.viewer)
         area.shown.connect(self.panel.device.find_devices)
         stack(area, into=self)
         self._show_family(self.panel.model.family)

@@ -68,7 +68,7 @@ class FolderWidget(QWidget):
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        area = PanelScrollArea(self.view, self.view.choose_folder)
+        area = PanelScrollArea(self.view, self.view.choose_folder, self.viewer)
         area.shown.connect(self.view.device.find_devices)
         area.shown.connect(self.corrections.offer_proofread)
         stack(area, into=self)

@@ -1,4 +1,7 @@
-"""Work that napari waits for, done in a thread while the window goes on."""
+"""Work that napari waits for, done in a thread while the window goes on.
+
+It imports nothing of ours, for what it imports is loaded while the window waits.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -8,8 +11,6 @@ from typing import Any, TypeVar
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QEventLoop, QObject, QThread
 from qtpy.QtWidgets import QApplication, QMainWindow
-
-from cellwright.widgets.shared.napari_private import current_window, is_taken_away
 
 Returned = TypeVar("Returned")
 
@@ -51,7 +52,7 @@ def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: b
     events = QEventLoop.ProcessEventsFlag.AllEvents
     if not takes_input:
         events = QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents
-    keeper = _WindowKeeper(current_window())
+    keeper = _WindowKeeper(_window_in_use())
     for window in QApplication.topLevelWidgets():
         if isinstance(window, QMainWindow):
             window.installEventFilter(keeper)
@@ -62,6 +63,19 @@ def beside_window(work: Callable[..., Returned], *arguments: Any, takes_input: b
         if keeper.is_closed:
             raise ViewerClosedError("The viewer was closed while it waited for this.")
         return future.result()
+
+
+def _window_in_use() -> QMainWindow | None:
+    from napari import current_viewer  # it loads the whole viewer, which is there by now
+
+    viewer = current_viewer()
+    return None if viewer is None else viewer.window._qt_window
+
+
+def _is_taken_away(window: QMainWindow) -> bool:
+    """Return whether ``viewer.close()`` closes a window: napari then puts its canvas away before."""
+    inside = getattr(window, "_qt_viewer", None)
+    return inside is not None and bool(inside.isHidden())
 
 
 class _WindowKeeper(QObject):
@@ -77,7 +91,7 @@ class _WindowKeeper(QObject):
     def eventFilter(self, window: Any, event: Any) -> bool:
         """Ignore a close event, and tell the user."""
         is_close = event.type() == QEvent.Type.Close
-        if is_close and is_taken_away(window):
+        if is_close and _is_taken_away(window):
             self.is_closed |= window is self._in_use
             return False
         if is_close:

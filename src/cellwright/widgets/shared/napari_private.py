@@ -25,7 +25,7 @@ from npe2 import PluginManager
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QObject, QTimer
-from qtpy.QtWidgets import QFileDialog, QMainWindow, QWidget
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
@@ -48,20 +48,6 @@ def labels_layer(data: Any, **looks: Any) -> Labels:
     """
     warnings.filterwarnings("ignore", OF_COLOURS, UserWarning)
     return Labels(data, **looks)
-
-
-def current_window() -> QMainWindow | None:
-    """Return the window of the viewer that is in use."""
-    from napari import current_viewer  # it loads the whole viewer, which is there by now
-
-    viewer = current_viewer()
-    return None if viewer is None else viewer.window._qt_window
-
-
-def is_taken_away(window: QMainWindow) -> bool:
-    """Return whether ``viewer.close()`` closes a window: napari then puts its canvas away before."""
-    inside = getattr(window, "_qt_viewer", None)
-    return inside is not None and bool(inside.isHidden())
 
 
 def in_turns(steps: Iterator[None], wait_ms: int, owner: QObject | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from napari import current_viewer
 from qtpy.compat import isalive
@@ -35,6 +35,7 @@ from qtpy.QtWidgets import (
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedCheckBox
+from cellwright.widgets.shared.napari_private import has_window, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napar
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 LONG_WORD = re.compile(r"\S{12}(?=\S)")
 MARGIN_PX, ROW_SPACING_PX = 6, 6
+PANEL_MS = 20  # between docking a panel and its many controls; the window answers between them
 TITLE_STYLE = "font-size: 11pt"  # the bar above a dock is as high in any letters
 RING_PX = 2  # of the frame around what has the keys
 DRAWN = "drawn"  # name of widgets that draw their text themselves
@@ -146,20 +148,33 @@ class PanelScrollArea(QScrollArea):
 
     shown = Signal()  # it comes into sight, again or for the first time
 
-    def __init__(self, panel: QWidget, main: QWidget | None = None) -> None:
-        """Hold a panel; ``main`` is the control that gets the keys when the menu opens it."""
+    def __init__(self, panel: QWidget, main: QWidget | None = None, viewer: Any = None) -> None:
+        """Hold a panel; ``main`` is the control that gets the keys when the menu opens it.
+
+        In the window of a viewer the panel comes a turn after it is docked: each takes Qt its time.
+        """
         super().__init__()
+        self._panel = panel
         self._width = 0  # that was asked for last
         self._main, self._has_place = main, False
         self._ring: _FocusRing | None = None
         QApplication.instance().focusChanged.connect(self._show_ring)  # type: ignore[union-attr]
         self._sample = QLabel(panel)  # has the font that napari gives to labels
         self._sample.hide()
-        self.setWidget(panel)
         self.setWidgetResizable(True)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # its controls have it; Page Down reaches it through them
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        if has_window(unwrapped(viewer)):
+            QTimer.singleShot(PANEL_MS, self._hold)
+        else:
+            self._hold()
+
+    def _hold(self) -> None:
+        if isalive(self) and isalive(self._panel):  # type: ignore[no-untyped-call]
+            self.setWidget(self._panel)
+            if self.isVisible():
+                self._on_shown()
 
     def minimumSizeHint(self) -> QSize:
         """Return room for the width of the panel and for a part of its height; called by Qt."""
@@ -179,6 +194,10 @@ class PanelScrollArea(QScrollArea):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
+        if self.widget() is not None:
+            self._on_shown()
+
+    def _on_shown(self) -> None:
         self.shown.emit()
         self.follow_font()
         self._keep_values()

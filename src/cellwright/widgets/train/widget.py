@@ -55,7 +55,7 @@ class TrainWidget(QWidget):
         self.panel.check_box.addWidget(self.data_check)
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
-        area = PanelScrollArea(self.panel, self.panel.train)
+        area = PanelScrollArea(self.panel, self.panel.train, self.viewer)
         area.shown.connect(self.panel.device.find_devices)
         area.shown.connect(self.choices.look_again)
         stack(area, into=self)
