@@ -163,3 +163,14 @@ def test_help_has_its_own_flags_first_then_a_group_for_each_kind_of_settings(cli
         next(i for i, line in enumerate(lines) if flag in line) for flag in ("  --output", "  --track /")
     )
     assert output < lines.index("What is measured, and which cells count:") < track
+
+
+@pytest.mark.parametrize(
+    "command", ["count", "convert --to coco --output out", "evaluate --model flow", "train --output out"]
+)
+def test_a_name_that_the_system_refuses_is_told_in_a_line(cli, command):
+    name, *flags = command.split()
+    outcome = cli(name, "a" * 3000, *flags)
+    assert outcome.code != 0
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert "error: " in outcome.err

@@ -29,7 +29,9 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats import assembly
 from cellwright.files.formats.registry import READERS, recognise
 from cellwright.files.images import read_image, write_labels
+from cellwright.files.regions import read_label_image, read_mask, read_regions
 
+OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 MOST_BYTES = 300 << 20
 MOST_SECONDS = 5.0
 
@@ -477,6 +479,37 @@ def test_links_out_of_a_dataset_are_refused(tmp_path):
     tifffile.imwrite(folder / "images" / "b.tif", np.zeros((20, 20), np.uint8))
     (folder / "images" / "a.tif").symlink_to("b.tif")
     assert len(read_dataset(folder)) == 1
+
+
+@pytest.mark.parametrize("kind", ["dataset", "companion.ome", "ome.tif"])
+def test_a_file_that_names_another_by_a_name_no_system_takes_is_an_error_of_ours(tmp_path, kind):
+    long = "a" * 3000 + ".ome.tif"
+    if kind == "dataset":
+        (tmp_path / "meta.json").write_text(json.dumps({"split": {"train": [long]}, "items": {}}))
+    elif kind == "ome.tif":
+        told = f'<OME xmlns="{OME}"><BinaryOnly MetadataFile="{long}" UUID="urn:uuid:0"/></OME>'
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif", np.zeros((24, 30), np.uint8), description=told, metadata=None
+        )
+    else:
+        (tmp_path / "a.companion.ome").write_text(
+            f'<OME xmlns="{OME}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
+            f'Type="uint8" SizeX="30" SizeY="24" SizeZ="1" SizeC="1" SizeT="1"><TiffData IFD="0">'
+            f'<UUID FileName="{long}">'
+            "urn:uuid:0</UUID></TiffData></Pixels></Image></OME>"
+        )
+    with pytest.raises(ReadError):
+        read_dataset(tmp_path) if kind == "dataset" else read_image(tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize(
+    "read", [read_image, recognise, read_dataset, read_regions, read_mask, read_label_image]
+)
+def test_a_name_that_no_system_takes_is_an_error_of_ours(tmp_path, read):
+    is_region = read in (read_regions, read_mask, read_label_image)
+    rest = [Image(np.zeros((9, 9), np.uint8), "YX")] if is_region else []
+    with pytest.raises(ReadError):
+        read(tmp_path / ("a" * 3000 + ".tif"), *rest)
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error_of_ours(tmp_path):

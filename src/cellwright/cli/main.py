@@ -211,6 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CellwrightError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # a name that the system refuses, say, or a disk
+        where = f" at {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{where}. Choose another file or folder.", err=True)
+        sys.exit(1)
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
             typer.echo(CANCELLED, err=True)

@@ -215,7 +215,7 @@ def finish_change(folder: Path) -> None:
 
     WriteError where the folder cannot be written, or another program is changing it.
     """
-    if (folder / ADDED).is_dir():
+    if os.path.isdir(folder / ADDED):  # Path.is_dir raises where the system refuses the name
         with _folder_lock(folder):
             _move_added(folder)
 

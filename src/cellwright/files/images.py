@@ -1,5 +1,6 @@
 """Images: files to :class:`Image` and labels to files, with axes, pixel size and channels kept."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -272,7 +273,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         yield from zarr.read_zarr(address, wanted)
         return
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the system refuses the name
         raise ReadError(f"Expected an image at {path}; there is none. Check the path.")
     if path.is_dir():
         if not zarr.is_zarr(path):

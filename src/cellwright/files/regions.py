@@ -4,6 +4,7 @@ In the files a pixel covers the square from its number to the next; in regions i
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -50,7 +51,7 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     of numbers.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the system refuses the name
         raise ReadError(f"Expected regions at {path}; there is no such file. Check the path.")
     ending = path.suffix.lower()
     if ending in (".geojson", ".json"):

@@ -4,6 +4,7 @@ Palettes, inks (CMYK), CIELab and luma with chroma become red, green and blue; w
 The palette of an ImageJ file that only gets lighter is a way to show intensities, which stay as they are.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -136,7 +137,7 @@ def _opened(path: Path) -> tifffile.TiffFile:
 
 def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
     """Return the first TIFF of a set, whose OME-XML it holds itself, or a companion file."""
-    if not described.is_file():
+    if not os.path.isfile(described):  # Path.is_file raises where the system refuses the name
         raise ReadError(
             f"{path} is one of a set that {described.name} describes, which does not lie beside it. Copy it "
             "there."
@@ -149,7 +150,7 @@ def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected OME-XML in {described}; got: {error}. Export it again.") from error
     there = (described.parent / name for name in named if name == Path(name).name)
-    first_there = next((file for file in there if file.is_file()), None)
+    first_there = next((file for file in there if os.path.isfile(file)), None)
     if first_there is None:
         raise ReadError(
             f"{described} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."

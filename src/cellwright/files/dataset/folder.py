@@ -30,6 +30,7 @@ Any of these may stand in folders ``train`` and ``val`` (or ``test``). Else one 
 with a fixed seed from the sorted names, where there are five and more.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -208,7 +209,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     """
     folder = Path(folder)
     _finish_change(folder)
-    if not (folder / "meta.json").exists():
+    if not os.path.exists(folder / "meta.json"):  # Path.exists raises where the system refuses the name
         return _paired(folder)
     meta = read_meta(folder)
     found = sorted((folder / "images").glob("*"))
@@ -218,7 +219,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     for split, name in listed(meta, folder):
         candidates = [folder / "masks" / f"{name}.tif"]
         candidates += [folder / kind / f"{name}.csv" for kind in ("boxes", "points")]
-        truth_path = next((path for path in candidates if path.exists()), None)
+        truth_path = next((path for path in candidates if os.path.exists(path)), None)
         if name not in images or truth_path is None:
             lacking.append(name)
         else:
@@ -271,7 +272,7 @@ def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
 
 def _paired(folder: Path) -> Dataset:
     """Return the images of a folder without meta.json with their masks, split in two."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ReadError(
             f"Expected a dataset folder, of images and masks with or without meta.json, at {folder}; there "
             "is none. Check the path."

@@ -1,5 +1,6 @@
 """Which images a list of files and folders holds, and what their names tell of plates."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def list_images(
     parse = _parser(plate_pattern)
     listed = []
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # Path.exists raises where the system refuses the name
             raise ReadError(f"Expected an image or a folder at {path}; there is none. Check the path.")
         found = [(path, _stem(path.name))]
         if path.is_dir() and not is_zarr(path):

@@ -1,5 +1,6 @@
 """All formats of other programs: from this one table come readers, writers and lists for people."""
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -146,7 +147,7 @@ def recognise(path: Path | str) -> Format:
     ReadError where it is missing, damaged, or of no format known.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the system refuses the name
         raise ReadError(f"Expected a file or folder at {path}; there is none. Check the path.")
     for one in READERS.values():
         is_kind = path.is_file() or one.is_folder or path.suffix == ".zarr"
