@@ -12,7 +12,7 @@ from napari.layers import Layer
 from pytestqt.qtbot import QtBot
 
 from cellwright.ops.measure.regions import shape_region
-from cellwright.widgets.count.point_prompt import NOT_COUNTED
+from cellwright.widgets.count.point_prompt import NOT_COUNTED, STAYS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells import followers
@@ -158,6 +158,38 @@ def test_no_cell_outside_the_regions_is_added_by_click(
     in_tilted.ask.ask(found[0])
     settled(in_tilted)
     assert "already" in in_tilted.panel.message.text()
+
+
+def test_a_prompt_that_gives_no_cell_leaves_what_was_prompted_for(
+    in_tilted: CountWidget, blobs: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    """Outside of the regions, and where the model sees none: the cell before is still there to be kept."""
+    ask, message = in_tilted.ask, in_tilted.panel.message
+    is_inside = shape_region("one", "rectangle", TILTED).contains(blobs.points)
+    in_box = ((blobs.points > 28) & (blobs.points < 92)).all(axis=1)
+    in_tilted.panel.ask.setChecked(True)
+    settled(in_tilted)
+    inside, outside = blobs.points[is_inside][0], blobs.points[in_box & ~is_inside][0]
+    ask.box(inside - 8, inside + 8)
+    settled(in_tilted)
+    prompts, cell = ask.draft.prompts, ask.draft.cell
+    assert cell is not None
+    n_marks = len(ask.draft._marks.data)
+    for place, why in ((outside, NOT_COUNTED), (inside, "The model sees no cell in this box.")):
+        size = 8 if why == NOT_COUNTED else 1
+        shift = 0 if why == NOT_COUNTED else 10  # between the cells
+        ask.box(place - size + shift, place + size + shift)
+        settled(in_tilted)
+        assert message.text() == f"{why} {STAYS}"
+        assert (ask.draft.prompts, ask.draft.cell) == (prompts, cell)
+        assert len(ask.draft._marks.data) == n_marks
+    ask.undo()
+    settled(in_tilted)
+    assert (ask.draft.prompts, ask.draft.cell) == (None, None)
+    ask.box(outside - 8, outside + 8)
+    settled(in_tilted)
+    assert message.text() == NOT_COUNTED
+    assert ask.draft.prompts is None
 
 
 def test_what_is_painted_outside_the_regions_is_told_and_does_not_count(

@@ -43,10 +43,13 @@ from cellwright.widgets.shared.point_prompt import (
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
+    from cellwright.ops.codecs.prompts import Prompts
 
 NOT_COUNTED = (
     "Nothing was counted here. Click inside the image and the regions, or count in more of it first."
 )
+NO_CELL_THERE = "The model sees no cell for these points."
+STAYS = "What was prompted for before stays."
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 Frame = tuple[int, ...]  # index of the slice or frame that a cell was prompted for in
 
@@ -214,29 +217,29 @@ class PointPromptTool(Prompter):
 
     def _answer(self, wish: Wish, cell: "PromptedCell | None", context: PromptContext) -> None:
         """Show the cell that the prompts tell of, or tell why there is none."""
-        prompts, self._context = wish.prompts, context
-        if prompts is not self.draft.prompts:
+        self._context = context
+        if wish.prompts is not self.draft.prompts:
             return  # changed since
+        why = self._why_not(wish.prompts, cell, context)
+        if cell is not None and not why:
+            self.draft.answer(cell, cell.outlines)
+            self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
+            return
+        self.draft.undo()
+        stays = f" {STAYS}" * (self.draft.prompts is not None)
+        self._tell(f"{why}{stays}", is_warning=why == NOT_COUNTED)
+
+    def _why_not(self, prompts: "Prompts", cell: "PromptedCell | None", context: PromptContext) -> str:
+        """Return why the answer to prompts is no cell to be added; empty where it is one."""
         if cell is None and prompts.is_click:
             probability = float(self._predictors[context.key].probability(prompts.positive)[0])
-            self.draft.clear()
-            self._tell(f"No cell here: probability {probability:.2f}.")
-            return
+            return f"No cell here: probability {probability:.2f}."
         if cell is None:
-            self.draft.undo()
-            self._tell("The model sees no cell in this box.")
-            return
+            return "The model sees no cell in this box." if prompts.box is not None else NO_CELL_THERE
         known = self._known(self.draft.frame, cell)
         if known and prompts.is_click:
-            self.draft.clear()
-            self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
-            return
-        if self._is_outside(cell):
-            self.draft.clear()
-            self._tell(NOT_COUNTED, is_warning=True)
-            return
-        self.draft.answer(cell, cell.outlines)
-        self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
+            return f"This is cell {known} already: score {cell.score:.2f}."
+        return NOT_COUNTED if self._is_outside(cell) else ""
 
     def _is_outside(self, cell: "PromptedCell") -> bool:
         """Return whether an answered cell lies outside of the regions that were counted in."""

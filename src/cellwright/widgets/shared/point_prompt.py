@@ -68,6 +68,10 @@ class PromptPoint(NamedTuple):
     point: NDArray[np.float64]
 
 
+Answer = tuple["PromptedCell | None", Sequence[NDArray[Any]]]  # a cell, and its outlines
+NO_ANSWER: Answer = (None, ())
+
+
 class PromptDraft:
     """The one cell that is prompted for, in a layer of its own: its points, the box, the outline of the cell.
 
@@ -89,6 +93,7 @@ class PromptDraft:
         self.cell: PromptedCell | None = None  # that the model gives for the prompts
         self._outlines: Sequence[NDArray[Any]] = ()  # each (N, 2), of the cell or what stands for it
         self._steps: list[Prompts] = []
+        self._answers: list[Answer] = []  # to each of the steps
 
     @property
     def prompts(self) -> Prompts | None:
@@ -125,21 +130,24 @@ class PromptDraft:
             name = "positive" if is_positive else "negative"
             parts[name] = (*parts[name], yx(point))
         self._steps.append(Prompts(**parts))
+        self._answers.append(NO_ANSWER)
         self.frame = frame
 
     def undo(self) -> None:
-        """Take the last prompt back."""
-        del self._steps[-1:]
-        self.answer(None)
+        """Take the last prompt back; the cell is that of the others again."""
+        del self._steps[-1:], self._answers[-1:]
+        self.answer(*(self._answers or [NO_ANSWER])[-1])
 
     def clear(self) -> None:
         """Forget all prompts."""
         self._steps.clear()
-        self.answer(None)
+        self._answers.clear()
+        self.answer(*NO_ANSWER)
 
     def answer(self, cell: "PromptedCell | None", outlines: Sequence[NDArray[Any]] = ()) -> None:
         """Take the cell for the prompts, and show its outlines or those of what stands for it."""
         self.cell, self._outlines = cell, outlines
+        self._answers[-1:] = [(cell, outlines)] * bool(self._steps)
         self.show()
 
     def show(self) -> None:
