@@ -9,6 +9,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.compartments import nuclei_in_cells
 from cellwright.ops.measure.filters import (
+    ColumnFilter,
     Marker,
     away_from_border,
     copositive_table,
@@ -16,6 +17,7 @@ from cellwright.ops.measure.filters import (
     otsu,
     parse_filter,
     parse_marker,
+    split_filters,
     with_channel_numbers,
 )
 from cellwright.ops.measure.measurement import result_of_labels
@@ -137,6 +139,22 @@ def test_filters_hold_for_any_column():
         assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
     assert kept_rows(table, []).all()
     assert str(parse_filter("class = WBC")) == "class=WBC"
+
+
+ODD = ["CD3+ (FITC)", "red, green", "fish and chips", "a & b; c", 'say "hi"', "x > y", "(left)", "3.0", " a"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_names_and_texts_of_any_signs_are_filtered_by(odd):
+    """In quotes, as it is written by us, and found again between others."""
+    table = pandas.DataFrame({odd: [1.0, 2.0], "class": [odd, "other"], "area_px": [5.0, 5.0]})
+    rules = [ColumnFilter(odd, "<", 1.5), ColumnFilter("class", "=", odd), ColumnFilter("area_px", "=", 5.0)]
+    assert [parse_filter(str(one)) for one in rules] == rules
+    for between in (" and ", ", ", "; ", " & "):
+        parts = split_filters(between.join(map(str, rules)))
+        assert list(map(parse_filter, parts)) == rules
+    assert AnalysisSettings(keep=tuple(map(str, rules))).keep == tuple(map(str, rules))
+    assert kept_rows(table, rules).tolist() == [True, False]
 
 
 def test_how_well_a_count_went_is_not_told_of_the_few_cells_that_filters_left(stained):

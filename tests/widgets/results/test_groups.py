@@ -14,6 +14,7 @@ from qtpy.QtCore import Qt
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
@@ -234,6 +235,24 @@ def test_a_filter_takes_what_the_table_shows(
     assert movie_panel.model.n_kept == left
     assert bool(movie_panel.view.message.text()) == (means is None)
     assert field.text() == (means or typed)
+
+
+@pytest.mark.parametrize("name", ["CD3+ (FITC)", "red, green", "fish and chips", 'say "hi"'])
+def test_headings_of_any_signs_are_filtered_by(
+    movie_panel: ResultsWidget, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In quotes; without them where nothing else could be meant."""
+    monkeypatch.setattr(ResultsModel, "channel_names", {"ch0": name})
+    field, doubled = movie_panel.view.filter, name.replace('"', '""')
+    plain = ["Mean CD3+ (FITC) > 25"] if name.startswith("CD3") else []
+    for typed in (f'"Mean {doubled}" > 25 and Area > 30', *plain):
+        field.setText(typed)
+        field.editingFinished.emit()
+        assert not movie_panel.view.message.text()
+        assert movie_panel.model.conditions[0].column == "intensity_mean_ch0"
+    field.setText(f"Mean {name} > 25")
+    field.editingFinished.emit()
+    assert bool(plain) or "double quotes" in movie_panel.view.message.text()
 
 
 @pytest.mark.parametrize("wrong", ["nothing > 2", "score >", "edited = maybe"])

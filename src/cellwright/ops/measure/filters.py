@@ -3,10 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
-from math import isnan, nan
+from math import isnan
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     import pandas
 
 BorderRule = Literal["all", "drop", "two-edges"]
-FILTER = re.compile(r"(?P<column>\w[\w .\-\[\]°/]*?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>[^<>=!]+)")
+QUOTED = r'"(?:[^"]|"")+"'  # a name or text with signs of its own; a quote in it is doubled
+COLUMN, VALUE = r"\w[\w .\-\[\]°/+()]*?", r"[^<>=!]+"
+FILTER = re.compile(
+    rf"(?P<column>{QUOTED}|{COLUMN})\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>{QUOTED}|{VALUE})"
+)
+BETWEEN = re.compile(rf"{QUOTED}|(?P<between>,|;|&+|\band\b)", re.IGNORECASE)
 SIGNS = {
     "<": np.less,
     "<=": np.less_equal,
@@ -46,7 +52,9 @@ class ColumnFilter:
     value: str | float
 
     def __str__(self) -> str:
-        return f"{self.column}{self.sign}{self.value}"
+        value = self.value
+        text = str(value).removesuffix(".0") if isinstance(value, float) else quoted(value, VALUE)
+        return f"{quoted(self.column, COLUMN)}{self.sign}{text}"
 
     def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
         """Return which rows fulfil it; an empty value (NaN) fulfils only ``!=``.
@@ -71,7 +79,7 @@ class ColumnFilter:
 
 
 def parse_filter(rule: str) -> ColumnFilter:
-    """Return the filter of a rule such as ``area_um2>=20`` or ``class=WBC``.
+    """Return the filter of a rule such as ``area_um2>=20``, ``class=WBC`` or ``"Mean a, b">3``.
 
     SettingsError where the rule is of another form, or text is compared by size.
     """
@@ -79,18 +87,52 @@ def parse_filter(rule: str) -> ColumnFilter:
     if match is None:
         raise SettingsError(
             f"A filter is a column, one of {' '.join(SIGNS)} and a value, such as 'area_um2>=20'; "
-            f"got {rule!r}."
+            f"got {rule!r}. Names with other signs, or 'and', stand in double quotes."
         )
     text = match["value"].strip()
-    try:
-        number = float(text)
-    except ValueError:
-        number = nan
-    if not isnan(number):
-        return ColumnFilter(match["column"], match["sign"], number)
+    column, value, number = _unquoted(match["column"]), _unquoted(text), _number(text)
+    if number is not None:
+        return ColumnFilter(column, match["sign"], number)
     if match["sign"] not in ("=", "!="):
         raise SettingsError(f"Text is compared by = or !=; got {rule!r}.")
-    return ColumnFilter(match["column"], match["sign"], text)
+    return ColumnFilter(column, match["sign"], value)
+
+
+def split_filters(text: str) -> list[str]:
+    """Return the rules in a text, which ``and``, commas, semicolons or & part outside of quotes.
+
+    Examples
+    --------
+    >>> split_filters('area_px > 9 and "Mean a, b" < 4; class = "fish and chips"')
+    ['area_px > 9', '"Mean a, b" < 4', 'class = "fish and chips"']
+    """
+    parts, start = [], 0
+    for match in BETWEEN.finditer(text):
+        if match["between"]:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [part.strip() for part in (*parts, text[start:]) if part.strip()]
+
+
+def quoted(text: str, plain: str) -> str:
+    """Return a name or a text as rules have it: in quotes unless it is read as it stands.
+
+    ``plain`` is the pattern of what is read so, ``COLUMN`` or ``VALUE``.
+    """
+    is_read = re.fullmatch(plain, text) and split_filters(text) == [text] and not text.startswith('"')
+    if is_read and (plain == COLUMN or _number(text) is None):
+        return text
+    return '"{}"'.format(text.replace('"', '""'))
+
+
+def _number(text: str) -> float | None:
+    with suppress(ValueError):
+        return None if isnan(float(text)) else float(text)
+    return None
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if re.fullmatch(QUOTED, text) else text
 
 
 def away_from_border(

@@ -5,7 +5,6 @@
     measured table -> border, conditions, gate, regions -> kept -> markers -> counts
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.columns import NO_NAMES, heading_of
 from cellwright.ops.measure.filters import (
+    COLUMN,
+    VALUE,
     BorderRule,
     ColumnFilter,
     Marker,
@@ -31,6 +32,8 @@ from cellwright.ops.measure.filters import (
     kept_rows,
     marker_groups,
     parse_filter,
+    quoted,
+    split_filters,
     thresholds_of,
     told_apart,
 )
@@ -44,7 +47,6 @@ from cellwright.widgets.shared.messages import CountEvent
 if TYPE_CHECKING:
     import pandas
 
-BETWEEN = re.compile(r"\s*(?:,|;|&+|\band\b)\s*", re.IGNORECASE)
 DIGITS = 6  # of cut-offs, so that what is shown is what is used
 MEAN = "intensity_mean_"
 
@@ -262,7 +264,7 @@ class ResultsModel:
             ring_width_px=self.ring_px[1],
             region_rule=self.region_rule,
             border=self.border,
-            keep=tuple(str(one).removesuffix(".0") for one in self.conditions),
+            keep=tuple(map(str, self.conditions)),
             positive=positive,
             cytoplasm_px=self.cytoplasm_px,
             track=self.tracks is not None,
@@ -284,7 +286,7 @@ class ResultsModel:
         if is_as_asked and self.wanted is not None:
             conditions, markers, gate = self.wanted
             self.wanted, self.gate = None, gate or self.gate
-            self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
+            self.conditions = tuple(map(parse_filter, split_filters(conditions)))
             self.markers = {marker.channel: marker.threshold for marker in markers}
             self.conditions_changed.emit(self.conditions_text)
         gone = self._prune()
@@ -305,11 +307,11 @@ class ResultsModel:
     def set_conditions(self, text: str) -> None:
         """Count only cells for which this is true: ``area_um2 >= 20 and class = WBC``.
 
-        Headings are taken for their columns: ``Mean GFP > 300``. SettingsError where it cannot be read, or
-        there is no such column, class or region; nothing changes.
+        Headings are taken for their columns: ``Mean GFP > 300``, with commas or *and* in double quotes.
+        SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
         """
-        parts = [part for part in BETWEEN.split(text.strip()) if part]
-        conditions = tuple(parse_filter(part) for part in parts)
+        parts = split_filters(text)
+        conditions = tuple(map(parse_filter, parts))
         if self.table is not None:
             conditions = tuple(map(self._of_a_column, conditions))
             parts = list(map(str, conditions))
@@ -617,5 +619,5 @@ class ResultsModel:
 
 def _shown(condition: ColumnFilter) -> str:
     value = condition.value
-    text = f"{value:.{DIGITS}g}" if isinstance(value, float) else value
-    return f"{condition.column} {condition.sign} {text}"
+    text = f"{value:.{DIGITS}g}" if isinstance(value, float) else quoted(value, VALUE)
+    return f"{quoted(condition.column, COLUMN)} {condition.sign} {text}"
