@@ -23,7 +23,7 @@ import zarr
 from PIL import Image as Picture
 
 from cellwright.core.data import Image
-from cellwright.core.errors import CellwrightError, ReadError
+from cellwright.core.errors import AxesError, CellwrightError, ReadError
 from cellwright.files import vendor
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats import assembly
@@ -142,6 +142,13 @@ def test_an_array_that_claims_more_than_its_file_is_refused(tmp_path):
     content = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(content.replace(b"(4, 4), }      ", b"(999999, 99999), }"[:15]))
     with pytest.raises(ReadError):
+        read_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 2, 2, 2, 3, 3)])
+def test_arrays_of_too_few_or_many_axes_are_refused(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.ones(shape))
+    with pytest.raises(AxesError, match="2 to 5 dimensions"):
         read_image(tmp_path / "a.npy")
 
 

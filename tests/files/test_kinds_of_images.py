@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import struct
@@ -21,6 +22,7 @@ from PIL import ImageCms
 from tifffile import TiffWriter
 
 from cellwright.core.errors import ImageError, ReadError
+from cellwright.files.folders.image_list import list_images
 from cellwright.files.images import describe_images, read_image, read_images
 from cellwright.files.zarr import S3_TRIES, SILENT_SECONDS, _server_options
 from cellwright.ops.geometry.axes import frames
@@ -168,6 +170,45 @@ def test_cielab_becomes_colours(tmp_path, photometric):
     data = np.concatenate([np.rint(lab[..., :1] * 2.55).astype(np.uint8), stored], axis=-1)
     tifffile.imwrite(tmp_path / "a.tif", data, photometric=photometric, metadata=None)
     np.testing.assert_allclose(read_image(tmp_path / "a.tif").data.astype(int), rgb, atol=6)
+
+
+@pytest.mark.parametrize("photometric", ["cielab", "icclab"])
+def test_cielab_of_16_bits_becomes_colours(tmp_path, colours, photometric):
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(colours)
+    steps = [65535 / 100, 256, 256] if photometric == "cielab" else [65280 / 100, 256, 256]
+    middle = [0, 0, 0] if photometric == "cielab" else [0, 128 * 256, 128 * 256]
+    stored = np.rint(lab * steps + middle).astype(np.int32).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, metadata=None)
+    image = read_image(tmp_path / "a.tif")
+    assert (image.axes, image.data.dtype, image.is_converted) == ("YXC", np.uint16, True)
+    np.testing.assert_allclose(image.data / 257, colours, atol=0.5)
+
+
+def test_white_is_zero_of_signed_numbers_is_turned_round(tmp_path, rng):
+    data = rng.integers(-100, 100, (40, 50)).astype(np.int16)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="miniswhite", metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, -1 - data)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "kind", "n_samples", "told"),
+    [
+        ("miniswhite", "f4", 0, "MINISWHITE of float32"),
+        ("cielab", "f4", 3, "CIELAB of float32"),
+        (10, "u1", 3, "ITULAB of uint8"),
+        (32845, "f4", 3, "LOGLUV of float32"),
+        (32803, "u2", 0, "CFA of uint16"),
+    ],
+)
+def test_pixels_that_are_no_light_are_told(tmp_path, photometric, kind, n_samples, told):
+    data = np.ones((40, 50, n_samples) if n_samples else (40, 50), kind)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric=photometric, metadata=None)
+    (image,) = read_images(tmp_path / "a.tif")
+    assert [notice for notice in image.notices if told in notice and "as they are stored" in notice]
+    np.testing.assert_array_equal(image.data, data)
+    assert describe_images(tmp_path / "a.tif")[0].notices == image.notices
 
 
 def test_luma_of_every_page_and_subpage_becomes_colours(tmp_path):
@@ -456,6 +497,39 @@ def test_a_stack_of_imagej_behind_one_page_is_whole(tmp_path, grey):
     np.testing.assert_array_equal(image.data, [grey, grey + 1, grey + 2])
 
 
+def test_planes_behind_those_that_imagej_names_are_told(tmp_path, grey):
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        for number in range(12):
+            described = "ImageJ=1.54f\nimages=6\nslices=6\n" if number == 0 else None
+            tiff.write(grey + number, description=described, metadata=None, contiguous=False)
+    image = read_image(tmp_path / "a.tif")
+    assert (image.axes, image.axes_are_guessed) == ("ZYX", False)
+    np.testing.assert_array_equal(image.data, [grey + number for number in range(6)])
+    assert "has 12 planes; its description names 6" in image.notices[0]
+    assert describe_images(tmp_path / "a.tif")[0].notices == image.notices
+
+
+@pytest.mark.parametrize("own", ["", 'UUID="urn:uuid:a"', 'UUID="urn:uuid:b"'])
+def test_an_ome_tiff_that_was_renamed_is_read_as_before(tmp_path, grey, own):
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="{z}" PlaneCount="1"><UUID FileName="before &amp; then.ome.tif">'
+        "urn:uuid:a</UUID></TiffData>"
+        for z in range(3)
+    )
+    described = (
+        f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" {own}><Image ID="Image:0"><Pixels '
+        'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="50" SizeY="40" SizeC="1" SizeZ="3" '
+        f'SizeT="1" PhysicalSizeX="0.5" PhysicalSizeY="0.5">{planes}</Pixels></Image></OME>'
+    )
+    with TiffWriter(tmp_path / "now.ome.tif") as tiff:
+        for z in range(3):
+            tiff.write(grey + z, description="" if z else described, metadata=None, contiguous=False)
+    image = read_image(tmp_path / "now.ome.tif")
+    assert (image.axes, image.axes_are_guessed) == ("ZYX", False)
+    assert image.known_sizes_um == {"Y": 0.5, "X": 0.5}
+    np.testing.assert_array_equal(image.data, [grey, grey + 1, grey + 2])
+
+
 @pytest.mark.parametrize("axes", ["PCYX", "MPYX"])
 def test_positions_and_tiles_are_images_of_their_own(tmp_path, grey, axes):
     data = np.stack([grey + n for n in range(6)]).reshape(3, 2, 40, 50)
@@ -550,6 +624,19 @@ def test_names_of_files(tmp_path, grey, name):
     assert read_image(tmp_path / name).name == name.removesuffix(".tif")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_is_refused(tmp_path, grey):
+    tifffile.imwrite(tmp_path / "a.tif", grey)
+    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/z\xe9lle.tif"))
+    try:
+        (tmp_path / "a.tif").rename(named)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 alone")
+    for read in (read_image, lambda path: list_images([path.parent])):
+        with pytest.raises(ReadError, match=r"must be UTF-8; got z\ufffdlle.*Rename it"):
+            read(named)
+
+
 def write_store(folder, data, multiscale, *, version=2, path="0", **attributes):
     group = zarr.open_group(folder, mode="a", zarr_format=version)
     group.create_array(path, data=data)
@@ -599,6 +686,48 @@ def test_scales_that_say_nothing_are_told(tmp_path, grey, axes, scale, sizes, to
     write_store(tmp_path / "a.zarr", grey, {"axes": axes, "datasets": own})
     image = read_image(tmp_path / "a.zarr")
     assert (image.known_sizes_um, next(iter(image.notices), None)) == (sizes, told)
+
+
+def test_a_store_without_a_scale_has_no_pixel_size(tmp_path, grey):
+    write_store(tmp_path / "a.zarr", grey, {"axes": space("yx")})
+    assert read_image(tmp_path / "a.zarr").known_sizes_um == {}
+
+
+@pytest.mark.parametrize("is_sequence", [False, True])
+def test_ome_zarr_06_names_axes_in_the_system_that_pixels_are_mapped_to(tmp_path, grey, is_sequence):
+    step = {"type": "scale", "scale": [1.0, 0.5, 0.25]}
+    if is_sequence:
+        moved = {"type": "translation", "translation": [0.0, 5.0, 5.0]}
+        step = {"type": "sequence", "transformations": [step, moved]}
+    step |= {"input": {"path": "0"}, "output": {"name": "own"}}
+    onward = {"type": "scale", "scale": [1, 7, 7], "input": {"name": "own"}, "output": {"name": "world"}}
+    axes = [{"name": "c", "type": "channel"}, *space("yx")]
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    group.create_array("0", data=np.stack([grey, grey]))
+    multiscale = {
+        "coordinateSystems": [{"name": "world", "axes": space("zyx")}, {"name": "own", "axes": axes}],
+        "coordinateTransformations": [onward],
+        "datasets": [{"path": "0", "coordinateTransformations": [step]}],
+    }
+    group.attrs["ome"] = {"version": "0.6", "multiscales": [multiscale]}
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.axes, image.known_sizes_um, image.notices) == ("CYX", {"Y": 0.5, "X": 0.25}, ())
+
+
+def test_a_second_image_of_one_group_is_told(tmp_path, grey):
+    group = write_store(tmp_path / "a.zarr", grey, {"axes": space("yx")})
+    group.attrs["multiscales"] = [group.attrs["multiscales"][0]] * 2
+    assert read_image(tmp_path / "a.zarr").notices == (
+        "a describes 2 images in one group; the first is read.",
+    )
+
+
+@pytest.mark.parametrize("multiscales", [["x"], 5, [{"axes": 5}], [{"datasets": []}], [{"datasets": [5]}]])
+def test_metadata_of_another_kind_is_told_in_words(tmp_path, grey, multiscales):
+    group = write_store(tmp_path / "a.zarr", grey, {})
+    group.attrs["multiscales"] = multiscales
+    with pytest.raises(ReadError, match=r"something else than OME-Zarr tells|without its part"):
+        read_image(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("n_images", [1, 3])

@@ -24,7 +24,7 @@ from tempfile import NamedTemporaryFile
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.core.tasks import stop_point
 
 Lock = BaseFileLock  # that acquire_lock gives
@@ -134,6 +134,14 @@ def plain_name(name: str) -> str:
     if not plain.strip("_"):
         raise WriteError(f"The name of an image must have letters or digits; got {name!r}. Name it.")
     return plain
+
+
+def refuse_no_text(name: str) -> None:
+    """Raise ReadError where the name of a file is no UTF-8: no table could hold it."""
+    content = os.fsencode(name)
+    shown = content.decode(errors="replace")
+    if shown.encode() != content:
+        raise ReadError(f"Names of files must be UTF-8; got {shown}. Rename it.")
 
 
 def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:

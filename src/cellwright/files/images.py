@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import CHANNEL, Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import vendor, zarr
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import atomic_write, refuse_no_text
 from cellwright.files.metadata import (
     COMPANION,
     ON_ITS_SIDE,
@@ -273,6 +273,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         yield from zarr.read_zarr(address, wanted)
         return
     path = Path(path)
+    refuse_no_text(path.name)
     if not os.path.exists(path):  # Path.exists raises where the system refuses the name
         raise ReadError(f"Expected an image at {path}; there is none. Check the path.")
     if path.is_dir():

@@ -131,7 +131,7 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         data = _with_one_end(data)
         shape = data.shape
     is_guessed = False
-    if not (len(axes) == len(shape) == len(set(axes)) and set(axes) <= set(AXES)):
+    if not (0 < len(axes) == len(shape) == len(set(axes)) and set(axes) <= set(AXES)):
         axes = guess_axes(shape, np.dtype(data.dtype))
         is_guessed = len(axes) > 2
     if is_guessed:

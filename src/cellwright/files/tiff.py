@@ -54,6 +54,7 @@ LAZY_BYTES = 1 << 28  # larger images stay on disk
 MOST_PART_BYTES = 1 << 26  # of a strip or tile that is unpacked anew wherever a part of it is looked at
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
+KINDS_OF_LIGHT = {*range(7), 8, 9, 34892}  # photometrics that are light, or become it; the last is raw
 SLIDES = ("svs", "qpi", "ndpi", "bif", "philips")  # what tifffile calls the files of slide scanners
 OF_SLIDES = ("thumbnail", "label", "macro", "map")  # pictures of the slide as a whole, beside its image
 TILES_OF_BIF = (
@@ -88,12 +89,23 @@ def read_tiff(path: Path, wanted: Wanted) -> Iterator[Image]:
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             told = metadata_of(tiff, index)
-            told = replace(
-                told, notices=[*left_out, *thumbnail, *told.notices, *_turned_apart(tiff, one, path)]
-            )
+            doubts = [*_no_light(one, path), *_turned_apart(tiff, one, path)]
+            told = replace(told, notices=[*left_out, *thumbnail, *told.notices, *doubts])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
+
+
+def _no_light(series: tifffile.TiffPageSeries, path: Path) -> list[str]:
+    """Return a notice where it is not known here how the pixels of a series become light."""
+    kind: Any = series.keyframe.photometric
+    is_other_way = kind in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB)
+    if kind in KINDS_OF_LIGHT and not (is_other_way and series.dtype.kind == "f"):
+        return []
+    return [
+        f"The pixels of {path.name} are {getattr(kind, 'name', kind)} of {series.dtype}, which is not turned "
+        "into light here; they are read as they are stored. Save it as grey or RGB."
+    ]
 
 
 def _turned_apart(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> list[str]:
@@ -128,11 +140,23 @@ def _opened(path: Path) -> tifffile.TiffFile:
             vars(tiff)["is_imagej"] = True
         if tiff.is_ome:
             vars(tiff)["is_shaped"] = False
-            elsewhere = ome_of(tiff.ome_metadata or "").find("{*}BinaryOnly")
+            ome = ome_of(tiff.ome_metadata or "")
+            elsewhere = ome.find("{*}BinaryOnly")
             if elsewhere is not None:
                 return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
+            names = list(files_of_set(ome))
+            if len(names) == 1 and names[0] == Path(names[0]).name and not (path.parent / names[0]).is_file():
+                return _renamed(ome, path)
         closing.pop_all()
     return tiff
+
+
+def _renamed(ome: ElementTree.Element, path: Path) -> tifffile.TiffFile:
+    """Return a TIFF that is not called as its OME-XML calls the one file of its planes."""
+    for planes in ome.findall(".//{*}TiffData"):
+        for place in planes.findall("{*}UUID"):
+            planes.remove(place)
+    return tifffile.TiffFile(path, omexml=ElementTree.tostring(ome, "unicode"), is_ome=True, is_shaped=False)
 
 
 def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
@@ -183,7 +207,8 @@ def _left_out(tiff: tifffile.TiffFile) -> list[str]:
         return told
     if not (tiff.is_ome or tiff.is_imagej):
         return []
-    n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
+    n_planes = len(tiff.pages)
+    n_named = sum(prod(one.shape) // max(1, prod(one.keyframe.shape)) for one in tiff.series)
     if is_split_off(tiff):
         n_stack = (tiff.imagej_metadata or {})["images"]
         return [f"{tiff.filename} holds one plane; its description is that of a stack of {n_stack}."]
@@ -307,7 +332,7 @@ def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
     if page.compression == OLD_JPEG and page.photometric == PHOTOMETRIC.YCBCR:
         return _pictures(path, series)
     try:
-        return series.asarray()
+        pixels = series.asarray()
     except RuntimeError as error:
         if "INSUFFICIENT_SPACE" not in str(error):
             raise
@@ -315,6 +340,9 @@ def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
             f"A strip or tile of {path} unpacks to more pixels than it has room for. Save it again with the "
             "program that wrote it, or with Fiji."
         ) from error
+    if pixels.shape != series.shape:  # with planes that the description does not name
+        pixels = pixels.ravel()[: prod(series.shape)].reshape(series.shape)
+    return pixels
 
 
 def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
@@ -428,13 +456,14 @@ def _as_light(
         colours = [_colours(*pair) for pair in zip(planes, palettes, strict=True)]
         return np.stack(colours).reshape(*data.shape, 3), axes + "S"
     is_mask = data.dtype.kind == "b" and tiff.is_shaped  # tifffile writes them so, and means it not
-    if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "bu" and not (tiff.imagej_metadata or is_mask):
-        if data.dtype.kind == "b":
+    if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "biu" and not (tiff.imagej_metadata or is_mask):
+        if data.dtype.kind in "bi":
             return ~data, axes
         return data.dtype.type(2**page.bitspersample - 1) - data, axes
     if kind == PHOTOMETRIC.SEPARATED and axes.endswith("S") and data.shape[-1] >= 4:
         return cmyk_to_rgb(data), axes
-    if kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB) and axes.endswith("S") and data.dtype == np.uint8:
+    is_lab = kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB) and axes.endswith("S")
+    if is_lab and data.dtype in (np.uint8, np.uint16):
         return _lab_to_rgb(data, is_icc=kind == PHOTOMETRIC.ICCLAB), axes
     return data, axes
 
@@ -487,15 +516,22 @@ def cmyk_to_rgb(inks: NDArray[Any]) -> NDArray[Any]:
     return rgb
 
 
-def _lab_to_rgb(data: NDArray[np.uint8], *, is_icc: bool) -> NDArray[np.uint8]:
+def _lab_to_rgb(data: NDArray[Any], *, is_icc: bool) -> NDArray[Any]:
+    """Return red, green and blue in the type of the samples, of 8 or 16 bits.
+
+    Source: TIFF 6.0, section 23, and Adobe's Photoshop TIFF Technical Notes of 2002 (ICCLab, 16 bits).
+    """
     from skimage.color import lab2rgb
 
-    lightness = data[..., :1].astype(np.float64) * (100 / 255)
-    hues = data[..., 1:3].astype(np.float64) - 128
-    if not is_icc:
-        hues = data[..., 1:3].view(np.int8).astype(np.float64)
+    most, per_step = np.iinfo(data.dtype).max, 256 ** (data.dtype.itemsize - 1)
+    if is_icc:
+        lightness = data[..., :1] * (100 / (255 * per_step))
+        hues = data[..., 1:3] / per_step - 128
+    else:
+        lightness = data[..., :1] * (100 / most)
+        hues = data[..., 1:3].view(f"i{data.dtype.itemsize}") / per_step
     rgb: NDArray[np.float64] = lab2rgb(np.concatenate([lightness, hues], axis=-1))
-    return np.rint(rgb * 255).astype(np.uint8)
+    return np.rint(rgb * most).astype(data.dtype)
 
 
 def _pictures(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:

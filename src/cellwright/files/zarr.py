@@ -1,4 +1,4 @@
-"""Zarr, plain and OME-Zarr 0.1 to 0.5, here or on a server, opened without reading their pixels.
+"""Zarr, plain and OME-Zarr 0.1 to 0.6, here or on a server, opened without reading their pixels.
 
 Source: https://ngff.openmicroscopy.org/specifications/ (images, plates and wells, labels) and the layout of
 bioformats2raw. What is read of the metadata is the same in all versions, so none is checked against a schema:
@@ -127,6 +127,8 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
 def _got(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"one without its part {error}"
+    if isinstance(error, (TypeError, IndexError, AttributeError)):
+        return f"one whose metadata has something else than OME-Zarr tells there ({error})"
     return str(error) or type(error).__name__
 
 
@@ -194,9 +196,14 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     first = scale["datasets"][0]
     array = _checked(group[first["path"]], source)
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
+    transformed = [first, scale]
+    if scale.get("coordinateSystems"):
+        named, transformed = _intrinsic_axes(scale, first), [first]
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
     axes = _letters([axis["name"] for axis in named])
-    sizes, notices, interval_s = _sizes(named, axes, [first, scale])
+    sizes, notices, interval_s = _sizes(named, axes, transformed)
+    if len(told["multiscales"]) > 1:
+        notices.append(f"{name} describes {len(told['multiscales'])} images in one group; the first is read.")
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
     known = ImageMetadata(
         sizes,
@@ -213,17 +220,29 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     return image
 
 
+def _intrinsic_axes(scale: Mapping[str, Any], first: Mapping[str, Any]) -> list[Any]:
+    """Return the axes that the pixels of a resolution are mapped to, of 0.6, which may map them further."""
+    output = first["coordinateTransformations"][0].get("output")
+    name = output.get("name") if isinstance(output, dict) else output
+    systems = {system["name"]: system["axes"] for system in scale["coordinateSystems"]}
+    axes: list[Any] = systems.get(name) or scale["coordinateSystems"][0]["axes"]
+    return axes
+
+
 def _sizes(
     named: Sequence[Mapping[str, Any]], axes: str, transformed: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, float], list[str], float]:
     """Return the micrometres per pixel, what to tell of scales that say nothing, the seconds per frame."""
-    factors = np.ones(len(named))
     steps = [step for one in transformed for step in one.get("coordinateTransformations", ())]
-    for scale in [step["scale"] for step in steps if step["type"] == "scale"]:
-        if len(scale) != len(named):
-            told = f"Its scale {scale} has not one number for each of its {len(named)} axes and is left out."
-            return {}, [told], 0.0
-        factors = factors * np.asarray(scale, float)
+    steps += [inner for step in steps for inner in step.get("transformations", ())]  # a sequence, since 0.6
+    scales = [step["scale"] for step in steps if step["type"] == "scale"]
+    unfit = [scale for scale in scales if len(scale) != len(named)]
+    if unfit:
+        told = f"Its scale {unfit[0]} has not one number for each of its {len(named)} axes and is left out."
+        return {}, [told], 0.0
+    if not scales:
+        return {}, [], 0.0
+    factors = np.prod(np.asarray(scales, float), axis=0)
     sizes, unknown, interval_s = {}, [], 0.0
     for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
         per_unit, size = um_per(str(axis.get("unit", ""))), magnitude(factor)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.files.atomic import as_stored, plain_name
+from cellwright.files.atomic import as_stored, plain_name, refuse_no_text
 from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
@@ -188,7 +188,11 @@ def proofread_labels(image: Path) -> Path | None:
 
 
 def short_name(name: str) -> str:
-    """Return a name whose every part a file system takes, told apart by a checksum where it is cut."""
+    """Return a name whose every part a file system takes, told apart by a checksum where it is cut.
+
+    ReadError where it is no text.
+    """
+    refuse_no_text(name)
     parts = []
     for part in name.split("/"):
         content = part.encode()
