@@ -21,11 +21,16 @@ MODULES = {
     "classify_active_layer": "plugin.commands",
     "get_image_reader": "plugin.image_reader",
     "get_cells_reader": "plugin.readers_writers",
+    **dict.fromkeys(
+        ("nuclei_2d", "tissue_rgb", "phase_2d", "nuclei_3d", "nuclei_time"), "plugin.image_reader"
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    is_writer = name.startswith("write_")
+    if not is_writer and name not in MODULES:
         raise AttributeError(f"{__name__} has no {name}.")
-    module = beside_window(import_module, f"cellwright.widgets.{MODULES[name]}", takes_input=False)
+    place = "plugin.readers_writers" if is_writer else MODULES[name]
+    module = beside_window(import_module, f"cellwright.widgets.{place}", takes_input=False)
     return getattr(module, name)
