@@ -76,6 +76,18 @@ def test_the_palette_of_imagej_is_for_show(tmp_path, grey):
     np.testing.assert_array_equal(image.data, grey)
 
 
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_look_up_tables_of_imagej_are_colours_of_channels(tmp_path, rng, n_channels):
+    data = rng.integers(0, 5000, (n_channels, 40, 50)).astype(np.uint16)
+    green, red = np.zeros((2, 3, 256), np.uint8)
+    green[1] = red[0] = np.arange(256)
+    options = {"axes": "CYX", "LUTs": [green, red][:n_channels]}
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata=options)
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.read(), data.squeeze())
+    assert image.channel_colors == ("#00ff00", "#ff0000") * (n_channels - 1)
+
+
 def test_pages_have_palettes_of_their_own(tmp_path):
     places = np.arange(1200, dtype=np.uint16).astype(np.uint8).reshape(30, 40)
     tables = np.random.default_rng(0).integers(0, 256, (2, 3, 256)).astype(np.uint16)

@@ -49,7 +49,7 @@ def correct(
     from cellwright.files.images import read_image
     from cellwright.inference.corrections import save_corrected
 
-    right = read_image(labels)
+    right = read_image(labels, are_labels=True)
     for notice in right.notices:
         echo_note(notice)
     row = run_with_bar(save_corrected(results, image, right.read(), on_notice=echo_note), image).row

@@ -48,7 +48,9 @@ TRANSPARENT = (
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
-def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = False) -> Image:
+def read_image(
+    path: Path | str, axes: str | None = None, *, has_levels: bool = False, are_labels: bool = False
+) -> Image:
     """Return the image in a file, a .zarr folder or a Zarr store on a server; the first of several.
 
     TIFF (OME, ImageJ, LSM, STK, plain), PNG, JPEG and other pictures, .npy, OME-Zarr; CZI, ND2, LIF, OIF and
@@ -57,12 +59,13 @@ def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = 
     disk until they are used.
 
     Given ``axes``, one letter of ``TCZYX`` for each dimension, override those of the file. With
-    ``has_levels`` the image has its smaller copies, too; then pyramids stay on disk.
+    ``has_levels`` the image has its smaller copies, too; then pyramids stay on disk. With ``are_labels`` a
+    palette of colours on black, or of ImageJ, shows labels, whose numbers are given.
 
     ReadError where the file is missing, damaged, cut short or no image, or a package is missing. AxesError
     where ``axes`` does not fit the image.
     """
-    image = next(read_images(path, axes, has_levels=has_levels))
+    image = next(read_images(path, axes, has_levels=has_levels, are_labels=are_labels))
     file = str(path).rstrip("/").rpartition("/")[2]
     if image.name not in (Path(file).stem, file):  # each of several has a name of its own
         told = f"{file} holds several images; this is the first, {image.name}."
@@ -70,14 +73,16 @@ def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = 
     return image
 
 
-def read_images(path: Path | str, axes: str | None = None, *, has_levels: bool = False) -> Iterator[Image]:
+def read_images(
+    path: Path | str, axes: str | None = None, *, has_levels: bool = False, are_labels: bool = False
+) -> Iterator[Image]:
     """Yield all images in a file or store: series, scenes, the fields of a plate; each when it is asked for.
 
     Parameters and errors are those of :func:`read_image`; with ``has_levels`` pyramids stay on disk and come
     with their smaller copies.
     """
     source = zarr.address_of(path) or str(path)
-    for image in _read(path, Wanted(has_levels=has_levels)):
+    for image in _read(path, Wanted(has_levels=has_levels, are_labels=are_labels)):
         named = with_axes(image, axes.upper()) if axes else image
         yield replace(named, source=source)
         source = ""
@@ -326,7 +331,7 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     elif not wanted.has_pixels:
         yield _described_picture(path, start)
     else:
-        yield _read_picture(path, start)
+        yield _read_picture(path, start, wanted)
 
 
 def _described_picture(path: Path, start: bytes) -> Image:
@@ -385,7 +390,7 @@ def _is_converted(picture: Any) -> bool:
     return picture.mode not in KEPT_MODES or _orientation(picture) != 1
 
 
-def _read_picture(path: Path, start: bytes) -> Image:
+def _read_picture(path: Path, start: bytes, wanted: Wanted) -> Image:
     """Return a picture, upright and without transparency."""
     from PIL import ImageOps
 
@@ -401,7 +406,8 @@ def _read_picture(path: Path, start: bytes) -> Image:
         is_converted = _is_converted(picture)
         if _orientation(picture) != 1:  # else it would be copied
             picture = ImageOps.exif_transpose(picture)
-        pixels = _light(picture)
+        shows_labels = wanted.are_labels and picture.mode == "P" and not np.any(picture.getpalette()[:3])
+        pixels = np.asarray(picture) if shows_labels and not _is_grey(picture) else _light(picture)
         image = _of_picture(path, pixels, is_seen_through=_is_seen_through(picture))
         return replace(image, is_converted=is_converted)
 

@@ -115,6 +115,7 @@ class Wanted:
 
     has_pixels: bool = True  # whether the pixels are needed; else they are 0
     has_levels: bool = False  # whether smaller copies are needed, on disk where there are such
+    are_labels: bool = False  # whether colours on black only show labels, whose numbers are wanted
 
 
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:

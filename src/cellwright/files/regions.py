@@ -222,7 +222,7 @@ def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> ArrayLike:
 
     With ``may_differ`` it may have other pixels of the same field, which are sampled.
     """
-    found = read_image(path)
+    found = read_image(path, are_labels=True)
     pixels = found.data
     if prod(found.shape) <= WINDOW_PIXELS or 1 in found.shape[:-2]:
         pixels = found.read()

@@ -307,7 +307,7 @@ def _pixels(
     tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted, copies: list[int]
 ) -> _SeriesPixels:
     series = tiff.series[index]
-    described = _described(tiff, index)
+    described = _described(tiff, index, wanted)
     n_bytes = prod(series.shape) * series.dtype.itemsize
     levels: tuple[ArrayLike, ...] = ()
     if wanted.has_levels and not described.is_converted and described.data.shape == series.shape:
@@ -320,7 +320,7 @@ def _pixels(
         lazy = _lazy(series, index, path)
         if lazy is not None:
             return _SeriesPixels(lazy, described.axes, levels=levels)
-    return _as_seen(_stored(series, path), tiff, index, path)._replace(levels=levels)
+    return _as_seen(_stored(series, path), tiff, index, path, wanted)._replace(levels=levels)
 
 
 def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
@@ -345,12 +345,12 @@ def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
     return pixels
 
 
-def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
+def _described(tiff: tifffile.TiffFile, index: int, wanted: Wanted) -> _SeriesPixels:
     """Return what becomes of a series, without its pixels: a stand-in of few pixels goes the same way."""
     series = tiff.series[index]
     lengths = dict(zip(series.axes, series.shape, strict=True))
     small = [STAND_IN.get(axis, n) for axis, n in zip(series.axes, series.shape, strict=True)]
-    seen = _as_seen(np.zeros(small, series.dtype), tiff, index, None)
+    seen = _as_seen(np.zeros(small, series.dtype), tiff, index, None, wanted)
     full = {STAND_IN[axis]: lengths[axis] for axis in STAND_IN if axis in lengths}
     shape = [full[n] if axis in STAND_IN else n for axis, n in zip(seen.axes, seen.data.shape, strict=True)]
     return seen._replace(data=blank(shape, seen.data.dtype))
@@ -399,7 +399,9 @@ def _levels(
     return tuple(TiffLevel(path, index, number) for number in range(1, len(series.levels)))
 
 
-def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None) -> _SeriesPixels:
+def _as_seen(
+    data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None, wanted: Wanted
+) -> _SeriesPixels:
     """Return the pixels of a series as light, upright, colours last; ``path`` is None where they are none."""
     series = tiff.series[index]
     page, axes, is_converted = series.keyframe, series.axes, False
@@ -415,7 +417,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
             data = data[..., :-1]
         if data.shape[-1] == 1:
             data, axes = data[..., 0], axes[:-1]
-    light, axes = _as_light(data, axes, tiff, series)
+    light, axes = _as_light(data, axes, tiff, series, are_labels=wanted.are_labels)
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
     if orientation is not None and not _ignores_turns(tiff) and "YX" in axes:
@@ -443,15 +445,21 @@ def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike 
 
 
 def _as_light(
-    data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+    data: NDArray[Any],
+    axes: str,
+    tiff: tifffile.TiffFile,
+    series: tifffile.TiffPageSeries,
+    *,
+    are_labels: bool,
 ) -> tuple[NDArray[Any], str]:
-    """Return pixels whose higher values are lighter, and their axes."""
+    """Return pixels whose higher values are lighter, or the labels that a palette shows, and their axes."""
     page = series.keyframe
     kind = page.photometric
     if kind == PHOTOMETRIC.PALETTE and page.colormap is not None and data.dtype.kind in "bu":
         palettes = _palettes(series, prod(data.shape[:-2]))
         if len(palettes) == 1:
-            return _looked_up(data, axes, palettes[0], is_imagej=bool(tiff.imagej_metadata))
+            is_imagej = bool(tiff.imagej_metadata)
+            return _looked_up(data, axes, palettes[0], is_imagej=is_imagej, are_labels=are_labels)
         planes = data.reshape(-1, *data.shape[-2:])
         colours = [_colours(*pair) for pair in zip(planes, palettes, strict=True)]
         return np.stack(colours).reshape(*data.shape, 3), axes + "S"
@@ -469,15 +477,22 @@ def _as_light(
 
 
 def _looked_up(
-    places: NDArray[Any], axes: str, colormap: NDArray[Any], *, is_imagej: bool
+    places: NDArray[Any], axes: str, colormap: NDArray[Any], *, is_imagej: bool, are_labels: bool
 ) -> tuple[NDArray[Any], str]:
-    """Return the colours of places in a palette (3, N), or the intensities where all are grey."""
+    """Return the colours of places in a palette (3, N), or the intensities where all are grey.
+
+    The places themselves are labels, and intensities of ImageJ.
+    """
     table = _bytes_of(colormap)
     brightness = table.astype(int).sum(axis=0)
-    if is_imagej and all(after >= before for before, after in pairwise(brightness.tolist())):
+    gets_lighter = all(after >= before for before, after in pairwise(brightness.tolist()))
+    if is_imagej and (are_labels or gets_lighter):
+        return places, axes
+    is_grey = (table == table[0]).all()
+    if are_labels and not is_grey and not table[:, 0].any():
         return places, axes
     colours = _colours(places, table)
-    if (table == table[0]).all():
+    if is_grey:
         return colours[..., 0], axes
     return colours, axes + "S"
 

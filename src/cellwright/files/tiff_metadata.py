@@ -41,7 +41,9 @@ def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
 
 def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tiff.imagej_metadata or {}
-    luts = [np.asarray(lut) for lut in told.get("LUTs") or []]
+    luts = np.asarray(told.get("LUTs", ()))
+    if luts.ndim == 2:  # of one channel, which tifffile gives without a list around it
+        luts = luts[np.newaxis]
     colors = [color_of(lut[:3, -1]) for lut in luts if lut.ndim == 2]
     interval_s = seconds_of(told.get("finterval"), str(told.get("tunit", "s")))
     sizes = _imagej_sizes(told, series.keyframe)

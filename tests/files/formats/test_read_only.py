@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
+from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.registry import FORMATS, READERS, recognise
+from cellwright.files.images import read_image
+from cellwright.files.regions import read_label_image
 
 
 def areas_of(found):
@@ -134,6 +138,57 @@ def test_label_images_of_any_kind(tmp_path, draw_marks):
     Picture.fromarray(np.zeros((37, 46, 3), np.uint8)).save(tmp_path / "rgb.png")
     with pytest.raises(ReadError, match="without colours"):
         recognise(tmp_path / "rgb.png").read(tmp_path / "rgb.png")
+
+
+def write_numbered(path, numbers, colours, *, of_imagej=False):
+    """Labels that a palette of (256, 3) colours shows."""
+    if path.suffix == ".tif":
+        told = {"description": "ImageJ=1.54f\nimages=1\n"} if of_imagej else {}
+        tifffile.imwrite(path, numbers, photometric="palette", colormap=colours.T.astype(np.uint16) * 257,
+                         metadata=None, **told)  # fmt: skip
+        return
+    picture = Picture.fromarray(numbers, "P")
+    picture.putpalette(colours.astype(np.uint8).ravel().tolist())
+    picture.save(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.tif", "imagej.tif", "white_imagej.tif"])
+def test_labels_that_a_palette_shows_are_its_places(tmp_path, draw_marks, rng, name):
+    marks = draw_marks()
+    colours = rng.integers(1, 256, (256, 3))
+    colours[0] = 255 * name.startswith("white")
+    write_numbered(tmp_path / name, marks.labels.astype(np.uint8), colours, of_imagej="imagej" in name)
+    (found,) = recognise(tmp_path / name).read(tmp_path / name, marks.image)
+    np.testing.assert_array_equal(found.labels, marks.labels)
+    np.testing.assert_array_equal(read_label_image(tmp_path / name, marks.image), marks.labels)
+    assert read_image(tmp_path / name).axes == "YXC"
+
+
+def test_masks_of_a_training_folder_may_be_shown_by_a_palette(tmp_path, draw_marks, rng):
+    marks = draw_marks()
+    colours = rng.integers(1, 256, (256, 3))
+    colours[0] = 0
+    for name in "abcde":
+        Picture.fromarray(marks.image.data).save(tmp_path / f"{name}.png")
+        write_numbered(tmp_path / f"{name}_mask.png", marks.labels.astype(np.uint8), colours)
+    for item in read_dataset(tmp_path).items:
+        np.testing.assert_array_equal(item.read()[1], marks.labels)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_palettes_of_greys_are_intensities_of_masks_and_others_no_labels(tmp_path, ending):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[5:20, 5:20] = 1
+    colours = np.zeros((256, 3), int)
+    colours[:2] = [[255] * 3, [0] * 3]  # white comes first: it is the cells that are black
+    write_numbered(tmp_path / f"grey.{ending}", mask, colours)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / f"grey.{ending}", are_labels=True).data, 255 * (1 - mask)
+    )
+    colours[1] = [255, 0, 0]
+    write_numbered(tmp_path / f"white.{ending}", mask, colours)
+    with pytest.raises(ReadError, match="without colours"):
+        recognise(tmp_path / f"white.{ending}").read(tmp_path / f"white.{ending}")
 
 
 @pytest.mark.parametrize("name", ["pascal-voc", "cvat", "trackmate"])

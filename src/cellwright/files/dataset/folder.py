@@ -95,7 +95,7 @@ class Item:
                 "with masks, or a family that needs none (centroid, query or density)."
             )
         image = self.image()
-        labels = read_image(self.truth_path).read()
+        labels = read_image(self.truth_path, are_labels=True).read()
         expected = image.label_shape
         if labels.shape != expected:
             raise ReadError(

@@ -32,7 +32,7 @@ OWN_ENDINGS = ("_cp_masks", "_Object Identities", ".labels", "_labels", "_masks"
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the labels of an image file, numbered without gaps, or the overlay that ImageJ drew on it."""
-    found = read_image(path)
+    found = read_image(path, are_labels=True)
     rois = rois_in_tiff(path) if path.suffix.lower() in TIFFS else []
     if rois:
         plain = replace(found, data=blank(found.shape, np.uint8))

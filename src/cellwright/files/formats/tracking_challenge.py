@@ -83,7 +83,7 @@ def _stack(folder: Path, start: str) -> NDArray[np.integer]:
         )
     frames: list[NDArray[np.integer]] = []
     for number in range(len(files)):
-        frame = read_image(files[number]).read()
+        frame = read_image(files[number], are_labels=True).read()
         if frame.dtype.kind not in "iu" or frame.ndim not in (2, 3) or frame.min(initial=0) < 0:
             raise ReadError(
                 f"{files[number]} must hold labels of 2 or 3 axes; got {frame.dtype} in {frame.shape}."
