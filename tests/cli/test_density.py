@@ -58,7 +58,7 @@ def test_a_density_has_a_report_and_no_tables_of_cells(
     assert code == 0, err
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "redder where cells are denser" in text
-    assert "cellwright count" in text
+    assert "<h2>The same from the command line</h2><pre>cellwright count" in text  # as from the viewer
     code, _, err = cli(*asked, "--xlsx")
     assert code == 1
     assert "A density has no single cells to measure, filter or tabulate." in err

@@ -31,7 +31,7 @@ from cellwright.files.tables import (
     write_xlsx,
 )
 from cellwright.files.zarr import open_array, small_level
-from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
+from cellwright.inference.recipe import Recipe, read_inputs, texts_to_repeat
 from cellwright.inference.settings import LARGE_PIXELS, StreamSettings
 from cellwright.models import store
 from cellwright.models.fit import DIGITS, expectation
@@ -366,8 +366,7 @@ def recipe_texts(recipe: Recipe, image: Image) -> dict[str, str]:
     """Return the texts that repeat the result of an image; none where it has no file of its own."""
     if not image.source:
         return {}
-    recipe = replace(recipe, image=image.source)
-    return {"Command line": as_command(recipe), "Python": as_python(recipe)}
+    return texts_to_repeat(lambda: replace(recipe, image=image.source))
 
 
 def tables_of(analysis: Analysis) -> dict[str, Any]:

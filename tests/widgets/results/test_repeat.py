@@ -30,6 +30,8 @@ from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.followers import follow
+from cellwright.widgets.shared.cells.image_pixels import OTHER_THAN_FILE
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 SAMPLE = Path(cellwright.__file__).parents[2] / "sample_data" / "nuclei_2d.tif"
@@ -104,6 +106,42 @@ def test_copied_python_gives_the_same_cells(counted_panel: ResultsWidget) -> Non
             analysis.table["positive_ch0"].to_numpy() == model.kept_table["positive_ch0"].to_numpy()
         ).all()
         model.set_conditions("")
+
+
+@pytest.mark.parametrize("how", ["not at all", "in place", "with a refresh", "by other data"])
+def test_what_is_copied_tells_that_the_file_has_other_pixels(
+    counted_panel: ResultsWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    read: Callable[[ResultsWidget], None],
+    tmp_path: Path,
+    how: str,
+) -> None:
+    """Whether napari was told of them or not; the command and the script would count those of the file."""
+    layer, view, export = viewer.layers["nuclei"], counted_panel.view, counted_panel.export
+    pixels = layer.data.copy() if how == "by other data" else layer.data
+    if how != "not at all":
+        pixels[:9, :9] += 1
+    if how == "by other data":
+        layer.data = pixels
+    if how == "with a refresh":
+        layer.refresh()
+    qtbot.waitUntil(lambda: not follow(viewer).is_busy, timeout=30_000)
+    read(counted_panel)
+    for button, beginning in ((view.copy_python, "import"), (view.copy_command, "cellwright count")):
+        button.click()
+        qtbot.waitUntil(lambda: export.looking is None, timeout=30_000)
+        text = QApplication.clipboard().text()
+        comment, _, rest = text.rpartition(f"{OTHER_THAN_FILE}\n")
+        assert rest.startswith(beginning)
+        assert comment == ("" if how == "not at all" else "# ")
+        assert (OTHER_THAN_FILE in view.message.text()) == (how != "not at all")
+    if how == "in place":  # nothing is saved then
+        return
+    export.save_report(tmp_path / "report.html")
+    qtbot.waitUntil(lambda: export.saving is None, timeout=30_000)
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (OTHER_THAN_FILE in report) == (how != "not at all")
 
 
 SEEDS = int(os.environ.get("CELLWRIGHT_SEEDS", "4"))

@@ -20,7 +20,11 @@ from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel, CountOutcome
 from cellwright.widgets.count.shown import EditedCells
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.image_pixels import have_changed
+from cellwright.widgets.shared.cells.image_pixels import (
+    OTHER_THAN_FILE,
+    differs_from_file,
+    have_changed,
+)
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.jobs import Job
@@ -94,7 +98,10 @@ def _write_report(path: Path, counted: CountOutcome) -> None:
 
     if have_changed([(source.layer_data, source.pixels)]):
         result = replace(result, notices=(*result.notices, OTHER_PIXELS))
-    write_density_report(path, image, result, texts_to_repeat(recipe))
+    texts = texts_to_repeat(recipe)
+    if texts and differs_from_file(image):
+        texts["Other pixels"] = OTHER_THAN_FILE
+    write_density_report(path, image, result, texts)
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:

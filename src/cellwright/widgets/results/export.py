@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.tasks import beside
+from cellwright.core.tasks import beside, once
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
@@ -36,7 +36,11 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.page_tools import CountsTool
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
-from cellwright.widgets.shared.cells.image_pixels import have_changed
+from cellwright.widgets.shared.cells.image_pixels import (
+    OTHER_THAN_FILE,
+    differs_from_file,
+    have_changed,
+)
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.shared.cells.snapshot import (
     image_layer_under,
@@ -46,6 +50,7 @@ from cellwright.widgets.shared.cells.snapshot import (
 )
 from cellwright.widgets.shared.coordinates import FILE_PART
 from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
@@ -77,6 +82,7 @@ class ResultsExport(QObject):
         self._counts, self._plots, self._measurer = counts, plots, measurer
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         self.saving: Path | None = None  # what is being written
+        self.looking: Job | None = None  # into files
         self._is_written = False
         view.job_bar.cancelled.connect(self._on_cancelled)
         view.job_bar.finished.connect(self._on_finished)
@@ -205,12 +211,31 @@ class ResultsExport(QObject):
             text, clipboard = as_text(self.recipe()), QApplication.clipboard()
             if clipboard is not None:
                 clipboard.setText(text)
+            self._look_into_files(text)
             by_hand = self.unrepeatable
             note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
             n_images = len(describe_images(self._image().source))
             if as_text is as_command and n_images > 1:
                 note += f" The file holds {n_images} images; the command counts all."
             self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
+
+    def _look_into_files(self, text: str) -> None:
+        """Look, beside the viewer, whether a text that was copied counts other pixels; it says so then."""
+        images = self._measurer.images_now()
+
+        def tell(differ: bool) -> None:  # noqa: FBT001 - what the job returns
+            clipboard = QApplication.clipboard()
+            if differ and clipboard is not None and clipboard.text() == text:
+                clipboard.setText(f"# {OTHER_THAN_FILE}\n{text}")
+                told = f"{self._view.message.text()} {OTHER_THAN_FILE}"
+                self._view.message.tell(told, is_warning=True)
+
+        task = once("files", lambda: any(map(differs_from_file, images)))
+        fail = self._view.message.fail
+        self.looking = Job(task, self).start(returned=tell, failed=fail, finished=self._on_looked)
+
+    def _on_looked(self) -> None:
+        self.looking = None
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""
@@ -263,11 +288,13 @@ class ResultsExport(QObject):
         viewer, (pictures, legends) = self._plots.link.viewer, self._plots.pictures()
         others = [one for one in session_layers(viewer) if one is not self._plots.link.layer]
         snapshots = [snapshot_of(one, image_layer_under(viewer, one)) for one in others]
-        totals = session_table(viewer)
+        totals, images = session_table(viewer), self._measurer.images_now()
 
         def write() -> None:
             from cellwright.files.report import ReportExtras, write_report
 
+            if recipes and any(map(differs_from_file, images)):
+                recipes["Other pixels"] = OTHER_THAN_FILE
             found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
             write_report(
                 path, image, analysis, recipes, ReportExtras(pictures, totals, found, legends=legends)

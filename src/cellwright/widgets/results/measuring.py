@@ -10,6 +10,7 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
+from cellwright.core.data import Image
 from cellwright.core.tasks import detached
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
@@ -18,6 +19,7 @@ from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import mark_of
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import channels_beside, snapshot_of
+from cellwright.widgets.shared.coordinates import image_in
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
@@ -98,15 +100,22 @@ class Measurer(QObject):
 
     def read_anew(self) -> None:
         """Measure all cells, whatever is known of them: pixels may have changed without a word."""
-        for one in filter(mark_of, filter(None, (self._link.image_layer, *self._further_images))):
+        for one in filter(mark_of, self._image_layers):
             self.pixels.look_at(one)
         self._is_anew = True
         self.read()
 
     def pixels_now(self) -> list[tuple[Any, int | None]]:
         """Return the pixels that are measured, each with the mark of those that were looked at last."""
-        images = filter(None, (self._link.image_layer, *self._further_images))
-        return [(one.data, mark_of(one)) for one in images]
+        return [(one.data, mark_of(one)) for one in self._image_layers]
+
+    def images_now(self) -> list[Image]:
+        """Return the images that are measured, with the pixels that their layers have now."""
+        return [image_in(one) for one in self._image_layers]
+
+    @property
+    def _image_layers(self) -> list[ImageLayer]:
+        return [*filter(None, (self._link.image_layer, *self._further_images))]
 
     def begin(self) -> None:
         """Measure what was chosen while the panel was being built, and from now on at once."""

@@ -9,15 +9,23 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 import numpy as np
-from napari.layers import Image, Layer
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
+from cellwright.core.data import CHANNEL, Image
+from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import once
+from cellwright.files.images import read_images
 from cellwright.widgets.shared.edited_layers import checksum
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight
 
 READ_MS = 250
+OTHER_THAN_FILE = (
+    "The image in the viewer has other pixels than its file, whose are counted by this. Save the image, and "
+    "count that."
+)
 PIXELS = "pixels"  # key in the metadata of layers of cells: mark of the pixels they were counted in
 
 _marks: WeakKeyDictionary[Layer, int] = WeakKeyDictionary()
@@ -48,6 +56,28 @@ def have_changed(images: Iterable[tuple[Any, int | None]]) -> bool:
     return any(mark is not None and mark_of_pixels(data) != mark for data, mark in images)
 
 
+def differs_from_file(image: Image) -> bool:
+    """Return whether an image in memory has other pixels than its file; slow.
+
+    What the file has in other axes cannot be compared, and is not said to differ.
+    """
+    data = image.data
+    if not image.source or not isinstance(data, np.ndarray) or isinstance(data, np.memmap):
+        return False
+    try:
+        file = next(iter(read_images(image.source)))
+        pixels = file.read()
+    except (CellwrightError, StopIteration):  # whoever counts the file is told
+        return False
+    parts = [pixels]
+    if CHANNEL in file.axes:
+        at = file.axes.index(CHANNEL)
+        parts += [np.moveaxis(pixels, at, -1), *np.moveaxis(pixels, at, 0)]
+    alike = [np.squeeze(one) for one in parts if np.squeeze(one).shape == np.squeeze(data).shape]
+    is_same = (np.array_equal(one, np.squeeze(data), equal_nan=True) for one in alike)
+    return bool(alike) and not any(is_same)
+
+
 class ImagePixels(QObject):
     """Watches images of a viewer, and tells when one has other pixels than before."""
 
@@ -66,14 +96,14 @@ class ImagePixels(QObject):
         """Whether an image is being looked at, or is to be."""
         return self._job is not None or bool(self._stale)
 
-    def watch(self, layer: Image) -> None:
+    def watch(self, layer: ImageLayer) -> None:
         """Look at an image whenever it may have other pixels. Cheap to repeat."""
         if layer not in self._steps:
             self._steps[layer] = slice_in_sight(self._viewer())
             layer.events.data.connect(self._on_changed)
             layer.events.set_data.connect(self._on_changed)
 
-    def note(self, layer: Image, mark: int | None) -> None:
+    def note(self, layer: ImageLayer, mark: int | None) -> None:
         """Take the mark of what was counted just now, and look whether the image still has these pixels."""
         if mark is not None:
             _marks[layer] = mark
