@@ -24,9 +24,9 @@ from cellwright.files.formats.image_annotation import (
     chosen,
     with_classes,
 )
-from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
 from cellwright.files.json_value import JsonValue
 from cellwright.files.memory import free_memory
+from cellwright.ops.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
 
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse

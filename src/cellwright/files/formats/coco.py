@@ -25,8 +25,8 @@ from cellwright.files.formats.image_annotation import (
     is_other,
     planes_and_classes,
 )
-from cellwright.files.formats.outlines import MaskPart, Ring, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.outlines import MaskPart, Ring, cells_of, polygons
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:

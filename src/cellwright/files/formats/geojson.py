@@ -19,8 +19,8 @@ from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, points_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
-from cellwright.files.formats.outlines import Ring, area, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.outlines import Ring, area, cells_of, polygons
 
 NUMBER = "cell"  # key in the metadata of a feature
 DETECTIONS = ("detection", "cell")  # object types of QuPath that are cells, where others are regions

@@ -28,9 +28,9 @@ from cellwright.files.formats.assembly import (
     points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
-from cellwright.files.formats.outlines import cells_of, polygons
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
+from cellwright.ops.outlines import cells_of, polygons
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$", re.DOTALL)
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}

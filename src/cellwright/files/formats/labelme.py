@@ -38,9 +38,9 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     only_one,
 )
-from cellwright.files.formats.outlines import MaskPart, cells_of, polygons
 from cellwright.files.images import as_bytes
 from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.outlines import MaskPart, cells_of, polygons
 
 VERSION = "5.8.3"
 

@@ -33,8 +33,8 @@ from cellwright.files.formats.image_annotation import (
     chosen,
     is_other,
 )
-from cellwright.files.formats.outlines import MaskPart
 from cellwright.files.json_value import JsonValue, read_xml
+from cellwright.ops.outlines import MaskPart
 
 LISTS = {
     "object",

@@ -30,9 +30,9 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     planes_and_classes,
 )
-from cellwright.files.formats.outlines import as_one_ring, cells_of, polygons
 from cellwright.files.images import as_bytes, read_image
 from cellwright.files.json_value import JsonValue, read_lines, read_text
+from cellwright.ops.outlines import as_one_ring, cells_of, polygons
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CONFIG = "data.yaml"

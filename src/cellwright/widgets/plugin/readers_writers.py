@@ -18,9 +18,9 @@ from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered
-from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
+from cellwright.ops.outlines import MaskPart, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.coordinates import UNNAMED

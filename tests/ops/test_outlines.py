@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellwright.files.formats.outlines import area, as_one_ring, crosses_itself, filled, polygons
+from cellwright.ops.outlines import area, as_one_ring, crosses_itself, filled, polygons
 
 
 def draw(rings, shape=(24, 24)):
