@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -28,7 +29,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import StreamSettings
 from cellwright.inference.streaming import cluster, plan
 from cellwright.inference.streaming import run as streaming
-from cellwright.inference.streaming.plan import StreamFiles, StreamJob
+from cellwright.inference.streaming.plan import Kept, StreamFiles, StreamJob
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
 
@@ -119,6 +120,8 @@ class Attempts:
             try:
                 count_noting(self.job, self.log)
                 os._exit(0)
+            except Exception:  # noqa: BLE001 - a child that ends so tells nothing by itself
+                traceback.print_exc()
             finally:
                 os._exit(1)
         status = self._ended(child, phases, seconds)
@@ -154,9 +157,9 @@ def count_noting(job: StreamJob, log: Path) -> None:
         def note(*words: Any) -> None:
             print(json.dumps([time.monotonic(), *words]), file=lines)
 
-        def noted(do: Callable[..., Any], table: Callable[..., Path]) -> Callable[..., Any]:
+        def noted(do: Callable[..., Any], kept: Kept) -> Callable[..., Any]:
             def noting(job: StreamJob, made: Any, block: Any, *rest: Any) -> Any:
-                note("begin", str(table(job.files, block).relative_to(output)))
+                note("begin", str(job.files.of(kept, block).relative_to(output)))
                 return do(job, made, block, *rest)
 
             return noting
@@ -167,9 +170,9 @@ def count_noting(job: StreamJob, log: Path) -> None:
                 os._exit(1)
 
         output = job.output
-        cluster.count_block = noted(cluster.count_block, StreamFiles.part)
-        streaming.link_block = noted(streaming.link_block, StreamFiles.part)
-        streaming.measure_block = noted(streaming.measure_block, StreamFiles.measured)
+        cluster.count_block = noted(cluster.count_block, Kept.CELLS)
+        streaming.link_block = noted(streaming.link_block, Kept.CELLS)
+        streaming.measure_block = noted(streaming.measure_block, Kept.MEASURED)
         run(streaming.count_streamed(job), on_progress)
         note("end")
 
