@@ -234,7 +234,7 @@ def test_masks_without_a_pixel_are_refused(tmp_path, monkeypatch):
     (tmp_path / "res_track.txt").write_text("1 0 0 0\n")
     (tmp_path / "mask000.tif").write_bytes(b"x")
     empty = Image(np.zeros((0, 8), np.uint16), "YX")
-    monkeypatch.setattr(tracking_challenge, "read_image", lambda path: empty)
+    monkeypatch.setattr(tracking_challenge, "read_image", lambda path, are_labels: empty)
     with pytest.raises(ReadError):
         tracking_challenge.read(tmp_path)
 

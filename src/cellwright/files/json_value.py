@@ -1,7 +1,9 @@
 """A value in a file, which knows where it stands: what is wrong with it names file and field."""
 
+import codecs
 import json
 import math
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from xml.etree import ElementTree
 
 MOST_BYTES = 1 << 30  # of a text file
+ENCODINGS = rb"iso-8859-\d+|windows-\d+|cp\d+|gb\w+|big5|shift_jis|euc-\w+|koi8-\w|us-ascii"
+XML_ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"'](" + ENCODINGS + rb")[\"']", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +176,19 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ReadError(f"{path} must be smaller than {MOST_BYTES >> 20} MiB. Split it.")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        text = content.decode(_encoding_of(content))
+    except (OSError, LookupError, UnicodeError) as error:
         raise ReadError(f"Expected a readable text file at {path}; got: {error}. Check the path.") from error
     return text
+
+
+def _encoding_of(content: bytes) -> str:
+    """Return what a text is written in, as its first bytes or its XML declaration say; else UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    declared = XML_ENCODING.match(content)
+    return declared[1].decode("ascii") if declared else "utf-8-sig"
 
 
 def read_lines(path: Path) -> list[JsonValue]:

@@ -1,5 +1,8 @@
 """Annotations as programs write them beside what their format says."""
 
+import base64
+import csv
+import io
 import json
 from typing import Any, NamedTuple
 
@@ -7,6 +10,8 @@ import numpy as np
 import pytest
 import roifile
 import tifffile
+from PIL import Image as Picture
+from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
@@ -174,3 +179,161 @@ def test_the_overlay_that_imagej_keeps_is_read(tmp_path, n_rois):
     tifffile.imwrite(tmp_path / "a.tif", np.full((40, 50), 7, np.uint16), imagej=True, metadata=overlay)
     (found,) = recognise(tmp_path / "a.tif").read(tmp_path / "a.tif")
     assert np.bincount(found.labels.ravel()).tolist() == [0, 2000]
+
+
+VOC = (
+    "<annotation><filename>{name}</filename>{size}<object><name>{label}</name><bndbox><xmin>3</xmin>"
+    "<ymin>4</ymin><xmax>12</xmax><ymax>13</ymax></bndbox></object></annotation>"
+)
+CVAT_BOX = '<box label="{}" xtl="2" ytl="3" xbr="12" ybr="13"/>'
+UNSIZED = {
+    "none.xml": VOC.format(name="a.png", size="", label="x"),
+    "zero.xml": VOC.format(name="a.png", size="<size><width>0</width><height>0</height></size>", label="x"),
+    "cvat.xml": cvat(CVAT_BOX.format("x")).replace(' width="50" height="40"', ""),
+    "coco.json": {**coco([FLAT]), "images": [{"id": 1, "file_name": "a.png"}]},
+    "zero.json": {**coco([FLAT]), "images": [{"id": 1, "file_name": "a.png", "height": 0, "width": 0}]},
+    "labelme.json": labelme({}, imageHeight=0, imageWidth=0),
+    "via.json": via({"kind": "x"}),
+    "a.geojson": polygon(SQUARE),
+}
+
+
+@pytest.mark.parametrize("name", UNSIZED)
+def test_the_size_of_an_image_that_is_not_told_is_that_of_the_image_or_a_guess_that_is_told(tmp_path, name):
+    path, content = tmp_path / name, UNSIZED[name]
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a")
+    (found,) = recognise(path).read(path, image)
+    assert (found.shape, len(found), found.notices) == ((40, 50), 1, ())
+    (found,) = recognise(path).read(path)
+    assert (found.shape, len(found)) == (tuple(np.ceil(found.with_boxes().boxes[0, 1]).astype(int)), 1)
+    (told,) = found.notices
+    assert f"{name} does not tell the size of its image: {found.shape}" in told
+
+
+@pytest.mark.parametrize("name", [name for name in UNSIZED if name != "a.geojson"])
+def test_a_volume_is_not_the_image_of_a_plane(tmp_path, name):
+    path, content = tmp_path / name, UNSIZED[name]
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    volume = Image(np.zeros((3, 40, 50), np.uint8), "ZYX", (), "a")
+    with pytest.raises(ReadError, match="must have the axes YX; 'a' has ZYX"):
+        recognise(path).read(path, volume)
+
+
+def test_run_lengths_need_the_size_of_their_image(tmp_path):
+    content = coco(RUNS)
+    content["annotations"].append({**content["annotations"][0], "segmentation": [FLAT]})
+    del content["images"][0]["height"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = recognise(tmp_path / "a.json").read(tmp_path / "a.json")
+    assert len(found) == 1
+    assert "1 made no sense" in found.notices[0]
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a")
+    (found,) = recognise(tmp_path / "a.json").read(tmp_path / "a.json", image)
+    assert np.bincount(found.labels.ravel())[1:].tolist() == [100]
+    assert "1 cover no pixel" in found.notices[0]
+
+
+@pytest.mark.parametrize("text", ["01", "1", "1e3", "nan", "1.50", "0x1"])
+def test_names_that_are_numbers_stay_as_they_are_written(tmp_path, text):
+    size = "<size><width>50</width><height>40</height></size>"
+    contents = (VOC.format(name=text, size=size, label=text), cvat(CVAT_BOX.format(text)))
+    for name, content in zip(("voc.xml", "cvat.xml"), contents, strict=True):
+        (tmp_path / name).write_text(content)
+        (found,) = recognise(tmp_path / name).read(tmp_path / name)
+        assert (found.class_names, found.boxes.tolist()) == ((text,), [BOX])
+    (found,) = recognise(tmp_path / "voc.xml").read(tmp_path / "voc.xml")
+    assert found.name == text.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "label"), [("utf-16", "é细"), ("iso-8859-1", "né"), ("GB2312", "细胞"), ("utf-8-sig", "é")]
+)
+def test_texts_are_read_as_they_say_they_are_written(tmp_path, encoding, label):
+    declared = encoding.removesuffix("-sig")
+    text = f'<?xml version="1.0" encoding="{declared}"?>{cvat(CVAT_BOX.format(label))}'
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    (found,) = recognise(tmp_path / "a.xml").read(tmp_path / "a.xml")
+    assert found.class_names == (label,)
+
+
+def test_json_of_16_bits_is_read_and_codecs_that_are_none_of_texts_are_refused(tmp_path):
+    text = json.dumps(labelme({"label": "é"}), ensure_ascii=False)
+    (tmp_path / "a.json").write_bytes(text.encode("utf-16"))
+    assert recognise(tmp_path / "a.json").read(tmp_path / "a.json")[0].class_names == ("é",)
+    for codec in ("zlib", "punycode", "unicode_escape", "idna"):
+        text = f'<?xml version="1.0" encoding="{codec}"?>{cvat(CVAT_BOX.format("é"))}'
+        (tmp_path / "a.xml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ReadError, match="readable text file"):
+            recognise(tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize("picture", ["AAAA", "####", None])
+def test_a_picture_in_labelme_that_is_damaged_costs_no_cell(tmp_path, rng, picture):
+    file = io.BytesIO()
+    Picture.fromarray(rng.integers(0, 256, (40, 50)).astype(np.uint8)).save(file, "PNG")
+    if picture is None:
+        picture = base64.b64encode(file.getvalue()[:900]).decode()
+    (tmp_path / "a.json").write_text(json.dumps(labelme({}, imageData=picture)))
+    (found,) = recognise(tmp_path / "a.json").read(tmp_path / "a.json")
+    assert (found.shape, len(found), found.image) == ((40, 50), 1, None)
+    assert "The picture in the file was left out: imageData" in found.notices[0]
+
+
+def test_a_picture_in_labelme_tells_its_size_itself(tmp_path):
+    file = io.BytesIO()
+    Picture.fromarray(np.zeros((38, 50), np.uint8)).save(file, "PNG")
+    own = {"imageData": base64.b64encode(file.getvalue()).decode()}
+    (tmp_path / "a.json").write_text(json.dumps(labelme({}, **own)))
+    (found,) = recognise(tmp_path / "a.json").read(tmp_path / "a.json")
+    assert (found.shape, found.image.shape) == ((38, 50), (38, 50))
+    assert found.notices == ("The picture in a.json has (38, 50) pixels, not (40, 50) as told there.",)
+
+
+@pytest.mark.parametrize("mark", ["#", ""])
+def test_tables_of_via_are_read(tmp_path, mark):
+    xs, ys = zip(*SQUARE, strict=True)
+    shapes = [
+        {"name": "polygon", "all_points_x": xs, "all_points_y": ys},
+        {"name": "rect", "x": 20, "y": 20, "width": 10, "height": 5},
+        {"name": "polyline", "all_points_x": [1, 2], "all_points_y": [1, 2]},
+    ]
+    with (tmp_path / "via.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([f"{mark}filename", "file_size", "file_attributes", "region_count", "region_id",
+                        "region_shape_attributes", "region_attributes"])  # fmt: skip
+        for number, shape in enumerate(shapes):
+            table.writerow(["a.png", 9, "{}", 3, number, json.dumps(shape), json.dumps({"kind": "x"})])
+        table.writerow(["b.png", 9, "{}", 0, 0, "{}", "{}"])
+        table.writerow(["a.png", 9, "{}", 3, 3, "{broken", "{}"])
+    assert recognise(tmp_path / "via.csv").name == "via"
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a")
+    (found,) = recognise(tmp_path / "via.csv").read(tmp_path / "via.csv", image)
+    assert np.bincount(found.labels.ravel())[1:].tolist() == [100, 50]
+    assert found.class_names == ("x",)
+    assert "1 are of the type polyline" in found.notices[0]
+    assert "1 made no sense" in found.notices[0]
+    both = recognise(tmp_path / "via.csv").read(tmp_path / "via.csv")
+    assert [(one.name, len(one)) for one in both] == [("a", 2), ("b", 0)]
+
+
+def test_outlines_of_cellpose_are_the_pixels_along_the_edge(tmp_path):
+    labels = np.zeros((40, 50), np.int32)
+    y, x = np.mgrid[:40, :50]
+    for number, (row, column, radius) in enumerate([(10, 10, 7), (25, 30, 4), (30, 10, 0)], 1):
+        labels[(y - row) ** 2 + (x - column) ** 2 <= radius**2] = number
+    lines = []
+    for number in range(1, 4):
+        cell = labels == number
+        edge = np.argwhere(cell & ~ndimage.binary_erosion(cell))
+        from_middle = edge - edge.mean(axis=0)
+        around = edge[np.argsort(np.arctan2(*from_middle.T))]
+        lines.append(",".join(str(n) for n in around[:, ::-1].ravel()))
+    path = tmp_path / "a_cp_outlines.txt"
+    path.write_text("\n\n".join([*lines, "1,2,3", "a,b", "-9,-9,99999999,99999999"]))
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a")
+    (found,) = recognise(path).read(path, image)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert "Of 6 objects" in found.notices[0]
+    assert "3 made no sense" in found.notices[0]
+    assert recognise(path).read(path)[0].name == "a"

@@ -256,7 +256,11 @@ def test_cells_of_every_version_of_qupath(tmp_path, version, is_collection):
     told = (
         "2 have a nucleus of their own, which was left out; 1 are regions around detections and were left out"
     )
-    assert found.notices == (f"Of 4 objects in a.geojson {told}.",)
+    guess = "(40, 50) is the least that holds its cells. Name the image to have its own."
+    assert found.notices == (
+        f"Of 4 objects in a.geojson {told}.",
+        f"a.geojson does not tell the size of its image: {guess}",
+    )
 
 
 def test_a_region_of_qupath_around_its_detections_is_no_cell(tmp_path):

@@ -73,6 +73,7 @@ class ReadingNotes:
     faults: list[ReadError] = field(default_factory=list)
     image: Image | None = None
     n_filled_px: int = 0
+    least_shape: tuple[int, ...] = ()  # of the image, where nothing tells its size
 
     def read(
         self, rows: Iterable[JsonValue], read_object: Callable[[JsonValue], FileObject | None]
@@ -111,14 +112,18 @@ class ReadingNotes:
             self.counts[what] += n
 
     def notices(self) -> tuple[str, ...]:
-        """Return all of it as one sentence, or nothing."""
+        """Return all of it as one sentence, or nothing; another where the size of the image is a guess."""
+        guessed = (
+            f"{self.path.name} does not tell the size of its image: {self.least_shape} is the least that "
+            "holds its cells. Name the image to have its own.",
+        ) * bool(self.least_shape)
         told = [f"{n} {what}" for what, n in self.counts.items()]
         if self.faults:
             told.append(f"{len(self.faults)} made no sense and were left out, first: {self.faults[0]}")
         if not told:
-            return ()
+            return guessed
         text = "; ".join(told).removesuffix(".")
-        return (f"Of {self.n_objects} objects in {self.path.name} {text}.",)
+        return (f"Of {self.n_objects} objects in {self.path.name} {text}.", *guessed)
 
 
 def makes_sense(places: NDArray[np.float64]) -> bool:
@@ -175,10 +180,17 @@ def assemble(
     outlines, where a format has a way of its own.
 
     ReadError where most of them lie outside of the image, or labels would be too large of a size that is
-    guessed, or told by the file alone, or for the memory that images before have left.
+    guessed, or told by the file alone, or for the memory that images before have left, or the image has
+    other axes.
     """
+    if image is not None and len(image.label_axes) != len(annotation.axes):
+        raise ReadError(
+            f"The image of {notes.path} must have the axes {annotation.axes}; {image.name!r} has "
+            f"{image.label_axes}. Choose the file of this image."
+        )
     objects = _of_one_kind(objects, notes)
-    most = MOST_TOLD_PX if annotation.shape else MOST_FILLED_PX
+    is_told = bool(annotation.shape)
+    most = MOST_TOLD_PX if is_told else MOST_FILLED_PX
     shape = annotation.shape or _extent(annotation, objects, notes, image)
     annotation = replace(annotation, shape=shape)
     cut = [_cut(one, shape, notes) for one in objects]
@@ -193,6 +205,8 @@ def assemble(
     kinds = {part.kind for one in inside for part in one.shapes}
     if kinds == {"point"}:
         return _points(annotation, inside, notes)
+    if image is None and not is_told and inside:
+        notes.least_shape = shape
     groups = [one.group for one in inside if one.group is not None]
     if kinds == {"box"} and len(shape) == 2 and len(groups) == len(set(groups)):
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)

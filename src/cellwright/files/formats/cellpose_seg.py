@@ -1,5 +1,7 @@
 """Cellpose ``_seg.npy``: a pickled dictionary of labels, outlines and what its window needs.
 
+``_cp_outlines.txt`` of it is read, too: a line for each cell, of the pixels along the inside of its edge.
+
 Stringer et al. 2021, doi 10.1038/s41592-020-01018-x; fields as Cellpose 2 to 4 load them. A pickle can run
 programs, so only plain values and numpy arrays are taken out of it; everything else is refused.
 """
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import SPATIAL, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
+from cellwright.files.formats.assembly import MOST_FILLED_PX, FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     chosen,
@@ -26,9 +29,10 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     only_one,
 )
-from cellwright.files.json_value import JsonValue
+from cellwright.files.json_value import JsonValue, read_lines
+from cellwright.ops.outlines import MaskPart, filled
 
-ENDING = "_seg.npy"
+ENDING, OUTLINES = "_seg.npy", "_cp_outlines.txt"
 PATHS = ("PosixPath", "WindowsPath", "Path")  # the file name, where scripts gave it so
 KEPT = ("masks", "classes", "class_names", "pixel_size_um")
 PLAIN_DTYPE = re.compile("[biufcOSU][0-9]{0,6}")
@@ -126,6 +130,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     ReadError where the file is damaged, holds anything but plain values and arrays, or does not fit the
     image.
     """
+    if path.name.endswith(OUTLINES):
+        return _read_outlines(path, image)
     content = JsonValue(_content(path), path)
     masks = content.at("masks")
     values = masks.value
@@ -138,6 +144,27 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         values = values + 1  # as the first versions wrote them
     annotation = labels_of(path, "masks", values, axes, path.name.removesuffix(ENDING))
     return chosen(path, [_described(annotation, content)], image)
+
+
+def _read_outlines(path: Path, image: Image | None) -> tuple[ImageAnnotation, ...]:
+    notes = ReadingNotes(path, image=image)
+    objects = notes.read(read_lines(path), _outlined)
+    return finished(ImageAnnotation(path.name.removesuffix(OUTLINES), ()), objects, notes, image)
+
+
+def _outlined(row: JsonValue) -> FileObject:
+    """Return a cell from ``x,y,x,y``, the pixels that lie along its edge and are its own."""
+    numbers = row.split(",")
+    if len(numbers) % 2 or not (np.abs(numbers) < MOST_FILLED_PX).all():
+        raise row.refuse("pixels as x,y,x,y")
+    pixels = numbers.reshape(-1, 2)[:, ::-1].astype(int)
+    first, stop = pixels.min(axis=0), pixels.max(axis=0) + 1
+    if np.prod(stop - first) > MOST_FILLED_PX:
+        raise row.refuse(f"pixels of a cell of at most {MOST_FILLED_PX}")
+    inside = filled([pixels - first + 0.5]).mask
+    inside[tuple((pixels - first).T)] = True
+    part = MaskPart((int(first[0]), int(first[1])), inside)
+    return FileObject(row, [Shape("mask", [np.array([first, stop], float)], part)])
 
 
 def _described(annotation: ImageAnnotation, content: JsonValue) -> ImageAnnotation:

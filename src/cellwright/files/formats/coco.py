@@ -20,13 +20,13 @@ from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, a
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
-    checked_shape,
     chosen,
     is_other,
     planes_and_classes,
+    shape_at,
 )
 from cellwright.files.json_value import JsonValue, read_json
-from cellwright.ops.outlines import MaskPart, Ring, cells_of, polygons
+from cellwright.ops.outlines import MaskPart, Ring, cells_of, filled, polygons
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -52,9 +52,13 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         notes = ReadingNotes(path, n_astray, image=image)
         notes.note("belong to no image of the file and were left out", n_astray)
         n_astray = 0
-        objects = notes.read(own[number], partial(_object, notes, names, empty.shape))
-        annotation = replace(empty, class_names=known)
-        found.append(assemble(annotation, objects, notes, None, partial(_fill, shape=empty.shape)))
+        shape = empty.shape
+        if not shape and image is not None and len(image.label_shape) == 2:
+            shape = image.label_shape
+        objects = notes.read(own[number], partial(_object, notes, names, shape))
+        annotation = replace(empty, shape=shape, class_names=known)
+        fill = partial(_fill, shape=shape) if shape else filled
+        found.append(assemble(annotation, objects, notes, image, fill))
     return chosen(path, found, image)
 
 
@@ -70,8 +74,7 @@ def _key(row: JsonValue, name: str) -> str | None:
 
 
 def _image(row: JsonValue) -> ImageAnnotation:
-    where = f"{row.where}.height and width"
-    shape = checked_shape(row.path, where, (row.at("height").whole(1), row.at("width").whole(1)))
+    shape = shape_at(row, "height", "width")
     return ImageAnnotation(row.at("file_name").stem(), shape, pixel_size_um=row.sizes_at("pixel_size_um", 2))
 
 
@@ -85,10 +88,10 @@ def _object(
         notes.note("are of a class that the file does not name", int(not name))
     is_crowd = row.value.get("iscrowd") == 1
     notes.note("may be several cells (iscrowd) and were read as one each", int(is_crowd))
-    return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
+    return FileObject(row, _shapes_of(row, shape), name or NO_CLASS)
 
 
-def _shapes_of(row: JsonValue, shape: tuple[int, int]) -> list[Shape]:
+def _shapes_of(row: JsonValue, shape: tuple[int, ...]) -> list[Shape]:
     """Return the shapes of a cell: its run lengths or polygons, else its box."""
     if row.value.get("segmentation") in (None, [], [[]], {}, ""):
         x, y, width, height = row.at("bbox").numbers(4)
@@ -100,7 +103,7 @@ def _shapes_of(row: JsonValue, shape: tuple[int, int]) -> list[Shape]:
             parts = [node]  # one outline, without a list around it
         return [_polygon(part) for part in parts]
     if tuple(node.at("size").numbers(2)) != shape:
-        raise node.at("size").refuse(f"the image size {list(shape)}")
+        raise node.at("size").refuse(f"the image size {list(shape) or 'that the file tells'}")
     return [Shape("mask", mask=_mask_of_runs(_runs_of(node.at("counts"), shape), shape))]
 
 
@@ -120,7 +123,7 @@ def _fill(rings: Sequence[Ring], *, shape: tuple[int, ...]) -> MaskPart:
     return _mask_of_runs(_run_lengths(encoded["counts"].decode("ascii")), (height, width))
 
 
-def _runs_of(counts: JsonValue, shape: tuple[int, int]) -> list[int]:
+def _runs_of(counts: JsonValue, shape: tuple[int, ...]) -> list[int]:
     """Return run lengths that add up; pycocotools would read beyond the end of others."""
     try:
         if isinstance(counts.value, str):
@@ -134,7 +137,7 @@ def _runs_of(counts: JsonValue, shape: tuple[int, int]) -> list[int]:
     return runs
 
 
-def _mask_of_runs(runs: list[int], shape: tuple[int, int]) -> MaskPart:
+def _mask_of_runs(runs: list[int], shape: tuple[int, ...]) -> MaskPart:
     """Return the pixels of run lengths, which go down the columns and begin with background."""
     height = shape[0]
     ends = np.cumsum(runs)

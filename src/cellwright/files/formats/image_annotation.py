@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.json_value import JsonValue
 from cellwright.ops.labels import measure, relabel
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
@@ -154,6 +155,19 @@ def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ..
     if min(sizes, default=0) < 1 or prod(sizes) > MOST_PIXELS:
         raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
     return sizes
+
+
+def shape_at(node: JsonValue, *keys: str) -> tuple[int, ...]:
+    """Return the size of an image under these keys; () where one is missing, or 0, which is not known.
+
+    ReadError where it is told and makes no sense.
+    """
+    found = [node.find(key) for key in keys]
+    told = [one for one in found if one is not None and one.value != 0]
+    if len(told) < len(keys):
+        return ()
+    where = " and ".join(one.where for one in told)
+    return checked_shape(node.path, where, [one.whole(1) for one in told])
 
 
 def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import (
     FileObject,
@@ -37,6 +37,7 @@ from cellwright.files.formats.image_annotation import (
     checked_shape,
     needing_masks,
     only_one,
+    shape_at,
 )
 from cellwright.files.images import as_bytes
 from cellwright.files.json_value import JsonValue, read_json
@@ -52,29 +53,24 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     Rectangles alone give boxes, points alone points. Lines are left out.
     """
     content = read_json(path)
-    sides = _sides(content)
+    picture, doubts = _image(content.find("imageData"))
+    sides = shape_at(content, "imageHeight", "imageWidth")
+    if picture is not None and sides and picture.label_shape != sides:
+        doubts = [f"The picture in {path.name} has {picture.label_shape} pixels, not {sides} as told there."]
     named = content.find("imagePath") or content.find("imageName")
     annotation = ImageAnnotation(
         path.stem,
-        sides,
+        sides if picture is None else picture.label_shape,
         class_names=content.texts_at("class_names"),
         pixel_size_um=content.sizes_at("pixel_size_um", 2),
-        image=_image(content.find("imageData"), sides),
+        image=picture,
     )
     if named is not None:
         annotation = replace(annotation, name=named.stem())
     notes = ReadingNotes(path, image=image)
     objects = notes.read(content.at("shapes").rows(), partial(_object, notes))
-    return finished(annotation, objects, notes, image)
-
-
-def _sides(content: JsonValue) -> tuple[int, ...]:
-    """Return height and width of the image; () where a file does not tell them."""
-    found = [content.find(key) for key in ("imageHeight", "imageWidth")]
-    sides = [node.whole(1) for node in found if node is not None]
-    if len(sides) < 2:
-        return ()
-    return checked_shape(content.path, "imageHeight and imageWidth", sides)
+    (found,) = finished(annotation, objects, notes, image)
+    return (replace(found, notices=(*found.notices, *doubts)),)
 
 
 def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
@@ -129,14 +125,15 @@ def _mask_of(row: JsonValue) -> Shape:
     return Shape("mask", [np.array([first, last + 1], float)], part)
 
 
-def _image(node: JsonValue | None, sides: tuple[int, ...]) -> Image | None:
+def _image(node: JsonValue | None) -> tuple[Image | None, list[str]]:
+    """Return the picture in a file, or what to tell where it is damaged."""
     if node is None:
-        return None
-    pixels = _picture(node)
-    if sides and pixels.shape[:2] != sides:
-        shown = JsonValue(f"a picture of {pixels.shape[:2]} pixels", node.path, node.where)
-        raise shown.refuse(f"of imageHeight and imageWidth, {sides}")
-    return Image(pixels, "YXC"[: pixels.ndim])
+        return None, []
+    try:
+        pixels = _picture(node)
+    except ReadError as error:
+        return None, [f"The picture in the file was left out: {error}"]
+    return Image(pixels, "YXC"[: pixels.ndim]), []
 
 
 def _picture(node: JsonValue) -> NDArray[Any]:

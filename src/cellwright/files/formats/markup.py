@@ -32,6 +32,7 @@ from cellwright.files.formats.image_annotation import (
     checked_shape,
     chosen,
     is_other,
+    shape_at,
 )
 from cellwright.files.json_value import JsonValue, read_xml
 from cellwright.ops.outlines import MaskPart
@@ -84,9 +85,16 @@ def _plain(element: ElementTree.Element, depth: int = 0) -> dict[str, Any]:
     return found | rows
 
 
+class _WrittenNumber(float):
+    """A number that knows how it is written, for it may be the name of a class or a file."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 def _value(text: str) -> float | str:
     try:
-        return float(text)
+        return _WrittenNumber(text)
     except ValueError:
         return text
 
@@ -95,10 +103,7 @@ def _text(node: JsonValue, key: str, default: str = "") -> str:
     found = node.find(key)
     if found is None:
         return default
-    value = found.value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
+    return str(getattr(found.value, "text", found.value))
 
 
 def _stem(node: JsonValue, key: str) -> str:
@@ -110,8 +115,10 @@ def _stem(node: JsonValue, key: str) -> str:
 
 
 def _read_voc(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
-    size = content.at("size")
-    shape = checked_shape(content.path, "size", (size.at("height").whole(1), size.at("width").whole(1)))
+    size = content.find("size")
+    if size is None and not content.rows_at("object"):
+        raise content.refuse("an annotation with a size or an object")
+    shape = shape_at(size, "height", "width") if size else ()
     notes = ReadingNotes(content.path, image=image)
     objects = notes.read(content.rows_at("object"), _voc_object)
     return finished(ImageAnnotation(_stem(content, "filename"), shape), objects, notes, image)
@@ -141,7 +148,7 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
         raise ReadError(f"{content.path} holds tracks of a video. Export it as 'CVAT for images'.")
     rows = content.rows_at("image")
     for row in rows:
-        shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
+        shape = shape_at(row, "height", "width")
         name = _stem(row, "name")
         if is_other(name, image, len(rows)):
             found.append(ImageAnnotation(name, shape))
@@ -155,7 +162,7 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
             n_others = len(row.rows_at(kind))
             notes.n_objects += n_others
             notes.note(f"are of the type {kind} and were left out", n_others)
-        found.append(assemble(ImageAnnotation(name, shape), objects, notes, None))
+        found.append(assemble(ImageAnnotation(name, shape), objects, notes, image))
     return chosen(content.path, found, image)
 
 

@@ -15,11 +15,18 @@ from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
+from cellwright.files.formats.via import REGIONS
 from cellwright.files.json_value import JsonValue, read_text
 
 UNNAMED = "TZYX"
 DECIMALS = 4
 MOST_PX = 1 << 20  # along one axis, where no image tells
+
+
+def is_points_csv(path: Path) -> bool:
+    """Return whether a CSV file is no table of regions of VIA."""
+    with path.open("rb") as file:
+        return REGIONS.encode() not in file.read(1 << 12)
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:

@@ -113,7 +113,14 @@ _TABLE = (
         check="is_tracking_challenge",
         writer="write_truth",
     ),
-    Format("points-csv", "Points as CSV", (".csv",), ("points", "classes"), module="points_csv"),
+    Format(
+        "points-csv",
+        "Points as CSV",
+        (".csv",),
+        ("points", "classes"),
+        module="points_csv",
+        check="is_points_csv",
+    ),
 )
 FORMATS: dict[str, Format] = {one.name: one for one in _TABLE}
 _markup = partial(Format, extensions=(".xml",), axes="YX", module="markup", writer="")
@@ -121,7 +128,24 @@ _READ_ONLY = (
     _markup("pascal-voc", "Pascal VOC", kinds=("labels", "boxes", "classes"), holds="annotation"),
     _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, holds="annotations"),
     _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", holds="TrackMate"),
-    _json("via", "VGG Image Annotator", kinds=ALL, has_many=True, module="via", check="is_via"),
+    Format(
+        "via",
+        "VGG Image Annotator",
+        (".json", ".csv"),
+        ALL,
+        axes="YX",
+        has_many=True,
+        module="via",
+        check="is_via",
+    ),
+    Format(
+        "cellpose-outlines",
+        "Cellpose, outlines",
+        ("_cp_outlines.txt",),
+        ("labels",),
+        axes="YX",
+        module="cellpose_seg",
+    ),
     _json(
         "geojson-in-json", "GeoJSON of QuPath", kinds=ALL, axes="TZYX", module="geojson", check="is_geojson"
     ),

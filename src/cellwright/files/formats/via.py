@@ -1,8 +1,11 @@
-"""JSON of the VGG Image Annotator (its versions 1 to 3), to read.
+"""JSON of the VGG Image Annotator (its versions 1 to 3), and CSV (1 and 2), to read.
 
 Dutta and Zisserman 2019, doi 10.1145/3343031.3350535. It does not tell the size of images.
 """
 
+import csv
+import io
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
 from cellwright.files.formats.assembly import (
     FileObject,
     ReadingNotes,
@@ -22,8 +26,9 @@ from cellwright.files.formats.assembly import (
     points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, is_other
-from cellwright.files.json_value import JsonValue, read_json
+from cellwright.files.json_value import NO_JSON, JsonValue, read_json, read_text
 
+REGIONS = "region_shape_attributes"  # a column of its CSV
 PROJECT = "_via_img_metadata"
 OF_VERSION_3 = {"project", "file", "view", "metadata"}
 SHAPES_OF_3 = {  # what places of version 3 begin with, and what follows
@@ -36,7 +41,9 @@ SHAPES_OF_3 = {  # what places of version 3 begin with, and what follows
 
 
 def is_via(path: Path) -> bool:
-    """Return whether a JSON file is one of VIA."""
+    """Return whether a JSON or CSV file is one of VIA."""
+    if path.suffix.lower() == ".csv":
+        return REGIONS in read_text(path).partition("\n")[0]
     value: Any = read_json(path).value
     if not isinstance(value, dict):
         return False
@@ -48,13 +55,7 @@ def is_via(path: Path) -> bool:
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image, or of the one that has the name of ``image``."""
-    content = read_json(path)
-    if set(content.value) >= OF_VERSION_3:
-        rows = _views(content)
-    else:
-        images = content.find(PROJECT) or content
-        told = [images.at(key) for key in images.value]
-        rows = [(row.at("filename").stem(), _regions(row)) for row in told]
+    rows = _of_table(path) if path.suffix.lower() == ".csv" else _of_json(read_json(path))
     found = []
     for name, regions in rows:
         if is_other(name, image, len(rows)):
@@ -64,6 +65,39 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         objects = notes.read(regions, partial(_object, notes))
         found.append(assemble(ImageAnnotation(name, ()), objects, notes, image))
     return chosen(path, found, image)
+
+
+def _of_json(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
+    if set(content.value) >= OF_VERSION_3:
+        return _views(content)
+    images = content.find(PROJECT) or content
+    told = [images.at(key) for key in images.value]
+    return [(row.at("filename").stem(), _regions(row)) for row in told]
+
+
+def _of_table(path: Path) -> list[tuple[str, list[JsonValue]]]:
+    """Return name and regions of each image of a CSV file, a line for each region, as JSON has them."""
+    own: dict[str, list[JsonValue]] = {}
+    try:
+        lines = list(csv.reader(io.StringIO(read_text(path)), strict=True))
+    except csv.Error as error:
+        raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
+    header = [name.lstrip("#") for name in lines[0]]
+    for number, line in enumerate(lines[1:], 2):
+        row = JsonValue(dict(zip(header, line, strict=False)), path, f"Line {number}")
+        regions = own.setdefault(row.at("filename").stem(), [])
+        told = {key: _parsed(row.at(key).text()) for key in (REGIONS, "region_attributes")}
+        if told[REGIONS]:  # else the image has none
+            regions.append(replace(row, value={"shape_attributes": told.pop(REGIONS), **told}))
+    return list(own.items())
+
+
+def _parsed(text: str) -> Any:
+    """Return the JSON of a cell of a table, or its text where it is none."""
+    try:
+        return json.loads(text)
+    except NO_JSON:
+        return text
 
 
 def _views(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
