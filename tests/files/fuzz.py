@@ -295,6 +295,14 @@ def _write_stores(folder: Path, grey: Any) -> None:
         scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
         told = {"multiscales": scales}
         group.attrs.update(told if version == 2 else {"ome": {"version": "0.5", **told}})
+    system = {"name": "own", "axes": axes}
+    step = {"type": "sequence", "transformations": steps, "output": {"name": "own"}}
+    scales = [
+        {"coordinateSystems": [system], "datasets": [{"path": "0", "coordinateTransformations": [step]}]}
+    ]
+    group = zarr.open_group(folder / "v06.zarr", mode="w", zarr_format=3)
+    group.create_array("0", data=grey, chunks=(12, 15))
+    group.attrs["ome"] = {"version": "0.6", "multiscales": scales}
     plate = zarr.open_group(folder / "plate.zarr", mode="w", zarr_format=2)
     plate.attrs["plate"] = {"wells": [{"path": "A/1"}]}
     well = plate.create_group("A/1")
@@ -343,10 +351,28 @@ def _write_annotations(folder: Path, labels: Any) -> list[Sample]:
     }
     (folder / "via.json").write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
     (folder / "via 3.json").write_text(json.dumps(VIA_3))
-    samples += [Sample(folder / f"{name}.json", "via", read_as_cells) for name in ("via", "via 3")]
+    samples += _write_variants(folder, region, labels)
     overlay = {"Overlays": [(folder / "0.roi").read_bytes()]}
     tifffile.imwrite(folder / "overlay.tif", labels.astype(np.uint8), imagej=True, metadata=overlay)
     return [*samples, Sample(folder / "overlay.tif", "imagej_roi", read_as_cells)]
+
+
+def _write_variants(folder: Path, region: dict[str, Any], labels: Any) -> list[Sample]:
+    """Write annotations as programs write them beside the usual files of their format."""
+    line = (json.dumps(region[key]).replace('"', '""') for key in region)
+    (folder / "via.csv").write_text(
+        '#filename,region_shape_attributes,region_attributes\na.png,"{}","{}"\n'.format(*line)
+    )
+    samples = [Sample(folder / name, "via", read_as_cells) for name in ("via.json", "via 3.json", "via.csv")]
+    (folder / "a_cp_outlines.txt").write_text("2,3,12,3,12,13,2,13\n20,20,25,20,25,25\n")
+    samples.append(Sample(folder / "a_cp_outlines.txt", "cellpose_seg", read_as_cells))
+    (folder / "utf16.xml").write_text(VOC, encoding="utf-16")
+    samples.append(Sample(folder / "utf16.xml", "voc", read_as_cells))
+    shown = Picture.fromarray(labels.astype(np.uint8), "P")
+    shown.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    shown.save(folder / "palette.png")
+    samples.append(Sample(folder / "palette.png", "label_image", read_as_cells))
+    return samples
 
 
 def _write_own(folder: Path, cells: Path, grey: Any, labels: Any) -> list[Sample]:
