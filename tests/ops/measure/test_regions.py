@@ -5,7 +5,7 @@ from cellwright.core.data import Cells, Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.measurement import measure, result_of_labels
-from cellwright.ops.measure.regions import MaskRegion, RegionSet, region_set, shape_region
+from cellwright.ops.measure.regions import MaskRegion, RegionSet, ShapeRegion, region_set, shape_region
 from cellwright.ops.measure.settings import AnalysisSettings
 
 SQUARE = np.array([[10, 10], [10, 30], [30, 30], [30, 10]], float)
@@ -230,3 +230,14 @@ def test_volumes_have_densities_per_cubic_millimetre():
         "volume_mm3": [pytest.approx(volume)],
         "density_per_mm3": [pytest.approx(2 / volume)],
     }
+
+
+def test_pixels_in_rings_are_those_points(rng):
+    """Of rings of whole and other numbers, within rings, across each other and beyond the window."""
+    for _ in range(40):
+        rings = [rng.uniform(-9, 40, (rng.integers(3, 30), 2)).round(rng.integers(0, 3)) for _ in range(2)]
+        region = ShapeRegion("any", tuple(rings))
+        start = tuple(rng.integers(0, 9, 2).tolist())
+        shape = tuple(rng.integers(1, 33, 2).tolist())
+        places = np.argwhere(np.ones(shape, bool)) + start
+        assert np.array_equal(region.mask((), shape, start).ravel(), region.contains(places))

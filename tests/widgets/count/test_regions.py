@@ -1,5 +1,6 @@
 """Cells are counted inside the shapes that were drawn, not in the boxes around them."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from pytestqt.qtbot import QtBot
 
-from cellwright.ops.measure.regions import shape_region
+from cellwright.ops.measure.regions import RegionSet, shape_region
 from cellwright.widgets.count.point_prompt import NOT_COUNTED, STAYS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
@@ -213,6 +214,26 @@ def test_what_is_painted_outside_the_regions_is_told_and_does_not_count(
     labels.undo()
     qtbot.waitUntil(lambda: "outside" not in line.text(), timeout=60_000)
     assert in_tilted.panel.number.text() == before
+
+
+def test_the_regions_of_all_cells_are_worked_out_beside_the_viewer(
+    in_tilted: CountWidget, viewer: ViewerModel, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100,000 cells it takes more than half a second after each edit."""
+    monkeypatch.setattr(followers, "READ_MS", 0)
+    membership, threads = RegionSet.membership, []
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return membership(*args)
+
+    monkeypatch.setattr(RegionSet, "membership", noted)
+    labels, before = viewer.layers["blobs labels"], int(in_tilted.panel.number.text())
+    labels.data_setitem(np.nonzero(labels.data == 1), 0)
+    at_rest(in_tilted, qtbot, before - 1, "")
+    qtbot.waitUntil(lambda: "regions" in labels.features, timeout=60_000)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def at_rest(widget: CountWidget, qtbot: QtBot, number: int, line: str) -> None:

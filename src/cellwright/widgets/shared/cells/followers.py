@@ -27,7 +27,6 @@ from cellwright.widgets.shared.cells.image_pixels import ImagePixels
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import (
     channels_beside,
-    counted_regions,
     image_layer_under,
     region_names,
     snapshot_of,
@@ -275,7 +274,9 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     """Let the features of a layer tell what was measured; what was measured before that is taken away."""
     import pandas
 
-    table = _in_counted_regions(layer, measured)
+    table = measured.table
+    if measured.counted_in is not None:
+        table = table.assign(regions=measured.counted_in)
     names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
     others = features_by_number(layer)
     others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
@@ -297,15 +298,6 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     with our_change(layer):
         set_features(layer, rows)
     cells_news.changed.emit(layer, table)
-
-
-def _in_counted_regions(layer: Layer, measured: MeasuredCells) -> "pandas.DataFrame":
-    """Return the table of cells with the regions they were counted in, whatever a panel counts in by now."""
-    regions, result = counted_regions(layer), measured.result
-    if regions is None:
-        return measured.table
-    membership = regions.membership(result.cells, result.offset)
-    return measured.table.assign(regions=regions.joined_names(membership))
 
 
 def _is_measured(name: str) -> bool:

@@ -41,6 +41,7 @@ class MeasuredCells:
     table: "pandas.DataFrame"  # a row for each cell; ``label`` is its value, of a point its number
     result: Result  # the same cells; its labels are numbered by row
     membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region
+    counted_in: list[str] | None = None  # names of the regions of the count that each cell lies in
     sizes: NDArray[np.int64] | None = None  # pixels of each region in each frame
     measured: tuple[str, ...] = ()  # columns that were measured on request
     nuclei: NucleiInCells | None = None  # how nuclei lie in the cells, where they were given
@@ -119,7 +120,12 @@ def _in_regions(
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
         table["regions"] = regions.joined_names(membership)
-    return MeasuredCells(snapshot, settings, table, result, membership, region_sizes(result, regions))
+    counted, names = snapshot.counted, None
+    if counted is not None:  # whatever a panel counts in by now
+        own = membership if counted == regions else counted.membership(result.cells, result.offset)
+        names = counted.joined_names(own)
+    sizes = region_sizes(result, regions)
+    return MeasuredCells(snapshot, settings, table, result, membership, names, sizes)
 
 
 def _measure(

@@ -1,7 +1,7 @@
 """What a layer of outlines, points or boxes holds, in pixels of the image its cells lie in."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,6 +54,7 @@ class Snapshot:
     nuclei_source: str = ""  # path of their file, where they come from one
     provenance: Mapping[str, Any] = field(default_factory=dict)  # how they were found; empty: not by us
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
+    counted: RegionSet | None = None  # what they were counted in; None for the whole image, or by hand
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
     boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
     deleted: "pandas.DataFrame | None" = None  # cells that undo may bring back
@@ -157,6 +158,7 @@ def snapshot_of(
         marks=tuple(mark_of(one) for one in (image_layer, *further) if one is not None),
         is_of_other_pixels=_is_of_other_pixels(layer, image_layer),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
+        counted=counted,
     )
 
 
@@ -203,11 +205,13 @@ def _placed(
     return PlacedCells(pixels, None, None, tuple(int(one) for one in first))
 
 
-def _ends(layer: Points | Shapes) -> NDArray[np.float64]:
-    """Return the corners (N, 2, axes) of the box around each shape; of a point they are one place."""
+def _ends(layer: Points | Shapes, rows: Sequence[int] | None = None) -> NDArray[np.float64]:
+    """Return the corners (N, 2, axes) of the boxes around shapes, or some; of a point they are one place."""
     if isinstance(layer, Points):
-        return np.repeat(np.asarray(layer.data, np.float64).reshape(-1, 1, layer.ndim), 2, axis=1)
-    ends = [(np.min(one, axis=0), np.max(one, axis=0)) for one in layer.data]
+        places = np.asarray(layer.data, np.float64)[slice(None) if rows is None else rows]
+        return np.repeat(places.reshape(-1, 1, layer.ndim), 2, axis=1)
+    shapes = layer.data if rows is None else [layer.data[row] for row in rows]
+    ends = [(np.min(one, axis=0), np.max(one, axis=0)) for one in shapes]
     return np.array(ends, np.float64).reshape(-1, 2, layer.ndim)
 
 
@@ -285,9 +289,13 @@ def region_names(
     regions = counted_regions(layer)
     if regions is None:
         return None
-    points = snapshot_of(layer, image_layer).points
-    assert points is not None
-    return regions.joined_names(regions.contain(points[rows]))
+    matrix, origin, axis = np.eye(layer.ndim), np.zeros(layer.ndim), None
+    if image_layer is not None:
+        matrix, origin = affine_between(layer, image_layer)
+        if "C" in _image(image_layer, _provenance_of(layer)).axes:
+            axis = channels_of(image_layer)[0].axis
+    middles = _ends(layer, np.flatnonzero(rows).tolist()).mean(axis=1)
+    return regions.joined_names(regions.contain(without_axis(middles @ matrix.T + origin, axis)))
 
 
 def is_inside(rows: "pandas.DataFrame") -> NDArray[np.bool_]:
