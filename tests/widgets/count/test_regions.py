@@ -391,3 +391,22 @@ def test_points_and_boxes_by_hand_have_the_regions_that_they_lie_in(
     data[-1] = data[-1] + [145.0, -95.0]
     cells.data = data
     assert cells.features["regions"].tolist() == [name] * n + ["", ""]
+
+
+@pytest.mark.parametrize("output", ["Points", "Shapes"])
+def test_a_first_cell_by_hand_has_its_regions_where_none_was_counted(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    counted_beside: Callable[[str, str], Layer],
+    settled: Callable[[CountWidget], None],
+    output: str,
+) -> None:
+    counted_beside("drawn and a mask", output)
+    viewer.layers["blobs"].data = viewer.layers["blobs"].data * 0
+    widget.panel.count.click()
+    settled(widget)
+    (cells,) = [layer for layer in viewer.layers if layer.metadata.get("cellwright")]
+    assert not len(cells.data)
+    for place in ([5.0, 100.0], [150.0, 5.0]):
+        cells.add(place if output == "Points" else [np.add(place, one) for one in ([-2, -2], [2, 2])])
+    assert cells.features["regions"].tolist() == ["region 1", ""]

@@ -85,7 +85,9 @@ class LayerRows:
             image = None if viewer is None else image_layer_under(viewer, layer)
             names = region_names(layer, image, is_new)
             if names is not None and "regions" in features:
-                features.loc[is_new, "regions"] = names
+                told = features["regions"].to_numpy(object, copy=True)
+                told[is_new] = names
+                features["regions"] = told
             with layer.events.data.blocker(self._on_data):
                 layer.features = features
         cells_news.changed.emit(layer, layer.features)
