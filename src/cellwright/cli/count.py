@@ -152,8 +152,6 @@ def count(
     recipe = replace(recipe, **{name: value for name, value in named.items() if value})
     files: dict[str, Any] = {"output": output, "report": report, "xlsx": xlsx, "parquet": parquet}
     choices = replace(make_choices(flags, recipe), **files, n_images=len(images))
-    if choices.recipe.classifier:
-        check_classifier(choices.recipe.classifier, choices)
     if save_settings is not None:
         save_recipe(save_settings, choices.recipe)
     table = Table(images, choices.title, as_json=as_json)
@@ -194,23 +192,14 @@ def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
     refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))
     settings = changed_by(flags, recipe.settings or family.settings())
     recipe = replace(recipe, settings=settings, **parts)
+    instead = f"{family.name} gives only their {family.gives}. Choose another model, or leave the"
     if recipe.is_analysed and family.gives != "instances":
-        raise SettingsError(
-            f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
-            "model, or leave the measurements out."
-        )
+        raise SettingsError(f"Single cells are measured; {instead} measurements out.")
+    if recipe.classifier:
+        check_texts(recipe.analysis.keep, {"class": store.classifier_of(recipe.classifier).classes})
+        if family.gives != "instances":
+            raise SettingsError(f"Classes belong to single cells; {instead} classifier out.")
     return CountChoices(loaded, recipe)
-
-
-def check_classifier(name: str, choices: CountChoices) -> None:
-    """Raise before the first image is read where classes cannot be given, or one that is kept is none."""
-    check_texts(choices.recipe.analysis.keep, {"class": store.classifier_of(name).classes})
-    family = registry.get(choices.models[0].spec.family)
-    if family.gives != "instances":
-        raise SettingsError(
-            f"Classes belong to single cells; {family.name} gives only their {family.gives}. Choose another "
-            "model, or leave the classifier out."
-        )
 
 
 def prepare_output(images: list[Path], output: Path | None) -> None:
@@ -245,7 +234,7 @@ def count_one(
 def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[Path, str]]) -> None:
     """Raise SettingsError before an image is counted whose files would replace those of an earlier one."""
     place = choices.output or Path()
-    if choices.output is None and not choices.has_tables:
+    if not choices.has_files:
         if not choices.streams(image):
             return
         place = path.parent.absolute()  # files go beside the image
@@ -277,7 +266,8 @@ def count_image(
         raise changed_meanwhile(path)
     echo_notices(shown, counted.notices)
     try:
-        echo_notices(shown, write_alone(image, counted, choices))
+        if choices.has_files:
+            echo_notices(shown, write_alone(image, counted, choices))
     finally:  # the count is known, whatever became of the files
         table.show(shown, counted.result, counted.analysis)
 

@@ -81,6 +81,11 @@ class CountChoices:
         """Whether more is asked for than a count."""
         return self.recipe.is_analysed or self.has_tables
 
+    @property
+    def has_files(self) -> bool:
+        """Whether anything is to be written of an image that is counted in one piece."""
+        return self.output is not None or self.has_tables
+
     def report_of(self, stem: str) -> Path | None:
         """Return where the report of one of several images goes."""
         if self.report is None or self.n_images == 1:

@@ -37,19 +37,6 @@ class CellBlock:
         return np.asarray(image.data[tuple(place)])
 
 
-def spatial_ndim(axes: str, *, is_volume: bool) -> int:
-    """Return how many axes a cell has: 3 in linked volumes, else 2.
-
-    AxesError where the label axes do not end as they must.
-    """
-    ending = "ZYX" if is_volume else "YX"
-    if not axes.endswith(ending):
-        raise AxesError(
-            f"Cells are measured in label images whose axes end with {ending}; got {axes!r}. Move the axes."
-        )
-    return len(ending)
-
-
 def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
     """Yield the blocks of all frames.
 

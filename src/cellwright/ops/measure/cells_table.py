@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Result, known_sizes, without_channels
+from cellwright.core.errors import AxesError
 from cellwright.ops.labels import equivalent_diameters
-from cellwright.ops.measure.blocks import spatial_ndim
 
 if TYPE_CHECKING:
     import pandas
@@ -128,11 +128,16 @@ def is_volumetric(result: Result) -> bool:
 
 
 def cell_ndim(result: Result) -> int:
-    """Return how many spatial axes a cell has: 3 in linked volumes, else 2.
+    """Return how many spatial axes the cells of a result have: 3 in linked volumes, else 2.
 
     AxesError where the label axes do not end as they must.
     """
-    return spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    axes, ending = label_axes(result), "ZYX" if is_volumetric(result) else "YX"
+    if not axes.endswith(ending):
+        raise AxesError(
+            f"Cells are measured in label images whose axes end with {ending}; got {axes!r}. Move the axes."
+        )
+    return len(ending)
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
-
 from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.measure.columns import keys_of
-from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter, parse_marker
-from cellwright.ops.measure.regions import RegionRule, RegionSet
+from cellwright.ops.measure.filters import BorderRule, parse_filter, parse_marker
+from cellwright.ops.measure.regions import RegionRule
 
 # fields that several settings have
 RingGap = Annotated[
@@ -104,8 +102,6 @@ class AnalysisSettings:
         parts = [part.strip() for text in self.measure for part in text.split(",")]
         object.__setattr__(self, "measure", tuple(part for part in parts if part))
         keys_of(self.measure)
-        away_from_border(np.zeros((0, 2, 2)), (1, 1), self.border)
-        RegionSet(rule=self.region_rule)
         for rule in self.keep:
             parse_filter(rule)
         for rule in self.positive:
