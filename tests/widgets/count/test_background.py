@@ -64,7 +64,8 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert [layer.name for layer in labels] == ["blobs labels"]
     assert labels[0].multiscale
     qtbot.waitUntil(lambda: labels[0].visible, timeout=5000)  # read in a turn of its own
-    assert min(frozen) > 0 == gc.get_freeze_count()  # napari's collection at each removal has nothing to do
+    assert min(frozen) > 0  # napari's collection at each removal has nothing to do
+    assert gc.get_freeze_count() > 0  # nor has Python's while the labels are moved about
     assert labels[0].contour > 0
     assert labels[0].scale.tolist() == [2.0, 2.0]
     np.testing.assert_array_equal(np.asarray(labels[0].data[0]) > 0, blobs.labels > 0)

@@ -22,6 +22,7 @@ from cellwright.widgets.shared.napari_private import (
     draw_outlines_fast,
     in_turns,
     labels_layer,
+    spare_collector,
     without_collection,
 )
 
@@ -92,6 +93,7 @@ def _add(viewer: Any, layer: Layer) -> Iterator[None]:
     add_in_turns(viewer, layer)
     yield
     layer.visible = True  # its pixels are read now
+    spare_collector(viewer)  # taking the view out has ended it, and the labels are moved about next
 
 
 def whole_task(request: Request) -> Task[WholeCount]:
