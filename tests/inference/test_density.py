@@ -21,6 +21,7 @@ from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.prediction_interval import (
     DOUBTED_BELOW,
+    crowd_notice,
     disagreement,
     fit_interval,
     overlapping,
@@ -392,6 +393,40 @@ def test_cells_that_may_lie_over_each_other_are_told():
     corrected = recount(crowded, None, model, DensitySettings(1.1, 0.01))
     assert (corrected.notices, corrected.interval[1] < likely) == (crowded.notices[:-1], True)
     assert recount(corrected, None, model, DensitySettings()).notices == crowded.notices
+
+
+class Dark(Telling):
+    """Sees no cells in frames that are dark."""
+
+    def forward(self, image):
+        told = super().forward(image)
+        told[image.amax(dim=(1, 2, 3)) < 1e-3, -1] = -500
+        return told
+
+
+def test_of_a_movie_the_most_crowded_frame_is_told():
+    """Also where all frames together are not crowded, and once it is counted anew."""
+    pixels, labels = squares()
+    narrow = (slice(18, 42), slice(6, 184))
+    frames = np.stack([pixels[narrow]] * 4)
+    frames[[0, 1, 3]] = 0
+    model = density.DensityModel(TELLING, Dark(pixels[narrow], labels[narrow]))
+    model = replace_error(model, (0.1, 0.1, 0.5))
+    model.fit = Promising(0.9)
+    result = counted(frames, model, "TYX", diameter_px=26)
+    settings = result.provenance.settings
+    share = (labels[narrow] > 0).mean()
+    assert settings["covered"] == pytest.approx(share / 4, abs=0.01)
+    assert settings["most_covered"] == (2, pytest.approx(share, abs=0.01))
+    told = (
+        f"Cells cover {settings['most_covered'][1]:.0%} of frame 2, the most crowded one, where many may be"
+    )
+    assert result.notices[-1].startswith(told)
+    corrected = recount(result, None, model, DensitySettings(1.1, 0.01))
+    assert corrected.notices == result.notices[:-1]
+    assert recount(corrected, None, model, DensitySettings()).notices == result.notices
+    both = crowd_notice(40.0, 0.5, (2, 0.7))
+    assert both.startswith("Cells cover 50% of the image, and 70% of frame 2, the most crowded one: if they")
 
 
 def test_discs_at_random_are_as_many_as_what_they_cover_tells(rng):

@@ -156,8 +156,8 @@ def count_with_prediction(
             n = float(len(cells))
         told, crowd = dict(stitched.facts), ""
         if stitched.maps:
-            told["covered"] = round(facts.covered, 4)
-            crowd = crowd_notice(n, facts.covered)
+            told |= facts.crowding
+            crowd = crowd_notice(n, told["covered"], told.get("most_covered"))
         provenance = provenance_of(context, image, model, used.zoom, started, fit, **told)
         rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
         notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit), crowd)
@@ -269,7 +269,7 @@ def _stitch(
         predicted = ready.pop(index, None)
         if predicted is None:
             predicted = yield from context.decode(batch, zoom, progress)
-            collector.add(predicted.maps, predicted.decoded)
+            collector.add(predicted.maps, predicted.decoded, batch.frames)
         for frame, decoded in zip(batch.frames, predicted.decoded, strict=True):
             stitcher.add(frame, batch.block, decoded)
         if keep_maps:
@@ -303,7 +303,7 @@ def _ready(
     ready = {}
     for trial in trials:
         if trial.predicted is not None and trial.batch in batches:
-            collector.add(*trial.predicted)
+            collector.add(*trial.predicted, trial.batch.frames)
             maps = trial.predicted.maps if keep_maps else []
             ready[batches.index(trial.batch)] = Predicted(maps, trial.predicted.decoded)
     return ready

@@ -129,17 +129,34 @@ class FactCollector:
     def __init__(self, fit: FitCalibration | None) -> None:
         self._fit = fit
         self.sums = np.zeros(9)  # what was added; that of several parts of an image makes up the whole
+        self._of_frames: dict[int, NDArray[np.float64]] = {}  # pixels of cells and others, as far as told
 
-    def add(self, maps: Sequence[Maps], decoded: Sequence[Any]) -> None:
-        """Add the frames of a batch: their maps, and the cells or the density that were decoded from them."""
+    def add(self, maps: Sequence[Maps], decoded: Sequence[Any], frames: Sequence[int] = ()) -> None:
+        """Add the frames of a batch: their maps, and the cells or the density that were decoded from them.
+
+        ``frames`` tells which they are, where that is known.
+        """
         if self._fit is not None:
-            for one_maps, one in zip(maps, decoded, strict=True):
-                self.sums += _sums(one_maps, one)
+            for at, (one_maps, one) in enumerate(zip(maps, decoded, strict=True)):
+                self.add_sums(_sums(one_maps, one), frames[at] if frames else None)
+
+    def add_sums(self, sums: NDArray[np.float64], frame: int | None = None) -> None:
+        """Add the ``sums`` of a part of an image, which lies in a frame."""
+        self.sums += sums
+        if frame is not None:
+            self._of_frames[frame] = self._of_frames.get(frame, np.zeros(2)) + sums[:2]
 
     @property
-    def covered(self) -> float:
-        """The share of the pixels that are likely cell."""
-        return float(self.sums[0] / max(self.sums[:2].sum(), 1.0))
+    def crowding(self) -> dict[str, Any]:
+        """The share of the pixels that are likely cell, ``covered``, as a provenance keeps it.
+
+        Of several frames also ``most_covered``: the one with the largest share, and that share.
+        """
+        told: dict[str, Any] = {"covered": _share(self.sums)}
+        if len(self._of_frames) > 1:
+            worst = max(self._of_frames, key=lambda frame: _share(self._of_frames[frame]))
+            told["most_covered"] = (worst, _share(self._of_frames[worst]))
+        return told
 
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
@@ -164,6 +181,10 @@ class FactCollector:
         if n_dense:
             facts["agreement"] = min(n_single, n_dense) / max(n_single, n_dense)
         return self._fit.expected_f1(facts)
+
+
+def _share(sums: NDArray[np.float64]) -> float:
+    return round(float(sums[0] / max(sums[:2].sum(), 1.0)), 4)
 
 
 def mean_confidence(cells: Sequence[Cells]) -> float:

@@ -100,10 +100,10 @@ WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
 
 class Expected(NamedTuple):
-    """How well a count can be expected to be, and the share of the pixels that are likely cell."""
+    """How well a count can be expected to be, and how crowded its cells are."""
 
     fit: float | None
-    covered: float
+    crowding: dict[str, Any]
 
 
 def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Task[Counted]:
@@ -280,13 +280,13 @@ def _finish(
     maps = files.density if job.family.gives == "density" else files.labels
     if maps.exists():
         finish_array(maps, image)
-    fit, covered = expected
+    fit = expected.fit
     provenance, notices, settings = _found_by(job, plan, fit, started)
     notices = tuple(filter(None, notices))
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
     parts, analysis = files.all_of(Kept.CELLS, blocks), None
     if job.family.gives == "density":
-        result = _summed(job, parts, result, settings, covered)
+        result = _summed(job, parts, result, settings, expected)
         write_csv(files.table("csv"), frames_table(result))
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
@@ -328,11 +328,11 @@ def _expected(job: StreamJob, blocks: Sequence[StreamBlock]) -> Expected:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
     told = [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
     facts, cells = FactCollector(calibration_of(job.models, job.settings)), [Cells.empty(2)]
-    for path in job.files.all_of(Kept.FIT, told):
-        facts.sums += json.loads(path.read_text(encoding="utf-8"))
+    for block, path in zip(told, job.files.all_of(Kept.FIT, told), strict=True):
+        facts.add_sums(np.array(json.loads(path.read_text(encoding="utf-8"))), block.time)
     if job.family.gives != "density":
         cells += map(_scored, job.files.all_of(Kept.CELLS, told))
-    return Expected(facts.expected_f1(cells), facts.covered)
+    return Expected(facts.expected_f1(cells), facts.crowding)
 
 
 def _scored(part: Path) -> Cells:
@@ -350,20 +350,23 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
     return replace(result, provenance=result.provenance.noting(**facts))
 
 
-def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any, covered: float) -> Result:
+def _summed(
+    job: StreamJob, parts: Sequence[Path], result: Result, settings: Any, expected: Expected
+) -> Result:
     """Return the result of a density from its sums in all blocks: its map has one pixel per time point."""
     blocks = pandas.concat([pandas.read_csv(part) for part in parts])
     sums: NDArray[np.float64] = blocks.groupby("t")["count"].sum().to_numpy(np.float64)
     lead = (len(sums),) if "T" in result.provenance.axes else ()
     density: Any = sums.reshape(*lead, 1, 1)
-    count, error = float(sums.sum()), job.models[0].spec.count_error
+    count, error, covered = float(sums.sum()), job.models[0].spec.count_error, expected.crowding["covered"]
+    crowd = crowd_notice(count, covered, expected.crowding.get("most_covered"))
     return replace(
         result,
         count=count,
         maps={"density": density},
         interval=widened(count_interval(density, settings, error), count, result.fit, covered),
-        provenance=result.provenance.noting(count_error=error, covered=round(covered, 4)),
-        notices=tuple(filter(None, (*result.notices, crowd_notice(count, covered)))),
+        provenance=result.provenance.noting(count_error=error, **expected.crowding),
+        notices=tuple(filter(None, (*result.notices, crowd))),
     )
 
 

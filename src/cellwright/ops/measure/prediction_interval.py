@@ -123,13 +123,20 @@ def overlapping(count: float, covered: float) -> float:
     return -count * log1p(-share) / share
 
 
-def crowd_notice(count: float, covered: float) -> str:
-    """Return a sentence for the user where cells are so crowded that many may be hidden, else ``""``."""
+def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None = None) -> str:
+    """Return sentences for the user where cells are so crowded that many may be hidden, else ``""``.
+
+    Of several frames they tell the ``worst``, its number and its share, though all together are not crowded.
+    """
+    where = "" if worst is None else f"{worst[1]:.0%} of frame {worst[0]}, the most crowded one"
     if covered < CROWDED:
-        return ""
+        is_told = worst is not None and worst[1] >= CROWDED
+        hidden = "where many may be hidden. Calibrate by a few boxes to know."
+        return f"{CROWD}{where}, {hidden}" if is_told else ""
     most = overlapping(count, covered)
     return (
-        f"{CROWD}{covered:.0%} of the image: if they lie over each other, there may be {most:,.0f}. "
+        f"{CROWD}{covered:.0%} of the image{f', and {where}' * bool(where)}: if they lie over each other, "
+        f"there may be {most:,.0f}. "
         "Calibrate by a few boxes to know."
     )
 
@@ -213,11 +220,12 @@ def with_calibration(result: Result, settings: DensitySettings) -> Result:
     given = result.provenance.settings
     before = DensitySettings(**given["density"])
     density = result.maps["density"] * np.float32(settings.calibration / before.calibration)
-    count, fit, covered = float(density.sum(dtype=np.float64)), None, 0.0
+    count, fit, covered, worst = float(density.sum(dtype=np.float64)), None, 0.0, None
     if settings == DensitySettings():
         fit, covered = given.get("expected_f1"), given.get("covered", 0.0)
+        worst = given.get("most_covered")
     notices = [one for one in result.notices if not one.startswith(("Corrected by ", CROWD))]
-    notices.append(crowd_notice(count, covered))
+    notices.append(crowd_notice(count, covered, worst))
     return replace(
         result,
         count=count,
