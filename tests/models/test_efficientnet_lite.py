@@ -14,24 +14,19 @@ from cellwright.models.layers.blocks import folded
 from cellwright.models.layers.efficientnet_lite import (
     DepthwiseConv2d,
     EfficientNetLite,
-    LitePlan,
     LiteStage,
     deepened,
     load_imagenet,
     load_reference,
-    plan_of,
 )
 
-TINY = LitePlan(
-    "lite0",
-    (
-        LiteStage(1, 3, 1, 8, 1),
-        LiteStage(2, 3, 2, 8, 2),
-        LiteStage(2, 5, 2, 8, 1),
-        LiteStage(2, 3, 2, 8, 1),
-        LiteStage(2, 5, 1, 12, 2),
-        LiteStage(2, 5, 2, 16, 2),
-    ),
+TINY = (
+    LiteStage(1, 3, 1, 8, 1),
+    LiteStage(2, 3, 2, 8, 2),
+    LiteStage(2, 5, 2, 8, 1),
+    LiteStage(2, 3, 2, 8, 1),
+    LiteStage(2, 5, 1, 12, 2),
+    LiteStage(2, 5, 2, 16, 2),
 )
 
 
@@ -74,7 +69,7 @@ def published_features(image: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
 
     x = layer((image - 127) / 128, 2)
     features = []
-    for number, stage in enumerate(TINY.stages, start=1):
+    for number, stage in enumerate(TINY, start=1):
         for index in range(stage.depth):
             stride = stage.stride if index == 0 else 1
             y = layer(x) if stage.ratio > 1 else x
@@ -97,7 +92,7 @@ def test_it_is_the_published_network_on_an_image_turned_by_half_a_circle(publish
 
 
 def test_the_table_of_the_smallest():
-    encoder = EfficientNetLite(plan_of("lite0"))
+    encoder = EfficientNetLite()
     assert encoder.widths == (16, 24, 40, 112, 192)
     assert sum(value.numel() for value in encoder.parameters()) == 2_353_408
     with torch.inference_mode():
@@ -109,13 +104,6 @@ def test_the_table_of_the_smallest():
         (112, 4, 6),
         (192, 2, 3),
     ]
-
-
-def test_the_larger_ones_are_wider_and_deeper():
-    depths = {name: [stage.depth for stage in plan_of(name).stages] for name in ("lite1", "lite2")}
-    assert depths == {"lite1": [1, 3, 3, 4, 4, 5], "lite2": [1, 3, 3, 4, 4, 5]}
-    assert plan_of("lite2").widths == (16, 24, 48, 120, 208)
-    assert plan_of("lite0", last_depth=2).stages[-1].depth == 2
 
 
 def test_added_blocks_change_nothing_until_they_have_learned(published):

