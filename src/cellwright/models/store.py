@@ -142,12 +142,9 @@ def classifier_of(name: str | Path) -> ClassifierSpec:
 
 def _find(name: str | Path) -> Path:
     here, named = [Path(name)] * is_folder(Path(name)), _folders_named(name)
-    for folder in (
-        *filter(holds_model, (*here, *named)),
-        *named,
-        *here,
-    ):  # one without stands in nobody's way
-        return folder
+    folders = [*filter(holds_model, (*here, *named)), *named, *here]  # one without stands in nobody's way
+    if folders:
+        return folders[0]
     known = ", ".join(entry.name for entry in models()) or "none"
     raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
 

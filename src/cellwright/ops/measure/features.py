@@ -46,7 +46,10 @@ def measure_shape(block: CellBlock, keys: Sequence[str], spacing: tuple[float, .
     if wanted & ELLIPSES:
         found |= _ellipses(block, spacing)
     if "solidity" in wanted:
-        found["solidity"] = _solidities(block)
+        from skimage.measure import regionprops  # slow to import
+
+        regions = regionprops(block.own)  # type: ignore[no-untyped-call]
+        found["solidity"] = np.array([_solidity(region) for region in regions])
     return {key: found[key] for key in keys}
 
 
@@ -93,12 +96,6 @@ def _covariances(block: CellBlock, spacing: NDArray[np.float64]) -> NDArray[np.f
             moment = np.bincount(ids, away[:, i] * away[:, j], n + 1)[1:] / counts
             found[:, i, j] = found[:, j, i] = moment
     return found
-
-
-def _solidities(block: CellBlock) -> NDArray[np.float64]:
-    from skimage.measure import regionprops  # slow to import
-
-    return np.array([_solidity(region) for region in regionprops(block.own)])  # type: ignore[no-untyped-call]
 
 
 def _solidity(region: Any) -> float:
