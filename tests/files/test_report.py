@@ -12,6 +12,8 @@ from PIL import Image as Picture
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import WriteError
 from cellwright.files import tables
+from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.results import ImageOutcome, write_folder_report
 from cellwright.files.report import OUTLINE, OUTLINE_ON_LIGHT, outlined, write_density_report, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.ops.measure.analysis import analyse
@@ -202,3 +204,23 @@ def test_a_density_has_a_report_of_where_it_lies(tmp_path, axes, lead):
     redness = seen[..., 0].astype(int) - seen[..., 2]
     assert redness[15, 35] > redness[45, 65] > 50
     assert redness[5, 5] == 0
+
+
+def test_a_folder_tells_its_conditions_well_by_well(tmp_path):
+    """By any word of the names but plate, well and site; sites of one well are one value."""
+    counts = {("A1", "DMSO"): (10, 30), ("A2", "DMSO"): (40,), ("B1", "drug"): (5, 7), ("B2", "drug"): (8,)}
+    done = []
+    for (well, treatment), each in counts.items():
+        for site, n in enumerate(each):
+            plate = {"well": well, "site": str(site), "treatment": treatment, "batch": "1"}
+            done.append(ImageOutcome(ListedImage(tmp_path / "a.tif", f"{well}_{site}", plate), {"count": n}))
+    write_folder_report(tmp_path / "r.html", tmp_path, done, "")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Cells per image by treatment" in text
+    assert "<td>DMSO</td><td>2</td><td>30</td><td>14.142</td>" in text  # of 20 and 40
+    assert "<td>drug</td><td>2</td><td>7</td><td>1.4142</td>" in text
+    assert "1 DMSO (2 wells), 2 drug (2 wells)" in text
+    assert "by batch" not in text  # which is the same for all
+    alone = [ImageOutcome(ListedImage(one.image.path, one.image.name), one.row) for one in done]
+    write_folder_report(tmp_path / "r.html", tmp_path, alone, "")
+    assert "Cells per image by" not in (tmp_path / "r.html").read_text(encoding="utf-8")

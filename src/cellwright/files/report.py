@@ -394,12 +394,15 @@ def _boxes(analysis: "Analysis") -> list[str]:
             values = analysis.table[name].to_numpy(np.float64)
             parts = {one: values[rows & np.isfinite(values)] for one, rows in groups.items()}
             heading = heading_of(name, analysis.names)
-            drawn.append(_box_plot(heading, by, {one: part for one, part in parts.items() if len(part)}))
+            drawn.append(box_plot(heading, by, {one: part for one, part in parts.items() if len(part)}))
     return ["<h2>By group</h2>", *filter(None, drawn)] if any(drawn) else []
 
 
-def _box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> str:
-    """Return median, quartiles, and 5 to 95 % of a column for each group as SVG; empty without cells."""
+def box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]], of: str = "cells") -> str:
+    """Return median, quartiles, and 5 to 95 % of a column for each group as SVG; empty without any.
+
+    ``of`` is what each value is of.
+    """
     if not groups:
         return ""
     boxes = np.array([np.quantile(values, QUANTILES) for values in groups.values()])
@@ -419,7 +422,7 @@ def _box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]]) 
     drawing += "</g>" + "".join(_left_text(text, at) for text, at in scale)
     drawing += _ticks([(x, place, "middle") for place, x in enumerate(middles, 1)])
     told = ", ".join(
-        f"{place} {one} ({len(values)} cells)" for place, (one, values) in enumerate(groups.items(), 1)
+        f"{place} {one} ({len(values)} {of})" for place, (one, values) in enumerate(groups.items(), 1)
     )
     caption = f"{heading} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
     return _drawn(drawing, f"Boxes of {heading} by {by.lower()}", caption)

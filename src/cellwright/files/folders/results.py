@@ -25,6 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from cellwright.core.data import Image, Result
@@ -47,7 +49,7 @@ from cellwright.files.folders.written import (
     read_mark,
 )
 from cellwright.files.json_value import read_object
-from cellwright.files.report import figure, html_table, outlined, page
+from cellwright.files.report import box_plot, figure, html_table, outlined, page
 from cellwright.files.tables import write_csv, write_xlsx
 from cellwright.files.zarr import open_array
 from cellwright.ops.measure.cells_table import in_planes
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     import pandas
 
 SUMMARY, SUMMARY_XLSX, ALL_CELLS = "summary.csv", "summary.xlsx", "cells.parquet"
+PLACES = ("plate", "well", "site")  # what names tell of where an image lies
 LOCK = "lock"  # in KEPT; held while images are counted
 REPORT = "report"  # in the folder of marks
 THUMBNAIL_PX = 320
@@ -330,7 +333,7 @@ def write_folder_report(path: Path, output: Path, outcomes: Sequence[ImageOutcom
         parts += [f"<h2>Failed ({len(failed)})</h2>", html_table(("image", "why"), failed)]
     for name, plate in _plates(done).items():
         parts += [f"<h2>{escape(f'Plate {name}'.strip())}: cells per image</h2>", _plate_table(plate)]
-    parts += _pictures(output, done)
+    parts += [*_conditions(done), *_pictures(output, done)]
     parts.append(f"<h2>Settings</h2><pre>{escape(settings)}</pre>")
     write_text(path, page(title, parts))
 
@@ -350,6 +353,39 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
     if fits:
         facts |= {"fit (expected F1), median": median(fits), "lowest fit": min(fits)}
     return html_table(("", ""), list(facts.items()))
+
+
+def _conditions(done: Sequence[ImageOutcome]) -> list[str]:
+    """Return the cells per image by what names tell besides plate, well and site: a treatment, say.
+
+    Images of one well are one value, their mean, for they are no repetitions of an experiment.
+    """
+    names = dict.fromkeys(name for one in done for name in one.image.plate if name not in PLACES)
+    parts = []
+    for name in names:
+        wells: dict[tuple[str, str], list[float]] = {}
+        for one in done:
+            plate = one.image.plate
+            if name in plate:
+                place = "/".join(str(plate.get(part, "")) for part in PLACES[:2])
+                is_well = "well" in plate
+                key = (str(plate[name]), place if is_well else one.image.name)
+                wells.setdefault(key, []).append(float(one.row["count"]))
+        groups: dict[str, list[float]] = {}
+        for (condition, _), counts in sorted(wells.items()):
+            groups.setdefault(condition, []).append(sum(counts) / len(counts))
+        if len(groups) > 1:
+            of = "wells" if any("well" in one.image.plate for one in done) else "images"
+            values = {one: np.array(counts) for one, counts in groups.items()}
+            rows = [(one, len(counts), counts.mean(), _spread(counts)) for one, counts in values.items()]
+            table = html_table((name, of, "cells per image, mean", "standard deviation"), rows)
+            title = f"Cells per image by {name}"
+            parts += [f"<h2>{escape(title)}</h2>", table, box_plot("Cells per image", name, values, of)]
+    return parts
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def _plates(done: Sequence[ImageOutcome]) -> dict[str, PlateMap]:
