@@ -65,6 +65,7 @@ def met():
 import cellwright
 from cellwright.files import images
 from cellwright.files.formats import registry
+import cellwright.cli.main
 print(*sorted(met()))
 images.read_image(sys.argv[1]).read()
 print(*sorted(met()))

@@ -254,6 +254,30 @@ def test_czi_has_scenes_of_their_own_place(stands_in):
             read_image(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "n_samples", "way"),
+    [("u1", 1, 5), ("u2", 1, 5), ("f4", 1, 5), ("u1", 3, 6), ("u2", 1, 6), ("u2", 1, "halves")],
+)
+def test_blocks_of_czi_are_unpacked_as_zen_packs_them(stands_in, kind, n_samples, way):
+    import imagecodecs
+
+    path = stands_in("czifile", "CziFile", ".czi", axes="YX0")
+    known = {0: bytes}
+    sys.modules["czifile"].czifile = SimpleNamespace(DECOMPRESS=known)
+    with pytest.raises(ReadError):
+        read_image(path)  # it tells no more than its axes
+    pixels = np.arange(6 * 7 * n_samples).reshape(6, 7, n_samples).astype(kind)
+    content, header = pixels.tobytes(), b""
+    if way == 6:
+        header = bytes([1])
+    if way == "halves":
+        header, way = bytes([3, 1, 1]), 6
+        content = pixels.view(np.uint8).reshape(-1, 2).T.tobytes()
+    found = known[way](header + imagecodecs.zstd_encode(content)).reshape(pixels.shape)
+    assert found.dtype == pixels.dtype
+    np.testing.assert_array_equal(found, pixels)
+
+
 def test_czi_has_scenes_by_its_newer_package_too(stands_in):
     def scene(dims, value):
         pixels = np.full((2, 8, 9, 3)[: len(dims)], value, np.uint8)

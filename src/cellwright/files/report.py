@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
 
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
@@ -207,6 +206,8 @@ def _density_picture(image: Image, result: Result, told: tuple[ArrayLike, int]) 
 def _plane_figure(
     colours: NDArray[np.uint8], image: Image, result: Result, index: tuple[int, ...], told: str
 ) -> str:
+    from PIL import Image as Picture
+
     content = io.BytesIO()
     Picture.fromarray(colours).save(content, "PNG", optimize=True)
     places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(label_axes(result), index, strict=False))

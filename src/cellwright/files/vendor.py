@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -43,6 +44,9 @@ from cellwright.files.metadata import (
 RGBA_SAMPLES = 4
 MOST_TIMES_STORED = 4000  # how much larger than what is stored a dataset can be
 DEFLATE = 1  # number of this filter in HDF5
+MOST_BLOCK_BYTES = 1 << 28  # of a block of a CZI
+BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
+LONG_HEADER = 3  # bytes before a block of a CZI that say how its bytes are ordered
 SPARE_BYTES = 64  # of a checksum behind a chunk
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
@@ -120,7 +124,33 @@ def read_vendor(path: Path) -> Iterator[Image]:
     yield from read(module, path)
 
 
+class _UnpackedBlock:
+    """What Zstandard packed of a block of a CZI, for czifile, which asks for it in a shape alone.
+
+    Behind a header, which the later of two ways has, all low bytes may stand before all high ones.
+    Source: "Compression Details" in the documentation of libCZI, https://zeiss.github.io/libczi
+    """
+
+    def __init__(self, packed: bytes, *, has_header: bool = False) -> None:
+        import imagecodecs
+
+        n_header = packed[0] if has_header else 0
+        content = bytes(imagecodecs.zstd_decode(packed[n_header:], out=MOST_BLOCK_BYTES))
+        if n_header == LONG_HEADER and packed[2] & 1:
+            content = np.frombuffer(content, np.uint8).reshape(2, -1).T.tobytes()
+        self._content = content
+
+    def reshape(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the pixels; the type follows from how many bytes one has."""
+        n_bytes = len(self._content) // max(1, prod(shape))
+        return np.frombuffer(self._content, BLOCK_TYPES[n_bytes]).reshape(shape)
+
+
 def _read_czi(module: Any, path: Path) -> Iterator[Image]:
+    if hasattr(
+        getattr(module, "czifile", None), "DECOMPRESS"
+    ):  # of before 2026, which lacks what ZEN packs by
+        module.czifile.DECOMPRESS.update({5: _UnpackedBlock, 6: partial(_UnpackedBlock, has_header=True)})
     with module.CziFile(path) as file:
         if hasattr(file, "scenes"):  # czifile of 2026, for Python 3.12 and newer
             yield from _read_czi_scenes(file, path)

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
@@ -266,6 +265,8 @@ def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> No
     labels, on_disk = output / f"{name}.labels.zarr", None
     if result.cells.labels is None and labels.exists():
         on_disk = open_array(labels)
+    from PIL import Image as Picture
+
     picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX, on_disk))
     with atomic_write(thumbnail_of(output, name)) as part:
         picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
