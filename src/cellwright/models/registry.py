@@ -46,7 +46,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             name="flow",
-            title="Nuclei and cells, outlines",
+            title="Nuclei and cells",
             description="Outlines every cell by gradient tracking (MEDIAR-Former representation)",
             learns_from=("masks",),
             gives="instances",

@@ -42,7 +42,7 @@ def test_the_step_between_slices_is_told(viewer: ViewerModel) -> None:
 
 def test_the_image_box_follows_the_viewer(viewer: ViewerModel, choices: Choices) -> None:
     box = choices._panel.image
-    assert titles(box) == ["no image layer"]
+    assert titles(box) == ["no image"]
     assert choices.layer is None
     first = viewer.add_image(np.zeros((9, 9)), name="first")
     second = viewer.add_image(np.zeros((9, 9)), name="second")
@@ -82,7 +82,7 @@ def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices
 
 
 def test_models_of_the_shelf_are_listed_and_their_family_told(choices: Choices) -> None:
-    assert titles(choices._panel.model) == ["Nuclei and cells, outlines · flow", "Choose a folder…"]
+    assert titles(choices._panel.model) == ["Nuclei and cells · flow", "Choose a folder…"]
     assert (choices._panel.model.model_name, choices._panel.model.family) == ("flow", "flow")
 
 
@@ -96,7 +96,7 @@ def test_models_are_listed_by_what_they_give_back(
     qtbot.addWidget(panel)
     choices = Choices(viewer, panel)
     assert titles(panel.model)[:-1] == [
-        "Nuclei and cells, outlines · flow",
+        "Nuclei and cells · flow",
         "Centres and boxes · centroid",
         "Point query · query",
         "3D nuclei · pseudocolor",
@@ -140,7 +140,7 @@ def test_a_folder_can_be_chosen(
     assert (choices._panel.model.model_name, choices._panel.model.family, box.currentText()) == (
         str(folder),
         "flow",
-        "Nuclei and cells, outlines · mine",
+        "Nuclei and cells · mine",
     )
 
 

@@ -691,7 +691,7 @@ def test_models_of_one_family_count_together(
     viewer.add_image(blobs.image, name="blobs")
     together = widget.panel.together
     titles = [together.item(place).text() for place in range(together.count())]
-    assert titles == ["Nuclei and cells, outlines · mine", "Nuclei and cells, outlines · theirs"]
+    assert titles == ["Nuclei and cells · mine", "Nuclei and cells · theirs"]
     together.item(1).setCheckState(Qt.CheckState.Checked)
     widget.panel.count.click()
     settled(widget)

@@ -59,7 +59,7 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #begin { font-weight: 600; padding: 7px; border-radius: 5px; }
 #begin[running="false"] { color: white; background: #1a7a76; }
 #begin[running="false"]:hover { background: #15625f; }
-#begin:disabled { background: rgba(128, 128, 128, 90); }
+#begin:disabled { color: rgba(128, 128, 128, 200); background: rgba(128, 128, 128, 18); }
 #begin[running="true"] { background: rgba(128, 128, 128, 90); font-weight: 400; }
 #offer { background: rgba(47, 181, 174, 45); border-radius: 6px; }
 #offer QLabel, #hint { background: transparent; }

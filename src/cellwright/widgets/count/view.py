@@ -1,6 +1,7 @@
 """The looks of the count widget: its controls and where they stand, without behaviour."""
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, QSize, Qt
@@ -120,7 +121,7 @@ class CountPanel(RegionPanel):
         axes = stack(self.axes, self.understood, spacing_px=2)
         form.addRow("Axes", axes)
         form.addRow("Model", self.model.with_card())
-        self._axes_parts = (form.labelForField(axes), self.axes, self.understood)
+        self._show_axes_row = partial(form.setRowVisible, axes)
         self.show_axes("")
         return form
 
@@ -128,9 +129,7 @@ class CountPanel(RegionPanel):
         """Show what was understood of the axes under their choice; both hide where there is no choice."""
         self.understood.setText(sentence)
         set_state(self.understood, "guessed", on=is_guessed)
-        for part in self._axes_parts:
-            if part is not None:
-                part.setVisible(bool(sentence))
+        self._show_axes_row(bool(sentence))
 
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""

@@ -161,7 +161,7 @@ class LayerComboBox(PanelComboBox):
         help_text: str = "",
         *,
         none: str = "",
-        otherwise: str = "no image layer",
+        otherwise: str = "no image",
         follows_active: bool = False,
         folders: str = "",
     ) -> None:

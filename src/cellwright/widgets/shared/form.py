@@ -127,7 +127,7 @@ class CheckList(QListWidget):
         self.setToolTip(help_text)
         self.setMinimumWidth(LIST_PX)
         self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
-        self.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # layers and models differ at the end
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
 
     @property

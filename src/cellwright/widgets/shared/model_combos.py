@@ -29,6 +29,7 @@ from cellwright.widgets.shared.style import button, fill, row
 
 CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
 CARD_SIZE_PX = (640, 560)
+LEAST_LETTERS = 4  # of what a model finds, before its name
 POINTS = re.compile(r"font-size:[\d.]+pt;?")
 
 
@@ -78,9 +79,11 @@ class ModelComboBox(PanelComboBox):
 
     def shortened(self, text: str, room_px: int) -> str:
         """Return a title that fits; the name of the model, at its end, is kept for the longest."""
-        name, short = text.rpartition(" · ")[2], super().shortened(text, room_px)
-        if short.endswith(name):
-            return short
+        title, dot, name = text.rpartition(" · ")
+        room_left = room_px - self.fontMetrics().horizontalAdvance(dot + name)
+        short = self.fontMetrics().elidedText(title, Qt.TextElideMode.ElideRight, room_left)
+        if len(short) > LEAST_LETTERS:
+            return short + dot + name
         return super().shortened(name, room_px)
 
     @property
@@ -266,7 +269,7 @@ def classifiers() -> list[tuple[str, str]]:
 
 
 def model_title(name: str, family: str) -> str:
-    """Return what a model finds, then its name: ``Nuclei and cells, outlines · flow``."""
+    """Return what a model finds, then its name: ``Nuclei and cells · flow``."""
     return f"{registry.get(family).title} · {name}"
 
 

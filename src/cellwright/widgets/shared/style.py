@@ -45,7 +45,8 @@ BREAK = "\u200b"  # without a width: a line may go on after it
 LINE_LETTERS = 11  # that a line to write in has room for
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-LONG_WORD = re.compile(r"\S{12}(?=\S)")
+LONG_WORD = re.compile(r"(\S{5,13}?[_./\\-]|\S{12})(?=\S)")  # its first piece
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%)")
 MARGIN_PX, ROW_SPACING_PX = 6, 6
 PANEL_MS = 20  # between docking a panel and its many controls; the window answers between them
 TITLE_STYLE = "font-size: 11pt"  # the bar above a dock is as high in any letters
@@ -67,7 +68,7 @@ STYLE = """
 #thresholds QDoubleSpinBox { min-width: 3em; max-width: 3em; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1a7a76; }
 #count:hover { background: #15625f; }
-#count:disabled { background: rgba(128, 128, 128, 90); }
+#count:disabled { color: rgba(128, 128, 128, 200); background: rgba(128, 128, 128, 18); }
 #count[running="true"] { background: #b0483f; }
 #count[running="true"]:hover { background: #94392f; }
 #guide { background: rgba(47, 181, 174, 40); border-radius: 8px; }
@@ -349,11 +350,11 @@ def chip(text: str, colour: str) -> str:
 
 
 def wrappable(text: str) -> str:
-    """Return a text whose long words, names of files say, may go on in the next line of a narrow panel.
+    """Return a text whose long words, names of files say, may go on in the next line, and numbers may not.
 
     The places to go on are marked by characters without a width, which what is copied must not have.
     """
-    return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
+    return BEFORE_UNIT.sub("\u00a0", LONG_WORD.sub(rf"\g<0>{BREAK}", text))
 
 
 def shortened(text: str, longest: int) -> str:
