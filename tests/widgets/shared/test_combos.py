@@ -61,7 +61,7 @@ def test_models_that_find_the_same_are_told_apart_in_a_narrow_box(
     box = PanelComboBox()
     qtbot.addWidget(box)
     box.fill([(model_title(name, "flow"), name) for name in ("flow", "nuclei")])
-    box.resize(180, 24)
+    box.resize(150, 24)
     for place in range(2):
         box.setCurrentIndex(place)
         box.grab()

@@ -31,6 +31,7 @@ from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
+    WrappedLabel,
     button,
     check_box,
     even_row,
@@ -55,7 +56,7 @@ OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
 QToolButton[tool="true"]:checked { color: white; background: #1a7a76; }
-QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
+QToolButton:disabled { color: rgba(128, 128, 128, 200); background: rgba(128, 128, 128, 18); }
 #begin { font-weight: 600; padding: 7px; border-radius: 5px; }
 #begin[running="false"] { color: white; background: #1a7a76; }
 #begin[running="false"]:hover { background: #15625f; }
@@ -66,7 +67,7 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #cells { font-size: 18pt; font-weight: 600; }
 #accept { background: #2a7d4f; color: white; } #accept:hover { background: #236b43; }
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
-#accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
+#accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 200); background: rgba(128, 128, 128, 18); }
 """
 
 
@@ -265,15 +266,15 @@ class AnnotatePanel(QWidget):
         return stack(self.names, even_row(*self.chips, spacing_px=4), spacing_px=4)
 
 
-class SteadyLabel(QLabel):
+class SteadyLabel(WrappedLabel):
     """A text that is always as high as the longest of its usual ones: nothing below it jumps."""
 
     def __init__(self, usual: Iterable[str]) -> None:
         super().__init__()
-        self._usual, self._sample = tuple(usual), QLabel(self)
+        self._usual, self._sample = tuple(usual), WrappedLabel()
+        self._sample.setParent(self)
         self._sample.hide()
         for label in (self, self._sample):
-            label.setWordWrap(True)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.setText("")  # else Qt asks for no height
 

@@ -29,7 +29,6 @@ from cellwright.widgets.shared.style import (
     row,
     set_state,
     stack,
-    wrappable,
     wrapped_label,
 )
 
@@ -90,7 +89,7 @@ class CountPanel(RegionPanel):
         self.number.setText(number)
         set_state(self.number, "long", on=len(number) > LONGEST_LARGE)
         self.line.setText(line)
-        for label, text in ((self.legend, legend), (self.details, wrappable(details))):
+        for label, text in ((self.legend, legend), (self.details, details)):
             label.setText(text)
             label.setVisible(bool(text))
 

@@ -166,7 +166,7 @@ class ResultsView(RegionPanel):
         self.number.setObjectName("resultNumber")
         self.number.setToolTip("Cells that count, by the filters, the border rule and the regions.")
         layout = QHBoxLayout(card)
-        layout.setContentsMargins(10, 2, 10, 4)
+        layout.setContentsMargins(6, 2, 6, 4)
         layout.addWidget(self.number)
         layout.addWidget(self.line, 1)
         return card

@@ -45,7 +45,7 @@ BREAK = "\u200b"  # without a width: a line may go on after it
 LINE_LETTERS = 11  # that a line to write in has room for
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-LONG_WORD = re.compile(r"(\S{5,13}?[_./\\-]|\S{12})(?=\S)")  # its first piece
+LONG_WORD = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")  # its first piece
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%)")
 MARGIN_PX, ROW_SPACING_PX = 6, 6
 PANEL_MS = 20  # between docking a panel and its many controls; the window answers between them
@@ -365,31 +365,39 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
 
 
-class MessageLabel(QLabel):
-    """Shows text that can be copied, and breaks long words, paths say, so that no panel grows wide.
-
-    It is out of sight until there is a text. ``doing`` is what its panel does, for the log of errors.
-    """
+class WrappedLabel(QLabel):
+    """Shows text that goes on in the next line, within long words, too: no name of a file widens a panel."""
 
     _text = ""
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._doing = doing
-        self.setObjectName("message")
-        self.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)  # its Copy would copy the breaks too
         self.setWordWrap(True)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setVisible(False)
 
     def text(self) -> str:
         """Return what was set, without places to break it."""
         return self._text
 
     def setText(self, text: str | None) -> None:
-        """Show a text."""
+        """Show a text; rich text has its own breaks."""
         self._text = text or ""
-        super().setText(wrappable(self._text))
+        is_rich = Qt.mightBeRichText(self._text)  # type: ignore[attr-defined]
+        super().setText(self._text if is_rich else wrappable(self._text))
+
+
+class MessageLabel(WrappedLabel):
+    """Shows text that can be copied; out of sight until there is one.
+
+    ``doing`` is what its panel does, for the log of errors.
+    """
+
+    def __init__(self, doing: str) -> None:
+        super().__init__()
+        self._doing = doing
+        self.setObjectName("message")
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)  # its Copy would copy the breaks too
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setVisible(False)
 
     def tell(self, text: str, is_error: bool = False, is_warning: bool = False) -> None:  # noqa: FBT001, FBT002 - a slot
         """Show a sentence in the colour of what it is; an empty one hides the label."""
@@ -458,11 +466,11 @@ def number_box(
     return made
 
 
-def wrapped_label(text: str = "", name: str = "details") -> QLabel:
+def wrapped_label(text: str = "", name: str = "details") -> WrappedLabel:
     """Return a label whose text goes on in the next line; the style sheet knows it by its name."""
-    label = QLabel(text)
+    label = WrappedLabel()
     label.setObjectName(name)
-    label.setWordWrap(True)
+    label.setText(text)
     return label
 
 
