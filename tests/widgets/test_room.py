@@ -432,6 +432,13 @@ def test_the_sheet_of_keys_keeps_to_the_screen(qtbot: QtBot) -> None:
     shown = sheet.text.document()
     assert shown.idealWidth() <= sheet.text.viewport().width()  # goes on in the next line
     assert "Shift+click" in sheet.text.toPlainText()
+    sheet.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "9pt"}))
+    for _ in range(2):  # as it is opened again
+        sheet.hide()
+        with qtbot.waitExposed(sheet):
+            sheet.show()
+        qtbot.wait(10)
+        assert sheet.text.horizontalScrollBar().maximum() == 0
 
 
 def test_the_table_to_calibrate_fits_large_letters(qtbot: QtBot) -> None:

@@ -154,6 +154,8 @@ class CheatSheet(QDialog):
         document, screen = self.text.document(), self.screen()
         if document is None or screen is None:
             return
+        document = document.clone()  # what is shown keeps the width of its window
+        assert document is not None
         room = SCREEN_SHARE * screen.availableSize()
         document.setTextWidth(room.width())
         wanted = QSize(ceil(document.idealWidth()), ceil(document.size().height()))
