@@ -664,3 +664,10 @@ if "bad" in sys.argv[1]:
     monkeypatch.setattr(vendor, "WALK", walk)
     found = {name: vendor._comes_to_an_end(Path(name)) for name in ("a", "ö b", "-c", "bad")}
     assert found == {"a": True, "ö b": True, "-c": True, "bad": False}
+
+
+def test_an_outline_far_around_is_left_out_before_it_is_filled(tmp_path):
+    (tmp_path / "a_cp_outlines.txt").write_text("2,3,12,3,12,13,2,13\n20,20,25,42949672\n20,20,8000,9000")
+    (found,) = recognise(tmp_path / "a_cp_outlines.txt").read(tmp_path / "a_cp_outlines.txt")
+    assert len(found) == 1
+    assert "2 made no sense" in found.notices[0]

@@ -331,8 +331,9 @@ def test_odd_objects_are_right_in_viewer_command_line_and_python(
         written = cellwright.convert([tmp_path / name], "labels", target, tmp_path / "image.npy")
         (found,) = written[target]
         assert (len(found), notice in found.notices[0]) == (n_cells, True)
+        told.clear()
         ((labels, _, _),) = readers_writers.read_layers(str(tmp_path / name))
-        assert (len(np.unique(labels)) - 1, notice in told[-1]) == (n_cells, True)
+        assert (len(np.unique(labels)) - 1, notice in told[0]) == (n_cells, True)
         np.testing.assert_array_equal(labels, found.labels[: len(labels), : labels.shape[1]])
         again = ["--output", str(tmp_path / "again.ome.tif"), "--image", str(tmp_path / "image.npy")]
         with pytest.raises(SystemExit) as ended:

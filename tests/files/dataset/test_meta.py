@@ -43,7 +43,7 @@ def test_a_broken_meta_is_refused(folder, meta, write_meta):
 
 
 def test_a_meta_that_is_no_text_is_refused(folder):
-    (folder / "meta.json").write_bytes(b"\xff\xfe\x00{")
+    (folder / "meta.json").write_bytes(b"\x81\x00{")
     with pytest.raises(ReadError, match=r"readable .*meta\.json"):
         read_dataset(folder)
 

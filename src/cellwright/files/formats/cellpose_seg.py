@@ -33,6 +33,7 @@ from cellwright.files.json_value import JsonValue, read_lines
 from cellwright.ops.outlines import MaskPart, filled
 
 ENDING, OUTLINES = "_seg.npy", "_cp_outlines.txt"
+MOST_OF_CELL_PX = 1 << 24  # of the box around one outline, which is filled
 PATHS = ("PosixPath", "WindowsPath", "Path")  # the file name, where scripts gave it so
 KEPT = ("masks", "classes", "class_names", "pixel_size_um")
 PLAIN_DTYPE = re.compile("[biufcOSU][0-9]{0,6}")
@@ -159,8 +160,8 @@ def _outlined(row: JsonValue) -> FileObject:
         raise row.refuse("pixels as x,y,x,y")
     pixels = numbers.reshape(-1, 2)[:, ::-1].astype(int)
     first, stop = pixels.min(axis=0), pixels.max(axis=0) + 1
-    if np.prod(stop - first) > MOST_FILLED_PX:
-        raise row.refuse(f"pixels of a cell of at most {MOST_FILLED_PX}")
+    if np.prod(stop - first) > MOST_OF_CELL_PX:
+        raise row.refuse(f"pixels of a cell of at most {MOST_OF_CELL_PX}")
     inside = filled([pixels - first + 0.5]).mask
     inside[tuple((pixels - first).T)] = True
     part = MaskPart((int(first[0]), int(first[1])), inside)
