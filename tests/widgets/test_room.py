@@ -223,6 +223,19 @@ def test_names_of_files_go_on_in_the_next_line_at_their_parts() -> None:
     assert "10.0\u00a0µm" in wrappable("median diameter 10.0 µm")
 
 
+@every_panel
+def test_an_error_is_seen_in_a_panel_that_is_longer_than_its_dock(panel: QWidget, qtbot: QtBot) -> None:
+    area = panel.findChild(PanelScrollArea)
+    assert area is not None
+    area.setFixedHeight(200)
+    panel.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    with qtbot.waitExposed(panel):
+        panel.show()
+    message = (getattr(panel, "view", None) or panel.panel).message  # type: ignore[attr-defined]
+    message.tell("There is no such folder.", is_error=True)
+    qtbot.waitUntil(lambda: message.visibleRegion().boundingRect().height() > 20)
+
+
 @pytest.mark.parametrize("panel", ["annotate", "train", "compare", "folder"], indirect=True)
 def test_errors_go_once_something_is_chosen_typed_or_ticked(panel: Any) -> None:
     shown = getattr(panel, "view", None) or panel.panel

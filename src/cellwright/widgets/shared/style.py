@@ -292,13 +292,19 @@ class PanelScrollArea(QScrollArea):
         return is_handled
 
 
-def follow_font(drawing: QWidget) -> None:
-    """Give a drawing that came late the font of its panel."""
-    around = drawing.parentWidget()
+def area_of(part: QWidget) -> PanelScrollArea | None:
+    """Return what scrolls the panel of a part."""
+    around = part.parentWidget()
     while around is not None and not isinstance(around, PanelScrollArea):
         around = around.parentWidget()
-    if around is not None:
-        around.follow_font()
+    return around
+
+
+def follow_font(drawing: QWidget) -> None:
+    """Give a drawing that came late the font of its panel."""
+    area = area_of(drawing)
+    if area is not None:
+        area.follow_font()
 
 
 def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
@@ -405,6 +411,14 @@ class MessageLabel(WrappedLabel):
         self.setVisible(bool(text))
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
+        if is_error and text:
+            QTimer.singleShot(0, self._come_into_sight)  # once it has its place
+
+    def _come_into_sight(self) -> None:
+        """Scroll the panel to an error: below a long panel nobody would see it."""
+        area = area_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
+        if area is not None:
+            area.ensureWidgetVisible(self)
 
     def fail(self, error: Exception, doing: str = "") -> None:
         """Tell what went wrong; what was not foreseen is logged too, with what was being done."""
