@@ -226,8 +226,10 @@ class PointPromptTool(Prompter):
             self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
             return
         self.draft.undo()
-        stays = f" {STAYS}" * (self.draft.prompts is not None)
-        self._tell(f"{why}{stays}", is_warning=why == NOT_COUNTED)
+        is_warning = why == NOT_COUNTED
+        if self.draft.prompts is not None:
+            why = f"{why} {STAYS}"
+        self._tell(why, is_warning=is_warning)
 
     def _why_not(self, prompts: "Prompts", cell: "PromptedCell | None", context: PromptContext) -> str:
         """Return why the answer to prompts is no cell to be added; empty where it is one."""

@@ -147,7 +147,8 @@ class PromptDraft:
     def answer(self, cell: "PromptedCell | None", outlines: Sequence[NDArray[Any]] = ()) -> None:
         """Take the cell for the prompts, and show its outlines or those of what stands for it."""
         self.cell, self._outlines = cell, outlines
-        self._answers[-1:] = [(cell, outlines)] * bool(self._steps)
+        if self._steps:
+            self._answers[-1] = (cell, outlines)
         self.show()
 
     def show(self) -> None:
