@@ -113,17 +113,19 @@ class ReadingNotes:
 
     def notices(self) -> tuple[str, ...]:
         """Return all of it as one sentence, or nothing; another where the size of the image is a guess."""
-        guessed = (
-            f"{self.path.name} does not tell the size of its image: {self.least_shape} is the least that "
-            "holds its cells. Name the image to have its own.",
-        ) * bool(self.least_shape)
+        notices = []
         told = [f"{n} {what}" for what, n in self.counts.items()]
         if self.faults:
             told.append(f"{len(self.faults)} made no sense and were left out, first: {self.faults[0]}")
-        if not told:
-            return guessed
-        text = "; ".join(told).removesuffix(".")
-        return (f"Of {self.n_objects} objects in {self.path.name} {text}.", *guessed)
+        if told:
+            text = "; ".join(told).removesuffix(".")
+            notices.append(f"Of {self.n_objects} objects in {self.path.name} {text}.")
+        if self.least_shape:
+            notices.append(
+                f"{self.path.name} does not tell the size of its image: {self.least_shape} is the least that "
+                "holds its cells. Name the image to have its own."
+            )
+        return tuple(notices)
 
 
 def makes_sense(places: NDArray[np.float64]) -> bool:

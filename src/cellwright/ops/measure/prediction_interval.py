@@ -128,16 +128,18 @@ def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None =
 
     Of several frames they tell the ``worst``, its number and its share, though all together are not crowded.
     """
-    where = "" if worst is None else f"{worst[1]:.0%} of frame {worst[0]}, the most crowded one"
+    crowded = []
+    if covered >= CROWDED:
+        crowded.append(f"{covered:.0%} of the image")
+    if worst is not None and (crowded or worst[1] >= CROWDED):
+        crowded.append(f"{worst[1]:.0%} of frame {worst[0]}, the most crowded one")
+    if not crowded:
+        return ""
     if covered < CROWDED:
-        is_told = worst is not None and worst[1] >= CROWDED
-        hidden = "where many may be hidden. Calibrate by a few boxes to know."
-        return f"{CROWD}{where}, {hidden}" if is_told else ""
-    most = overlapping(count, covered)
+        return f"{CROWD}{crowded[0]}, where many may be hidden. Calibrate by a few boxes to know."
     return (
-        f"{CROWD}{covered:.0%} of the image{f', and {where}' * bool(where)}: if they lie over each other, "
-        f"there may be {most:,.0f}. "
-        "Calibrate by a few boxes to know."
+        f"{CROWD}{', and '.join(crowded)}: if they lie over each other, there may be "
+        f"{overlapping(count, covered):,.0f}. Calibrate by a few boxes to know."
     )
 
 
