@@ -147,10 +147,9 @@ class _UnpackedBlock:
 
 
 def _read_czi(module: Any, path: Path) -> Iterator[Image]:
-    if hasattr(
-        getattr(module, "czifile", None), "DECOMPRESS"
-    ):  # of before 2026, which lacks what ZEN packs by
-        module.czifile.DECOMPRESS.update({5: _UnpackedBlock, 6: partial(_UnpackedBlock, has_header=True)})
+    inner: Any = getattr(module, "czifile", None)
+    if hasattr(inner, "DECOMPRESS"):  # of before 2026, which lacks what ZEN packs by
+        inner.DECOMPRESS.update({5: _UnpackedBlock, 6: partial(_UnpackedBlock, has_header=True)})
     with module.CziFile(path) as file:
         if hasattr(file, "scenes"):  # czifile of 2026, for Python 3.12 and newer
             yield from _read_czi_scenes(file, path)
