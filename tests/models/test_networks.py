@@ -11,7 +11,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.families import flow
+from cellwright.models.families import centroid, density, flow, query
 from cellwright.models.families.flow import Attention, MixTransformer, TransformerBlock
 from cellwright.models.layers.blocks import ActivatedConv2d, fused
 from cellwright.ops.geometry.intensity import apply, fit
@@ -54,8 +54,9 @@ def test_the_small_preset_is_small():
     assert n_parameters(flow.build("small").network) < 4_000_000
 
 
-def test_the_deep_preset_begins_as_the_lite_one():
-    lite, deep = flow.build("lite").network, flow.build("deep").network
+@pytest.mark.parametrize("family", [flow, centroid, query, density])
+def test_the_deep_preset_begins_as_the_lite_one(family):
+    lite, deep = family.build("lite").network, family.build("deep").network
     missing, unexpected = deep.load_state_dict(lite.state_dict(), strict=False)
     assert missing
     assert not unexpected

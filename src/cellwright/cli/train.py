@@ -216,7 +216,7 @@ def pretrain(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, without annotation.")],
     output: Annotated[Path, typer.Option(help="Folder for the encoder; a stopped run resumes there.")],
     model: Annotated[str, typer.Option(help="Family that will be trained.")] = registry.DEFAULT_FAMILY,
-    preset: Annotated[str, typer.Option(help="Architecture: small, lite, or deep (flow).")] = "lite",
+    preset: Annotated[str, typer.Option(help="Architecture: small, lite or deep.")] = "lite",
     start: Annotated[
         str | None, typer.Option(help="Name or folder of a model whose weights this starts from.")
     ] = None,

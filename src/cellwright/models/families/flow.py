@@ -8,7 +8,6 @@ normalised over the positions attended to, as the paper has it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.layers.blocks import PixelHead, stochastic_depth
-from cellwright.models.layers.trunk import DEEP, FEATURES, LITE, network_of, trained_specs
+from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
@@ -27,16 +26,14 @@ FLOW_SCALE = 5.0  # the network gives five times the unit flow, as in the refere
 MAP_CHANNELS = {"flow": 2, "probability": 1}
 NORM_EPS = 1e-6
 
-_TRAINED = trained_specs(
-    "flow",
-    "Nuclei and cells in 2D: outlines by gradient tracking",
-    MAP_CHANNELS,
-    small_px=(16.0, 36.0),
-    lite_px=(14.0, 50.0),
-)
 SPECS = {
-    **_TRAINED,
-    DEEP: replace(_TRAINED[LITE], preset=DEEP),
+    **trained_specs(
+        "flow",
+        "Nuclei and cells in 2D: outlines by gradient tracking",
+        MAP_CHANNELS,
+        small_px=(16.0, 36.0),
+        lite_px=(14.0, 50.0),
+    ),
     "paper": ModelSpec(
         family="flow",
         preset="paper",

@@ -167,9 +167,10 @@ def trained_specs(
     lite_px: tuple[float, float],
     options: Mapping[str, float] | None = None,
 ) -> dict[str, ModelSpec]:
-    """Return the specs of a family's presets that are trained here: ``small``, from scratch, and ``lite``.
+    """Return the specs of a family's presets that are trained here: ``small``, ``lite`` and ``deep``.
 
-    ``small_px`` and ``lite_px`` are the diameters of cells that each takes without rescaling.
+    ``small_px`` and ``lite_px`` are the diameters of cells that each takes without rescaling; ``deep`` takes
+    those of ``lite``.
     """
     small = ModelSpec(
         family=family,
@@ -184,7 +185,7 @@ def trained_specs(
         options=options or {},
     )
     lite = replace(small, preset=LITE, divisor=LITE_DIVISOR, halo=LITE_HALO, diameter_range_px=lite_px)
-    return {"small": small, LITE: lite}
+    return {"small": small, LITE: lite, DEEP: replace(lite, preset=DEEP)}
 
 
 def network_of(preset: str, head: nn.Module, in_channels: int) -> HeadedNetwork:
