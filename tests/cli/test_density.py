@@ -46,7 +46,7 @@ def test_a_density_is_written_with_its_interval(cli, image_path, blobs, density_
 def test_classes_are_refused_where_there_are_no_cells(cli, image_path, density_folder):
     code, _, err = cli("count", image_path, "--model", density_folder, "--classifier", "blood")
     assert code == 1
-    assert "Classes belong to single cells; density gives only their density" in err
+    assert "classes are of single cells; density gives only their density" in err
 
 
 def test_a_density_has_a_report_and_no_tables_of_cells(

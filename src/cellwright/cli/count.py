@@ -5,7 +5,6 @@ once, also those that come while it watches.
 """
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refu
 from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
 from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError, SettingsError, error_line
+from cellwright.core.errors import ReadError, SettingsError, error_line, repeated
 from cellwright.files.atomic import as_stored, check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output
@@ -64,72 +63,78 @@ RULES = (
 )
 
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+        show_default=False,
+    ),
+]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        help="Name or folder of a model; give several to average them.  "
+        f"[default: {registry.DEFAULT_FAMILY}]",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."),
+]
+Axes = Annotated[
+    str | None, typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed.")
+]
+Classifier = Annotated[
+    str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
+]
+Window = Annotated[
+    str | None,
+    typer.Option(help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."),
+]
+PixelSize = Annotated[
+    str | None, typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file.")
+]
+Report = Annotated[
+    Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
+]
+Saved = Annotated[
+    Path | None,
+    typer.Option("--settings", help="File of settings to begin with; flags given here override it."),
+]
+Save = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
+EachChannel = Annotated[
+    bool, typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels.")
+]
+WithFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--with",
+        help="Image file of the same pixels, whose channels are added after those of the image. "
+        "May be repeated; {name} is the name of the image.",
+        show_default=False,
+    ),
+]
+
+
 @with_settings(*SETTINGS)
 def count(
     context: typer.Context,
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        list[str],
-        typer.Option(
-            help="Name or folder of a model; give several to average them.  "
-            f"[default: {registry.DEFAULT_FAMILY}]",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."
-        ),
-    ] = None,
-    axes: Annotated[
-        str | None,
-        typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
-    ] = None,
-    classifier: Annotated[
-        str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."
-        ),
-    ] = None,
-    pixel_size: Annotated[
-        str | None, typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
-    ] = None,
+    images: Images,
+    model: Models = [],  # noqa: B006 - typer copies it
+    output: Output = None,
+    axes: Axes = None,
+    classifier: Classifier = None,
+    window: Window = None,
+    pixel_size: PixelSize = None,
+    report: Report = None,
     xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
-    saved: Annotated[
-        Path | None,
-        typer.Option("--settings", help="File of settings to begin with; flags given here override it."),
-    ] = None,
-    save_settings: Annotated[
-        Path | None, typer.Option(help="File to save all settings to, for --settings.")
-    ] = None,
+    saved: Saved = None,
+    save_settings: Save = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
-    each_channel: Annotated[
-        bool,
-        typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels."),
-    ] = False,
-    with_files: Annotated[
-        list[str],
-        typer.Option(
-            "--with",
-            help="Image file of the same pixels, whose channels are added after those of the image. "
-            "May be repeated; {name} is the name of the image.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    each_channel: EachChannel = False,
+    with_files: WithFiles = [],  # noqa: B006 - typer copies it
     **flags: Any,
 ) -> None:
     """Count the cells of images, or of the images in folders.
@@ -143,12 +148,16 @@ def count(
     recipe = Recipe(models=tuple(model or [registry.DEFAULT_FAMILY]))
     if saved is not None:
         recipe = replace(load_recipe(saved, model), image="")
-    has_folder = any(path.is_dir() and not is_zarr(path) for path in images)
-    refuse_idle(context, RULES, [*changed_in(recipe), *[FOLDER] * has_folder])
+    there = list(changed_in(recipe))
+    if any(path.is_dir() and not is_zarr(path) for path in images):
+        there.append(FOLDER)
+    refuse_idle(context, RULES, there)
     named: dict[str, Any] = {"axes": axes, "classifier": classifier, "with_files": tuple(with_files)}
     named["each_channel"] = each_channel
-    named["window"] = None if window is None else parse_window(window)
-    named["pixel_size_um"] = None if pixel_size is None else parse_pixel_size(pixel_size)
+    if window is not None:
+        named["window"] = parse_window(window)
+    if pixel_size is not None:
+        named["pixel_size_um"] = parse_pixel_size(pixel_size)
     recipe = replace(recipe, **{name: value for name, value in named.items() if value})
     files: dict[str, Any] = {"output": output, "report": report, "xlsx": xlsx, "parquet": parquet}
     choices = replace(make_choices(flags, recipe), **files, n_images=len(images))
@@ -192,13 +201,13 @@ def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
     refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))
     settings = changed_by(flags, recipe.settings or family.settings())
     recipe = replace(recipe, settings=settings, **parts)
-    instead = f"{family.name} gives only their {family.gives}. Choose another model, or leave the"
-    if recipe.is_analysed and family.gives != "instances":
-        raise SettingsError(f"Single cells are measured; {instead} measurements out.")
+    if family.gives != "instances" and (recipe.is_analysed or recipe.classifier):
+        raise SettingsError(
+            f"Measurements and classes are of single cells; {family.name} gives only their {family.gives}. "
+            "Choose another model, or leave them out."
+        )
     if recipe.classifier:
         check_texts(recipe.analysis.keep, {"class": store.classifier_of(recipe.classifier).classes})
-        if family.gives != "instances":
-            raise SettingsError(f"Classes belong to single cells; {instead} classifier out.")
     return CountChoices(loaded, recipe)
 
 
@@ -206,7 +215,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     """Make the output folder, so that a place that cannot be written stops the run before it starts."""
     if output is None:
         return
-    twice = [stem for stem, n in Counter(path.stem.casefold() for path in images).items() if n > 1]
+    twice = repeated(path.stem.casefold() for path in images)
     if twice:
         raise SettingsError(
             f"Images that go to one output folder must differ in name; {', '.join(twice)} occurs more than "

@@ -12,7 +12,10 @@ import typer
 from cellwright.cli.count import COUNT_SETTINGS, make_choices
 from cellwright.cli.flags import read_settings, refuse_idle, with_settings
 from cellwright.cli.output import read_folder, run_with_bar
+from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError
+from cellwright.files.atomic import make_folder
+from cellwright.files.images import read_image, write_labels
 from cellwright.files.zarr import is_zarr
 from cellwright.inference.image_count import CountChoices
 from cellwright.inference.recipe import Recipe
@@ -20,7 +23,6 @@ from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:
-    from cellwright.core.data import Image, Result
     from cellwright.files.dataset.folder import Dataset
     from cellwright.training.evaluation.compare import Comparison
 
@@ -50,20 +52,26 @@ def evaluate(
     Where not every cell is annotated, only recall is told: what else was found may be right.
     """
     refuse_idle(context, ENGINE_RULES)
-    everything = read_folder(dataset)
-    chosen = everything.select(None if split == "all" else split, group)
-    if not len(chosen):
-        splits = sorted({item.split for item in everything.items})
-        groups = sorted({item.group for item in everything.items})
-        raise ReadError(
-            f"{dataset} has no annotated image of split {split!r} and group {group!r}; its splits are "
-            f"{splits}, its groups {groups}. Choose some of these."
-        )
+    chosen = selected(dataset, split, group)
     recipes = [Recipe(models=(name,)) for name in model]
     choices = [make_choices(flags, recipe) for recipe in recipes]  # all checked before the first is scored
     values = [{"model": one.title, "split": split, "groups": _groups(one, chosen)} for one in choices]
     whole = values[0] if len(values) == 1 else {"models": values}
     typer.echo(json.dumps(whole, indent=2, allow_nan=False))
+
+
+def selected(folder: Path, split: str, group: str | None = None) -> "Dataset":
+    """Return the images of a split and group of a dataset; ReadError where there are none."""
+    everything = read_folder(folder)
+    chosen = everything.select(None if split == "all" else split, group)
+    if not len(chosen):
+        splits = sorted({item.split for item in everything.items})
+        groups = sorted({item.group for item in everything.items})
+        raise ReadError(
+            f"{folder} has no annotated image of split {split!r} and group {group!r}; its splits are "
+            f"{splits}, its groups {groups}. Choose some of these, or all of them."
+        )
+    return chosen
 
 
 def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
@@ -90,11 +98,12 @@ def compare(
 
     Tells their F1, too, where the true cells are known.
     """
-    refuse_idle(context, COMPARE_RULES, [DATASET] * holds_images(source))
+    is_dataset = source.is_dir() and not is_zarr(source)
+    refuse_idle(context, COMPARE_RULES, [DATASET] if is_dataset else [])
     engine = read_settings(EngineSettings, flags)
     if len(model) < 2:
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
-    data = read_source(source, split)
+    data = selected(source, split) if is_dataset else read_image(source)
     from cellwright.training.evaluation.compare import compare as compare_models
 
     on_image = None if output is None else partial(write_disagreement, output)
@@ -103,27 +112,8 @@ def compare(
     typer.echo(as_text(comparison, as_json=as_json))
 
 
-def holds_images(source: Path) -> bool:
-    """Return whether a folder is one of images, and no image itself."""
-    return source.is_dir() and not is_zarr(source)
-
-
-def read_source(source: Path, split: str) -> "Dataset | Image":
-    """Return the image, or the images of one split of a folder."""
-    from cellwright.files.images import read_image
-
-    if not holds_images(source):
-        return read_image(source)
-    chosen = read_folder(source).select(None if split == "all" else split)
-    if not len(chosen):
-        raise ReadError(f"{source} has no annotated image of split {split!r}. Choose another, or 'all'.")
-    return chosen
-
-
-def write_disagreement(output: Path, image: "Image", results: Sequence["Result"]) -> None:
+def write_disagreement(output: Path, image: Image, results: Sequence[Result]) -> None:
     """Write labels of what only the first (1) or only the second (2) of the models found in an image."""
-    from cellwright.files.atomic import make_folder
-    from cellwright.files.images import write_labels
     from cellwright.training.evaluation.compare import disagreement
 
     make_folder(output)
@@ -145,8 +135,7 @@ def as_text(comparison: "Comparison", *, as_json: bool) -> str:
     ]
     if as_json:
         return json.dumps({"images": rows, "means": means}, indent=2, allow_nan=False)
-    lines = [_line(row) for row in rows]
-    return "\n".join([*lines, *(_line({"image": "mean", **row}) for row in means)])
+    return "\n".join(_line(row) for row in [*rows, *({"image": "mean", **row} for row in means)])
 
 
 def _known(f1: float) -> dict[str, float]:

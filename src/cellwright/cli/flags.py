@@ -96,7 +96,8 @@ def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterabl
 
     ``also`` is there besides flags: settings of a file, or words that rules name.
     """
-    given = {name for name in context.params if _is_given(context, name)}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
     there = {name for name in given if context.params[name] is not False}.union(also)
     for rule in rules:
         for name in sorted(given.intersection(rule.flags)):
@@ -110,11 +111,6 @@ def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterabl
                 raise SettingsError(
                     f"{_flag(name)} does nothing without {needs}. Give that, too, or leave {_flag(name)} out."
                 )
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _names(kind: type[Any]) -> set[str]:

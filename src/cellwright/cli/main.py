@@ -90,8 +90,9 @@ def models(
     ] = False,
 ) -> None:
     """List, export or import models."""
-    refuse_idle(context, MODELS_RULES, [ANOTHER] * (context.invoked_subcommand is not None))
-    if context.invoked_subcommand is not None:
+    is_alone = context.invoked_subcommand is None
+    refuse_idle(context, MODELS_RULES, [] if is_alone else [ANOTHER])
+    if not is_alone:
         return
     if as_table:
         typer.echo(families_table())

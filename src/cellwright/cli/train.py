@@ -96,7 +96,8 @@ def train(
     became better. Without, a new model is trained from scratch.
     """
     refuse_taken(output, (dataset, *extra))
-    refuse_idle(context, TRAIN_RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
+    has_counts = tune is not None and dataset.suffix.lower() == ".csv"
+    refuse_idle(context, TRAIN_RULES, [COUNTS] if has_counts else [])
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
         tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)
@@ -235,9 +236,11 @@ def pretrain(
     `cellwright train --pretrained` begins with it. Prints one line per epoch.
     """
     settings = read_settings(PretrainSettings, flags)
-    folders = [FOLDER] * any(path.is_dir() for path in images)
+    there = [f"--method {settings.method}"]
+    if any(path.is_dir() for path in images):
+        there.append(FOLDER)
     refuse_taken(output, images)
-    refuse_idle(context, PRETRAIN_RULES, [*folders, f"--method {settings.method}"])
+    refuse_idle(context, PRETRAIN_RULES, there)
     listed = list_images(images, pattern)
     import torch
 

@@ -7,7 +7,8 @@ Whatever reads a file may raise ReadError where it is missing, damaged or does n
 WriteError; docstrings name the errors beyond these.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -85,6 +86,11 @@ def error_line(error: Exception) -> str:
     if isinstance(error, CellwrightError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once, sorted."""
+    return sorted(name for name, n in Counter(names).items() if n > 1)
 
 
 def few(names: list[str] | tuple[str, ...], most: int = 5) -> str:

@@ -1,11 +1,10 @@
 """Annotations of one format to another."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cellwright.core.data import Image
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, repeated
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import READERS, Format, format_of, recognise
@@ -51,7 +50,7 @@ def _parted(
             f"Files of {one.name} end with {' or '.join(one.extensions)} and hold one image; got "
             f"{output.name} for {len(found)}. Name such a file, or a folder for several."
         )
-    twice = [name for name, n in Counter(plain_name(each.name) for each in found).items() if n > 1]
+    twice = repeated(plain_name(each.name) for each in found)
     if twice:
         raise SettingsError(
             f"Images that go into files of their own must differ in name; {', '.join(twice[:5])} occurs more "

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
+from cellwright.core.data import AXES, CHANNEL, ArrayLike, Image, without_channels
 from cellwright.core.errors import AxesError, ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
@@ -45,8 +45,12 @@ LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however sma
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS
 NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."
-
 NO_SIZE = "The file tells the pixel size in {} alone, not in both x and y: areas stay in pixels."
+STORED_VALUES = (
+    "The file holds places in a palette, inks, or a photo that is turned; another reader opened it and shows "
+    "what is stored. Open it with Cellwright to count it as the command line does."
+)
+OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
 
 
 def um_per(unit: str) -> float | None:
@@ -91,13 +95,6 @@ def color_of(rgb: Sequence[int] | NDArray[Any]) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-STORED_VALUES = (
-    "The file holds places in a palette, inks, or a photo that is turned; another reader opened it and shows "
-    "what is stored. Open it with Cellwright to count it as the command line does."
-)
-OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
-
-
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
     """What a file tells of an image; what does not fit the image is left out by :func:`describe`."""
@@ -137,27 +134,26 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         is_guessed = len(axes) > 2
     if is_guessed:
         notices.append(guess_notice(axes, shape))
-    lengths = dict(zip(axes, shape, strict=True))
-    pixel_size: tuple[float, ...] = ()
+    return _with_what_fits(Image(data, axes, name=name, axes_are_guessed=is_guessed), told, notices)
+
+
+def _with_what_fits(image: Image, told: ImageMetadata, notices: list[str]) -> Image:
+    """Return an image with sizes, channels and time as far as what is told fits its axes, and notices."""
+    lengths = image.lengths
     if "X" in told.sizes and "Y" in told.sizes:
-        pixel_size = tuple(float(told.sizes.get(axis, 0.0)) for axis in axes if axis in SPATIAL)
+        sizes = tuple(told.sizes.get(axis, 0.0) for axis in image.spatial_axes)
+        image = replace(image, pixel_size_um=sizes)
+        if "Z" not in told.sizes and lengths.get("Z", 1) > 1:
+            notices.append(NO_STEP)
     elif told.sizes:
         notices.append(NO_SIZE.format(" and ".join(told.sizes).lower()))
-    if pixel_size and "Z" not in told.sizes and lengths.get("Z", 1) > 1:
-        notices.append(NO_STEP)
-    n_channels = lengths.get("C", 0)
-    names, colors = tuple(told.channel_names), tuple(told.channel_colors)
-    return Image(
-        data,
-        axes,
-        pixel_size,
-        name,
-        channel_names=names * (len(names) == n_channels and any(names)),
-        channel_colors=colors * (len(colors) == n_channels and all(colors)),
-        notices=tuple(notices),
-        axes_are_guessed=is_guessed,
-        frame_interval_s=told.frame_interval_s * (lengths.get("T", 1) > 1),
-    )
+    if len(told.channel_names) == lengths.get("C", 0) and any(told.channel_names):
+        image = replace(image, channel_names=tuple(told.channel_names))
+    if len(told.channel_colors) == lengths.get("C", 0) and all(told.channel_colors):
+        image = replace(image, channel_colors=tuple(told.channel_colors))
+    if lengths.get("T", 1) > 1:
+        image = replace(image, frame_interval_s=told.frame_interval_s)
+    return replace(image, notices=tuple(notices))
 
 
 def _with_one_end(data: NDArray[Any]) -> NDArray[Any]:
@@ -232,13 +228,13 @@ def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
 
 def likely_axes(shape: Sequence[int], *, is_colour: bool = False) -> list[str]:
     """Return the axes an array may have, those first that most files have; colours are the last axis."""
-    n = len(shape) - is_colour
+    n = len(shape)
+    in_colours = ["".join(lead) + "YXC" for lead in permutations("TZ", n - 3)] if n > 2 else []
+    if is_colour:
+        return in_colours
     found = ["".join(lead) + "YX" for lead in permutations("TZ", n - 2)]
-    if not is_colour:
-        found += ["".join(lead) + "YX" for lead in permutations("TZC", n - 2) if CHANNEL in lead]
-        if n > 2:
-            found += ["".join(lead) + "YXC" for lead in permutations("TZ", n - 3)]
-    return [axes + CHANNEL * is_colour for axes in found]
+    found += ["".join(lead) + "YX" for lead in permutations("TZC", n - 2) if CHANNEL in lead]
+    return found + in_colours
 
 
 AxesFrom = Literal["choice", "layer", "file", "shape"]
@@ -283,8 +279,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     """Return an array as image: its axes as chosen, as it tells itself, as its file does, or guessed.
 
     Pixel sizes and the time between frames are those of the array, and where it tells none, of the file; so
-    are the channels. ``file``
-    holds the images of its file that it may be; ones of another shape are left out.
+    are the channels. ``file`` holds the images of its file that it may be; others are left out.
 
     AxesError where there are less than two axes, more than five, or several of length one at the end.
     """
@@ -292,9 +287,8 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     parts = list(file)
     match = _match(shape, facts, parts)
     axes, axes_from = _best_axes(shape, facts, match)
-    told = ImageMetadata(notices=_doubts(match, parts))
-    if match is not None:
-        told = replace(told_of(match.image), notices=told.notices)
+    told = ImageMetadata() if match is None else told_of(match.image)
+    told = replace(told, notices=_doubts(match, parts))
     letters = axes or guess_axes(shape, np.dtype(data.dtype))
     steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}
     interval_s = facts.frame_interval_s or told.frame_interval_s
@@ -315,7 +309,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
 
 def _best_axes(shape: tuple[int, ...], facts: ArrayFacts, match: _Match | None) -> tuple[str, AxesFrom]:
     """Return the axes by who knows them best: user, array, file; likely ones of colours; or ''."""
-    end = CHANNEL * facts.is_colour
+    end = CHANNEL if facts.is_colour else ""
     own = facts.axes + end
     if len(facts.chosen + end) == len(shape):
         return facts.chosen + end, "choice"
@@ -334,7 +328,7 @@ def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
         return []
     if match is None:
         return [OTHER_SHAPE.format(parts[0].image.shape)]
-    return [STORED_VALUES] * match.image.is_converted
+    return [STORED_VALUES] if match.image.is_converted else []
 
 
 def _traced(image: Image, match: _Match) -> Image:

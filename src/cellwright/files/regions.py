@@ -237,11 +237,11 @@ def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> ArrayLike:
         factors = [1.0 if n == whole else _factor(found, n, image, whole, axis) for axis, n, whole in lengths]
         if all(factors):
             return SampledPixels(pixels, wanted, factors)
-    raise ReadError(
-        f"The image in {path} must have {image.label_shape} pixels, as {image.name!r} has"
-        f"{', or tell a pixel size by which it shows the same field' * may_differ}; got {pixels.shape}"
-        f"{f' of {_size_text(found)}, for {_size_text(image)}' * may_differ}. Choose the mask of this image."
-    )
+    wanted_text, got = f"{image.label_shape} pixels, as {image.name!r} has", f"{pixels.shape}"
+    if may_differ:
+        wanted_text += ", or tell a pixel size by which it shows the same field"
+        got += f" of {_size_text(found)}, for {_size_text(image)}"
+    raise ReadError(f"The image in {path} must have {wanted_text}; got {got}. Choose the mask of this image.")
 
 
 def _factor(mask: Image, n: int, image: Image, whole: int, axis: str) -> float:

@@ -44,7 +44,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of a box plot
 MOST_PLOTS = 12
 MOST_BOXES = 4  # columns, for each way of grouping
 MOST_ROWS = 200
-MOST_ALONE = 1  # images of a session that have no table of their own
 PLOTTED = (
     *("area", "volume", "diameter", "perimeter", "circularity"),
     *("score", "intensity_mean", "nearest_distance"),
@@ -94,7 +93,10 @@ def write_report(
         *_pictures(extras),
         *_over_planes(per_plane(result)),
         "<h2>Distributions</h2>",
-        *_plots(analysis),
+        *(
+            _histogram(heading_of(name, analysis.names), analysis.table[name].to_numpy(np.float64))
+            for name in _plotted(analysis.table)[:MOST_PLOTS]
+        ),
         *_boxes(analysis),
         *_foot(result, image, recipes),
     ]
@@ -158,7 +160,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def _session(extras: ReportExtras) -> list[str]:
-    if extras.totals is None or len(extras.totals) < MOST_ALONE + 1:
+    if extras.totals is None or len(extras.totals) < 2:
         return []
     rows = extras.totals.to_numpy(object).tolist()
     table = html_table([str(name) for name in extras.totals], rows)
@@ -307,18 +309,15 @@ def _plane(image: Image, index: tuple[int, ...], step: int, channel: int | None)
 
 
 def _tables(analysis: "Analysis") -> list[str]:
-    parts, markers = [], analysis.copositive
-    if markers is not None:
-        markers = copositive_table(analysis.table, tuple(analysis.thresholds), analysis.names)
+    parts = []
     classes = class_counts(analysis.result)
     if classes:
         parts.append("<h2>Classes</h2>" + html_table(list(classes), [list(classes.values())]))
-    for title, table in (
-        ("Counts", analysis.counts),
-        ("Markers", markers),
-        ("Tracks", analysis.lineages),
-        ("Cells", _summary(analysis)),
-    ):
+    tables = {"Counts": analysis.counts, "Tracks": analysis.lineages, "Cells": _summary(analysis)}
+    if analysis.copositive is not None:
+        markers = copositive_table(analysis.table, tuple(analysis.thresholds), analysis.names)
+        tables = {"Counts": analysis.counts, "Markers": markers, **tables}
+    for title, table in tables.items():
         if table is not None and len(table):
             rows = table.head(MOST_ROWS).to_numpy(object).tolist()
             parts.append(f"<h2>{title}</h2>")
@@ -362,14 +361,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.5g}"
     return str(value)
-
-
-def _plots(analysis: "Analysis") -> list[str]:
-    table = analysis.table
-    return [
-        _histogram(heading_of(name, analysis.names), table[name].to_numpy(np.float64))
-        for name in _plotted(table)[:MOST_PLOTS]
-    ]
 
 
 def _over_planes(found: tuple[str, NDArray[np.intp]] | None) -> list[str]:

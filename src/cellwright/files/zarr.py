@@ -325,9 +325,10 @@ def _refuse_missing(array: Any, folder: Path) -> None:
 
 def _letters(names: Any) -> str:
     """Return axis names as letters, '' when one is unknown."""
-    letters = "".join(str(name)[:1].upper() for name in names)
     known = {"t", "time", "c", "channel", "z", "y", "x"}
-    return letters if all(str(name).lower() in known for name in names) else ""
+    if not all(str(name).lower() in known for name in names):
+        return ""
+    return "".join(str(name)[0].upper() for name in names)
 
 
 def chunk_px(axes: str) -> int:

@@ -304,7 +304,9 @@ def texts_to_repeat(make: Callable[[], Recipe]) -> dict[str, str]:
 
 def changed_in(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that are not as they come, by the names of their flags."""
-    changed: dict[str, Any] = dict.fromkeys(["each_channel"] * recipe.each_channel, True)
+    changed: dict[str, Any] = {}
+    if recipe.each_channel:
+        changed["each_channel"] = True
     for part in ("settings", *PARTS):
         changed |= _changed(getattr(recipe, part))
     return changed

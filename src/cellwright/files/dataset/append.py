@@ -96,7 +96,7 @@ def _write_files(folder: Path, name: str, entry: Entry) -> None:
     image, truth = entry.image, entry.truth
     write_image(folder / "images" / f"{name}.tif", image)
     if isinstance(truth, Annotation):
-        kind = {True: "points", False: "boxes"}[truth.boxes is None]
+        kind = "points" if truth.boxes is None else "boxes"
         write_cells(folder / kind / f"{name}.csv", truth, entry.class_names)
         return
     labels, axes = np.asarray(truth), image.label_axes

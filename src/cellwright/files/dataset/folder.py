@@ -40,7 +40,7 @@ import numpy as np
 from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
-from cellwright.core.errors import ReadError, WriteError, few
+from cellwright.core.errors import ReadError, WriteError, few, repeated
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
@@ -224,7 +224,12 @@ def read_dataset(folder: Path | str) -> Dataset:
             lacking.append(name)
         else:
             _refuse_twins([path.stem for path in found if path.stem == name])
-            _refuse_links((images[name], truth_path), folder)
+            for path in (images[name], truth_path):
+                if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                    raise ReadError(
+                        f"{path} must lie in the dataset; it is a link to {path.resolve()}. Copy the file "
+                        "there."
+                    )
             facts = meta["items"].get(name, {})
             is_mask = truth_path.parent.name == "masks"
             is_complete = facts.get("complete", meta.get("complete", is_mask)) is True
@@ -256,18 +261,9 @@ def _finish_change(folder: Path) -> None:
 
 def _refuse_twins(names: Sequence[str]) -> None:
     """Raise ReadError where two images have one name, so that none can be told by it."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = repeated(names)
     if twice:
         raise ReadError(f"Images must differ in name; {few(twice)} occur twice. Rename them.")
-
-
-def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
-    """Raise ReadError where a file of a dataset is a link to one outside of it."""
-    for path in paths:
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise ReadError(
-                f"{path} must lie in the dataset; it is a link to {path.resolve()}. Copy the file there."
-            )
 
 
 def _paired(folder: Path) -> Dataset:

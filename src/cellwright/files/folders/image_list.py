@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -10,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.errors import ReadError, SettingsError, repeated
 from cellwright.files.atomic import as_stored, plain_name, refuse_no_text
 from cellwright.files.zarr import images_inside, is_zarr
 
@@ -116,8 +115,8 @@ def list_images(
 def _refuse_twins(listed: Sequence[ListedImage], output: Path) -> None:
     """Raise SettingsError where two images would have results of one name in a folder."""
     stored = [as_stored(image.name, output) for image in listed]
-    times = Counter(stored)
-    twice = sorted({image.name for image, name in zip(listed, stored, strict=True) if times[name] > 1})
+    again = repeated(stored)
+    twice = sorted({image.name for image, name in zip(listed, stored, strict=True) if name in again})
     if twice:
         raise SettingsError(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "
@@ -164,7 +163,8 @@ def _in_folder(
         yield folder, folder.name
         return
     for path in paths:
-        if path.name.startswith(".") or path.name.endswith(PARTS_OF_FILES) or _is_ours(path):
+        is_ours = OURS.search(path.name) or (path.name == PROOFREAD and (path / COUNTS).exists())
+        if is_ours or path.name.startswith(".") or path.name.endswith(PARTS_OF_FILES):
             continue
         if path.is_dir() and not is_zarr(path):
             if is_deep and path.resolve() not in above:
@@ -174,14 +174,11 @@ def _in_folder(
             yield path, _stem(path.name)
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a count has written a file, or it is the folder of what was proofread."""
-    return bool(OURS.search(path.name)) or (path.name == PROOFREAD and (path / COUNTS).exists())
-
-
 def proofread_labels(image: Path) -> Path | None:
     """Return the labels of an image as they were last left in *Proofread a folder*; None without any."""
-    folders = [image.parent, *[image.parent.parent] * (image.parent.name == "images")]  # as of a dataset
+    folders = [image.parent]
+    if image.parent.name == "images":  # of a dataset
+        folders.append(image.parent.parent)
     paths = [folder / PROOFREAD / f"{image.stem}.tif" for folder in folders]
     found = [path for path in paths if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

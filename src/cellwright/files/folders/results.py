@@ -25,9 +25,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
@@ -295,10 +292,9 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         import pyarrow.parquet
     except ImportError:
         return
-    tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
-    found = [(name, path) for name, path in tables.items() if path.exists()]
+    names = [one.image.name for one in outcomes if not one.error]
     kinds: dict[str, str] = {}
-    for rows in (rows for _, path in found for rows in _in_parts(path)):
+    for _, rows in _parts_of_tables(output, names):
         for column, kind in rows.dtypes.items():
             kinds.setdefault(str(column), "float64")
             if kind.kind not in "iufb":
@@ -308,18 +304,22 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
     types = {name: pyarrow.type_for_alias(kind) for name, kind in kinds.items()}
     schema = pyarrow.schema({"image": pyarrow.string(), **types})
     with atomic_write(output / ALL_CELLS) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
-        for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
+        for name, rows in _parts_of_tables(output, names):
             table = rows.reindex(columns=list(kinds)).astype(kinds)
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
 
 
-def _in_parts(path: Path) -> Iterator["pandas.DataFrame"]:
-    """Yield a table of cells a part at a time, for one of a large image is long."""
+def _parts_of_tables(output: Path, names: Sequence[str]) -> Iterator[tuple[str, "pandas.DataFrame"]]:
+    """Yield the tables of cells that are there with their names, a part at a time, for some are long."""
     import pandas
 
-    with pandas.read_csv(path, low_memory=False, chunksize=ROWS_AT_ONCE) as parts:
-        yield from parts
+    for name in names:
+        path = output / f"{name}.cells.csv"
+        if path.exists():
+            with pandas.read_csv(path, low_memory=False, chunksize=ROWS_AT_ONCE) as parts:
+                for rows in parts:
+                    yield name, rows
 
 
 def write_folder_report(path: Path, output: Path, outcomes: Sequence[ImageOutcome], settings: str) -> None:
@@ -361,32 +361,27 @@ def _conditions(done: Sequence[ImageOutcome]) -> list[str]:
 
     Images of one well are one value, their mean, for they are no repetitions of an experiment.
     """
+    import pandas
+
     names = dict.fromkeys(name for one in done for name in one.image.plate if name not in PLACES)
+    of = "wells" if any("well" in one.image.plate for one in done) else "images"
     parts = []
     for name in names:
-        wells: dict[tuple[str, str], list[float]] = {}
+        rows = []
         for one in done:
             plate = one.image.plate
             if name in plate:
-                place = "/".join(str(plate.get(part, "")) for part in PLACES[:2])
-                is_well = "well" in plate
-                key = (str(plate[name]), place if is_well else one.image.name)
-                wells.setdefault(key, []).append(float(one.row["count"]))
-        groups: dict[str, list[float]] = {}
-        for (condition, _), counts in sorted(wells.items()):
-            groups.setdefault(condition, []).append(sum(counts) / len(counts))
-        if len(groups) > 1:
-            of = "wells" if any("well" in one.image.plate for one in done) else "images"
-            values = {one: np.array(counts) for one, counts in groups.items()}
-            rows = [(one, len(counts), counts.mean(), _spread(counts)) for one, counts in values.items()]
-            table = html_table((name, of, "cells per image, mean", "standard deviation"), rows)
+                unit = f"{plate.get('plate', '')}/{plate['well']}" if "well" in plate else one.image.name
+                rows.append((plate[name], unit, float(one.row["count"])))
+        counts = pandas.DataFrame(rows, columns=["condition", "unit", "count"])
+        units = counts.groupby(["condition", "unit"])["count"].mean().groupby("condition")
+        if len(units) > 1:
+            headings = (name, of, "cells per image, mean", "standard deviation")
+            table = html_table(headings, units.agg(["size", "mean", "std"]).reset_index().to_numpy().tolist())
+            values = {str(condition): means.to_numpy() for condition, means in units}
             title = f"Cells per image by {name}"
             parts += [f"<h2>{escape(title)}</h2>", table, box_plot("Cells per image", name, values, of)]
     return parts
-
-
-def _spread(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def _plates(done: Sequence[ImageOutcome]) -> dict[str, PlateMap]:

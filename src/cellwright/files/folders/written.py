@@ -83,7 +83,7 @@ def begin_image(
     with writing(mark):
         beside = _beside(name, output, kept, begun)
         if begun is None or not begun.exists():
-            notices += _set_unknown_aside(name, output, kept, (*OURS, *["xlsx"] * xlsx))
+            notices += _set_unknown_aside(name, output, kept, (*OURS, "xlsx") if xlsx else OURS)
         if begun is not None:
             write_text(begun, beside)
         for one, checksum in {**read_object(_record(name, output)), **kept}.get("checksums", {}).items():

@@ -267,27 +267,30 @@ def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileOb
     if any(not -0.5 <= at < n for at, n in zip(one.lead, shape[:-2], strict=True)):
         return None
     size = (shape[-2], shape[-1])
-    end = np.array(size) + MARGIN_PX
     kept, is_over = [], False
     for part in one.shapes:
         corners = np.concatenate(part.rings) if part.rings else np.zeros((1, 2))
         beyond = max(float(-corners.min()), float((corners - size).max()))
         is_over |= beyond > MARGIN_PX
-        if beyond <= 0 or part.kind == "mask":
+        if beyond > 0 and part.kind != "mask":
+            part = Shape(part.kind, _rings_inside(part, size))
+        if part.rings or part.kind == "mask":
             kept.append(part)
-        elif part.kind == "point":
-            near = [ring for ring in part.rings if ring.min() >= -MARGIN_PX and (ring <= end).all()]
-            kept += [Shape("point", near)] * bool(near)
-        elif part.kind == "box":
-            box = corners.clip(0, size)
-            kept += [Shape("box", [box])] * bool(np.ptp(box, axis=0).all())
-        else:
-            rings = [ring for ring in (clipped(ring, size) for ring in part.rings) if len(ring) > 2]
-            kept += [Shape("area", rings)] * bool(rings)
     if not kept:
         return None
     notes.note("were cut at the edge of the image", int(is_over))
     return replace(one, shapes=kept)
+
+
+def _rings_inside(part: Shape, size: tuple[int, int]) -> list[Ring]:
+    """Return what of the points, corners or outlines of a part lies in a plane of this size."""
+    if part.kind == "point":
+        end = np.array(size) + MARGIN_PX
+        return [ring for ring in part.rings if ring.min() >= -MARGIN_PX and (ring <= end).all()]
+    if part.kind == "box":
+        box = part.rings[0].clip(0, size)
+        return [box] if np.ptp(box, axis=0).all() else []
+    return [ring for ring in (clipped(ring, size) for ring in part.rings) if len(ring) > 2]
 
 
 def _points(

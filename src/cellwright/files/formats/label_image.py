@@ -48,8 +48,9 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     annotation = labels_of(path, "The content", found.read(), found.axes, _name_of(path))
     assert annotation.labels is not None
     told = pieces_notice(annotation.labels, path.name)
-    notices = (*annotation.notices, *[told] * bool(told))
-    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um, notices=notices)], image)
+    if told:
+        annotation = replace(annotation, notices=(told,))
+    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
 
 
 def _name_of(path: Path) -> str:

@@ -179,7 +179,7 @@ def write_masks(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
 
 def _file_name(annotation: ImageAnnotation) -> str:
     """Return the name of the image: of the picture inside, or of a TIFF beside the file."""
-    ending = {True: "tif", False: "png"}[annotation.image is None]
+    ending = "tif" if annotation.image is None else "png"
     return f"{annotation.name}.{ending}"
 
 

@@ -91,6 +91,8 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
         writer = csv.writer(file)
         writer.writerow(header)
         for row, point in enumerate(points.tolist()):
-            name = {NO_CLASS: ""}.get(one.class_of(row), one.class_of(row))
+            name = one.class_of(row)
+            if name == NO_CLASS:
+                name = ""
             values = [row + 1, *(round(value, DECIMALS) for value in point), name]
             writer.writerow(values[: len(header)])
