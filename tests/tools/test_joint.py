@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from tools.release.joint import JointModel
+from tools.release.spoilt import with_spoilt
+from tools.release.train_kinds import targets_of_nothing
 
 from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError
@@ -97,3 +99,15 @@ def test_flips_and_units_are_those_of_the_families(joint, axis):
     flipped, maps = joint.flip(output, axis), joint.to_maps(output)
     assert torch.equal(flipped[:, :3], joint.models[0].flip(output[:, :3], axis))
     assert torch.equal(maps[:, 3:6], joint.models[1].to_maps(output[:, 3:6]))
+
+
+def test_a_patch_that_is_emptied_teaches_what_is_known_of_nothing(joint):
+    """No cell has a size there, so no loss may ask for its logarithm."""
+    of_nothing = targets_of_nothing(joint)
+    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    targets = of_nothing.expand(-1, 32, 32).repeat(40, 1, 1, 1) + 1
+    with_spoilt(images, targets, of_nothing, np.random.default_rng(0))
+    emptied = targets[targets[:, 2].amax(dim=(1, 2)) == 0]
+    assert 0 < len(emptied) < 40
+    assert torch.equal(emptied.isnan(), of_nothing.isnan().expand(emptied.shape))
+    assert joint.loss(torch.zeros(emptied.shape), emptied).isfinite()

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from tools.release import spoilt
 
+NOTHING = torch.zeros(3, 1, 1)
+
 
 def patches(n=200, side=48):
     """Grey patches on a dark ground with one square cell each, and their targets."""
@@ -14,7 +16,7 @@ def patches(n=200, side=48):
 
 
 def test_some_patches_are_emptied_and_some_get_other_colours():
-    images, targets = spoilt.with_spoilt(*patches(), np.random.default_rng(0))
+    images, targets = spoilt.with_spoilt(*patches(), NOTHING, np.random.default_rng(0))
     is_empty = targets[:, 2].sum(dim=(1, 2)) == 0
     spread = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2))
     is_coloured = spread > 0.05
@@ -29,7 +31,7 @@ def test_a_coloured_patch_is_left_alone():
     images, targets = patches()
     images[:, 0] = 0
     wanted = images.clone()
-    spoilt.with_spoilt(images, targets, np.random.default_rng(1))
+    spoilt.with_spoilt(images, targets, NOTHING, np.random.default_rng(1))
     has_cells = targets[:, 2].sum(dim=(1, 2)) > 0
     assert torch.equal(images[has_cells], wanted[has_cells])
 

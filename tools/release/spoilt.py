@@ -21,14 +21,19 @@ COLOURS = ((2,), (2,), (0,), (1,), (1, 2), (0, 2))  # channels in which the nucl
 COARSE_SIDE = 24  # of the mottles of a cell body, in pixels of which a patch has as many on a side
 
 
-def with_spoilt(images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return patches and their targets of ``flow``, both (B, 3, Y, X), some of them changed in place."""
+def with_spoilt(
+    images: Tensor, targets: Tensor, of_nothing: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return patches (B, 3, Y, X) and their targets (B, C, Y, X), some of them changed in place.
+
+    The first targets are those of ``flow``; ``of_nothing`` (C, 1, 1) are those of a field without cells.
+    """
     for number in range(len(images)):
         draw = rng.random()
         if draw < EMPTY_SHARE:
             empty = np.stack([empty_field(rng, images.shape[-1])] * 3)
             images[number] = torch.from_numpy(empty).to(images.dtype)
-            targets[number] = 0
+            targets[number] = of_nothing
             continue
         patch = images[number].float()
         if not _is_grey_on_dark(patch):

@@ -32,6 +32,7 @@ from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.models.layers.efficientnet_lite import load_imagenet
 from cellwright.models.layers.trunk import DEEP, LITE, HeadedNetwork, LiteNetwork
 from cellwright.models.protocol import CellModel
+from cellwright.ops.labels import annotate
 from cellwright.training.data.sampler import (
     WeightedSamples,
     appearance,
@@ -63,7 +64,7 @@ class Recipe:
     decoder_rate: float
     simulated_share: float
     shares: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
-    spoil: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None
+    is_spoilt: bool = False
 
 
 FIRST = Recipe(
@@ -102,7 +103,7 @@ DEEPER = Recipe(
         ("blood_boxes", None): 0.03,
         ("chula_rbc12", None): 0.03,
     },
-    spoil=with_spoilt,
+    is_spoilt=True,
 )
 SPOILING = 5  # apart from the random numbers that patches are cut with
 KEEP_SECONDS = 180
@@ -208,9 +209,15 @@ def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]
     return samples
 
 
+def targets_of_nothing(model: JointModel) -> Tensor:
+    """Return the targets (C, 1, 1) of a pixel of a field without cells."""
+    maps = model.make_targets(annotate(np.zeros((1, 1), np.int32)))
+    return torch.from_numpy(np.concatenate([maps[name] for name in model.spec.map_channels]))
+
+
 def batch_of(
-    pools: list[tuple[float, WeightedSamples]], step: int, recipe: Recipe
-) -> tuple[torch.Tensor, torch.Tensor]:
+    pools: list[tuple[float, WeightedSamples]], step: int, recipe: Recipe, of_nothing: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the patches of one step: kinds are drawn by their shares."""
     settings = recipe.settings
     rng = np.random.default_rng((settings.seed, step))
@@ -218,8 +225,10 @@ def batch_of(
     counts = rng.multinomial(settings.batch_size, shares / shares.sum())
     parts = [(pool, int(n)) for (_, pool), n in zip(pools, counts, strict=True) if n]
     images, targets = make_batch(parts, settings, rng, exclude=False)
-    if recipe.spoil is not None:
-        return recipe.spoil(images, targets, np.random.default_rng((settings.seed, step, SPOILING)))
+    if recipe.is_spoilt:
+        return with_spoilt(
+            images, targets, of_nothing, np.random.default_rng((settings.seed, step, SPOILING))
+        )
     return images, targets
 
 
@@ -237,7 +246,9 @@ def train(
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     state.network.train()
-    for images, targets in one_ahead(lambda step: batch_of(pools, step, recipe), range(state.step, 10**6)):
+    of_nothing = targets_of_nothing(model)
+    batches = one_ahead(lambda step: batch_of(pools, step, recipe, of_nothing), range(state.step, 10**6))
+    for images, targets in batches:
         progress = (time.time() - began) / (ends - began)
         if progress >= 1 or stops:
             break
