@@ -250,7 +250,7 @@ def outlined(
         small = np.asarray(labels[place])
         from skimage.segmentation import find_boundaries  # slow to import
 
-        edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
+        edges = find_boundaries(small, mode="inner")
         colours[edges] = outline
     elif labels is None and len(result.cells):
         points = np.rint(result.cells.points)

@@ -62,9 +62,7 @@ class PromptedCell:
     @property
     def outlines(self) -> list[NDArray[np.float32]]:
         """Corners (N, 2) of the polygon around each part and hole, the longest first, in frame pixels."""
-        contours: list[NDArray[np.float64]] = find_contours(  # type: ignore[no-untyped-call]
-            np.pad(self.mask, 1).astype(np.float32), 0.5
-        )
+        contours: list[NDArray[np.float64]] = find_contours(np.pad(self.mask, 1).astype(np.float32), 0.5)
         return [np.asarray(one - 1 + self.box[0], np.float32) for one in sorted(contours, key=len)[::-1]]
 
     @property

@@ -386,7 +386,7 @@ def _cut(mask: Mask, vertices: NDArray[np.float64]) -> Mask:
     far = 2.0 * np.array(mask.shape)
     pixels = np.rint(np.clip(path, -far, 3 * far)).astype(int)
     for start, stop in pairwise(pixels):
-        on_line = np.stack(draw_line(*start, *stop))  # type: ignore[no-untyped-call]
+        on_line = np.stack(draw_line(*start, *stop))
         inside = ((on_line >= 0) & (on_line < np.array(mask.shape)[:, np.newaxis])).all(axis=0)
         cut[tuple(on_line[:, inside])] = True
     return cut

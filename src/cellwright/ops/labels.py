@@ -126,7 +126,7 @@ def seem_labels(pixels: NDArray[Any]) -> bool:
         return False
     from skimage.measure import label  # slow to import
 
-    pieces = label(numbers, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    pieces = label(numbers, background=0, connectivity=1)
     return bool(pieces.max() <= MOST_PIECES * n)
 
 
@@ -145,7 +145,7 @@ def pieces_of(labels: Labels) -> tuple[int, int]:
     n = n_pieces = 0
     for index in np.ndindex(labels.shape[:-2]):
         n += len(np.unique(labels[index][labels[index] > 0]))
-        n_pieces += int(label(labels[index], background=0, connectivity=2).max())  # type: ignore[no-untyped-call]
+        n_pieces += int(label(labels[index], background=0, connectivity=2).max())
     return n, n_pieces
 
 

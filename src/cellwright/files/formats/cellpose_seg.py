@@ -223,7 +223,7 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     n = len(one)
     masks = labels.astype(np.uint16 if n < 2**16 - 1 else np.uint32)
     planes = labels.reshape(-1, *labels.shape[-2:])
-    edges = [find_boundaries(plane, mode="inner") for plane in planes]  # type: ignore[no-untyped-call]
+    edges = [find_boundaries(plane, mode="inner") for plane in planes]
     content: dict[str, Any] = {
         "outlines": masks * np.reshape(edges, labels.shape),
         "masks": masks,

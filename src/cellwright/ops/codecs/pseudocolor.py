@@ -279,7 +279,7 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     distance = ndimage.distance_transform_edt(mask)
     is_peak = mask & (distance == ndimage.maximum_filter(distance, PEAK_WINDOW))
     peaks, _ = ndimage.label(is_peak, np.ones((3, 3), int))
-    labels = watershed(-distance, peaks, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
+    labels = watershed(-distance, peaks, mask=mask).astype(np.int32)
     areas, points, boxes = measure(labels)
     scores = ndimage.mean(probability, labels, np.arange(1, len(areas) + 1)).astype(np.float32)
     return with_faint(wanted_cells(Cells(points, boxes, scores, areas, labels), settings), probability)

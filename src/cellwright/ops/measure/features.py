@@ -48,7 +48,7 @@ def measure_shape(block: CellBlock, keys: Sequence[str], spacing: tuple[float, .
     if "solidity" in wanted:
         from skimage.measure import regionprops  # slow to import
 
-        regions = regionprops(block.own)  # type: ignore[no-untyped-call]
+        regions = regionprops(block.own)
         found["solidity"] = np.array([_solidity(region) for region in regions])
     return {key: found[key] for key in keys}
 

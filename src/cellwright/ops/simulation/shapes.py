@@ -295,7 +295,7 @@ def _whole_cells(
 ) -> Scene:
     """Keep the largest connected part of each cell, drop slivers, number the rest without gaps."""
     labels = np.where(depth > 0, owner, 0)
-    parts = measure.label(labels, connectivity=1)  # type: ignore[no-untyped-call]
+    parts = measure.label(labels, connectivity=1)
     areas = np.bincount(parts.ravel())
     cell_of_part = np.zeros(len(areas), np.int64)
     cell_of_part[parts.ravel()] = labels.ravel()

@@ -12,7 +12,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Points, Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal
 
 from cellwright.annotation.session import DISC_PX, AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels, Points
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 
 from cellwright.annotation.review_queue import ReviewQueue
 from cellwright.annotation.session import AnnotationSession

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.core.data import Image, Labels

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 from scipy import ndimage
 
 from cellwright.core.errors import AnnotationError, CellwrightError
@@ -335,7 +335,7 @@ class InputHandler:
 
     def _bind_key(self, key: str, act: Callable[[], Any]) -> None:
         def press(_: Any) -> None:
-            if isalive(self._tools):  # type: ignore[no-untyped-call]
+            if isalive(self._tools):
                 act()
 
         self._layer.bind_key(key, press, overwrite=True)

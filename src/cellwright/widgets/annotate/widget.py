@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
-from qtpy.QtWidgets import QShortcut, QWidget  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QShortcut, QWidget
 
 from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget, QTableWidgetItem, QWidget
 
 from cellwright.core.data import Result

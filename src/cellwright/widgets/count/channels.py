@@ -265,6 +265,4 @@ def lazy_colours(frames: PseudocolorFrames) -> Any:
         return np.moveaxis(colours, 0, -1)[(np.newaxis,) * len(lead)]
 
     chunks = (*((1,) * n for n in lead), (shape[0],), (shape[1],), (3,))
-    return map_blocks(  # type: ignore[no-untyped-call]
-        read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * len(chunks), np.float32)
-    )
+    return map_blocks(read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * len(chunks), np.float32))

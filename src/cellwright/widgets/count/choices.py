@@ -8,7 +8,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 
 from cellwright.core.errors import CellwrightError, CheckpointError, SettingsError, WrongLayerError
 from cellwright.core.tasks import once
@@ -312,7 +312,7 @@ class AxesTool(QObject):
                 getattr(layer.events, name).connect(self._on_layer_changed)
 
     def _on_layer_changed(self, _: object = None) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
+        if isalive(self):
             self._choices.refresh_channels()
             self.refresh()
 

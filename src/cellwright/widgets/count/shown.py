@@ -373,7 +373,7 @@ class ShownCount(QObject):
         self._model.outcome_changed.emit(counted)
 
     def _show_number(self) -> None:
-        if self._model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
+        if self._model.outcome is not None and isalive(self):
             self._where = self._where_now(self._model.outcome)
             card = card_of(self._model.outcome, preferences().unit, self._edited.table, self._where)
             self._panel.show_count(*card)

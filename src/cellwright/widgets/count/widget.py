@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError

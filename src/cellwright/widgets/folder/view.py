@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,

@@ -107,7 +107,7 @@ def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> 
     layers += _labels_inside(path, notices)
     if any(not isinstance(image.data, np.ndarray) for image in images):
         lazy(np.zeros(1)).compute()  # the first makes dask load its schedulers: not in a turn of the window
-    units: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    units: Any = pint.get_application_registry()
     units.pixel  # noqa: B018 - likewise: napari's first layer makes pint read its list of units
     return layers
 
@@ -151,10 +151,10 @@ def _stacked(paths: Sequence[str]) -> tuple[list[LayerData], tuple[str, ...]]:
         known = describe_images(path)[:1] or [read_image(path)]  # it raises where the file is damaged
         _refuse_other(known[0], first, path)
     pages: Any = [
-        dask.array.from_delayed(dask.delayed(_page)(path, first), first.shape, first.data.dtype)  # type: ignore[no-untyped-call, attr-defined]
+        dask.array.from_delayed(dask.delayed(_page)(path, first), first.shape, first.data.dtype)  # type: ignore[attr-defined]
         for path in paths
     ]
-    data, sizes = dask.array.stack(pages), first.pixel_size_um  # type: ignore[no-untyped-call]
+    data, sizes = dask.array.stack(pages), first.pixel_size_um
     axes = new + first.axes
     if sizes and new == "Z":
         sizes = (0.0, *sizes)

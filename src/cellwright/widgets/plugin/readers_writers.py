@@ -261,7 +261,7 @@ def _pixel_size(meta: Mapping[str, Any], axes: str) -> tuple[float, ...]:
     scale, units = meta.get("scale"), meta.get("units")
     if scale is None or units is None:
         return ()
-    registry: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    registry: Any = pint.get_application_registry()
     sizes = []
     pairs = list(zip(axes, list(scale)[-len(axes) :], list(units)[-len(axes) :], strict=True))
     for axis, size, unit in pairs:

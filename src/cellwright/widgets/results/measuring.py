@@ -8,7 +8,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 
 from cellwright.core.data import Image
 from cellwright.core.tasks import detached
@@ -184,7 +184,7 @@ class Measurer(QObject):
             self.read_soon()
 
     def _on_regions_changed(self, _: Any = None) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]  # napari's weak reference may outlive it
+        if isalive(self):  # napari's weak reference may outlive it
             if self.regions.shapes is not None:
                 name_regions(self.regions.shapes)
             self.read_soon()

@@ -5,7 +5,7 @@ from functools import partial
 
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtGui import QAction  # type: ignore[attr-defined]
+from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -376,7 +376,7 @@ class MarkerRow:
 
     def __init__(self, rows: QVBoxLayout) -> None:
         self.is_on = check_box("", "")
-        self.slider = QDoubleSlider(Qt.Orientation.Horizontal)  # type: ignore[no-untyped-call]
+        self.slider = QDoubleSlider(Qt.Orientation.Horizontal)
         self.value = QDoubleSpinBox()
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         for control in (self.slider, self.value):

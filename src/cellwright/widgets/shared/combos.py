@@ -7,7 +7,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal as QtSignal
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,

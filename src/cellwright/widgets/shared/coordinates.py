@@ -180,7 +180,7 @@ def lazy(data: Any) -> Any:
 
     if isinstance(data, Array):
         return data
-    return from_array(data, chunks=getattr(data, "chunks", "auto"), name=False)  # type: ignore[no-untyped-call]
+    return from_array(data, chunks=getattr(data, "chunks", "auto"), name=False)
 
 
 def plane_of(layer: Layer) -> tuple[int, ...]:

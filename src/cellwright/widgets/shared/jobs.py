@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QProgressBar, QWidget
 from superqt.utils import QSignalDebouncer
 
@@ -58,7 +58,7 @@ class Job(QObject):
         self._worker.errored.connect(self._on_worker_errored)
         self._worker.finished.connect(self._on_worker_finished)
 
-    def start(self, **slots: Callable[..., Any]) -> Self:
+    def start(self, **slots: Any) -> Self:  # signals are no Callable to mypy
         """Begin, with each slot connected to the signal of its name; returns at once."""
         for name, slot in slots.items():
             getattr(self, name).connect(slot)

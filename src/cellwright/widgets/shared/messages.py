@@ -167,7 +167,7 @@ def _open_results(viewer: Any, front: QWidget | None) -> Iterator[None]:
     if not has_window(viewer) or panel_in(viewer.window, PANEL) is not None:
         return
     dock = open_panel(viewer, PANEL)
-    if front is not None and isalive(front):  # type: ignore[no-untyped-call]
+    if front is not None and isalive(front):
         dock = dock_of(front)
     if dock is not None:
         dock.raise_()

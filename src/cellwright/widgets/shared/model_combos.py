@@ -11,7 +11,7 @@ from napari.utils.notifications import show_warning
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal as QtSignal
 from qtpy.QtGui import QTextDocument
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
@@ -164,7 +164,7 @@ class ModelComboBox(PanelComboBox):
             self.add_folder(folder)
 
     def _tell(self, error: CellwrightError) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
+        if isalive(self):
             self.failed.emit(error)
 
     def with_card(self) -> FlowLayout:

@@ -57,7 +57,7 @@ def in_turns(steps: Iterator[None], wait_ms: int, owner: QObject | None = None) 
     """
 
     def go_on() -> None:
-        is_there = owner is None or isalive(owner)  # type: ignore[no-untyped-call]
+        is_there = owner is None or isalive(owner)
         if is_there and next(steps, END) is not END:
             QTimer.singleShot(wait_ms, go_on)
 
@@ -295,7 +295,7 @@ def unwrapped(viewer: Any) -> Any:
 def has_window(viewer: Any) -> bool:
     """Return whether a viewer has a window that is not closed; napari takes that of Qt away then."""
     main = getattr(getattr(viewer, "window", None), "_qt_window", None)
-    return main is not None and bool(isalive(main))  # type: ignore[no-untyped-call]
+    return main is not None and bool(isalive(main))
 
 
 def free_in_own_context(viewer: Any) -> None:

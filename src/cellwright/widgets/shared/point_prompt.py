@@ -14,7 +14,7 @@ from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.QtCore import QObject
-from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal as QtSignal
 from scipy import ndimage
 
 from cellwright.core.data import Image

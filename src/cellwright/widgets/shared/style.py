@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from napari import current_viewer
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent, QKeySequence, QPainter, QPaintEvent, QPen, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -172,7 +172,7 @@ class PanelScrollArea(QScrollArea):
             self._hold()
 
     def _hold(self) -> None:
-        if isalive(self) and isalive(self._panel):  # type: ignore[no-untyped-call]
+        if isalive(self) and isalive(self._panel):
             self.setWidget(self._panel)
             if self.isVisible():
                 self._on_shown()
@@ -205,7 +205,7 @@ class PanelScrollArea(QScrollArea):
         QTimer.singleShot(0, self._find_place)  # once napari has placed the dock
 
     def _find_place(self) -> None:
-        dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
+        dock = dock_of(self) if isalive(self) else None
         if dock is None:
             return
         if not self._has_place:
@@ -240,7 +240,7 @@ class PanelScrollArea(QScrollArea):
 
     def follow_font(self) -> None:
         """Give what napari's style leaves out (tool buttons, fields, tables, drawings) the font of labels."""
-        panel = self.widget() if isalive(self) else None  # type: ignore[no-untyped-call]
+        panel = self.widget() if isalive(self) else None
         if panel is None:
             return
         self._sample.ensurePolished()
@@ -261,7 +261,7 @@ class PanelScrollArea(QScrollArea):
 
     def _show_ring(self, _: QWidget | None, control: QWidget | None) -> None:
         """Show which control the keys go to, unless the mouse chose it."""
-        if self._ring is not None and isalive(self._ring):  # type: ignore[no-untyped-call]
+        if self._ring is not None and isalive(self._ring):
             self._ring.hide()
             self._ring.deleteLater()
         self._ring = None
@@ -416,7 +416,7 @@ class MessageLabel(WrappedLabel):
 
     def _come_into_sight(self) -> None:
         """Scroll the panel to an error: below a long panel nobody would see it."""
-        area = area_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
+        area = area_of(self) if isalive(self) else None
         if area is not None:
             area.ensureWidgetVisible(self)
 

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QFrame, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line

@@ -349,7 +349,7 @@ def _marked(
 ) -> NDArray[np.uint8]:
     drawn = np.repeat((grey[..., np.newaxis] * 255).astype(np.uint8), 3, axis=2)
     if labels is not None:
-        edges = find_boundaries(labels[window], mode="inner")  # type: ignore[no-untyped-call]
+        edges = find_boundaries(labels[window], mode="inner")
         drawn[edges[: drawn.shape[0], : drawn.shape[1]]] = colour
     elif points is not None:
         for y, x in points[:, -2:] - (window[0].start, window[1].start):

@@ -169,7 +169,7 @@ class Followers(QObject):
         return [table for table in self._tables if table.layer is layer]
 
     def _on_inserted(self, event: Any) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
+        if isalive(self):
             self._follow(event.value)
             if is_edited(event.value):
                 self.look_at(event.value)  # a copy, made while its features were behind
@@ -191,13 +191,13 @@ class Followers(QObject):
         """Measure a layer soon, if its features tell of what is measured."""
         names = set(layer.features)
         is_measured = isinstance(layer, Labels) and MEASURED_FIRST & names
-        if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):  # type: ignore[no-untyped-call]
+        if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):
             self._stale.add(layer)
             self._soon.throttle()
 
     def _on_changed(self, event: Any) -> None:
         layer, viewer = event.source, self._viewer()
-        if self._is_writing or viewer is None or not isalive(self):  # type: ignore[no-untyped-call]
+        if self._is_writing or viewer is None or not isalive(self):
             return
         if event.type == "set_data":  # the same where another slice is shown
             step = slice_in_sight(viewer)
@@ -313,12 +313,12 @@ def follow(viewer: Any) -> Followers:
     """Keep the features of the layers of a viewer in line from now on; return what does. Cheap to repeat."""
     viewer = unwrapped(viewer)
     found = _of_viewers.get(viewer)
-    if found is None or not isalive(found):  # type: ignore[no-untyped-call]
+    if found is None or not isalive(found):
         found = _of_viewers[viewer] = Followers(viewer)
     return found
 
 
 def _forget(followers: Followers) -> None:
     """Let go of what followed a viewer that is gone; Qt deletes it in its own thread."""
-    if isalive(followers):  # type: ignore[no-untyped-call]
+    if isalive(followers):
         followers.deleteLater()

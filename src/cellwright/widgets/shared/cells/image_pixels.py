@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import CellwrightError

@@ -127,5 +127,5 @@ def keep_corrections(viewer: Any) -> None:
     """Keep what is corrected in a viewer from now on. Cheap to repeat."""
     viewer = unwrapped(viewer)
     found = _keepers.get(viewer)
-    if found is None or not isalive(found):  # type: ignore[no-untyped-call]
+    if found is None or not isalive(found):
         _keepers[viewer] = CorrectionKeeper(viewer)
