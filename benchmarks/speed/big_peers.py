@@ -63,7 +63,7 @@ def main() -> None:
         folder = Path(name)
         draw_nuclei(folder, TILE_PX)
         model, _ = model_at_hand(args.model, folder)
-        image = write_field(folder / "field.zarr", np.load(folder / "image.npy"), args.side)
+        image = write_field(folder / "field.zarr", np.load(folder / "image.npy"), (args.side, args.side))
         learned = args.stardist or folder / "stardist_model"
         for method in args.methods:
             found = measured(method, image, str(learned) if method == "stardist" else model, args.threads)

@@ -154,7 +154,7 @@ def draw_field(path: Path, side: int) -> None:
     """Write a field of nuclei with the smaller copies of a pyramid."""
     with tempfile.TemporaryDirectory() as name:
         draw_nuclei(Path(name), TILE_PX)
-        write_field(path, np.load(Path(name) / "image.npy"), side)
+        write_field(path, np.load(Path(name) / "image.npy"), (side, side))
     finish_array(path, read_image(path))
 
 

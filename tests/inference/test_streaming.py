@@ -4,13 +4,14 @@ import errno
 import itertools
 import json
 import pickle
+import socket
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from threading import Event
+from threading import Event, Thread
 from unittest.mock import Mock
 
 import dask
@@ -456,6 +457,26 @@ def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks)
     scale = group.attrs["ome"]["multiscales"][0]["datasets"][1]["coordinateTransformations"][0]["scale"]
     assert scale == [1.0, 0.5]
     assert pandas.read_csv(tmp_path / "sized.cells.csv")["area_um2"].gt(0).all()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_an_address_where_another_program_answers_is_told(tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(cluster, "CONNECT_S", 2)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.eye(64, dtype=np.uint8))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            with suppress(OSError):  # once the server is closed
+                while True:
+                    visitor, _ = server.accept()
+                    visitor.sendall(answer)
+
+        Thread(target=greet, daemon=True).start()
+        stranger = StreamSettings(scheduler=f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(SettingsError, match="dask scheduler"):
+            run(count_streamed(job_of(path, tmp_path, "flow", stream=stranger)))
+    assert not list(tmp_path.glob("*.parts"))
 
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX"])

@@ -189,7 +189,7 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
     if stream.scheduler:
         try:
             client = Client(stream.scheduler, timeout=CONNECT_S)
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError, TimeoutError, MemoryError) as error:  # the last: another server answered
             raise SettingsError(
                 f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."
             ) from error
