@@ -15,8 +15,9 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
+from cellwright.files.formats.registry import FORMATS
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.plugin import entries, readers_writers
+from cellwright.widgets.plugin import entries
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -68,13 +69,13 @@ def test_code_is_loaded_while_the_window_draws(
 
     monkeypatch.setattr(entries, "import_module", slowly)
     named = {str(command.python_name) for command in manifest.contributions.commands or ()}
-    assert {f"{entries.__name__}:{name}" for name in entries.MODULES} <= named
+    assert {f"{entries.__name__}:{name}" for name in (*entries.MODULES, *entries.SAMPLES)} <= named
     assert {name.partition(":")[0] for name in named} == {entries.__name__}
     timer = QTimer()
     timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
     timer.start(10)
     assert entries.CountWidget is CountWidget
-    assert entries.write_coco is readers_writers.write_coco
+    assert entries.write_coco_rle.keywords == {"one": FORMATS["coco-rle"]}
     timer.stop()
     assert threading.main_thread() not in threads
     assert len(ticks) > 5

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_the_interval_of_a_whole_image_is_not_that_of_a_region(
     part = inside_regions(request, whole)
     assert 0 < part.count < whole.count
     assert part.interval is None
-    model = CountModel(viewer, lambda: None)
+    model = CountModel(viewer, *(Mock() for _ in range(4)))
     density = replace(request, family="density", regions=None)
     for asked, result, is_told in (
         (density, replace(whole, count=320.0, interval=(300.0, 340.0)), False),

@@ -55,7 +55,7 @@ def test_every_format_has_its_writers_in_the_manifest(contributions):
         takes = {kind for one in by_command[command] for kind in one.layer_types} - {"image?"}
         assert ("points" in takes) == ("points" in FORMATS[name].kinds)
         assert "labels" in takes
-        assert callable(getattr(own, command))
+        assert own.writer(command).keywords == {"one": FORMATS[name]}
 
 
 @pytest.mark.parametrize("has_image", [False, True])
@@ -64,7 +64,7 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
     axes = "TYX" if "tracking" in name else "YX"
     image, labels = draw(axes)
     layers = tuples(image, labels) if has_image else tuples(labels)
-    (path,) = getattr(own, WRITERS[name])(
+    (path,) = own.writer(WRITERS[name])(
         str(tmp_path / f"saved{FORMATS[name].extensions[:1] and FORMATS[name].extensions[0]}"), layers
     )
     if FORMATS[name].is_folder:
@@ -108,7 +108,7 @@ def test_points_are_saved_and_opened(tmp_path, axes):
     )
     for name in ("points-csv", "geojson", "imagej-roi"):
         path = tmp_path / f"saved{FORMATS[name].extensions[0]}"
-        getattr(own, WRITERS[name])(str(path), tuples(image, points))
+        own.writer(WRITERS[name])(str(path), tuples(image, points))
         (found,) = [Layer.create(*one) for one in read_layers(str(path))]
         assert isinstance(found, Points)
         np.testing.assert_allclose(found.data[:, -2:], data[:, -2:], atol=1e-3)
@@ -133,7 +133,7 @@ def test_rectangles_are_boxes_and_other_shapes_are_outlines(tmp_path):
     assert areas[0] == 49
     assert abs(areas[1] - np.pi * 25) < 12
     assert abs(areas[2] - 10) <= 2
-    write_coco = own.write_coco(str(tmp_path / "a.json"), tuples(image, shapes))
+    write_coco = own.writer("write_coco")(str(tmp_path / "a.json"), tuples(image, shapes))
     (layer,) = [Layer.create(*one) for one in read_layers(write_coco[0])]
     np.testing.assert_array_equal(layer.data[:27, :21], found.labels[:27, :21])
 
@@ -189,7 +189,7 @@ def test_units_that_are_no_lengths_are_no_pixel_size():
 def test_colour_images_go_with_their_cells(tmp_path):
     image = Image(np.zeros((30, 40, 3), np.uint8), rgb=True, name="stained")
     _, labels = draw()
-    own.write_labelme(str(tmp_path / "a.json"), tuples(image, labels))
+    own.writer("write_labelme")(str(tmp_path / "a.json"), tuples(image, labels))
     picture, cells = [Layer.create(*one) for one in read_layers(str(tmp_path / "a.json"))]
     assert (picture.rgb, picture.name, cells.name) == (True, "stained", "stained labels")
 

@@ -12,7 +12,7 @@ from cellwright.widgets.shared.coordinates import image_as_it_lies, image_in
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_opens_with_its_axes_and_pixel_size(viewer: ViewerModel, name: str) -> None:
-    ((data, arguments, kind),) = getattr(samples, name)()
+    ((data, arguments, kind),) = samples.sample_layers(name)
     layer = viewer.add_image(data, **arguments)
     assert (kind, layer.name) == ("image", name)
     assert image_as_it_lies(layer).axes == SAMPLES[name].axes

@@ -45,8 +45,8 @@ class Exporter(QObject):
             part.format.addItem(one.title, one.name)
         part.to_dataset.clicked.connect(self._on_export_clicked)
         part.save_as.clicked.connect(self._on_save_clicked)
-        part.job.failed.connect(model.failed.emit)
-        part.job.cancelled.connect(lambda: model.message.emit("Cancelled; nothing was exported."))
+        part.job.failed.connect(model.fail)
+        part.job.cancelled.connect(lambda: model.tell("Cancelled; nothing was exported."))
         part.job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
@@ -89,16 +89,16 @@ class Exporter(QObject):
         """Return what is exported, which edits from now on do not reach."""
         session = self._model.session
         if session is None:
-            self._model.failed.emit(AnnotationError("Start an annotation first; then it can be exported."))
+            self._model.fail(AnnotationError("Start an annotation first; then it can be exported."))
             return None
         if self._section.job.is_busy:
             return None
         return session.copy()
 
     def _start(self, task: Task[Any], line: Callable[[Any], str], last: str = "") -> None:
-        self._model.message.emit("")
+        self._model.tell("")
         self._enable(is_on=False)
-        self._section.job.start(task, lambda found: self._model.message.emit(line(found)), last)
+        self._section.job.start(task, lambda found: self._model.tell(line(found)), last)
 
     def _enable(self, *, is_on: bool) -> None:
         for button in (self._section.to_dataset, self._section.save_as):

@@ -1,5 +1,6 @@
 """What the annotate panel is about: the open annotation, and what is to be told; no Qt."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ from cellwright.widgets.shared.coordinates import Channel
 
 
 class AnnotateModel:
-    """State of one annotate panel, which the widget and its tools share."""
+    """State of one annotate panel, which the widget and its tools share.
+
+    Parameters
+    ----------
+    message
+        Tells a sentence, an empty one hides the last, or what went wrong: the ``MessageLabel`` of the panel.
+    tell_done
+        Tells what was done.
+    """
 
     opened = Signal(object)  # AnnotationContext
     closed = Signal()
-    told = Signal(str)  # what was done, for people
-    failed = Signal(object)  # Exception
-    message = Signal(str)  # a sentence for the panel; an empty one hides the last
 
-    def __init__(self, viewer: Any) -> None:
-        self.viewer = viewer
+    def __init__(self, viewer: Any, message: Any, tell_done: Callable[[str], None]) -> None:
+        self.viewer, self.tell_done = viewer, tell_done
+        self.tell, self.fail = message.tell, message.fail
         self.context: AnnotationContext | None = None
         self.journals: Path | None = None  # folder of the journals; None for the usual one
         self.chosen = DEFAULT_FAMILY  # name or folder of the model that outlines and counts
@@ -46,7 +53,7 @@ class AnnotateModel:
     def open(self, opened: OpenedSession) -> AnnotationContext:
         """Finish what is open, show another session, and give mouse and keys to it."""
         self.finish()
-        self.context = context = context_of(self.viewer, opened, self.failed.emit)
+        self.context = context = context_of(self.viewer, opened, self.fail)
         self.opened.emit(context)
         return context
 

@@ -233,7 +233,7 @@ class Proofreader(QObject):
         part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
         model.opened.connect(self._on_opened)
         self.keeper.changed.connect(self._on_kept)
-        self.keeper.failed.connect(model.failed.emit)
+        self.keeper.failed.connect(model.fail)
         self._show()
 
     def _on_folder_clicked(self) -> None:
@@ -245,7 +245,7 @@ class Proofreader(QObject):
         """List the images of a folder and go to the first that is not reviewed to the end."""
         if not self.leave():
             return
-        with telling(self._model.failed.emit):
+        with telling(self._model.fail):
             images, tallies = images_of(folder), read_counts(folder / PROOFREAD / COUNTS)
             self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
             self._show()
@@ -272,10 +272,10 @@ class Proofreader(QObject):
         self.index = index
         path = self.images[index]
         self._show()
-        self._model.message.emit(f"Opening {path.name} …")
+        self._model.tell(f"Opening {path.name} …")
         counts = self._section.counts_first.isChecked()
         job = Job(read_task(path, self._journals, counts=counts, model=self._model.chosen), self)
-        failed = self._model.failed.emit
+        failed = self._model.fail
         self.job = job.start(returned=self._on_read, failed=failed, finished=self._on_job_finished)
 
     @property
@@ -289,7 +289,7 @@ class Proofreader(QObject):
 
     def _on_read(self, read: Read) -> None:
         model, viewer = self._model, self._model.viewer
-        model.message.emit("")
+        model.tell("")
         layer = viewer.add_image(read.image.data, **layer_arguments(read.image))
         try:
             opened = start_or_resume(
@@ -297,7 +297,7 @@ class Proofreader(QObject):
             )
         except CellwrightError as error:
             viewer.layers.remove(layer)
-            model.failed.emit(error)
+            model.fail(error)
             return
         self._layer = layer
         name = self.images[self.index].stem
@@ -344,7 +344,7 @@ class Proofreader(QObject):
         if errors:
             text = " ".join(str(error) for error in errors.values())
             kept = "The edits are kept: open the image and leave it again to write its labels."
-            self._model.failed.emit(WriteError(f"{text} {kept}"))
+            self._model.fail(WriteError(f"{text} {kept}"))
 
     # -- counts -------------------------------------------------------------------------------------------
 
@@ -371,7 +371,7 @@ class Proofreader(QObject):
         try:
             write_counts(self._journals / COUNTS, self.images, self.tallies)
         except CellwrightError as error:
-            self._model.failed.emit(error)
+            self._model.fail(error)
             return False
         return True
 

@@ -72,20 +72,16 @@ class AnnotateWidget(QWidget):
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
-        self.model = AnnotateModel(napari_viewer)
         self.panel = AnnotatePanel()
+        self.model = AnnotateModel(napari_viewer, self.panel.message, self._on_told)
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
         stack(PanelScrollArea(self.panel, self.panel.begin, self.viewer), into=self)
         self.choices = AnnotateChoices(self.model, self.panel)
-        model = self.model
-        model.opened.connect(self._on_opened)
-        model.closed.connect(self._on_closed)
-        model.told.connect(self._on_told)
-        model.failed.connect(self.panel.message.fail)
-        self.panel.model.failed.connect(self.panel.message.fail)
-        model.message.connect(self.panel.message.tell)
+        self.model.opened.connect(self._on_opened)
+        self.model.closed.connect(self._on_closed)
+        self.panel.model.failed.connect(self.model.fail)
         self.proofreader = Proofreader(self.model, self.panel.batch)
         self.exporter = Exporter(self.model, self.panel.exports)
         self._connect_panel()
@@ -97,8 +93,8 @@ class AnnotateWidget(QWidget):
         panel.resume.clicked.connect(self._on_resume_clicked)
         panel.check.clicked.connect(self._on_check_clicked)
         panel.check_job.finished.connect(lambda: panel.check.setEnabled(True))
-        panel.check_job.failed.connect(self.model.failed.emit)
-        panel.check_job.cancelled.connect(lambda: self.model.told.emit("The check was cancelled."))
+        panel.check_job.failed.connect(self.model.fail)
+        panel.check_job.cancelled.connect(lambda: self.model.tell_done("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
         panel.teach.clicked.connect(self._on_teach_clicked)
         panel.to_folder.clicked.connect(lambda: hand_over(self.viewer, FOLDER, HandOver(panel.image.layer)))
@@ -157,7 +153,7 @@ class AnnotateWidget(QWidget):
             return
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
-        with telling(self.model.failed.emit):
+        with telling(self.model.fail):
             path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
             wishes = []
@@ -176,7 +172,7 @@ class AnnotateWidget(QWidget):
         path, image, channel = self.choices.offered, self.panel.image.layer, self.panel.channel.channel
         if path is None or self.model.session is not None:
             return
-        with telling(self.model.failed.emit):
+        with telling(self.model.fail):
             if path.suffix not in (KEPT_AS[Points], KEPT_AS[Shapes]):
                 self.model.open(resume(image, channel, path))
                 return
@@ -218,9 +214,9 @@ class AnnotateWidget(QWidget):
         tools.pressed.connect(self._on_key_pressed)
         tools.asked.connect(adder.prompt)
         for part in (tools, adder):
-            part.done.connect(self.model.told.emit)
-            part.failed.connect(self.model.failed.emit)
-        review.told.connect(self.model.told.emit)
+            part.done.connect(self.model.tell_done)
+            part.failed.connect(self.model.fail)
+        review.told.connect(self.model.tell_done)
         review.moved.connect(self._on_review_moved)
         context.session.events.history.connect(self._on_history)
         self.model.channel = self.panel.channel.channel
@@ -252,7 +248,7 @@ class AnnotateWidget(QWidget):
             return
         self.model.context.review.set_disagreement(found)
         n = sum(value >= DIFFERENT for value in found.values())
-        self.model.told.emit(
+        self.model.tell_done(
             f"The model sees {n:,} of {len(found):,} cells differently in the mirrored image."
         )
 
@@ -314,7 +310,7 @@ class AnnotateWidget(QWidget):
         session = self.model.session
         names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
         if session is not None and names != session.class_names:
-            with telling(self.model.failed.emit):
+            with telling(self.model.fail):
                 session.set_class_names(names)
         self.panel.names.clearFocus()
 
@@ -371,7 +367,7 @@ class AnnotateChoices(QObject):
         self.offered: Path | None = None  # journal of what can be resumed
         self._look = LiveUpdater(self)
         self._look.updated.connect(self._on_looked)
-        self._look.failed.connect(model.failed.emit)
+        self._look.failed.connect(model.fail)
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in

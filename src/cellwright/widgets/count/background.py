@@ -45,13 +45,13 @@ class BackgroundTool:
     def start(self, request: Request, view: Source) -> None:
         """Count what is seen; the whole follows."""
         self._waiting, self._view = request, view
-        self.model.work_wanted.emit(count_task(replace(request, source=view)), self.model.outcome_wanted.emit)
+        self.model.run(count_task(replace(request, source=view)), self.model.outcome_wanted.emit)
 
     def go_on(self) -> None:
         """Begin with the whole image, where it waits; called when a job has ended."""
         if self._waiting is not None:
             request, self._waiting, self._is_whole = self._waiting, None, True
-            self.model.work_wanted.emit(whole_task(request), self._on_whole_counted)
+            self.model.run(whole_task(request), self._on_whole_counted)
 
     def forget(self, _: object = None) -> None:
         """Leave the whole image out: the count of the view, or its own, failed or was cancelled."""

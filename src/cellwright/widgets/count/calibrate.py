@@ -149,7 +149,7 @@ class CalibrateTool(QObject):
         return counted
 
     def _on_boxes_changed(self, _: object = None) -> None:
-        self._model.cause_changed.emit()  # of an error that told what was missing
+        self._model.forget_error()  # that told what was missing
         self._show_rows()
 
     def _show_rows(self, _: object = None) -> None:
@@ -173,7 +173,7 @@ class CalibrateTool(QObject):
             counted = self._before or self._density()
             boxes, counts = self._counted_boxes(counted.request.source)
             self._before = counted
-            self._model.work_wanted.emit(corrected_task(counted, boxes, counts), self._on_corrected)
+            self._model.run(corrected_task(counted, boxes, counts), self._on_corrected)
 
     def _on_corrected(self, counted: CountOutcome) -> None:
         self._model.settings_wanted.emit(counted.request.recipe.settings)  # they serve other images too

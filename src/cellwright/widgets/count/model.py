@@ -436,31 +436,32 @@ class CountModel:
     ----------
     read_inputs
         Gives what is chosen now; raises CellwrightError where that cannot be counted with.
+    message
+        Tells the user a sentence or what went wrong: the ``MessageLabel`` of the panel.
+    run
+        Runs a task, and gives its result to a function.
+    update
+        Runs the task of a CountOutcome that a function makes; the latest one wins.
     """
 
     outcome_changed = Signal(object)  # CountOutcome, as it is shown now
     outcome_wanted = Signal(object)  # CountOutcome that is to be shown
     settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
-    work_wanted = Signal(object, object)  # Task, and what is given its result
-    update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
-    cause_changed = Signal()  # of an error that may be told
     whole_counted = Signal(object)  # WholeCount of an image larger than memory
-    told = Signal(str, bool, bool)  # a sentence for the user; whether it is an error, or a warning
-    failed = Signal(object, str)  # Exception, and what was being done
 
-    def __init__(self, viewer: Any, read_inputs: Callable[[], CountInputs]) -> None:
-        self.viewer = viewer
-        self.inputs = read_inputs
+    def __init__(
+        self,
+        viewer: Any,
+        read_inputs: Callable[[], CountInputs],
+        message: Any,
+        run: Callable[..., None],
+        update: Callable[..., None],
+    ) -> None:
+        self.viewer, self.inputs = viewer, read_inputs
+        self.tell, self.fail, self.forget_error = message.tell, message.fail, message.forget_error
+        self.run, self.update = run, update
         self.outcome: CountOutcome | None = None
         self.is_busy = False
-
-    def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Tell the user a sentence; an empty one takes the last away."""
-        self.told.emit(text, is_error, is_warning)
-
-    def fail(self, error: Exception, doing: str = "Counting") -> None:
-        """Tell the user what went wrong; what was not foreseen is logged with what was being done."""
-        self.failed.emit(error, doing)
 
     def note_number(self, outcome: CountOutcome) -> Place | None:
         """Remember how many there are, for :meth:`disagreement`; return of what, None of a part of an image.

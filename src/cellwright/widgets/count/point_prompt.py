@@ -205,7 +205,7 @@ class PointPromptTool(Prompter):
             self._waiting.insert(0, self._go_on)
             self._act()
         else:
-            self._model.work_wanted.emit(task, partial(self._on_looked, context))
+            self._model.run(task, partial(self._on_looked, context))
 
     def _on_looked(self, context: PromptContext, predictor: "PointPredictor") -> None:
         self._context, self._predictors[context.key] = context, predictor
@@ -301,7 +301,7 @@ class PointPromptTool(Prompter):
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._context is not None:
-            self._model.update_wanted.emit(self._added_task)
+            self._model.update(self._added_task)
 
     def _added_task(self) -> Task[CountOutcome]:
         assert self._context is not None

@@ -58,9 +58,11 @@ class CountWidget(QWidget):
         self.panel = CountPanel()
         self.jobs = self.panel.jobs
         self.choices = Choices(self.viewer, self.panel)
-        self.model = CountModel(self.viewer, self.choices.inputs)
-        self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
+        self.model = CountModel(
+            self.viewer, self.choices.inputs, self.panel.message, self.jobs.start, self.updater.request
+        )
+        self.background = BackgroundTool(self.model)
         self.edited = EditedCells(self.model, self)
         self.shown = ShownCount(self.model, self.panel, self.choices, self.edited, self.updater)
         area = PanelScrollArea(self.panel, self.panel.count, self.viewer)
@@ -75,13 +77,7 @@ class CountWidget(QWidget):
         self.first_run = FirstRunTool(self.model, self.panel)
         self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
-        model = self.model
-        model.told.connect(self.panel.message.tell)
-        model.failed.connect(self.panel.message.fail)
-        model.work_wanted.connect(self.jobs.start)
-        model.update_wanted.connect(self.updater.request)
-        model.cause_changed.connect(self.panel.message.forget_error)
-        self.updater.failed.connect(model.fail)
+        self.updater.failed.connect(self.model.fail)
         self.shown.take_up(self.settings_file.take)
 
     def _connect_panel(self) -> None:
@@ -148,7 +144,7 @@ class CountWidget(QWidget):
             if not is_preview and self.background.takes(request):
                 self.background.start(request, self.choices.preview_source())
                 return
-            self.model.work_wanted.emit(count_task(request), self.shown.on_counted)
+            self.model.run(count_task(request), self.shown.on_counted)
 
     def _on_measure_clicked(self) -> None:
         with telling(self.model.fail):

@@ -4,6 +4,7 @@ Loading it takes a quarter of a second, in which the window goes on drawing. Wha
 kept until then: a second click would open a second panel.
 """
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -21,16 +22,19 @@ MODULES = {
     "classify_active_layer": "plugin.commands",
     "get_image_reader": "plugin.image_reader",
     "get_cells_reader": "plugin.readers_writers",
-    **dict.fromkeys(
-        ("nuclei_2d", "tissue_rgb", "phase_2d", "nuclei_3d", "nuclei_time"), "plugin.image_reader"
-    ),
 }
+SAMPLES = ("nuclei_2d", "tissue_rgb", "phase_2d", "nuclei_3d", "nuclei_time")
 
 
 def __getattr__(name: str) -> Any:
-    is_writer = name.startswith("write_")
-    if not is_writer and name not in MODULES:
-        raise AttributeError(f"{__name__} has no {name}.")
-    place = "plugin.readers_writers" if is_writer else MODULES[name]
-    module = beside_window(import_module, f"cellwright.widgets.{place}", takes_input=False)
-    return getattr(module, name)
+    if name in SAMPLES:
+        return partial(_module("plugin.image_reader").sample_layers, name)
+    if name.startswith("write_"):
+        return _module("plugin.readers_writers").writer(name)
+    if name in MODULES:
+        return getattr(_module(MODULES[name]), name)
+    raise AttributeError(f"{__name__} has no {name}.")
+
+
+def _module(name: str) -> Any:
+    return beside_window(import_module, f"cellwright.widgets.{name}", takes_input=False)

@@ -7,7 +7,6 @@ pyramids are multiscale layers, of which the full resolution is counted.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -290,10 +289,3 @@ def sample_layers(name: str) -> list[LayerData]:
     if not path.is_file():
         raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
     return beside_window(lambda: layers_of(replace(read_image(path), name=name)))
-
-
-nuclei_2d = partial(sample_layers, "nuclei_2d")
-tissue_rgb = partial(sample_layers, "tissue_rgb")
-phase_2d = partial(sample_layers, "phase_2d")
-nuclei_3d = partial(sample_layers, "nuclei_3d")
-nuclei_time = partial(sample_layers, "nuclei_time")

@@ -6,6 +6,7 @@ man_track.txt.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,27 +94,9 @@ def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
 
 
-def _writer(name: str) -> Writer:
-    def write(path: str, layer_data: list[LayerData]) -> list[str]:
-        return write_layers(path, layer_data, FORMATS[name])
-
-    write.__doc__ = f"Write layers as {FORMATS[name].title}."
-    return write
-
-
-write_ome_tiff = _writer("ome-tiff")
-write_coco = _writer("coco")
-write_coco_rle = _writer("coco-rle")
-write_labelme = _writer("labelme")
-write_labelme_masks = _writer("labelme-masks")
-write_yolo_boxes = _writer("yolo-boxes")
-write_yolo_segments = _writer("yolo-segments")
-write_imagej_roi = _writer("imagej-roi")
-write_geojson = _writer("geojson")
-write_cellpose = _writer("cellpose")
-write_tracking_challenge = _writer("tracking-challenge")
-write_tracking_challenge_truth = _writer("tracking-challenge-truth")
-write_points_csv = _writer("points-csv")
+def writer(command: str) -> Writer:
+    """Return what writes layers in the format of a command: ``write_coco_rle`` that of ``coco-rle``."""
+    return partial(write_layers, one=FORMATS[command.removeprefix("write_").replace("_", "-")])
 
 
 def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> list[str]:
