@@ -139,7 +139,7 @@ class ComparePanel(QWidget):
             form.addRow(title, box)
         self.first.choose_preferred()
         if self.first.currentData() == self.second.currentData():
-            self.second.setCurrentIndex(self.second.place_of(usual_pair(self.second.families)[0]))
+            self.second.choose_data(usual_pair(self.second.families)[0])
         for title, model in (("Model 1", self.first), ("Model 2", self.second)):
             form.addRow(title, model.with_card())
         return form

@@ -189,7 +189,7 @@ class Choices(QObject):
             box.add_folder(Path(name))
         if not name or box.findData(name) < 0:
             raise CheckpointError(f"There is no model {name!r} here. Import it, or choose another one.")
-        box.setCurrentIndex(box.findData(name))
+        box.choose_data(name)
 
     def list_siblings(self, ticked: Sequence[str] | None = None) -> None:
         """List what can count together with the chosen model; those that were ticked stay so by default."""
@@ -222,7 +222,7 @@ class Choices(QObject):
     def choose_channels(self, engine: EngineSettings) -> str:
         """Choose the channels that settings tell; return a sentence where the image does not have them."""
         panel, layer = self._panel, self._panel.image.layer
-        panel.combine.setCurrentIndex(panel.combine.place_of(engine.combine))
+        panel.combine.choose_data(engine.combine)
         if engine.channels and isinstance(layer, ImageLayer):
             image, found = channels_by_number(self._viewer.layers, layer)
             try:

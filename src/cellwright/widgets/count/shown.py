@@ -294,7 +294,7 @@ class ShownCount(QObject):
         if panel.image.currentData() != counted.layer_id:  # channels and regions are of another image
             recipe = replace(recipe, engine=replace(recipe.engine, channel=None, channels=()))
         else:
-            panel.region.setCurrentIndex(panel.region.place_of(request.part))
+            panel.region.choose_data(request.part)
             panel.choose_region_layers(request.region_layers)
         try:
             not_here = take_settings(recipe)

@@ -296,9 +296,8 @@ class DiameterBox(QDoubleSpinBox):
     @property
     def value_px(self) -> float:
         """The diameter in pixels; 0 when it is to be estimated."""
-        return (
-            EngineSettings(**self.settings).in_pixels({"Y": self._pixel_um, "X": self._pixel_um}).diameter_px
-        )
+        sizes_um = {"Y": self._pixel_um, "X": self._pixel_um}
+        return EngineSettings(**self.settings).in_pixels(sizes_um).diameter_px
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -342,10 +341,10 @@ class DiameterBox(QDoubleSpinBox):
     def _show_unit(self) -> None:
         """Offer the choice of units where there is one, else tell the only one."""
         has_choice = self._pixel_um > 0
-        self.unit.setCurrentIndex(self.unit.place_of(self._shown))
+        self.unit.choose_data(self._shown)
         self.unit.setVisible(has_choice)
         self.setRange(0.0, MOST[self._shown])
-        self.setDecimals(1 + (self._shown == UM))
+        self.setDecimals(2 if self._shown == UM else 1)
         self.setSuffix("" if has_choice else f" {self._shown}")
 
 

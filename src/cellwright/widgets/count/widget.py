@@ -28,7 +28,6 @@ from cellwright.widgets.shared.messages import (
     ANNOTATE,
     COUNT,
     PANEL,
-    PLUGIN,
     HandOver,
     choose_layer,
     hand_over,
@@ -36,7 +35,7 @@ from cellwright.widgets.shared.messages import (
     news_of,
     telling,
 )
-from cellwright.widgets.shared.napari_private import spare_collector, unwrapped
+from cellwright.widgets.shared.napari_private import PLUGIN, spare_collector, unwrapped
 from cellwright.widgets.shared.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 

@@ -160,7 +160,7 @@ class FolderView(QWidget):
         self.engine.set_values(asdict(engine))
         channels = (str(engine.channel),) if engine.channel is not None else engine.channels
         self.channel.setText(",".join(channels))
-        self.device.setCurrentIndex(self.device.place_of(engine.device))
+        self.device.choose_data(engine.device)
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,16 @@ class ResultsExport(QObject):
         self._is_written = False
         view.job_bar.cancelled.connect(self._on_cancelled)
         view.job_bar.finished.connect(self._on_finished)
-        view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
-        view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
-        view.save_regions.clicked.connect(
-            lambda: self._ask("regions", "Regions (*.geojson)", self.save_regions)
-        )
-        view.tracks.save_lineages.clicked.connect(self._on_save_lineages_clicked)
+        for button, what, formats, save in (
+            (view.save_table, "cells", TABLES, self.save_table),
+            (view.save_counts, "counts", "Table (*.csv)", self.save_counts),
+            (view.save_regions, "regions", "Regions (*.geojson)", self.save_regions),
+            (view.save_report, "report", "Report (*.html)", self.save_report),
+            (view.save_settings, "settings", "Settings (*.json)", self.save_settings),
+            (view.tracks.save_lineages, "lineages", "Table (*.csv)", self.save_lineages),
+        ):
+            button.clicked.connect(partial(self._ask, what, formats, save))
         view.tracks.save_tracks.clicked.connect(self._on_save_tracks_clicked)
-        view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
-        view.save_settings.clicked.connect(
-            lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
-        )
         view.load_settings.clicked.connect(self._on_load_clicked)
         view.copy_python.clicked.connect(lambda: self.copy(as_python, "Python"))
         view.copy_command.clicked.connect(lambda: self.copy(as_command, "Command"))
@@ -166,11 +166,9 @@ class ResultsExport(QObject):
         """The pixel size of the layer; empty where its file tells the same."""
         image = self._image()
         told = next((one.pixel_size_um for one in describe_images(image.source)), ())
-        if len(told) == len(image.pixel_size_um) and np.allclose(
-            told, image.pixel_size_um, rtol=1e-9, atol=0
-        ):
-            return ()
-        return image.pixel_size_um
+        own = image.pixel_size_um
+        is_told = len(told) == len(own) and np.allclose(told, own, rtol=1e-9, atol=0)
+        return () if is_told else own
 
     @property
     def _window(self) -> tuple[tuple[int, int], ...]:
@@ -188,22 +186,17 @@ class ResultsExport(QObject):
         measured = self._model.measured
         if measured is None:
             return []
-        found = [*_by_hand(measured), *self._regions_apart()]
+        found = _by_hand(measured)
+        try:
+            masks_of(self._model.regions)
+        except SettingsError as error:  # no file of regions holds these
+            found.append(str(error))
+        counted = measured.snapshot.provenance.get(REGIONS)
+        if counted is not None and counted.rule != self._model.region_rule:
+            found.append(f"that cells were counted by the rule {counted.rule!r} before")
         if self._model.gate is not None:
             found.append("the gate of the scatter plot")
         return [*found, *_without_file(measured)]
-
-    def _regions_apart(self) -> list[str]:
-        """Return what is told of regions and no file of them holds."""
-        measured, found = self._model.measured, []
-        try:
-            masks_of(self._model.regions)
-        except SettingsError as error:
-            found.append(str(error))
-        counted = None if measured is None else measured.snapshot.provenance.get(REGIONS)
-        if counted is not None and counted.rule != self._model.region_rule:
-            found.append(f"that cells were counted by the rule {counted.rule!r} before")
-        return found
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -296,9 +289,8 @@ class ResultsExport(QObject):
             if recipes and any(map(differs_from_file, images)):
                 recipes["Other pixels"] = OTHER_THAN_FILE
             found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
-            write_report(
-                path, image, analysis, recipes, ReportExtras(pictures, totals, found, legends=legends)
-            )
+            extras = ReportExtras(pictures, totals, found, legends=legends)
+            write_report(path, image, analysis, recipes, extras)
 
         self._start(path, write)
 
@@ -328,9 +320,11 @@ class ResultsExport(QObject):
         assert measured is not None
         return measured.snapshot.image
 
-    def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
+    def _ask(self, what: str, formats: str, save: Callable[[Path], None], _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
         if self._model.measured is None:
             self._view.message.tell(self._no_cells, is_error=True)
+            return
+        if what == "lineages" and not self._has_tracks():
             return
         ending = formats.partition("*")[2].partition(")")[0]
         name = f"{self._image().name}.{what}{ending}"
@@ -342,10 +336,6 @@ class ResultsExport(QObject):
         if self._model.tracks is None:
             self._view.message.tell("There are no tracks yet. Press Track.", is_error=True)
         return self._model.tracks is not None
-
-    def _on_save_lineages_clicked(self) -> None:
-        if self._has_tracks():
-            self._ask("lineages", "Table (*.csv)", self.save_lineages)
 
     def _on_save_tracks_clicked(self) -> None:
         if not self._has_tracks():
@@ -366,11 +356,8 @@ class ResultsExport(QObject):
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")
-        self.saving, self._is_written, pixels = (
-            path,
-            False,
-            self._measurer.pixels_now() if is_measured else [],
-        )
+        self.saving, self._is_written = path, False
+        pixels = self._measurer.pixels_now() if is_measured else []
         self._view.job_bar.start(beside("save", lambda: self._write(write, pixels)), self._on_saved)
 
     def _write(self, write: Callable[[], object], pixels: list[tuple[Any, int | None]]) -> None:

@@ -62,7 +62,8 @@ class KeptSettings(QObject):
         self._soon = debouncer(self, WRITE_MS, self._write)
         model.measured_changed.connect(self._on_changed)
         model.kept_changed.connect(self._on_changed)
-        model.let_go.connect(self._on_let_go)
+        message = view.message
+        model.let_go.connect(lambda text: message.tell(f"{message.text()} {text}".strip(), is_error=True))
         view.take_kept.clicked.connect(lambda: self.take_up(is_asked=True))
 
     @property
@@ -78,10 +79,6 @@ class KeptSettings(QObject):
     def _on_changed(self) -> None:
         if self._journal is not None and self._model.measured is not None:
             self._soon.throttle()
-
-    def _on_let_go(self, text: str) -> None:
-        message = self._view.message
-        message.tell(f"{message.text()} {text}".strip(), is_error=True)
 
     def _write(self) -> None:
         journal, model = self._journal, self._model
@@ -149,7 +146,7 @@ class KeptSettings(QObject):
             with telling(errors.append):
                 if names[ending]:
                     box.choose(_shown(self._link.viewer, journal.with_suffix(ending), names[ending]))
-        view.mask_side.setCurrentIndex(view.mask_side.place_of(recipe.files.outside))
+        view.mask_side.choose_data(recipe.files.outside)
         view.mask_layer.chosen.emit()
         self._take(recipe, gate)
         if errors:

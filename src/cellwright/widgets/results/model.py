@@ -153,16 +153,12 @@ class ResultsModel:
     def interval(self) -> tuple[float, float] | None:
         """Where the last count lies nine times of ten, while its cells, all and unchanged, are those here."""
         event, measured = self.count_event, self.measured
-        if event is None:
+        if event is None or self.n_kept != self.n_cells:
             return None
         if measured is None:
-            is_its = not event.layer_id  # a density has no layer of cells
-        else:
-            is_changed = (
-                measured.snapshot.is_edited or measured.n_edited or self.n_cells != round(event.count)
-            )
-            is_its = not is_changed and is_same_count(measured.result.provenance, event.provenance)
-        if not is_its or self.n_kept != self.n_cells:
+            return None if event.layer_id else event.interval  # a density has no layer of cells
+        is_changed = measured.snapshot.is_edited or measured.n_edited or self.n_cells != round(event.count)
+        if is_changed or not is_same_count(measured.result.provenance, event.provenance):
             return None
         return event.interval
 
@@ -175,7 +171,9 @@ class ResultsModel:
         if event is None or measured is None or not measured.snapshot.is_edited:
             return ""
         is_its = is_same_count(measured.result.provenance, event.provenance)
-        return "changed by hand" if is_its and self.n_cells != round(event.count) else ""
+        if is_its and self.n_cells != round(event.count):
+            return "changed by hand"
+        return ""
 
     @property
     def pixels_text(self) -> str:
@@ -196,9 +194,9 @@ class ResultsModel:
         table = self.table
         if table is None:
             return []
-        names = [str(name) for name in table if table[name].dtype.kind in "if"]
-        names = [name for name in names if name not in self.track_columns]
-        return [name for name in names if name != "label" and not name.startswith("box_")]
+        others = {"label", *self.track_columns}
+        names = [str(name) for name in table if name not in others and table[name].dtype.kind in "if"]
+        return [name for name in names if not name.startswith("box_")]
 
     @property
     def track_columns(self) -> list[str]:
@@ -230,7 +228,9 @@ class ResultsModel:
         if self.measured is None:
             return channel
         image = self.measured.snapshot.image
-        names = image.channel_names or (image.name,) * (CHANNEL not in image.axes)
+        names = image.channel_names
+        if not names and CHANNEL not in image.axes:
+            names = (image.name,)
         numbers = zip(numbers_in_file(image), names, strict=False)
         titles = {f"ch{number}": f"{name} (ch{number})" for number, name in numbers}
         for name, other in self.measured.snapshot.others.items():
@@ -253,11 +253,10 @@ class ResultsModel:
     @property
     def settings(self) -> AnalysisSettings:
         """All of it as the settings of an analysis; a gate has no place in them."""
-        positive = tuple(
-            f"{channel.removeprefix('ch') if channel[2:].isdigit() else channel}"
-            f">{'otsu' if threshold is None else f'{threshold:g}'}"
-            for channel, threshold in self.markers.items()
-        )
+        positive = []
+        for channel, threshold in self.markers.items():
+            name = channel.removeprefix("ch") if channel[2:].isdigit() else channel
+            positive.append(f"{name}>otsu" if threshold is None else f"{name}>{threshold:g}")
         return AnalysisSettings(
             measure=self.measure,
             ring_gap_px=self.ring_px[0],
@@ -265,7 +264,7 @@ class ResultsModel:
             region_rule=self.region_rule,
             border=self.border,
             keep=tuple(map(str, self.conditions)),
-            positive=positive,
+            positive=tuple(positive),
             cytoplasm_px=self.cytoplasm_px,
             track=self.tracks is not None,
             track_distance_px=self.tracking.max_distance_px,

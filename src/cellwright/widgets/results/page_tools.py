@@ -74,7 +74,7 @@ class CountsTool(QObject):
         view, model = self._view, self._model
         for box, value in ((view.border, model.border), (view.rule, model.region_rule)):
             with QSignalBlocker(box):
-                box.setCurrentIndex(box.findData(value))
+                box.choose_data(value)
         self._show_markers()
 
     def _on_rule_chosen(self) -> None:

@@ -101,14 +101,13 @@ class Histogram(CellPlot):
         self.cuts.setZValue(10)
         self.cuts.sigRegionChanged.connect(self._on_region_changed)
         self.cuts.hide()
-        self._values: Floats = np.zeros(0)
         self._edges: Floats = np.zeros(0)
         self._places: NDArray[np.intp] = np.zeros(0, np.intp)
 
     def set_values(self, values: Floats) -> None:
         """Show the distribution of another column."""
-        self._values = values
-        finite = values[np.isfinite(values)]
+        is_finite = np.isfinite(values)
+        finite = values[is_finite]
         self.cuts.setVisible(len(finite) > 0)
         if not len(finite):
             self._edges = finite  # without bins
@@ -121,7 +120,6 @@ class Histogram(CellPlot):
         n_bins = int(np.clip(2 * len(finite) ** 0.5, LEAST_BINS, MOST_BINS))
         self._edges = np.linspace(low, high, n_bins + 1)
         places = np.zeros(len(values), np.intp)
-        is_finite = np.isfinite(values)
         places[is_finite] = np.clip((finite - low) / (high - low) * n_bins, 0, n_bins - 1).astype(np.intp) + 1
         self._places = places  # bin of each cell from 1, 0 for none
         counts = np.bincount(places, minlength=n_bins + 1)[1:]
@@ -265,10 +263,7 @@ class Strip(CellPlot):
     def set_counts(self, counts: NDArray[np.intp], groups: Sequence[NDArray[np.intp]] = ()) -> None:
         """Show the counts of frames 0, 1, ... as bars, and of each group as a line before faint bars."""
         self._n = len(counts)
-        brush: Any = COLOUR
-        if groups:
-            brush = FAINT
-        self._bars.setOpts(x=np.arange(self._n), height=counts, brush=brush)
+        self._bars.setOpts(x=np.arange(self._n), height=counts, brush=FAINT if groups else COLOUR)
         for line in self._lines:
             self.removeItem(line)
         self._lines = [self._line(place, found) for place, found in enumerate(groups)]
@@ -276,17 +271,9 @@ class Strip(CellPlot):
         self.setYRange(0, max(int(counts.max(initial=0)), 1), padding=0.05)
 
     def _line(self, place: int, counts: NDArray[np.intp]) -> Any:
-        colour = class_colour(place)
-        pen = pg.mkPen(colour, width=2)
-        return self.plot(
-            np.arange(len(counts)),
-            counts,
-            pen=pen,
-            symbol="o",
-            symbolSize=6,
-            symbolBrush=colour,
-            symbolPen=None,
-        )
+        colour, frames = class_colour(place), np.arange(len(counts))
+        looks = {"symbol": "o", "symbolSize": 6, "symbolBrush": colour, "symbolPen": None}
+        return self.plot(frames, counts, pen=pg.mkPen(colour, width=2), **looks)
 
     def set_interval(self, seconds: float) -> str:
         """Let the axis tell the time, of frames so many seconds apart, or frames for 0; return its unit."""

@@ -52,7 +52,9 @@ DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 def filter_example(columns: Sequence[Any]) -> str:
     """Return what a filter may look like for cells with these columns."""
     sizes = [name for name in ("area_um2", "volume_um3", "area_px", "volume_px") if name in columns]
-    conditions = [f"{name} >= 20" for name in sizes[:1]] + ["score > 0.5"] * ("score" in columns)
+    conditions = [f"{name} >= 20" for name in sizes[:1]]
+    if "score" in columns:
+        conditions.append("score > 0.5")
     return f"Filter: {' and '.join(conditions) or 'y >= 20'}"
 
 
@@ -241,29 +243,26 @@ class ResultsWidget(QWidget):
             self._is_asked, self.model.wanted = False, None
 
     def _on_measured_changed(self) -> None:
-        measured = self.model.measured
+        view, measured = self.view, self.model.measured
         self._show_table()
+        has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
+        for box in (*view.groups.values(), view.measure, view.nuclei, view.cytoplasm):
+            box.setEnabled(has_outlines)
+        hint = "Area and diameter, score and place are always told."
         if measured is not None:
             if self._is_asked:
-                self.view.message.tell("Measured; what was ticked is in the table of Cells.")
+                view.message.tell("Measured; what was ticked is in the table of Cells.")
                 self._is_asked = False
-            self.view.show_tracks(is_shown=bool(self.model.track_axes))
-            regions, image = measured.snapshot.regions, measured.snapshot.image
-            self.view.offer_everywhere(self.view.regions.layer, regions, image)
-        has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
-        for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
-            box.setEnabled(has_outlines)
-        size = "Area and diameter"
-        if measured is not None and is_volumetric(measured.result):
-            size = "Volume"
-        hint = f"{size}, score and place are always told."
-        if measured is not None and not has_outlines:
-            hint = "Points have no outlines to measure within. Count with a model that outlines."
-        self.view.measure_hint.setText(hint)
-        if measured is not None:
-            self.view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
-        if measured is not None and "class" in measured.table:
-            self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+            view.show_tracks(is_shown=bool(self.model.track_axes))
+            view.offer_everywhere(view.regions.layer, measured.snapshot.regions, measured.snapshot.image)
+            view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
+            if "class" in measured.table:
+                self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+            if not has_outlines:
+                hint = "Points have no outlines to measure within. Count with a model that outlines."
+            elif is_volumetric(measured.result):
+                hint = "Volume, score and place are always told."
+        view.measure_hint.setText(hint)
 
     def _show_table(self) -> None:
         self.view.frame.set_frame(self.model.table, self.model.kept, self.model.channel_names)
@@ -290,23 +289,22 @@ class ResultsWidget(QWidget):
     def _show_number(self) -> None:
         model, view, interval = self.model, self.view, self.model.interval
         view.delete_like.show_numbers(model.n_kept, model.n_cells - model.n_kept)
-        if model.measured is None:
-            event = model.count_event
-            view.number.setText("—")
-            view.line.setText("Choose a layer with cells.")
-            if event is not None and not event.layer_id and self.link.layer is None:
-                view.number.setText(f"{event.count:,.0f}")
-                view.line.setText(f"cells in {event.provenance.image_name!r}, by their density")
-            else:
-                interval = None
-        else:
-            view.number.setText(f"{model.n_kept:,}")
+        event, number, line = model.count_event, "—", "Choose a layer with cells."
+        if model.measured is not None:
+            number = f"{model.n_kept:,}"
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
             cells = f"{total}cells{in_planes(counted_planes(model.measured.result))}"
             parts = (cells, model.by_hand, model.outside_text, model.pixels_text, model.nuclei_text)
-            view.line.setText(" · ".join(filter(None, parts)))
+            line = " · ".join(filter(None, parts))
+        elif event is not None and not event.layer_id and self.link.layer is None:
+            number = f"{event.count:,.0f}"
+            line = f"cells in {event.provenance.image_name!r}, by their density"
+        else:
+            interval = None
         if interval is not None:
-            view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
+            line += f"\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)"
+        view.number.setText(number)
+        view.line.setText(line)
 
     def _on_filter_edited(self) -> None:
         text = self.view.filter.text()

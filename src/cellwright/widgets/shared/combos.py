@@ -74,13 +74,17 @@ class PanelComboBox(QComboBox):
             for place, (title, data) in enumerate(listed):
                 self.addItem(title, data)
                 self.setItemData(place, title, Qt.ItemDataRole.ToolTipRole)
-            self.setCurrentIndex(self.place_of(wanted))
+            self.choose_data(wanted)
         self._on_index_changed()
 
     def place_of(self, data: Any) -> int:
         """Return where an entry stands, 0 where there is none of this data."""
         places = (place for place in range(self.count()) if self.itemData(place) == data)
         return next(places, 0)
+
+    def choose_data(self, data: Any) -> None:
+        """Choose the entry of this data, the first where there is none."""
+        self.setCurrentIndex(self.place_of(data))
 
     def add_folder(self, folder: Path) -> None:
         """List a folder, and choose it."""
@@ -89,10 +93,12 @@ class PanelComboBox(QComboBox):
     def _add_folder(self, folder: Path, title: str, help_text: str) -> None:
         if folder not in self._folders:
             self._folders[folder] = title
-            place = self.count() - bool(self._dialog_title)
+            place = self.count()
+            if self._dialog_title:
+                place -= 1
             self.insertItem(place, title, str(folder))
             self.setItemData(place, help_text, Qt.ItemDataRole.ToolTipRole)
-        self.setCurrentIndex(self.place_of(str(folder)))
+        self.choose_data(str(folder))
 
     def paintEvent(self, _: QPaintEvent | None) -> None:
         """Draw the box, its text shortened where there is no room; called by Qt."""
@@ -120,7 +126,7 @@ class PanelComboBox(QComboBox):
         self.is_by_user = True
         if not self._dialog_title or self.itemData(index) != OTHER_FOLDER:
             return
-        self.setCurrentIndex(self.place_of(self._last))
+        self.choose_data(self._last)
         folder = QFileDialog.getExistingDirectory(self, self._dialog_title)
         if folder:
             self.add_folder(Path(folder))
@@ -216,15 +222,6 @@ class LayerComboBox(PanelComboBox):
     def _on_inserted(self, event: Any) -> None:
         self._added = unwrapped(event.value)
 
-    def _first_channel(self, layer: Layer) -> Layer:
-        """Return the first channel of the file that a layer is a channel of, which is counted by default."""
-        part = layer.metadata.get(FILE_PART)
-        for one in self._layers:
-            other = one.metadata.get(FILE_PART)
-            if part is not None and other is not None and other.image is part.image and self.accepts(one):
-                return one
-        return layer
-
     def refresh(self, _: Any = None) -> None:
         """List the layers; the chosen one stays so while it is there."""
         data = self.currentData()
@@ -240,12 +237,15 @@ class LayerComboBox(PanelComboBox):
         self.fill(entries, data, self._otherwise)
 
     def _active(self) -> Layer | None:
+        """Return the active layer; the first channel of its file where napari made it so, not the user."""
         if self._viewer is None:
             return None
         active = next((one for one in self.listed if one is self._viewer.layers.selection.active), None)
-        if active is not None and active is self._added:  # by napari, not by the user
-            return self._first_channel(active)
-        return active
+        if active is None or active is not self._added or FILE_PART not in active.metadata:
+            return active
+        image = active.metadata[FILE_PART].image
+        parts = [(one, one.metadata.get(FILE_PART)) for one in reversed(self.listed)]
+        return next(one for one, part in parts if part is not None and part.image is image)
 
     @property
     def _layers(self) -> list[Layer]:

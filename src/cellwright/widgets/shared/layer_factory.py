@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.widgets.shared.coordinates import rectangles_of
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:
@@ -189,12 +190,9 @@ def _shapes_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
     boxes = _in_layer(result.cells.boxes, channel_axis)
     if result.cells.points.shape[1] > 2:  # a box of a linked cell is drawn in its middle slice
         boxes[:, :, :-2] = np.rint(_in_layer(result.cells.points, channel_axis))[:, np.newaxis, :-2]
-    corners = np.repeat(boxes[:, :1], 4, axis=1)
-    corners[:, :, -2] = boxes[:, (0, 0, 1, 1), -2]
-    corners[:, :, -1] = boxes[:, (0, 1, 1, 0), -1]
-    corners[:, :, -2:] -= 0.5  # napari draws a pixel around its index
+    boxes[:, :, -2:] -= 0.5  # napari draws a pixel around its index
     return Shapes(
-        list(corners) or None,
+        list(rectangles_of(boxes)) or None,
         ndim=boxes.shape[-1],
         features=_features(result),
         face_color="transparent",

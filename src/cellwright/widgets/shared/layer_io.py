@@ -184,12 +184,13 @@ def prepare(
             own[FOUND] = cells_table(result)
             own[CONTENT] = checksum(np.expand_dims(labels, source.channel_axis or ()))
         own["has_classes"] = result.cells.classes is not None
-        name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
+        name = f"{source.image.name} {TITLES[output]}"
+        if source.is_preview:
+            name = f"{source.image.name} preview {TITLES[output]}"
         placement = {**source.placement, "name": name, "metadata": {METADATA: own}}
         layer = make_layer(output, result, placement, source.channel_axis)
-        if (
-            isinstance(layer, Points | Shapes) and REGIONS in told
-        ):  # which points alone do not tell by any rule
+        # points alone do not tell by which rule they lie in regions
+        if isinstance(layer, Points | Shapes) and REGIONS in told:
             regions: RegionSet = told[REGIONS]
             names = regions.joined_names(regions.membership(result.cells, result.offset))
             layer.features = layer.features.assign(regions=names)
@@ -243,9 +244,10 @@ def _place(viewer: Any, layer: Layer) -> Layer:
     ours = [one for one in same if one not in others]
     old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
     is_switch = bool(others) and (old is None or HIDDEN in old.metadata[METADATA])
-    for other in others if is_switch else ():
-        other.visible = False
-        other.metadata[METADATA][HIDDEN] = True
+    if is_switch:
+        for other in others:
+            other.visible = False
+            other.metadata[METADATA][HIDDEN] = True
     if old is None:
         shown = add_in_turns(viewer, layer)
     else:
@@ -353,9 +355,9 @@ def shown_cells(viewer: Any, source: Source) -> Layer | None:
     """
     for output in ("Labels", "Points"):
         ours = layers_with(viewer, {**source.key, "output": output})
-        fresh = [one for one in ours if not is_edited(one)]
-        for layer in (*reversed(fresh), *reversed(ours)):
-            return layer
+        if ours:
+            fresh = [one for one in ours if not is_edited(one)]
+            return (fresh or ours)[-1]
     return None
 
 
@@ -389,8 +391,7 @@ def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
 def _replace(viewer: Any, old: Layer, new: Layer) -> Layer:
     new.visible, new.opacity = old.visible, old.opacity
     new.metadata = {**old.metadata, **new.metadata}
-    name = old.name
     viewer.layers.insert(viewer.layers.index(old) + 1, new)  # removed first, it can crash the canvas
     viewer.layers.remove(old)
-    new.name = name
+    new.name = old.name
     return new

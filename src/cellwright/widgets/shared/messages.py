@@ -20,19 +20,21 @@ from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
-from cellwright.widgets.shared.napari_private import has_window, in_turns, spare_collector, unwrapped
+from cellwright.widgets.shared.napari_private import (
+    PLUGIN,
+    has_window,
+    in_turns,
+    spare_collector,
+    unwrapped,
+)
 from cellwright.widgets.shared.style import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
 TURN_MS = 40  # between a count, the loading of a panel and its opening; the window answers then
-PLUGIN, PANEL = "napari-cellwright", "Results"
-COUNT, ANNOTATE, TRAIN, FOLDER = (  # as in the manifest
-    "Count cells",
-    "Annotate cells",
-    "Train a model",
-    "Count a folder",
-)
+# titles of panels, as in the manifest
+PANEL, COUNT, ANNOTATE = "Results", "Count cells", "Annotate cells"
+TRAIN, FOLDER = "Train a model", "Count a folder"
 
 
 def listen(signal: Any, slot: Callable[..., None], owner: QObject) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,10 @@ class ModelComboBox(PanelComboBox):
     @property
     def siblings(self) -> list[tuple[str, str]]:
         """Title and name or folder of the other models of the family of the chosen one."""
-        entries = [(self.itemText(place), self.itemData(place)) for place in range(self.count())]
-        chosen, family = self.currentData(), self._families.get(str(self.currentData()))
-        return [
-            (title, str(data))
-            for title, data in entries
-            if data != chosen and family is not None and self._families.get(str(data)) == family
-        ]
+        entries = [(self.itemText(place), str(self.itemData(place))) for place in range(self.count())]
+        chosen, families = str(self.currentData()), self._families
+        family = families.get(chosen, "none")
+        return [(title, name) for title, name in entries if name != chosen and families.get(name) == family]
 
     def refresh(self, wanted: str = "") -> None:
         """List the models and choose one; the chosen one stays so while it is there."""
@@ -143,13 +141,12 @@ class ModelComboBox(PanelComboBox):
         place = self.findData(own)
         if own and place >= 0:
             self.setCurrentIndex(place)
-        if not own or place >= 0:
-            return
-        try:
-            self._list_folder(own)
-        except CellwrightError as error:
-            told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
-            QTimer.singleShot(0, lambda: self._tell(told))  # once it is listened to
+        elif own:
+            try:
+                self._list_folder(own)
+            except CellwrightError as error:
+                told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
+                QTimer.singleShot(0, partial(self._tell, told))  # once it is listened to
 
     def take(self, model: str) -> None:
         """Choose a model that another panel sends, as a user would; a folder is listed, if it can be."""
@@ -237,8 +234,11 @@ class DeviceComboBox(PanelComboBox):
         super().__init__("Where the network runs; Auto takes the fastest.")
         self._job: Job | None = None
         own = preferences().device
-        self._preferred = [(own, own)] * (own != "auto")
-        self.fill([("Auto", "auto"), *self._preferred], own)
+        self._preferred = own
+        entries = [("Auto", "auto")]
+        if own != "auto":
+            entries.append((own, own))
+        self.fill(entries, own)
 
     @property
     def device(self) -> str:
@@ -252,9 +252,8 @@ class DeviceComboBox(PanelComboBox):
 
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
-        names = [name for _, name in entries]
-        # one that is not there stays, and a count tells so
-        entries += [one for one in self._preferred if one[1] not in names]
+        if self._preferred not in [name for _, name in entries]:
+            entries.append((self._preferred, self._preferred))  # it is not there, as a count will tell
         self.fill(entries, self.device)
 
     def _on_failed(self, error: Exception) -> None:

@@ -75,8 +75,14 @@ def add_in_turns(viewer: Any, layer: Layer) -> Layer:
         tools = [one for one in getattr(layer, "_overlays", {}).values() if one.visible]
     for tool in tools:
         tool.visible = False  # napari makes it once it is to be seen
-    with _active_kept(viewer.layers):
+    is_kept = viewer.layers.selection.active is not None and hasattr(viewer.layers, "_activate_on_insert")
+    if is_kept:
+        viewer.layers._activate_on_insert = False
+    try:
         viewer.add_layer(layer)
+    finally:
+        if is_kept:
+            viewer.layers._activate_on_insert = True
     in_turns(_show_tools(viewer, layer, tools), TOOLS_MS)
     return layer
 
@@ -101,18 +107,6 @@ def uncover(layer: Layer, around: Callable[[Layer], AbstractContextManager[Any]]
         QTimer.singleShot(TOOLS_MS, show)
     else:
         show()
-
-
-@contextmanager
-def _active_kept(layers: Any) -> Iterator[None]:
-    is_kept = layers.selection.active is not None and hasattr(layers, "_activate_on_insert")
-    if is_kept:
-        layers._activate_on_insert = False
-    try:
-        yield
-    finally:
-        if is_kept:
-            layers._activate_on_insert = True
 
 
 def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> None:
@@ -408,7 +402,9 @@ def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **opt
     ending = next(iter(ENDING.findall(chosen) or endings), "")
     if not target.suffix:
         return target.with_name(target.name + ending)
-    return target.with_suffix(ending) if ending in endings[1:] and target.suffix in endings else target
+    if ending in endings[1:] and target.suffix in endings:
+        return target.with_suffix(ending)
+    return target
 
 
 def ask_to_open(parent: QWidget, title: str, formats: str) -> Path | None:

@@ -24,6 +24,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
+from cellwright.widgets.shared.coordinates import rectangles_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
@@ -98,9 +99,7 @@ class PromptDraft:
     @property
     def prompts(self) -> Prompts | None:
         """All prompts so far; None where nothing is prompted for."""
-        if not self._steps:
-            return None
-        return self._steps[-1]
+        return self._steps[-1] if self._steps else None
 
     def move_to(self, layer: Layer | None) -> None:
         """Forget all prompts, and lie upon another layer from now on, or upon none."""
@@ -140,8 +139,7 @@ class PromptDraft:
 
     def clear(self) -> None:
         """Forget all prompts."""
-        self._steps.clear()
-        self._answers.clear()
+        self._steps, self._answers = [], []
         self.answer(*NO_ANSWER)
 
     def answer(self, cell: "PromptedCell | None", outlines: Sequence[NDArray[Any]] = ()) -> None:
@@ -174,9 +172,7 @@ class PromptDraft:
         for outline in outlines:
             self._add("path", frame, outline, COLOUR, width)
         if prompts.box is not None:
-            (top, left), (bottom, right) = prompts.corners
-            corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left)])
-            self._add("rectangle", frame, corners, POSITIVE_COLOUR, width)
+            self._add("rectangle", frame, rectangles_of(prompts.corners), POSITIVE_COLOUR, width)
         square = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * POINT_PX * width / 2
         for points, colour in ((prompts.positive, POSITIVE_COLOUR), (prompts.negative, NEGATIVE_COLOUR)):
             for point in points:
@@ -209,15 +205,6 @@ def yx(place: NDArray[np.float64]) -> Point:
     return float(place[-2]), float(place[-1])
 
 
-def what_click_says(modifiers: Any) -> str:
-    """Return what a click with these keys held says: this is the cell, this is not, or the next one."""
-    if "Shift" in modifiers:
-        return NEGATIVE
-    if "Control" in modifiers:
-        return NEXT
-    return POSITIVE
-
-
 def prompt_drag(
     event: Any,
     point_of: Callable[[Any], NDArray[np.float64] | None],
@@ -231,7 +218,11 @@ def prompt_drag(
     what the click says.
     """
     start, first = np.array(event.pos), point_of(event)
-    said = what_click_says(event.modifiers)
+    said = POSITIVE
+    if "Shift" in event.modifiers:
+        said = NEGATIVE
+    elif "Control" in event.modifiers:
+        said = NEXT
 
     def corners() -> NDArray[np.float64] | None:
         last = point_of(event)

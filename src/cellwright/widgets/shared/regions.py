@@ -453,7 +453,7 @@ class RegionPanel(QWidget):
         """Choose the shapes left out and the mask of some layers, those of them that are there."""
         self.exclude.choose(layers.excluded)
         self.mask_layer.choose(layers.mask)
-        self.mask_side.setCurrentIndex(self.mask_side.place_of(layers.is_outside))
+        self.mask_side.choose_data(layers.is_outside)
 
     def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
         """Offer shapes that hold in one slice or frame for all of them."""
