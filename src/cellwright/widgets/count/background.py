@@ -67,7 +67,7 @@ class BackgroundTool:
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         viewer, self._is_whole = self.model.viewer, False
-        layer = whole.build and whole.build()
+        layer = None if whole.build is None else whole.build()
         with without_collection(viewer):
             if self._view is not None:
                 remove(viewer, self._view.key)

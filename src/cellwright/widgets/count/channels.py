@@ -51,6 +51,11 @@ class LayerChannel(NamedTuple):
         return f"{self.layer.unique_id} {self.channel.index}"
 
     @property
+    def name(self) -> str:
+        """What it is called: as the layer, where that has no channels."""
+        return str(self.layer.name) if self.channel.axis is None else self.channel.title
+
+    @property
     def image(self) -> Image:
         """The image of the layer."""
         return image_in(self.layer, self.channel)
@@ -74,7 +79,7 @@ def further_channels(
         if other is layer or not is_image(other) or other.rgb or not is_understood(other):
             continue
         for one in _single(other):
-            title = _title(other, one)
+            title = str(other.name) if one.axis is None else f"{other.name} · {one.title}"
             if title in found:  # a channel of the chosen layer is called like this layer
                 title = f"{title} (layer)"
             found[title] = LayerChannel(other, one)
@@ -86,12 +91,6 @@ def _single(layer: ImageLayer) -> list[Channel]:
     if channels[0].axis is None:
         return list(channels[:1])
     return [one for one in channels if one.axis is not None and one.index is not None]
-
-
-def _title(layer: ImageLayer, channel: Channel) -> str:
-    if channel.axis is None:
-        return str(layer.name)
-    return f"{layer.name} · {channel.title}"
 
 
 def channels_by_number(layers: Iterable[Any], layer: ImageLayer) -> tuple[Image, dict[int, LayerChannel]]:
@@ -140,15 +139,17 @@ def source_with(
         check_upon(one.layer, chosen.layer, n_axes)
     images = [one.image for one in together]
     part, files = _place_in_files(together, images)
-    channels = tuple(
-        (_cut(image, source), one.channel.index if CHANNEL in image.axes else None)
-        for one, image in zip(together, images, strict=True)
-    )
+    channels = []
+    for one, image in zip(together, images, strict=True):
+        index = one.channel.index if CHANNEL in image.axes else None
+        if image.label_shape != source.image.label_shape:
+            image = cropped(image, source.offset, source.image.label_shape)
+        channels.append((image, index))
     image = replace(
         source.image,
-        data=StackedPixels(channels),
+        data=StackedPixels(tuple(channels)),
         axes=CHANNEL + source.image.label_axes,
-        channel_names=tuple(map(_name, together)),
+        channel_names=tuple(one.name for one in together),
         channel_colors=(),
         source_part=part,
         source_files=files,
@@ -159,18 +160,6 @@ def source_with(
 
 def _is_one_layer(chosen: LayerChannel, also: Sequence[LayerChannel]) -> bool:
     return all(one.layer is chosen.layer for one in also)
-
-
-def _cut(image: Image, source: Source) -> Image:
-    if source.image.label_shape == image.label_shape:
-        return image
-    return cropped(image, source.offset, source.image.label_shape)
-
-
-def _name(one: LayerChannel) -> str:
-    if one.channel.axis is None:
-        return str(one.layer.name)
-    return one.channel.title
 
 
 def _place_in_files(
@@ -190,7 +179,10 @@ def _place_in_files(
         if len(told) != 1 or told[0].axes.endswith(CHANNEL):
             return part, ()
         starts[file] = n
-        axes_of[file] = _axes_in_file(next(one for one in images if one.source == file), told[0])
+        image = next(one for one in images if one.source == file)
+        axes_of[file] = image.axes if image.source_part is None else image.source_part[0]
+        if len(axes_of[file]) != len(told[0].shape):  # chosen, and the file cannot have them
+            axes_of[file] = told[0].axes
         n += dict(zip(axes_of[file], told[0].shape, strict=True)).get(CHANNEL, 1)
     numbers = []
     for one, image in zip(together, images, strict=True):
@@ -201,14 +193,6 @@ def _place_in_files(
             return part, ()
         numbers.append(starts[image.source] + number)
     return (axes_of[files[0]], tuple(numbers)), tuple(files[1:])
-
-
-def _axes_in_file(image: Image, told: Image) -> str:
-    """Return the axes of the file of an image: those chosen for it, where a file can have them."""
-    axes = image.source_part[0] if image.source_part is not None else image.axes
-    if len(axes) != len(told.shape):
-        return told.axes
-    return axes
 
 
 def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:

@@ -291,7 +291,7 @@ class AxesTool(QObject):
         likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
         self._panel.axes.fill([(f"{one} · {meaning(one, shape)}", one) for one in likely], known.image.axes)
         sentence = ""
-        if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
+        if layer.ndim > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
         self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
 
@@ -339,7 +339,7 @@ class AxesTool(QObject):
         layer = self._choices.layer
         if isinstance(layer, ImageLayer):
             axes = str(self._panel.axes.currentData() or "")
-            self.choose(layer, axes.removesuffix("C" * bool(layer.rgb)))
+            self.choose(layer, axes.removesuffix("C") if layer.rgb else axes)
 
     def choose(self, layer: ImageLayer, axes: str) -> None:
         """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.

@@ -53,21 +53,25 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class CountOutcome:
-    """The result of a request and the layers that show it, not yet in a viewer.
-
-    ``prediction`` is what other thresholds can be applied to, where it was kept.
-    """
-
+class _Counted:
     request: Request
-    result: Result
-    layers: Mapping[str, Layer]
-    prediction: Prediction | None = None
 
     @property
     def layer_id(self) -> str:
         """``unique_id`` of the image layer."""
         return self.request.source.layer_id
+
+
+@dataclass(frozen=True, slots=True)
+class CountOutcome(_Counted):
+    """The result of a request and the layers that show it, not yet in a viewer.
+
+    ``prediction`` is what other thresholds can be applied to, where it was kept.
+    """
+
+    result: Result
+    layers: Mapping[str, Layer]
+    prediction: Prediction | None = None
 
     def is_here(self, viewer: Any) -> bool:
         """Return whether the image, or what was made of it, is still among the layers."""
@@ -76,21 +80,15 @@ class CountOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeCount:
+class WholeCount(_Counted):
     """What was counted block by block: its number, a sentence and the layer that shows it from its files."""
 
-    request: Request
     count: float
     line: str
     folder: Path
     notices: tuple[str, ...]
     files: str  # path of the labels or the density; '' where there are none
     build: Callable[[], Layer] | None  # the hidden layer, in the GUI thread
-
-    @property
-    def layer_id(self) -> str:
-        """``unique_id`` of the image layer."""
-        return self.request.source.layer_id
 
     def is_here(self, viewer: Any) -> bool:
         """Return whether the image, or the layer of its cells, is still among the layers."""
@@ -103,7 +101,8 @@ class ViewerCounts:
 
     def __init__(self) -> None:
         self.standing: dict[str, CountOutcome | WholeCount] = {}  # by image layer, the latest last
-        self.numbers: dict[tuple[Place, str], _Remembered] = {}
+        # of each place: how many cells or, by a density, and the interval
+        self.numbers: dict[tuple[Place, str], tuple[float, tuple[float, float] | None]] = {}
 
 
 _counts: WeakKeyDictionary[Any, ViewerCounts] = WeakKeyDictionary()
@@ -111,17 +110,14 @@ _counts: WeakKeyDictionary[Any, ViewerCounts] = WeakKeyDictionary()
 
 def removed_line(viewer: Any, source: Source) -> str:
     """Return a sentence where the image layer was removed, or its pixels, while its cells were counted."""
-    layer = layer_of_id(viewer, source.layer_id)
-    if layer is not None and layer.data is not source.layer_data:
-        return (
-            f"The image layer {source.image.name!r} was given other pixels while its cells were counted; "
-            "these are the cells of those before. Count again."
-        )
-    if layer is not None:
+    layer, what = layer_of_id(viewer, source.layer_id), f"The image layer {source.image.name!r} was"
+    if layer is None:
+        return f"{what} removed while its cells were counted; they are shown where it was."
+    if layer.data is source.layer_data:
         return ""
     return (
-        f"The image layer {source.image.name!r} was removed while its cells were counted; they are shown "
-        "where it was."
+        f"{what} given other pixels while its cells were counted; these are the cells of those before. "
+        "Count again."
     )
 
 
@@ -248,11 +244,8 @@ def unclassified(result: Result) -> Result:
     settings = dict(result.provenance.settings)
     for written in ("classes", "classifier"):
         settings.pop(written, None)
-    return replace(
-        result,
-        cells=replace(result.cells, classes=None),
-        provenance=replace(result.provenance, settings=settings),
-    )
+    cells, provenance = replace(result.cells, classes=None), replace(result.provenance, settings=settings)
+    return replace(result, cells=cells, provenance=provenance)
 
 
 def can_recount(counted: CountOutcome) -> bool:
@@ -284,45 +277,44 @@ def card_of(
         Where the image is, if it is not the one that is chosen.
     """
     result, source = counted.result, counted.request.source
-    parts, sizes, classes = [], cells_table(result), class_counts(result)
+    by_hand, outside, sizes, classes = "", "", cells_table(result), class_counts(result)
     if edited is not None:
-        parts = by_hand_parts(edited, len(result.cells))
+        by_hand = by_hand_line(edited, len(result.cells))
         if counted.request.regions is not None and "regions" in edited:
             n_there, edited = len(edited), edited[is_inside(edited)]
-            n_outside = n_there - len(edited)
-            parts += [f"{n_outside:,} outside the regions"] * bool(n_outside)
+            if n_there > len(edited):
+                outside = f"{n_there - len(edited):,} outside the regions"
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
         if "class" in edited:
             found = edited["class"].value_counts()
             classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
-    line = " · ".join(
-        (
-            f"{n_cells(result)}{in_planes(counted_planes(result))}",
-            *parts,
-            result_line(result).partition(" · ")[2],
-        )
-    )
+    first, _, rest = result_line(result).partition(" · ")
+    line = joined_by_dots(f"{first}{in_planes(counted_planes(result))}", by_hand, outside, rest)
     if source.is_preview:
         height, width = source.image.label_shape[-2:]  # of a large view its middle alone
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    name = " · ".join(filter(None, (source.image.name, channels_line(counted.request))))
+    name = joined_by_dots(source.image.name, channels_line(counted.request))
     details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
-    return CountCard(
-        f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
-    )
+    told = "\n".join(filter(None, details))
+    return CountCard(f"{result.count:,.0f}", line, told, legend(classes, classes.values()))
 
 
-def by_hand_parts(table: "pandas.DataFrame", n_found: int) -> list[str]:
+def joined_by_dots(*parts: str) -> str:
+    """Return texts in one line; empty ones are left out."""
+    return " · ".join(filter(None, parts))
+
+
+def by_hand_line(table: "pandas.DataFrame", n_found: int) -> str:
     """Return how many cells were drawn or changed by hand, or that some were deleted.
 
     Nothing where all are as they were found: an annotation that begins takes their layer over as it is.
     """
     n_edited = int(edited_rows(table).sum())
     if n_edited:
-        return [f"{n_edited:,} by hand"]
-    return ["changed by hand"] * (len(table) != n_found)
+        return f"{n_edited:,} by hand"
+    return "" if len(table) == n_found else "changed by hand"
 
 
 def result_line(result: Result) -> str:
@@ -372,7 +364,9 @@ def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:
     if unit == "px":
         del units["diameter_um"]
     sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
-    return f"median diameter {' · '.join(sizes)}" if len(table) and sizes else ""
+    if not len(table) or not sizes:
+        return ""
+    return f"median diameter {joined_by_dots(*sizes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,11 +418,6 @@ class CountInputs:
         return Request(source, self.recipe, self.outputs, self.family, regions, self.part, self.region_layers)
 
 
-class _Remembered(NamedTuple):
-    n_cells: float
-    interval: tuple[float, float] | None
-
-
 class CountModel:
     """The last count, and the way of the tools to what the panel does.
 
@@ -474,8 +463,7 @@ class CountModel:
         engine = request.recipe.engine
         place = (source.layer_id, engine.channel, engine.channels, source.offset, source.image.shape)
         kind = registry.get(request.family).gives
-        noted = _Remembered(outcome.result.count, outcome.result.interval)
-        counts_of(self.viewer).numbers[place, kind] = noted
+        counts_of(self.viewer).numbers[place, kind] = (outcome.result.count, outcome.result.interval)
         return place
 
     def disagreement(self, outcome: CountOutcome) -> str:
@@ -488,9 +476,12 @@ class CountModel:
             return ""
         numbers = counts_of(self.viewer).numbers
         cells, density = (numbers.get((place, one)) for one in ("instances", "density"))
-        if cells is None or density is None or density.interval is None:
+        if cells is None or density is None:
+            return ""
+        n_by_density, interval = density
+        if interval is None:
             return ""
         from cellwright.ops.measure.prediction_interval import disagreement
 
         has_density = outcome.result.gives == "density"
-        return disagreement(cells.n_cells, density.n_cells, density.interval, has_density=has_density)
+        return disagreement(cells[0], n_by_density, interval, has_density=has_density)

@@ -18,7 +18,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
-from cellwright.widgets.shared.coordinates import axis_of, pixel_at
+from cellwright.widgets.shared.coordinates import axis_of, pixel_at, rectangles_of
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
@@ -80,8 +80,9 @@ class PointPromptTool(Prompter):
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         if not is_on:
             self._context = None
-            for forgotten in (self._predictors, self._wishes, self._waiting):
-                forgotten.clear()
+            self._predictors.clear()
+            self._wishes.clear()
+            self._waiting.clear()
             if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
                 self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
             self._take(None)
@@ -330,11 +331,10 @@ class PointPromptTool(Prompter):
         if counted is None or counted.request.source.is_preview:
             return None
         layer = self._model.inputs().layer
-        is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
-        has_cells = registry.get(counted.request.family).gives == "instances"
-        if not (is_here and has_cells):
-            return None
-        return counted
+        is_here = layer is not None and counted.layer_id == str(layer.unique_id)
+        if is_here and registry.get(counted.request.family).gives == "instances":
+            return counted
+        return None
 
     def _source(self, layer: ImageLayer) -> Source:
         counted = self._counted()
@@ -375,12 +375,10 @@ def added_task(
     New thresholds need a new count then, or they would lose them.
     """
     yield Progress("ask", 0, 1)
-    result = counted.result
-    n_before = len(result.cells)
-    cells = result.cells
+    result, cells = counted.result, counted.result.cells
     for frame, cell in found:
         cells = with_cell(cells, frame, cell)
-    n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
+    n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - len(result.cells)
     provenance = result.provenance.noting(**{ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     shown = yield from show_task(replace(counted.request, outputs=outputs), more)
@@ -472,9 +470,8 @@ def add_to(layer: Layer, source: Source, frame: Frame, cell: "PromptedCell") -> 
     elif isinstance(layer, Points):
         layer.add(_place(source, frame, cell.point))
     elif isinstance(layer, Shapes):
-        (top, left), (bottom, right) = cell.box - 0.5  # napari draws a pixel around its index
-        corners = ((top, left), (top, right), (bottom, right), (bottom, left))
-        layer.add_rectangles([_place(source, frame, np.array(corner)) for corner in corners])
+        corners = rectangles_of(cell.box - 0.5)  # napari draws a pixel around its index
+        layer.add_rectangles([_place(source, frame, corner) for corner in corners])
 
 
 def _labels_of(layer: Labels, source: Source) -> NDArray[Any]:
@@ -504,8 +501,7 @@ def _number_in_labels(labels: NDArray[Any], frame: Frame, cell: "PromptedCell") 
     """Return the label that covers most of an answered cell; 0 for none."""
     inside = labels[_pixels(frame, cell)][cell.mask]
     numbers, counts = np.unique(inside[inside > 0], return_counts=True)
-    is_covered = counts.sum() > MOST_KNOWN * cell.area
-    if not is_covered:
+    if counts.sum() <= MOST_KNOWN * cell.area:
         return 0
     return int(numbers[counts.argmax()])
 

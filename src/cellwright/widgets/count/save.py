@@ -5,7 +5,6 @@ A million cells take seconds to write. The command line takes the file of settin
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QObject
@@ -27,6 +26,7 @@ from cellwright.widgets.shared.cells.image_pixels import (
 )
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
+from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
@@ -174,10 +174,8 @@ class SettingsFileTool(QObject):
             self.load(path)
 
 
-def _choose(box: Any, data: str) -> None:
+def _choose(box: PanelComboBox, data: str) -> None:
     """Choose an entry; one that the box lacks is added, so that what a file tells is kept."""
-    place = box.findData(data)
-    if place < 0:
+    if box.findData(data) < 0:
         box.addItem(data, data)
-        place = box.findData(data)
-    box.setCurrentIndex(place)
+    box.choose_data(data)

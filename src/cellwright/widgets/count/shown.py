@@ -137,16 +137,6 @@ def rows_of(layer: Layer) -> "pandas.DataFrame":
     return features
 
 
-def _other_images(counted: CountOutcome) -> str:
-    """Return a sentence where the file of a layer holds more images than the one that was counted."""
-    n_images = len(describe_images(counted.request.source.image.source))
-    if n_images < 2:
-        return ""
-    return (
-        f"The file holds {n_images} images, and the layer shows one. Open it with napari-cellwright for all."
-    )
-
-
 class ShownCount(QObject):
     """Shows the last count in the viewer and in the panel, and keeps both in line with what is chosen."""
 
@@ -210,7 +200,20 @@ class ShownCount(QObject):
         expected = expectation(counted.result.fit, counted.result.notices)
         if expected in notices:  # as a warning
             expected = ""
-        notices += [self._out_of_sight(counted), _other_images(counted)]
+        channel, n_images = (
+            self._unseen_channel(counted),
+            len(describe_images(counted.request.source.image.source)),
+        )
+        if channel:
+            notices.append(
+                f"The cells are those of {channel}; the viewer shows another one. Move the slider of "
+                "channels to see them."
+            )
+        if n_images > 1:
+            notices.append(
+                f"The file holds {n_images} images, and the layer shows one. Open it with napari-cellwright "
+                "for all."
+            )
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
@@ -225,15 +228,6 @@ class ShownCount(QObject):
         if round(float(layer.world_to_data(self._viewer.dims.point[-layer.ndim :])[axis])) == 0:
             return ""
         return channels_line(counted.request)
-
-    def _out_of_sight(self, counted: CountOutcome) -> str:
-        channel = self._unseen_channel(counted)
-        if not channel:
-            return ""
-        return (
-            f"The cells are those of {channel}; the viewer shows another one. Move the slider of channels to "
-            "see them."
-        )
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         self._show_whole(whole, removed_line(self._viewer, whole.request.source))
@@ -388,10 +382,10 @@ class ShownCount(QObject):
 
     def _where_now(self, counted: CountOutcome) -> str:
         """Return where the cells of a count are; '' where they are in sight, of the image that is chosen."""
-        unseen = self._unseen_channel(counted)
-        if unseen:
-            unseen = f"whose {unseen} is not in sight"
-        return self._where_counted(counted) or unseen
+        where, unseen = self._where_counted(counted), self._unseen_channel(counted)
+        if unseen and not where:
+            return f"whose {unseen} is not in sight"
+        return where
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""
