@@ -78,9 +78,8 @@ class Adder(Prompter):
         if said == NEXT and len(points) == 1:
             self.keep()
         prompted = [PromptPoint(tuple(int(i) for i in np.rint(one[:-2])), one[-2:]) for one in points]
-        inside = np.rint(points[0])
-        is_click = len(points) == 1
-        if is_click and (np.any(inside < 0) or np.any(inside >= self._session.labels.shape)):
+        pixel, is_click = np.rint(points[0]), len(points) == 1
+        if is_click and ((pixel < 0) | (pixel >= self._session.labels.shape)).any():
             return
         try:
             if not is_click and self._viewer.dims.ndisplay == 3:
@@ -138,7 +137,9 @@ class Adder(Prompter):
 
     def _answer_alone(self, wish: Wish) -> bool:
         """Tell of the cell that is there already, or draw one where the model is not to be asked."""
-        known = self._known(wish)
+        known = 0
+        if wish.prompts.is_click:
+            known = self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
         if not known and self.uses_model:
             return False
         self._wishes.pop(0)
@@ -149,12 +150,6 @@ class Adder(Prompter):
         else:
             self._grant(wish, None)
         return True
-
-    def _known(self, wish: Wish) -> int:
-        """Return the cell that is there already where one is clicked, else 0."""
-        if not wish.prompts.is_click:
-            return 0
-        return self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
 
     def _run(self, task: Task["PointPredictor"], context: PromptContext) -> None:
         n_left = len(self._wishes)
@@ -216,9 +211,7 @@ class Adder(Prompter):
 
     @property
     def _why_drawn(self) -> str:
-        if self.uses_model:
-            return "the model sees none"
-        return "the model was not asked"
+        return "the model sees none" if self.uses_model else "the model was not asked"
 
     def _outlines(self, prompts: Prompts, cell: "PromptedCell | None") -> list[NDArray[Any]]:
         if cell is not None:

@@ -69,9 +69,7 @@ class Review(QObject):
     @property
     def current(self) -> int | None:
         """The cell in review, None where there is none."""
-        if self._queue is None:
-            return None
-        return self._queue.current
+        return None if self._queue is None else self._queue.current
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -85,25 +83,21 @@ class Review(QObject):
             self._show(self.queue.next(), "Every cell has been reviewed.")
         elif name == "back":
             self._show(self.queue.previous(), "This is the first cell of the queue.")
+        elif name == "accept":
+            self._judge(self._session.set_reviewed, "Accepted")
         else:
-            self._judge(name)
+            self._judge(self._session.reject, "Rejected")
 
-    def _judge(self, name: str) -> None:
-        """Accept or reject the cell in review and go on to the next; without one, the cell at the cursor."""
-        session, current = self._session, self.current
+    def _judge(self, judge: Callable[[int], object], done: str) -> None:
+        """Judge the cell in review and go on to the next; without one, the cell at the cursor."""
+        current = self.current
         number = current or self._tools.target()
         if not number:
             self.told.emit("No cell is in review; press N for the first, or point at one.")
-            return
-        judge, done = {
-            "accept": (session.set_reviewed, "Accepted"),
-            "reject": (session.reject, "Rejected"),
-        }[name]
-        if not self._tools.attempt(lambda: judge(number)):
-            return
-        self.told.emit(f"{done} cell {number}.")
-        if current:
-            self._show(self.queue.next(), "Every cell has been reviewed.")
+        elif self._tools.attempt(lambda: judge(number)):
+            self.told.emit(f"{done} cell {number}.")
+            if current:
+                self._show(self.queue.next(), "Every cell has been reviewed.")
 
     def _show(self, number: int | None, otherwise: str) -> None:
         if number is None:

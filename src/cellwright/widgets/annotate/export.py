@@ -4,7 +4,6 @@ Files are written beside the viewer, from a copy of the annotation, which can be
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,13 @@ class Exporter(QObject):
     def __init__(self, model: AnnotateModel, section: ExportSection) -> None:
         super().__init__(section)
         self._model, self._section = model, section
-        part = section
-        for title, name in SPLITS.items():
-            part.split.addItem(title, name)
-        for one in FORMATS.values():
-            part.format.addItem(one.title, one.name)
-        part.to_dataset.clicked.connect(self._on_export_clicked)
-        part.save_as.clicked.connect(self._on_save_clicked)
-        part.job.failed.connect(model.fail)
-        part.job.cancelled.connect(lambda: model.tell("Cancelled; nothing was exported."))
-        part.job.finished.connect(lambda: self._enable(is_on=True))
+        section.split.fill(SPLITS.items())
+        section.format.fill((one.title, one.name) for one in FORMATS.values())
+        section.to_dataset.clicked.connect(self._on_export_clicked)
+        section.save_as.clicked.connect(self._on_save_clicked)
+        section.job.failed.connect(model.fail)
+        section.job.cancelled.connect(lambda: model.tell("Cancelled; nothing was exported."))
+        section.job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
         folder = QFileDialog.getExistingDirectory(self._section, "Dataset folder")
@@ -65,18 +61,15 @@ class Exporter(QObject):
 
     def to_dataset(self, folder: Path) -> None:
         """Add the annotation as it is now to a dataset folder, with the settings of the panel."""
-        part = self._section
-        settings = ExportSettings(split=part.split.currentData(), is_complete=part.complete.isChecked())
-        may_replace = part.replaces.isChecked()
-        session = self._copy()
+        part, session = self._section, self._copy()
         if session is not None:
             session.image = one_channel(session.image, self._model.channel_index)  # the one it is to teach
             is_unknown = session.metadata.is_part and not session.regions
-            if is_unknown:
-                settings = replace(settings, is_complete=False)
-            task = dataset_task(session, folder, settings, may_replace=may_replace)
-            told = f" to {folder}{f'. {UNKNOWN}' * is_unknown}"
-            self._start(task, lambda names: f"Exported {', '.join(names)}{told}")
+            is_complete = part.complete.isChecked() and not is_unknown
+            settings = ExportSettings(split=part.split.currentData(), is_complete=is_complete)
+            task = dataset_task(session, folder, settings, may_replace=part.replaces.isChecked())
+            told = f"{folder}. {UNKNOWN}" if is_unknown else str(folder)
+            self._start(task, lambda names: f"Exported {', '.join(names)} to {told}")
 
     def to_file(self, path: Path) -> None:
         """Write the annotation as it is now in the chosen format."""

@@ -59,12 +59,12 @@ class AnnotationLayer:
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
-        shape = self.session.labels.shape
-        self.layer.contour, self.layer.opacity = 0, 0.5
+        shape = session.labels.shape
+        layer.contour, layer.opacity = 0, 0.5
         if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
-            self.layer.contour, self.layer.opacity = OUTLINE_PX, 0.9
-        self.layer.preserve_labels = True
-        self.layer.n_edit_dimensions = 2
+            layer.contour, layer.opacity = OUTLINE_PX, 0.9
+        layer.preserve_labels = True
+        layer.n_edit_dimensions = 2
         self._colour()
         if self._has_classes and "class" not in layer.features:  # the journal knows them
             self._write_classes(session.ids())
@@ -116,17 +116,11 @@ class AnnotationLayer:
         ends = self.layer.get_ray_intersections(world, np.asarray(direction)[-n:], shown)
         if ends[0] is None or ends[1] is None:
             return None
-        return self._first_on_ray(*(self.from_layer(end) for end in ends))
-
-    def _first_on_ray(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[Any] | None:
-        n_steps = int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2
-        points = np.linspace(start, end, n_steps)
+        start, end = (self.from_layer(end) for end in ends)
+        points = np.linspace(start, end, int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2)
         pixels = np.clip(np.rint(points).astype(int), 0, np.array(self.session.labels.shape) - 1)
         hits = np.flatnonzero(self.session.labels[tuple(pixels.T)])
-        if not len(hits):
-            return None
-        first: NDArray[np.float64] = pixels[hits[0]].astype(float)
-        return first
+        return pixels[hits[0]].astype(float) if len(hits) else None
 
     def world_of(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where a pixel of the session lies in the world."""
@@ -225,12 +219,10 @@ class AnnotationLayer:
 
     def _class_name(self, number: int) -> str:
         category = self.session.class_of(number) if number in self.session else None
-        names = self.session.class_names
         if category is None:
             return ""
-        if category < len(names):
-            return names[category]
-        return str(category + 1)  # one that has no name yet
+        names = self.session.class_names
+        return names[category] if category < len(names) else str(category + 1)  # one without a name yet
 
     def _on_ndisplay(self, _: object = None) -> None:
         """Outlines are drawn in slices alone; in a 3D view napari warns of them."""

@@ -39,16 +39,12 @@ class AnnotateModel:
     @property
     def session(self) -> AnnotationSession | None:
         """What is annotated now, None between two."""
-        if self.context is None:
-            return None
-        return self.context.session
+        return None if self.context is None else self.context.session
 
     @property
     def channel_index(self) -> int | None:
         """The number of the channel that is annotated; None takes colours together."""
-        if self.channel is None:
-            return None
-        return self.channel.index
+        return None if self.channel is None else self.channel.index
 
     def open(self, opened: OpenedSession) -> AnnotationContext:
         """Finish what is open, show another session, and give mouse and keys to it."""

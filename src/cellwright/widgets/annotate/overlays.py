@@ -1,5 +1,6 @@
 """Shapes beside an annotation: what a tool is drawing, the cell in review, the complete regions."""
 
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.coordinates import corners_of
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
 from cellwright.widgets.shared.regions import box_of
@@ -61,26 +63,23 @@ class Overlay:
             if self._drawn is None and self._cell is None:
                 return
             self._layer = add_overlay(self._view.viewer, self._view.layer, OVERLAY_NAME, {})
-        assert self._layer is not None
-        width = 2 * screen_px(self._view.viewer, self._view.layer)
-        self._layer.data = []
+        layer, width = self._layer, 2 * screen_px(self._view.viewer, self._view.layer)
+        assert layer is not None
+        layer.data = []
         if self._drawn is not None:
-            self._add_drawn(self._layer, self._drawn, width)
+            vertices = self._view.in_layer(self._drawn)
+            style = {"edge_color": DRAWN_COLOUR, "edge_width": width}
+            if len(vertices) > 1:
+                layer.add_paths([vertices], **style)
+            else:
+                corners = np.repeat(vertices, 4, axis=0)
+                corners[:, -2:] += 2 * width * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+                layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **style)
         if self._cell is not None:
             corners = rectangle_of(self._view, self._cell, margin=REVIEW_MARGIN_PX)
-            self._layer.add_rectangles(
+            layer.add_rectangles(
                 [corners], edge_color=REVIEW_COLOUR, edge_width=width, face_color="transparent"
             )
-
-    def _add_drawn(self, layer: Shapes, points: NDArray[np.float64], width: float) -> None:
-        vertices = self._view.in_layer(points)
-        style = {"edge_color": DRAWN_COLOUR, "edge_width": width}
-        if len(vertices) > 1:
-            layer.add_paths([vertices], **style)
-            return
-        corners = np.repeat(vertices, 4, axis=0)
-        corners[:, -2:] += 2 * width * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
-        layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **style)
 
 
 class Regions:
@@ -109,13 +108,16 @@ class Regions:
             )
             self.layer.events.data.connect(self._on_data)
         assert self.layer is not None
+        rectangles, owners = [], []
+        for index, region in enumerate(regions):
+            part = rectangles_of(self._view, region)
+            rectangles += part
+            owners += [index] * len(part)
         with self.layer.events.data.blocker(self._on_data):
-            rectangles = [rectangles_of(self._view, region) for region in regions]
             self.layer.data = []
-            style = {"edge_color": COLOUR, "edge_width": max(self._view.session.labels.shape[-1] / 400, 1.0)}
             if regions:
-                self.layer.add_rectangles([one for part in rectangles for one in part], **style)
-            owners = [index for index, part in enumerate(rectangles) for _ in part]
+                width = max(self._view.session.labels.shape[-1] / 400, 1.0)
+                self.layer.add_rectangles(rectangles, edge_color=COLOUR, edge_width=width)
             self.layer.features = {"region": np.array(owners, int)}
             self.layer.feature_defaults = {"region": NEW}
 
@@ -142,17 +144,14 @@ def rectangle_of(
     view: AnnotationLayer, box: Box, lead: tuple[int, ...] | None = None, *, margin: float = 0.0
 ) -> NDArray[np.float64]:
     """Return the corners (4, axes of the layer) of a box in one slice, the middle one when not given."""
-    top, bottom = box[-2].start - 0.5 - margin, box[-2].stop - 0.5 + margin
-    left, right = box[-1].start - 0.5 - margin, box[-1].stop - 0.5 + margin
-    first = tuple((part.start + part.stop - 1) // 2 for part in box[:-2]) if lead is None else lead
-    corners = [(*first, y, x) for y, x in ((top, left), (top, right), (bottom, right), (bottom, left))]
-    return view.in_layer(np.array(corners, float))
+    if lead is None:
+        lead = tuple((part.start + part.stop - 1) // 2 for part in box[:-2])
+    first = [*lead, *(part.start - 0.5 - margin for part in box[-2:])]
+    last = [*lead, *(part.stop - 0.5 + margin for part in box[-2:])]
+    return view.in_layer(corners_of(np.array([first, last])))
 
 
 def rectangles_of(view: AnnotationLayer, box: Box) -> list[NDArray[np.float64]]:
     """Return the corners of a box in each of its slices."""
-    leads = list(np.ndindex(*[part.stop - part.start for part in box[:-2]]))[:MOST_SLICES]
-    starts = [part.start for part in box[:-2]]
-    return [
-        rectangle_of(view, box, tuple(a + b for a, b in zip(lead, starts, strict=True))) for lead in leads
-    ]
+    slices = product(*(range(part.start, part.stop) for part in box[:-2]))
+    return [rectangle_of(view, box, lead) for lead in islice(slices, MOST_SLICES)]

@@ -25,7 +25,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QFileDialog, QListWidgetItem
+from qtpy.QtWidgets import QFileDialog
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
@@ -226,13 +226,13 @@ class Proofreader(QObject):
         self._layer: ImageLayer | None = None
         self._context: AnnotationContext | None = None  # of its annotation, finished or not
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)
-        part = section
-        part.folder.clicked.connect(self._on_folder_clicked)
-        part.previous_image.clicked.connect(lambda: self.step(-1))
-        part.next_image.clicked.connect(lambda: self.step(1))
-        part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
+        section.folder.clicked.connect(self._on_folder_clicked)
+        section.previous_image.clicked.connect(lambda: self.step(-1))
+        section.next_image.clicked.connect(lambda: self.step(1))
+        section.files.itemDoubleClicked.connect(lambda item: self.go_to(section.files.row(item)))
         model.opened.connect(self._on_opened)
-        self.keeper.changed.connect(self._on_kept)
+        self.keeper.changed.connect(self._show)
+        self.keeper.changed.connect(self._tell_errors)
         self.keeper.failed.connect(model.fail)
         self._show()
 
@@ -335,10 +335,6 @@ class Proofreader(QObject):
     def _labels_path(self, image: Path) -> Path:
         return self._journals / f"{image.stem}.tif"
 
-    def _on_kept(self) -> None:
-        self._show()
-        self._tell_errors()
-
     def _tell_errors(self) -> None:
         errors = self.keeper.errors
         if errors:
@@ -380,8 +376,7 @@ class Proofreader(QObject):
         files = part.files
         if files.count() != n:
             files.clear()
-            for _ in self.images:
-                files.addItem(QListWidgetItem())
+            files.addItems([""] * n)
         for index, path in enumerate(self.images):
             item = files.item(index)
             assert item is not None
@@ -391,10 +386,7 @@ class Proofreader(QObject):
             item.setData(Qt.ItemDataRole.CheckStateRole, mark)
         files.setCurrentRow(self.index)
         files.setVisible(n > 0)
-        if self.folder is None:
-            part.folder.setText("Choose a folder…")
-        else:
-            part.folder.setText(f"Folder · {self.folder.name}")
+        part.folder.setText("Choose a folder…" if self.folder is None else f"Folder · {self.folder.name}")
         for button in (part.previous_image, part.next_image):
             button.setVisible(n > 0)
         part.previous_image.setEnabled(self.index > 0 and self.job is None)

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from cellwright.annotation.journal import is_open, read_journal
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import (
-    check_same,
-    plane_shape,
-)
+from cellwright.annotation.setup import check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
@@ -69,9 +66,9 @@ class Unfinished:
                 "This image is being annotated in another window or program. Finish it there and resume "
                 "it here, or duplicate the image's layer and annotate that."
             )
-        edits = (
-            "1 edit of this image is" if self.n_edits == 1 else f"{self.n_edits:,} edits of this image are"
-        )
+        edits = "1 edit of this image is"
+        if self.n_edits > 1:
+            edits = f"{self.n_edits:,} edits of this image are"
         return f"{edits} kept, the last from {when}."
 
 
@@ -81,11 +78,12 @@ def offered(path: Path) -> Unfinished | None:
     It is what changed last; cells that this program has corrected, or brought back, are in its layers.
     """
     begun = unfinished(path)
-    kept = [
-        one for one in map(path.with_suffix, KEPT_AS.values()) if one not in written_here and one.exists()
-    ]
-    found = [Unfinished(one, 0, datetime.fromtimestamp(one.stat().st_mtime)) for one in kept]
-    return max((*found, *filter(None, [begun])), key=lambda one: one.changed, default=None)
+    found = [] if begun is None else [begun]
+    for kept in sorted({path.with_suffix(ending) for ending in KEPT_AS.values()} - written_here):
+        if kept.exists():
+            changed = datetime.fromtimestamp(kept.stat().st_mtime)
+            found.append(Unfinished(kept, 0, changed))
+    return max(found, key=lambda one: one.changed, default=None)
 
 
 def unfinished(path: Path) -> Unfinished | None:

@@ -12,7 +12,6 @@ from qtpy.QtCore import QObject, Signal
 from scipy import ndimage
 
 from cellwright.core.errors import AnnotationError, CellwrightError
-from cellwright.ops.label_changes import joined
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay
@@ -62,9 +61,7 @@ class ToolBox(QObject):
         """What the mouse does with the active tool, see ``keys.Tool``; '' for none."""
         if self.name == CELL:
             return "cell"
-        if not self.name:
-            return ""
-        return BY_NAME[self.name].kind
+        return BY_NAME[self.name].kind if self.name else ""
 
     # -- the active tool ----------------------------------------------------------------------------------
 
@@ -141,8 +138,7 @@ class ToolBox(QObject):
 
     def target(self) -> int:
         """Return the cell that a key means: under the cursor, else in review; 0 for none."""
-        found = self.number_at(self.view.point_under_cursor())
-        return found or self.fallback() or 0
+        return self.number_at(self.view.point_under_cursor()) or self.fallback() or 0
 
     def class_target(self, category: int | None) -> None:
         """Give the cell that a key means a class; None takes it away."""
@@ -241,8 +237,7 @@ class ToolBox(QObject):
     def drag(self, name: str, points: Point) -> None:
         """Do what a tool of kind ``drag`` does along points (N, D)."""
         if name == "merge":
-            keep = self.number_at(points[0])
-            gone = self.number_at(points[-1])
+            keep, gone = self.number_at(points[0]), self.number_at(points[-1])
             if not keep or not gone:
                 self.done.emit("Drag from one cell to another to merge them.")
             elif keep != gone and self.attempt(lambda: self.session.merge(keep, gone)):
@@ -250,11 +245,10 @@ class ToolBox(QObject):
         elif name == "cut":
             self._cut(points)
         else:
-            corners = points[[0, -1]]
-            box = box_of(corners, self.session.labels.shape)
+            shape = self.session.labels.shape
+            box = box_of(points[[0, -1]], shape)
             if self.goes_through_slices:
-                whole = tuple(slice(0, length) for length in self.session.labels.shape)
-                box = joined(box, (*whole[:-2], *box[-2:]))
+                box = (*(slice(0, n) for n in shape[:-2]), *box[-2:])
             self.attempt(lambda: self.session.add_region(box))
 
     def _cut(self, points: Point) -> None:
@@ -297,9 +291,7 @@ class ToolBox(QObject):
 
     def number_at(self, point: Point | None) -> int:
         """Return the cell at a point, 0 for none."""
-        if point is None:
-            return 0
-        return self.session.number_at(point)
+        return 0 if point is None else self.session.number_at(point)
 
 
 class InputHandler:

@@ -21,7 +21,15 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.models import registry
-from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, N_CLASS_KEYS, TOOLS, Tool, key_text
+from cellwright.widgets.annotate.keys import (
+    AWAY_HINT,
+    BY_NAME,
+    HINTS,
+    IDLE_HINT,
+    N_CLASS_KEYS,
+    TOOLS,
+    key_text,
+)
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes, metadata_of
 from cellwright.widgets.shared.flow import FlowLayout, WrappedButton
@@ -51,6 +59,7 @@ CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
 LONGEST_REVIEW = "Cell 10000: likely wrong (chance of a mistake 100%), reviewed"
 SMALL = QSize(36, 32)
+SIGNS = {"undo": "↶", "redo": "↷"}
 USUAL_NAME = "image_of_a_sample labels"  # as long as most names of layers
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
@@ -105,12 +114,11 @@ class AnnotatePanel(QWidget):
         self.work.setVisible(is_open)
         for widget in (self.image, self.channel, self.start, self.outline):
             widget.setEnabled(not is_open)
+        text, help_text = "Start", "Annotate this image. Every edit can be undone, and is on disk at once."
         if is_open:
-            self.begin.setText("Finish")
-            self.begin.setToolTip("Stop here; the labels stay, and the annotation can be resumed.")
-        else:
-            self.begin.setText("Start")
-            self.begin.setToolTip("Annotate this image. Every edit can be undone, and is on disk at once.")
+            text, help_text = "Finish", "Stop here; the labels stay, and the annotation can be resumed."
+        self.begin.setText(text)
+        self.begin.setToolTip(help_text)
         set_state(self.begin, "running", on=is_open)
 
     def show_offer(self, line: str) -> None:
@@ -141,16 +149,16 @@ class AnnotatePanel(QWidget):
 
     def show_classes(self, names: tuple[str, ...], counts: tuple[int, ...]) -> None:
         """Show a chip for each class: its key, its name, how many cells are of it."""
-        for index, chip in enumerate(self.chips):
-            is_used = index < len(names)
-            chip.setVisible(is_used)
-            if is_used:
-                text = f"{index + 1} {names[index]} · {counts[index]:,}"
-                chip.setText(text)
-                chip.setToolTip(f"{text}: give this class to the cells that are clicked.")
-                chip.setStyleSheet(
-                    f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
-                )
+        for chip in self.chips[len(names) :]:
+            chip.setVisible(False)
+        for index, (chip, name, n) in enumerate(zip(self.chips, names, counts, strict=False)):
+            text = f"{index + 1} {name} · {n:,}"
+            chip.setText(text)
+            chip.setToolTip(f"{text}: give this class to the cells that are clicked.")
+            chip.setStyleSheet(
+                f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
+            )
+            chip.setVisible(True)
         text = ", ".join(names)
         if not self.names.hasFocus() and self.names.text() != text:
             self.names.setText(text)
@@ -240,10 +248,9 @@ class AnnotatePanel(QWidget):
         return even_row(*buttons, self.help, spacing_px=4)
 
     def _button(self, name: str) -> QToolButton:
-        tool = next(tool for tool in TOOLS if tool.name == name)
-        button = QToolButton()
+        tool, button = BY_NAME[name], QToolButton()
         button.setObjectName(name)
-        button.setText(_text(tool))
+        button.setText(SIGNS.get(name, f"{tool.title}\n{tool.key}"))
         button.setToolTip(f"{tool.help} ({key_text(tool)})")
         button.setCheckable(tool.kind != "once" or name == "hide")
         button.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
@@ -332,7 +339,11 @@ class ExportSection(FoldedPart):
     """Where an annotation is taken to: a dataset to train on, or a file of another program."""
 
     def __init__(self) -> None:
-        self.split, self.format = PanelComboBox(), PanelComboBox()
+        self.split = PanelComboBox(
+            "What the image is for: to learn from, to check a model with while it learns, or to score it at "
+            "the end."
+        )
+        self.format = PanelComboBox("File format of another program.")
         self.complete = check_box(
             "Every cell is annotated",
             "Without this, and without regions, what has no label is not taken for background.",
@@ -344,11 +355,6 @@ class ExportSection(FoldedPart):
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
         )
         self.save_as = button("Save as…", "Save the cells as a file of this format.")
-        self.split.setToolTip(
-            "What the image is for: to learn from, to check a model with while it learns, or to score it at "
-            "the end."
-        )
-        self.format.setToolTip("File format of another program.")
         self.job = JobBar()
         content = QWidget()
         form = form_layout(into=content)
@@ -384,11 +390,6 @@ class FolderSection(FoldedPart):
         content = QWidget()
         stack(*parts, into=content, spacing_px=5)
         super().__init__("Proofread a folder", content)
-
-
-def _text(tool: Tool) -> str:
-    special = {"undo": "↶", "redo": "↷"}
-    return special.get(tool.name, f"{tool.title}\n{tool.key}")
 
 
 def _size(button: QToolButton) -> None:

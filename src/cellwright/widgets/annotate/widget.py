@@ -20,12 +20,7 @@ from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import AWAY_HINT, HELP_KEY, HINTS, IDLE_HINT, CheatSheet
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
-from cellwright.widgets.annotate.session_setup import (
-    Unfinished,
-    offered,
-    resume,
-    start_session,
-)
+from cellwright.widgets.annotate.session_setup import Unfinished, offered, resume, start_session
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
@@ -255,11 +250,10 @@ class AnnotateWidget(QWidget):
     # -- tools --------------------------------------------------------------------------------------------
 
     def _on_tool_clicked(self, name: str) -> None:
-        context = self.model.context
+        context, button = self.model.context, self.panel.buttons[name]
         if context is None:
             return
         tools = context.tools
-        button = self.panel.buttons[name]
         if not button.isCheckable() or name == "hide":
             tools.act(name)
         elif tools.name == name:
@@ -274,8 +268,7 @@ class AnnotateWidget(QWidget):
         if context is None:
             return
         tools = context.tools
-        is_same = tools.name == CELL and tools.category == category
-        if is_same:
+        if tools.name == CELL and tools.category == category:
             tools.choose("")
             return
         tools.category = category

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -75,7 +75,17 @@ class Disagreement:
         }
         names = np.array(models)[self.owners]
         if isinstance(self.drawn, RingPixels):
-            return self._labels_layer(self.drawn, names, source.channel_axis, arguments)
+            labels = self.drawn.labels()
+            if source.channel_axis is not None:
+                labels = np.expand_dims(labels, source.channel_axis)
+            colours = {number: COLOURS[owner] for number, owner in enumerate(self.owners, start=1)}
+            return LabelsLayer(
+                labels,
+                features={"only": np.array(["", *names])},  # row k is that of label k
+                colormap=colours_by_label(colours),
+                opacity=0.9,
+                **arguments,
+            )
         points = self.drawn
         if source.channel_axis is not None:
             points = np.insert(points, source.channel_axis, 0, axis=1)
@@ -86,21 +96,6 @@ class Disagreement:
             face_color=[COLOURS[owner] for owner in self.owners] or "white",
             border_color="black",
             size=self.diameter_px,
-            **arguments,
-        )
-
-    def _labels_layer(
-        self, drawn: RingPixels, names: NDArray[np.str_], channel_axis: int | None, arguments: dict[str, Any]
-    ) -> Layer:
-        labels = drawn.labels()
-        if channel_axis is not None:
-            labels = np.expand_dims(labels, channel_axis)
-        colours = {number: COLOURS[owner] for number, owner in enumerate(self.owners, start=1)}
-        return LabelsLayer(
-            labels,
-            features={"only": np.array(["", *names])},  # row k is that of label k
-            colormap=colours_by_label(colours),
-            opacity=0.9,
             **arguments,
         )
 
@@ -164,13 +159,10 @@ class Compared(NamedTuple):
 
     def n_unique(self) -> tuple[int, int] | None:
         """Return how many cells only the first, and only the second has; None where that is not known."""
-        totals = [0, 0]
-        for one in self.disagreements:
-            if one is None:
-                return None
-            totals[0] += one.n_unique[0]
-            totals[1] += one.n_unique[1]
-        return totals[0], totals[1]
+        each = [one.n_unique for one in self.disagreements if one is not None]
+        if len(each) < len(self.disagreements):
+            return None
+        return sum(first for first, _ in each), sum(second for _, second in each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +212,7 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
         assert isinstance(request.data, Dataset)
         return Compared(comparison, tuple(found), request.data.items), None
     (disagreement,) = found
-    layer = None
-    if disagreement is not None:
-        layer = disagreement.layer(comparison.models, request.source)
+    layer = None if disagreement is None else disagreement.layer(comparison.models, request.source)
     return Compared(comparison, tuple(found)), layer
 
 
@@ -232,11 +222,9 @@ def whole_progress(task: Task[Found]) -> Task[Found]:
 
     def tell(progress: Progress) -> Progress:
         nonlocal whole
-        part = 0.0
+        part = progress.fraction if progress.stage == "tiles" else 0.0
         if progress.stage == "compare":
             whole = progress
-        elif progress.stage == "tiles":
-            part = progress.fraction
         if not whole.note:
             return progress  # nothing is counted yet
         note = whole.note

@@ -78,17 +78,15 @@ class ComparePanel(QWidget):
         names = zip((1, 2), compared.comparison.models, strict=True)
         lines = [f"{number} {name}" for number, name in names]
         self.summary.setToolTip("\n".join([*lines, F1_HELP, SUMMARY_HELP]))
-        notices = notices_of(compared, 0)
+        notices = "\n".join(notices_of(compared, 0))
         if is_several:
-            notices = [line for line in (regions_line(compared),) if line]
-        self.notices.setText("\n".join(notices))
-        self.notices.setVisible(bool(notices))
-        if is_several:
+            notices = regions_line(compared)
             self._fill(compared)
+        self.notices.setText(notices)
+        self.notices.setVisible(bool(notices))
 
     def _fill(self, compared: Compared) -> None:
-        models = compared.comparison.models
-        rows = image_rows(compared)
+        models, rows = compared.comparison.models, image_rows(compared)
         self.table.setSortingEnabled(False)  # rows would move while they are filled
         self.table.setColumnCount(len(TITLES))
         self.table.setRowCount(len(rows))
@@ -130,9 +128,11 @@ class ComparePanel(QWidget):
             "of the complete regions where there are any.",
             none=NO_TRUTH,
         )
-        self.first, self.second = (
-            ModelComboBox("One of the models to count with.", usual=lambda known: usual_pair(known)[0]),
-            ModelComboBox("The other model to count with.", usual=lambda known: usual_pair(known)[1]),
+        self.first = ModelComboBox(
+            "One of the models to count with.", usual=lambda known: usual_pair(known)[0]
+        )
+        self.second = ModelComboBox(
+            "The other model to count with.", usual=lambda known: usual_pair(known)[1]
         )
         form = form_layout()
         for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
@@ -252,15 +252,14 @@ def regions_line(compared: Compared) -> str:
 
 
 def _best(scores: Sequence[float]) -> list[str]:
-    best = max(score for score in scores if not math.isnan(score))
-    texts = []
+    best, texts = np.nanmax(scores), []
     for score in scores:
-        text = f"{score:.3f}"
         if math.isnan(score):
-            text = "-"
+            texts.append("-")
         elif score == best:
-            text = f"<b>{text}</b>"
-        texts.append(text)
+            texts.append(f"<b>{score:.3f}</b>")
+        else:
+            texts.append(f"{score:.3f}")
     return texts
 
 
@@ -270,9 +269,7 @@ def _large(text: str) -> str:
 
 
 def _mean(value: float) -> str:
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 
 def _row(title: str, values: Iterable[str]) -> str:

@@ -148,11 +148,9 @@ class CompareChoices(QObject):
 
     def _models(self) -> tuple[str, str]:
         first, second = self._panel.first.currentData(), self._panel.second.currentData()
-        got = f"{first!r} twice"
-        if first is None:
-            got = "none"
-        elif first != second:
+        if first is not None and first != second:
             return str(first), str(second)
+        got = "none" if first is None else f"{first!r} twice"
         raise SettingsError(f"Comparing needs two models; got {got}. Choose another one, or train your own.")
 
     def _on_data_chosen(self) -> None:

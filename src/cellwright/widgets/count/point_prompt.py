@@ -18,7 +18,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
-from cellwright.widgets.shared.coordinates import axis_of, pixel_at, rectangles_of
+from cellwright.widgets.shared.coordinates import axis_of, corners_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
@@ -470,7 +470,7 @@ def add_to(layer: Layer, source: Source, frame: Frame, cell: "PromptedCell") -> 
     elif isinstance(layer, Points):
         layer.add(_place(source, frame, cell.point))
     elif isinstance(layer, Shapes):
-        corners = rectangles_of(cell.box - 0.5)  # napari draws a pixel around its index
+        corners = corners_of(cell.box - 0.5)  # napari draws a pixel around its index
         layer.add_rectangles([_place(source, frame, corner) for corner in corners])
 
 

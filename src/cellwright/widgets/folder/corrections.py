@@ -15,7 +15,7 @@ from cellwright.files.folders.written import BESIDE, facts_of, mark_of
 from cellwright.files.images import read_image
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.folder.model import FolderModel, Place
-from cellwright.widgets.folder.view import FolderView
+from cellwright.widgets.folder.view import FolderView, n_of
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, is_cells_layer, snapshot_of
 from cellwright.widgets.shared.edited_layers import content_of, is_edited, metadata_of
@@ -106,9 +106,8 @@ class Corrections(QObject):
     def save(self) -> None:
         """Save all cells that were corrected into the folders of their images."""
         with telling(self._view.message.fail):
-            unsaved = self.unsaved()
             corrected = []
-            for image_id, layer in unsaved.items():
+            for image_id, layer in self.unsaved().items():
                 cells = snapshot_of(layer, layer_of_id(self._viewer, image_id))
                 layer_id, content = str(layer.unique_id), content_of(layer)
                 corrected.append(Correction(self._opened[image_id].place, cells, image_id, layer_id, content))
@@ -146,7 +145,7 @@ class Corrections(QObject):
     def offer_proofread(self) -> None:
         """Offer to take over what was proofread, if there is anything."""
         n = len(self.proofread())
-        self._view.take_proofread.setText(f"Take over what was corrected ({n:,} image{'s' * (n != 1)})")
+        self._view.take_proofread.setText(f"Take over what was corrected ({n_of(n, 'image')})")
         self._view.take_proofread.setVisible(n > 0)
 
     def save_proofread(self) -> None:
@@ -162,9 +161,10 @@ class Corrections(QObject):
                 self._model.arrived.append(outcome)
         self._model.take_arrived()
         self.offer_proofread()
-        names = ", ".join(outcome.image.name for _, outcome in saved.outcomes)
-        told = [f"Saved {names}; summary and report follow."] * bool(names)
-        told += [*saved.notices, *saved.errors]
+        told = [*saved.notices, *saved.errors]
+        if saved.outcomes:
+            names = ", ".join(outcome.image.name for _, outcome in saved.outcomes)
+            told.insert(0, f"Saved {names}; summary and report follow.")
         self._view.message.tell(" ".join(told), is_warning=bool(saved.errors))
 
 
@@ -175,12 +175,12 @@ def save_task(corrected: Sequence[Correction]) -> Task[Saved]:
     saved = Saved([], [], [])
     for one in corrected:
         output, name, opened_ns = one.place
+        cells: Any = one.cells
         try:
-            cells: Any = one.cells
-            if isinstance(one.cells, Path):
-                cells = read_image(one.cells).read()
-            elif isinstance(one.cells, Snapshot):
-                cells = (yield from measure_task(one.cells, MeasureSettings(()))).result
+            if isinstance(cells, Path):
+                cells = read_image(cells).read()
+            elif isinstance(cells, Snapshot):
+                cells = (yield from measure_task(cells, MeasureSettings(()))).result
             outcome = yield from save_corrected(
                 output, name, cells, opened_ns=opened_ns, on_notice=saved.notices.append
             )

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -113,8 +113,7 @@ class FolderModel:
     @property
     def shown(self) -> list[ImageOutcome]:
         """The images of the chosen well, or all, in the chosen order."""
-        place = well_place(self.well)
-        kept = self.done
+        place, kept = well_place(self.well), self.done
         if place is not None:
             kept = [one for one in self._on_plate if well_place(str(one.image.plate.get("well"))) == place]
         return sorted(kept, key=lambda one: (_key(one, self.order), one.image.name))
@@ -132,10 +131,10 @@ class FolderModel:
     @property
     def columns(self) -> list[str]:
         """Columns of the summary that a heat map can show, the count first."""
-        names = dict.fromkeys(["count"])
+        names = ["count"]
         for one in self.done:
-            names |= {name: None for name, value in one.row.items() if isinstance(value, int | float)}
-        return [name for name in names if name not in UNINTERESTING]
+            names += [name for name, value in one.row.items() if isinstance(value, int | float)]
+        return [name for name in dict.fromkeys(names) if name not in UNINTERESTING]
 
     @property
     def has_wells(self) -> bool:
@@ -193,22 +192,18 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
         load_models(request.recipe.models), request.recipe, output, output / REPORT, request.xlsx
     )
     told: list[str] = []
-    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
-    yield from _by_image(counting)
-    return told
-
-
-def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[None]:
-    """Return the same task telling of whole images alone, for the time left; it can stop at each step."""
     whole = Progress("images", 0, 1)
 
-    def tell(step: Progress) -> Progress:
+    def tell_whole(step: Progress) -> Progress:
+        """Tell of images alone, for the time left."""
         nonlocal whole
         if step.stage in STAGES:
             whole = Progress(step.stage, step.done, step.total)
         return whole
 
-    yield from retold(task, tell)
+    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
+    yield from retold(counting, tell_whole)
+    return told
 
 
 def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:

@@ -99,7 +99,9 @@ class PlateView(QWidget):
         if not n:
             return f"{name}: no image"
         value = f"{name}: {self._map.values[well]:,.6g}"
-        return value if n == 1 else f"{value} (mean of {n} images)"
+        if n > 1:
+            value += f" (mean of {n} images)"
+        return value
 
     @property
     def legend(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QListView,
     QListWidget,
-    QListWidgetItem,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -148,12 +147,10 @@ class FolderView(QWidget):
     def engine_settings(self) -> EngineSettings:
         """How the network is to run."""
         text = self.channel.text().strip()
-        counted_in: dict[str, Any] = {}
+        engine = EngineSettings(device=self.device.device, **self.engine.values())
         if text.isdecimal():
-            counted_in = {"channel": int(text)}
-        elif text:
-            counted_in = {"channels": (text,)}
-        return EngineSettings(device=self.device.device, **counted_in, **self.engine.values())
+            return replace(engine, channel=int(text))
+        return replace(engine, channels=(text,) if text else ())
 
     def show_engine(self, engine: EngineSettings) -> None:
         """Show how the network is to run."""
@@ -223,10 +220,8 @@ class FolderView(QWidget):
     def _tabs(self) -> QTabWidget:
         self.tabs = QTabWidget()
         self.gallery, self.plate, self.failed = Gallery(), PlateView(), QListWidget()
-        self.order = PanelComboBox()
-        for name, title in ORDERS.items():
-            self.order.addItem(title, name)
-        self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
+        self.order = PanelComboBox("Fit is how well the model can be expected to do on an image.")
+        self.order.fill((title, name) for name, title in ORDERS.items())
         self.whole_plate = button("", "Show the images of all wells.")
         self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
         self.save = button(
@@ -244,8 +239,10 @@ class FolderView(QWidget):
         images = QWidget()
         stack(self.gallery, self.correct, self.save, self.take_proofread, into=images)
         self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
-        self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
-        self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
+        self.plate_names_box = PanelComboBox("The plate that is shown.")
+        self.column = PanelComboBox(
+            "What the colours tell: a column of summary.csv, the mean of a well's images."
+        )
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)
         self.tabs.addTab(self.failed, "Failed")
@@ -254,28 +251,29 @@ class FolderView(QWidget):
     def show_outcomes(self, model: FolderModel) -> None:
         """Show the images, the plate and what failed."""
         failed = model.failed
-        n = len(model.done)
-        parts = [f"{n:,} image{'s' * (n != 1)}", f"{model.n_cells:,.0f} cells"]
+        parts = [n_of(len(model.done), "image"), f"{model.n_cells:,.0f} cells"]
         if failed:
             parts.append(f"{len(failed):,} failed")
-        self.totals.setText(" · ".join(parts) if n or failed else "no images counted yet")
+        self.totals.setText(" · ".join(parts) if model.done or failed else "no images counted yet")
         self.gallery.show_outcomes(model.shown, model.output or Path())
         self.whole_plate.setText(f"Well {model.well} ✕")
         self.whole_plate.setVisible(bool(model.well))
         self.tabs.setTabVisible(1, model.has_wells)
         if self.tabs.currentIndex() == 1:  # out of sight it can wait
-            titles = [(_title(name), name) for name in model.columns]
-            self.column.fill(titles, model.column)
-            plates = model.plates
-            self.plate_names_box.fill([(name, name) for name in plates], model.plate)
-            self.plate_names_box.setVisible(len(plates) > 1)
+            self.column.fill([(_title(name), name) for name in model.columns], model.column)
+            self.plate_names_box.fill([(name, name) for name in model.plates], model.plate)
+            self.plate_names_box.setVisible(self.plate_names_box.count() > 1)
             self.plate.show_plate(model.plate_map, well_place(model.well))
         self.tabs.setTabVisible(2, bool(failed))
         self.tabs.setTabText(2, f"Failed ({len(failed)})")
         if self.failed.count() != len(failed):
             self.failed.clear()
-            for outcome in failed:
-                self.failed.addItem(QListWidgetItem(f"{outcome.image.name}\n{outcome.error}"))
+            self.failed.addItems([f"{outcome.image.name}\n{outcome.error}" for outcome in failed])
+
+
+def n_of(n: float, noun: str) -> str:
+    """Return a number with its noun: ``1 image``, ``2,041 images``."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _title(column: str) -> str:
@@ -327,8 +325,7 @@ class OutcomeList(QAbstractListModel):
         """Return picture, text or help of an image."""
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
-            n = outcome.row.get("count", 0)
-            cells = f"{n:,} cell{'s' * (n != 1)}{in_planes(outcome.row)}"
+            cells = f"{n_of(outcome.row.get('count', 0), 'cell')}{in_planes(outcome.row)}"
             return f"{shortened(outcome.image.name, LONGEST_NAME)}\n{cells}\n{_fit(outcome)}"
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
@@ -404,9 +401,8 @@ class Gallery(QListView):
 def help_of(outcome: ImageOutcome) -> str:
     """Return what is known of an image, a line for each column."""
     facts = {**outcome.image.plate, **outcome.row}
-    return "\n".join(
-        [outcome.image.name, *(f"{name}: {value}" for name, value in facts.items() if value != "")]
-    )
+    known = [f"{name}: {value}" for name, value in facts.items() if value != ""]
+    return "\n".join([outcome.image.name, *known])
 
 
 def _fit(outcome: ImageOutcome) -> str:

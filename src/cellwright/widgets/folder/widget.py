@@ -1,6 +1,7 @@
 """The folder panel: all images of folders or plates counted beside the viewer, and shown as they get done."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,10 +159,8 @@ class FolderWidget(QWidget):
     def _on_counted(self, event: CountEvent) -> None:
         if self.jobs.is_busy:
             return
-        try:
+        with suppress(CellwrightError):  # drawn cells: no settings
             self.take_over(recipe_from(event.provenance))
-        except CellwrightError:  # drawn cells: no settings
-            return
 
     def _on_model_chosen(self) -> None:
         self.view.show_family(self.view.model.family)

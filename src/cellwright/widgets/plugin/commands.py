@@ -198,11 +198,9 @@ def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: st
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import predict_classes
 
-    return rows, (
-        yield from predict_classes(
-            cells, image_of(image_layer), classifier, EngineSettings(device=preferences().device)
-        )
-    )
+    engine = EngineSettings(device=preferences().device)
+    classes = yield from predict_classes(cells, image_of(image_layer), classifier, engine)
+    return rows, classes
 
 
 def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:

@@ -264,10 +264,8 @@ def _labels_inside(path: str, notices: dict[str, None]) -> list[LayerData]:
         for image in read_images(inside):
             if np.dtype(image.data.dtype).kind not in "iu":
                 continue
-            arguments = {
-                "name": f"{Path(path).stem} {image.name}",
-                **axes_arguments(image.label_axes, image.pixel_size_um),
-            }
+            axes = axes_arguments(image.label_axes, image.pixel_size_um)
+            arguments = {"name": f"{Path(path).stem} {image.name}", **axes}
             parts, at = [_sliceable(image.data)], image.axes.find(CHANNEL)
             if at >= 0:
                 parts = [parts[0][(slice(None),) * at + (number,)] for number in range(image.shape[at])]

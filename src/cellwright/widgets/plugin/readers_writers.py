@@ -24,7 +24,7 @@ from cellwright.ops.labels import relabel
 from cellwright.ops.outlines import MaskPart, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
-from cellwright.widgets.shared.coordinates import UNNAMED
+from cellwright.widgets.shared.coordinates import UNNAMED, corners_of
 from cellwright.widgets.shared.layer_io import axes_arguments
 from cellwright.widgets.shared.regions import HALF_PIXEL
 
@@ -46,35 +46,24 @@ def read_layers(path: str) -> list[LayerData]:
 
     ReadError where it is damaged, or of no format known.
     """
-    layers = []
+    layers: list[LayerData] = []
     found = beside_window(lambda: recognise(path).read(path))
     for notice in dict.fromkeys(notice for marks in found for notice in marks.notices):
         show_warning(notice)
     for marks in found:
+        axes = axes_arguments(marks.axes, marks.pixel_size_um)
         if marks.image is not None:
-            layers.append(_image_layer(marks, marks.image))
-        layers.append(_cells_layer(marks))
+            arguments = {"name": marks.name, "rgb": marks.image.axes.endswith("C"), **axes}
+            layers.append((marks.image.data, arguments, "image"))
+        layers.append(_cells_layer(marks, axes))
     return layers
 
 
-def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
-    arguments = {
-        "name": marks.name,
-        "rgb": image.axes.endswith("C"),
-        **axes_arguments(marks.axes, marks.pixel_size_um),
-    }
-    return image.data, arguments, "image"
-
-
-def _cells_layer(marks: ImageAnnotation) -> LayerData:
+def _cells_layer(marks: ImageAnnotation, axes: Mapping[str, Any]) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
     names = ["" if name == NO_CLASS else name for name in names]
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
-    arguments: dict[str, Any] = {
-        "metadata": {METADATA: told},
-        **axes_arguments(marks.axes, marks.pixel_size_um),
-    }
-    arguments["name"] = f"{marks.name} {marks.kind}"
+    arguments = {"name": f"{marks.name} {marks.kind}", "metadata": {METADATA: told}, **axes}
     if marks.kind == "labels":
         if marks.classes is not None:
             arguments["features"] = {"class": ["", *names]}  # the first row is that of the background
@@ -82,16 +71,12 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
     if marks.classes is not None:
         arguments["features"] = {"class": names}
     if marks.boxes is not None:
-        rectangles = [_rectangle(box) for box in marks.boxes.astype(float)]
+        boxes = marks.boxes.astype(float)
+        boxes[..., -2:] -= HALF_PIXEL
+        rectangles = list(corners_of(boxes))
         arguments |= {"shape_type": "rectangle", "face_color": "transparent", "edge_color": "#ffb000"}
         return rectangles, arguments, "shapes"
     return marks.corners[:, 0], arguments, "points"
-
-
-def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    (y0, x0), (y1, x1) = box[:, -2:] - HALF_PIXEL
-    corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
-    return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
 
 
 def writer(command: str) -> Writer:
@@ -106,10 +91,10 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
     """
     file = Path(path)
     if one.extensions and not file.name.lower().endswith(one.extensions):
-        stem = (
-            file.name.removesuffix(Path(one.extensions[0]).suffix) if "_" in one.extensions[0] else file.name
-        )
-        file = file.with_name(stem + one.extensions[0])
+        stem, ending = file.name, one.extensions[0]
+        if "_" in ending:
+            stem = stem.removesuffix(Path(ending).suffix)
+        file = file.with_name(stem + ending)
     annotation = annotation_of(layer_data, one)
     one.write(file, [annotation])
     for notice in annotation.notices:
@@ -170,8 +155,8 @@ def _from_shapes(
     """Return boxes where all shapes are upright rectangles and the format can hold them, else labels."""
     data, meta, shape = drawn
     types = meta.get("shape_type", "polygon")
-    types = [types] * len(data) if isinstance(types, str) else list(types)
-    wrong = set(map(str, types)) - {"rectangle", "polygon", "ellipse"}
+    types = [types] * len(data) if isinstance(types, str) else [str(one) for one in types]
+    wrong = set(types) - {"rectangle", "polygon", "ellipse"}
     if wrong:
         raise WriteError(
             f"Shapes of cells must be rectangles, ellipses or polygons; got {', '.join(sorted(wrong))}. "
@@ -180,18 +165,17 @@ def _from_shapes(
     corners = [np.asarray(corner, float) for corner in data]
     if any(np.ptp(corner[:, :-2], axis=0).any() for corner in corners):
         raise WriteError("Each shape must lie in one plane of the stack; some do not. Draw them again.")
-    ends = np.array([corner.max(axis=0) + HALF_PIXEL for corner in corners]).reshape(
-        len(corners), len(marks.axes)
-    )
-    shape = shape or _extent(ends)
+    n_axes = len(marks.axes)
+    ends = [corner.max(axis=0) + HALF_PIXEL for corner in corners]
+    shape = shape or _extent(np.array(ends).reshape(-1, n_axes))
     is_upright = all(len(np.unique(np.round(c[:, i], 3))) == 2 for c in corners for i in (-2, -1))
-    if "boxes" in one.kinds and is_upright and set(map(str, types)) <= {"rectangle"}:
+    if "boxes" in one.kinds and is_upright and set(types) <= {"rectangle"}:
         boxes = np.array([[c.min(axis=0), c.max(axis=0)] for c in corners], np.float32)
-        boxes = boxes.reshape(len(corners), 2, len(marks.axes))
+        boxes = boxes.reshape(-1, 2, n_axes)
         boxes[..., -2:] += np.float32(HALF_PIXEL)
         boxes[:, 1, :-2] += 1
         return replace(marks, shape=shape, boxes=boxes)
-    cells = [[_drawn(corner, str(kind))] for corner, kind in zip(corners, types, strict=True)]
+    cells = [[_drawn(corner, kind)] for corner, kind in zip(corners, types, strict=True)]
     labels, left, counts = painted(cells, shape)
     classes = None if marks.classes is None else marks.classes[left]
     notices = tuple(f"{n} shapes {what}." for what, n in counts.items() if n)
@@ -223,9 +207,9 @@ def _image_of(layer: LayerData) -> Image:
     data, meta, _ = layer
     if meta.get("multiscale"):
         data = data[0]
-    is_rgb = bool(meta.get("rgb"))
-    axes = _axes(meta, data.ndim - is_rgb)
-    return Image(data, axes + "C" * is_rgb, _pixel_size(meta, axes), str(meta.get("name", "image")))
+    colours = "C" if meta.get("rgb") else ""
+    axes = _axes(meta, data.ndim - len(colours))
+    return Image(data, axes + colours, _pixel_size(meta, axes), str(meta.get("name", "image")))
 
 
 def _axes(meta: Mapping[str, Any], n: int) -> str:

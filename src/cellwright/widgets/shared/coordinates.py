@@ -212,7 +212,7 @@ def in_pixels(
     return without_axis(np.asarray(points, float).reshape(-1, layer.ndim) @ matrix.T + origin, channel_axis)
 
 
-def rectangles_of(boxes: NDArray[Any]) -> NDArray[Any]:
+def corners_of(boxes: NDArray[Any]) -> NDArray[Any]:
     """Return the corners (..., 4, D) of boxes (..., 2, D), each in its first slice."""
     corners = np.repeat(boxes[..., :1, :], 4, axis=-2)
     corners[..., -2] = boxes[..., (0, 0, 1, 1), -2]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.widgets.shared.coordinates import rectangles_of
+from cellwright.widgets.shared.coordinates import corners_of
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _shapes_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
         boxes[:, :, :-2] = np.rint(_in_layer(result.cells.points, channel_axis))[:, np.newaxis, :-2]
     boxes[:, :, -2:] -= 0.5  # napari draws a pixel around its index
     return Shapes(
-        list(rectangles_of(boxes)) or None,
+        list(corners_of(boxes)) or None,
         ndim=boxes.shape[-1],
         features=_features(result),
         face_color="transparent",

@@ -24,7 +24,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
-from cellwright.widgets.shared.coordinates import rectangles_of
+from cellwright.widgets.shared.coordinates import corners_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
@@ -172,7 +172,7 @@ class PromptDraft:
         for outline in outlines:
             self._add("path", frame, outline, COLOUR, width)
         if prompts.box is not None:
-            self._add("rectangle", frame, rectangles_of(prompts.corners), POSITIVE_COLOUR, width)
+            self._add("rectangle", frame, corners_of(prompts.corners), POSITIVE_COLOUR, width)
         square = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * POINT_PX * width / 2
         for points, colour in ((prompts.positive, POSITIVE_COLOUR), (prompts.negative, NEGATIVE_COLOUR)):
             for point in points:

@@ -114,8 +114,7 @@ class TrainChoices(QObject):
                 ticked.add(pair.key)
                 taken.add(pair.image)
         self._titles = [pair.title for pair in self._pairs]
-        entries = zip(self._titles, (pair.key for pair in self._pairs), strict=True)
-        self._panel.pairs.list_entries(list(entries), ticked)
+        self._panel.pairs.list_entries([(pair.title, pair.key) for pair in self._pairs], ticked)
         self._show_pairs()
         self.changed.emit()
 
@@ -140,8 +139,10 @@ class TrainChoices(QObject):
     def _connect(self) -> None:
         panel = self._panel
         panel.preset.currentIndexChanged.connect(self._on_preset_chosen)
-        panel.data.chosen.connect(self._on_data_chosen)
-        panel.start.chosen.connect(self._on_start_chosen)
+        panel.data.chosen.connect(self._show_pairs)
+        panel.data.chosen.connect(self.changed)
+        panel.start.chosen.connect(self.suggest_name)
+        panel.start.chosen.connect(self.changed)
         panel.name.textEdited.connect(self._on_name_edited)
         panel.pairs.itemChanged.connect(self.changed)
         panel.complete.toggled.connect(self.changed)
@@ -153,18 +154,10 @@ class TrainChoices(QObject):
     def _on_preset_chosen(self, _: int = 0) -> None:
         self._panel.show_settings(preset(str(self._panel.preset.currentData())))
 
-    def _on_data_chosen(self) -> None:
-        self._show_pairs()
-        self.changed.emit()
-
     def _show_pairs(self) -> None:
         has_pairs = self._panel.data.currentData() == LAYERS and bool(self._pairs)
         self._panel.pairs.setVisible(has_pairs)
         self._panel.complete.setVisible(has_pairs)
-
-    def _on_start_chosen(self) -> None:
-        self.suggest_name()
-        self.changed.emit()
 
     def _on_name_edited(self, text: str) -> None:
         self._has_own_name = bool(text)
@@ -193,10 +186,8 @@ class ResumeOffer(QFrame):
         self.plan = next(iter(unfinished()), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
-            step = 0
-            for epoch in epochs_in(self.plan.output)[-1:]:
-                step = int(epoch["step"])
-            steps = self.plan.settings.steps
+            epochs, steps = epochs_in(self.plan.output), self.plan.settings.steps
+            step = int(epochs[-1]["step"]) if epochs else 0
             self.line.setText(f"The training of {self.plan.name!r} was left at step {step:,} of {steps:,}.")
 
     def _on_discard_clicked(self) -> None:

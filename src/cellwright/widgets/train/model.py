@@ -83,9 +83,7 @@ class TrainModel:
     @property
     def epochs(self) -> list[dict[str, float]]:
         """Step, loss, rate and scores of each epoch so far."""
-        if self.plan is None:
-            return []
-        return epochs_in(self.plan.output)
+        return [] if self.plan is None else epochs_in(self.plan.output)
 
     def start(self, plan: Plan, layers: Dataset | None) -> Task[TrainingOutcome]:
         """Return the task that trains as planned; ``layers`` are the annotated ones it is to keep first."""
@@ -142,9 +140,8 @@ def stop(plan: Plan) -> TrainingOutcome:
     before, *epochs = epochs_in(plan.output) or [{}]
     if not epochs:
         discard(plan)
-        return TrainingOutcome(
-            plan, "", only_scores(before), {}, ("Stopped before the model was first checked.",)
-        )
+        why = "Stopped before the model was first checked."
+        return TrainingOutcome(plan, "", only_scores(before), {}, (why,))
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
     notice = "It had not become better when it was stopped."
@@ -288,21 +285,15 @@ def validation_picture(image: Image, truth: Annotation | Labels, result: Result)
     Of wide parts the two are above each other. Of volumes and movies the middle slice is shown.
     """
     grey = _grey(image)
-    known = (truth.labels, truth.points) if isinstance(truth, Annotation) else (_middle(truth), None)
-    window = _window(grey.shape, *known)
-    labels = result.cells.labels
-    if labels is not None:
-        labels = _middle(labels)
-    found = labels, result.cells.points
-    sides = [
-        _marked(grey[window], labels, points, window, colour)
-        for (labels, points), colour in ((known, TRUE_COLOUR), (found, FOUND_COLOUR))
-    ]
-    height, width, _ = sides[0].shape
+    labels, points = (truth.labels, truth.points) if isinstance(truth, Annotation) else (truth, None)
+    window = _window(grey.shape, labels, points)
+    true = _marked(grey, labels, points, window, TRUE_COLOUR)
+    found = _marked(grey, result.cells.labels, result.cells.points, window, FOUND_COLOUR)
+    height, width, _ = true.shape
     axis, gap_shape = 1, (height, GAP_PX, 3)
     if width > WIDE * height:
         axis, gap_shape = 0, (GAP_PX, width, 3)
-    return np.concatenate([sides[0], np.zeros(gap_shape, np.uint8), sides[1]], axis=axis)
+    return np.concatenate([true, np.zeros(gap_shape, np.uint8), found], axis=axis)
 
 
 def _window(
@@ -310,14 +301,12 @@ def _window(
 ) -> tuple[slice, slice]:
     """Return the part that is shown, around the middle of the true cells."""
     if labels is not None:
-        points = np.argwhere(labels).astype(np.float32)
+        points = np.argwhere(_middle(labels)).astype(np.float32)
     if points is None or not len(points):
         points = np.array([[n / 2 for n in shape]], np.float32)
-    middle = np.median(points, axis=0)
-    starts = [
-        int(np.clip(at - SIDE_PX / 2, 0, max(n - SIDE_PX, 0))) for at, n in zip(middle, shape, strict=True)
-    ]
-    return slice(starts[0], starts[0] + SIDE_PX), slice(starts[1], starts[1] + SIDE_PX)
+    low = np.median(points, axis=0) - SIDE_PX / 2
+    top, left = np.clip(low, 0, np.maximum(np.array(shape) - SIDE_PX, 0)).astype(int).tolist()
+    return slice(top, top + SIDE_PX), slice(left, left + SIDE_PX)
 
 
 def _grey(image: Image) -> NDArray[np.float32]:
@@ -347,9 +336,9 @@ def _marked(
     window: tuple[slice, slice],
     colour: tuple[int, int, int],
 ) -> NDArray[np.uint8]:
-    drawn = np.repeat((grey[..., np.newaxis] * 255).astype(np.uint8), 3, axis=2)
+    drawn = np.repeat((grey[window][..., np.newaxis] * 255).astype(np.uint8), 3, axis=2)
     if labels is not None:
-        edges = find_boundaries(labels[window], mode="inner")
+        edges = find_boundaries(_middle(labels)[window], mode="inner")
         drawn[edges[: drawn.shape[0], : drawn.shape[1]]] = colour
     elif points is not None:
         for y, x in points[:, -2:] - (window[0].start, window[1].start):

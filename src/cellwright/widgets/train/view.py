@@ -132,11 +132,9 @@ class TrainPanel(QWidget):
 
     def show_paused(self, *, is_paused: bool) -> None:
         """Turn the pause button into Resume and back."""
+        self.pause.setText("Resume" if is_paused else "Pause")
         if is_paused:
             self.jobs.line.setText("Pausing…")
-            self.pause.setText("Resume")
-        else:
-            self.pause.setText("Pause")
 
     def _choices(self) -> QWidget:
         self.data = PanelComboBox("Annotated images to learn from.", folders="Dataset folder")
@@ -253,7 +251,9 @@ class TrainCard(QFrame):
 
         fields = {name for epoch in epochs for name in epoch}
         score = "score" if "score" in fields else "merit"
-        axis, title = ("Score", "Score") if "ap50" not in fields else (AP_AXIS, "AP at IoU 0.5")
+        axis, title = "Score", "Score"
+        if "ap50" in fields:
+            axis, title = AP_AXIS, "AP at IoU 0.5"
         self.plot.show_curves(
             (
                 Curve("Loss", "Loss on the images it learns from", points("loss"), LOSS_COLOUR),
@@ -333,14 +333,12 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
             colour = BETTER_COLOUR
         elif gain < -LEAST_CHANGE:
             colour = WORSE_COLOUR
-        figures = [
-            f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
-        ]
-        after_text = f"<b>{figures[1]}</b>"
+        digits = ".0%" if name in PERCENT else ".3f"
+        after_text = f"<b>{after[name]:{digits}}</b>"
         if colour:
             after_text = chip(after_text, colour)
         rows.append(
-            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>{figures[0]}</td>"
+            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>{before[name]:{digits}}</td>"
             f"<td align='right'>{after_text}</td></tr>"
         )
     return f"<table align='center' cellspacing='4'>{''.join(rows)}</table>"

@@ -10,7 +10,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QMenu, QMessageBox, QWidget
 
-from cellwright.core.errors import CellwrightError, error_line
+from cellwright.core.errors import error_line
 from cellwright.core.tasks import Progress, Task, once
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models import store
@@ -159,12 +159,13 @@ class TrainWidget(QWidget):
         if outcome.epochs:
             self.panel.card.show_curves(outcome.epochs, outcome.plan.settings.steps)
         words = verdict(outcome.before, outcome.after, is_better=bool(outcome.model))
+        told = f"{outcome.plan.name!r}: {words}."
+        if outcome.model:
+            told = f"{outcome.model!r}: {words}. It is in the model lists now."
+        is_warning = bool(outcome.notices) or not outcome.model
+        self.panel.message.tell(" ".join([told, *outcome.notices]), is_warning=is_warning)
         if not outcome.model:
-            told = " ".join([f"{outcome.plan.name!r}: {words}.", *outcome.notices])
-            self.panel.message.tell(told, is_warning=True)
             return
-        kept = f"{outcome.model!r}: {words}. It is in the model lists now."
-        self.panel.message.tell(" ".join([kept, *outcome.notices]), is_warning=bool(outcome.notices))
         self.own.box.refresh(outcome.model)
         model_events.changed.emit()
         self._new_model = outcome.model
@@ -252,28 +253,21 @@ class OwnModels(QWidget):
     def import_from(self, path: Path, name: str = "") -> None:
         """Add an exported model or a model folder to the user's, under a name or that of the file."""
         task = once("import", lambda: store.import_model(path, name).name, f"reading {path.name}")
-        self._start(task, self._on_imported)
-
-    def _on_imported(self, name: str) -> None:
-        self._announce(name)
-        self._tell(f"Imported {name}.")
+        self._start(task, lambda name: self._announce(name, f"Imported {name}."))
 
     def _start(self, task: Task[str], on_returned: Callable[[str], None]) -> None:
         self.job.start(task, on_returned)
         self._show_enabled()
 
     def _do(self, action: Callable[[], object], name: str, line: str) -> None:
-        try:
+        with telling(lambda error: self._tell(str(error), is_error=True)):
             action()
-        except CellwrightError as error:
-            self._tell(str(error), is_error=True)
-            return
-        self._announce(name)
-        self._tell(line)
+            self._announce(name, line)
 
-    def _announce(self, name: str) -> None:
+    def _announce(self, name: str, line: str) -> None:
         self.box.refresh(name)
         model_events.changed.emit()
+        self._tell(line)
 
     def _show_enabled(self) -> None:
         is_free = not self.job.is_busy
