@@ -44,15 +44,14 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.flow import BREAK, wrappable
 from cellwright.widgets.shared.model_combos import ModelCard
 from cellwright.widgets.shared.style import (
-    BREAK,
     LETTERS,
     STYLE,
     FoldedPart,
     PanelScrollArea,
     panel_layout,
-    wrappable,
 )
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view

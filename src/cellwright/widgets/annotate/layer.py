@@ -14,7 +14,7 @@ from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
-from cellwright.widgets.shared.coordinates import pixel_at, without_axis
+from cellwright.widgets.shared.coordinates import expanded, pixel_at, with_axis, without_axis
 from cellwright.widgets.shared.layer_factory import (
     LARGEST_OUTLINED_PX,
     NO_CLASS_COLOUR,
@@ -128,10 +128,7 @@ class AnnotationLayer:
 
     def in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., D) of the session in pixels of the layer."""
-        points = np.asarray(points, float)
-        if self.channel_axis is None:
-            return points
-        return np.insert(points, self.channel_axis, 0, axis=-1)
+        return with_axis(np.asarray(points, float), self.channel_axis)
 
     def from_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., axes of the layer) in pixels of the session."""
@@ -159,9 +156,7 @@ class AnnotationLayer:
         return (*box[: self.channel_axis], slice(0, 1), *box[self.channel_axis :])
 
     def _show_data(self) -> None:
-        shown = self.session.labels
-        if self.channel_axis is not None:
-            shown = np.expand_dims(shown, self.channel_axis)
+        shown = expanded(self.session.labels, self.channel_axis)
         if self.layer.data is not shown:
             self.layer.data = shown
 

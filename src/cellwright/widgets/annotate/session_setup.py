@@ -17,7 +17,7 @@ from cellwright.annotation.setup import check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
-from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, axis_of, expanded, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
 from cellwright.widgets.shared.journals.journal_files import (
     SUFFIX,
@@ -236,9 +236,7 @@ def _layer_of(
     session: AnnotationSession, source: Source, start: Layer | None, channel: Channel | None = None
 ) -> Labels:
     """Return the layer to show a session: the one it began with where that lies right, else a new one."""
-    shown = session.labels
-    if source.channel_axis is not None:
-        shown = np.expand_dims(shown, source.channel_axis)
+    shown = expanded(session.labels, source.channel_axis)
     own: dict[str, Any] = {ANNOTATION: "labels", "source": source.layer_id}
     if session.journal_path is not None:
         own[JOURNAL] = str(session.journal_path)

@@ -32,14 +32,13 @@ from cellwright.widgets.annotate.keys import (
 )
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes, metadata_of
-from cellwright.widgets.shared.flow import FlowLayout, WrappedButton
+from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedLabel
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
-    WrappedLabel,
     button,
     check_box,
     even_row,

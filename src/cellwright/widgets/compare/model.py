@@ -18,6 +18,7 @@ from cellwright.core.tasks import Progress, Task, retold
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.widgets.shared.coordinates import expanded, with_axis
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import colours_by_label
 from cellwright.widgets.shared.layer_io import Source, layer_arguments, source_of
@@ -75,9 +76,7 @@ class Disagreement:
         }
         names = np.array(models)[self.owners]
         if isinstance(self.drawn, RingPixels):
-            labels = self.drawn.labels()
-            if source.channel_axis is not None:
-                labels = np.expand_dims(labels, source.channel_axis)
+            labels = expanded(self.drawn.labels(), source.channel_axis)
             colours = {number: COLOURS[owner] for number, owner in enumerate(self.owners, start=1)}
             return LabelsLayer(
                 labels,
@@ -86,9 +85,7 @@ class Disagreement:
                 opacity=0.9,
                 **arguments,
             )
-        points = self.drawn
-        if source.channel_axis is not None:
-            points = np.insert(points, source.channel_axis, 0, axis=1)
+        points = with_axis(self.drawn, source.channel_axis)
         return Points(
             points,
             ndim=points.shape[1],

@@ -20,7 +20,7 @@ from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.model import COLOURS, Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox
 from cellwright.widgets.shared.edited_layers import is_image
-from cellwright.widgets.shared.flow import FigureTable
+from cellwright.widgets.shared.flow import FigureTable, shortened, wrappable
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.model_combos import ModelComboBox
@@ -31,9 +31,7 @@ from cellwright.widgets.shared.style import (
     fill,
     form_layout,
     panel_layout,
-    shortened,
     stack,
-    wrappable,
     wrapped_label,
 )
 

@@ -27,6 +27,7 @@ from cellwright.widgets.shared.coordinates import (
     Window,
     channels_of,
     check_upon,
+    expanded,
     image_in,
     is_understood,
 )
@@ -227,8 +228,7 @@ def show_colours(
     """
     seen = engine.seen(source.image)
     colours = lazy_colours(pseudocolor_frames(seen.image, seen.channel))
-    if source.channel_axis is not None:
-        colours = np.expand_dims(colours, source.channel_axis)
+    colours = expanded(colours, source.channel_axis)
     made = ImageLayer(colours, rgb=True, name=f"{source.image.name} colours", **source.placement)
     made.metadata = {METADATA: {**source.key, "output": COLOURS}}
     shown: ImageLayer = place(viewer, {COLOURS: made})[COLOURS]

@@ -18,7 +18,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
-from cellwright.widgets.shared.coordinates import axis_of, corners_of, pixel_at
+from cellwright.widgets.shared.coordinates import axis_of, corners_of, pixel_at, with_axis
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
@@ -481,10 +481,7 @@ def _labels_of(layer: Labels, source: Source) -> NDArray[Any]:
 
 def _place(source: Source, frame: Frame, point: NDArray[Any]) -> NDArray[np.float64]:
     """Return where a point (y, x) of the frame of a prompt lies in the layers of a source."""
-    place = np.array([*frame, *point], np.float64)
-    if source.channel_axis is None:
-        return place
-    return np.insert(place, source.channel_axis, 0.0)
+    return with_axis(np.array([*frame, *point], np.float64), source.channel_axis)
 
 
 def _points_inside(layer: Points, source: Source, frame: Frame, cell: "PromptedCell") -> NDArray[np.bool_]:

@@ -9,13 +9,12 @@ from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QFrame, QLabel, QVBoxLay
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox, RegionPanel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.model_combos import ClassifierComboBox, DeviceComboBox, ModelComboBox
-from cellwright.widgets.shared.regions import RegionPanel
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,

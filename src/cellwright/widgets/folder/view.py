@@ -33,7 +33,7 @@ from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.flow import FlowLayout
+from cellwright.widgets.shared.flow import FlowLayout, shortened
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
@@ -48,7 +48,6 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     put,
     row,
-    shortened,
     stack,
     wrapped_label,
 )

@@ -28,12 +28,11 @@ from superqt import QDoubleSlider
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, RegionPanel
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
-from cellwright.widgets.shared.flow import WrappedButton
+from cellwright.widgets.shared.flow import WrappedButton, shortened
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
-from cellwright.widgets.shared.regions import RegionPanel
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
@@ -45,7 +44,6 @@ from cellwright.widgets.shared.style import (
     number_box,
     panel_layout,
     row,
-    shortened,
     stack,
     wrapped_label,
 )

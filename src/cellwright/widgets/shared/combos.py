@@ -1,11 +1,11 @@
-"""Boxes to choose from that fill themselves; those of layers and their channels."""
+"""Boxes to choose from that fill themselves; those of layers, their channels, and where cells count."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
+from napari.layers import Labels, Layer, Shapes
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal
 from qtpy.QtGui import QPaintEvent
@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
+    QFormLayout,
     QLineEdit,
     QListWidget,
     QSizePolicy,
@@ -22,15 +23,23 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.core.data import Image
+from cellwright.ops.measure.regions import Region, RegionSet, ShapeRegion
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
-from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
+from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image, is_shapes
+from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import free_in_own_context, unwrapped
+from cellwright.widgets.shared.regions import RegionLayers
 from cellwright.widgets.shared.style import MessageLabel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
 LETTERS = 6  # that a box has room for in the narrowest panel
+LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
+LEAVE_OUT = "Left out in {} alone: leave out in {}"
+RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
+SIDES = {"Inside": False, "Outside": True}
 
 
 class PanelComboBox(QComboBox):
@@ -278,3 +287,76 @@ class ChannelComboBox(PanelComboBox):
         entries = [(channel.title, channel) for channel in channels]
         self.fill(entries, self.channel, otherwise="none")
         self.setEnabled(len(entries) > 1)
+
+
+class EverywhereButton(WrappedButton):
+    """Offers shapes that were drawn in one slice or frame for all of them; out of sight where they are."""
+
+    def __init__(self, words: str = "In {} alone: use in {}") -> None:
+        super().__init__()
+        self._words = words
+        self.setToolTip("Copy the shapes to a layer without slices and frames, which holds in all of them.")
+        self.hide()
+
+    def show_for(self, layer: Layer | None, regions: Iterable[Region], image: Image) -> None:
+        """Tell the one slice or frame of several that all shapes of a layer hold in; without one, nothing."""
+        shapes = [one for one in regions if isinstance(one, ShapeRegion) and layer is not None]
+        lead = list(zip(image.axes.replace("C", ""), image.label_shape, strict=True))[:-2]
+        places = {((None,) * len(lead) + one.index)[-len(lead) :] for one in shapes if lead}
+        drawn, every = [], []
+        if len(places) == 1:
+            for (axis, n), at in zip(lead, places.pop(), strict=True):
+                if at is not None and n > 1:
+                    drawn.append(f"{LEADS.get(axis, axis)} {at}")
+                    every.append(f"all {LEADS.get(axis, axis)}s")
+        self.setText(self._words.format(", ".join(drawn), " and ".join(every)))
+        self.setVisible(bool(drawn))
+
+
+class RegionPanel(QWidget):
+    """A panel with boxes that tell where cells count: shapes left out, a mask, which cells at an edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            self.can_mask, "A Labels layer: count only where its labels are, or where none are.", none="None"
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.mask_side.fill(SIDES.items())
+        self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
+        self.rule.fill(RULES.items())
+        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+
+    def add_mask_rows(self, form: QFormLayout) -> None:
+        """Add the mask, and below it, where there is one, which side of it counts."""
+        form.addRow("Mask", self.mask_layer)
+        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+
+        def show_side() -> None:
+            form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
+
+        self.mask_layer.chosen.connect(show_side)
+        show_side()
+
+    def can_mask(self, layer: Layer) -> bool:
+        """Return whether a layer is listed as a mask."""
+        return isinstance(layer, Labels)
+
+    def region_layers(self, shapes: Shapes | None = None) -> RegionLayers:
+        """Return the layers that the boxes tell, with those shapes to count in."""
+        mask, is_outside = self.mask_layer.layer, self.mask_side.currentData()
+        return RegionLayers(shapes, self.exclude.layer, mask, is_outside=is_outside)
+
+    def choose_region_layers(self, layers: RegionLayers) -> None:
+        """Choose the shapes left out and the mask of some layers, those of them that are there."""
+        self.exclude.choose(layers.excluded)
+        self.mask_layer.choose(layers.mask)
+        self.mask_side.choose_data(layers.is_outside)
+
+    def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
+        """Offer shapes that hold in one slice or frame for all of them."""
+        self.everywhere.show_for(shapes, regions.included, image)
+        self.out_everywhere.show_for(self.exclude.layer, regions.excluded, image)

@@ -147,14 +147,11 @@ def steps_um(layer: Layer) -> tuple[float, ...]:
     is_length = [unit.is_compatible_with("micrometer") for unit in layer.units]
     if not all(is_length[-2:]):
         return ()
-    origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
-    steps = []
+    origin, steps = np.asarray(layer.data_to_world(np.zeros(layer.ndim))), [0.0] * layer.ndim
     for place, unit in enumerate(layer.units):
-        step = np.asarray(layer.data_to_world(np.eye(layer.ndim)[place])) - origin
-        size = 0.0
         if is_length[place]:
-            size = float((np.linalg.norm(step) * unit).to("micrometer").magnitude)
-        steps.append(size)
+            step = np.asarray(layer.data_to_world(np.eye(layer.ndim)[place])) - origin
+            steps[place] = float((np.linalg.norm(step) * unit).to("micrometer").magnitude)
     return tuple(steps)
 
 
@@ -222,16 +219,22 @@ def corners_of(boxes: NDArray[Any]) -> NDArray[Any]:
 
 def axis_of(channel: Channel | None) -> int | None:
     """Return the axis of a layer that holds its channels, None where there is none."""
-    if channel is None:
-        return None
-    return channel.axis
+    return None if channel is None else channel.axis
 
 
 def without_axis(points: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
     """Return points (..., axes) without their coordinate along an axis, None for no axis."""
-    if axis is None:
-        return points
-    return np.delete(points, axis, axis=-1)
+    return points if axis is None else np.delete(points, axis, axis=-1)
+
+
+def with_axis(points: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """Return points (..., axes) with a zero along a further axis, None for no axis."""
+    return points if axis is None else np.insert(points, axis, 0, axis=-1)
+
+
+def expanded(pixels: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """Return pixels with a further axis of length one, None for no axis."""
+    return pixels if axis is None else np.expand_dims(pixels, axis)
 
 
 def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,5 +1,6 @@
 """What gives way where a panel is narrow or its letters are large: texts and rows go on in the next line."""
 
+import re
 from collections.abc import Iterable
 from math import ceil
 from typing import TYPE_CHECKING
@@ -33,6 +34,9 @@ WHOLE_WORDS = QTextOption()
 WHOLE_WORDS.setWrapMode(QTextOption.WrapMode.WordWrap)
 PaintContext = QAbstractTextDocumentLayout.PaintContext
 TABLE_PX = 150  # width of a table of figures, the least
+BREAK = "\u200b"  # without a width: a line may go on after it
+LONG_WORD = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")  # its first piece
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%)")
 MNEMONIC = Qt.TextFlag.TextShowMnemonic.value
 if TYPE_CHECKING:
     Button = QAbstractButton
@@ -100,6 +104,42 @@ def wrapped(text: str, metrics: QFontMetrics, room_px: int) -> str:
         else:
             lines[-1] = longer
     return "\n".join(lines)
+
+
+def wrappable(text: str) -> str:
+    """Return a text whose long words, names of files say, may go on in the next line, and numbers may not.
+
+    The places to go on are marked by characters without a width, which what is copied must not have.
+    """
+    return BEFORE_UNIT.sub("\u00a0", LONG_WORD.sub(rf"\g<0>{BREAK}", text))
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text of so many letters at most, its middle left out where it is longer."""
+    if len(text) <= longest:
+        return text
+    n_last = (longest - 1) // 2
+    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
+
+
+class WrappedLabel(QLabel):
+    """Shows text that goes on in the next line, within long words, too: no name of a file widens a panel."""
+
+    _text = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+
+    def text(self) -> str:
+        """Return what was set, without places to break it."""
+        return self._text
+
+    def setText(self, text: str | None) -> None:
+        """Show a text; rich text has its own breaks."""
+        self._text = text or ""
+        is_rich = Qt.mightBeRichText(self._text)  # type: ignore[attr-defined]
+        super().setText(self._text if is_rich else wrappable(self._text))
 
 
 class FigureTable(QLabel):

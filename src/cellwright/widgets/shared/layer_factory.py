@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.widgets.shared.coordinates import corners_of
+from cellwright.widgets.shared.coordinates import corners_of, expanded, with_axis
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def _labels_layer(
     labels = result.cells.labels
     if labels is None:
         return None
-    if channel_axis is not None:
-        labels = np.expand_dims(labels, channel_axis)
-    labels = labels.copy()  # the brush paints into the layer, not into the result
+    labels = expanded(labels, channel_axis).copy()  # the brush paints into the layer, not into the result
     features = _features(result)
     # napari takes row k of the features for label k, the background included
     table = features.reindex(range(-1, len(features))).reset_index(drop=True)
@@ -174,7 +172,7 @@ def _bright_rgb(place: int) -> tuple[float, float, float]:
 
 
 def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Points:
-    points = _in_layer(result.cells.points, channel_axis)
+    points = with_axis(result.cells.points.copy(), channel_axis)
     return Points(
         points,
         ndim=points.shape[-1],
@@ -187,9 +185,9 @@ def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
 
 
 def _shapes_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Shapes:
-    boxes = _in_layer(result.cells.boxes, channel_axis)
+    boxes = with_axis(result.cells.boxes.copy(), channel_axis)
     if result.cells.points.shape[1] > 2:  # a box of a linked cell is drawn in its middle slice
-        boxes[:, :, :-2] = np.rint(_in_layer(result.cells.points, channel_axis))[:, np.newaxis, :-2]
+        boxes[:, :, :-2] = np.rint(with_axis(result.cells.points, channel_axis))[:, np.newaxis, :-2]
     boxes[:, :, -2:] -= 0.5  # napari draws a pixel around its index
     return Shapes(
         list(corners_of(boxes)) or None,
@@ -208,8 +206,7 @@ def _density_layer(
     density = result.maps.get("density")
     if density is None:
         return None
-    if channel_axis is not None:
-        density = np.expand_dims(density, channel_axis)
+    density = expanded(density, channel_axis)
     highest = max(float(np.quantile(density, 0.999)), float(np.finfo(np.float32).tiny))
     return ImageLayer(
         density,
@@ -234,10 +231,3 @@ def _typical_diameter(result: Result) -> float:
     if not len(boxes):
         return LONE_DIAMETER_PX
     return float(np.median(boxes[:, 1, -2:] - boxes[:, 0, -2:]))
-
-
-def _in_layer(coordinates: NDArray[np.float32], channel_axis: int | None) -> NDArray[np.float32]:
-    """Coordinates (..., axes of the cells) with a zero for the channel axis where the layer has one."""
-    if channel_axis is None:
-        return coordinates.copy()
-    return np.insert(coordinates, channel_axis, 0, axis=-1)

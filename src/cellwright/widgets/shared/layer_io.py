@@ -29,6 +29,7 @@ from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
     channels_of,
+    expanded,
     image_in,
     placement_of,
     whole_placement,
@@ -182,7 +183,7 @@ def prepare(
         labels = result.cells.labels
         if output == "Labels" and labels is not None:
             own[FOUND] = cells_table(result)
-            own[CONTENT] = checksum(np.expand_dims(labels, source.channel_axis or ()))
+            own[CONTENT] = checksum(expanded(labels, source.channel_axis))
         own["has_classes"] = result.cells.classes is not None
         name = f"{source.image.name} {TITLES[output]}"
         if source.is_preview:

@@ -1,6 +1,6 @@
 """Parts of an image to count in: what the viewer shows, or what the user draws in layers made for that."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil, prod
@@ -11,7 +11,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
@@ -30,7 +29,6 @@ from cellwright.ops.measure.regions import (
     region_set,
     shape_region,
 )
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.coordinates import (
     SAME_PIXELS,
     Channel,
@@ -45,20 +43,15 @@ from cellwright.widgets.shared.coordinates import (
     whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import is_shapes, metadata_of
-from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.layer_factory import COLOUR
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
 WINDOW = "window"  # the same: the part of the image that was counted
 PART = "part"  # of annotations: they began with a part of the image, and are complete in their regions alone
 REGION_NAME = "region to count"
-LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LINE_NAME = "line across a cell"
 NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
 NAME_PT = 12
-LEAVE_OUT = "Left out in {} alone: leave out in {}"
-RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
-SIDES = {"Inside": False, "Outside": True}
 CUT_OFF = {"centre": 0.5, "overlap": 0.0, "whole": 1.0}  # diameters that cells left out reach into a region
 HALF_PIXEL = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
@@ -386,79 +379,6 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
     if active in drawn:
         return active
     return next((layer for layer in reversed(drawn) if len(layer.data)), drawn[-1] if drawn else None)
-
-
-class EverywhereButton(WrappedButton):
-    """Offers shapes that were drawn in one slice or frame for all of them; out of sight where they are."""
-
-    def __init__(self, words: str = "In {} alone: use in {}") -> None:
-        super().__init__()
-        self._words = words
-        self.setToolTip("Copy the shapes to a layer without slices and frames, which holds in all of them.")
-        self.hide()
-
-    def show_for(self, layer: Layer | None, regions: Iterable[Region], image: Image) -> None:
-        """Tell the one slice or frame of several that all shapes of a layer hold in; without one, nothing."""
-        shapes = [one for one in regions if isinstance(one, ShapeRegion) and layer is not None]
-        lead = list(zip(image.axes.replace("C", ""), image.label_shape, strict=True))[:-2]
-        places = {((None,) * len(lead) + one.index)[-len(lead) :] for one in shapes if lead}
-        drawn, every = [], []
-        if len(places) == 1:
-            for (axis, n), at in zip(lead, places.pop(), strict=True):
-                if at is not None and n > 1:
-                    drawn.append(f"{LEADS.get(axis, axis)} {at}")
-                    every.append(f"all {LEADS.get(axis, axis)}s")
-        self.setText(self._words.format(", ".join(drawn), " and ".join(every)))
-        self.setVisible(bool(drawn))
-
-
-class RegionPanel(QWidget):
-    """A panel with boxes that tell where cells count: shapes left out, a mask, which cells at an edge."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.exclude = LayerComboBox(
-            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
-        )
-        self.mask_layer = LayerComboBox(
-            self.can_mask, "A Labels layer: count only where its labels are, or where none are.", none="None"
-        )
-        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
-        self.mask_side.fill(SIDES.items())
-        self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
-        self.rule.fill(RULES.items())
-        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
-
-    def add_mask_rows(self, form: QFormLayout) -> None:
-        """Add the mask, and below it, where there is one, which side of it counts."""
-        form.addRow("Mask", self.mask_layer)
-        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
-
-        def show_side() -> None:
-            form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
-
-        self.mask_layer.chosen.connect(show_side)
-        show_side()
-
-    def can_mask(self, layer: Layer) -> bool:
-        """Return whether a layer is listed as a mask."""
-        return isinstance(layer, Labels)
-
-    def region_layers(self, shapes: Shapes | None = None) -> RegionLayers:
-        """Return the layers that the boxes tell, with those shapes to count in."""
-        mask, is_outside = self.mask_layer.layer, self.mask_side.currentData()
-        return RegionLayers(shapes, self.exclude.layer, mask, is_outside=is_outside)
-
-    def choose_region_layers(self, layers: RegionLayers) -> None:
-        """Choose the shapes left out and the mask of some layers, those of them that are there."""
-        self.exclude.choose(layers.excluded)
-        self.mask_layer.choose(layers.mask)
-        self.mask_side.choose_data(layers.is_outside)
-
-    def offer_everywhere(self, shapes: Layer | None, regions: RegionSet, image: Image) -> None:
-        """Offer shapes that hold in one slice or frame for all of them."""
-        self.everywhere.show_for(shapes, regions.included, image)
-        self.out_everywhere.show_for(self.exclude.layer, regions.excluded, image)
 
 
 def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:

@@ -1,7 +1,6 @@
 """The style sheet of the panels, and what their layouts share."""
 
 import logging
-import re
 from typing import Any, TypeVar
 
 from napari import current_viewer
@@ -34,19 +33,16 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedCheckBox
+from cellwright.widgets.shared.flow import BREAK, FlowLayout, WrappedButton, WrappedCheckBox, WrappedLabel
 from cellwright.widgets.shared.napari_private import has_window, unwrapped
 
 logger = logging.getLogger(__name__)
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least of a panel
 NARROW_PX, LARGE_PT = 236, 13  # its width in larger letters, for which napari itself takes more of a screen
-BREAK = "\u200b"  # without a width: a line may go on after it
 LINE_LETTERS = 11  # that a line to write in has room for
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-LONG_WORD = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")  # its first piece
-BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%)")
 MARGIN_PX, ROW_SPACING_PX = 6, 6
 PANEL_MS = 20  # between docking a panel and its many controls; the window answers between them
 TITLE_STYLE = "font-size: 11pt"  # the bar above a dock is as high in any letters
@@ -353,42 +349,6 @@ class FoldedPart(QWidget):
 def chip(text: str, colour: str) -> str:
     """Return rich text on a colour of its own, readable in dark and light themes."""
     return f"<span style='background-color:{colour};color:black'>&nbsp;{text}&nbsp;</span>"
-
-
-def wrappable(text: str) -> str:
-    """Return a text whose long words, names of files say, may go on in the next line, and numbers may not.
-
-    The places to go on are marked by characters without a width, which what is copied must not have.
-    """
-    return BEFORE_UNIT.sub("\u00a0", LONG_WORD.sub(rf"\g<0>{BREAK}", text))
-
-
-def shortened(text: str, longest: int) -> str:
-    """Return a text of so many letters at most, its middle left out where it is longer."""
-    if len(text) <= longest:
-        return text
-    n_last = (longest - 1) // 2
-    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
-
-
-class WrappedLabel(QLabel):
-    """Shows text that goes on in the next line, within long words, too: no name of a file widens a panel."""
-
-    _text = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setWordWrap(True)
-
-    def text(self) -> str:
-        """Return what was set, without places to break it."""
-        return self._text
-
-    def setText(self, text: str | None) -> None:
-        """Show a text; rich text has its own breaks."""
-        self._text = text or ""
-        is_rich = Qt.mightBeRichText(self._text)  # type: ignore[attr-defined]
-        super().setText(self._text if is_rich else wrappable(self._text))
 
 
 class MessageLabel(WrappedLabel):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
 from cellwright.files.tables import plain
-from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, with_axis
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.journals.journal_files import found_by
 from cellwright.widgets.shared.layer_io import image_of, source_of
@@ -64,9 +64,7 @@ def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> 
         with np.load(path) as file:
             arrays = dict(file)
         told = json.loads(str(arrays.pop("told")))
-        vertices = arrays.pop("vertices")
-        if source.channel_axis is not None:
-            vertices = np.insert(vertices, source.channel_axis, 0, axis=1)
+        vertices = with_axis(arrays.pop("vertices"), source.channel_axis)
         features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(FEATURE)}
         looks: dict[str, Any] = {
             "name": told["name"],
