@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -242,23 +243,18 @@ class PointPromptTool(Prompter):
         known = self._known(self.draft.frame, cell)
         if known and prompts.is_click:
             return f"This is cell {known} already: score {cell.score:.2f}."
-        return NOT_COUNTED if self._is_outside(cell) else ""
-
-    def _is_outside(self, cell: "PromptedCell") -> bool:
-        """Return whether an answered cell lies outside of the regions that were counted in."""
         counted = self._counted()
         if counted is None or counted.request.regions is None:
-            return False
+            return ""
         source = counted.request.source
         none = Cells.empty(len(source.image.label_axes), np.zeros(source.image.label_shape, np.int32))
         one = with_cell(none, self.draft.frame, cell)
-        return not counted.request.regions.membership(one, source.offset).any()
+        return "" if counted.request.regions.membership(one, source.offset).any() else NOT_COUNTED
 
     def _keep(self) -> None:
-        cell = self.draft.cell
+        cell, frame = self.draft.cell, self.draft.frame
         if cell is None:
             return
-        frame = self.draft.frame
         known = self._known(frame, cell)
         self.draft.clear()
         if known:
@@ -293,8 +289,9 @@ class PointPromptTool(Prompter):
         counted = self._counted()
         if counted is None:
             return []
-        found = filter(None, map(self._edited.layer_of, OUTPUTS))
-        return [one for one in found if has_pixels_of(one, counted.request.source)]
+        size = prod(counted.request.source.image.label_shape)
+        found = filter(None, map(self._edited.layer_of, OUTPUTS))  # labels of another size cannot take cells
+        return [one for one in found if not isinstance(one, Labels) or one.data.size == size]
 
     def _outputs_as_found(self) -> tuple[str, ...]:
         """Return what is ticked now and was not changed by hand."""
@@ -441,17 +438,16 @@ def covering(cells: Cells, frame: Frame, cell: "PromptedCell") -> int:
     return _first(np.all(inner, axis=1))
 
 
-def has_pixels_of(layer: Layer, source: Source) -> bool:
-    """Return whether a layer can take cells of a source: labels of another size cannot."""
-    return not isinstance(layer, Labels) or layer.data.size == np.prod(source.image.label_shape)
-
-
 def number_in(layer: Layer, source: Source, frame: Frame, cell: "PromptedCell") -> int:
     """Return the number of the outline, point or box of a layer that is an answered cell; 0 for none."""
     if isinstance(layer, Labels):
         return _number_in_labels(_labels_of(layer, source), frame, cell)
     if isinstance(layer, Points):
-        return _first(_points_inside(layer, source, frame, cell))
+        places = np.rint(layer.data - _place(source, frame, cell.box[0])).astype(int)
+        inside = ((places[:, -2:] >= 0) & (places[:, -2:] < cell.mask.shape)).all(axis=1)
+        inside &= (places[:, :-2] == 0).all(axis=1)
+        inside[inside] = cell.mask[tuple(places[inside, -2:].T)]
+        return _first(inside)
     assert isinstance(layer, Shapes)
     middle = _place(source, frame, cell.point)
     holds = [np.all((one.min(axis=0) <= middle) & (middle <= one.max(axis=0))) for one in layer.data]
@@ -484,16 +480,6 @@ def _place(source: Source, frame: Frame, point: NDArray[Any]) -> NDArray[np.floa
     return with_axis(np.array([*frame, *point], np.float64), source.channel_axis)
 
 
-def _points_inside(layer: Points, source: Source, frame: Frame, cell: "PromptedCell") -> NDArray[np.bool_]:
-    places = np.rint(layer.data - _place(source, frame, cell.box[0])).astype(int)
-    rows, columns = places[:, -2:].T
-    height, width = cell.mask.shape
-    inside: NDArray[np.bool_] = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    inside &= (places[:, :-2] == 0).all(axis=1)
-    inside[inside] = cell.mask[rows[inside], columns[inside]]
-    return inside
-
-
 def _number_in_labels(labels: NDArray[Any], frame: Frame, cell: "PromptedCell") -> int:
     """Return the label that covers most of an answered cell; 0 for none."""
     inside = labels[_pixels(frame, cell)][cell.mask]
@@ -505,9 +491,7 @@ def _number_in_labels(labels: NDArray[Any], frame: Frame, cell: "PromptedCell") 
 
 def _first(holds: NDArray[np.bool_]) -> int:
     """Return the number, from 1, of the first that holds; 0 for none."""
-    if not holds.any():
-        return 0
-    return int(holds.argmax()) + 1
+    return int(holds.argmax()) + 1 if holds.any() else 0
 
 
 def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "PromptedCell":

@@ -184,9 +184,7 @@ class ResultsModel:
     @property
     def regions(self) -> RegionSet:
         """Where cells are counted."""
-        if self.measured is None:
-            return RegionSet(rule=self.region_rule)
-        return self.measured.snapshot.regions
+        return RegionSet(rule=self.region_rule) if self.measured is None else self.measured.snapshot.regions
 
     @property
     def number_columns(self) -> list[str]:
@@ -201,20 +199,16 @@ class ResultsModel:
     @property
     def track_columns(self) -> list[str]:
         """Names of the columns that tell of tracks; which cells count cannot depend on them."""
-        if self.tracks is None:
-            return []
-        return list(self.tracks.columns())
+        return [] if self.tracks is None else list(self.tracks.columns())
 
     @property
     def track_axes(self) -> str:
         """Axes along which the cells can be tracked, TYX or TZYX; empty where they cannot."""
-        measured = self.measured
-        if measured is None:
+        if self.measured is None:
             return ""
-        axes = label_axes(measured.result)
-        if axes == "TYX" or (axes == "TZYX" and is_volumetric(measured.result)):
-            return axes
-        return ""
+        axes = label_axes(self.measured.result)
+        can_track = axes == "TYX" or (axes == "TZYX" and is_volumetric(self.measured.result))
+        return axes if can_track else ""
 
     @property
     def marker_channels(self) -> list[str]:
@@ -347,10 +341,8 @@ class ResultsModel:
 
     def range_of(self, column: str) -> tuple[float | None, float | None]:
         """Return the cut-offs of a column."""
-        found: dict[str, float] = {}
-        for one in self.conditions:
-            if one.column == column and isinstance(one.value, float):
-                found[one.sign] = one.value
+        own = [one for one in self.conditions if one.column == column]
+        found = {one.sign: one.value for one in own if isinstance(one.value, float)}
         return found.get(">="), found.get("<=")
 
     @property
@@ -425,9 +417,7 @@ class ResultsModel:
 
     def lineages(self) -> "pandas.DataFrame | None":
         """Return one row per track, None without tracks."""
-        if self.tracks is None:
-            return None
-        return self.tracks.lineage_table(self.tracking.frame_interval_s)
+        return None if self.tracks is None else self.tracks.lineage_table(self.tracking.frame_interval_s)
 
     @property
     def told_interval_s(self) -> float:
@@ -452,9 +442,8 @@ class ResultsModel:
         if measured is None:
             return {}
         if by == "region":
-            return {
-                name: self.kept & measured.membership[:, at] for at, name in enumerate(self.regions.names)
-            }
+            names = enumerate(self.regions.names)
+            return {name: self.kept & measured.membership[:, place] for place, name in names}
         if by == "class" and "class" in measured.table:
             classes = measured.table["class"].to_numpy(object)
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
@@ -475,11 +464,8 @@ class ResultsModel:
         rows = []
         for name, mask in self.groups(by).items():
             n_cells = int(mask.sum())
-            row: dict[str, Any] = {
-                "group": name,
-                "count": n_cells,
-                "percent": 100 * n_cells / max(self.n_kept, 1),
-            }
+            percent = 100 * n_cells / max(self.n_kept, 1)
+            row: dict[str, Any] = {"group": name, "count": n_cells, "percent": percent}
             if size and n_cells:
                 row[f"median_{size}"] = float(np.nanmedian(table[size].to_numpy(float)[mask]))
             rows.append(row)

@@ -65,9 +65,7 @@ class CountsTool(QObject):
         by = self._view.counted_by.currentData()
         if by == "image":
             return session_table(self._link.viewer)
-        if by:
-            return self._model.grouped(by)
-        return self._model.counts()
+        return self._model.grouped(by) if by else self._model.counts()
 
     def show_settings(self) -> None:
         """Show what the model is set to."""
@@ -121,9 +119,7 @@ class CountsTool(QObject):
         assert table is not None
         values = table[f"{MEAN}{channel}"].to_numpy(np.float64)
         finite = values[np.isfinite(values)]
-        if not len(finite):
-            return 0.0, 1.0
-        return float(finite.min()), float(finite.max())
+        return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 
     def _new_row(self, channel: str) -> MarkerRow:
         row = MarkerRow(self._view.markers)

@@ -63,21 +63,15 @@ class FrameModel(QAbstractTableModel):
 
     def place_of(self, row: int) -> int:
         """Return where a row of the DataFrame stands; -1 where it is not shown."""
-        if 0 <= row < len(self._places):
-            return int(self._places[row])
-        return -1
+        return int(self._places[row]) if 0 <= row < len(self._places) else -1
 
     def rowCount(self, parent: QModelIndex = NO_INDEX) -> int:
         """Return the number of rows shown."""
-        if parent.isValid():
-            return 0
-        return len(self.order)
+        return 0 if parent.isValid() else len(self.order)
 
     def columnCount(self, parent: QModelIndex = NO_INDEX) -> int:
         """Return the number of columns."""
-        if parent.isValid():
-            return 0
-        return len(self.names)
+        return 0 if parent.isValid() else len(self.names)
 
     def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> Any:
         """Return what Qt asks of one cell of the table."""
@@ -130,11 +124,8 @@ class FrameModel(QAbstractTableModel):
         self.order = self._rows
         if self._sorting is not None and self._sorting[0] in self.names:
             name, direction = self._sorting
-            self.order = sorted_rows(
-                self._columns[self.names.index(name)],
-                self._rows,
-                is_down=direction == Qt.SortOrder.DescendingOrder,
-            )
+            values, is_down = self._columns[self.names.index(name)], direction == Qt.SortOrder.DescendingOrder
+            self.order = sorted_rows(values, self._rows, is_down=is_down)
         self._places[self.order] = np.arange(len(self.order))
 
 

@@ -141,6 +141,11 @@ def edited_rows(features: "pandas.DataFrame") -> NDArray[np.bool_]:
     return np.asarray(features[EDITED].to_numpy() == True, bool)  # noqa: E712 - of any type
 
 
+def repeated_rows(features: "pandas.DataFrame") -> NDArray[np.bool_]:
+    """Return which rows have no number or that of another: napari gives a new point all that the last has."""
+    return np.asarray(features["label"].duplicated() | features["label"].isna(), bool)
+
+
 def is_of_count(layer: Layer, key: Mapping[str, Any], provenance: Provenance) -> bool:
     """Return whether a count has made a layer with these values in its metadata, which is no copy."""
     own = metadata_of(layer)
@@ -156,9 +161,12 @@ def is_same_count(one: Provenance, other: Provenance) -> bool:
 def n_asked(own: Mapping[str, Any]) -> int:
     """Return how many cells of a layer were added by click, given its metadata of ours."""
     settings = own.get("settings")
-    if not isinstance(settings, Mapping):
-        return 0
-    return int(settings.get(ASKED, 0))
+    return int(settings.get(ASKED, 0)) if isinstance(settings, Mapping) else 0
+
+
+def engine_of(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how the network ran that found the cells of a layer, given its metadata; nothing if none did."""
+    return dict((own.get("settings") or {}).get("engine") or {})
 
 
 def may_follow(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -183,10 +191,7 @@ def content_of(layer: Layer) -> int:
 
 
 def _checksum(layer: Layer) -> int:
-    parts = layer.data
-    if not isinstance(layer, Shapes):
-        parts = [parts]
-    return checksum(*parts)
+    return checksum(*(layer.data if isinstance(layer, Shapes) else [layer.data]))
 
 
 def checksum(*parts: Any) -> int:

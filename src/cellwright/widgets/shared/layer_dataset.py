@@ -20,7 +20,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels, plane_of
-from cellwright.widgets.shared.edited_layers import EDITED, is_image, metadata_of
+from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 from cellwright.widgets.shared.regions import WINDOW, box_of, counted_boxes
 
@@ -55,7 +55,7 @@ class Pair:
     def channel(self) -> int | None:
         """Number of the one channel that the cells were found or drawn in; None where that is not told."""
         own = metadata_of(self.annotation)
-        engine = dict(dict(own.get("settings") or {}).get("engine") or {})
+        engine = engine_of(own)
         number: int | None = None if engine.get("channels") else engine.get("channel")
         return own.get(CHANNEL_INDEX, number)  # as we have written it
 

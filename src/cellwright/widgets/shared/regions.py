@@ -42,7 +42,7 @@ from cellwright.widgets.shared.coordinates import (
     pixel_at,
     whole_placement,
 )
-from cellwright.widgets.shared.edited_layers import is_shapes, metadata_of
+from cellwright.widgets.shared.edited_layers import engine_of, is_shapes, metadata_of
 from cellwright.widgets.shared.layer_factory import COLOUR
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
@@ -73,7 +73,7 @@ def counted_boxes(cells: Layer, image: Image) -> tuple[Box, ...] | None:
         if window == tuple((0, n) for n in shape):
             return None
         return (tuple(slice(start, stop) for start, stop in window),)
-    is_linked = own.get("settings", {}).get("engine", {}).get("link", True)
+    is_linked = engine_of(own).get("link", True)
     n_spatial = 3 if is_linked and "Z" in own.get("axes", image.axes) else 2
     lengths = _longest_px(cells, [stop - start for start, stop in window], n_spatial)
     margins = [ceil(CUT_OFF[regions.rule] * length) for length in lengths]

@@ -31,7 +31,13 @@ from cellwright.widgets.shared.cells.snapshot import (
     region_names,
     snapshot_of,
 )
-from cellwright.widgets.shared.edited_layers import edited_rows, is_edited, is_our_change, our_change
+from cellwright.widgets.shared.edited_layers import (
+    edited_rows,
+    is_edited,
+    is_our_change,
+    our_change,
+    repeated_rows,
+)
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
@@ -78,8 +84,7 @@ class LayerRows:
         keys, features = _keys(layer), layer.features
         if len(features) != len(keys):
             return  # napari is still at it
-        is_new = np.array([key not in self._known for key in keys], bool)
-        is_new |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
+        is_new = np.array([key not in self._known for key in keys], bool) | repeated_rows(features)
         if is_new.any():
             viewer, features = self._viewer(), _marked(features, is_new)
             image = None if viewer is None else image_layer_under(viewer, layer)
@@ -101,8 +106,7 @@ def _keys(layer: Points | Shapes) -> list[bytes]:
 def _marked(features: "pandas.DataFrame", is_new: Any) -> "pandas.DataFrame":
     """Return features whose new rows are marked, with numbers of their own and nothing measured."""
     features = features.copy()
-    labels = features["label"].to_numpy(np.float64, copy=True)
-    again = features["label"].duplicated().to_numpy() | np.isnan(labels)
+    labels, again = features["label"].to_numpy(np.float64, copy=True), repeated_rows(features)
     first = int(np.nanmax(labels, initial=0)) + 1
     labels[again] = np.arange(first, first + again.sum())
     features["label"] = labels.astype(np.int64)
@@ -239,7 +243,10 @@ class Followers(QObject):
         self._measured = layer
         self._job = Job(task, self).start(
             returned=lambda measured: self._on_measured(layer, measured),
-            failed=lambda error: show_warning(_told(layer, error)),
+            failed=lambda error: show_warning(
+                f"The features of {layer.name!r} are not those of its cells as they are now. "
+                f"{error_line(error)}"
+            ),
             finished=self._on_finished,
         )
 
@@ -253,10 +260,6 @@ class Followers(QObject):
         self._job = self._measured = None
         if self._stale:
             self._soon.throttle()
-
-
-def _told(layer: Layer, error: Exception) -> str:
-    return f"The features of {layer.name!r} are not those of its cells as they are now. {error_line(error)}"
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:

@@ -24,7 +24,7 @@ from cellwright.ops.measure.measurement import measure_result, pixel_sizes, resu
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
-from cellwright.widgets.shared.edited_layers import edited_rows
+from cellwright.widgets.shared.edited_layers import edited_rows, engine_of, repeated_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -71,8 +71,8 @@ class MeasuredCells:
 class PixelChange(NamedTuple):
     """Labels whose pixels changed, and the box (2, axes) around these pixels."""
 
-    numbers: NDArray[np.int64]
-    box: NDArray[np.intp] | None
+    numbers: NDArray[np.int64] = np.zeros(0, np.int64)
+    box: NDArray[np.intp] | None = None
 
 
 def measure_task(
@@ -103,12 +103,10 @@ def measure_task(
     yield Progress("regions", 0, 1)
     cells = _in_regions(snapshot, settings, table, result)
     found = yield from _measure(cells, before, change)
-    for name, values in found.items():
-        table[name] = values
     parts = yield from compartments_task(
         cells.result, snapshot.image, settings.measure, snapshot.nuclei, cytoplasm_px, snapshot.others
     )
-    for name, values in parts.columns.items():
+    for name, values in (*found.items(), *parts.columns.items()):
         table[name] = values
     return replace(cells, measured=tuple(found), nuclei=parts.nuclei)
 
@@ -183,12 +181,12 @@ def _near(cells: MeasuredCells, box: NDArray[np.intp] | None, margin: int) -> ND
 
 def _is_same_measure(cells: MeasuredCells, before: MeasuredCells) -> bool:
     old, new = before.snapshot, cells.snapshot
-    is_same_image = old.image.data is new.image.data and old.offset == new.offset
-    same_others = {name: id(one.data) for name, one in old.others.items()} == {
-        name: id(one.data) for name, one in new.others.items()
-    }
-    is_same_image &= old.marks == new.marks
-    return is_same_image and same_others and before.settings == cells.settings
+    pixels, pixels_before = (
+        {"": id(one.image.data), **{name: id(other.data) for name, other in one.others.items()}}
+        for one in (new, old)
+    )
+    is_same_image = pixels == pixels_before and old.offset == new.offset and old.marks == new.marks
+    return is_same_image and before.settings == cells.settings
 
 
 def _rows_before(cells: MeasuredCells, before: MeasuredCells) -> NDArray[np.intp]:
@@ -216,15 +214,14 @@ def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:
 
 
 def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> PixelChange:
-    none = np.zeros(0, np.int64)
     if before is None:
-        return PixelChange(none, None)
+        return PixelChange()
     old, new = before.snapshot.pixels, snapshot.pixels
     assert old is not None
     assert new is not None
     places = np.nonzero(old != new)
     if not len(places[0]):
-        return PixelChange(none, None)
+        return PixelChange()
     box = np.array([[axis.min() for axis in places], [axis.max() + 1 for axis in places]])
     return PixelChange(np.union1d(old[places], new[places]).astype(np.int64), box)
 
@@ -239,20 +236,16 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
         size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
             edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)
-    _set_or_drop(table, "score", rows)
+    if "score" in rows:
+        table["score"] = rows["score"].to_numpy(np.float64)
+    elif "score" in table:
+        del table["score"]
     if "class" in rows:
         table["class"] = _as_text(rows["class"].to_numpy(object))
     if "score" in table:
         table.loc[edited, "score"] = np.nan
     table["edited"] = edited
     bring_back(table, edited, snapshot.deleted)
-
-
-def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame") -> None:
-    if name in rows:
-        table[name] = rows[name].to_numpy(np.float64)
-    elif name in table:
-        del table[name]
 
 
 def _as_text(values: NDArray[Any]) -> list[str]:
@@ -280,7 +273,7 @@ def result_of(snapshot: Snapshot) -> Result:
 def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     """Return the labels as a result that tells how they were found, and their numbers in the layer."""
     assert snapshot.pixels is not None
-    link = snapshot.provenance.get("settings", {}).get("engine", {}).get("link", True)
+    link = engine_of(snapshot.provenance).get("link", True)
     labels: Labels = snapshot.pixels  # type: ignore[assignment]  # of any width
     if labels.size and labels.min() < 0:
         labels = np.where(labels > 0, labels, 0)
@@ -333,11 +326,12 @@ def _edited_points(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[
     points, features = snapshot.points, snapshot.features
     assert points is not None
     edited = edited_rows(features)
-    if "label" in features:  # napari gives a new point the features of the last one
-        edited |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
-    old = None if before is None else before.snapshot.points
-    is_same_count = before is not None and dict(before.snapshot.provenance) == dict(snapshot.provenance)
-    if old is not None and is_same_count:
+    if "label" in features:
+        edited |= repeated_rows(features)
+    if before is None or before.snapshot.points is None:
+        return edited
+    old = before.snapshot.points
+    if dict(before.snapshot.provenance) == dict(snapshot.provenance):
         known = {tuple(one) for one in old.tolist()}
         edited |= np.array([tuple(one) not in known for one in points.tolist()], bool)
     return edited

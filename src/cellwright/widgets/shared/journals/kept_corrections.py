@@ -27,7 +27,7 @@ from cellwright.core.tasks import once
 from cellwright.files.atomic import make_folder, writing
 from cellwright.widgets.shared.cells.followers import cells_news, follow
 from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.edited_layers import JOURNAL, is_marked, metadata_of
+from cellwright.widgets.shared.edited_layers import JOURNAL, engine_of, is_marked, metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path, store_of
 from cellwright.widgets.shared.journals.kept_points import arrays_of
@@ -87,9 +87,8 @@ class CorrectionKeeper(QObject):
 
 def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
     """Return what writes the copy of a layer beside the viewer; call it in the GUI thread."""
-    engine = dict(dict(metadata_of(layer).get("settings") or {}).get("engine") or {})
-    channels = channels_of(image_layer)
-    channel = next((one for one in channels if one.index == engine.get("channel")), None)
+    index = engine_of(metadata_of(layer)).get("channel")
+    channel = next((one for one in channels_of(image_layer) if one.index == index), None)
     image = image_of(image_layer, channel)
     if isinstance(layer, Points | Shapes):
         arrays = arrays_of(layer, image_layer, channel)
