@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
@@ -44,9 +44,6 @@ from cellwright.widgets.shared.messages import (
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 FOLLOW_MS = 200
 DIFFERENT = 0.5  # from which disagreement on a cell is told
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
@@ -64,7 +61,7 @@ UNKNOWN_HINT = (
 class AnnotateWidget(QWidget):
     """Corrects the cells of an image layer by hand."""
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
         self.panel = AnnotatePanel()

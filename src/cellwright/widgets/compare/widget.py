@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
@@ -31,9 +31,6 @@ from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 LEARNED_FROM = (
     "The folder has no images of the split val. All were compared, also those that models may have learned "
     "from."
@@ -48,7 +45,7 @@ ANY_CHANNELS = (  # of a folder, whose images are not read before they are count
 class CompareWidget(QWidget):
     """Counts with two models and shows their figures, and as a layer the cells only one of them found."""
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
         self.panel = ComparePanel()

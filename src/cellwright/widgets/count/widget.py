@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
@@ -39,9 +39,6 @@ from cellwright.widgets.shared.napari_private import PLUGIN, spare_collector, un
 from cellwright.widgets.shared.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 SAMPLE = "nuclei_2d"
 HIDDEN, TO_OPEN, TO_COUNT, TO_LOOK = range(4)  # steps of the guide
 
@@ -51,7 +48,7 @@ class CountWidget(QWidget):
 
     finished = Signal()  # a count has ended, well or not
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)  # a proxy's layers are new objects at each look
         self.panel = CountPanel()

@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from napari.layers import Layer
 from qtpy.QtCore import QEvent, Signal
@@ -44,9 +44,6 @@ from cellwright.widgets.shared.messages import (
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 REST = 20  # of the time that a redraw takes, until the next one
 
 
@@ -55,7 +52,7 @@ class FolderWidget(QWidget):
 
     finished = Signal()  # a run has ended, well or not
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
         keep_corrections(self.viewer)

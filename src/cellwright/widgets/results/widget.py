@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
@@ -38,9 +38,6 @@ from cellwright.widgets.shared.napari_private import in_turns, preferences, unwr
 from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 FILL_MS = 20
 DRAW_HINT = (
     "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
@@ -61,7 +58,7 @@ def filter_example(columns: Sequence[Any]) -> str:
 class ResultsWidget(QWidget):
     """Tells of the cells of a Labels or Points layer."""
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
         keep_corrections(self.viewer)

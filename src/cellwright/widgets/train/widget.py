@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from magicgui.widgets import request_values
 from napari.layers import Layer
@@ -25,9 +25,6 @@ from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoice
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
 from cellwright.widgets.train.view import TrainPanel
 
-if TYPE_CHECKING:
-    import napari.viewer
-
 FLAWLESS = (
     "Without any training the model already finds every cell that it is checked with. Annotate images where "
     "it errs; these can at best make its outlines a little closer."
@@ -40,7 +37,7 @@ LICENCE_HELP = "Licence under which others may use the model, by its short name 
 class TrainWidget(QWidget):
     """Trains a model on annotated layers or a dataset folder and puts it into the list of models."""
 
-    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
         self.model = TrainModel()
