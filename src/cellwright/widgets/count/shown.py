@@ -200,10 +200,8 @@ class ShownCount(QObject):
         expected = expectation(counted.result.fit, counted.result.notices)
         if expected in notices:  # as a warning
             expected = ""
-        channel, n_images = (
-            self._unseen_channel(counted),
-            len(describe_images(counted.request.source.image.source)),
-        )
+        channel = self._unseen_channel(counted)
+        n_images = len(describe_images(counted.request.source.image.source))
         if channel:
             notices.append(
                 f"The cells are those of {channel}; the viewer shows another one. Move the slider of "

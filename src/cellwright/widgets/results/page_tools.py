@@ -119,7 +119,9 @@ class CountsTool(QObject):
         assert table is not None
         values = table[f"{MEAN}{channel}"].to_numpy(np.float64)
         finite = values[np.isfinite(values)]
-        return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        if not len(finite):
+            return 0.0, 1.0
+        return float(finite.min()), float(finite.max())
 
     def _new_row(self, channel: str) -> MarkerRow:
         row = MarkerRow(self._view.markers)

@@ -145,10 +145,11 @@ class Histogram(CellPlot):
     def _on_region_changed(self) -> None:
         low, high = self.cuts.getRegion()
         step = (self._edges[-1] - self._edges[0]) * 1e-6
-        self.range_changed.emit(
-            None if low <= self._edges[0] + step else float(low),
-            None if high >= self._edges[-1] - step else float(high),
-        )
+        if low <= self._edges[0] + step:
+            low = None
+        if high >= self._edges[-1] - step:
+            high = None
+        self.range_changed.emit(low, high)
 
 
 class LassoBox(pg.ViewBox):  # type: ignore[misc]

@@ -66,8 +66,8 @@ class SettingsForm:
 
     def values(self) -> dict[str, Any]:
         """Return the shown fields by name."""
-        shown = self.container.asdict()
-        return {name: int(value) if name in self._whole else value for name, value in shown.items()}
+        shown = dict(self.container.asdict())
+        return shown | {name: int(shown[name]) for name in self._whole}
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Show these values; fields that are not in the form are left out."""

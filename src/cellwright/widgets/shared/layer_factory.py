@@ -150,10 +150,16 @@ def write_classes(layer: Labels | Points, names: Mapping[int, str]) -> None:
     rows = rows.reindex(np.union1d(rows.index.to_numpy(np.int64), numbers))
     if isinstance(layer, Labels):
         rows = spread(rows)
-    given = rows["class"].tolist() if "class" in rows else [""] * len(rows)
-    values = np.array([one if isinstance(one, str) else "" for one in given], object)
+    values = np.full(len(rows), "", object)
+    if "class" in rows:
+        values[:] = texts_of(rows["class"])
     values[np.searchsorted(rows.index, numbers)] = list(names.values())
     set_features(layer, rows.assign(**{"class": values}))
+
+
+def texts_of(column: "pandas.Series") -> list[str]:
+    """Return the texts of a column, '' where there is none."""
+    return [one if isinstance(one, str) else "" for one in column.tolist()]
 
 
 def bright_colours() -> CyclicLabelColormap:

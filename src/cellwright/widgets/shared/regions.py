@@ -378,7 +378,8 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
     active = viewer.layers.selection.active
     if active in drawn:
         return active
-    return next((layer for layer in reversed(drawn) if len(layer.data)), drawn[-1] if drawn else None)
+    filled = [layer for layer in drawn if len(layer.data)]
+    return next(reversed(filled or drawn), None)
 
 
 def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:
@@ -397,15 +398,18 @@ def shapes_layer(viewer: Any, layer: ImageLayer, regions: Sequence[ShapeRegion])
 
     SettingsError where some hold in every slice and others in one.
     """
-    ndims = {2 if all(place is None for place in one.index) else layer.ndim for one in regions}
-    if len(ndims) > 1:
+    are_everywhere = {all(place is None for place in one.index) for one in regions}
+    if len(are_everywhere) > 1:
         raise SettingsError("Regions of one layer hold in every slice, or each in one of its own; got both.")
-    (ndim,) = ndims
-    axis, polygons = channels_of(layer)[0].axis, []
+    ndim, axis, polygons = layer.ndim, channels_of(layer)[0].axis, []
+    if are_everywhere == {True}:
+        ndim = 2
     for one in regions:
-        lead = [place or 0 for place in one.index] if ndim > 2 else []
-        if ndim > 2 and axis is not None:
-            lead.insert(axis, 0)
+        lead: list[int] = []
+        if ndim > 2:
+            lead = [place or 0 for place in one.index]
+            if axis is not None:
+                lead.insert(axis, 0)
         polygons += [np.column_stack([np.tile(lead, (len(ring), 1)), ring]) for ring in one.rings[:1]]
     shapes = _shapes(viewer, layer, "regions", ndim)
     shapes.add(polygons, shape_type="polygon")

@@ -25,6 +25,7 @@ from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
 from cellwright.widgets.shared.edited_layers import edited_rows, engine_of, repeated_rows
+from cellwright.widgets.shared.layer_factory import texts_of
 
 if TYPE_CHECKING:
     import pandas
@@ -241,15 +242,11 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     elif "score" in table:
         del table["score"]
     if "class" in rows:
-        table["class"] = _as_text(rows["class"].to_numpy(object))
+        table["class"] = texts_of(rows["class"])
     if "score" in table:
         table.loc[edited, "score"] = np.nan
     table["edited"] = edited
     bring_back(table, edited, snapshot.deleted)
-
-
-def _as_text(values: NDArray[Any]) -> list[str]:
-    return [one if isinstance(one, str) else "" for one in values.tolist()]
 
 
 def _with_scores_and_classes(result: Result, table: "pandas.DataFrame") -> Result:
@@ -316,7 +313,7 @@ def _measured_points(
             table[name] = features[name].to_numpy(np.float64)
             table.loc[edited, name] = np.nan
     if "class" in features:
-        table["class"] = _as_text(features["class"].to_numpy(object))
+        table["class"] = texts_of(features["class"])
     table["edited"] = edited
     result = _with_scores_and_classes(result, table)
     return _in_regions(snapshot, settings, table, result)

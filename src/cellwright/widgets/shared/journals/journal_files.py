@@ -28,7 +28,7 @@ from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import metadata_of
-from cellwright.widgets.shared.layer_factory import features_by_number
+from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.regions import REGIONS, counted_boxes
 
@@ -126,8 +126,8 @@ def columns_of(table: Any, n: int) -> Columns:
         scores = np.where(np.isfinite(scores), scores, 1.0)
     if "class" not in table:
         return Columns(scores)
-    values = table["class"].tolist()
-    names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
+    values = texts_of(table["class"])
+    names = tuple(filter(None, dict.fromkeys(values)))
     if not names:
         return Columns(scores)
     index = {name: i for i, name in enumerate(names)}

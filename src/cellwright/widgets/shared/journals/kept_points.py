@@ -18,6 +18,7 @@ from cellwright.files.tables import plain
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, with_axis
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.journals.journal_files import found_by
+from cellwright.widgets.shared.layer_factory import texts_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 from cellwright.widgets.shared.regions import PART, counted_boxes
 
@@ -49,7 +50,7 @@ def arrays_of(
     for name, column in layer.features.items():
         values = column.to_numpy()
         if values.dtype.kind not in "iufb":
-            values = np.array([one if isinstance(one, str) else "" for one in values], str)
+            values = np.array(texts_of(column), str)
         arrays[f"{FEATURE}{name}"] = values
     return arrays
 
