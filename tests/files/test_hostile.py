@@ -24,12 +24,12 @@ from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, CellwrightError, ReadError
-from cellwright.files import vendor
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats import assembly
 from cellwright.files.formats.registry import READERS, recognise
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.regions import read_label_image, read_mask, read_regions
+from cellwright.files.vendors import hdf5
 
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 MOST_BYTES = 300 << 20
@@ -640,17 +640,17 @@ def test_a_chunk_of_hdf5_that_unpacks_to_more_than_it_holds_is_refused(tmp_path)
         )
         dataset = SimpleNamespace(id=told, chunks=(64, 64), dtype=np.dtype("u1"))
         if mask < 2:  # 1 is a chunk that was not packed
-            vendor._refuse_chunks_beyond(dataset, tmp_path)
+            hdf5._refuse_chunks_beyond(dataset, tmp_path)
             continue
         with pytest.raises(ReadError, match="unpacks to more than 4160 bytes"):
-            vendor._refuse_chunks_beyond(dataset, tmp_path)
+            hdf5._refuse_chunks_beyond(dataset, tmp_path)
 
 
 @pytest.mark.parametrize("walk", ["while True: pass", "import os; os.abort()"])
 def test_hdf5_that_never_ends_or_crashes_is_refused(tmp_path, monkeypatch, walk):
     monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace())
-    monkeypatch.setattr(vendor, "MOST_SECONDS_OF_WALK", 0.3)
-    monkeypatch.setattr(vendor, "WALK", walk)
+    monkeypatch.setattr(hdf5, "MOST_SECONDS_OF_WALK", 0.3)
+    monkeypatch.setattr(hdf5, "WALK", walk)
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n damaged")
     with pytest.raises(ReadError, match="did not come to an end"):
         read_image(tmp_path / "a.h5")
@@ -661,8 +661,8 @@ def test_hdf5_that_ends_is_walked_through_whatever_its_name(monkeypatch):
 if "bad" in sys.argv[1]:
     os.abort()
 """
-    monkeypatch.setattr(vendor, "WALK", walk)
-    found = {name: vendor._comes_to_an_end(Path(name)) for name in ("a", "ö b", "-c", "bad")}
+    monkeypatch.setattr(hdf5, "WALK", walk)
+    found = {name: hdf5._comes_to_an_end(Path(name)) for name in ("a", "ö b", "-c", "bad")}
     assert found == {"a": True, "ö b": True, "-c": True, "bad": False}
 
 

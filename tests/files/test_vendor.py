@@ -4,8 +4,10 @@ The packages are not needed here; what stands in for them has the same names and
 values.
 """
 
+import pickle
 import sys
 import tracemalloc
+from itertools import product
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -13,9 +15,17 @@ import dask.array
 import numpy as np
 import pytest
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ImageError, ReadError
 from cellwright.files.images import read_image, read_images
-from cellwright.files.vendor import READERS
+from cellwright.files.vendors import scenes
+from cellwright.files.vendors.oif import _refuse_circles
+from cellwright.files.vendors.readers import READERS
+from cellwright.widgets.shared.coordinates import lazy
+
+PACKAGES = {
+    ".czi": "czifile", ".nd2": "nd2", ".lif": "liffile", ".oif": "oiffile", ".oib": "oiffile",
+    ".h5": "h5py", ".hdf5": "h5py",
+}  # fmt: skip
 
 
 class Opened:
@@ -28,6 +38,9 @@ class Opened:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.is_closed = True
 
 
@@ -50,9 +63,101 @@ def stands_in(monkeypatch, tmp_path):
     return make
 
 
+def lif_image(data, axes, name="one", loads=None, **told):
+    """Stand in for an image of liffile."""
+
+    def asarray(mode, out):
+        if loads is not None:
+            loads.append(name)
+        return data
+
+    own = {"coords": {}, "name": name, "dims": tuple(axes), "shape": data.shape, "dtype": data.dtype}
+    return SimpleNamespace(**(own | {"asarray": asarray} | told))
+
+
+def olympus(data, axes, loads=None, **mainfile):
+    """Stand in for a file of oiffile: each plane is a file, called by its place."""
+
+    def asarray(name):
+        if loads is not None:
+            loads.append(name)
+        return data[tuple(map(int, name.split("_")[1:]))]
+
+    places = list(np.ndindex(data.shape[:-2]))
+
+    class Series(list):
+        indices, dims, shape = places, tuple(axes[:-2]), data.shape[:-2]
+
+    series = Series("_".join(["s", *map(str, place)]) for place in places)
+    return {"mainfile": mainfile, "series": [series], "asarray": asarray}
+
+
+def czi_blocks(data, scene, corner=(0, 0), side=5, loads=None):
+    """Stand in for the blocks of a scene of czifile: tiles of each plane of (C, Z, Y, X)."""
+    found = []
+    for c, z, y, x in product(*map(range, data.shape[:2]), *(range(0, n, side) for n in data.shape[2:])):
+        pixels = data[c, z, y : y + side, x : x + side][None, None, None, ..., None]
+
+        def load(pixels=pixels, place=(scene, c, z, y, x)):
+            if loads is not None:
+                loads.append(place)
+            return pixels
+
+        entry = SimpleNamespace(shape=pixels.shape, stored_shape=pixels.shape)
+        segment = SimpleNamespace(directory_entry=entry, data=load)
+        found.append(
+            SimpleNamespace(
+                start=(scene, c, z, y + corner[0], x + corner[1], 0), shape=pixels.shape, pyramid_type=0,
+                data_segment=lambda segment=segment: segment,
+            )
+        )  # fmt: skip
+    return found
+
+
+def czi_file(blocks, dtype, metadata=None):
+    told = {"ImageDocument": {"Metadata": metadata or {}}}
+    return {
+        "axes": "SCZYX0", "dtype": np.dtype(dtype), "filtered_subblock_directory": blocks,
+        "metadata": lambda raw: told,
+    }  # fmt: skip
+
+
+def new_czi_scene(data, axes, start=None, loads=None):
+    """Stand in for a scene of czifile of 2026, which counts along each axis from where it starts."""
+    start = start or (0,) * data.ndim
+
+    def part(roi, pixeltype, **places):
+        x, y, width, height = roi
+        asked = {"X": slice(x, x + width), "Y": slice(y, y + height)} | places
+        index = []
+        for axis, first in zip(axes, start, strict=True):
+            one = asked.get(axis, slice(None))
+            shifted = slice(one.start - first, one.stop - first) if axis in "YX" else one
+            index.append(one - first if isinstance(one, int) else shifted)
+        if places.get("Z") == MISSING_Z:
+            raise ValueError("selection matches no subblocks")
+
+        def asarray(fillvalue, maxworkers):
+            if loads is not None:
+                loads.append(places)
+            return data[tuple(index)].squeeze()
+
+        return SimpleNamespace(asarray=asarray)
+
+    class SceneOfCzi:
+        dims, shape, dtype, pixeltype = tuple(axes), data.shape, data.dtype, "its type"
+        __call__ = staticmethod(part)
+
+    SceneOfCzi.start = start
+    return SceneOfCzi()
+
+
+MISSING_Z = 12
+
+
 @pytest.mark.parametrize("ending", READERS)
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, ending):
-    package = READERS[ending][0]
+    package = PACKAGES[ending]
     monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / f"a{ending}").write_bytes(b"x")
     with pytest.raises(ReadError, match=f"pip install {package} .*vendor"):
@@ -61,8 +166,7 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, ending):
 
 @pytest.mark.parametrize("ending", READERS)
 def test_a_damaged_file_is_an_error_of_ours(stands_in, ending):
-    package, _ = READERS[ending]
-    path = stands_in(package, "None", ending)
+    path = stands_in(PACKAGES[ending], "None", ending)
     with pytest.raises(ReadError, match="damaged"):
         read_image(path)
 
@@ -108,7 +212,7 @@ def test_nd2_tells_the_time_between_frames(stands_in, periods_ms, seconds):
 
 @pytest.mark.parametrize("fault", ["lead in a circle", "in a circle", "fewer than it claims", ""])
 def test_an_oib_whose_sectors_are_without_end_is_refused(stands_in, fault):
-    path = stands_in("oiffile", "OifFile", ".oib", mainfile={}, axes="YX", asarray=lambda: np.ones((4, 5)))
+    path = stands_in("oiffile", "OifFile", ".oib", **olympus(np.ones((4, 5)), "YX"))
     end, free = 0xFFFFFFFE, 0xFFFFFFFF
     header = np.full(128, free, "<u4")
     header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
@@ -127,8 +231,6 @@ def test_an_oib_whose_sectors_are_without_end_is_refused(stands_in, fault):
 
 
 def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
-    from cellwright.files.vendor import _refuse_circles
-
     header = np.full(128, 0xFFFFFFFF, "<u4")
     header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
     header[[11, 16, 18]] = 1
@@ -145,9 +247,7 @@ def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
 def test_lif_names_its_channels_where_its_package_does(stands_in):
     coords = {"C": np.array(["DAPI", "GFP"]), "Y": np.arange(8) * 5e-7, "X": np.arange(9) * 5e-7}
     coords["Z"] = np.arange(3) * -2e-6  # a stack scanned downwards
-    image = SimpleNamespace(
-        name="one", dims=("Z", "C", "Y", "X"), coords=coords, asarray=lambda: np.zeros((3, 2, 8, 9), np.uint8)
-    )
+    image = lif_image(np.zeros((3, 2, 8, 9), np.uint8), "ZCYX", coords=coords)
     found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
     assert found.channel_names == ("DAPI", "GFP")
     assert found.pixel_size_um == pytest.approx((2.0, 0.5, 0.5))
@@ -164,10 +264,8 @@ def test_lif_tells_the_colours_that_its_channels_are_shown_in(stands_in, shown, 
     channel = '<ChannelDescription LUTName="{}" BytesInc="{}"/>'
     channels = channel.format(shown[0], 72) + channel.format(shown[1], 0)  # the later one comes first
     xml = f"<Image><ImageDescription><Channels>{channels}</Channels></ImageDescription></Image>"
-    image = SimpleNamespace(
-        name="one", dims=("C", "Y", "X"), coords={}, asarray=lambda: np.zeros((2, 8, 9), np.uint8),
-        xml_element=ElementTree.fromstring(f"<Element><Data>{xml}</Data></Element>"),
-    )  # fmt: skip
+    element = ElementTree.fromstring(f"<Element><Data>{xml}</Data></Element>")
+    image = lif_image(np.zeros((2, 8, 9), np.uint8), "CYX", xml_element=element)
     found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
     assert (found.channel_names, found.channel_colors) == (names, colors)
 
@@ -176,7 +274,7 @@ def test_lif_has_images_of_their_own(stands_in):
     def image(name, dims, shape):
         steps = {"Y": np.arange(shape[-2]) * 5e-7, "X": np.arange(shape[-1]) * 2.5e-7}
         steps["T"] = np.arange(shape[0]) * 45.0
-        return SimpleNamespace(name=name, dims=dims, coords=steps, asarray=lambda: np.zeros(shape, np.uint8))
+        return lif_image(np.zeros(shape, np.uint8), dims, name, coords=steps)
 
     images = [
         image("Series 1", ("C", "Y", "X"), (2, 8, 9)),
@@ -202,8 +300,8 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
     mainfile = {f"Axis {number} Parameters Common": told for number, told in enumerate(axes)}
     mainfile["Channel 1 Parameters"] = {"CH Name": "CH1", "DyeName": "Alexa Fluor 546"}
     mainfile["Channel 2 Parameters"] = {"CH Name": "TD1", "DyeName": "None"}
-    data = np.zeros((2, 3, 8, 9), np.uint16)
-    path = stands_in("oiffile", "OifFile", ".oib", mainfile=mainfile, axes="CZYX", asarray=lambda: data)
+    file = olympus(np.zeros((2, 3, 8, 9), np.uint16), "CZYX", **mainfile)
+    path = stands_in("oiffile", "OifFile", ".oib", **file)
     image = read_image(path)
     assert image.channel_names == ("Alexa Fluor 546", "TD1")
     assert (image.axes, image.pixel_size_um) == (
@@ -215,43 +313,46 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
 @pytest.mark.parametrize(("unit", "seconds"), [("ms", 30.0), ("s", 30_000.0), ("", 0.0)])
 def test_oib_tells_the_time_between_frames(stands_in, unit, seconds):
     told = {"AxisCode": "T", "MaxSize": 3, "StartPosition": 500.0, "EndPosition": 60_500.0, "PixUnit": unit}
-    path = stands_in(
-        "oiffile", "OifFile", ".oib",
-        mainfile={"Axis 4 Parameters Common": told}, axes="TYX", asarray=lambda: np.zeros((3, 8, 9)),
-    )  # fmt: skip
+    file = olympus(np.zeros((3, 8, 9)), "TYX", **{"Axis 4 Parameters Common": told})
+    path = stands_in("oiffile", "OifFile", ".oib", **file)
     assert read_image(path).frame_interval_s == seconds
 
 
 def test_czi_has_scenes_of_their_own_place(stands_in):
-    def block(scene, x, width, **own):
-        shape = (1, 1, 8, width, 1)
-        told = SimpleNamespace(**({"shape": shape, "stored_shape": shape} | own))
-        return SimpleNamespace(
-            start=(scene, 0, 0, x, 0), shape=shape, data_segment=lambda: SimpleNamespace(directory_entry=told)
-        )
-
-    def fill(out, max_workers):
-        assert max_workers == 1
-        out[0, :, :, 10:19], out[1, :, :, 40:50] = 5, 6
-
     distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
     metadata = {"Scaling": {"Items": {"Distance": distances}}}
     metadata["Information"] = {"Image": {"Dimensions": {"Channels": {"Channel": {"Name": "DAPI"}}}}}
-    blocks = [block(0, 20, 9), block(1, 50, 0)]
-    path = stands_in(
-        "czifile", "CziFile", ".czi",
-        metadata=lambda raw: {"ImageDocument": {"Metadata": metadata}},
-        axes="SCYX0", shape=(2, 1, 8, 40, 1), start=(0, 0, 0, 10, 0), dtype=np.uint16, asarray=fill,
-        filtered_subblock_directory=blocks,
-    )  # fmt: skip
-    first = read_image(path)
-    assert (first.name, first.axes, first.shape) == ("a_0", "YX", (8, 9))
-    assert (first.read() == 5).all()
+    data = np.arange(72, dtype=np.uint16).reshape(1, 1, 8, 9)
+    blocks = czi_blocks(data, 0, (0, 20)) + czi_blocks(data[..., :4] + 1, 3, (30, 50))
+    path = stands_in("czifile", "CziFile", ".czi", **czi_file(blocks, np.uint16, metadata))
+    first, second = read_images(path)
+    assert (first.name, first.axes, second.name) == ("a_0", "YX", "a_3")
+    np.testing.assert_array_equal(first.data, data[0, 0])
+    np.testing.assert_array_equal(second.data, data[0, 0, :, :4] + 1)
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
-    for damage in ({"shape": (1, 1, 8, 9000, 1)}, {"stored_shape": (1, 1, 0, 9, 1)}):
-        blocks[0] = block(0, 20, 9, **damage)
+    own = blocks[0].data_segment().directory_entry
+    for damage in ({"shape": (1, 1, 1, 8, 9000, 1)}, {"stored_shape": (1, 1, 1, 0, 5, 1)}):
+        vars(own).update({"shape": blocks[0].shape, "stored_shape": blocks[0].shape} | damage)
         with pytest.raises(ReadError, match=r"A block of .* claims a shape"):
             read_image(path)
+
+
+def test_czi_is_not_read_from_its_small_copies(stands_in):
+    data = np.arange(72, dtype=np.uint8).reshape(1, 1, 8, 9)
+    copies = czi_blocks(np.zeros_like(data), 0, side=9)
+    for copy in copies:
+        copy.pyramid_type = 1
+    blocks = czi_blocks(data, 0) + copies
+    path = stands_in("czifile", "CziFile", ".czi", **czi_file(blocks, np.uint8))
+    np.testing.assert_array_equal(read_image(path).data, data[0, 0])
+
+
+def test_blocks_of_czi_far_apart_are_no_image(stands_in):
+    data = np.ones((1, 1, 8, 9), np.uint8)
+    blocks = czi_blocks(data, 0) + czi_blocks(data, 0, (1 << 20, 1 << 20))
+    path = stands_in("czifile", "CziFile", ".czi", **czi_file(blocks, np.uint8))
+    with pytest.raises(ReadError, match=r"more than its .* bytes can"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +380,8 @@ def test_blocks_of_czi_are_unpacked_as_zen_packs_them(stands_in, kind, n_samples
 
 
 def test_czi_has_scenes_by_its_newer_package_too(stands_in):
-    def scene(dims, value):
-        pixels = np.full((2, 8, 9, 3)[: len(dims)], value, np.uint8)
-        return SimpleNamespace(dims=dims, asarray=lambda fillvalue, maxworkers: pixels)
+    def scene(axes, value):
+        return new_czi_scene(np.full((2, 8, 9, 3)[: len(axes)], value, np.uint8), axes)
 
     distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
     metadata = {"Scaling": {"Items": {"Distance": distances}}}
@@ -294,7 +394,7 @@ def test_czi_has_scenes_by_its_newer_package_too(stands_in):
         "czifile", "CziFile", ".czi",
         metadata=lambda asdict: {"ImageDocument": {"Metadata": metadata}} if asdict else "<xml/>",
         scenes={
-            0: scene(("C", "Y", "X"), 5), 2: scene(("Z", "Y", "X", "S"), 6), 3: scene(("T", "Y", "X"), 5)
+            0: scene("CYX", 5), 2: scene("ZYXS", 6), 3: scene("TYX", 5)
         },
     )  # fmt: skip
     first, second, third = read_images(path)
@@ -303,6 +403,140 @@ def test_czi_has_scenes_by_its_newer_package_too(stands_in):
     assert first.channel_names == ("DAPI", "GFP")
     assert (second.name, second.axes, second.read().max()) == ("a_2", "ZYXC", 6)
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
+
+
+DATA = np.arange(2 * 3 * 8 * 9, dtype=np.uint16).reshape(2, 3, 8, 9)  # CZYX
+KINDS = ("czi", "newer czi", "lif", "oib")
+
+
+@pytest.fixture(params=KINDS)
+def large(request, stands_in, monkeypatch):
+    """A large file of each kind with DATA in its second scene, or its only one, and what of it was loaded."""
+    monkeypatch.setattr(scenes, "LAZY_BYTES", 0)
+    loads = []
+    if request.param == "czi":
+        blocks = czi_blocks(DATA[:1], 0, loads=loads) + czi_blocks(DATA, 1, (7, 40), loads=loads)
+        path = stands_in("czifile", "CziFile", ".czi", **czi_file(blocks, np.uint16))
+    elif request.param == "newer czi":
+        both = {0: new_czi_scene(DATA[0], "ZYX"), 1: new_czi_scene(DATA, "CZYX", (0, 5, 7, 40), loads)}
+        path = stands_in("czifile", "CziFile", ".czi", scenes=both, metadata=lambda asdict: {})
+    elif request.param == "lif":
+        both = [lif_image(DATA[0], "ZYX", "a"), lif_image(DATA, "CZYX", "b", loads)]
+        path = stands_in("liffile", "LifFile", ".lif", images=both)
+    else:
+        path = stands_in("oiffile", "OifFile", ".oib", **olympus(DATA, "CZYX", loads))
+    image = list(read_images(path))[-1]
+    if request.param == "oib":
+        assert loads == ["s_0_0"]  # whose type and shape are those of all planes
+        loads.clear()
+    assert (image.axes, image.shape, image.data.dtype) == ("CZYX", DATA.shape, DATA.dtype)
+    return SimpleNamespace(image=image, path=path, loads=loads, kind=request.param, files=stands_in.files)
+
+
+def test_what_is_looked_at_of_a_large_scene_is_loaded_alone(large):
+    assert large.loads == []
+    plane = large.image.read((1, 2))
+    np.testing.assert_array_equal(plane, DATA[1, 2])
+    of_plane = {
+        "czi": [(1, 1, 2, y, x) for y in (0, 5) for x in (0, 5)], "newer czi": [{"C": 1, "Z": 7}],
+        "lif": ["b"], "oib": ["s_1_2"],
+    }  # fmt: skip
+    assert large.loads == of_plane[large.kind]
+    np.testing.assert_array_equal(large.image.read((0, 0, slice(6, 8), slice(1, 3))), DATA[0, 0, 6:8, 1:3])
+    assert len(large.loads) == {"czi": 5, "lif": 1}.get(large.kind, 2)  # a LIF is mapped once
+    assert len(large.files) == 1
+
+
+def test_a_slider_over_a_large_scene_loads_a_plane_at_a_time(large):
+    seen = lazy(large.image.data)[1]
+    np.testing.assert_array_equal(np.asarray(seen[2, 2:7]), DATA[1, 2, 2:7])
+    assert len(large.loads) == {"czi": 4}.get(large.kind, 1)
+
+
+@pytest.mark.parametrize("side", [4096, 3])
+@pytest.mark.parametrize(
+    "index",
+    [
+        ..., (), 1, -1, (..., 2), (0, ..., slice(1, 5)), (slice(None, None, -1), slice(2, 0, -2)),
+        (slice(None), slice(None), slice(None, None, 3), slice(1, None, 2)), (1, 2, 3, 4),
+        (slice(0, 0), 1), (slice(1, 9), slice(-2, None), slice(7, None, -3)),
+    ],
+)  # fmt: skip
+def test_any_part_of_a_large_scene_is_right(large, monkeypatch, index, side):
+    monkeypatch.setattr(scenes, "MOST_SIDE_PX", side)
+    np.testing.assert_array_equal(large.image.data[index], DATA[index])
+
+
+@pytest.mark.parametrize("index", [2, (0, 0, 0, 0, 0), (0, 3)])
+def test_beyond_a_large_scene_is_nothing(large, index):
+    with pytest.raises(IndexError):
+        large.image.data[index]
+
+
+def test_a_large_scene_travels_by_its_path(large):
+    again = pickle.loads(pickle.dumps(large.image.data))
+    assert large.loads == [] or large.kind == "oib"
+    np.testing.assert_array_equal(np.asarray(again), DATA)
+    assert len(large.files) == 2
+
+
+def test_the_file_of_a_large_scene_is_closed_with_it(large):
+    (file,) = large.files
+    assert not hasattr(file, "is_closed")
+    del large.image
+    assert file.is_closed
+
+
+@pytest.mark.parametrize("becomes", ["other bytes", "gone"])
+def test_a_large_scene_whose_file_changed_is_refused(large, becomes):
+    large.image.read((0, 0))
+    n_loads = len(large.loads)
+    if becomes == "gone":
+        large.path.unlink()
+    else:
+        large.path.write_bytes(b"another file")
+    with pytest.raises(ImageError, match=r"a\.(czi|lif|oib) has changed or is gone .*Open it again"):
+        large.image.read((1, 1))
+    assert len(large.loads) == n_loads
+
+
+def test_damage_in_a_large_scene_is_told(large, monkeypatch):
+    def fails(*_):
+        raise ValueError("buffer is too small")
+
+    monkeypatch.setattr(large.image.data, "_scene", large.image.data._scene._replace(load=fails))
+    with pytest.raises(ReadError, match=r"a\.\w+ is damaged: buffer is too small"):
+        large.image.data[0]
+
+
+def test_small_scenes_of_small_files_are_read_at_once(stands_in, monkeypatch):
+    monkeypatch.setattr(scenes, "LAZY_BYTES", DATA.nbytes)
+    path = stands_in("liffile", "LifFile", ".lif", images=[lif_image(DATA, "CZYX")])
+    assert isinstance(read_image(path).data, np.ndarray)
+    path.write_bytes(bytes(DATA.nbytes + 1))
+    assert isinstance(read_image(path).data, scenes.LazyScene)
+
+
+def test_what_no_block_of_czi_covers_is_dark(stands_in, monkeypatch):
+    path = stands_in(
+        "czifile", "CziFile", ".czi", metadata=lambda asdict: {},
+        scenes={0: new_czi_scene(DATA, "CZYX", (0, MISSING_Z - 1, 0, 0))},
+    )  # fmt: skip
+    expected = DATA.copy()
+    expected[:, 1] = 0
+    np.testing.assert_array_equal(read_image(path).data, expected)
+
+
+def test_planes_that_an_oib_lacks_are_told(stands_in):
+    told = olympus(DATA, "CZYX")
+    series = told["series"][0]
+    series.pop()
+    series.indices.pop()
+    image = read_image(stands_in("oiffile", "OifFile", ".oib", **told))
+    assert image.notices == ("a.oib has 5 of 6 planes; the others are dark here.",)
+    expected = DATA.copy()
+    expected[1, 2] = 0
+    np.testing.assert_array_equal(image.data, expected)
 
 
 def test_hdf5_of_ilastik_tells_its_axes(stands_in):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
-from cellwright.files import vendor, zarr
+from cellwright.files import zarr
 from cellwright.files.atomic import atomic_write, refuse_no_text
 from cellwright.files.metadata import (
     COMPANION,
@@ -25,8 +25,11 @@ from cellwright.files.metadata import (
     blank,
     describe,
     refuse_bomb,
+    stamp_of,
     with_axes,
 )
+from cellwright.files.vendors.readers import READERS
+from cellwright.files.vendors.unread import HDF5_START, OVERVIEWS, why_not_read
 from cellwright.ops.geometry.axes import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
@@ -55,8 +58,8 @@ def read_image(
 
     TIFF (OME, ImageJ, LSM, STK, plain), PNG, JPEG and other pictures, .npy, OME-Zarr; CZI, ND2, LIF, OIF and
     OIB with a package each. Axes, pixel size and channels come from the file; axes that it does not tell are
-    guessed from the shape. Transparency and colour profiles are dropped. Arrays of .zarr and .npy stay on
-    disk until they are used.
+    guessed from the shape. Transparency and colour profiles are dropped. Arrays of .zarr and .npy, and large
+    ones of others, stay on disk until they are used.
 
     Given ``axes``, one letter of ``TCZYX`` for each dimension, override those of the file. With
     ``has_levels`` the image has its smaller copies, too; then pyramids stay on disk. With ``are_labels`` a
@@ -167,18 +170,12 @@ def is_described(path: Path | str) -> bool:
 
 
 def _stamp(path: Path | str) -> tuple[str, int, int] | None:
-    if not str(path) or zarr.address_of(path):
-        return None
-    try:
-        facts = Path(path).stat()
-    except OSError:
-        return None
-    return str(path), facts.st_mtime_ns, facts.st_size
+    return None if not str(path) or zarr.address_of(path) else stamp_of(path)
 
 
 def _described(path: Path) -> tuple[Image, ...]:
     found: list[Image] = []
-    if path.suffix.lower() in vendor.READERS:
+    if path.suffix.lower() in READERS:
         return ()
     try:
         for image in islice(_read(path, Wanted(has_pixels=False)), MOST_IMAGES_DESCRIBED):
@@ -297,7 +294,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(f"{path} does not fit into memory. Convert it to a .zarr folder.") from error
     except Exception as error:  # decoders fail in every possible way on damaged files
         raise ReadError(
-            vendor.why_not_read(path, _start_of(path))
+            why_not_read(path, _start_of(path))
             or f"Expected a whole image at {path}; got: {error}. "
             "The file is damaged, cut short or not an image; copy or export it again."
         ) from error
@@ -316,12 +313,12 @@ def _start_of(path: Path) -> bytes:
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if not path.is_file():  # opening a pipe or a device would wait for ever
         raise ReadError(f"Expected an image file at {path}; it is not a file. Remove it, or name another.")
-    if path.suffix.lower() in vendor.READERS:
-        yield from vendor.read_vendor(path)
+    if path.suffix.lower() in READERS:
+        yield from READERS[path.suffix.lower()](path)
         return
     start = _start_of(path)
-    if path.suffix.lower() in vendor.OVERVIEWS or start.startswith(vendor.HDF5_START):
-        raise ReadError(vendor.why_not_read(path, start))
+    if path.suffix.lower() in OVERVIEWS or start.startswith(HDF5_START):
+        raise ReadError(why_not_read(path, start))
     if start.startswith(TIFF_STARTS) or path.name.lower().endswith(COMPANION):
         from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
 

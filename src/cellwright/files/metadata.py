@@ -41,6 +41,7 @@ SECONDS_PER_UNIT = {
 }
 COMPANION = ".companion.ome"  # how OME-XML beside its TIFF files ends
 ORIENTATION_TAG, ON_ITS_SIDE = 274, (5, 6, 7, 8)  # of EXIF, and its values of which rows are columns
+LAZY_BYTES = 1 << 28  # larger images stay on disk
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS
@@ -51,6 +52,30 @@ STORED_VALUES = (
     "what is stored. Open it with Cellwright to count it as the command line does."
 )
 OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
+
+
+class FileArray:
+    """An array in a file, which is read where it is looked at; another process opens the file anew."""
+
+    _place: tuple[Any, ...]  # what the array is made of
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._place
+
+
+def stamp_of(path: Path | str) -> tuple[str, int, int] | None:
+    """Return what is another once a file has been written anew; None where there is no file."""
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return None
+    return str(path), facts.st_mtime_ns, facts.st_size
 
 
 def um_per(unit: str) -> float | None:

@@ -26,8 +26,10 @@ from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.metadata import (
     COMPANION,
+    LAZY_BYTES,
     ON_ITS_SIDE,
     ORIENTATION_TAG,
+    FileArray,
     Wanted,
     blank,
     describe,
@@ -50,7 +52,6 @@ from cellwright.files.tiff_metadata import metadata_of, scn_image
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
-LAZY_BYTES = 1 << 28  # larger images stay on disk
 MOST_PART_BYTES = 1 << 26  # of a strip or tile that is unpacked anew wherever a part of it is looked at
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
@@ -356,7 +357,7 @@ def _described(tiff: tifffile.TiffFile, index: int, wanted: Wanted) -> _SeriesPi
     return seen._replace(data=blank(shape, seen.data.dtype))
 
 
-class TiffLevel:
+class TiffLevel(FileArray):
     """An array in a TIFF that is read where it is looked at; its file is open as long as the array is there.
 
     ``index`` is the number of the series; ``level`` 0 is full resolution, then come its smaller copies.
@@ -380,12 +381,6 @@ class TiffLevel:
     def __getitem__(self, index: Any) -> NDArray[Any]:
         pixels: NDArray[Any] = self._array[index]
         return pixels
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TiffLevel, self._place  # another process opens the file anew
 
 
 def _levels(

@@ -1,0 +1,164 @@
+"""CZI of Zeiss ZEN, by czifile of 2019 or, from Python 3.12, of 2026."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.errors import ReadError
+from cellwright.files.metadata import ImageMetadata, refuse_bomb, scene_name, seconds_of, sizes_of
+from cellwright.files.vendors.scenes import MOST_TIMES_STORED, Scene, SceneFormat, package_for
+
+MOST_BLOCK_BYTES = 1 << 28  # of a block
+BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
+LONG_HEADER = 3  # bytes before a block that say how its bytes are ordered
+
+
+class _UnpackedBlock:
+    """What Zstandard packed of a block of a CZI, for czifile, which asks for it in a shape alone.
+
+    Behind a header, which the later of two ways has, all low bytes may stand before all high ones.
+    Source: "Compression Details" in the documentation of libCZI, https://zeiss.github.io/libczi
+    """
+
+    def __init__(self, packed: bytes, *, has_header: bool = False) -> None:
+        import imagecodecs
+
+        n_header = packed[0] if has_header else 0
+        content = bytes(imagecodecs.zstd_decode(packed[n_header:], out=MOST_BLOCK_BYTES))
+        if n_header == LONG_HEADER and packed[2] & 1:
+            content = np.frombuffer(content, np.uint8).reshape(2, -1).T.tobytes()
+        self._content = content
+
+    def reshape(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the pixels; the type follows from how many bytes one has."""
+        n_bytes = len(self._content) // max(1, prod(shape))
+        return np.frombuffer(self._content, BLOCK_TYPES[n_bytes]).reshape(shape)
+
+
+def _opened(path: Path) -> Any:
+    module = package_for(path, "czifile")
+    inner: Any = getattr(module, "czifile", None)
+    if hasattr(inner, "DECOMPRESS"):  # of before 2026, which lacks what ZEN packs by
+        inner.DECOMPRESS.update({5: _UnpackedBlock, 6: partial(_UnpackedBlock, has_header=True)})
+    return module.CziFile(path)
+
+
+def _scenes(file: Any, path: Path) -> Iterator[Scene]:
+    found = _new_scenes(file, path) if hasattr(file, "scenes") else _old_scenes(file, path)
+    for scene in found:
+        n_bytes = prod(scene.shape) * scene.dtype.itemsize
+        refuse_bomb(path, scene.shape, n_bytes, path.stat().st_size, MOST_TIMES_STORED)
+        yield scene
+
+
+def _old_scenes(file: Any, path: Path) -> Iterator[Scene]:
+    axes = file.axes
+    blocks = [one for one in file.filtered_subblock_directory if not one.pyramid_type]
+    _refuse_blocks_beyond(blocks, path)
+    starts = np.array([block.start for block in blocks])
+    ends = starts + [block.shape for block in blocks]
+    metadata = _told_by_czi(file.metadata(raw=False))
+    scene_axis = axes.find("S")
+    scenes = np.unique(starts[:, scene_axis]).tolist() if scene_axis >= 0 else [None]
+    for number in scenes:
+        own = np.arange(len(blocks))
+        if number is not None:
+            own = np.flatnonzero(starts[:, scene_axis] == number)
+        origin = starts[own].min(axis=0)
+        shape = tuple((ends[own].max(axis=0) - origin).tolist())
+        places = starts[own] - origin, ends[own] - origin
+        load = partial(_load_blocks, [blocks[n] for n in own], *places, np.dtype(file.dtype))
+        letters = axes.replace("0", "c")  # samples; S are scenes
+        yield Scene(
+            scene_name(path, str(number), len(scenes)), letters, shape, np.dtype(file.dtype), metadata, load
+        )
+
+
+def _load_blocks(
+    blocks: Sequence[Any],
+    starts: NDArray[np.intp],
+    ends: NDArray[np.intp],
+    dtype: np.dtype[Any],
+    window: Sequence[slice],
+) -> NDArray[Any]:
+    """Return a window of the blocks of a scene that start and end there; later ones lie on top."""
+    low, high = (np.array([getattr(part, side) for part in window]) for side in ("start", "stop"))
+    pixels = np.zeros(high - low, dtype)  # what no block covers is dark
+    for n in np.flatnonzero(((starts < high) & (ends > low)).all(axis=1)).tolist():
+        first, last = np.maximum(starts[n], low), np.minimum(ends[n], high)
+        block = blocks[n].data_segment().data()
+        pixels[_box(first - low, last - low)] = block[_box(first - starts[n], last - starts[n])]
+    return pixels
+
+
+def _box(first: NDArray[np.intp], last: NDArray[np.intp]) -> tuple[slice, ...]:
+    return tuple(map(slice, first.tolist(), last.tolist()))
+
+
+def _refuse_blocks_beyond(entries: Any, path: Path) -> None:
+    """Raise ReadError where a block of a CZI is of another shape than its entry, or than is stored."""
+    for entry in entries:
+        own = entry.data_segment().directory_entry
+        if own.shape != entry.shape or prod(own.shape) > MOST_TIMES_STORED * prod(own.stored_shape):
+            raise ReadError(
+                f"A block of {path} claims a shape of {own.shape}; its entry {entry.shape}, of which "
+                f"{own.stored_shape} are stored. Export it again."
+            )
+
+
+def _new_scenes(file: Any, path: Path) -> Iterator[Scene]:
+    metadata = _told_by_czi(file.metadata(asdict=True))
+    for number, scene in file.scenes.items():
+        name = scene_name(path, str(number), len(file.scenes))
+        axes = "".join(scene.dims).replace("S", "c")
+        load = partial(_load_part, scene)
+        yield Scene(name, axes, tuple(scene.shape), np.dtype(scene.dtype), metadata, load)
+
+
+def _load_part(scene: Any, window: Sequence[slice]) -> NDArray[Any]:
+    """Return a window of a scene of czifile, which counts as the microscope did."""
+    parts = {
+        axis: (first + part.start, part.stop - part.start)
+        for axis, first, part in zip(scene.dims, scene.start, window, strict=True)
+    }
+    (x, width), (y, height) = parts.pop("X"), parts.pop("Y")
+    places = {axis: first for axis, (first, _) in parts.items() if axis != "S"}  # S are samples
+    shape = [part.stop - part.start for part in window]
+    try:
+        part = scene(roi=(x, y, width, height), pixeltype=scene.pixeltype, **places)
+    except ValueError as error:
+        if "no subblocks" not in str(error):
+            raise
+        return np.zeros(shape, scene.dtype)  # what no block covers is dark
+    pixels: NDArray[Any] = part.asarray(fillvalue=0, maxworkers=1).reshape(shape)
+    return pixels
+
+
+def _told_by_czi(told: Any) -> ImageMetadata:
+    """Return what the XML of a CZI, as dictionaries, tells."""
+    told = (told or {}).get("ImageDocument", {}).get("Metadata", {})
+    distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
+    sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
+    dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
+    channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
+    step: Any = dimensions
+    for name in ("T", "Positions", "Interval", "Increment"):
+        step = step.get(name) if isinstance(step, dict) else None
+    return ImageMetadata(
+        sizes, [str(one.get("Name", "")) for one in channels], frame_interval_s=seconds_of(step)
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return the elements of XML under one name, of which a single one is no list."""
+    if isinstance(value, list):
+        return value
+    return [value] * isinstance(value, dict)
+
+
+CZI = SceneFormat(_opened, _scenes)
