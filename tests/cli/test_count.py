@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ import zarr
 import cellwright
 from cellwright.cli import count as count_module
 from cellwright.cli.flags import refuse_foreign
-from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.core.tasks import Progress
 from cellwright.files.images import read_image
 from cellwright.inference import image_count, pipeline
@@ -38,6 +39,20 @@ def test_the_table_has_a_row_per_image(cli, image_path, blobs):
     assert heading == ["image", "model", "count", "seconds"]
     assert [row[:3] for row in rows] == [[str(image_path), "flow", str(len(blobs))]] * 2
     assert all(float(row[3]) >= 0 for row in rows)
+
+
+def test_an_address_is_shown_as_it_was_given(cli, image_path, blobs, monkeypatch):
+    def images(path, axes):
+        if "none" in str(path):
+            raise ReadError("there is none")
+        yield replace(read_image(image_path), name="a", notices=("a guess",))
+
+    monkeypatch.setattr(count_module, "read_images", images)
+    code, out, err = cli("count", "s3://lab/a.zarr", "https://lab.org/none.zarr")
+    assert (code, out.splitlines()[1].split()[:3]) == (1, ["s3://lab/a.zarr", "flow", str(len(blobs))])
+    assert err.splitlines()[:2] == [
+        "note: s3://lab/a.zarr: a guess", "error: https://lab.org/none.zarr: there is none"
+    ]  # fmt: skip
 
 
 def test_json_has_an_object_per_image(cli, image_path, blobs):

@@ -543,6 +543,18 @@ def test_files_are_channels_of_one_image(cli, image_path, tmp_path, blobs):
         assert "Counted in channels a, a_more together" in err
     rows = cli("count", first, *further, "--each-channel", "--json").out.splitlines()
     assert sum(json.loads(row)["count"] for row in rows) == len(blobs)
+    (tmp_path / "membranes").mkdir()
+    for name in ("a.tif", "a.TIF"):
+        (tmp_path / "membranes" / name).write_bytes((tmp_path / "a_more.tif").read_bytes())
+    for more, names in (
+        (["{name}.tif"], f"{tmp_path.name}/a, membranes/a"),
+        (["{name}.tif", "{name}.TIF"], "a 0, a 1, a 2"),
+    ):
+        alike = [word for one in more for word in ("--with", tmp_path / "membranes" / one)]
+        numbers = ",".join(str(number) for number in range(len(more) + 1))
+        code, out, err = cli("count", first, *alike, "--channels", numbers, "--json")
+        assert (code, json.loads(out)["count"]) == (0, len(blobs)), err
+        assert f"Counted in channels {names} together" in err
     folder = tmp_path / "images"
     folder.mkdir()
     first.rename(folder / "a.tif")

@@ -21,7 +21,7 @@ from PIL import Image as Picture
 from PIL import ImageCms
 from tifffile import TiffWriter
 
-from cellwright.core.errors import ImageError, ReadError
+from cellwright.core.errors import AxesError, ImageError, ReadError
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.images import describe_images, read_image, read_images
 from cellwright.files.zarr import S3_TRIES, SILENT_SECONDS, _server_options
@@ -115,6 +115,48 @@ def test_planar_colours_with_transparency_lose_it(tmp_path, colours):
     options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
     tifffile.imwrite(tmp_path / "a.tif", planes, metadata=None, **options)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, colours)
+
+
+@pytest.mark.parametrize("metadata", [None, {}])
+def test_planes_that_are_no_colours_are_channels(tmp_path, rng, metadata):
+    planes = rng.integers(0, 256, (4, 40, 50)).astype(np.uint8)
+    options = {"photometric": "minisblack", "planarconfig": "separate", "metadata": metadata}
+    tifffile.imwrite(tmp_path / "a.tif", planes, **options)
+    for axes, read_as in ((None, "CYX"), ("TYX", "TYX")):
+        image = read_image(tmp_path / "a.tif", axes)
+        assert image.axes == read_as
+        np.testing.assert_array_equal(image.data, planes)
+    assert describe_images(tmp_path / "a.tif")[0].axes == "CYX"
+
+
+@pytest.mark.parametrize("name", ["planes.tif", "pixels.tif", "picture.png"])
+def test_colours_are_not_read_as_columns_of_pixels(tmp_path, colours, name):
+    if name == "planes.tif":  # which tifffile takes for colours and opacity
+        planes = np.stack([colours[..., 0]] * 4)
+        tifffile.imwrite(tmp_path / name, planes, planarconfig="separate", photometric="rgb")
+    elif name == "pixels.tif":
+        tifffile.imwrite(tmp_path / name, colours, photometric="rgb")
+    else:
+        Picture.fromarray(colours).save(tmp_path / name)
+    with pytest.raises(AxesError, match="are its colours; TYX takes them for pixels"):
+        read_image(tmp_path / name, "tyx")
+    assert read_image(tmp_path / name, "YXZ").shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize("most", [65_535, 4095])
+@pytest.mark.parametrize("kind", ["P6", "P3"])
+def test_all_bits_of_a_ppm_are_read(tmp_path, rng, most, kind):
+    pixels = rng.integers(0, most + 1, (7, 9, 3))
+    told = pixels.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, pixels.ravel())).encode()
+    (tmp_path / "a.ppm").write_bytes(f"{kind}\n# of a camera\n9 7\n{most}\n".encode() + told)
+    image = read_image(tmp_path / "a.ppm")
+    assert (image.axes, image.data.dtype) == ("YXC", np.uint16)
+    np.testing.assert_array_equal(image.data, pixels)
+    (known,) = describe_images(tmp_path / "a.ppm")
+    assert (known.axes, known.shape, known.data.dtype) == ("YXC", (7, 9, 3), np.uint16)
+    (tmp_path / "a.ppm").write_bytes((tmp_path / "a.ppm").read_bytes()[:60])
+    with pytest.raises(ReadError, match=r"damaged|is text"):
+        read_image(tmp_path / "a.ppm")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
@@ -839,13 +881,22 @@ def server():
         answering.shutdown()
 
 
+def test_a_store_that_went_since_it_was_opened_is_not_dark(tmp_path, grey):
+    write_store(tmp_path / "a.zarr", grey, {"axes": space("yx")})
+    image = read_image(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(image.read(), grey)
+    shutil.rmtree(tmp_path / "a.zarr")
+    with pytest.raises(ImageError, match="its folder is gone"):
+        image.read()
+
+
 def test_stores_over_http_are_read_and_missing_ones_named(server, grey):
     folder, address = server
     write_store(folder / "a.zarr", grey, {"axes": space("yx")})
     image = read_image(f"{address}/a.zarr")
     assert (image.name, image.axes) == ("a", "YX")
     np.testing.assert_array_equal(image.read(), grey)
-    with pytest.raises(ReadError, match=r"at http://.*/b\.zarr.* Check the address, the network"):
+    with pytest.raises(ReadError, match=r"at http://.*/b\.zarr; got: none, .* Check address, network"):
         read_image(f"{address}/b.zarr")
 
 
@@ -853,7 +904,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr("cellwright.files.zarr.SILENT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, and never answers
         start = time.monotonic()
-        with pytest.raises(ReadError, match=r"Timeout on reading data.* Check the address, the network"):
+        with pytest.raises(ReadError, match=r"Timeout on reading data.* Check address, network"):
             read_image(f"http://127.0.0.1:{silent.getsockname()[1]}/a.zarr")
     assert time.monotonic() - start < SILENT_SECONDS
 

@@ -14,7 +14,7 @@ import typer
 
 from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refuse_idle, with_settings
 from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
-from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
+from cellwright.cli.output import Table, as_given, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line, repeated
 from cellwright.files.atomic import as_stored, check_writable
@@ -22,7 +22,7 @@ from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output
 from cellwright.files.folders.written import FileFacts, changed_meanwhile, facts_of
 from cellwright.files.images import read_images
-from cellwright.files.zarr import address_of, images_inside, is_zarr
+from cellwright.files.zarr import images_inside, is_zarr
 from cellwright.inference.image_count import (
     CountChoices,
     channels_to_count,
@@ -182,7 +182,7 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001 - whatever ails one image, the others are still counted
             n_failed += 1
-            typer.echo(f"error: {address_of(path) or path}: {error_line(error)}", err=True)
+            typer.echo(f"error: {as_given(path)}: {error_line(error)}", err=True)
     if n_failed:
         typer.echo(f"{n_failed} of {len(images)} images failed.", err=True)
         raise typer.Exit(1)

@@ -98,13 +98,18 @@ def _bar(label: str, stages: tuple[str, ...]) -> Iterator[Callable[[Progress], N
         yield show
 
 
+def as_given(path: Path) -> str:
+    """Return a path, or the address that it was made of, as the user wrote it."""
+    return address_of(path) or str(path)
+
+
 class Table:
     """Prints one row per image as soon as it is known, aligned for people or as JSON for programs."""
 
     def __init__(self, images: list[Path], model: str, *, as_json: bool) -> None:
         self._model = model
         self._as_json = as_json
-        self._widths = (max(5, *(len(str(path)) for path in images)), max(5, len(model)))
+        self._widths = (max(5, *(len(as_given(path)) for path in images)), max(5, len(model)))
         self._has_heading = as_json
 
     def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
@@ -118,7 +123,7 @@ class Table:
             low, high = result.interval
             shown = f"{result.count:.1f} ({low:.0f}-{high:.0f})"
         remark = _remark(counted_planes(result), in_short(result.fit, result.notices))
-        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", remark)
+        self._print(as_given(path), self._model, shown, f"{result.provenance.seconds:.2f}", remark)
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
         if analysis is not None:
@@ -127,7 +132,7 @@ class Table:
 
     def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
         row: dict[str, Any] = {
-            "image": address_of(path) or str(path),
+            "image": as_given(path),
             "model": self._model,
             "count": plain_count(result.count),
         }
@@ -145,14 +150,14 @@ class Table:
 
     def show_outcome(self, outcome: "ImageOutcome") -> None:
         """Print the row of an image of a folder, or what went wrong with it."""
-        path, row = outcome.image.path, outcome.row
+        path, row = as_given(outcome.image.path), outcome.row
         if outcome.error:
             typer.echo(f"error: {path}: {outcome.error}", err=True)
             return
         if row.get("notices") and not outcome.was_done:
             echo_note(f"{path}: {row['notices']}")
         if self._as_json:
-            line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
+            line = {"image": path, **outcome.image.plate, **row, "counted_before": outcome.was_done}
             typer.echo(_json_line(line))
             return
         self._show_heading()
@@ -162,7 +167,7 @@ class Table:
             remark = f"{row['corrected']} corrected by hand"
         elif BESIDE in row:
             remark = MADE_WAY
-        self._print(str(path), self._model, str(row["count"]), seconds, _remark(row, remark))
+        self._print(path, self._model, str(row["count"]), seconds, _remark(row, remark))
 
     def _show_heading(self) -> None:
         if not self._has_heading:
@@ -235,4 +240,4 @@ def echo_note(notice: str) -> None:
 def echo_notices(path: Path, notices: tuple[str, ...]) -> None:
     """Print what the user should know about an image."""
     for notice in notices:
-        echo_note(f"{path}: {notice}")
+        echo_note(f"{as_given(path)}: {notice}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -157,7 +158,9 @@ class Image:
         """Return pixels in memory; where they are on disk, this is the moment in which damage shows."""
         try:
             _refuse_shorter_file(self.data)
-            return np.asarray(self.data[index])
+            pixels = np.asarray(self.data[index])
+            _refuse_lost_store(self.data)
+            return pixels
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"The pixels of {self.name!r}, {self.shape} of {self.data.dtype}, must fit into memory; they "
@@ -200,6 +203,13 @@ def _refuse_shorter_file(data: ArrayLike) -> None:
         base = base.base
     if isinstance(base, mmap.mmap) and base.size() < data.offset // PAGE_BYTES * PAGE_BYTES + len(base):
         raise OSError("its file has become shorter")
+
+
+def _refuse_lost_store(data: ArrayLike) -> None:
+    """Raise OSError where the Zarr folder of an array is gone: zarr takes missing chunks for dark ones."""
+    root = getattr(getattr(data, "store", None), "root", None)
+    if isinstance(root, Path) and not root.exists():
+        raise OSError("its folder is gone")
 
 
 @dataclass(frozen=True, slots=True)

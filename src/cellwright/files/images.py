@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 OPAQUE = 255
+DEEP_PPM = ("ppm", "ppm_plain")  # decoders of Pillow: of bytes, of digits
 KEYED_MODES = ("1", "L", "P", "RGB")  # of Pillow, in which a value may stand for transparency
 TRANSPARENT = (
     "{} is transparent in places; the colours stored there are counted, which programs do not show. Save it "
@@ -96,7 +98,8 @@ def read_images(
 def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
     """Return an image with the channels of further files, of the same pixels, behind its own.
 
-    Each channel is called as its file tells, else like the file.
+    Each channel is called as its file tells, else like the file; channels that would be called the same have
+    the names of their folders in front, or else numbers behind.
 
     ReadError where a file cannot be read, or is not of the same pixels, or of colours.
     """
@@ -116,7 +119,8 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
         return image
     channels: list[tuple[Image, int | None]] = []
     names: list[str] = []
-    for one in images:
+    folders: list[str] = []
+    for one, place in zip(images, [image.source, *paths], strict=True):
         if one.axes.endswith(CHANNEL):
             raise ReadError(
                 f"Colours are not channels that can be counted in together with others; {one.name} has them. "
@@ -126,16 +130,27 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
         channels += [(one, number) for number in numbers]
         own = [one.name] if len(numbers) == 1 else [f"{one.name} {number}" for number in numbers]
         names += [told or name for told, name in zip(one.channel_names or own, own, strict=True)]
+        folders += [Path(place).parent.name] * len(numbers)
     return replace(
         image,
         data=StackedPixels(tuple(channels)),
         axes=CHANNEL + image.label_axes,
-        channel_names=tuple(names),
+        channel_names=_told_apart(names, folders),
         channel_colors=(),
         levels=(),
         notices=tuple(dict.fromkeys(notice for one in images for notice in one.notices)),
         source_files=tuple(map(str, paths)),
     )
+
+
+def _told_apart(names: Sequence[str], folders: Sequence[str]) -> tuple[str, ...]:
+    """Return names of channels, with their folders in front, or else numbers behind, where some are equal."""
+    found = list(names)
+    if len(set(found)) < len(found):
+        found = [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
+    if len(set(found)) < len(found):
+        found = [f"{name} {number}" for number, name in enumerate(names)]
+    return tuple(found)
 
 
 def describe_images(path: Path | str) -> tuple[Image, ...]:
@@ -346,7 +361,8 @@ def _described_picture(path: Path, start: bytes) -> Image:
             if picture.mode != "P":  # whose palette tells whether it is grey
                 sample = Picture.new(picture.mode, (1, 1))
             light = _light(sample)
-            is_grey, dtype = light.ndim == 2 and not is_movie, light.dtype
+            is_grey = light.ndim == 2 and not is_movie
+            dtype = np.dtype(np.uint16) if _is_deep_ppm(picture) else light.dtype
             is_converted = not is_movie and _is_converted(picture)
             if not is_movie and _orientation(picture) in ON_ITS_SIDE:
                 shape = shape[::-1]
@@ -400,6 +416,8 @@ def _read_picture(path: Path, start: bytes, wanted: Wanted) -> Image:
         refuse_bomb(path, shape, n_bytes, path.stat().st_size, MOST_TIMES)
         if n_frames > 1:
             return _read_movie(picture, n_frames, path)
+        if _is_deep_ppm(picture):
+            return _read_deep_ppm(picture, path)
         is_converted = _is_converted(picture)
         if _orientation(picture) != 1:  # else it would be copied
             picture = ImageOps.exif_transpose(picture)
@@ -485,6 +503,22 @@ def _read_deep_png(path: Path, start: bytes) -> Image:
     is_seen_through = n % 2 == 0 and bool(pixels[..., -1].min() < np.iinfo(pixels.dtype).max)
     light = pixels[..., 0] if n == 2 else pixels[..., :3]
     return _of_picture(path, light, is_seen_through=is_seen_through)
+
+
+def _is_deep_ppm(picture: Any) -> bool:
+    """Return whether a picture that is not loaded yet is a PPM whose samples have more than 8 bits."""
+    tiles = picture.tile if picture.format == "PPM" and picture.mode == "RGB" else []
+    return any(one.codec_name in DEEP_PPM and one.args[-1] > OPAQUE for one in tiles)
+
+
+def _read_deep_ppm(picture: Any, path: Path) -> Image:
+    """Return all bits of a PPM, of which Pillow takes 8."""
+    (tile,) = picture.tile
+    content = path.read_bytes()[tile.offset :]
+    is_binary = tile.codec_name == DEEP_PPM[0]
+    samples = np.frombuffer(content, ">u2") if is_binary else np.array(content.split(), np.uint16)
+    shape = (picture.height, picture.width, 3)
+    return _of_picture(path, samples[: prod(shape)].reshape(shape).astype(np.uint16), is_seen_through=False)
 
 
 def as_bytes(image: Image) -> list[NDArray[np.uint8]]:

@@ -191,9 +191,15 @@ def _with_one_end(data: NDArray[Any]) -> NDArray[Any]:
 def with_axes(image: Image, axes: str) -> Image:
     """Return an image with other axes, which must fit; sizes and channels are kept by their letter.
 
-    What a reader told stays, but not of axes that it guessed.
+    What a reader told stays, but not of axes that it guessed. AxesError where colours that the file tells
+    would become rows or columns.
     """
     Image(image.data, axes)  # which checks them
+    if image.axes.endswith(CHANNEL) and not image.axes_are_guessed and axes[-1] in "YX":
+        raise AxesError(
+            f"The last axis of {image.name!r}, which is read as {image.shape}, are its colours; {axes} takes "
+            "them for pixels. Give axes that end with C, or save its planes as a stack."
+        )
     of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
     notices = [notice for notice in image.notices if notice not in of_axes]
     told = replace(told_of(image), notices=notices)

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from tifffile import PHOTOMETRIC
+from tifffile import PHOTOMETRIC, PLANARCONFIG
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
@@ -405,13 +405,7 @@ def _as_seen(
         if path is not None:
             data = _pictures(Path(tiff.filehandle.path), series)
     if "S" in axes:
-        data = np.moveaxis(data, axes.index("S"), -1)
-        axes = axes.replace("S", "") + "S"
-        is_rgba = page.photometric == PHOTOMETRIC.RGB and data.shape[-1] == RGBA_SAMPLES
-        if is_rgba or set(page.extrasamples[-1:]) & ALPHA_SAMPLES:
-            data = data[..., :-1]
-        if data.shape[-1] == 1:
-            data, axes = data[..., 0], axes[:-1]
+        data, axes = _samples_last(data, axes, page)
     light, axes = _as_light(data, axes, tiff, series, are_labels=wanted.are_labels)
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
@@ -425,6 +419,24 @@ def _as_seen(
         light, axes = np.moveaxis(light, -1, at + 1), axes[:-1]
         light = light.reshape(*light.shape[:at], -1, *light.shape[at + 2 :])
     return _SeriesPixels(light, axes.replace("S", "C"), is_converted)
+
+
+def _samples_last(data: NDArray[Any], axes: str, page: Any) -> tuple[NDArray[Any], str]:
+    """Return pixels whose samples are the last axis, without opacity, and their axes.
+
+    Planes of which none is said to be a colour are channels, and stay where they are.
+    """
+    is_light = page.photometric == PHOTOMETRIC.MINISBLACK and not set(page.extrasamples) & ALPHA_SAMPLES
+    if is_light and page.planarconfig == PLANARCONFIG.SEPARATE and "C" not in axes:
+        return data, axes.replace("S", "C")
+    data = np.moveaxis(data, axes.index("S"), -1)
+    axes = axes.replace("S", "") + "S"
+    is_rgba = page.photometric == PHOTOMETRIC.RGB and data.shape[-1] == RGBA_SAMPLES
+    if is_rgba or set(page.extrasamples[-1:]) & ALPHA_SAMPLES:
+        data = data[..., :-1]
+    if data.shape[-1] == 1:
+        data, axes = data[..., 0], axes[:-1]
+    return data, axes
 
 
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike | None:

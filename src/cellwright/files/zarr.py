@@ -127,6 +127,8 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
 def _got(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"one without its part {error}"
+    if isinstance(error, FileNotFoundError):  # which names objects of zarr
+        return "none, or one that lacks a part"
     if isinstance(error, (TypeError, IndexError, AttributeError)):
         return f"one whose metadata has something else than OME-Zarr tells there ({error})"
     return str(error) or type(error).__name__
@@ -134,7 +136,7 @@ def _got(error: Exception) -> str:
 
 def _advice(source: Path | str) -> str:
     if address_of(source):
-        return "Check the address, the network and your rights, or copy the store here."
+        return "Nothing else is read from a server. Check address, network and rights, or copy the file here."
     return "Copy or export it again."
 
 
