@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
 from cellwright.files.metadata import ImageMetadata, refuse_bomb, scene_name, seconds_of, sizes_of
-from cellwright.files.vendors.scenes import MOST_TIMES_STORED, Scene, SceneFormat, package_for
+from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, StoredScene, package_for
 
 MOST_BLOCK_BYTES = 1 << 28  # of a block
 BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
@@ -48,7 +48,7 @@ def _opened(path: Path) -> Any:
     return module.CziFile(path)
 
 
-def _scenes(file: Any, path: Path) -> Iterator[Scene]:
+def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     found = _new_scenes(file, path) if hasattr(file, "scenes") else _old_scenes(file, path)
     for scene in found:
         n_bytes = prod(scene.shape) * scene.dtype.itemsize
@@ -56,7 +56,7 @@ def _scenes(file: Any, path: Path) -> Iterator[Scene]:
         yield scene
 
 
-def _old_scenes(file: Any, path: Path) -> Iterator[Scene]:
+def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     axes = file.axes
     blocks = [one for one in file.filtered_subblock_directory if not one.pyramid_type]
     _refuse_blocks_beyond(blocks, path)
@@ -74,7 +74,7 @@ def _old_scenes(file: Any, path: Path) -> Iterator[Scene]:
         places = starts[own] - origin, ends[own] - origin
         load = partial(_load_blocks, [blocks[n] for n in own], *places, np.dtype(file.dtype))
         letters = axes.replace("0", "c")  # samples; S are scenes
-        yield Scene(
+        yield StoredScene(
             scene_name(path, str(number), len(scenes)), letters, shape, np.dtype(file.dtype), metadata, load
         )
 
@@ -111,13 +111,13 @@ def _refuse_blocks_beyond(entries: Any, path: Path) -> None:
             )
 
 
-def _new_scenes(file: Any, path: Path) -> Iterator[Scene]:
+def _new_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     metadata = _told_by_czi(file.metadata(asdict=True))
     for number, scene in file.scenes.items():
         name = scene_name(path, str(number), len(file.scenes))
         axes = "".join(scene.dims).replace("S", "c")
         load = partial(_load_part, scene)
-        yield Scene(name, axes, tuple(scene.shape), np.dtype(scene.dtype), metadata, load)
+        yield StoredScene(name, axes, tuple(scene.shape), np.dtype(scene.dtype), metadata, load)
 
 
 def _load_part(scene: Any, window: Sequence[slice]) -> NDArray[Any]:

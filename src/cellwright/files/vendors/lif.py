@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL
 from cellwright.files.metadata import ImageMetadata, scene_name, seconds_of, sizes_of
-from cellwright.files.vendors.scenes import Scene, SceneFormat, package_for
+from cellwright.files.vendors.scenes import SceneFormat, StoredScene, package_for
 
 LUT_COLORS = {
     "red": "#ff0000",
@@ -27,7 +27,7 @@ def _opened(path: Path) -> Any:
     return package_for(path, "liffile").LifFile(path)
 
 
-def _scenes(file: Any, path: Path) -> Iterator[Scene]:
+def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     images = list(file.images)
     for image in images:
         steps: dict[str, float] = {}
@@ -52,7 +52,7 @@ def _scenes(file: Any, path: Path) -> Iterator[Scene]:
             partial(image.asarray, mode="c", out="memmap")
         )  # which turns blue and red round in memory
         load = partial(_load_mapped, mapped)
-        yield Scene(name, axes, tuple(image.shape), np.dtype(image.dtype), told, load)
+        yield StoredScene(name, axes, tuple(image.shape), np.dtype(image.dtype), told, load)
 
 
 def _load_mapped(mapped: Callable[[], NDArray[Any]], window: Sequence[slice]) -> NDArray[Any]:

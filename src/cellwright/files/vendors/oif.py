@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
 from cellwright.files.metadata import ImageMetadata, magnitude, seconds_of, sizes_of, um_per
-from cellwright.files.vendors.scenes import Scene, SceneFormat, package_for
+from cellwright.files.vendors.scenes import SceneFormat, StoredScene, package_for
 
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
@@ -75,7 +75,7 @@ def _opened(path: Path) -> Any:
     return package_for(path, "oiffile").OifFile(path)
 
 
-def _scenes(file: Any, path: Path) -> Iterator[Scene]:
+def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     sizes: dict[str, float] = {}
     interval_s = 0.0
     for number in range(8):
@@ -100,7 +100,7 @@ def _scenes(file: Any, path: Path) -> Iterator[Scene]:
         notices = [f"{path.name} has {len(planes)} of {prod(series.shape)} planes; the others are dark here."]
     told = ImageMetadata(sizes, names, notices=notices, frame_interval_s=interval_s)
     shape = (*series.shape, *first.shape)
-    yield Scene(path.stem, axes, shape, first.dtype, told, partial(_load_plane, file, planes, first))
+    yield StoredScene(path.stem, axes, shape, first.dtype, told, partial(_load_plane, file, planes, first))
 
 
 def _load_plane(

@@ -27,7 +27,7 @@ def package_for(path: Path, name: str) -> Any:
         return import_module(name)
 
 
-class Scene(NamedTuple):
+class StoredScene(NamedTuple):
     """An image in a file; ``load`` reads a window of one plane of it, given by a slice for each axis.
 
     ``axes`` are letters of ``TCZYX``, or ones we do not know, and c for samples of colour.
@@ -45,11 +45,11 @@ class SceneFormat(NamedTuple):
     """What opens a file, and what tells the scenes of an open one."""
 
     opened: Callable[[Path], Any]
-    scenes_of: Callable[[Any, Path], Iterator[Scene]]
+    scenes_of: Callable[[Any, Path], Iterator[StoredScene]]
 
     def read(self, path: Path) -> Iterator[Image]:
         """Yield the scenes of a file; those of a large file, and large ones, stay on disk."""
-        file, n_stored = _Opened(self, path), path.stat().st_size
+        file, n_stored = OpenFile(self, path), path.stat().st_size
         for number, scene in enumerate(file.scenes):
             index, axes = squeezed(scene.shape, scene.axes)
             n_bytes = prod(scene.shape) * scene.dtype.itemsize
@@ -59,7 +59,7 @@ class SceneFormat(NamedTuple):
             yield describe(data, axes, scene.name, scene.told)
 
 
-class _Opened:
+class OpenFile:
     """An open file and its scenes, for one thread at a time; it closes when nobody holds it any more."""
 
     def __init__(self, kind: SceneFormat, path: Path) -> None:
@@ -85,11 +85,11 @@ class LazyScene(FileArray):
         number: int,
         index: tuple[int | slice, ...],
         stamp: tuple[str, int, int] | None,
-        opened: tuple[_Opened, Scene] | None = None,
+        opened: tuple[OpenFile, StoredScene] | None = None,
     ) -> None:
         self._place = (kind, path, number, index, stamp)
         if opened is None:  # in another process
-            file = _Opened(kind, path)
+            file = OpenFile(kind, path)
             opened = file, next(islice(file.scenes, number, None))
         self._file, self._scene = opened
         self._places = [range(n)[part] for n, part in zip(self._scene.shape, index, strict=True)]
