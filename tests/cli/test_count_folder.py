@@ -38,6 +38,16 @@ def test_a_folder_is_counted_with_a_summary(cli, oracle, plate, tmp_path, blobs)
     assert (tmp_path / "out" / "B02_s1.labels.tif").exists()
 
 
+def test_headings_stand_above_their_columns(cli, oracle, plate, tmp_path):
+    done = cli("count", plate, "--output", tmp_path / "out")
+    heading, *rows = done.out.splitlines()
+    assert len(rows) == 3
+    for row in rows:
+        words = row.split()
+        assert row.index(f" {words[1]} ") == heading.index(" model ")
+        assert row.index(words[2]) + len(words[2]) == heading.index("count") + len("count")
+
+
 def test_the_same_command_goes_on(cli, oracle, plate, tmp_path):
     command = ("count", plate, "--output", tmp_path / "out")
     first = cli(*command)

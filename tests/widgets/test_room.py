@@ -44,7 +44,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.flow import BREAK, wrappable
+from cellwright.widgets.shared.flow import BREAK, Page, wrappable
 from cellwright.widgets.shared.model_combos import ModelCard
 from cellwright.widgets.shared.style import (
     LETTERS,
@@ -68,6 +68,7 @@ VALUES = QComboBox | QAbstractSpinBox | QSlider
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
 SCREEN_PX, NAPARI_PX = 1024, 773  # what napari alone takes of a small screen in letters of 16
+DOCK_PX = 620  # height of a dock on a small screen
 MOST_WIDTH_PX, MOST_HEIGHT_PX = SCREEN_PX - NAPARI_PX, 500  # of a dock
 USUAL_WIDTH_PX = 310  # in usual letters, for which napari leaves more
 JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
@@ -220,6 +221,8 @@ def test_names_of_files_go_on_in_the_next_line_at_their_parts() -> None:
     assert pieces == ["2024-", "03-17_", "HeLa_", "H2B-", "mCherry_", "position0", "012.", "tif"]
     assert max(map(len, wrappable(60 * "x").split(BREAK))) == 9
     assert "10.0\u00a0µm" in wrappable("median diameter 10.0 µm")
+    assert wrappable("140 cells · flow · 0.7 s") == "140 cells · flow · 0.7\u00a0s"
+    assert wrappable("2 min left, of 3 slices") == "2\u00a0min left, of 3 slices"
 
 
 @every_panel
@@ -385,6 +388,30 @@ def test_no_width_and_no_letters_hide_a_page_of_results(qtbot: QtBot) -> None:
         assert view.tabs.currentIndex() == place
     view.show_tracks(is_shown=False)
     assert [one.text() for one in titles if one.isHidden()] == ["Tracks"]
+
+
+def test_one_bar_scrolls_a_page_of_results(qtbot: QtBot) -> None:
+    """Its own in usual letters, below number and titles; that of the panel in large ones."""
+    view = ResultsView()
+    for _ in view.fill():
+        pass
+    area = PanelScrollArea(view)
+    qtbot.addWidget(area)
+    with qtbot.waitExposed(area):
+        area.show()
+    pages = view.tabs.findChildren(Page)
+    for size, is_long in ((9, False), (16, True), (9, False)):
+        area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+        area.resize(area.minimumSizeHint().width(), DOCK_PX)
+        heights = []
+        for page in pages:
+            view.tabs.setCurrentWidget(page)
+            qtbot.wait(20)
+            inner, outer = page.verticalScrollBar().maximum(), area.verticalScrollBar().maximum()
+            assert not (inner and outer)
+            assert (outer > 0) == is_long
+            heights.append(view.height())
+        assert (len(set(heights)) > 1) == is_long  # each page is as long as it is
 
 
 def test_another_page_takes_news_away_but_no_errors(qtbot: QtBot) -> None:

@@ -117,7 +117,7 @@ class Table:
         if self._as_json:
             typer.echo(_json_line(self._json_row(path, result, analysis)))
             return
-        self._show_heading()
+        self._show_heading(path)
         shown = str(plain_count(result.count))
         if result.interval is not None:
             low, high = result.interval
@@ -160,7 +160,7 @@ class Table:
             line = {"image": path, **outcome.image.plate, **row, "counted_before": outcome.was_done}
             typer.echo(_json_line(line))
             return
-        self._show_heading()
+        self._show_heading(path)
         seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
         remark = in_short(row.get("fit"), [row.get("notices", "")])
         if "corrected" in row:
@@ -169,8 +169,10 @@ class Table:
             remark = MADE_WAY
         self._print(path, self._model, str(row["count"]), seconds, _remark(row, remark))
 
-    def _show_heading(self) -> None:
+    def _show_heading(self, path: Path) -> None:
+        """Print the heading above the first row, which tells how long the names in a folder are."""
         if not self._has_heading:
+            self._widths = (max(self._widths[0], len(str(path))), self._widths[1])
             self._print("image", "model", "count", "seconds")
             self._has_heading = True
 

@@ -68,6 +68,20 @@ def test_one_click_shows_outlines_and_number(
     assert viewer.layers[1].metadata["cellwright"]["settings"]["flow"] == dataclasses.asdict(FlowSettings())
 
 
+def test_the_number_is_told_under_the_name_that_its_image_has_now(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    count(widget, qtbot, settled)
+    viewer.layers["blobs"].name = "control"
+    assert widget.panel.details.text().startswith("control\nmedian diameter 1")
+    viewer.add_image(blobs.image, name="another")
+    widget.panel.image.choose(viewer.layers["another"])
+    assert widget.panel.line.text().startswith("of 'control', not of the image above: ")
+    viewer.layers.remove("control")
+    assert "'blobs', which is closed" in widget.panel.line.text()
+
+
 def test_how_well_it_went_is_told_once(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, oracle_model: Any, qtbot: QtBot, settled: Settled
 ) -> None:

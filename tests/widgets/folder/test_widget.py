@@ -109,7 +109,10 @@ def test_a_folder_is_counted_and_what_fails_is_listed(
     assert {one.image.name: one.row["count"] for one in panel.model.done}["A01_s1"] == len(blobs)
     assert "3 images" in panel.view.totals.text()
     assert "1 failed" in panel.view.totals.text()
-    assert panel.view.tabs.tabText(2) == "Failed (1)"
+    titles = [one.text() for one in panel.view.page_bar.buttons if not one.isHidden()]
+    assert titles == ["Images", "Plate", "Failed (1)"]
+    panel.view.page_bar.buttons[2].click()
+    assert panel.view.tabs.currentWidget() is panel.view.failed
     assert panel.view.failed.item(0).text().startswith("C01_s1\nExpected an image")
     assert "1 of the images failed" in panel.view.message.text()
     assert panel.view.message.property("info") == "false"

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels as LabelsLayer
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QItemSelectionModel, QSize, Qt
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.results.table import FrameModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
@@ -189,6 +191,43 @@ def test_drawing_a_region_chooses_no_cell(panel: ResultsWidget) -> None:
         shapes.mode = mode
         list(panel.link._on_mouse_drag(panel.viewer, event))  # a ring that ends where it began is as a click
         assert panel.model.chosen == row
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.7291, 0.73966, np.nan), ["0.7291", "0.7397", ""]),
+        ((1.0, 2.0, np.nan), ["1", "2", ""]),
+        ((0.5, 1.0, 1.5), ["0.5", "1.0", "1.5"]),
+        ((123456.7, 1.25, -3.0), ["123456.7", "1.2", "-3.0"]),
+        ((0.0001234, 0.00005, 0.0), ["0.0001234", "0.0000500", "0.0000000"]),
+        ((1000.0, 0.5, 0.0000001), ["1000.0", "0.5", "1e-07"]),
+        ((np.inf, 2.25, 0.0), ["inf", "2.25", "0.00"]),
+        ((0.0, 0.0, np.nan), ["0", "0", ""]),
+        ((7, 10, 200), ["7", "10", "200"]),
+    ],
+)
+def test_numbers_of_a_column_have_as_many_decimals(values: tuple[float, ...], shown: list[str]) -> None:
+    frame = FrameModel()
+    frame.set_frame(pd.DataFrame({"score": [9.99, 1.0, 2.0]}))
+    frame.data(frame.index(0, 0))
+    frame.set_frame(pd.DataFrame({"score": values}))  # another table of the same columns
+    assert [frame.data(frame.index(row, 0)) for row in range(3)] == shown
+
+
+def test_measuring_is_seen_in_a_panel_that_is_longer_than_its_dock(
+    panel: ResultsWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = panel.view
+    view.show_page("Measure")
+    panel.setFixedHeight(260)
+    panel.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    with qtbot.waitExposed(panel):
+        panel.show()
+    monkeypatch.setattr(panel.measurer, "read_anew", view.job_bar.show)
+    assert view.job_bar.visibleRegion().isEmpty()
+    view.measure.click()
+    qtbot.waitUntil(lambda: view.job_bar.visibleRegion().boundingRect().height() > 10)
 
 
 def test_rows_sort_and_filter(panel: ResultsWidget) -> None:

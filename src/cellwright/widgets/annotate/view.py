@@ -170,7 +170,7 @@ class AnnotatePanel(QWidget):
         self.start = LayerComboBox(
             can_begin,
             "What to begin with: the labels, points or boxes of a count, or shapes, of which each is a cell.",
-            none="Nothing: an empty image",
+            none="Nothing",
             follows_active=True,
         )
         form = form_layout()

@@ -263,12 +263,18 @@ class CountCard(NamedTuple):
 
 
 def card_of(
-    counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
+    counted: CountOutcome,
+    name: str,
+    unit: str,
+    edited: "pandas.DataFrame | None" = None,
+    elsewhere: str = "",
 ) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 
     Parameters
     ----------
+    name
+        Of the image.
     unit
         As in the preferences.
     edited
@@ -294,9 +300,9 @@ def card_of(
         height, width = source.image.label_shape[-2:]  # of a large view its middle alone
         line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
-        line = f"of {source.image.name!r}, {elsewhere}: {line}"
-    name = joined_by_dots(source.image.name, channels_line(counted.request))
-    details = (guess_line(result), interval_line(result), name, sizes_line(sizes, unit))
+        line = f"of {name!r}, {elsewhere}: {line}"
+    whose = joined_by_dots(name, channels_line(counted.request))
+    details = (guess_line(result), interval_line(result), whose, sizes_line(sizes, unit))
     told = "\n".join(filter(None, details))
     return CountCard(f"{result.count:,.0f}", line, told, legend(classes, classes.values()))
 

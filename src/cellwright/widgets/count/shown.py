@@ -157,6 +157,7 @@ class ShownCount(QObject):
         choices.scene_changed.connect(self._tell_where_counted)
         choices.scene_changed.connect(lambda: forget_gone(self._viewer))
         listen(self._viewer.dims.events.point, self._tell_where_counted, panel)
+        listen(self._viewer.layers.events.renamed, self._show_number, panel)
         follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
         panel.classes.currentIndexChanged.connect(self.update)
         for box in panel.outputs.values():
@@ -364,11 +365,15 @@ class ShownCount(QObject):
         self._panel.correct.setEnabled(counted.result.gives == "instances")
         self._model.outcome_changed.emit(counted)
 
-    def _show_number(self) -> None:
+    def _show_number(self, _: object = None) -> None:
         if self._model.outcome is not None and isalive(self):
-            self._where = self._where_now(self._model.outcome)
-            card = card_of(self._model.outcome, preferences().unit, self._edited.table, self._where)
-            self._panel.show_count(*card)
+            counted = self._model.outcome
+            self._where = self._where_now(counted)
+            image = layer_of_id(self._viewer, counted.request.source.layer_id)
+            name = counted.request.source.image.name if image is None else image.name
+            self._panel.show_count(
+                *card_of(counted, name, preferences().unit, self._edited.table, self._where)
+            )
 
     def _tell_where_counted(self, _: object = None) -> None:
         """Tell beside the number whose it is once its image is closed, or another one or channel is shown."""

@@ -33,7 +33,7 @@ from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.flow import FlowLayout, shortened
+from cellwright.widgets.shared.flow import FlowLayout, PageBar, shortened
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
@@ -78,13 +78,15 @@ class FolderView(QWidget):
         self.jobs, self.message = JobBar(run_button=self.start), MessageLabel("Counting a folder")
         self.totals = wrapped_label("no images counted yet")
         fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
-        layout.addWidget(self._tabs(), 1)
+        self._make_tabs()
+        layout.addWidget(self.page_bar)
+        layout.addWidget(self.tabs, 1)
 
     # -- what is counted ----------------------------------------------------------------------------------
 
     def _inputs(self) -> QWidget:
         folders = self._folders()
-        self.pattern, self.plate_names = _line("*"), _line("none; e.g. {well}_s{site}")
+        self.pattern, self.plate_names = _line("*"), _line("none")
         self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
         self.plate_names.setToolTip(
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
@@ -216,7 +218,7 @@ class FolderView(QWidget):
 
     # -- what came of it ----------------------------------------------------------------------------------
 
-    def _tabs(self) -> QTabWidget:
+    def _make_tabs(self) -> None:
         self.tabs = QTabWidget()
         self.gallery, self.plate, self.failed = Gallery(), PlateView(), QListWidget()
         self.order = PanelComboBox("Fit is how well the model can be expected to do on an image.")
@@ -245,7 +247,9 @@ class FolderView(QWidget):
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)
         self.tabs.addTab(self.failed, "Failed")
-        return self.tabs
+        for place, told in enumerate(("The images that were counted", "The wells of a plate", "What failed")):
+            self.tabs.setTabToolTip(place, told)
+        self.page_bar = PageBar(self.tabs)
 
     def show_outcomes(self, model: FolderModel) -> None:
         """Show the images, the plate and what failed."""
@@ -265,6 +269,7 @@ class FolderView(QWidget):
             self.plate.show_plate(model.plate_map, well_place(model.well))
         self.tabs.setTabVisible(2, bool(failed))
         self.tabs.setTabText(2, f"Failed ({len(failed)})")
+        self.page_bar.follow()
         if self.failed.count() != len(failed):
             self.failed.clear()
             self.failed.addItems([f"{outcome.image.name}\n{outcome.error}" for outcome in failed])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 EDITABLE = "class"
 PLACES = ("z", "y", "x")
 ROW_PADDING_PX = 6
+DIGITS = 4  # of the largest number of a column
 WIDEST_SAMPLE = 50  # rows that tell how wide a column is
 NO_INDEX = QModelIndex()
 Role = Qt.ItemDataRole
@@ -33,6 +35,7 @@ class FrameModel(QAbstractTableModel):
         self._channel_names = NO_NAMES
         self.order: NDArray[np.intp] = np.zeros(0, np.intp)
         self._columns: list[NDArray[Any]] = []
+        self._decimals: dict[int, int] = {}  # of the columns that were shown
         self._sorting: tuple[str, Qt.SortOrder] | None = None
         self._rows: NDArray[np.intp] = self.order
         self._places: NDArray[np.intp] = self.order
@@ -46,6 +49,7 @@ class FrameModel(QAbstractTableModel):
         """Show another table; ``rows`` tells which of its rows, and names what headings call channels."""
         self.beginResetModel()
         self.names, self._columns, n = [], [], 0
+        self._decimals = {}
         self._channel_names = channel_names
         if table is not None:
             n = len(table)
@@ -81,7 +85,9 @@ class FrameModel(QAbstractTableModel):
         if role == Role.TextAlignmentRole:
             side = Qt.AlignmentFlag.AlignRight if values.dtype.kind in "iuf" else Qt.AlignmentFlag.AlignLeft
             return side | Qt.AlignmentFlag.AlignVCenter
-        return shown(values[self.order[index.row()]])
+        if index.column() not in self._decimals:
+            self._decimals[index.column()] = decimals_of(values)
+        return shown(values[self.order[index.row()]], self._decimals[index.column()])
 
     def setData(self, index: QModelIndex, value: Any, role: int = Role.EditRole) -> bool:
         """Tell of a class that the user wrote; the table follows once the layer has it."""
@@ -147,12 +153,31 @@ def sorted_rows(values: NDArray[Any], rows: NDArray[np.intp], *, is_down: bool =
     return np.asarray(rows[np.argsort(-ranks if is_down else ranks, kind="stable")])
 
 
-def shown(value: Any) -> str:
-    """Return a value for people: five digits, nothing where there is none."""
+def decimals_of(values: NDArray[Any]) -> int:
+    """Return how many decimals a column is shown with: four digits for its largest number, none in vain."""
+    if values.dtype.kind != "f":
+        return 0
+    finite = values[np.isfinite(values)].astype(np.float64)
+    largest = float(np.abs(finite).max(initial=0))
+    decimals = max(DIGITS - 1 - floor(log10(largest)), 1) if largest else 0
+    rounded = finite.round(decimals)
+    while decimals and np.array_equal(rounded, finite.round(decimals - 1)):
+        decimals -= 1
+    return decimals
+
+
+def shown(value: Any, decimals: int) -> str:
+    """Return a value for people: numbers with these decimals, nothing where there is none.
+
+    A small one that they would show as zero has a digit of its own.
+    """
     if isinstance(value, np.bool_ | bool):
         return "yes" if value else ""
     if isinstance(value, np.floating | float):
-        return "" if np.isnan(value) else f"{value:.5g}"
+        if np.isnan(value):
+            return ""
+        text = f"{value:.{decimals}f}"
+        return f"{value:.1g}" if value and float(text) == 0 else text
     return str(value)
 
 

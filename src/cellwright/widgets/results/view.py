@@ -1,7 +1,6 @@
 """The controls of the results panel, without any behaviour."""
 
 from collections.abc import Iterator
-from functools import partial
 
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -16,7 +15,6 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QMenu,
-    QScrollArea,
     QSpinBox,
     QStackedWidget,
     QTabWidget,
@@ -30,7 +28,7 @@ from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, RegionPanel
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
-from cellwright.widgets.shared.flow import WrappedButton, shortened
+from cellwright.widgets.shared.flow import Page, PageBar, WrappedButton, shortened
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.style import (
@@ -38,7 +36,6 @@ from cellwright.widgets.shared.style import (
     button,
     check_box,
     come_after,
-    even_row,
     fill,
     form_layout,
     number_box,
@@ -51,8 +48,6 @@ from cellwright.widgets.shared.style import (
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
-#page { padding: 4px; }
-#page:checked { color: white; background: #1a7a76; }
 """
 MEASURE_HELP = {
     "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
@@ -84,13 +79,12 @@ class ResultsView(RegionPanel):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("results")
-        self._to_fill: list[tuple[QScrollArea, QWidget]] = []
+        self._to_fill: list[tuple[Page, QWidget]] = []
         self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, spacing_px=6)
         fill(layout, self._subjects(), self._card())
         self.tabs = QTabWidget()
-        self.tabs.setDocumentMode(True)
         for title, page, help_text in (
             ("Cells", self._cells_page(), "One row for each cell"),
             ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
@@ -116,20 +110,16 @@ class ResultsView(RegionPanel):
         """Return whether a layer is listed as a mask, or for nuclei: not the cells themselves."""
         return super().can_mask(layer) and layer is not self.layer.layer
 
-    def _scrolled(self, content: QWidget) -> QScrollArea:
-        """Return a page that scrolls where the panel is too low for it; its content comes by :meth:`fill`."""
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # as the panel
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-        self._to_fill.append((area, content))
-        return area
+    def _scrolled(self, content: QWidget) -> Page:
+        """Return a page that scrolls; its content comes by :meth:`fill`."""
+        page = Page()
+        self._to_fill.append((page, content))
+        return page
 
     def fill(self) -> Iterator[None]:
         """Fill one page after the other: all at once stall the viewer."""
-        for area, content in self._to_fill:
-            area.setWidget(content)
+        for page, content in self._to_fill:
+            page.setWidget(content)
             yield
 
     def show_page(self, title: str) -> None:
@@ -141,9 +131,8 @@ class ResultsView(RegionPanel):
 
     def show_tracks(self, *, is_shown: bool) -> None:
         """Show the page of tracks, or none where there is no time."""
-        place = self._place_of("Tracks")
-        self.tabs.setTabVisible(place, is_shown)
-        self.page_bar.buttons[place].setVisible(is_shown)
+        self.tabs.setTabVisible(self._place_of("Tracks"), is_shown)
+        self.page_bar.follow()
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(
@@ -321,33 +310,6 @@ class ResultsView(RegionPanel):
             fill(layout, *buttons).addSpacing(8)
         layout.addStretch(1)
         return self._scrolled(content)
-
-
-class PageBar(QWidget):
-    """The titles of the pages, in as many rows as they need: no font and no width hides one."""
-
-    def __init__(self, tabs: QTabWidget) -> None:
-        super().__init__()
-        self._tabs = tabs
-        self.buttons = [button(tabs.tabText(place), tabs.tabToolTip(place)) for place in range(tabs.count())]
-        for place, made in enumerate(self.buttons):
-            made.setObjectName("page")
-            made.setCheckable(True)
-            made.clicked.connect(partial(self._on_clicked, place))
-        self.setLayout(even_row(*self.buttons, spacing_px=2))
-        tabs.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # else Tab stops before the bar that is hidden
-        tabs.tabBar().hide()  # type: ignore[union-attr]
-        tabs.currentChanged.connect(self._show_current)
-        self._show_current()
-
-    def _show_current(self, _: int = 0) -> None:
-        for place, made in enumerate(self.buttons):
-            made.setChecked(place == self._tabs.currentIndex())
-
-    def _on_clicked(self, place: int, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
-        self._tabs.setCurrentIndex(place)
-        self._show_current()
-        self._tabs.tabBarClicked.emit(place)
 
 
 class DeleteLike(WrappedButton):

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QRect, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QRect, QSize, Qt
 from qtpy.QtGui import (
     QAbstractTextDocumentLayout,
     QFontMetrics,
@@ -18,14 +19,17 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import (
     QAbstractButton,
     QCheckBox,
+    QFrame,
     QLabel,
     QLayout,
     QLayoutItem,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QStyle,
     QStyleOptionButton,
     QStylePainter,
+    QTabWidget,
     QWidget,
 )
 from superqt import QFlowLayout
@@ -36,7 +40,7 @@ PaintContext = QAbstractTextDocumentLayout.PaintContext
 TABLE_PX = 150  # width of a table of figures, the least
 BREAK = "\u200b"  # without a width: a line may go on after it
 LONG_WORD = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")  # its first piece
-BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%)")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%|s\b|min\b)")
 MNEMONIC = Qt.TextFlag.TextShowMnemonic.value
 if TYPE_CHECKING:
     Button = QAbstractButton
@@ -279,6 +283,73 @@ class FlowLayout(QFlowLayout):
         widths[-1] += free - sum(widths)
         lines = (items[first : first + n_columns] for first in range(0, len(items), n_columns))
         return [(line, widths[: len(line)]) for line in lines]
+
+
+class PageBar(QWidget):
+    """The titles of pages in the place of their tabs, in as many rows as they need: no width hides one."""
+
+    def __init__(self, tabs: QTabWidget) -> None:
+        super().__init__()
+        self._tabs = tabs
+        self.buttons = [WrappedButton() for _ in range(tabs.count())]
+        for place, made in enumerate(self.buttons):
+            made.setObjectName("page")
+            made.setToolTip(tabs.tabToolTip(place))
+            made.setCheckable(True)
+            made.clicked.connect(partial(self._on_clicked, place))
+        self.setLayout(FlowLayout(self.buttons, is_even=True, spacing_px=2))
+        tabs.setDocumentMode(True)  # without a frame
+        tabs.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # else Tab stops before the bar that is hidden
+        tabs.tabBar().hide()  # type: ignore[union-attr]
+        tabs.currentChanged.connect(self.follow)
+        self.follow()
+
+    def follow(self, _: int = 0) -> None:
+        """Show the titles of the pages that there are, and which one is open."""
+        for place, made in enumerate(self.buttons):
+            made.setText(self._tabs.tabText(place))
+            made.setVisible(self._tabs.isTabVisible(place))
+            made.setChecked(place == self._tabs.currentIndex())
+
+    def _on_clicked(self, place: int, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+        self._tabs.setCurrentIndex(place)
+        self.follow()
+        self._tabs.tabBarClicked.emit(place)
+
+
+class Page(QScrollArea):
+    """A page that scrolls below the head of its panel; one in large letters is as long as it is.
+
+    There the panel scrolls as a whole: its head leaves little room, and one bar is enough.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_large = False
+        self.setWidgetResizable(True)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # as the panel
+        self.setFrameShape(QFrame.Shape.NoFrame)
+
+    def follow_font(self, *, is_large: bool) -> None:
+        """Follow the size of letters."""
+        self._is_large = is_large
+        self.updateGeometry()
+
+    def minimumSizeHint(self) -> QSize:
+        """Return room for the whole page in large letters, else for a part of it; called by Qt."""
+        least, content, viewport = super().minimumSizeHint(), self.widget(), self.viewport()
+        if self._is_large and content is not None and viewport is not None and not self.isHidden():
+            wanted = content.minimumSizeHint()
+            width = max(wanted.width(), viewport.width())
+            least.setHeight(max(wanted.height(), content.heightForWidth(width)))
+        return least
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Follow the size of the content; called by Qt."""
+        is_handled = super().eventFilter(watched, event)
+        if event is not None and event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Resize):
+            self.updateGeometry()
+        return is_handled
 
 
 def wanted_width(item: QLayoutItem) -> int:

@@ -33,7 +33,14 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.widgets.shared.flow import BREAK, FlowLayout, WrappedButton, WrappedCheckBox, WrappedLabel
+from cellwright.widgets.shared.flow import (
+    BREAK,
+    FlowLayout,
+    Page,
+    WrappedButton,
+    WrappedCheckBox,
+    WrappedLabel,
+)
 from cellwright.widgets.shared.napari_private import has_window, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -71,6 +78,8 @@ STYLE = """
 #guide QLabel { background: transparent; }
 QSlider { min-width: 70px; }
 QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
+#page { padding: 4px; }
+#page:checked { color: white; background: #1a7a76; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
 #fold { text-align: left; background: transparent; border: none;
@@ -178,9 +187,12 @@ class PanelScrollArea(QScrollArea):
         panel, bar = self.widget(), self.verticalScrollBar()
         if panel is None or bar is None:
             return super().minimumSizeHint()
-        is_large = self._sample.fontInfo().pointSizeF() > LARGE_PT
-        width = max(panel.minimumSizeHint().width(), NARROW_PX if is_large else PANEL_WIDTH_PX)
+        width = max(panel.minimumSizeHint().width(), NARROW_PX if self._is_large else PANEL_WIDTH_PX)
         return QSize(width + bar.sizeHint().width(), PANEL_HEIGHT_PX)
+
+    @property
+    def _is_large(self) -> bool:
+        return self._sample.fontInfo().pointSizeF() > LARGE_PT
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the font of napari; called by Qt."""
@@ -249,6 +261,8 @@ class PanelScrollArea(QScrollArea):
             if font.pointSizeF() != size and not is_inside:
                 font.setPointSizeF(size)
                 one.setFont(font)
+        for page in panel.findChildren(Page):
+            page.follow_font(is_large=self._is_large)
         _widen_fields(panel)
         around: QWidget | None = self
         while around is not None and not isinstance(around, QMainWindow):  # a tab behind others forgets none
@@ -294,6 +308,17 @@ def area_of(part: QWidget) -> PanelScrollArea | None:
     while around is not None and not isinstance(around, PanelScrollArea):
         around = around.parentWidget()
     return around
+
+
+def scroll_to(part: QWidget) -> None:
+    """Scroll a panel to a part of it, once that has its place."""
+    QTimer.singleShot(0, lambda: _scroll_to(part))
+
+
+def _scroll_to(part: QWidget) -> None:
+    area = area_of(part) if isalive(part) else None
+    if area is not None:
+        area.ensureWidgetVisible(part)
 
 
 def follow_font(drawing: QWidget) -> None:
@@ -372,13 +397,7 @@ class MessageLabel(WrappedLabel):
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
         if is_error and text:
-            QTimer.singleShot(0, self._come_into_sight)  # once it has its place
-
-    def _come_into_sight(self) -> None:
-        """Scroll the panel to an error: below a long panel nobody would see it."""
-        area = area_of(self) if isalive(self) else None
-        if area is not None:
-            area.ensureWidgetVisible(self)
+            scroll_to(self)  # below a long panel nobody would see it
 
     def fail(self, error: Exception, doing: str = "") -> None:
         """Tell what went wrong; what was not foreseen is logged too, with what was being done."""
