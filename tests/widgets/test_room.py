@@ -414,6 +414,23 @@ def test_one_bar_scrolls_a_page_of_results(qtbot: QtBot) -> None:
         assert (len(set(heights)) > 1) == is_long  # each page is as long as it is
 
 
+@pytest.mark.parametrize(("size", "n_lines"), [(9, 2), (16, 4)])
+def test_the_line_about_a_number_has_room_in_all_letters(size: int, n_lines: int, qtbot: QtBot) -> None:
+    view = ResultsView()
+    area = PanelScrollArea(view)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+    view.number.setText("147")
+    view.line.setText("of 213 cells in 6 frames · 66 outside the regions")
+    area.resize(area.minimumSizeHint().width(), DOCK_PX)
+    with qtbot.waitExposed(area):
+        area.show()
+    qtbot.wait(20)
+    height = view.line.fontMetrics().lineSpacing()
+    assert view.line.heightForWidth(view.line.width()) < (n_lines + 0.5) * height
+    assert clipped(view) == []
+
+
 def test_another_page_takes_news_away_but_no_errors(qtbot: QtBot) -> None:
     view = ResultsView()
     qtbot.addWidget(view)

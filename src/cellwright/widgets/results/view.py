@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtGui import QAction
+from qtpy.QtGui import QAction, QResizeEvent
 from qtpy.QtWidgets import (
+    QBoxLayout,
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
@@ -70,6 +71,7 @@ COUNTED_BY = {
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
 LEAST_SPAN = 1e-9  # of thresholds
 LONGEST_NAME = 18
+LINE_LETTERS = 14  # that the line beside the number has room for
 SMALL_TABLE_PX = 150
 
 
@@ -147,16 +149,10 @@ class ResultsView(RegionPanel):
         return form
 
     def _card(self) -> QFrame:
-        card = QFrame()
-        card.setObjectName("card")
         self.number, self.line = QLabel("—"), wrapped_label("Choose a layer with cells.", "resultLine")
         self.number.setObjectName("resultNumber")
         self.number.setToolTip("Cells that count, by the filters, the border rule and the regions.")
-        layout = QHBoxLayout(card)
-        layout.setContentsMargins(6, 2, 6, 4)
-        layout.addWidget(self.number)
-        layout.addWidget(self.line, 1)
-        return card
+        return NumberCard(self.number, self.line)
 
     def _cells_page(self) -> QWidget:
         self.filter = QLineEdit()
@@ -310,6 +306,26 @@ class ResultsView(RegionPanel):
             fill(layout, *buttons).addSpacing(8)
         layout.addStretch(1)
         return self._scrolled(content)
+
+
+class NumberCard(QFrame):
+    """A number and a line about it: beside each other, or below where the line has little room there."""
+
+    def __init__(self, number: QLabel, line: QLabel) -> None:
+        super().__init__()
+        self.setObjectName("card")
+        self._number, self._line, self._layout = number, line, QHBoxLayout(self)
+        self._layout.setContentsMargins(6, 2, 6, 4)
+        self._layout.addWidget(number)
+        self._layout.addWidget(line, 1)
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Follow the width of the panel; called by Qt."""
+        super().resizeEvent(event)
+        room = self.width() - self._number.sizeHint().width()
+        is_narrow = room < LINE_LETTERS * self._line.fontMetrics().averageCharWidth()
+        direction = QBoxLayout.Direction
+        self._layout.setDirection(direction.TopToBottom if is_narrow else direction.LeftToRight)
 
 
 class DeleteLike(WrappedButton):
