@@ -28,6 +28,8 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QScrollArea,
     QSlider,
+    QStyle,
+    QStyleOptionComboBox,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -37,6 +39,7 @@ from cellwright.ops.plates import plate_map
 from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.annotate.keys import AWAY_HINT, HINTS, IDLE_HINT, CheatSheet
+from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.compare.model import COLOURS, Compared
 from cellwright.widgets.count.calibrate import CalibrationTable
 from cellwright.widgets.count.widget import CountWidget
@@ -214,6 +217,28 @@ def test_no_name_of_a_file_widens_a_panel(panel: QWidget) -> None:
     for _ in range(3):  # what follows the font does so later
         QApplication.processEvents()
     assert panel.minimumSizeHint().width() <= MOST_WIDTH_PX
+
+
+def test_names_of_layers_have_room_in_large_letters(qtbot: QtBot, shelved: Any) -> None:
+    viewer = ViewerModel()
+    name = "2024-03-17_HeLa_H2B-mCherry_DMSO_position0012.ome"
+    viewer.add_image(np.zeros((9, 9)), name=name)
+    panel = AnnotateWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.panel.names.setText("tumour, lymphocyte, another class, a further class")
+    panel.panel.names.editingFinished.emit()
+    assert panel.panel.names.cursorPosition() == 0  # the first ones are seen, not the last
+    panel.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    with qtbot.waitExposed(panel):
+        panel.show()
+    qtbot.wait(20)
+    panel.resize(panel.minimumSizeHint().width(), DOCK_PX)
+    qtbot.wait(20)
+    box, option = panel.panel.image, QStyleOptionComboBox()
+    box.initStyleOption(option)
+    part = QStyle.SubControl.SC_ComboBoxEditField
+    room = box.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, box).width()
+    assert len(box.shortened(name, room)) >= 10
 
 
 def test_names_of_files_go_on_in_the_next_line_at_their_parts() -> None:

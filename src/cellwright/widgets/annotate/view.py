@@ -260,6 +260,7 @@ class AnnotatePanel(QWidget):
     def _classes(self) -> QVBoxLayout:
         self.names = QLineEdit()
         self.names.setPlaceholderText("Classes: names with commas between")
+        self.names.editingFinished.connect(lambda: self.names.home(False))  # noqa: FBT003 - of Qt
         self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
         self.chips = [ClassButton() for _ in range(N_CLASS_KEYS)]
         for chip in self.chips:

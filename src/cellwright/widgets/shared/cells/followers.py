@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QObject
@@ -70,7 +71,7 @@ class LayerRows:
 
     def __init__(self, layer: Points | Shapes, viewer: Any) -> None:
         self._layer, self._viewer = ref(layer), ref(viewer)
-        self._known = set(_keys(layer))
+        self._take(layer)
         layer.events.data.connect(self._on_data)
 
     def _on_data(self, event: Any) -> None:
@@ -79,12 +80,12 @@ class LayerRows:
         if layer is None or action not in DONE or "label" not in layer.features:
             return
         if is_our_change(layer):
-            self._known = set(_keys(layer))
+            self._take(layer)
             return
         keys, features = _keys(layer), layer.features
         if len(features) != len(keys):
             return  # napari is still at it
-        is_new = np.array([key not in self._known for key in keys], bool) | repeated_rows(features)
+        is_new = self._new_rows(keys) | repeated_rows(features)
         if is_new.any():
             viewer, features = self._viewer(), _marked(features, is_new)
             image = None if viewer is None else image_layer_under(viewer, layer)
@@ -97,10 +98,27 @@ class LayerRows:
                 layer.features = features
         cells_news.changed.emit(layer, layer.features)
 
+    def _take(self, layer: Points | Shapes) -> None:
+        """Take the rows for those that were found."""
+        self._last = _keys(layer)
+        self._known = set(self._last.tolist())
 
-def _keys(layer: Points | Shapes) -> list[bytes]:
+    def _new_rows(self, keys: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows came or were moved since the last edit: those of the others are marked."""
+        n_both = min(len(keys), len(self._last))
+        changed = np.ones(len(keys), bool)
+        changed[:n_both] = keys[:n_both] != self._last[:n_both]
+        changed[changed] = [key not in self._known for key in keys[changed].tolist()]
+        self._last = keys
+        return changed
+
+
+def _keys(layer: Points | Shapes) -> NDArray[Any]:
     """Return what tells each row from others by its place."""
-    return [np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data]
+    if isinstance(layer, Points):
+        places = np.ascontiguousarray(layer.data, np.float64)
+        return places.view(np.dtype((np.bytes_, places.itemsize * layer.ndim))).ravel()
+    return np.array([np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data], object)
 
 
 def _marked(features: "pandas.DataFrame", is_new: Any) -> "pandas.DataFrame":
