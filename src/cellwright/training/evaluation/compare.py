@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +65,9 @@ class Comparison:
 
     def mean(self, model: str, figure: str) -> float:
         """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
-        values = [value for row in self.of(model) if not isnan(value := _figure(row, figure))]
-        if not values:
-            return nan
-        return float(np.mean(values))
+        values = np.array([_figure(row, figure) for row in self.of(model)])
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else nan
 
 
 def compare(

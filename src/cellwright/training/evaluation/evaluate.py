@@ -104,11 +104,9 @@ def _outline_scores(images: list[ImageScore]) -> dict[str, Any]:
     if not images:
         return {}
     precision = np.mean([image.average_precision for image in images], axis=0)
+    at_iou = zip(IOU_THRESHOLDS, precision, strict=True)
     return {
-        "ap": {
-            f"{threshold:.2f}": _rounded(value)
-            for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)
-        },
+        "ap": {f"{threshold:.2f}": _rounded(value) for threshold, value in at_iou},
         "mean_ap": _rounded(precision.mean()),
         **{key: _rounded(np.mean([image.means[key] for image in images])) for key in images[0].means},
     }
@@ -139,9 +137,8 @@ def _ranking(images: list[ImageScore]) -> dict[str, float | None]:
     if not images:
         return {}
     scores = np.concatenate([image.scores for image in images])
-    return {
-        "score_auroc": _rounded(ranking_quality(scores, np.concatenate([image.is_right for image in images])))
-    }
+    is_right = np.concatenate([image.is_right for image in images])
+    return {"score_auroc": _rounded(ranking_quality(scores, is_right))}
 
 
 def _rounded(value: Any, digits: int = 4) -> float | None:
@@ -194,19 +191,7 @@ def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
         return score_count(item, result, truth)
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)
-    found = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
-    if item.is_complete:
-        return found
-    recall = found.shares["point_recall"]
-    return ImageScore(
-        item.name,
-        item.group,
-        found.n_true,
-        found.n_predicted,
-        divided(*recall, empty=1.0),
-        is_complete=False,
-        shares={"point_recall": recall},
-    )
+    return score_cells(item, result, truth)
 
 
 def inside_regions(
@@ -228,7 +213,10 @@ def inside_regions(
     density = result.maps.get("density")
     if density is None:
         return replace(result, cells=cells, count=float(len(cells))), true
-    density = np.where(_mask(item, density.shape), density, np.float32(0))
+    mask = np.zeros(density.shape[-2:], np.bool_)
+    for (top, left), (bottom, right) in regions:
+        mask[top:bottom, left:right] = True
+    density = np.where(mask, density, np.float32(0))
     count = float(density.sum(dtype=np.float64))
     return replace(result, cells=cells, count=count, maps={"density": density}, interval=None), true
 
@@ -242,13 +230,6 @@ def _annotation_inside(truth: Annotation, inside: NDArray[np.bool_]) -> Annotati
     if truth.classes is not None:
         part = replace(part, classes=truth.classes[inside])
     return part
-
-
-def _mask(item: Item, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.zeros(shape[-2:], np.bool_)
-    for (top, left), (bottom, right) in item.regions:
-        mask[top:bottom, left:right] = True
-    return mask
 
 
 def score_count(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
@@ -273,27 +254,38 @@ def score_count(item: Item, result: Result, truth: Labels | Annotation) -> Image
     return ImageScore(item.name, item.group, n_true, result.count, 1 / (1 + error), shares=shares)
 
 
-def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = False) -> ImageScore:
-    """Return how well found cells fit true labels: their points, their boxes and, if any, their outlines."""
+def score_cells(item: Item, result: Result, truth: Labels) -> ImageScore:
+    """Return how well found cells fit true labels: their points, their boxes and, if any, their outlines.
+
+    Unless every cell is annotated, there is recall of points alone.
+    """
     cells = result.cells
     n_true = int(truth.max(initial=0))
     pairs = matching.points_in_cells(cells.points, cells.scores, truth)
     shares = _hit_shares("point", len(pairs), len(cells), n_true)
-    iou = matching.box_iou(cells.boxes[pairs[:, 0]], measure(truth).boxes[pairs[:, 1]])
-    shares["box_iou"] = (float(iou.sum()), len(pairs))
+    recall = shares["point_recall"]
     by_points = ImageScore(
         item.name,
         item.group,
         n_true,
         result.count,
-        divided(*shares["point_f1"], empty=1.0),
-        shares=shares,
+        divided(*recall, empty=1.0),
+        is_complete=item.is_complete,
+        shares={"point_recall": recall},
+    )
+    if not item.is_complete:
+        return by_points
+    iou = matching.box_iou(cells.boxes[pairs[:, 0]], measure(truth).boxes[pairs[:, 1]])
+    by_points = replace(
+        by_points,
+        score=divided(*shares["point_f1"], empty=1.0),
+        shares={**shares, "box_iou": (float(iou.sum()), len(pairs))},
         scores=cells.scores,
         is_right=np.isin(np.arange(len(cells)), pairs[:, 0]),
     )
     if cells.labels is None:
         return by_points
-    return _with_outlines(by_points, cells.labels, truth, is_volume=is_volume)
+    return _with_outlines(by_points, cells.labels, truth, is_volume="Z" in result.provenance.axes)
 
 
 def _with_outlines(by_points: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
