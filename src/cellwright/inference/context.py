@@ -107,16 +107,12 @@ class CountContext:
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
-        colouring = self.frames.scaling if isinstance(self.frames, PseudocolorFrames) else None
-        channel = self.frames.channel if isinstance(self.frames.channel, int) else None
-        return Preparation(
-            self.scaling,
-            zoom,
-            channels=self.channels,
-            n_places=n_places,
-            colouring=colouring,
-            channel=channel,
-        )
+        told = Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places)
+        if isinstance(self.frames, PseudocolorFrames):
+            told = told._replace(colouring=self.frames.scaling)
+        if isinstance(self.frames.channel, int):
+            told = told._replace(channel=self.frames.channel)
+        return told
 
     def in_one_colour(self, only: int) -> Self:
         """Return what counting one colour of the image needs."""
@@ -135,11 +131,13 @@ class CountContext:
 
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
-        labels = LABELS.format(image.name) * _holds_labels(image)
-        missing = missing_chunks(image.data)
+        told = list(image.notices)
+        if _holds_labels(image):
+            told.append(LABELS.format(image.name))
         stated, side = self.engine_settings.diameter_px, min(self.frames.shape)
-        wide = TOO_WIDE.format(stated, side) * (stated > side)
-        return (*image.notices, labels, wide, self.frames.notice, self.scaling.notice, missing)
+        if stated > side:
+            told.append(TOO_WIDE.format(stated, side))
+        return (*told, self.frames.notice, self.scaling.notice, missing_chunks(image.data))
 
     @property
     def is_blank(self) -> bool:
@@ -214,7 +212,9 @@ def block_layout(
     ``longest_whole`` long, measured as it will be once it is enlarged, is one block; the blocks of a longer
     one are ``block_px`` long, likewise.
     """
-    enlarged, in_model_px = max(zoom, 1.0), engine.halo + engine.divisor * (zoom != 1.0)  # see Grid.of_window
+    enlarged, in_model_px = max(zoom, 1.0), engine.halo
+    if zoom != 1.0:
+        in_model_px += engine.divisor  # see Grid.of_window
     longest = longest_whole if max(shape) * enlarged <= longest_whole else block_px
     return Layout(
         shape=shape,
@@ -258,18 +258,13 @@ def open_context(
         frames = replace(frames, notice=seen.notice)
     frames = _as_prepared(frames, preparation)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
-    spec = models[0].spec
-    zoom, networks, maps, within = None, None, None, None
-    if preparation is None:
-        scaling = scaling_of(frames, spec)
-    else:
-        scaling, zoom, networks = preparation[:3]
-        maps, within = preparation.maps, preparation.within
+    known = preparation or Preparation(scaling_of(frames, models[0].spec), 1.0)
+    zoom = known.zoom if preparation else None  # which is to be estimated
     try:
-        lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
+        lent = nullcontext(known.networks) if known.networks else closing(Engine(models, engine_settings))
         with lent as engine:
-            context = CountContext(frames, scaling, engine, settings, in_pixels, zoom)
-            yield replace(context, channels=seen.scalings, maps=maps, within=within)
+            context = CountContext(frames, known.scaling, engine, settings, in_pixels, zoom)
+            yield replace(context, channels=seen.scalings, maps=known.maps, within=known.within)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

@@ -168,7 +168,8 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
             raise misfit(image, np.shape(cells))
         found = result_of_labels(cells, image, is_volume=machine.provenance.is_linked).result.cells
         told = pieces_notice(cells, "the corrected labels")
-        machine = replace(machine, notices=(*machine.notices, *[told] * bool(told)))
+        if told:
+            machine = replace(machine, notices=(*machine.notices, told))
     provenance = replace(machine.provenance, settings=settings)
     return replace(machine, count=float(len(found)), cells=found, maps={}, provenance=provenance)
 

@@ -1,7 +1,7 @@
 """Where a network runs: devices by name, their fastest number type, how running out of memory shows."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -53,8 +53,11 @@ def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
         return chosen
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu" and _has_bfloat16():
-        return torch.bfloat16
+    if device.type == "cpu":
+        # elsewhere torch imitates it, slower than float32
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # none before 2.10
+        if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
+            return torch.bfloat16
     return torch.float32
 
 
@@ -82,13 +85,6 @@ def free_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; elsewhere torch imitates it, slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # absent before torch 2.10
-    has: Mapping[str, bool] = capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def free_device_memory(device: torch.device) -> float:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import WriteError, error_line
+from cellwright.core.errors import WriteError, error_line, few
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
@@ -55,7 +55,6 @@ from cellwright.inference.image_count import CountChoices, summary_row
 N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
-MOST_NAMES = 5  # of images that had been corrected by hand, in a sentence
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV)  # what fails once fails for all that follow
 
@@ -123,8 +122,11 @@ def count_folder(
 
 def replacing_tables(output: Path, counter: CountChoices) -> AbstractContextManager[list[str]]:
     """Keep what was edited of the files that tell of all images; lend the sentences that tell of it."""
-    found = [output / SUMMARY, output / ALL_CELLS, *[output / SUMMARY_XLSX] * counter.xlsx]
-    paths = [*found, *filter(None, [counter.report])]
+    paths = [output / SUMMARY, output / ALL_CELLS]
+    if counter.xlsx:
+        paths.append(output / SUMMARY_XLSX)
+    if counter.report is not None:
+        paths.append(counter.report)
     return replacing(paths, lambda path: mark_in(output / KEPT, path, output))
 
 
@@ -147,10 +149,9 @@ def _tell_made_way(outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], 
     """Tell of which images the cells of a model count, though others were corrected by hand."""
     names = [one.image.name for one in outcomes if BESIDE in one.row]
     if names:
-        named = ", ".join(names[:MOST_NAMES]) + " and others" * (len(names) > MOST_NAMES)
         on_notice(
             f"Counted anew with other settings, so that cells of the model count, not those corrected by "
-            f"hand: {named}. These are kept beside, as the column {BESIDE} tells; 'Take over what was "
+            f"hand: {few(names)}. These are kept beside, as the column {BESIDE} tells; 'Take over what was "
             "corrected' of Count a folder or 'cellwright correct' puts them back."
         )
 
@@ -222,7 +223,9 @@ def _count_file(
             parts.append(part)
             made = _made(part, counter)
             made = made._replace(sources=(opened.made.sources[0], *made.sources[1:]))  # as it was before
-            before = _before(part, output, made)
+            before: tuple[ImageOutcome, ...] = ()
+            if part.part:  # else it is known that it is to be counted
+                before = outcomes_before(part, output, lambda _, made=made: made)  # type: ignore[misc]
             if before:
                 tell(before[0])
             else:
@@ -232,13 +235,6 @@ def _count_file(
         return
     if parts[0].part:
         mark_parts(file, output, opened.made, parts)
-
-
-def _before(part: ListedImage, output: Path, made: Made) -> tuple[ImageOutcome, ...]:
-    """Return what an earlier run found in one of the images of a file; () where it is to be counted."""
-    if not part.part:
-        return ()  # the only one: that it is to be counted is known
-    return outcomes_before(part, output, lambda _: made)
 
 
 def _count_image(

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellwright.core.data import ArrayLike, Image, Result, package_version
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, repeated
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, plain_name
 from cellwright.files.folders.image_list import short_name
@@ -95,8 +94,10 @@ class CountChoices:
     def apart(self, stem: str) -> list[Path]:
         """Return the files of an image that do not lie in the folder of the results."""
         files = [self.report_of(stem)]
-        if self.output is None:
-            files += [Path(f"{stem}.xlsx")] * self.xlsx + [Path(f"{stem}.cells.parquet")] * self.parquet
+        if self.output is None and self.xlsx:
+            files.append(Path(f"{stem}.xlsx"))
+        if self.output is None and self.parquet:
+            files.append(Path(f"{stem}.cells.parquet"))
         return [path for path in files if path is not None]
 
     def streams(self, image: Image) -> bool:
@@ -187,9 +188,9 @@ def _channel_file_names(image: Image, n_channels: int) -> list[str]:
         if re.search(r"[^\W_]", given):  # else nothing is left of it in the name of a file
             plain = plain_name(given)
         names.append(plain)
-    times = Counter(name.casefold() for name in names)
+    twice = repeated(name.casefold() for name in names)
     return [
-        name if times[name.casefold()] == 1 else f"{name}_{number}"
+        f"{name}_{number}" if name.casefold() in twice else name
         for name, number in zip(names, numbered, strict=True)
     ]
 
@@ -323,8 +324,9 @@ def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[
     if output is not None:
         mark_written(name, output, written)
         return (*before.notices, *kept)
-    told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
-    return (*kept, *told)
+    if written:
+        kept.append(f"Written into {Path.cwd()}: {', '.join(map(str, written))}.")
+    return tuple(kept)
 
 
 def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:

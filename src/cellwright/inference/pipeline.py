@@ -293,7 +293,8 @@ def _trials(context: CountContext, most: int = len(PLACES)) -> Task[tuple[ScaleT
         trial = yield from estimate_scale(context, place)
         trials.append(trial)
     trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power))
-    return trials[len(trials) // 2], trials, len(trials) * (len(trials) < n_batches)
+    n_places = len(trials) if len(trials) < n_batches else 0
+    return trials[len(trials) // 2], trials, n_places
 
 
 def _ready(

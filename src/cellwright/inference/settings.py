@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from cellwright.core.data import Image
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, repeated
 from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.geometry.axes import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
@@ -171,8 +171,7 @@ class InputFiles:
         wrong = [text for text in self.other if not all(text.partition("=")[::2])]
         if wrong:
             raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")
-        names = [text.partition("=")[0] for text in self.other]
-        twice = [name for name in names if names.count(name) > 1]
+        twice = repeated(text.partition("=")[0] for text in self.other)
         if twice:
             raise SettingsError(
                 f"Further images must differ in name; {twice[0]!r} is given twice. Rename one."

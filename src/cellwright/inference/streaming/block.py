@@ -52,10 +52,8 @@ def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
         factor = factor_of(image, level)
         image = replace(image, data=image.levels[level - 1])
         block = block.shrunk(factor)
-        axes = image.spatial_axes
-        sizes = tuple(
-            size * (1 + (factor - 1) * (axis in "YX")) for size, axis in zip(sizes, axes, strict=False)
-        )
+        pairs = zip(sizes, image.spatial_axes, strict=False)
+        sizes = tuple(size * factor if axis in "YX" else size for size, axis in pairs)
     pixels = image.read(block.place(image.axes))
     return Image(pixels, image.axes.replace("T", ""), sizes, image.name, image.channel_names)
 

@@ -53,6 +53,7 @@ from cellwright.inference.scale import zoom_notice
 from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
     LentClient,
+    OnBlock,
     cluster,
     count_there,
     each,
@@ -166,13 +167,10 @@ def _count_blocks(job: StreamJob, networks: Engine, lent: LentClient) -> Task[St
     if plan is None:
         plan = yield from make_plan(job)
         plan = _begin(job, plan)
-    client = lent()
-    here, path = plan.with_networks(networks), partial(job.files.of, Kept.CELLS)
-    steps: Steps = partial(one_by_one, job, here)
-    if client is not None:
-        there = partial(count_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(job.image.label_axes))
-    yield from _through("blocks", blocks_of(job.image, plan), path, steps)
+    here = plan.with_networks(networks)
+    there = partial(count_there, job=job, plan=plan)
+    work = Work("blocks", Kept.CELLS, chunk_px(job.image.label_axes), partial(one_by_one, job, here), there)
+    yield from _through(job, blocks_of(job.image, plan), work, lent())
     return here
 
 
@@ -193,29 +191,35 @@ def _link_blocks(job: StreamJob, outlined: StreamPlan, client: "Client | None") 
         sizes = link_size(job, outlined.preparation.zoom)
         plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
         plan = _begin(job, plan)
-    path = partial(job.files.of, Kept.CELLS)
-    steps: Steps = partial(each, partial(link_block, job, plan))
-    if client is not None:
-        there = partial(link_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(job.image.label_axes))
-    yield from _through("link", blocks_of(job.image, plan), path, steps)
+    alone, there = partial(each, partial(link_block, job, plan)), partial(link_there, job=job, plan=plan)
+    work = Work("link", Kept.CELLS, chunk_px(job.image.label_axes), alone, there)
+    yield from _through(job, blocks_of(job.image, plan), work, client)
     return StreamPlan(outlined.preparation, *plan[1:])
 
 
-Steps = Callable[[Sequence[StreamBlock]], Iterator[int]]
+class Work(NamedTuple):
+    """What is done to each block of an image."""
+
+    stage: str
+    leaves: Kept  # the file by which a block is known to be done
+    chunk: int  # side of the chunks that are written to; 0 where none are
+    alone: Callable[[Sequence[StreamBlock]], Iterator[int]]  # does them in this process
+    there: OnBlock  # does one in another process
 
 
 def _through(
-    stage: str, blocks: Sequence[StreamBlock], path: Callable[[StreamBlock], Path], steps: Steps
+    job: StreamJob, blocks: Sequence[StreamBlock], work: Work, client: "Client | None"
 ) -> Task[None]:
     """Have all blocks done that have no file yet, round by round."""
+    path = partial(job.files.of, work.leaves)
     left = [block for block in in_rounds(blocks) if not _is_whole(path(block))]
     done = len(blocks) - len(left)
     if left:
-        yield Progress(stage, done, len(blocks))  # the first block may take long
-    for n_finished in steps(left):
+        yield Progress(work.stage, done, len(blocks))  # the first block may take long
+    steps = work.alone(left) if client is None else shared_out(client, work.there, left, path, work.chunk)
+    for n_finished in steps:
         done += n_finished
-        yield Progress(stage, done, len(blocks))
+        yield Progress(work.stage, done, len(blocks))
 
 
 def _is_whole(path: Path) -> bool:
@@ -254,18 +258,15 @@ def _second_pass(
 ) -> Task[Selected]:
     """Measure and classify all cells, and leave out those that do not count."""
     files = job.files
-    path = partial(files.of, Kept.MEASURED)
     settings, wanted = files.parts / MEASURED, job.second_fingerprint
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
         for old in files.parts.glob("*.measured.*"):
             old.unlink()
         write_text(settings, wanted)
     scale = crop_scale(job, files.all_of(Kept.CELLS, blocks))
-    steps: Steps = partial(each, lambda block: measure_block(job, plan, block, scale))
-    if client is not None:  # nothing is written to the labels
-        there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
-        steps = partial(shared_out, client, there, path=path, chunk=0)
-    yield from _through("measure", blocks, path, steps)
+    alone = partial(each, lambda block: measure_block(job, plan, block, scale))
+    there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
+    yield from _through(job, blocks, Work("measure", Kept.MEASURED, 0, alone, there), client)
     yield Progress("select", 0, 1)
     return select(job, blocks)
 

@@ -247,11 +247,9 @@ def _own_outside(
 ) -> int:
     """Return how many nuclei that lie in no cell have their centre in the core of a block."""
     alone = result_of_labels(nuclei, part, is_volume=is_volume)
-    local = block.tile.local
-    points = alone.result.cells.points[:, -len(local) :]
-    inside = np.ones(len(points), bool)
-    for axis, span in enumerate(local):
-        inside &= (points[:, axis] >= span.start) & (points[:, axis] < span.stop)
+    starts, stops = np.array([(span.start, span.stop) for span in block.tile.local]).T
+    points = alone.result.cells.points[:, -len(starts) :]
+    inside = ((points >= starts) & (points < stops)).all(axis=1)
     return int((inside & (found.cell_of == 0)).sum())
 
 
@@ -316,11 +314,11 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     sizes = np.zeros((len(regions.names_and_union), lengths.get("T", 1), lengths.get("Z", 1)), np.int64)
     for block in blocks:
         table = pandas.read_csv(files.of(Kept.MEASURED, block))
-        with np.load(files.of(Kept.REGIONS, block)) as told:
-            membership = told["membership"]
-            nuclei += told["nuclei"]
+        with np.load(files.of(Kept.REGIONS, block)) as stored:
+            membership = stored["membership"]
+            nuclei += stored["nuclei"]
             slices = block.tile.core[0] if "Z" in lengths else slice(0, 1)
-            sizes[:, block.time, slices] += told["sizes"]
+            sizes[:, block.time, slices] += stored["sizes"]
         gone = np.zeros(0, np.int64)
         if len(table):
             boxes = _boxes(table, image, is_volume=job.recipe.engine.link)
@@ -337,13 +335,13 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
         sizes = sizes.sum(axis=2, keepdims=True)
     lead = [n for axis, n in lengths.items() if axis == "T" or (axis == "Z" and not job.recipe.engine.link)]
     n_outside, n_numbers, n_pieces = nuclei.tolist()
-    line = pieces_line(n_numbers, n_pieces, "the nuclei")
+    told = (*left_out_notices(reasons), pieces_line(n_numbers, n_pieces, "the nuclei"))
     return Selected(
         np.concatenate(memberships),
         sizes.reshape(-1, *lead),
         n_outside,
         thresholds,
-        (*left_out_notices(reasons), *[line] * bool(line)),
+        tuple(filter(None, told)),
         reasons,
     )
 
