@@ -184,10 +184,10 @@ def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: S
 
     Commands are given in the order in which they were done; those that a redo would do come last.
     """
-    parts = [MAGIC, _record(pack_start(recovered.start))]
-    parts += [_record(pack_entry(command)) for command in (*done, *undone)]
-    parts += [_record(pack_entry("undo"))] * len(undone)
-    content = b"".join(parts)
+    entries: list[Command | Step] = [*done, *undone]
+    entries += ["undo"] * len(undone)
+    records = [pack_start(recovered.start), *map(pack_entry, entries)]
+    content = b"".join([MAGIC, *map(_record, records)])
     with atomic_write(path) as part:
         part.write_bytes(content)
     return len(content)

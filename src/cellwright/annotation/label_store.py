@@ -193,7 +193,9 @@ class LabelStore:
     def _box_after(self, number: int, changed: Box, here: Box | None, *, has_lost: bool) -> Box | None:
         """Return the box of a cell of which ``here`` is the part within what changed."""
         old = self._boxes.get(number)
-        if old is None or _holds(changed, old):
+        if old is None or all(
+            a.start <= b.start and b.stop <= a.stop for a, b in zip(changed, old, strict=True)
+        ):
             return here
         search = joined(old, here) if here is not None else old
         if not has_lost:
@@ -221,7 +223,3 @@ def _column(name: str, column: NumpyLike | None, n: int, default: float) -> NDAr
             "came with the labels."
         )
     return values
-
-
-def _holds(outer: Box, inner: Box) -> bool:
-    return all(a.start <= b.start and b.stop <= a.stop for a, b in zip(outer, inner, strict=True))

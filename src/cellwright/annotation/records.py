@@ -125,7 +125,10 @@ def unpack_entry(content: bytes) -> RecordedEdit | Step:
     arrays = []
     for one, box in zip(packed, boxes, strict=True):
         arrays.append((box, _unpack_labels(one, [part.stop - part.start for part in box])))
-    cells = {int(number): (_cell_in(a), _cell_in(b)) for number, (a, b) in meta["facts"].items()}
+    cells = {}
+    for number, pair in meta["facts"].items():
+        first, second = (None if values is None else CellMetadata(*values) for values in pair)
+        cells[int(number)] = (first, second)
     metadata = None
     if meta["extras"] is not None:
         before, after = meta["extras"]
@@ -172,12 +175,6 @@ def _unpack_labels(packed: bytes, shape: Sequence[int]) -> Labels:
         raise ValueError(f"runs that do not fill {shape}")
     values: NDArray[np.int32] = np.frombuffer(data, "<i4", n_runs, 8 * n_runs).astype(np.int32)
     return np.repeat(values, lengths).reshape(shape)
-
-
-def _cell_in(values: Sequence[Any] | None) -> CellMetadata | None:
-    if values is None:
-        return None
-    return CellMetadata(*values)
 
 
 def _metadata_out(metadata: AnnotationMetadata) -> list[Any]:

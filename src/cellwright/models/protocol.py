@@ -230,8 +230,7 @@ def known_mean(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> 
     """Return the mean of an elementwise loss over the targets that are numbers; 0 when none is."""
     known = ~targets.isnan()
     losses = loss(output, torch.where(known, targets, 0.0), reduction="none")
-    total: Tensor = (losses * known).sum() / known.sum().clamp_min(1)
-    return total
+    return (losses * known).sum() / known.sum().clamp_min(1)
 
 
 def soft_cross_entropy(output: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:

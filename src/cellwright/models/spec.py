@@ -84,10 +84,7 @@ class ClassifierSpec:
     def sides(self, extents: NDArray[np.float32], typical_px: float) -> NDArray[np.float32]:
         """Return the side of the window around cells of these extents, in pixels (N,)."""
         measure = {"own": extents, "typical": np.full_like(extents, typical_px)}
-        sides: NDArray[np.float32] = np.float32(self.context) * measure.get(
-            self.window, np.ones_like(extents)
-        )
-        return sides
+        return np.float32(self.context) * measure.get(self.window, np.ones_like(extents))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

@@ -104,7 +104,12 @@ def find(name: str | Path) -> Path:
 
     CheckpointError where there is neither, or the folder holds a classifier.
     """
-    folder = _find(name)
+    folders = _folders(name)
+    if not folders:
+        known = ", ".join(entry.name for entry in models()) or "none"
+        raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
+    named = [one for one in folders if one != Path(name)]
+    folder = next(filter(holds_model, folders), (named or folders)[0])  # one without stands in nobody's way
     if (folder / CLASSIFIER).exists() and not (folder / SPEC).exists():
         raise CheckpointError(
             f"Expected a model that counts; {folder} holds a classifier, which tells the classes of cells "
@@ -123,7 +128,7 @@ def find_classifier(name: str | Path) -> Path:
 
     CheckpointError where there is neither, or the folder holds a model that counts.
     """
-    folders = [*[Path(name)] * is_folder(Path(name)), *_folders_named(name)]
+    folders = _folders(name)
     for folder in folders:
         if (folder / CLASSIFIER).exists():
             return folder
@@ -140,20 +145,12 @@ def classifier_of(name: str | Path) -> ClassifierSpec:
     return read_classifier_spec(find_classifier(name) / CLASSIFIER)
 
 
-def _find(name: str | Path) -> Path:
-    here, named = [Path(name)] * is_folder(Path(name)), _folders_named(name)
-    folders = [*filter(holds_model, (*here, *named)), *named, *here]  # one without stands in nobody's way
-    if folders:
-        return folders[0]
-    known = ", ".join(entry.name for entry in models()) or "none"
-    raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
-
-
-def _folders_named(name: str | Path) -> list[Path]:
-    """Return the folders of this name, the user's own first; none of a path."""
-    if Path(name).name != str(name):
-        return []
-    return [home / name for home in (user_folder(), shipped_folder()) if is_folder(home / name)]
+def _folders(name: str | Path) -> list[Path]:
+    """Return the folder of this path, then those of this name, the user's own first."""
+    places = [Path(name)]
+    if Path(name).name == str(name):
+        places += [user_folder() / name, shipped_folder() / name]
+    return [place for place in places if is_folder(place)]
 
 
 def is_taken(name: str) -> bool:

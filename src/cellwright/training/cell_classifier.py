@@ -138,7 +138,10 @@ def read_cell_crops(
         scaled = intensity.apply(scaling, parts.read(0, (slice(None), slice(None))))
         extents = _extents(annotation, spec.diameter_px)
         typical = typical_extent(extents)
-        for taken in [extents] * sighted + [np.full_like(extents, typical)] * bare:
+        ways = [extents] if sighted else []
+        if bare:
+            ways.append(np.full_like(extents, typical))
+        for taken in ways:
             sides = spec.sides(taken, typical)[rows] * np.float32(size / spec.crop_px)
             cells = crops(scaled, annotation.points[rows], sides, size, padding=spec.padding)
             levels = np.rint((with_channels(cells, spec.in_channels) - LOW) / STEP)
@@ -324,7 +327,9 @@ def _epoch(
             logits = state.network(seen, sizes.to(torch_device))
         true = training.classes[rows].to(torch_device)
         loss = functional.cross_entropy(logits.float(), true, label_smoothing=SMOOTHING)
-        take_step(state, loss, _rate(state.step, settings), EMA_DECAY)
+        rise = min(1.0, (state.step + 1) / min(WARMUP_STEPS, settings.steps / 5))
+        rate = settings.rate * rise * cosine(state.step, settings.steps)
+        take_step(state, loss, rate, EMA_DECAY)
         yield Progress("train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
 
@@ -380,9 +385,3 @@ def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
     strength = torch.from_numpy(rng.uniform(0, 0.1 * amount, (n, 1, 1, 1)).astype(np.float32))
     noise = torch.from_numpy(rng.standard_normal(cells.shape, dtype=np.float32))
     return (cells + strength * noise).clamp(-0.5, 2.0)
-
-
-def _rate(step: int, settings: ClassifyTrainingSettings) -> float:
-    """Warm-up, then a cosine down to a hundredth."""
-    rise = min(1.0, (step + 1) / min(WARMUP_STEPS, settings.steps / 5))
-    return settings.rate * rise * cosine(step, settings.steps)

@@ -33,7 +33,7 @@ from cellwright.models.layers.blocks import PixelHead, match_channels
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry.axes import frames, in_lit_colour
+from cellwright.ops.geometry.axes import frames, in_lit_colour, middle_window
 from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
@@ -154,7 +154,7 @@ def pretrain(
     check_same_run(output, settings)
     network = _with_trunk(model)
     samples, left_out = yield from read_unannotated(images, model)
-    told = f" · images that cannot be read or show nothing: {left_out}" * bool(left_out)
+    told = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
     torch_device = devices.choose(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
@@ -253,9 +253,7 @@ def _samples_of(image: Image, model: CellModel) -> list[Sample]:
 
 def _sample(name: str, plane: NDArray[Any], model: CellModel) -> Sample:
     """Return one image (C, Y, X), the middle of it where it is large."""
-    height, width = (min(n, MOST_SIDE_PX) for n in plane.shape[1:])
-    top, left = (plane.shape[1] - height) // 2, (plane.shape[2] - width) // 2
-    middle = plane[:, top : top + height, left : left + width]
+    middle = plane[(slice(None), *middle_window(plane.shape[1:], MOST_SIDE_PX))]
     return _unlabelled(name, torch.from_numpy(np.ascontiguousarray(scaled_channels(middle, model))))
 
 

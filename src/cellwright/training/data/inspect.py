@@ -141,18 +141,11 @@ def _read(seen: _Seen, item: Item) -> None:
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
-    seen.several_channels += [item.name] * bool(notice)
-    seen.constant += [item.name] * bool(np.min(image.data) == np.max(image.data))
-    if not isinstance(truth, Annotation):
-        n, kind = _add_labels(seen, item, truth, image.label_axes), "masks"
-    elif truth.labels is not None:
-        n, kind = _add_labels(seen, item, truth.labels, image.label_axes), "masks"
-    else:
-        inside = is_inside(truth.points, item.regions)
-        n, kind = int(inside.sum()), "points"
-        if truth.boxes is not None:
-            kind, boxes = "boxes", truth.boxes[inside]
-            seen.diameters.append(np.sqrt((boxes[:, 1] - boxes[:, 0]).prod(axis=1)))
+    if notice:
+        seen.several_channels.append(item.name)
+    if np.min(image.data) == np.max(image.data):
+        seen.constant.append(item.name)
+    n, kind = _add_cells(seen, item, truth, image.label_axes)
     seen.n_cells += n
     seen.kinds[kind] += 1
     if n == 0:
@@ -160,6 +153,20 @@ def _read(seen: _Seen, item: Item) -> None:
     if isinstance(truth, Annotation) and truth.classes is not None:
         seen.classes.update(dict.fromkeys(item.classes, 0))
         seen.classes.update(item.classes[number] for number in truth.classes if number >= 0)
+
+
+def _add_cells(seen: _Seen, item: Item, truth: Annotation | Labels, axes: str) -> tuple[int, str]:
+    """Note the diameters of the cells of an image; return how many there are, and what they are told by."""
+    labels = truth.labels if isinstance(truth, Annotation) else truth
+    if labels is not None:
+        return _add_labels(seen, item, labels, axes), "masks"
+    assert isinstance(truth, Annotation)
+    inside = is_inside(truth.points, item.regions)
+    if truth.boxes is None:
+        return int(inside.sum()), "points"
+    boxes = truth.boxes[inside]
+    seen.diameters.append(np.sqrt((boxes[:, 1] - boxes[:, 0]).prod(axis=1)))
+    return len(boxes), "boxes"
 
 
 def _add_labels(seen: _Seen, item: Item, labels: Labels, axes: str) -> int:

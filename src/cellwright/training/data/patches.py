@@ -190,11 +190,9 @@ class _View:
 def _follow(targets: Tensor, kinds: tuple[MapKind, ...], view: _View) -> None:
     """Change targets read from the source into those of the patch, in place."""
     channels = {kind: [i for i, one in enumerate(kinds) if one == kind] for kind in set(kinds)}
-    for direction in zip(*[iter(channels.get("direction", []))] * 2, strict=True):
-        pair = list(direction)
-        vectors = torch.einsum(
-            "ij,jyx->iyx", torch.from_numpy(np.linalg.inv(view.turn)).float(), targets[pair] * view.signs
-        )
+    back = torch.from_numpy(np.linalg.inv(view.turn)).float()
+    for pair in _pairs(channels.get("direction", [])):
+        vectors = torch.einsum("ij,jyx->iyx", back, targets[pair] * view.signs)
         targets[pair] = vectors / torch.hypot(*vectors).clamp_min(1e-6)
     if "density" in channels:
         targets[channels["density"]] /= view.zoom**2
@@ -205,11 +203,14 @@ def _follow(targets: Tensor, kinds: tuple[MapKind, ...], view: _View) -> None:
     if np.isclose(np.abs(view.turn).max(), 1.0):  # a quarter turn
         unknown = (view.signs < 0).any(dim=0)
     targets[upright] = torch.where(unknown, torch.nan, targets[upright])
-    for height, width in zip(*[iter(channels.get("size", []))] * 2, strict=True):
-        read = [height, width]
-        if abs(view.turn[0, 0]) < 0.5:  # they are swapped
-            read = [width, height]
-        targets[[height, width]] = view.zoom * targets[read]
+    for pair in _pairs(channels.get("size", [])):
+        read = pair[::-1] if abs(view.turn[0, 0]) < 0.5 else pair  # height and width are swapped
+        targets[pair] = view.zoom * targets[read]
+
+
+def _pairs(channels: list[int]) -> list[list[int]]:
+    """Return the channels of maps that come in two, each two together."""
+    return [channels[i : i + 2] for i in range(0, len(channels), 2)]
 
 
 def _random_zoom(diameter: float, allowed: tuple[float, float], rng: np.random.Generator) -> float:

@@ -174,14 +174,12 @@ def _region_parts(item: Item) -> tuple[Item, ...]:
     """
     if not item.regions:
         return (item,)
-    return tuple(part_of(replace(item, regions=(region,)), _around(region)) for region in item.regions)
-
-
-def _around(region: Region) -> Region:
-    """Return a region with what lies around it; it may reach beyond the last row and column."""
-    (top, left), (bottom, right) = region
-    first = (max(top - AROUND_PX, 0), max(left - AROUND_PX, 0))
-    return first, (bottom + AROUND_PX, right + AROUND_PX)
+    parts = []
+    for (top, left), (bottom, right) in item.regions:
+        alone = replace(item, regions=(((top, left), (bottom, right)),))
+        first = (max(top - AROUND_PX, 0), max(left - AROUND_PX, 0))  # the end may lie beyond the image
+        parts.append(part_of(alone, (first, (bottom + AROUND_PX, right + AROUND_PX))))
+    return tuple(parts)
 
 
 def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
@@ -203,8 +201,7 @@ def _shared(regions: Sequence[Region], window: Region) -> tuple[Region, ...]:
 
 
 def _cut(labels: Labels, window: Region) -> Labels:
-    cut: Labels = labels[(..., *_slices(window))]
-    return cut
+    return labels[(..., *_slices(window))]
 
 
 def _slices(window: Region) -> tuple[slice, slice]:

@@ -146,13 +146,15 @@ def retention_set(n: int = N_RETENTION, *, of_volumes: bool = False) -> Dataset:
 
     For models that count in volumes alone, a quarter as many volumes.
     """
+    looks = [LOOKS[index % len(LOOKS)] for index in range(n)]
+    shape: tuple[int, ...] = (RETENTION_PX, RETENTION_PX)
+    if of_volumes:
+        looks, shape = ["fluorescence"] * max(1, n // 4), RETENTION_VOLUME
     items = []
-    for index in range(max(1, n // 4) if of_volumes else n):
+    for index, look in enumerate(looks):
         rng = np.random.default_rng((RETENTION_SEED, index))
-        look = "fluorescence" if of_volumes else LOOKS[index % len(LOOKS)]
-        shape = RETENTION_VOLUME if of_volumes else (RETENTION_PX, RETENTION_PX)
         drawn = simulate(look, shape, rng, diameter_px=float(rng.uniform(*DIAMETERS_PX)))
-        axes = "ZYX" if of_volumes else "YX" if drawn.image.ndim == 2 else "YXC"
+        axes = "ZYX" if of_volumes else "YXC"[: drawn.image.ndim]
         name = f"{look} {index}"
         image = Image(drawn.image, axes, name=name)
         items.append(Drawn(name, "val", look, Path(), Path(), drawn=(image, drawn.labels)))
