@@ -24,7 +24,8 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
-from cellwright.ops.label_changes import Mask, bounds, moved, padded
+from cellwright.ops.geometry.tiles import padded
+from cellwright.ops.label_changes import Mask, bounds, moved
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:

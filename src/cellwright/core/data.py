@@ -190,8 +190,7 @@ def _unmasked(data: ArrayLike) -> ArrayLike:
 
 
 def _filled(pixels: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
-    filled: NDArray[Any] = np.ma.filled(pixels.astype(kind), np.nan)
-    return filled
+    return np.ma.filled(pixels.astype(kind), np.nan)
 
 
 def _refuse_shorter_file(data: ArrayLike) -> None:

@@ -65,8 +65,9 @@ def _misfit(kind: Any, value: Any) -> str:
         return "" if value in get_args(kind) else f"one of {get_args(kind)}"
     if get_origin(kind) is tuple:
         one = get_args(kind)[0]
-        is_fitting = isinstance(value, tuple) and not any(_misfit(one, part) for part in value)
-        return "" if is_fitting else "a list of texts" * (one is str) or "a list of numbers"
+        if isinstance(value, tuple) and not any(_misfit(one, part) for part in value):
+            return ""
+        return "a list of texts" if one is str else "a list of numbers"
     if NoneType in get_args(kind):
         if value is None:
             return ""

@@ -272,8 +272,7 @@ def _fullest_plane(result: Result) -> tuple[int, ...]:
     if not len(lead):
         return (0,) * int(lead.shape[1])
     places, counts = np.unique(lead, axis=0, return_counts=True)
-    fullest: tuple[int, ...] = tuple(places[int(counts.argmax())].tolist())
-    return fullest
+    return tuple(places[int(counts.argmax())].tolist())
 
 
 def _counted_channels(image: Image, result: Result) -> tuple[int | None, ...]:

@@ -28,6 +28,7 @@ from cellwright.files.metadata import (
     seconds_of,
     um_per,
 )
+from cellwright.ops.geometry.tiles import pieces
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
@@ -424,14 +425,16 @@ def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:
         dimension_names=level.metadata.dimension_names,
         overwrite=True,
     )
-    for lead, rows, columns in _windows(level.shape):
-        halved = [slice(span.start // 2, ceil(span.stop / 2)) for span in (rows, columns)]
-        pixels = level[(*lead, rows, columns)]
-        reduced = pixels[::2, ::2]
-        if not is_labels:
-            even = np.pad(pixels, [(0, n % 2) for n in pixels.shape], mode="edge")
-            reduced = even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3))
-        smaller[(*lead, *halved)] = reduced
+    spans = [pieces(n, COPY_PX) for n in level.shape[-2:]]
+    for lead in np.ndindex(*shape[:-2]):
+        for rows, columns in product(*spans):
+            halved = [slice(span.start // 2, ceil(span.stop / 2)) for span in (rows, columns)]
+            pixels = level[(*lead, rows, columns)]
+            reduced = pixels[::2, ::2]
+            if not is_labels:
+                even = np.pad(pixels, [(0, n % 2) for n in pixels.shape], mode="edge")
+                reduced = even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3))
+            smaller[(*lead, *halved)] = reduced
     return smaller
 
 
@@ -471,13 +474,6 @@ def _axis(letter: str, sizes: dict[str, float]) -> Any:
     if letter not in SPATIAL:
         return v05.TimeAxis(name=letter.lower())
     return v05.SpaceAxis(name=letter.lower(), unit="micrometer" if letter in sizes else None)
-
-
-def _windows(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], slice, slice]]:
-    spans = [[slice(start, min(start + COPY_PX, n)) for start in range(0, n, COPY_PX)] for n in shape[-2:]]
-    for lead in np.ndindex(*shape[:-2]):
-        for rows, columns in product(*spans):
-            yield tuple(int(i) for i in lead), rows, columns
 
 
 def _zarr() -> Any:

@@ -31,8 +31,7 @@ def extents_of(
     """
     extents = np.maximum(boxes[:, 1, -2:] - boxes[:, 0, -2:], 0).max(axis=1, initial=0)
     extents = np.where(extents > 0, extents, equivalent_diameters(areas))
-    known: NDArray[np.float32] = np.where(extents > 0, extents, default_px).astype(np.float32)
-    return known
+    return np.where(extents > 0, extents, default_px).astype(np.float32)
 
 
 def typical_extent(extents: NDArray[np.float32]) -> float:
@@ -50,8 +49,7 @@ def relative_sizes(extents: NDArray[np.float32], typical_px: float) -> NDArray[n
     [0.0, 1.0, -1.0]
     """
     octaves = np.log2(np.maximum(extents, 1e-3) / typical_px)
-    sizes: NDArray[np.float32] = np.clip(octaves, -FARTHEST_SIZE, FARTHEST_SIZE).astype(np.float32)
-    return sizes
+    return np.clip(octaves, -FARTHEST_SIZE, FARTHEST_SIZE).astype(np.float32)
 
 
 def crops(

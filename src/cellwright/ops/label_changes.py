@@ -12,6 +12,7 @@ from skimage.graph import MCP_Geometric
 
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError
+from cellwright.ops.geometry.tiles import padded
 
 Box = tuple[slice, ...]
 Mask = NDArray[np.bool_]
@@ -74,16 +75,6 @@ def boxes_of(labels: Labels) -> dict[int, Box]:
     found = ndimage.find_objects(inverse.reshape(labels.shape) + 1)
     pairs = zip(numbers.tolist(), found, strict=True)
     return {number: box for number, box in pairs if number and box is not None}
-
-
-def padded(box: Box, margin: Sequence[int] | int, shape: tuple[int, ...]) -> Box:
-    """Return the box with a margin in voxels on every side, within the array."""
-    if isinstance(margin, int):
-        margin = (margin,) * len(box)
-    return tuple(
-        slice(max(0, part.start - extra), min(length, part.stop + extra))
-        for part, extra, length in zip(box, margin, shape, strict=True)
-    )
 
 
 def joined(first: Box, second: Box) -> Box:

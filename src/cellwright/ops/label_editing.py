@@ -274,8 +274,9 @@ def split_by_line(
         )
     table = np.zeros(int(parts.max()) + 1, np.int32)
     table[list(numbers)] = list(numbers.values())
+    _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
     after = cell.around.copy()
-    after[cell.mask] = table[_spread(parts)[cell.mask]]
+    after[cell.mask] = table[parts[tuple(nearest)][cell.mask]]
     return change_of(labels, cell.window, after)
 
 
@@ -351,8 +352,7 @@ def _between(lower: Mask, upper: Mask, share: float) -> Mask:
         ndimage.shift(_signed_distance(mask), middle - centre, order=1, mode="nearest")
         for mask, centre in zip((lower, upper), centres, strict=True)
     ]
-    between: Mask = (1 - share) * distances[0] + share * distances[1] > 0
-    return between
+    return (1 - share) * distances[0] + share * distances[1] > 0
 
 
 def _signed_distance(mask: Mask) -> NDArray[np.float64]:
@@ -417,12 +417,6 @@ def _numbers_of_parts(parts: Labels, mask: Mask, number: int, new: int) -> dict[
             numbers[part] = new
             new += 1
     return numbers
-
-
-def _spread(parts: Labels) -> Labels:
-    _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
-    spread: Labels = parts[tuple(nearest)]
-    return spread
 
 
 def _snapped(mask: Mask, point: NDArray[np.float64], number: int) -> tuple[int, ...]:

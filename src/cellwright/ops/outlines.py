@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Labels
+from cellwright.ops.geometry.tiles import overlap
 
 
 class MaskPart(NamedTuple):
@@ -45,36 +46,27 @@ def painted(
     areas = [sum(int(part.mask.sum()) for part in cell) for cell in parts]
     for row in sorted(range(len(parts)), key=lambda row: (-areas[row], row)):
         for corner, mask in parts[row]:
-            window, inside = _overlap(corner, mask, shape)
-            labels[window][inside] = row + 1
+            window, part = overlap(corner, mask.shape, shape)
+            labels[window][mask[part]] = row + 1
     # what follows looks at the cells alone: most of a large image may never be in memory
     left: list[int] = []
     n_cut = 0
     for row, cell in enumerate(parts):
         n_own = 0
         for corner, mask in cell:
-            window, inside = _overlap(corner, mask, shape)
-            own = inside & (labels[window] == row + 1)
+            window, part = overlap(corner, mask.shape, shape)
+            own = mask[part] & (labels[window] == row + 1)
             n_own += int(own.sum())
             labels[window][own] = len(left) + 1
-        n_cut += 0 < n_own < areas[row]
-        left += [row] * (n_own > 0)
+        if n_own:
+            left.append(row)
+        if 0 < n_own < areas[row]:
+            n_cut += 1
     told = {
         "cover no pixel of their own and were left out": len(parts) - len(left),
         "overlap others (the smaller lies on top)": n_cut,
     }
     return labels, np.array(left, np.intp), told
-
-
-def _overlap(
-    corner: Sequence[int], mask: NDArray[np.bool_], shape: Sequence[int]
-) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Return the window of the image that a mask covers, and the part of the mask inside it."""
-    first = [max(0, c) for c in corner]
-    stop = [max(a, min(n, c + m)) for a, c, n, m in zip(first, corner, shape, mask.shape, strict=True)]
-    window = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
-    own = tuple(slice(a - c, b - c) for a, b, c in zip(first, stop, corner, strict=True))
-    return window, mask[own]
 
 
 Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first

@@ -95,16 +95,17 @@ def plate_map(wells: Iterable[tuple[str, float]]) -> PlateMap | None:
     for name, value in wells:
         place = well_place(name)
         if place is not None:
-            found[place] += [value] * bool(np.isfinite(value))
+            found[place].append(value)
     if not found:
         return None
     last = np.max(list(found), axis=0)
     shape = next((one for one in FORMATS if one[0] > last[0] and one[1] > last[1]), tuple(last + 1))
     values, n_images = np.full(shape, np.nan), np.zeros(shape, np.int64)
     for place, own in found.items():
-        n_images[place] = len(own)
-        if own:
-            values[place] = np.mean(own)
+        known = [value for value in own if np.isfinite(value)]
+        n_images[place] = len(known)
+        if known:
+            values[place] = np.mean(known)
     return PlateMap(values, n_images)
 
 

@@ -31,7 +31,7 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
-from cellwright.ops.geometry.tiles import Tile
+from cellwright.ops.geometry.tiles import Tile, padded, pieces
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.volumes.link import anisotropy_of
@@ -167,11 +167,7 @@ class StreamBlock(NamedTuple):
 
     def grown(self, shape: Sequence[int], margins: Sequence[int]) -> Self:
         """Return the same core in a window that reaches farther, as far as the image (spatial shape) does."""
-        spans = tuple(
-            slice(max(span.start - margin, 0), min(span.stop + margin, n))
-            for span, margin, n in zip(self.tile.read, margins, shape, strict=True)
-        )
-        return self._replace(tile=Tile(self.tile.core, spans))
+        return self._replace(tile=Tile(self.tile.core, padded(self.tile.read, margins, shape)))
 
     def shrunk(self, factor: int) -> Self:
         """Return the same window in a copy of the image so many times smaller along Y and X."""
@@ -287,13 +283,14 @@ def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     sizes = {axis: (plan.core_px, plan.halo_px, chunk_px(image.label_axes)) for axis in "YX"}
     sizes["Z"] = (plan.core_slices or lengths.get("Z", 1), plan.halo_slices, 1)
     axes = [axis for axis in "ZYX" if axis in lengths]
-    spans = [_spans(lengths[axis], *sizes[axis][:2]) for axis in axes]
+    shape, halos = [lengths[axis] for axis in axes], [sizes[axis][1] for axis in axes]
+    spans = [pieces(lengths[axis], sizes[axis][0]) for axis in axes]
     apart = [_apart(*sizes[axis]) for axis in axes]
     blocks: list[StreamBlock] = []
     for moment in range(lengths.get("T", 1)):
         for index in np.ndindex(*map(len, spans)):
-            own = [one[place] for one, place in zip(spans, index, strict=True)]
-            tile = Tile(tuple(core for core, _ in own), tuple(read for _, read in own))
+            core = tuple(one[place] for one, place in zip(spans, index, strict=True))
+            tile = Tile(core, padded(core, halos, shape))
             places = [place % n for place, n in zip(index, apart, strict=True)]
             blocks.append(StreamBlock(len(blocks), moment, tile, int(np.ravel_multi_index(places, apart))))
     return tuple(blocks)
@@ -400,15 +397,10 @@ def _shows_the_same(image: Image, level: int, factor: int) -> bool:
         spans[axis] = [slice(start, start + side) for start in np.linspace(0, most - side, 3).astype(int)]
     pairs = []
     for rows, columns in product(spans["Y"], spans["X"]):
-        own = {
-            axis: slice(span.start * factor, span.stop * factor)
-            for axis, span in (("Y", rows), ("X", columns))
-        }
         copy = {"Y": rows, "X": columns}
-        large, reduced = (
-            one.read(tuple(place.get(axis, lengths[axis] // 2) for axis in image.axes))
-            for one, place in ((image, own), (small, copy))
-        )
+        own = {axis: slice(span.start * factor, span.stop * factor) for axis, span in copy.items()}
+        large = image.read(tuple(own.get(axis, lengths[axis] // 2) for axis in image.axes))
+        reduced = small.read(tuple(copy.get(axis, lengths[axis] // 2) for axis in image.axes))
         means = large.reshape(reduced.shape[0], factor, reduced.shape[1], factor).mean(axis=(1, 3))
         pairs.append((means.ravel(), reduced.ravel()))
     ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -476,7 +468,9 @@ def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     models = job.models
     diameter_px = models[0].spec.diameter_px / zoom
     divisor = lcm(GRAIN_PX, *(model.spec.divisor for model in models))
-    in_model_px = max(model.spec.halo for model in models) + divisor * (zoom != 1.0)  # see Grid.of_window
+    in_model_px = max(model.spec.halo for model in models)
+    if zoom != 1.0:
+        in_model_px += divisor  # see Grid.of_window
     context = in_model_px / zoom + LARGEST_CELL * diameter_px
     halo = ceil(context / divisor) * divisor
     lengths = job.image.lengths
@@ -491,12 +485,3 @@ def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
     window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
     fitting = int((_budget(job) / window - per_pixel) / BYTES_PER_VOXEL) - 2 * around
     return core, halo, max(min(fitting, MOST_SLICES, lengths["Z"]), 1), around
-
-
-def _spans(length: int, core: int, halo: int) -> list[tuple[slice, slice]]:
-    """Return cores that partition an axis, each with what is read around it."""
-    spans = []
-    for start in range(0, length, core):
-        stop = min(start + core, length)
-        spans.append((slice(start, stop), slice(max(start - halo, 0), min(stop + halo, length))))
-    return spans

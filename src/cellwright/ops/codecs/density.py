@@ -4,8 +4,8 @@ Source: the targets of Cellcounter: a Gaussian of variance 0.1 x area about each
 Narrower ones tell neighbours apart and where in a patch a cell belongs, so that fewer are miscounted.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import pi, sqrt
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from cellwright.core.settings import BoundedSettings
 from cellwright.ops.geometry.resample import Grid
+from cellwright.ops.geometry.tiles import Window, padded, pieces
 
 VARIANCE = 0.1  # of a cell's Gaussian, in areas of the cell, as in the reference
 REACH = 4.0  # standard deviations drawn
@@ -25,7 +26,6 @@ FEWEST = 0.25  # of a cell: a piece that holds less is none
 
 Density = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +139,11 @@ def to_integer_counts(density: Density, foreground: Mask) -> Density:
     the background, and that of pieces more than 512 pixels long, stays as it is.
     """
     result = density.copy()
-    for core, window in _windows(density.shape):
+    for core in product(*(pieces(length, WINDOW_PX) for length in density.shape)):
+        window = padded(core, LARGEST_PX + 1, density.shape)  # every piece lies whole in one of these
         labels, factors = _pieces(density[window], foreground[window], core, window)
         result[window] *= factors[labels]
     return result
-
-
-def _windows(shape: tuple[int, ...]) -> Iterator[tuple[Window, Window]]:
-    """Yield the parts of an image, and each with its surroundings: every piece lies in one of these whole."""
-    for top in range(0, shape[0], WINDOW_PX):
-        for left in range(0, shape[1], WINDOW_PX):
-            core = (slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX))
-            yield core, (_widened(core[0], shape[0]), _widened(core[1], shape[1]))
-
-
-def _widened(span: slice, length: int) -> slice:
-    return slice(max(span.start - LARGEST_PX - 1, 0), min(span.stop + LARGEST_PX + 1, length))
 
 
 def _pieces(

@@ -95,8 +95,7 @@ def _centres(ids: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -
     middle_x = ndimage.median(x, inverse + 1, index)[inverse]
     order = np.lexsort(((y - middle_y) ** 2 + (x - middle_x) ** 2, inverse))
     starts = np.searchsorted(inverse[order], np.arange(len(present)))
-    centres: NDArray[np.intp] = order[starts]
-    return centres
+    return order[starts]
 
 
 def _neighbour_average(

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells
 from cellwright.core.settings import BoundedSettings
+from cellwright.ops.geometry.tiles import overlap
 from cellwright.ops.labels import touches_border
 
 ELLIPSE = 0.4  # semi-axes of a cell's ellipse, in lengths of its box
@@ -66,7 +67,7 @@ def boxes_to_heatmap(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDAr
     heatmap = np.zeros(shape, np.float32)
     for first, past in boxes:
         drawn, corner = _drawn_cell(first, past)
-        window, part = _overlap(corner, drawn.shape, shape)
+        window, part = overlap(corner, drawn.shape, shape)
         np.maximum(heatmap[window], drawn[part], out=heatmap[window])
     return heatmap[np.newaxis]
 
@@ -241,14 +242,3 @@ def _centred_filter(values: NDArray[np.float32], size: int, axis: int) -> NDArra
     second = ndimage.uniform_filter1d(values, size, axis, mode="constant", origin=-1)
     centred: NDArray[np.float32] = (first + second) / 2
     return centred
-
-
-def _overlap(
-    corner: tuple[int, int], size: tuple[int, ...], shape: tuple[int, int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a drawing lies in the image, and which part of the drawing that is."""
-    starts = [min(max(c, 0), n) for c, n in zip(corner, shape, strict=True)]
-    stops = [max(min(c + m, n), s) for c, m, n, s in zip(corner, size, shape, starts, strict=True)]
-    (y0, x0), (y1, x1) = starts, stops
-    top, left = corner
-    return ((slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)))

@@ -17,6 +17,7 @@ from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import QueryError
 from cellwright.core.settings import BoundedSettings
 from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite, wanted_cells
+from cellwright.ops.geometry.tiles import padded
 from cellwright.ops.labels import measure
 
 SMOOTH_PX = 1.0  # of the depth: evens out single pixels
@@ -52,15 +53,12 @@ def labels_to_depth(labels: Labels) -> NDArray[np.float32]:
     for number, place in enumerate(ndimage.find_objects(labels), start=1):
         if place is None:
             continue
-        grown = tuple(
-            slice(max(part.start - 1, 0), min(part.stop + 1, n))
-            for part, n in zip(place, labels.shape, strict=True)
-        )
-        inside = labels[grown] == number
+        window = padded(place, 1, labels.shape)
+        inside = labels[window] == number
         distance = inside.astype(np.float64)  # a cell without a rim in the image is as deep everywhere
         if not inside.all():
             distance = ndimage.distance_transform_edt(inside)
-        np.copyto(depth[grown], (distance / distance.max()).astype(np.float32), where=inside)
+        np.copyto(depth[window], (distance / distance.max()).astype(np.float32), where=inside)
     return depth[np.newaxis]
 
 

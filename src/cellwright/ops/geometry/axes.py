@@ -214,8 +214,7 @@ def _lit(pixels: NDArray[Any]) -> NDArray[np.intp]:
 def _finite(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return those of pixels (channels, ...) that no channel misses, (channels, N)."""
     values = pixels.reshape(len(pixels), -1)
-    found: NDArray[Any] = values[:, np.isfinite(values).all(axis=0)]
-    return found
+    return values[:, np.isfinite(values).all(axis=0)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -338,7 +337,7 @@ def combined(
     if not scalings:
         scalings = [fit(StackedPixels(((image, number),))) for number in numbers]
     pixels = CombinedPixels(image, numbers, tuple(scalings), how)
-    axes = image.label_axes + CHANNEL * (how == "colours")
+    axes = image.label_axes + CHANNEL if how == "colours" else image.label_axes
     seen = replace(image, data=pixels, axes=axes, channel_names=(), channel_colors=(), levels=())
     return Seen(seen, None, pixels.scalings, _notice(pixels))
 

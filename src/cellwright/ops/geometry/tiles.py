@@ -14,6 +14,7 @@ At the frame's edges a window has no halo, so a tile there ends where the whole 
 as it would be: with a halo as large as the receptive field, tiled equals untiled.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -23,6 +24,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 Window = tuple[slice, ...]  # rows and columns; slices before them where a tile has some
+
+
+def pieces(length: int, side: int) -> list[slice]:
+    """Return spans of ``side`` pixels that cover an axis; the last may be shorter."""
+    return [slice(start, min(start + side, length)) for start in range(0, length, side)]
+
+
+def padded(window: Window, margin: Sequence[int] | int, shape: Sequence[int]) -> Window:
+    """Return a window with a margin in pixels on every side, within the array."""
+    if isinstance(margin, int):
+        margin = (margin,) * len(window)
+    return tuple(
+        slice(max(0, part.start - extra), min(length, part.stop + extra))
+        for part, extra, length in zip(window, margin, shape, strict=True)
+    )
+
+
+def overlap(corner: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[Window, Window]:
+    """Return where something that begins at ``corner`` lies in an array, and which part of it that is."""
+    starts = [min(max(c, 0), n) for c, n in zip(corner, shape, strict=True)]
+    stops = [max(min(c + m, n), s) for c, m, n, s in zip(corner, size, shape, starts, strict=True)]
+    window = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
+    part = tuple(slice(a - c, b - c) for a, b, c in zip(starts, stops, corner, strict=True))
+    return window, part
 
 
 @dataclass(frozen=True, slots=True)

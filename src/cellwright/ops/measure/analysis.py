@@ -180,7 +180,14 @@ def analysis_task(
         table["regions"] = regions.joined_names(membership)
     known = {"class": class_names(result), "regions": regions.names}
     check_texts(settings.keep, {name: texts for name, texts in known.items() if name in table})
-    kept, reasons = _kept(table, result, membership, settings)
+    ndim = cell_ndim(result)
+    kept, reasons = left_out(
+        table,
+        result.cells.boxes[:, :, -ndim:],
+        label_shape(result)[-ndim:],
+        settings,
+        in_regions=np.asarray(membership.any(axis=1)),
+    )
     table = table.loc[kept].reset_index(drop=True)
     fit = fit_of_kept(result.fit, int(kept.sum()), reasons)
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept), fit=fit)
@@ -205,7 +212,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=(*left_out_notices(reasons), *[compartments.notice] * bool(compartments.notice)),
+        notices=tuple(filter(None, (*left_out_notices(reasons), compartments.notice))),
         names=called(image, thresholds),
     )
 
@@ -245,15 +252,6 @@ def check_tracked(axes: str, *, is_volume: bool) -> None:
             "Cells are tracked in planes or in volumes; the slices of these were not linked. Link them, or "
             "count a single slice."
         )
-
-
-def _kept(
-    table: "pandas.DataFrame", result: Result, membership: NDArray[np.bool_], settings: AnalysisSettings
-) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Return which cells count, and how many do not for which reason."""
-    ndim = cell_ndim(result)
-    boxes, shape = result.cells.boxes[:, :, -ndim:], label_shape(result)[-ndim:]
-    return left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
 
 
 def left_out(

@@ -127,8 +127,7 @@ def boundary_sizes(labels: Labels, n: int, spacing: tuple[float, ...]) -> NDArra
         both = np.concatenate([here[changes], there[changes]])
         crossings += weight / length * np.bincount(both, minlength=n + 1)
     factor = np.pi / 2 if labels.ndim == 2 else 2.0
-    sizes: NDArray[np.float64] = factor * np.prod(spacing) * crossings[1:]
-    return sizes
+    return factor * np.prod(spacing) * crossings[1:]
 
 
 def _shifted(labels: Labels, step: Sequence[int]) -> tuple[Labels, Labels]:

@@ -28,6 +28,7 @@ from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import BoundedSettings
 from cellwright.core.tasks import stop_point
+from cellwright.ops.geometry.tiles import padded
 from cellwright.ops.labels import measure, relabel
 
 MaxGap = Annotated[
@@ -93,7 +94,7 @@ def link_slices(
     n = 0
     for number, place in enumerate(ndimage.find_objects(pieces), 1):
         stop_point()
-        place = _with_edge(place)
+        place = padded(place, (0, 1, 1), labels.shape)
         outlines = np.where(pieces[place] == number, labels[place], 0)
         cells = _flood(_closed(_depths(outlines), gap), settings.waist)
         cells = _without_guesses(cells, outlines > 0, gap)
@@ -101,12 +102,6 @@ def link_slices(
         n += int(cells.max())
     linked = _tall_enough(linked, settings.min_slices, anisotropy)
     return linked if faint is None else _grown(linked, faint)
-
-
-def _with_edge(place: tuple[slice, ...]) -> tuple[slice, ...]:
-    """Return a window with a pixel more on each side of its rows and columns, where the image has one."""
-    z, *sides = place
-    return (z, *(slice(max(0, side.start - 1), side.stop + 1) for side in sides))
 
 
 def _depths(labels: Labels) -> NDArray[np.float32]:

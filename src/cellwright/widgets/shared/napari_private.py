@@ -27,7 +27,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QObject, QTimer
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from cellwright.ops.label_changes import Box, joined, padded
+from cellwright.ops.geometry.tiles import padded
+from cellwright.ops.label_changes import Box, joined
 from cellwright.ops.measure.filters import BorderRule
 
 PLUGIN, PAGE = "napari-cellwright", "counting"
