@@ -401,7 +401,8 @@ def finish_array(folder: Path, image: Image) -> None:
         sizes = image.known_sizes_um
         datasets = []
         for index, factor in enumerate(factors):
-            scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]
+            enlarged = {"Y": factor, "X": factor}
+            scale = [sizes.get(axis, 1.0) * enlarged.get(axis, 1) for axis in axes]
             scaled = v05.ScaleTransformation(scale=scale)
             datasets.append(v05.Dataset(path=str(index), coordinateTransformations=[scaled]))
         named = [_axis(axis, sizes) for axis in axes]

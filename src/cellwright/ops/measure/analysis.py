@@ -29,7 +29,7 @@ from cellwright.ops.measure.cells_table import (
     label_axes,
     label_shape,
 )
-from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
+from cellwright.ops.measure.compartments import Compartments, NucleiInCells, compartments_task
 from cellwright.ops.measure.filters import (
     add_positive,
     away_from_border,
@@ -165,14 +165,9 @@ def analysis_task(
 ) -> Task[Analysis]:
     """Return the same as :func:`analyse`, step by step."""
     result, numbers = as_result(cells, image)
-    table = cells_table(result)
+    table, compartments = yield from _measured(result, image, settings, inputs)
     if numbers is not None:
         table["label"] = numbers
-    measured = yield from measure_result(result, image, settings.measuring, inputs.others)
-    compartments = yield from compartments_task(
-        result, image, settings.measuring.measure, inputs.nuclei, settings.cytoplasm_px, inputs.others
-    )
-    table = table.assign(**measured, **compartments.columns)
     regions = inputs.regions or RegionSet(rule=settings.region_rule)
     regions.check(image.label_shape)
     membership = regions.membership(result.cells, result.offset)
@@ -215,6 +210,17 @@ def analysis_task(
         notices=tuple(filter(None, (*left_out_notices(reasons), compartments.notice))),
         names=called(image, thresholds),
     )
+
+
+def _measured(
+    result: Result, image: Image, settings: AnalysisSettings, inputs: AnalysisInputs
+) -> Task[tuple["pandas.DataFrame", Compartments]]:
+    """Return the table of all cells with what was measured of them, and how nuclei lie in them."""
+    measured = yield from measure_result(result, image, settings.measuring, inputs.others)
+    compartments = yield from compartments_task(
+        result, image, settings.measuring.measure, inputs.nuclei, settings.cytoplasm_px, inputs.others
+    )
+    return cells_table(result).assign(**measured, **compartments.columns), compartments
 
 
 def _marked(

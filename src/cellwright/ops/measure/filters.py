@@ -73,8 +73,9 @@ class ColumnFilter:
             value = YES_OR_NO.get(str(value).lower(), value)
         is_text = values.dtype.kind not in "biuf"
         if is_text != isinstance(value, str):
-            kind = "text" if is_text else "yes or no" if values.dtype.kind == "b" else "a number"
-            raise SettingsError(f"The column {self.column!r} is compared with {kind}; got {value!r}.")
+            kind = {"b": "yes or no", "i": "a number", "u": "a number", "f": "a number"}
+            wanted = kind.get(values.dtype.kind, "text")
+            raise SettingsError(f"The column {self.column!r} is compared with {wanted}; got {value!r}.")
         return np.asarray(SIGNS[self.sign](values.to_numpy(), value), bool)
 
 
