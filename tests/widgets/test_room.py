@@ -437,6 +437,9 @@ def test_one_bar_scrolls_a_page_of_results(qtbot: QtBot) -> None:
             assert (outer > 0) == is_long
             heights.append(view.height())
         assert (len(set(heights)) > 1) == is_long  # each page is as long as it is
+        view.show_page("Counts")
+        qtbot.wait(20)
+        assert (view.draw_regions.y() > view.regions.geometry().bottom()) == is_long  # else beside the list
 
 
 @pytest.mark.parametrize(("size", "n_lines"), [(9, 2), (16, 4)])

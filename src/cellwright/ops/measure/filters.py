@@ -87,7 +87,7 @@ def parse_filter(rule: str) -> ColumnFilter:
     match = FILTER.fullmatch(rule.strip())
     if match is None:
         raise SettingsError(
-            f"A filter is a column, one of {' '.join(SIGNS)} and a value, such as 'area_um2>=20'; "
+            f"A filter is a column, one of {' '.join(SIGNS)} and a value, such as 'score>=0.5'; "
             f"got {rule!r}. Names with other signs, or 'and', stand in double quotes."
         )
     text = match["value"].strip()

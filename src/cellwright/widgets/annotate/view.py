@@ -57,6 +57,7 @@ FILES_HEIGHT_PX = 150
 CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
 LONGEST_REVIEW = "Cell 10000: likely wrong (chance of a mistake 100%), reviewed"
+NAME_LETTERS = 8  # of an image that there is room for, at least
 SMALL = QSize(36, 32)
 SIGNS = {"undo": "↶", "redo": "↷"}
 USUAL_NAME = "image_of_a_sample labels"  # as long as most names of layers
@@ -166,6 +167,7 @@ class AnnotatePanel(QWidget):
 
     def _choices(self) -> QVBoxLayout:
         self.image = LayerComboBox(is_image, "Image layer to annotate.", follows_active=True)
+        self.image.setMinimumContentsLength(NAME_LETTERS)
         self.channel = ChannelComboBox("Channel that the model and the tools look at.")
         self.start = LayerComboBox(
             can_begin,

@@ -36,7 +36,6 @@ from cellwright.widgets.shared.style import MessageLabel
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
 LETTERS = 6  # that a box has room for in the narrowest panel
-NAME_LETTERS = 8  # that one of layers has
 LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LEAVE_OUT = "Left out in {} alone: leave out in {}"
 RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
@@ -182,7 +181,6 @@ class LayerComboBox(PanelComboBox):
         folders: str = "",
     ) -> None:
         super().__init__(help_text, folders=folders)
-        self.setMinimumContentsLength(NAME_LETTERS)
         self.accepts, self.none = accepts, none
         self.follows: Callable[[Layer], bool] = lambda _: True  # whether one is chosen as it becomes active
         self.usual: Callable[[], Layer | None] = self._active  # what to choose where the chosen one is gone
