@@ -117,7 +117,7 @@ class Table:
         if self._as_json:
             typer.echo(_json_line(self._json_row(path, result, analysis)))
             return
-        self._show_heading(path)
+        self._show_heading(as_given(path))
         shown = str(plain_count(result.count))
         if result.interval is not None:
             low, high = result.interval
@@ -169,10 +169,10 @@ class Table:
             remark = MADE_WAY
         self._print(path, self._model, str(row["count"]), seconds, _remark(row, remark))
 
-    def _show_heading(self, path: Path) -> None:
+    def _show_heading(self, image: str) -> None:
         """Print the heading above the first row, which tells how long the names in a folder are."""
         if not self._has_heading:
-            self._widths = (max(self._widths[0], len(str(path))), self._widths[1])
+            self._widths = (max(self._widths[0], len(image)), self._widths[1])
             self._print("image", "model", "count", "seconds")
             self._has_heading = True
 

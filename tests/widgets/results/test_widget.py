@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QItemSelectionModel, QSize, Qt
 
 from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.tasks import Progress, Task
 from cellwright.ops.labels import measure as measure_labels
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.table import FrameModel
@@ -224,10 +226,20 @@ def test_measuring_is_seen_in_a_panel_that_is_longer_than_its_dock(
     panel.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
     with qtbot.waitExposed(panel):
         panel.show()
-    monkeypatch.setattr(panel.measurer, "read_anew", view.job_bar.show)
+
+    def slow() -> Task[None]:
+        for done in range(400):
+            time.sleep(0.02)
+            yield Progress("measure all the many cells", done, 400)
+
+    monkeypatch.setattr(panel.measurer, "read_anew", lambda: view.job_bar.start(slow(), print))
     assert view.job_bar.visibleRegion().isEmpty()
     view.measure.click()
-    qtbot.waitUntil(lambda: view.job_bar.visibleRegion().boundingRect().height() > 10)
+    qtbot.waitUntil(lambda: view.job_bar.line.text() != "")
+    stop = view.job_bar.stop  # below a line that has come since
+    qtbot.waitUntil(lambda: stop.visibleRegion().boundingRect().height() == stop.height())
+    view.job_bar.cancel()
+    qtbot.waitUntil(lambda: not view.job_bar.is_busy)
 
 
 def test_rows_sort_and_filter(panel: ResultsWidget) -> None:

@@ -55,7 +55,6 @@ from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
-from cellwright.widgets.shared.style import scroll_to
 
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
 DENSITY = "density"  # family whose settings a provenance of a density has
@@ -360,7 +359,7 @@ class ResultsExport(QObject):
         self.saving, self._is_written = path, False
         pixels = self._measurer.pixels_now() if is_measured else []
         self._view.job_bar.start(beside("save", lambda: self._write(write, pixels)), self._on_saved)
-        scroll_to(self._view.job_bar)
+        self._view.job_bar.follow()
 
     def _write(self, write: Callable[[], object], pixels: list[tuple[Any, int | None]]) -> None:
         if have_changed(pixels):  # which napari tells of only once the layer is refreshed

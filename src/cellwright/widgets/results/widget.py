@@ -36,7 +36,7 @@ from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
 from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
-from cellwright.widgets.shared.style import PanelScrollArea, scroll_to, stack
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 FILL_MS = 20
 DRAW_HINT = (
@@ -232,7 +232,7 @@ class ResultsWidget(QWidget):
         self.measurer.set_nuclei(view.nuclei.layer)
         self._is_asked = True
         self.measurer.read_anew()
-        scroll_to(view.job_bar)
+        view.job_bar.follow()
 
     def _on_cancelled(self) -> None:
         is_asked = self._is_asked or self.model.wanted is not None

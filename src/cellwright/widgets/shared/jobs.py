@@ -18,7 +18,7 @@ from cellwright.core.errors import JobError
 from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.messages import REDRAW_S, progress_line
-from cellwright.widgets.shared.style import button, row, set_state, stack, wrapped_label
+from cellwright.widgets.shared.style import button, row, scroll_to, set_state, stack, wrapped_label
 
 DEBOUNCE_MS = 60
 FULL = 1000  # of a bar
@@ -285,6 +285,7 @@ class JobBar(QWidget):
             task.close()
             return
         self._eta, self._last, self._stage, self._told = Eta(), last, "", 0.0
+        self._is_followed = False
         self.bar.setValue(0)
         self.line.setText("")
         self.stop.setEnabled(True)
@@ -297,6 +298,11 @@ class JobBar(QWidget):
             cancelled=self.cancelled,
             finished=self._on_job_finished,
         )
+
+    def follow(self) -> None:
+        """Scroll the panel to the bar, and again when a stage of this job is told in more lines."""
+        self._is_followed = True
+        scroll_to(self)
 
     def cancel(self) -> None:
         """Ask the job to stop at its next step."""
@@ -316,11 +322,13 @@ class JobBar(QWidget):
             is_news = progress.stage != self._stage and progress.stage in self._stages
         if not is_news and now - self._told < REDRAW_S:
             return
-        self._stage, self._told = progress.stage, now
+        is_next, self._stage, self._told = progress.stage != self._stage, progress.stage, now
         if not self._stages or progress.stage in self._stages:
             self.bar.setValue(round(FULL * progress.fraction))
         self.line.setText(self._describe(progress, seconds_left))
         self.stop.setEnabled(progress.stage != self._last)
+        if is_next and self._is_followed:
+            scroll_to(self)
 
     def _on_job_finished(self) -> None:
         self.job = None
