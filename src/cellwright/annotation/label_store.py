@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined, moved
+from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined, moved, no_such_cell
 
 
 class CellMetadata(NamedTuple):
@@ -88,9 +88,7 @@ class LabelStore:
     def box_of(self, number: int) -> Box:
         """Return the box of a cell in the labels; AnnotationError where there is no such cell."""
         if number not in self._boxes:
-            raise AnnotationError(
-                f"Cell {number} must be in the labels; it is not. Click on a cell that is there."
-            )
+            raise no_such_cell(number)
         return self._boxes[number]
 
     def cell(self, number: int) -> CellMetadata:

@@ -1,6 +1,8 @@
 """A value in a file, which knows where it stands: what is wrong with it names file and field."""
 
 import codecs
+import csv
+import io
 import json
 import math
 import re
@@ -195,6 +197,16 @@ def read_lines(path: Path) -> list[JsonValue]:
     """Return the lines of a text file that are not empty."""
     lines = enumerate(read_text(path).splitlines(), 1)
     return [JsonValue(line, path, f"Line {number}") for number, line in lines if line.strip()]
+
+
+def read_table(path: Path) -> tuple[list[str], list[JsonValue]]:
+    """Return the names of the columns of a CSV file, in small letters, and its rows by them."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+        reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]
+        return header, [JsonValue(row, path, f"Line {number}") for number, row in enumerate(reader, 2)]
+    except csv.Error as error:
+        raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
 
 
 def read_xml(path: Path) -> "ElementTree.Element":

@@ -105,7 +105,12 @@ def cell_in(labels: Labels, number: int, box: Box | None, margin: Sequence[int] 
         mask = around == number
         if number > 0 and mask.any():
             return Cell(window, around, mask)
-    raise AnnotationError(f"Cell {number} must be in the labels; it is not. Click on a cell that is there.")
+    raise no_such_cell(number)
+
+
+def no_such_cell(number: int) -> AnnotationError:
+    """Return the error of a cell that is not in the labels."""
+    return AnnotationError(f"Cell {number} must be in the labels; it is not. Click on a cell that is there.")
 
 
 def nearer_part(

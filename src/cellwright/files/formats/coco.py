@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
@@ -24,6 +23,7 @@ from cellwright.files.formats.image_annotation import (
     is_other,
     planes_and_classes,
     shape_at,
+    too_little_known,
 )
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.outlines import MaskPart, Ring, cells_of, filled, polygons
@@ -185,9 +185,7 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
     ]
     for number, plane in enumerate(planes, start=1):
         if plane.kind == "points" and len(plane):
-            raise WriteError(
-                f"COCO holds outlines and boxes; of {plane.name!r} only points are known. Choose CSV."
-            )
+            raise too_little_known("COCO holds outlines and boxes", plane)
         for row, values in enumerate(_shapes(plane, has_polygons=has_polygons)):
             category = names.index(plane.class_of(row)) + 1
             own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}

@@ -192,10 +192,13 @@ def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotati
 def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
     """Return the labels; WriteError where there are boxes or points alone."""
     if annotation.labels is None:
-        raise WriteError(
-            f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
-        )
+        raise too_little_known(f"{title} holds outlines", annotation)
     return annotation.labels
+
+
+def too_little_known(holds: str, annotation: ImageAnnotation) -> WriteError:
+    """Return the error that what a format holds, as a sentence, is more than is known of the cells."""
+    return WriteError(f"{holds}; of {annotation.name!r} only {annotation.kind} are known. Choose CSV.")
 
 
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:

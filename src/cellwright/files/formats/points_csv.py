@@ -4,7 +4,6 @@ The tables of this program and the points of napari (``axis-0, axis-1 ...``) are
 """
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.via import REGIONS
-from cellwright.files.json_value import JsonValue, read_text
+from cellwright.files.json_value import JsonValue, read_table
 
 UNNAMED = "TZYX"
 DECIMALS = 4
@@ -31,12 +30,7 @@ def is_points_csv(path: Path) -> bool:
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the points of a file; without ``image`` it is taken to be as small as may be."""
-    try:
-        reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
-        reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]
-        rows = list(reader)
-    except csv.Error as error:
-        raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
+    header, rows = read_table(path)
     columns = _columns(path, header)
     axes = "".join(columns)
     if image is not None and len(image.label_axes) != len(axes):
@@ -52,8 +46,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         lead, place = tuple(values[:-2]), np.array([values[-2:]]) + 0.5
         return FileObject(row, [Shape("point", [place])], row.value.get("class") or NO_CLASS, lead)
 
-    numbered = [JsonValue(row, path, f"Line {number}") for number, row in enumerate(rows, 2)]
-    objects = notes.read(numbered, read_row)
+    objects = notes.read(rows, read_row)
     return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 

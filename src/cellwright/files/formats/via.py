@@ -3,8 +3,6 @@
 Dutta and Zisserman 2019, doi 10.1145/3343031.3350535. It does not tell the size of images.
 """
 
-import csv
-import io
 import json
 from dataclasses import replace
 from functools import partial
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError
 from cellwright.files.formats.assembly import (
     FileObject,
     ReadingNotes,
@@ -26,7 +23,7 @@ from cellwright.files.formats.assembly import (
     points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, is_other
-from cellwright.files.json_value import NO_JSON, JsonValue, read_json, read_text
+from cellwright.files.json_value import NO_JSON, JsonValue, read_json, read_table, read_text
 
 REGIONS = "region_shape_attributes"  # a column of its CSV
 PROJECT = "_via_img_metadata"
@@ -78,14 +75,10 @@ def _of_json(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
 def _of_table(path: Path) -> list[tuple[str, list[JsonValue]]]:
     """Return name and regions of each image of a CSV file, a line for each region, as JSON has them."""
     own: dict[str, list[JsonValue]] = {}
-    try:
-        lines = list(csv.reader(io.StringIO(read_text(path)), strict=True))
-    except csv.Error as error:
-        raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
-    header = [name.lstrip("#") for name in lines[0]]
-    for number, line in enumerate(lines[1:], 2):
-        row = JsonValue(dict(zip(header, line, strict=False)), path, f"Line {number}")
-        regions = own.setdefault(row.at("filename").stem(), [])
+    _, rows = read_table(path)
+    for row in rows:
+        name = row.find("filename") or row.at("#filename")
+        regions = own.setdefault(name.stem(), [])
         told = {key: _parsed(row.at(key).text()) for key in (REGIONS, "region_attributes")}
         if told[REGIONS]:  # else the image has none
             regions.append(replace(row, value={"shape_attributes": told.pop(REGIONS), **told}))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
@@ -29,6 +29,7 @@ from cellwright.files.formats.image_annotation import (
     chosen,
     needing_masks,
     planes_and_classes,
+    too_little_known,
 )
 from cellwright.files.images import as_bytes, read_image
 from cellwright.files.json_value import JsonValue, read_lines, read_text
@@ -219,9 +220,7 @@ def _box_rows(annotation: ImageAnnotation) -> list[str]:
     boxes = annotation.with_boxes().boxes
     if boxes is None:
         if len(annotation):
-            raise WriteError(
-                f"YOLO holds boxes and outlines; of {annotation.name!r} only points are known. Choose CSV."
-            )
+            raise too_little_known("YOLO holds boxes and outlines", annotation)
         return []
     middle, size = boxes.astype(float).mean(axis=1), np.diff(boxes.astype(float), axis=1)[:, 0]
     return [
