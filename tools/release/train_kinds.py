@@ -5,19 +5,21 @@
         --families density --start src/cellwright/weights/flow
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
         --families flow --deeper --start FORMER
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families flow centroid query density --deeper --start FLOW CENTROID QUERY DENSITY
 
 The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
 knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
 one that was stopped goes on from its last state. Patches are drawn by kind, so that rare kinds are learned,
-too. ``--deeper`` goes on from a finished ``lite`` model with the blocks of ``deep``, slower steps, and
-patches that nobody has photographed, see ``spoilt.py``.
+too. ``--deeper`` goes on from finished models with the blocks of ``deep``, slower steps, and patches that
+nobody has photographed, see ``spoilt.py``; the trunk is that of the first, and each gives its head.
 """
 
 import copy
 import json
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -63,7 +65,7 @@ class Recipe:
     encoder_rate: float
     decoder_rate: float
     simulated_share: float
-    shares: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    shares: dict[tuple[str, str | None], float] = field(default_factory=dict)
     is_spoilt: bool = False
 
 
@@ -105,6 +107,12 @@ DEEPER = Recipe(
     },
     is_spoilt=True,
 )
+SEVERAL = replace(
+    DEEPER,
+    settings=replace(DEEPER.settings, seed=131),
+    decoder_rate=3.5e-4,
+    shares=DEEPER.shares | {("dsb2018_train", "fluo"): 0.24, ("bccd", None): 0.15},
+)
 SPOILING = 5  # apart from the random numbers that patches are cut with
 KEEP_SECONDS = 180
 MODALITIES = 8  # clusters within a kind
@@ -119,15 +127,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps the images in memory's form")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["flow", "centroid", "query"])
-    parser.add_argument("--start", type=Path, help="folder of the model whose trunk the run begins with")
-    parser.add_argument("--deeper", action="store_true", help="add blocks to the model of --start")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="models: the trunk of the first, heads of all",
+    )
+    parser.add_argument("--deeper", action="store_true", help="add blocks to the trunk of --start")
     parser.add_argument(
         "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    recipe = DEEPER if options.deeper else FIRST
+    recipe = FIRST
+    if options.deeper:
+        recipe = DEEPER if len(options.families) == 1 else SEVERAL
     model = joint_model(options.families, recipe, options.start)
     state = new_state(model, recipe)
     began = resume(state, options.output / "state.pt")
@@ -136,17 +152,23 @@ def main() -> None:
     train(state, model, recipe, pools, (began, ends), options.output)
 
 
-def joint_model(families: Sequence[str], recipe: Recipe, start: Path | None = None) -> JointModel:
-    """Return the families on one trunk: that of the model in ``start``, or an encoder as ImageNet left it."""
+def joint_model(families: Sequence[str], recipe: Recipe, starts: Sequence[Path] = ()) -> JointModel:
+    """Return the families on one trunk: that of the first of ``starts``, or ImageNet's encoder."""
     torch.manual_seed(recipe.settings.seed)
     models: list[CellModel] = [registry.get(family).load().build(recipe.preset) for family in families]
     first = models[0].network
     assert isinstance(first, LiteNetwork)
-    if start is None:
-        load_imagenet(first.encoder)
+    learned = [load_checkpoint(start) for start in starts]
+    if learned:
+        begin(first, learned[0].network)
     else:
-        begin(first, load_checkpoint(start).network)
-    return JointModel(models, [FAMILIES[family] for family in families])
+        load_imagenet(first.encoder)
+    joint = JointModel(models, [FAMILIES[family] for family in families])
+    assert isinstance(joint.network, HeadedNetwork)
+    for model in learned[1:]:
+        head = joint.network.head.get_submodule(f"heads.{model.spec.family}")
+        head.load_state_dict(model.network.get_submodule("head").state_dict())
+    return joint
 
 
 def begin(network: LiteNetwork, learned: torch.nn.Module) -> None:
