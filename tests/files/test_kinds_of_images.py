@@ -138,7 +138,7 @@ def test_colours_are_not_read_as_columns_of_pixels(tmp_path, colours, name):
         tifffile.imwrite(tmp_path / name, colours, photometric="rgb")
     else:
         Picture.fromarray(colours).save(tmp_path / name)
-    with pytest.raises(AxesError, match="are its colours; TYX takes them for pixels"):
+    with pytest.raises(AxesError, match="holds its colours; TYX takes them for pixels"):
         read_image(tmp_path / name, "tyx")
     assert read_image(tmp_path / name, "YXZ").shape == (40, 50, 3)
 

@@ -158,7 +158,7 @@ def _as_list(value: Any) -> list[Any]:
     """Return the elements of XML under one name, of which a single one is no list."""
     if isinstance(value, list):
         return value
-    return [value] * isinstance(value, dict)
+    return [value] if isinstance(value, dict) else []
 
 
 CZI = SceneFormat(_opened, _scenes)
