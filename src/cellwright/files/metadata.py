@@ -197,8 +197,8 @@ def with_axes(image: Image, axes: str) -> Image:
     Image(image.data, axes)  # which checks them
     if image.axes.endswith(CHANNEL) and not image.axes_are_guessed and axes[-1] in "YX":
         raise AxesError(
-            f"The last axis of {image.name!r}, read as {image.shape}, holds its colours; {axes} takes them for "
-            "pixels. Give axes that end with C, or save its planes as a stack."
+            f"The last axis of {image.name!r}, read as {image.shape}, holds its colours; {axes} takes them "
+            "for pixels. Give axes that end with C, or save its planes as a stack."
         )
     of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
     notices = [notice for notice in image.notices if notice not in of_axes]
