@@ -250,6 +250,7 @@ class JobBar(QWidget):
         super().__init__()
         self._describe, self._stages = describe, stages
         self.job: Job | None = None
+        self._is_followed = False
         self.line, self.bar = wrapped_label(), QProgressBar()
         self.stop = button("Cancel", "Stop at the next step; nothing is changed.")
         self.bar.setRange(0, FULL)
