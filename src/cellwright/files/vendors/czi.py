@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cellwright.core.errors import ReadError
 from cellwright.files.metadata import ImageMetadata, refuse_bomb, scene_name, seconds_of, sizes_of
 from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, StoredScene, package_for
+from cellwright.ops.geometry.tiles import overlap
 
 MOST_BLOCK_BYTES = 1 << 28  # of a block
 BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
@@ -90,14 +91,10 @@ def _load_blocks(
     low, high = (np.array([getattr(part, side) for part in window]) for side in ("start", "stop"))
     pixels = np.zeros(high - low, dtype)  # what no block covers is dark
     for n in np.flatnonzero(((starts < high) & (ends > low)).all(axis=1)).tolist():
-        first, last = np.maximum(starts[n], low), np.minimum(ends[n], high)
-        block = blocks[n].data_segment().data()
-        pixels[_box(first - low, last - low)] = block[_box(first - starts[n], last - starts[n])]
+        corner, size = (starts[n] - low).tolist(), (ends[n] - starts[n]).tolist()
+        place, part = overlap(corner, size, pixels.shape)
+        pixels[place] = blocks[n].data_segment().data()[part]
     return pixels
-
-
-def _box(first: NDArray[np.intp], last: NDArray[np.intp]) -> tuple[slice, ...]:
-    return tuple(map(slice, first.tolist(), last.tolist()))
 
 
 def _refuse_blocks_beyond(entries: Any, path: Path) -> None:

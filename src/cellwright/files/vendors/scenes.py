@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, needed
 from cellwright.files.metadata import LAZY_BYTES, FileArray, ImageMetadata, describe, stamp_of
+from cellwright.ops.geometry.tiles import pieces
 
 RGBA_SAMPLES = 4
 MOST_TIMES_STORED = 4000  # how much larger than what is stored pixels can be
@@ -123,11 +124,8 @@ class LazyScene(FileArray):
             max(1, _most_at_once(axis) // abs(one.step))
             for axis, one in zip(self._scene.axes, ranges, strict=True)
         ]
-        pieces = [
-            [slice(first, first + step) for first in range(0, len(one), step)]
-            for one, step in zip(ranges, steps, strict=True)
-        ]
-        for target in product(*pieces):
+        spans = [pieces(len(one), step) for one, step in zip(ranges, steps, strict=True)]
+        for target in product(*spans):
             places = [one[piece] for one, piece in zip(ranges, target, strict=True)]
             ends = [sorted((one[0], one[-1])) for one in places]
             window = self._scene.load([slice(low, high + 1) for low, high in ends])

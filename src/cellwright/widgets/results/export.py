@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +86,16 @@ class ResultsExport(QObject):
         self._is_written = False
         view.job_bar.cancelled.connect(self._on_cancelled)
         view.job_bar.finished.connect(self._on_finished)
-        for button, what, formats, save in (
-            (view.save_table, "cells", TABLES, self.save_table),
-            (view.save_counts, "counts", "Table (*.csv)", self.save_counts),
-            (view.save_regions, "regions", "Regions (*.geojson)", self.save_regions),
-            (view.save_report, "report", "Report (*.html)", self.save_report),
-            (view.save_settings, "settings", "Settings (*.json)", self.save_settings),
-            (view.tracks.save_lineages, "lineages", "Table (*.csv)", self.save_lineages),
-        ):
-            button.clicked.connect(partial(self._ask, what, formats, save))
+        view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
+        view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
+        view.save_regions.clicked.connect(
+            lambda: self._ask("regions", "Regions (*.geojson)", self.save_regions)
+        )
+        view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
+        view.save_settings.clicked.connect(
+            lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
+        )
+        view.tracks.save_lineages.clicked.connect(self._on_save_lineages_clicked)
         view.tracks.save_tracks.clicked.connect(self._on_save_tracks_clicked)
         view.load_settings.clicked.connect(self._on_load_clicked)
         view.copy_python.clicked.connect(lambda: self.copy(as_python, "Python"))
@@ -320,11 +320,9 @@ class ResultsExport(QObject):
         assert measured is not None
         return measured.snapshot.image
 
-    def _ask(self, what: str, formats: str, save: Callable[[Path], None], _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+    def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
         if self._model.measured is None:
             self._view.message.tell(self._no_cells, is_error=True)
-            return
-        if what == "lineages" and not self._has_tracks():
             return
         ending = formats.partition("*")[2].partition(")")[0]
         name = f"{self._image().name}.{what}{ending}"
@@ -336,6 +334,10 @@ class ResultsExport(QObject):
         if self._model.tracks is None:
             self._view.message.tell("There are no tracks yet. Press Track.", is_error=True)
         return self._model.tracks is not None
+
+    def _on_save_lineages_clicked(self) -> None:
+        if self._has_tracks():
+            self._ask("lineages", "Table (*.csv)", self.save_lineages)
 
     def _on_save_tracks_clicked(self) -> None:
         if not self._has_tracks():
