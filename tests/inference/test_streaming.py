@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from threading import Event, Thread
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import dask
 import numpy as np
@@ -476,6 +476,7 @@ def test_an_address_where_another_program_answers_is_told(tmp_path, monkeypatch,
         stranger = StreamSettings(scheduler=f"tcp://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(SettingsError, match="dask scheduler"):
             run(count_streamed(job_of(path, tmp_path, "flow", stream=stranger)))
+    assert dask.config.get("scheduler", None) is None  # other arrays are not computed by who does not answer
     assert not list(tmp_path.glob("*.parts"))
 
 
@@ -635,7 +636,7 @@ def test_a_block_waits_for_its_neighbours_alone(tmp_path, monkeypatch, chunk):
         waits_for[block.number] = {other.number for other in before}
         return Mock(number=block.number, result=on_block)
 
-    client = Mock(submit=submit)
+    client = MagicMock(submit=submit)
     monkeypatch.setattr(distributed, "wait", lambda left, **_: Mock(done=set(left)))
     done = cluster.shared_out(client, Mock(), blocks, lambda block: tmp_path / str(block.number), chunk)
     assert sum(done) == len(blocks) == len(waits_for) == 24
@@ -1231,6 +1232,7 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
             ports.append(self.scheduler.http_server.port)
 
     def share_out(client, on_block, *given, **named):
+        assert dask.config.get("scheduler", None) is None  # other arrays are computed in this process
         sent.append(on_block.keywords["plan"].preparation.networks)
         return cluster.shared_out(client, on_block, *given, **named)
 

@@ -80,7 +80,8 @@ def shared_out(
     try:
         while left:
             try:
-                finished = wait(left, timeout=0.5, return_when="FIRST_COMPLETED").done
+                with client.as_current():
+                    finished = wait(left, timeout=0.5, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 yield 0
                 continue
@@ -186,9 +187,11 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
     with needed(SettingsError, "Sharing the work", "large"):
         import dask
         from dask.distributed import Client, LocalCluster
+    # No client is Dask's default: that would compute all other arrays of this process too, and would do so
+    # without end where it has failed.
     if stream.scheduler:
         try:
-            client = Client(stream.scheduler, timeout=CONNECT_S)
+            client = Client(stream.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError, MemoryError) as error:  # the last: another server answered
             raise SettingsError(
                 f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."
@@ -204,6 +207,6 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
             dashboard_address=None,
             scheduler_kwargs={"dashboard_address": ANY_PORT},  # else it listens at Dask's own all the same
         ) as processes,
-        closing(Client(processes)) as client,  # which must not belong to the thread that makes it
+        closing(Client(processes, set_as_default=False)) as client,
     ):
         yield client
