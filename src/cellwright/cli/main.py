@@ -17,6 +17,7 @@ from cellwright.cli.output import echo_note, run_with_bar
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.data import package_version
 from cellwright.core.errors import CellwrightError
+from cellwright.core.words import n_of
 from cellwright.inference.settings import FlagRule
 from cellwright.models import registry, store
 
@@ -53,8 +54,7 @@ def correct(
     for notice in right.notices:
         echo_note(notice)
     row = run_with_bar(save_corrected(results, image, right.read(), on_notice=echo_note), image).row
-    n = row["count"]
-    typer.echo(f"{image}  {n} cell{'s' * (n != 1)}, {row['corrected']} corrected by hand")
+    typer.echo(f"{image}  {n_of(row['count'], 'cell', '')}, {row['corrected']} corrected by hand")
 
 
 def convert(

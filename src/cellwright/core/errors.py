@@ -91,11 +91,3 @@ def error_line(error: Exception) -> str:
 def repeated(names: Iterable[str]) -> list[str]:
     """Return the names that occur more than once, sorted."""
     return sorted(name for name, n in Counter(names).items() if n > 1)
-
-
-def few(names: list[str] | tuple[str, ...], most: int = 5) -> str:
-    """Return names for a sentence, of many the first ones: ``a, b and 3 more``."""
-    listed = ", ".join(names[:most])
-    if len(names) > most:
-        listed += f" and {len(names) - most} more"
-    return listed

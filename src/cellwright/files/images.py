@@ -29,8 +29,7 @@ from cellwright.files.metadata import (
     stamp_of,
     with_axes,
 )
-from cellwright.files.vendors.readers import READERS
-from cellwright.files.vendors.unread import HDF5_START, OVERVIEWS, why_not_read
+from cellwright.files.vendors.readers import HDF5_START, OVERVIEWS, READERS, why_not_read
 from cellwright.ops.geometry.axes import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders

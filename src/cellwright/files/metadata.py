@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, ArrayLike, Image, without_channels
 from cellwright.core.errors import AxesError, ReadError
+from cellwright.core.words import n_of
 from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
@@ -243,7 +244,7 @@ def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
     >>> meaning("TCYX", (10, 2, 64, 64), ("DAPI", "GFP")), meaning("ZYXC", (51, 64, 64, 3))
     ('10 frames in time, 2 channels: DAPI, GFP', '51 slices in z, colours')
     """
-    nouns = {"T": "frame{} in time", "Z": "slice{} in z", "C": "channel{}"}
+    nouns = {"T": ("frame", " in time"), "Z": ("slice", " in z"), "C": ("channel", "")}
     parts = []
     for axis, n in zip(axes, shape, strict=True):
         if axis not in nouns:
@@ -251,7 +252,8 @@ def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
         if axis == CHANNEL and axes.endswith(CHANNEL) and n in COLOURS:
             parts.append("colours")
             continue
-        parts.append(f"{n:,} {nouns[axis].format('s' * (n != 1))}")
+        noun, where = nouns[axis]
+        parts.append(n_of(n, noun) + where)
         if axis == CHANNEL and len(names) == n and any(names):
             parts[-1] += f": {', '.join(names)}"
     return ", ".join(parts) or "one plane"

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import n_of
 from cellwright.files.atomic import writing
 from cellwright.files.folders.image_results import read_found, read_listed, read_result
 from cellwright.files.folders.results import (
@@ -224,7 +225,7 @@ def _told(
         rows = analysis.rows
     is_drawn, is_changed = corrected.is_drawn[rows], corrected.is_changed[rows]
     n = int(is_changed.sum()) + corrected.n_removed
-    told = f"{n} cell{'s' * (n != 1)} corrected by hand; the model had found {plain_count(machine.count)}."
+    told = f"{n_of(n, 'cell', 'd')} corrected by hand; the model had found {plain_count(machine.count)}."
     provenance = result.provenance.noting(**{CORRECTED: n})
     fit = None if n else machine.provenance.settings.get("expected_f1")  # of cells of the model alone
     result = replace(result, notices=(*result.notices, told), provenance=provenance, fit=fit)

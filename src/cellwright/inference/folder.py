@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.core.errors import WriteError, error_line, few
+from cellwright.core.errors import WriteError, error_line
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import few
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
     ALL_CELLS,

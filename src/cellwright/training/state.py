@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError, WriteError, few
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.core.words import few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.files.json_value import read_object

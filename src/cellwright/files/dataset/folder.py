@@ -40,7 +40,8 @@ import numpy as np
 from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
-from cellwright.core.errors import ReadError, WriteError, few, repeated
+from cellwright.core.errors import ReadError, WriteError, repeated
+from cellwright.core.words import few
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta

@@ -163,12 +163,8 @@ def mark_done(
     _write_mark(image, output, made, facts)
     for name in before.files:  # those of other settings would mislead
         path = output / name
-        if any(path.is_relative_to(one) for one in files):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):
-            path.unlink()
+        if not any(path.is_relative_to(one) for one in files):
+            _remove(path)
 
 
 def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:
@@ -464,10 +460,15 @@ def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
     folders = {Path(), *(Path(one.name).parent for one in images)}
     for folder in folders:
         for path in (*(output / folder).glob(".*.part"), *(output / KEPT / folder).glob(".*.part")):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 @contextmanager

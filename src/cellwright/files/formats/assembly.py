@@ -26,6 +26,7 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.json_value import JsonValue
 from cellwright.files.memory import free_memory
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
 
 MOST_CORNERS = 1_000_000  # of one outline
@@ -346,8 +347,7 @@ def _mask_of(part: Shape, fill: Fill) -> MaskPart:
     if part.mask is not None:
         return part.mask
     if part.kind == "box":
-        (y0, x0), (y1, x1) = part.rings[0].tolist()
-        return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
+        return filled([corners_of(part.rings[0])])
     return fill(part.rings)
 
 

@@ -20,6 +20,7 @@ from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, points_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
 from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.outlines import Ring, area, cells_of, polygons
 
 NUMBER = "cell"  # key in the metadata of a feature
@@ -71,8 +72,7 @@ def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[Fil
 
 
 def _span(one: FileObject) -> NDArray[np.float64]:
-    corners = np.concatenate([ring for shape in one.shapes for ring in shape.rings])
-    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+    return box_around(np.concatenate([ring for shape in one.shapes for ring in shape.rings]))
 
 
 def features(content: JsonValue) -> list[JsonValue]:

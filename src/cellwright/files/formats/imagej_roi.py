@@ -30,6 +30,7 @@ from cellwright.files.formats.assembly import (
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
+from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.outlines import cells_of, polygons
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$", re.DOTALL)
@@ -138,8 +139,7 @@ def _area(node: JsonValue) -> Shape:
     roi = node.value
     try:
         if roi.roitype.name == "RECT" and not roi.composite:
-            corners = _outline(roi)
-            return box_of(node, np.stack([corners.min(axis=0), corners.max(axis=0)]))
+            return box_of(node, box_around(_outline(roi)))
         if roi.roitype.name == "OVAL" and not roi.composite:
             return area_of(node, _outline(roi))
         rings = [np.asarray(ring, np.float64)[:, ::-1] for ring in roi.coordinates(multi=True)]
@@ -161,8 +161,7 @@ def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
         raise shown.refuse("an area (polygon, freehand, traced, rectangle, oval)")
     shape = _area(node)
     if shape.kind == "box":
-        (y0, x0), (y1, x1) = shape.rings[0].tolist()
-        return [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])]
+        return [corners_of(shape.rings[0])]
     return list(shape.rings)
 
 

@@ -35,6 +35,7 @@ from cellwright.files.formats.image_annotation import (
     shape_at,
 )
 from cellwright.files.json_value import JsonValue, read_xml
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.outlines import MaskPart
 
 LISTS = {
@@ -190,9 +191,8 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
 
 def _turned(row: JsonValue, box: Shape, turn: float) -> Shape:
     """Return a box turned round its middle by so many radians, clockwise as it is looked at."""
-    (y0, x0), (y1, x1) = box.rings[0].tolist()
     middle = box.rings[0].mean(axis=0)
-    y, x = (np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]) - middle).T
+    y, x = (corners_of(box.rings[0]) - middle).T
     corners = [y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)]
     return area_of(row, middle + np.stack(corners, axis=1))
 

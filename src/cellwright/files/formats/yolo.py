@@ -33,6 +33,7 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.images import as_bytes, read_image
 from cellwright.files.json_value import JsonValue, read_lines, read_text
+from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.outlines import as_one_ring, cells_of, polygons
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -148,8 +149,7 @@ def _shape_of(row: JsonValue, size: NDArray[np.float64]) -> Shape:
 
 
 def _box_around(shape: Shape) -> Shape:
-    corners = np.concatenate(shape.rings)
-    return Shape("box", [np.stack([corners.min(axis=0), corners.max(axis=0)])])
+    return Shape("box", [box_around(np.concatenate(shape.rings))])
 
 
 def _shape(file: Path, folder: Path) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ lies beyond it, and the outline becomes wider or narrower until it fills the box
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Labels
 from cellwright.core.errors import QueryError
+from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.label_changes import Mask, nearer_part
 
 MARGIN = 0.04  # of the sides of a box, by which a cell may reach beyond it
@@ -87,8 +89,7 @@ class Prompts:
     @property
     def corners(self) -> NDArray[np.float64]:
         """First and last corner (2, 2) of the box."""
-        corners = np.array(self.box, float)
-        return np.stack([corners.min(axis=0), corners.max(axis=0)])
+        return box_around(np.array(self.box, float))
 
     @property
     def sides(self) -> tuple[float, float]:
@@ -96,11 +97,16 @@ class Prompts:
         first, last = self.corners
         return float(last[0] - first[0]), float(last[1] - first[1])
 
+    def from_middle(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the squared distance of pixels from the middle of the box, 1 on the ellipse in it."""
+        middle, half = self.corners.mean(axis=0), np.array(self.sides) / 2
+        return np.asarray(((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2)
+
     @property
     def span(self) -> NDArray[np.float64]:
         """First and last corner (2, 2) of what holds the positive points and the box."""
         points = np.array([*self.positive, *(self.box or ())], float)
-        return np.stack([points.min(axis=0), points.max(axis=0)])
+        return box_around(points)
 
     def moved(self, origin: NDArray[np.intp]) -> "Prompts":
         """Return the same prompts in pixels of a part that begins at ``origin``."""
@@ -231,12 +237,8 @@ def _within(prompts: Prompts, shape: tuple[int, ...]) -> Mask:
 
 def _roundness(prompts: Prompts, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return what is added to log odds in a box: cells fill rather the ellipse in it than its corners."""
-    first, last = prompts.corners
-    middle, half = (first + last) / 2, (last - first) / 2
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    squared = ((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2
-    added: NDArray[np.float64] = ROUND * (1 - np.minimum(squared, FARTHEST))
-    return added
+    distance = prompts.from_middle(*np.ogrid[: shape[0], : shape[1]])
+    return np.asarray(ROUND * (1 - np.minimum(distance, FARTHEST)))
 
 
 def _filling(labels: Labels, prompts: Prompts, chosen: set[int], dropped: set[int]) -> set[int]:

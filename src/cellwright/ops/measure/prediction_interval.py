@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from cellwright.core.data import Result
 from cellwright.core.errors import AnnotationError
+from cellwright.core.words import n_of
 from cellwright.ops.codecs.density import DensitySettings
 
 COVERAGE = 0.9  # share of images whose interval holds the true count
@@ -166,7 +167,7 @@ class Calibration:
     @property
     def remark(self) -> str:
         """A sentence that says what was corrected, and how well that is known."""
-        boxes = "1 box" if self.n_boxes == 1 else f"{self.n_boxes} boxes"
+        boxes = n_of(self.n_boxes, "box", "d")
         sentence = (
             f"Corrected by {self.factor:.2f} ± {self.standard_error:.2f}, from {boxes} in which the model "
             f"found {self.boxed:.1f} cells and you {self.factor * self.boxed:.0f}."

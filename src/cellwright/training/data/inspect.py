@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Annotation, Labels
-from cellwright.core.errors import CellwrightError, few
+from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import few, n_of
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
@@ -56,7 +57,7 @@ class Findings:
     def summary(self) -> str:
         """Return the findings as one sentence, and the notice."""
         train, validation = (
-            f"{_counted(n_images, 'image')} with {_counted(n_cells, 'cell')}"
+            f"{n_of(n_images, 'image')} with {n_of(n_cells, 'cell')}"
             for n_images, n_cells in zip(self.n_images, self.n_cells, strict=True)
         )
         parts = [f"{train} to learn from"]
@@ -65,7 +66,7 @@ class Findings:
         if self.sizes:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:
-            parts.append(_counted(self.n_regions, "region"))
+            parts.append(n_of(self.n_regions, "region"))
         parts += [f"{name}: {n}" for name, n in self.classes.items()]
         return " ".join(["; ".join(parts) + ".", self.notice]).rstrip()
 
@@ -119,7 +120,7 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
         ("rare-class", rare, "class", RARE_CLASS),
     ):
         if names:
-            warnings.append(Warning(code, text.format(_counted(len(names), thing), few(names, 3))))
+            warnings.append(Warning(code, text.format(n_of(len(names), thing), few(names, 3))))
     return Findings(
         n_images=(len(train.names), len(validation.names)),
         n_cells=(train.n_cells, validation.n_cells),
@@ -208,7 +209,7 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
     if train.empty:
         yield Warning(
             "empty",
-            f"{_counted(len(train.empty), 'training image')} without a cell ({few(train.empty, 3)}): "
+            f"{n_of(len(train.empty), 'training image')} without a cell ({few(train.empty, 3)}): "
             "there, all is taken for background.",
         )
 
@@ -239,7 +240,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         verb = "is" if len(same) == 1 else "are"
         yield Warning(
             "same-images",
-            f"{_counted(len(same), 'image')} to check with {verb} among those to learn from "
+            f"{n_of(len(same), 'image')} to check with {verb} among those to learn from "
             f"({few(same, 3)}): the scores will be too good. Check with others.",
         )
 
@@ -263,13 +264,6 @@ def _about_model(train: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Ite
             others = "density"
         yield Warning(
             "annotation",
-            f"{spec.family} learns from {needed}; {_counted(n, 'image')} {verb} {lacking[0]}. "
+            f"{spec.family} learns from {needed}; {n_of(n, 'image')} {verb} {lacking[0]}. "
             f"Choose {others}, or annotate more.",
         )
-
-
-def _counted(n: int, thing: str) -> str:
-    if n == 1:
-        return f"1 {thing}"
-    ending = "es" if thing.endswith("s") else "s"
-    return f"{n:,} {thing}{ending}"

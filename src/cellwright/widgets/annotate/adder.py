@@ -20,6 +20,7 @@ from cellwright.core.tasks import Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Prompts
+from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, pixel_at
@@ -271,7 +272,7 @@ def wishes_of(
             wishes.append(Wish(frame, Prompts((yx(middle),))))
         else:
             edge = np.array(shape[-2:]) - 0.5
-            low, high = (np.clip(end[-2:], -0.5, edge) for end in (corners.min(axis=0), corners.max(axis=0)))
+            low, high = np.clip(box_around(corners)[:, -2:], -0.5, edge)
             wishes.append(Wish(frame, Prompts(box=(yx(low), yx(high)))))
     return wishes
 
@@ -281,8 +282,7 @@ def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     first, last = np.floor(prompts.corners + 0.5).astype(int)
     last = np.maximum(last, first + 1)
     rows, columns = np.mgrid[first[0] : last[0], first[1] : last[1]]
-    middle, half = prompts.corners.mean(axis=0), np.array(prompts.sides) / 2
-    mask = ((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2 <= 1
+    mask = prompts.from_middle(rows, columns) <= 1
     mask[mask.shape[0] // 2, mask.shape[1] // 2] = True
     return mask, (int(first[0]), int(first[1]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from napari.layers import Labels, Layer, Points
+from napari.layers import Layer
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
@@ -34,6 +34,7 @@ from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, Pan
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes, metadata_of
 from cellwright.widgets.shared.flow import FlowLayout, WrappedButton, WrappedLabel
 from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.layer_dataset import is_annotation
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
@@ -83,8 +84,7 @@ QToolButton:disabled { color: rgba(128, 128, 128, 200); background: rgba(128, 12
 def can_begin(layer: Layer) -> bool:
     """Return whether an annotation can begin with a layer: labels, points, or shapes, drawn or counted."""
     is_counted = metadata_of(layer).get("output") == "Shapes"
-    is_cells = isinstance(layer, Labels | Points) and not layer.metadata.get("preview")
-    return is_cells or is_shapes(layer) or is_counted
+    return is_annotation(layer) or is_shapes(layer) or is_counted
 
 
 class AnnotatePanel(QWidget):

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels as LabelsLayer
-from napari.layers import Layer, Points
+from napari.layers import Layer
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QWidget
 
@@ -25,7 +24,7 @@ from cellwright.widgets.compare.view import NO_TRUTH, ComparePanel
 from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
-from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
+from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, is_annotation, pairs
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
 from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -166,8 +165,7 @@ class CompareChoices(QObject):
             self._panel.truth.choose(self._usual_truth())
 
     def _is_truth(self, layer: Layer) -> bool:
-        is_known = isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview")
-        return is_known and self._panel.data.folder is None
+        return is_annotation(layer) and self._panel.data.folder is None
 
     def _usual_image(self) -> Layer | None:
         """Return the active image; where only others have cells, that of those that came last."""

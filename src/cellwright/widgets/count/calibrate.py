@@ -14,6 +14,7 @@ from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models.fit import retold
+from cellwright.ops.geometry.boxes import box_around
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
@@ -244,7 +245,7 @@ def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
     """Return the boxes (N, 2, D) around drawn shapes: first and one-past-last corner, in pixels."""
     boxes = []
     for vertices in shapes.data:
-        corners = np.array([vertices.min(axis=0), vertices.max(axis=0)], np.float32)
+        corners = box_around(vertices).astype(np.float32)
         lead = np.rint(corners[:1, :-2])
         corners[:, :-2] = np.concatenate([lead, lead + 1])
         corners[:, -2:] += 0.5  # napari draws a pixel around its index

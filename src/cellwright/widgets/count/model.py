@@ -13,6 +13,7 @@ from psygnal import Signal
 
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import n_of
 from cellwright.files.metadata import meaning
 from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
@@ -325,7 +326,8 @@ def by_hand_line(table: "pandas.DataFrame", n_found: int) -> str:
 
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
-    return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+    n_cells, found_by = n_of(result.count, "cell", ",.0f"), result.provenance
+    return f"{n_cells} · {found_by.model} · {found_by.seconds:.1f} s"
 
 
 def channels_line(request: Request) -> str:
@@ -353,11 +355,6 @@ def interval_line(result: Result) -> str:
         return ""
     low, high = result.interval
     return f"{low:,.0f} to {high:,.0f} cells (90 % interval)"
-
-
-def n_cells(result: Result) -> str:
-    """Return the count with its noun: ``1 cell``, ``2,041 cells``."""
-    return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
 
 
 def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:

@@ -17,9 +17,11 @@ from cellwright.core.data import Cells, Provenance, Result, package_version
 from cellwright.core.errors import CellwrightError, QueryError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry
+from cellwright.models.stitching import boxes_with_lead, with_lead
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
-from cellwright.widgets.shared.coordinates import axis_of, corners_of, pixel_at, with_axis
+from cellwright.widgets.shared.coordinates import axis_of, pixel_at, with_axis
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
@@ -407,26 +409,23 @@ def empty_result(context: PromptContext, *, has_labels: bool) -> Result:
 
 def with_cell(cells: Cells, frame: Frame, cell: "PromptedCell") -> Cells:
     """Return cells with one more at the end; pixels that belong to another cell stay with that."""
-    labels, lead = cells.labels, np.array(frame, np.float32)
+    labels, classes = cells.labels, None
     if labels is not None:
         labels = labels.copy()
         place = _pixels(frame, cell)
         is_free = cell.mask & (labels[place] == 0)
         labels[place][is_free] = len(cells) + 1
         cell = _without_others(cell, is_free)
-    point = np.concatenate([lead, cell.point])
-    box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
-    classes = cells.classes
-    if classes is not None:
-        classes = np.append(classes, np.int16(-1))
-    return Cells(
-        points=np.concatenate([cells.points, point[np.newaxis]]).astype(np.float32),
-        boxes=np.concatenate([cells.boxes, box[np.newaxis]]).astype(np.float32),
-        scores=np.append(cells.scores, np.float32(cell.score)),
-        areas=np.append(cells.areas, np.float32(cell.area)),
-        labels=labels,
+    if cells.classes is not None:
+        classes = np.full(1, -1, np.int16)
+    one = Cells(
+        points=with_lead(cell.point[np.newaxis], frame),
+        boxes=boxes_with_lead(cell.box[np.newaxis], frame),
+        scores=np.array([cell.score], np.float32),
+        areas=np.array([cell.area], np.float32),
         classes=classes,
     )
+    return Cells.concatenate([cells, one], labels)
 
 
 def covering(cells: Cells, frame: Frame, cell: "PromptedCell") -> int:

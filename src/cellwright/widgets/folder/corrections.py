@@ -9,13 +9,14 @@ from qtpy.QtCore import QObject
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
+from cellwright.core.words import n_of
 from cellwright.files.folders.image_list import proofread_labels
 from cellwright.files.folders.results import ImageOutcome
 from cellwright.files.folders.written import BESIDE, facts_of, mark_of
 from cellwright.files.images import read_image
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.folder.model import FolderModel, Place
-from cellwright.widgets.folder.view import FolderView, n_of
+from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, is_cells_layer, snapshot_of
 from cellwright.widgets.shared.edited_layers import content_of, is_edited, metadata_of

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.core.words import n_of
 from cellwright.files.folders.image_list import SUFFIXES
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.files.folders.written import BESIDE, MADE_WAY
@@ -273,11 +274,6 @@ class FolderView(QWidget):
         if self.failed.count() != len(failed):
             self.failed.clear()
             self.failed.addItems([f"{outcome.image.name}\n{outcome.error}" for outcome in failed])
-
-
-def n_of(n: float, noun: str) -> str:
-    """Return a number with its noun: ``1 image``, ``2,041 images``."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _title(column: str) -> str:

@@ -20,11 +20,12 @@ from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered
 from cellwright.files.formats.registry import FORMATS, Format, recognise
+from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.labels import relabel
 from cellwright.ops.outlines import MaskPart, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
-from cellwright.widgets.shared.coordinates import UNNAMED, corners_of
+from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
 from cellwright.widgets.shared.regions import HALF_PIXEL
 
@@ -170,7 +171,7 @@ def _from_shapes(
     shape = shape or _extent(np.array(ends).reshape(-1, n_axes))
     is_upright = all(len(np.unique(np.round(c[:, i], 3))) == 2 for c in corners for i in (-2, -1))
     if "boxes" in one.kinds and is_upright and set(types) <= {"rectangle"}:
-        boxes = np.array([[c.min(axis=0), c.max(axis=0)] for c in corners], np.float32)
+        boxes = np.array(list(map(box_around, corners)), np.float32)
         boxes = boxes.reshape(-1, 2, n_axes)
         boxes[..., -2:] += np.float32(HALF_PIXEL)
         boxes[:, 1, :-2] += 1

@@ -209,14 +209,6 @@ def in_pixels(
     return without_axis(np.asarray(points, float).reshape(-1, layer.ndim) @ matrix.T + origin, channel_axis)
 
 
-def corners_of(boxes: NDArray[Any]) -> NDArray[Any]:
-    """Return the corners (..., 4, D) of boxes (..., 2, D), each in its first slice."""
-    corners = np.repeat(boxes[..., :1, :], 4, axis=-2)
-    corners[..., -2] = boxes[..., (0, 0, 1, 1), -2]
-    corners[..., -1] = boxes[..., (0, 1, 1, 0), -1]
-    return corners
-
-
 def axis_of(channel: Channel | None) -> int | None:
     """Return the axis of a layer that holds its channels, None where there is none."""
     return None if channel is None else channel.axis

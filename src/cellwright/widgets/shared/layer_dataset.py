@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -94,13 +95,18 @@ class LayerItem(Item):
         return self.picture, Annotation(plane, self.points, None, None, None, self.is_complete)
 
 
+def is_annotation(layer: Layer) -> TypeGuard[LabelsLayer | Points]:
+    """Return whether a layer may hold the cells of an image, and is no preview."""
+    return isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview")
+
+
 def pairs(layers: Iterable[Layer]) -> list[Pair]:
     """Return each annotation among some layers with the image it most likely belongs to."""
     layers = list(layers)
     images = [one for one in layers if is_image(one)]
     found = []
     for layer in layers:
-        if isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview"):
+        if is_annotation(layer):
             image = _image_of(layer, images)
             if image is not None:
                 found.append(Pair(image, layer))

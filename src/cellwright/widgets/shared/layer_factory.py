@@ -14,8 +14,9 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 from numpy.typing import NDArray
 
 from cellwright.core.data import Result
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.widgets.shared.coordinates import corners_of, expanded, with_axis
+from cellwright.widgets.shared.coordinates import expanded, with_axis
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:

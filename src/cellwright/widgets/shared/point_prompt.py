@@ -24,7 +24,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
-from cellwright.widgets.shared.coordinates import corners_of
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
