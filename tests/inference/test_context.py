@@ -31,10 +31,10 @@ def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
     context = make_context(1, (9000, 9000))
     batches = context.batches(1.0)
     assert len(batches) == 25
-    largest_cell = context_module.LARGEST_CELL * context.engine.spec.diameter_px
+    largest_cell = context_module.LARGEST_CELL * context.networks.spec.diameter_px
     for batch in batches:
         for core, read in zip(batch.block.core, batch.block.read, strict=True):
-            assert core.start - read.start >= min(core.start, context.engine.halo + largest_cell)
+            assert core.start - read.start >= min(core.start, context.networks.halo + largest_cell)
 
 
 def test_an_image_that_a_block_would_read_whole_is_one(make_context):

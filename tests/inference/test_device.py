@@ -4,7 +4,7 @@ import torch
 from cellwright.core.errors import DeviceError
 from cellwright.inference import device, predictor
 from cellwright.inference.device import choose, choose_dtype, devices, is_out_of_memory
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 
 
@@ -100,7 +100,7 @@ def test_a_gpu_takes_as_many_tiles_as_its_free_memory_holds(monkeypatch, oracle_
     monkeypatch.setattr(predictor, "choose", lambda _: gpu)
     monkeypatch.setattr(predictor, "_inference_network", lambda model, _: model.network)
     monkeypatch.setattr(predictor, "free_cache", lambda _: None)
-    engine = Engine([oracle_model], EngineSettings())
+    engine = Networks([oracle_model], EngineSettings())
     assert engine.device == gpu
     assert (engine.batch_for((2048, 2048)), engine.batch_for((512, 512))) == batches
     engine.batch_size = 3

@@ -14,7 +14,7 @@ from cellwright.files.tables import write_provenance
 from cellwright.inference import context
 from cellwright.inference.context import CountContext
 from cellwright.inference.pipeline import count, count_with_prediction, recount
-from cellwright.inference.scale import estimate_scale
+from cellwright.inference.scale import try_scales
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
@@ -215,7 +215,7 @@ def test_a_place_of_a_large_image_is_enlarged_itself(model, draw_blobs, monkeypa
     monkeypatch.setattr(context, "BLOCK_PX", 300)
     image = Image(draw_blobs((200, 500)).image, "YX")
     with context.open_context(image, (model,), None, EngineSettings()) as whole:
-        trial = run(estimate_scale(whole, at))
+        trial = run(try_scales(whole, at))
     columns = trial.batch.block.core[1]
     assert (trial.zoom, columns.start == 0, columns.stop == 500) == (1.5, at == 0, at == 1)
 

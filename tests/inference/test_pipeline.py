@@ -478,14 +478,14 @@ def test_nothing_is_done_before_the_first_step(oracle_model):
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 3, 5])
 def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_steps):
     engines = []
-    made = context_module.Engine
+    made = context_module.Networks
 
     def watched(*args):
         engine = made(*args)
         engines.extend(weakref.ref(network) for network in engine._networks)
         return engine
 
-    monkeypatch.setattr(context_module, "Engine", watched)
+    monkeypatch.setattr(context_module, "Networks", watched)
     task = count_cells(Image(np.tile(blobs.image, (2, 2)), "YX"), tiny_model, None, replace(CPU, tile_px=128))
     for _ in range(n_steps):
         next(task)
@@ -498,7 +498,7 @@ def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_
 
 def test_a_failure_frees_the_network_too(monkeypatch, blobs, hungry_model):
     closed = []
-    monkeypatch.setattr(context_module.Engine, "close", lambda engine: closed.append(engine))
+    monkeypatch.setattr(context_module.Networks, "close", lambda engine: closed.append(engine))
     with pytest.raises(OutOfMemoryError):
         counted(blobs.image, hungry_model(10))
     assert len(closed) == 1

@@ -5,13 +5,13 @@ import torch
 from cellwright.core.errors import AxesError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.inference import predictor as maps_module
-from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps
+from cellwright.inference.predictor import Networks, TileProgress, by_name, predict_maps
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import flow
 
 
 def maps_of(model, images, **settings):
-    engine = Engine(model if isinstance(model, list) else [model], EngineSettings(device="cpu", **settings))
+    engine = Networks(model if isinstance(model, list) else [model], EngineSettings(device="cpu", **settings))
     return run(predict_maps(images, engine, TileProgress("tiles", 1)))
 
 
@@ -80,7 +80,7 @@ def test_the_model_is_left_as_it_was(rng, tiny_model):
 
 
 def test_nothing_global_is_changed_while_the_caller_has_control(rng, tiny_model):
-    engine = Engine([tiny_model], EngineSettings(device="cpu", tile_px=128, precision="bfloat16"))
+    engine = Networks([tiny_model], EngineSettings(device="cpu", tile_px=128, precision="bfloat16"))
     for _ in predict_maps(images_of(rng), engine, TileProgress("tiles", 1)):
         assert not torch.is_inference_mode_enabled()
         assert not torch.is_autocast_enabled("cpu")
@@ -121,7 +121,7 @@ def test_an_ensemble_averages_raw_outputs(rng, tiny_model, oracle_model):
 
 
 def test_an_ensemble_takes_the_larger_halo_and_a_common_divisor(tiny_model, oracle_model):
-    engine = Engine([tiny_model, oracle_model], EngineSettings(device="cpu"))
+    engine = Networks([tiny_model, oracle_model], EngineSettings(device="cpu"))
     assert (engine.halo, engine.divisor) == (32, 8)
 
 
@@ -131,7 +131,7 @@ def test_an_ensemble_takes_the_larger_halo_and_a_common_divisor(tiny_model, orac
 def test_models_of_different_kinds_are_refused(oracle_model, other):
     strange = type(oracle_model)(oracle_model.network, **other)
     with pytest.raises(SettingsError, match="2 models of 2 kinds"):
-        Engine([oracle_model, strange], EngineSettings(device="cpu"))
+        Networks([oracle_model, strange], EngineSettings(device="cpu"))
 
 
 def test_colours_become_grey_for_a_model_of_one_channel(rng, oracle_model):
@@ -150,7 +150,7 @@ def test_channels_that_do_not_fit_are_refused(rng, oracle_model):
 def test_less_memory_changes_nothing_but_the_notice(rng, hungry_model, oracle_model, most_pixels):
     images = images_of(rng, n=2, shape=(512, 512))
     model = hungry_model(most_pixels)
-    engine = Engine([model], EngineSettings(device="cpu"))
+    engine = Networks([model], EngineSettings(device="cpu"))
     meter = TileProgress("tiles", 2)
     found = run(predict_maps(images, engine, meter))
     assert np.array_equal(found, maps_of(oracle_model, images))
@@ -166,7 +166,7 @@ def test_a_smaller_batch_comes_before_a_smaller_tile(rng, hungry_model):
 
 def test_tiles_that_are_done_are_not_done_again(rng, hungry_model):
     model = hungry_model(300 * 300)
-    engine = Engine([model], EngineSettings(device="cpu", tile_px=256))
+    engine = Networks([model], EngineSettings(device="cpu", tile_px=256))
     task = predict_maps(images_of(rng, shape=(512, 512)), engine, TileProgress("tiles", 4))
     next(task)
     model.network.most_pixels = 200 * 200  # another program takes memory
@@ -180,7 +180,7 @@ def test_tiles_that_are_done_are_not_done_again(rng, hungry_model):
 @pytest.mark.parametrize("message", ["CUDA out of memory", "MPS backend out of memory"])
 def test_a_gpu_without_memory_hands_over_to_the_cpu(rng, monkeypatch, hungry_model, oracle_model, message):
     model = hungry_model(10**9)
-    forward = Engine._forward
+    forward = Networks._forward
 
     def small_gpu(engine, windows):
         if engine.device.type == "meta":
@@ -188,9 +188,9 @@ def test_a_gpu_without_memory_hands_over_to_the_cpu(rng, monkeypatch, hungry_mod
         return forward(engine, windows)
 
     monkeypatch.setattr(maps_module, "choose", lambda name: torch.device("meta"))
-    monkeypatch.setattr(Engine, "_forward", small_gpu)
+    monkeypatch.setattr(Networks, "_forward", small_gpu)
     images = images_of(rng, shape=(300, 300))
-    engine = Engine([model], EngineSettings())
+    engine = Networks([model], EngineSettings())
     found = run(predict_maps(images, engine, TileProgress("tiles", 1)))
     assert engine.device == torch.device("cpu")
     assert "on the CPU" in engine.notice
@@ -208,7 +208,7 @@ def test_a_model_too_large_for_the_gpu_runs_on_the_cpu(rng, monkeypatch, oracle_
 
     monkeypatch.setattr(maps_module, "choose", lambda name: torch.device("meta"))
     monkeypatch.setattr(maps_module, "_inference_network", small_gpu)
-    engine = Engine([oracle_model], EngineSettings())
+    engine = Networks([oracle_model], EngineSettings())
     assert engine.device == torch.device("cpu")
     assert "does not fit into the memory of meta" in engine.notice
     assert run(predict_maps(images_of(rng), engine, TileProgress("tiles", 1))).std() > 0
@@ -220,7 +220,7 @@ def test_a_model_that_does_not_fit_at_all_is_an_error(monkeypatch, oracle_model)
 
     monkeypatch.setattr(maps_module, "_inference_network", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        Engine([oracle_model], EngineSettings(device="cpu"))
+        Networks([oracle_model], EngineSettings(device="cpu"))
 
 
 def test_no_memory_at_all_is_an_error_of_ours(rng, hungry_model):
@@ -268,7 +268,7 @@ def test_an_image_within_one_window_is_as_without_overlap(rng, tiny_model):
 def test_overlapping_windows_shrink_when_memory_runs_out(rng, hungry_model, monkeypatch):
     images = images_of(rng, shape=(600, 300))
     model = hungry_model(256 * 256)
-    engine = Engine([model], EngineSettings(device="cpu", overlap=0.5))
+    engine = Networks([model], EngineSettings(device="cpu", overlap=0.5))
     maps = run(predict_maps(images, engine, TileProgress("tiles", 1)))
     assert maps.shape[2:] == (600, 300)
     assert np.isfinite(maps).all()

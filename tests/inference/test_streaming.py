@@ -32,10 +32,10 @@ from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.zarr import open_array
-from cellwright.inference import context, pipeline
+from cellwright.inference import context, scale
 from cellwright.inference.classify import classify, predict_classes
 from cellwright.inference.pipeline import count_cells
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.recipe import Recipe, read_inputs, recipe_from
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
@@ -196,13 +196,13 @@ def chunks_of(window):
 def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_blocks, monkeypatch):
     made = []
 
-    class CountedEngine(Engine):
+    class CountedNetworks(Networks):
         def __init__(self, *args):
             made.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(context, "Engine", CountedEngine)
-    monkeypatch.setattr(run_module, "Engine", CountedEngine)
+    monkeypatch.setattr(context, "Networks", CountedNetworks)
+    monkeypatch.setattr(run_module, "Networks", CountedNetworks)
     image = Image(draw_blobs((300, 280)).image, "YX")
     run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert len(made) == 2  # one to estimate the scale, one for nine blocks
@@ -703,7 +703,7 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
         batches = counting.batches(1.0)
         return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0), counting.scaling)
 
-    monkeypatch.setattr(pipeline, "estimate_scale", estimated)
+    monkeypatch.setattr(scale, "try_scales", estimated)
     monkeypatch.setattr(context, "WHOLE_PX", 256)
     monkeypatch.setattr(context, "BLOCK_PX", 128)
     image = Image(draw_blobs((300, 280)).image, "YX")
@@ -1158,14 +1158,14 @@ def test_what_networks_went_through_is_told_by_a_run_that_goes_on(
     tmp_path, draw_blobs, small_blocks, monkeypatch
 ):
     image = Image(draw_blobs((90, 140)).image, "YX")
-    job, attempt = job_of(image, tmp_path, small_blocks), Engine.attempt
+    job, attempt = job_of(image, tmp_path, small_blocks), Networks.attempt
 
     def ran_out(self, windows):
         self.notice = "Memory ran out."
         return attempt(self, windows)
 
     with monkeypatch.context() as once, closing(count_streamed(job)) as task:
-        once.setattr(Engine, "attempt", ran_out)
+        once.setattr(Networks, "attempt", ran_out)
         while not list((tmp_path / "image.parts").glob("*.csv")):
             next(task)
     assert "Memory ran out." in run(count_streamed(job)).notices

@@ -9,7 +9,7 @@ from torch import nn
 
 from cellwright.core.errors import CheckpointError
 from cellwright.inference.context import load_models
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import centroid, density, flow, query
 from cellwright.models.families.flow import Attention, MixTransformer, TransformerBlock
@@ -167,7 +167,7 @@ def test_a_pytorch_without_the_operation_of_both_counts_as_before(monkeypatch, o
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", operation, raising=False)
     image = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
-    with closing(Engine([flow.build("small")], EngineSettings(device="cpu"))) as engine:
+    with closing(Networks([flow.build("small")], EngineSettings(device="cpu"))) as engine:
         assert engine.attempt(image).shape == (1, engine.n_maps, 64, 64)
         layers = [one for network in engine._networks for one in network.modules()]
     assert not [one for one in layers if isinstance(one, ActivatedConv2d)]
@@ -195,7 +195,7 @@ def test_no_activation_of_the_default_network_stands_alone_on_x86(monkeypatch):
     if not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch has no oneDNN here")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with closing(Engine([flow.build("lite")], EngineSettings(device="cpu"))) as engine:
+    with closing(Networks([flow.build("lite")], EngineSettings(device="cpu"))) as engine:
         layers = [one for network in engine._networks for one in network.modules()]
     assert not [one for one in layers if isinstance(one, nn.ReLU | nn.ReLU6)]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")

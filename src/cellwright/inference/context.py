@@ -15,7 +15,7 @@ from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.device import is_out_of_memory
-from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
+from cellwright.inference.predictor import Networks, TileProgress, by_name, predict_maps, stacked
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.fit import FactCollector, FitCalibration
@@ -80,7 +80,7 @@ class Preparation(NamedTuple):
 
     scaling: Scaling  # of its intensities, to those the networks know
     zoom: float  # model pixels per image pixel
-    networks: Engine | None = None  # made once for all and let go of by their maker; None: one a part
+    networks: Networks | None = None  # made once for all and let go of by their maker; None: one a part
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
     n_places: int = 0  # of the image that the zoom was estimated at; 0 where these were all of it
     facts: FactCollector | None = None  # takes what a part tells of how well it was counted
@@ -96,9 +96,9 @@ class CountContext:
 
     frames: Frames  # what of the image the network sees
     scaling: Scaling  # from its intensities to those the network knows
-    engine: Engine  # the networks on their device
+    networks: Networks  # on their device
     settings: Any  # of the models' family
-    engine_settings: EngineSettings  # how the networks run, the diameter in pixels
+    engine: EngineSettings  # how the networks run, the diameter in pixels
     zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
@@ -117,24 +117,34 @@ class CountContext:
     def in_one_colour(self, only: int) -> Self:
         """Return what counting one colour of the image needs."""
         frames = in_one_colour(self.frames, only)
-        return replace(self, frames=frames, scaling=scaling_of(frames, self.engine.spec))
+        return replace(self, frames=frames, scaling=scaling_of(frames, self.spec))
 
     @property
     def model(self) -> CellModel:
         """The first of the models; all are of one family."""
-        return self.engine.models[0]
+        return self.networks.models[0]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The facts of that model."""
+        return self.networks.spec
+
+    @property
+    def family(self) -> registry.Family:
+        """The family of the models."""
+        return registry.get(self.spec.family)
 
     @property
     def calibration(self) -> FitCalibration | None:
         """What tells how well the models do, if anything."""
-        return calibration_of(self.engine.models, self.settings)
+        return calibration_of(self.networks.models, self.settings)
 
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
         told = list(image.notices)
         if _holds_labels(image):
             told.append(LABELS.format(image.name))
-        stated, side = self.engine_settings.diameter_px, min(self.frames.shape)
+        stated, side = self.engine.diameter_px, min(self.frames.shape)
         if stated > side:
             told.append(TOO_WIDE.format(stated, side))
         return (*told, self.frames.notice, self.scaling.notice, missing_chunks(image.data))
@@ -148,11 +158,11 @@ class CountContext:
         """Return the parts of the image to predict one after another at this zoom, frame by frame."""
         n_frames, shape = len(self.frames), self.frames.shape
         whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
-        blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
+        blocks = grid(block_layout(shape, self.networks, zoom, whole_px, block_px))
         whole = whole_tile(shape)
         if any(block.read == whole.read for block in blocks):  # as of large cells: to cut would save nothing
             blocks = (whole,)
-        n_together = self.engine.batch_for(shape) if len(blocks) == 1 and zoom == 1.0 else 1
+        n_together = self.networks.batch_for(shape) if len(blocks) == 1 and zoom == 1.0 else 1
         return tuple(
             BlockBatch(range(start, min(start + n_together, n_frames)), block)
             for start in range(0, n_frames, n_together)
@@ -165,7 +175,7 @@ class CountContext:
         if zoom != 1.0:
             stage = "rescaled tiles"
         for batch in batches:
-            tiles = grid(self.engine.layout(self.grid_of(batch, zoom).shape))
+            tiles = grid(self.networks.layout(self.grid_of(batch, zoom).shape))
             n_tiles += len(batch.frames) * len(tiles)
         return TileProgress(stage, n_tiles)
 
@@ -177,8 +187,8 @@ class CountContext:
             yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
         resized = self.grid_of(batch, zoom)
         images = stacked([self._read(frame, batch.block, resized) for frame in batch.frames])
-        maps = yield from predict_maps(images, self.engine, progress)
-        return [by_name(one, self.engine.spec.map_channels) for one in maps]
+        maps = yield from predict_maps(images, self.networks, progress)
+        return [by_name(one, self.spec.map_channels) for one in maps]
 
     def decode(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[Predicted]:
         """Return the maps of a batch and what they hold, in pixels of the image."""
@@ -194,7 +204,7 @@ class CountContext:
         whole, own = self.within or (self.frames.shape, whole_tile(self.frames.shape).read)
         pairs = zip(own, batch.block.read, strict=True)
         window = tuple(slice(part.start + read.start, part.start + read.stop) for part, read in pairs)
-        return Grid.of_window(whole, window, zoom, self.engine.divisor)
+        return Grid.of_window(whole, window, zoom, self.networks.divisor)
 
     def _read(self, frame: int, block: Tile, resized: Grid) -> Any:
         pixels = apply(self.scaling, self.frames.read(frame, block.read))
@@ -204,7 +214,7 @@ class CountContext:
 
 
 def block_layout(
-    shape: tuple[int, int], engine: Engine, zoom: float, longest_whole: int, block_px: int
+    shape: tuple[int, int], networks: Networks, zoom: float, longest_whole: int, block_px: int
 ) -> Layout:
     """Return how a frame (Y, X) is cut into blocks that are read with context for the network and a cell.
 
@@ -212,15 +222,15 @@ def block_layout(
     ``longest_whole`` long, measured as it will be once it is enlarged, is one block; the blocks of a longer
     one are ``block_px`` long, likewise.
     """
-    enlarged, in_model_px = max(zoom, 1.0), engine.halo
+    enlarged, in_model_px = max(zoom, 1.0), networks.halo
     if zoom != 1.0:
-        in_model_px += engine.divisor  # see Grid.of_window
+        in_model_px += networks.divisor  # see Grid.of_window
     longest = longest_whole if max(shape) * enlarged <= longest_whole else block_px
     return Layout(
         shape=shape,
         core=int(longest / enlarged),
-        halo=ceil((in_model_px + LARGEST_CELL * engine.spec.diameter_px) / zoom),
-        divisor=engine.divisor,
+        halo=ceil((in_model_px + LARGEST_CELL * networks.spec.diameter_px) / zoom),
+        divisor=networks.divisor,
     )
 
 
@@ -240,7 +250,7 @@ def open_context(
     image: Image,
     models: tuple[CellModel, ...],
     settings: Any,
-    engine_settings: EngineSettings,
+    engine: EngineSettings,
     preparation: Preparation | None = None,
 ) -> Iterator[CountContext]:
     """Give the context of counting an image; lets go of the networks it made, however the count ends.
@@ -250,21 +260,30 @@ def open_context(
 
     CellwrightError where the image, a model or a setting does not fit, or memory ran out; says what to do.
     """
-    settings = _settings_of(models[0], settings, engine_settings)
-    _check_colours(models[0], engine_settings)
-    seen = engine_settings.seen(image, preparation.channels if preparation else ())
+    settings = _settings_of(models[0], settings, engine)
+    _check_colours(models[0], engine)
+    seen = engine.seen(image, preparation.channels if preparation else ())
     frames = models[0].frames(seen.image, seen.channel)
     if seen.notice:
         frames = replace(frames, notice=seen.notice)
     frames = _as_prepared(frames, preparation)
-    in_pixels = engine_settings.in_pixels(image.known_sizes_um)
+    in_pixels = engine.in_pixels(image.known_sizes_um)
     known = preparation or Preparation(scaling_of(frames, models[0].spec), 1.0)
     zoom = known.zoom if preparation else None  # which is to be estimated
     try:
-        lent = nullcontext(known.networks) if known.networks else closing(Engine(models, engine_settings))
-        with lent as engine:
-            context = CountContext(frames, known.scaling, engine, settings, in_pixels, zoom)
-            yield replace(context, channels=seen.scalings, maps=known.maps, within=known.within)
+        lent = nullcontext(known.networks) if known.networks else closing(Networks(models, engine))
+        with lent as networks:
+            yield CountContext(
+                frames=frames,
+                scaling=known.scaling,
+                networks=networks,
+                settings=settings,
+                engine=in_pixels,
+                zoom=zoom,
+                channels=seen.scalings,
+                maps=known.maps,
+                within=known.within,
+            )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

@@ -40,7 +40,14 @@ from cellwright.inference.context import (
     open_context,
     references_of,
 )
-from cellwright.inference.scale import ScaleTrial, estimate_scale, in_best_colour, zoom_notice
+from cellwright.inference.scale import (
+    PLACES,
+    EstimatedScale,
+    ScaleTrial,
+    estimate_scale,
+    in_best_colour,
+    zoom_notice,
+)
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import FactCollector, retold, warning
@@ -52,7 +59,6 @@ from cellwright.ops.measure.prediction_interval import crowd_notice, widened, wi
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
-PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
@@ -141,13 +147,15 @@ def count_with_prediction(
     yield Progress("load", 0, 1)
     models = load_models(model)
     with open_context(image, models, settings, engine, preparation) as context:
-        keep_maps &= registry.get(models[0].spec.family).gives == "instances"
+        keep_maps &= context.family.gives == "instances"
         facts = FactCollector(context.calibration)
         if preparation is not None and preparation.facts is not None:
             facts = preparation.facts
         context = yield from in_best_colour(context)
-        stitched, prediction, used = yield from _stitch(context, facts, keep_maps=keep_maps)
-        context = replace(context, scaling=used.scaling)
+        n_places = len(PLACES) if len(context.frames) == 1 else 1
+        scale, trials = yield from estimate_scale(context, n_places)
+        context = replace(context, scaling=scale.scaling)
+        stitched, prediction = yield from _stitch(context, scale, trials, facts, keep_maps=keep_maps)
         fit = facts.expected_f1([stitched.cells])
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
@@ -158,9 +166,10 @@ def count_with_prediction(
         if stitched.maps:
             told |= facts.crowding
             crowd = crowd_notice(n, told["covered"], told.get("most_covered"))
-        provenance = provenance_of(context, image, model, used.zoom, started, fit, **told)
-        rescaled = zoom_notice(used.zoom, context.engine_settings.diameter_px, used.n_places)
-        notices = (*context.notices(image), rescaled, link_notice, context.engine.notice, warning(fit), crowd)
+        provenance = provenance_of(context, image, model, scale.zoom, started, fit, **told)
+        rescaled = zoom_notice(scale.zoom, context.engine.diameter_px, scale.n_places)
+        ran_out = context.networks.notice
+        notices = (*context.notices(image), rescaled, link_notice, ran_out, warning(fit), crowd)
     result = Result(
         count=n,
         cells=cells,
@@ -192,8 +201,8 @@ def prepare(
         if context.is_blank:
             return context.prepared(1.0), []
         context = yield from in_best_colour(context)
-        trial, trials, n_places = yield from _trials(context)
-    return replace(context, scaling=trial.scaling).prepared(trial.zoom, n_places), trials
+        scale, trials = yield from estimate_scale(context)
+    return replace(context, scaling=scale.scaling).prepared(scale.zoom, scale.n_places), trials
 
 
 def recount(result: Result, prediction: Prediction | None, model: ModelChoices, settings: Any) -> Result:
@@ -241,29 +250,31 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
 
 
 def _stitch(
-    context: CountContext, collector: FactCollector, *, keep_maps: bool
-) -> Task[tuple[Stitched, Prediction | None, Preparation]]:
+    context: CountContext,
+    scale: EstimatedScale,
+    trials: list[ScaleTrial],
+    collector: FactCollector,
+    *,
+    keep_maps: bool,
+) -> Task[tuple[Stitched, Prediction | None]]:
     """Predict and decode the image block by block, and put it together.
 
-    Returns also its maps where they are kept, and what it was counted with.
+    What the ``trials`` of the scale have found is used, and they are let go of. Returns also the maps of the
+    image where they are kept.
     """
-    frames, settings = context.frames, context.settings
+    frames, settings, zoom = context.frames, context.settings, scale.zoom
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
-        return (yield from stitcher.finish(settings)), None, context.prepared(1.0)
-    middle, trials, n_places = yield from _trials(context, most=len(PLACES) if len(frames) == 1 else 1)
-    is_as_it_is = middle.zoom == 1.0 and middle.scaling == context.scaling
-    context = replace(context, scaling=middle.scaling)
-    zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
-    shape = zoomed(context.frames.shape, zoom)
-    n_bytes = 4 * context.engine.n_maps * len(context.frames) * prod(shape)
-    keep_maps &= batches[0].shape == context.frames.shape and n_bytes <= KEPT_MAPS_BYTES
-    alike = [one for one in trials if (one.zoom, one.scaling) == (zoom, middle.scaling)]
+        return (yield from stitcher.finish(settings)), None
+    batches = in_rounds(context.batches(zoom))
+    n_bytes = 4 * context.networks.n_maps * len(frames) * prod(zoomed(frames.shape, zoom))
+    keep_maps &= batches[0].shape == frames.shape and n_bytes <= KEPT_MAPS_BYTES
+    alike = [one for one in trials if (one.zoom, one.scaling) == (zoom, scale.scaling)]
     ready = _ready(alike, batches, collector, keep_maps=keep_maps)
     left = [batch for index, batch in enumerate(batches) if index not in ready]
-    if not is_as_it_is or len(trials) > 1:
-        progress = context.progress(left, zoom)
-    del trials, alike, middle  # or their maps stay in memory beside those of the next block
+    progress = scale.progress or context.progress(left, zoom)
+    trials.clear()
+    del alike  # or their maps stay in memory beside those of the next block
     kept: list[Maps] = []
     for index, batch in enumerate(batches):
         predicted = ready.pop(index, None)
@@ -278,23 +289,7 @@ def _stitch(
     prediction = None
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
-    return (yield from stitcher.finish(settings)), prediction, context.prepared(zoom, n_places)
-
-
-def _trials(context: CountContext, most: int = len(PLACES)) -> Task[tuple[ScaleTrial, list[ScaleTrial], int]]:
-    """Return the trial of the scale that stands, the middle one by its zoom, and all of them.
-
-    Also at how many places of an image they were, ``most`` at most; 0 where these are all of it.
-    """
-    n_batches, places, trials = len(context.batches(1.0)), PLACES, []
-    if min(n_batches, most) < len(PLACES):
-        places = (0.5,)
-    for place in places:
-        trial = yield from estimate_scale(context, place)
-        trials.append(trial)
-    trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power))
-    n_places = len(trials) if len(trials) < n_batches else 0
-    return trials[len(trials) // 2], trials, n_places
+    return (yield from stitcher.finish(settings)), prediction
 
 
 def _ready(
@@ -333,7 +328,7 @@ def provenance_of(
 
     ``started`` is when it began, by ``time.perf_counter``; ``facts`` are noted besides.
     """
-    engine = context.engine
+    networks = context.networks
     read: dict[str, Any] = {}
     if context.scaling.power != 1:
         read["power"] = context.scaling.power
@@ -354,19 +349,19 @@ def provenance_of(
     return Provenance(
         package_version=package_version(),
         model=" + ".join(Path(one).name for one in references),
-        checkpoint_sha256=" + ".join(model.sha256 for model in engine.models),
+        checkpoint_sha256=" + ".join(model.sha256 for model in networks.models),
         settings={
-            engine.spec.family: asdict(context.settings),
-            "engine": asdict(engine.settings),
+            networks.spec.family: asdict(context.settings),
+            "engine": asdict(networks.settings),
             "zoom": zoom,
-            "number_type": str(engine.dtype).removeprefix("torch."),
+            "number_type": str(networks.dtype).removeprefix("torch."),
             **read,
         },
         image_name=image.name,
         image_shape=image.shape,
         axes=image.axes,
         pixel_size_um=image.pixel_size_um,
-        device=str(engine.device),
+        device=str(networks.device),
         seconds=time.perf_counter() - started,
         source=image.source,
     )

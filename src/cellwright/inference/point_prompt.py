@@ -26,7 +26,7 @@ from cellwright.inference.context import (
     load_models,
     open_context,
 )
-from cellwright.inference.scale import estimate_scale, zoom_for
+from cellwright.inference.scale import try_scales, zoom_for
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts, prompted_mask
@@ -259,7 +259,7 @@ class PointPredictor:
             return _empty(whole_tile(self.shape), 1.0)
         trial, first = None, self._tile_at(context, at, 1.0)
         if self._zoom is None:
-            trial = yield from estimate_scale(self._only(context, first))
+            trial = yield from try_scales(self._only(context, first))
             self._zoom = trial.zoom
         tile = self._tile_at(context, at, self._zoom)
         if trial and trial.predicted and (tile, _whole(tile)) == (first, trial.batch):
@@ -282,7 +282,7 @@ class PointPredictor:
     def _tile_at(self, context: CountContext, at: NDArray[np.float32], zoom: float) -> Tile:
         """Return the window around a point, with context for the network and for a whole cell."""
         pixel = np.floor(at + 0.5)
-        tiles = grid(block_layout(self.shape, context.engine, zoom, WHOLE_PX, WINDOW_PX))
+        tiles = grid(block_layout(self.shape, context.networks, zoom, WHOLE_PX, WINDOW_PX))
         return next(
             tile
             for tile in tiles

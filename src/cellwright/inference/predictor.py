@@ -1,7 +1,7 @@
 """The tile loop: images in, maps out, whatever their size and however little memory there is."""
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
-from cellwright.core.tasks import Progress
+from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import (
     choose,
     choose_dtype,
@@ -54,7 +54,7 @@ class TileProgress:
         return Progress(self.stage, self.done, self.total)
 
 
-class Engine:
+class Networks:
     """One or several networks of a family on a device, and how much they are given at once.
 
     Copies the networks, so that the models stay as they are (on their device, in training or not);
@@ -188,7 +188,7 @@ class Engine:
         return raw
 
 
-def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
+def predict_maps(images: Images, networks: Networks, progress: TileProgress) -> Task[Images]:
     """Return the maps (N, maps, Y, X) of N images of one size, yielding the progress tile by tile.
 
     Tiles of the same shape share a batch, also across images. A batch that does not fit into memory is tried
@@ -197,18 +197,18 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
     ``images``, float32 (N, channels, Y, X), have scaled intensities. ``progress`` counts the tiles; its total
     grows where tiles have to be split.
     """
-    if engine.settings.overlap:
-        return (yield from _blended(images, engine, progress))
-    layout = engine.layout((images.shape[2], images.shape[3]))
+    if networks.settings.overlap:
+        return (yield from _blended(images, networks, progress))
+    layout = networks.layout((images.shape[2], images.shape[3]))
     pending = deque((index, tile) for index in range(len(images)) for tile in grid(layout))
-    maps = np.empty((len(images), engine.n_maps, *images.shape[2:]), np.float32)
+    maps = np.empty((len(images), networks.n_maps, *images.shape[2:]), np.float32)
     while pending:
-        progress.total += _split_first(pending, engine, layout.shape)
-        batch = _next_batch(pending, engine)
-        found = engine.attempt(_windows(images, batch))
+        progress.total += _split_first(pending, networks, layout.shape)
+        batch = _next_batch(pending, networks)
+        found = networks.attempt(_windows(images, batch))
         if found is None:
             pending.extendleft(reversed(batch))
-            engine.step_down(len(batch), batch[0][1])
+            networks.step_down(len(batch), batch[0][1])
             continue
         for (index, tile), tile_maps in zip(batch, found, strict=True):
             core: Any = (index, slice(None), *tile.core)
@@ -218,26 +218,26 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
     return maps
 
 
-def _blended(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
+def _blended(images: Images, networks: Networks, progress: TileProgress) -> Task[Images]:
     """Return the maps of images as the mean of windows that overlap, their middles weighing most.
 
     Source: the inference of MEDIAR, arXiv:2212.03465, section 3.4: windows of 512 pixels, 0.6 of them in
     common, Gaussian weights, raw output averaged.
     """
     shape = (images.shape[2], images.shape[3])
-    side = min(WINDOW_PX, engine.tile_px)
-    windows = _overlapping(shape, side, engine)
+    side = min(WINDOW_PX, networks.tile_px)
+    windows = _overlapping(shape, side, networks)
     pending = deque((index, window) for index in range(len(images)) for window in windows)
-    progress.total += len(pending) - len(images) * len(grid(engine.layout(shape)))
-    total = np.zeros((len(images), engine.n_maps, *shape), np.float32)
+    progress.total += len(pending) - len(images) * len(grid(networks.layout(shape)))
+    total = np.zeros((len(images), networks.n_maps, *shape), np.float32)
     weight = np.zeros(shape, np.float32)
     while pending:
-        batch = _next_batch(pending, engine)
-        found = engine.attempt(_windows(images, batch), raw=True)
+        batch = _next_batch(pending, networks)
+        found = networks.attempt(_windows(images, batch), raw=True)
         if found is None:
-            engine.step_down(len(batch), batch[0][1])
-            if engine.tile_px < side:
-                return (yield from _blended(images, engine, progress))
+            networks.step_down(len(batch), batch[0][1])
+            if networks.tile_px < side:
+                return (yield from _blended(images, networks, progress))
             pending.extendleft(reversed(batch))
             continue
         for (index, window), raw in zip(batch, found, strict=True):
@@ -248,15 +248,15 @@ def _blended(images: Images, engine: Engine, progress: TileProgress) -> Generato
             if index == 0:
                 weight[window.read] += importance[:height, :width]
         yield progress.advance(len(batch))
-    return engine.to_maps(total / weight)
+    return networks.to_maps(total / weight)
 
 
-def _overlapping(shape: tuple[int, int], side: int, engine: Engine) -> list[Tile]:
+def _overlapping(shape: tuple[int, int], side: int, networks: Networks) -> list[Tile]:
     """Return the windows of a frame; the last of a row and of a column ends where the frame does."""
-    sides = [min(side, -(-length // engine.divisor) * engine.divisor) for length in shape]
+    sides = [min(side, -(-length // networks.divisor) * networks.divisor) for length in shape]
     spans = []
     for length, one in zip(shape, sides, strict=True):
-        step = max(int(one * (1 - engine.settings.overlap)), 1)
+        step = max(int(one * (1 - networks.settings.overlap)), 1)
         starts = range(0, max(length - one, 0) + step, step)
         spans.append([slice(max(min(start, length - one), 0), min(start + one, length)) for start in starts])
     tiles = []
@@ -292,21 +292,21 @@ def stacked(images: Sequence[Images]) -> Images:
     return np.stack(images)
 
 
-def _split_first(pending: deque[ImageTile], engine: Engine, shape: tuple[int, int]) -> int:
-    """Cut the next tile where it is larger than the engine now takes; return how many tiles that adds."""
+def _split_first(pending: deque[ImageTile], networks: Networks, shape: tuple[int, int]) -> int:
+    """Cut the next tile where it is larger than the networks now take; return how many tiles that adds."""
     index, tile = pending[0]
-    if tile.core_px <= max(engine.tile_px, engine.divisor):
+    if tile.core_px <= max(networks.tile_px, networks.divisor):
         return 0
     pending.popleft()
-    parts = split(tile, engine.layout(shape))
+    parts = split(tile, networks.layout(shape))
     pending.extendleft((index, part) for part in reversed(parts))
     return len(parts) - 1
 
 
-def _next_batch(pending: deque[ImageTile], engine: Engine) -> list[ImageTile]:
+def _next_batch(pending: deque[ImageTile], networks: Networks) -> list[ImageTile]:
     batch = [pending.popleft()]
     shape = batch[0][1].shape
-    longest = engine.batch_for(shape)
+    longest = networks.batch_for(shape)
     while pending and len(batch) < longest and pending[0][1].shape == shape:
         batch.append(pending.popleft())
     return batch

@@ -11,7 +11,6 @@ from cellwright.core.data import Cells
 from cellwright.core.tasks import Task
 from cellwright.inference.context import BlockBatch, CountContext, Predicted
 from cellwright.inference.predictor import TileProgress
-from cellwright.models import registry
 from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector, mean_confidence
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
@@ -19,6 +18,7 @@ from cellwright.ops.codecs.density import mean_diameter, typical_diameter
 from cellwright.ops.geometry.intensity import JPEG_PX, Scaling, brightened
 from cellwright.ops.labels import equivalent_diameters
 
+PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
 FEWEST_CELLS = 5  # needed for their diameter to be believed
 MANY_CELLS = 40  # of which half being small means more than a few pieces of larger ones
 SMALL = 1.25  # cells less than this many times above the smallest diameter are found better when enlarged
@@ -26,6 +26,7 @@ ZOOM_RANGE = (1 / 32, 6.0)
 CLOSE = 1.2  # zooms that differ by less find the same
 MOST_TRIALS = 3  # at the middle of an image, to find out how large its cells are
 MEASURED = 0.85  # a model that measures sizes is trusted even where its confidence falls by this factor
+TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
 SURER = 1.03  # a trial for small cells that suit the model as they are has to raise confidence by this factor
 CLOSER = 1.5  # zoom at which an image is tried that promises little as it is
 FARTHER = (0.5, 0.25)  # zooms at which one is tried that promises next to nothing: cells may be very large
@@ -34,11 +35,19 @@ ABOUT_AS_MUCH = 0.1
 BETTER_LIGHT = 0.05  # by which the brightened image has to promise more
 FAR_BETTER = 0.3  # by which they have to promise more, since small cells are lost in them
 JUDGED_PX = 512  # side of the window in which brightness is judged
-TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
+
+
+class EstimatedScale(NamedTuple):
+    """At which size and brightness an image is counted."""
+
+    zoom: float  # model pixels per image pixel
+    scaling: Scaling  # of its intensities
+    n_places: int = 0  # of the image that were tried; 0 where these are all of it
+    progress: TileProgress | None = None  # of a count of which the only trial is the beginning
 
 
 class ScaleTrial(NamedTuple):
-    """What the middle batch holds at one zoom; ``predicted`` is None where nothing was tried."""
+    """What a batch holds at one zoom; ``predicted`` is None where nothing was tried."""
 
     zoom: float  # model pixels per image pixel
     batch: BlockBatch  # the part of the image that was tried
@@ -55,8 +64,33 @@ class ScaleTrial(NamedTuple):
         return self.predicted.decoded
 
 
-def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
-    """Return the zoom to count at, and what was found on the way to it in one batch.
+def estimate_scale(
+    context: CountContext, most_places: int = len(PLACES)
+) -> Task[tuple[EstimatedScale, list[ScaleTrial]]]:
+    """Return the scale to count an image at, and what was tried on the way to it, one trial for each place.
+
+    A large image is tried at three places, where there may be as many, any other one at its middle. The
+    middle one by its zoom stands.
+    """
+    if context.is_blank:
+        return EstimatedScale(1.0, context.scaling), []
+    n_batches, places, trials = len(context.batches(1.0)), PLACES, []
+    if min(n_batches, most_places) < len(PLACES):
+        places = (0.5,)
+    for place in places:
+        trial = yield from try_scales(context, place)
+        trials.append(trial)
+    trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power))
+    middle, n_places, progress = trials[len(trials) // 2], 0, None
+    if len(trials) < n_batches:
+        n_places = len(trials)
+    if len(trials) == 1 and (middle.zoom, middle.scaling) == (1.0, context.scaling):
+        progress = middle.progress
+    return EstimatedScale(middle.zoom, middle.scaling, n_places, progress), trials
+
+
+def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
+    """Return the trial of the zoom that suits one place of an image, made in one batch.
 
     A stated diameter decides. Else one batch (``at`` 0 the first, 1 the last) is tried as it is. Where the
     model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
@@ -66,20 +100,20 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     the default settings: what a user filters by must not change the scale, or thresholds that are moved
     after a count would give other cells than a count with them.
     """
-    spec = context.engine.spec
+    spec = context.spec
     zoom = context.zoom
     if zoom is None:
-        zoom = zoom_for(context.engine_settings.diameter_px, spec)
+        zoom = zoom_for(context.engine.diameter_px, spec)
     batches = context.batches(zoom)
     batch = _batch_at(batches, at)
     progress = context.progress(batches, zoom)
     untried = ScaleTrial(zoom, batch, None, progress, context.scaling)
-    is_stated, lighter = bool(context.engine_settings.diameter_px), _brightened(context, batch)
+    is_stated, lighter = bool(context.engine.diameter_px), _brightened(context, batch)
     if context.zoom is not None or (is_stated and lighter is None):
         return untried
-    family = registry.get(spec.family)
+    family = context.family
     plain = replace(context, settings=family.settings())
-    best = yield from _tried(plain, batch, zoom, progress)
+    best = yield from _trial(plain, batch, zoom, progress)
     if family.gives == "instances":
         if lighter is not None:
             best = yield from _in_better_light(replace(lighter, settings=plain.settings), best)
@@ -87,7 +121,7 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
             plain = replace(plain, scaling=best.scaling)
             best = yield from _most_confident(plain, best, at)
             best = yield from _at_other_sizes(plain, best, at)
-        return _under(context, best)
+        return _decoded_anew(context, best)
     assert best.predicted is not None
     measured = zoom_of_density(best.predicted.decoded, spec)
     if measured == zoom:
@@ -102,11 +136,11 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
     in different places (nuclei of which some are red and some green); where nothing tells; and in a series,
     of which one frame does not decide.
     """
-    calibration, family = context.calibration, registry.get(context.engine.spec.family)
+    calibration, family = context.calibration, context.family
     is_told = calibration is not None and "Labels" in family.returns
     if not context.frames.apart or not is_told or context.zoom is not None or len(context.frames) > 1:
         return context
-    zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
+    zoom = zoom_for(context.engine.diameter_px, context.spec)
     batch = _batch_at(context.batches(zoom), 0.5)
     looks = []
     for one in (context, *map(context.in_one_colour, context.frames.apart)):
@@ -129,9 +163,9 @@ def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
     return bool((others.labels[rows, columns] == 0).mean() > 0.5)
 
 
-def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
+def _decoded_anew(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
     """Return a trial, made with the default settings, with what its maps hold under those of the count."""
-    if context.settings == registry.get(context.engine.spec.family).settings():
+    if context.settings == context.family.settings():
         return trial
     assert trial.predicted is not None
     maps, grid = trial.predicted.maps, context.grid_of(trial.batch, trial.zoom)
@@ -144,11 +178,11 @@ def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
 
 
 def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task[ScaleTrial]:
-    spec, best, tried = context.engine.spec, first, [first.zoom]
+    spec, best, tried = context.spec, first, [first.zoom]
     tuned = zoom_for(spec.tuned_diameter_px, spec)
     if not is_close(tuned, tried):
         tried.append(tuned)
-        trial = yield from _try(context, first.batch, tuned, at)
+        trial = yield from _trial_at(context, first.batch, tuned, at)
         if mean_confidence(trial.cells) > TUNED * mean_confidence(best.cells):
             best = trial
     least_gain = MEASURED if "size" in context.model.map_kinds.values() else 1.0
@@ -159,7 +193,7 @@ def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task
         if is_close(wanted, tried):
             break
         tried.append(wanted)
-        trial = yield from _try(context, first.batch, wanted, at)
+        trial = yield from _trial_at(context, first.batch, wanted, at)
         if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells) or _are_noise(context, trial):
             break
         best = trial
@@ -187,7 +221,7 @@ def _in_better_light(context: CountContext, first: ScaleTrial) -> Task[ScaleTria
     """Return a trial, or that of the same in this context where that promises much more."""
     if first.promised >= _enough(context):
         return first
-    trial = yield from _tried(context, first.batch, first.zoom, context.progress([first.batch], first.zoom))
+    trial = yield from _trial(context, first.batch, first.zoom, context.progress([first.batch], first.zoom))
     if trial.promised > (first.promised or UNKNOWN_BELOW) + BETTER_LIGHT:
         return trial
     return first
@@ -199,15 +233,15 @@ def _at_other_sizes(context: CountContext, best: ScaleTrial, at: float) -> Task[
     Nuclei in stained tissue and in brightfield are often told apart better enlarged; very large cells are
     found in pieces, or not at all, before they are shrunk.
     """
-    largest, enough = context.engine.spec.diameter_range_px[1], _enough(context)
+    largest, enough = context.spec.diameter_range_px[1], _enough(context)
     is_small = CLOSER * _diameter_of(best.cells) <= largest
     if best.zoom == 1.0 and is_small and 0 < best.promised < enough:
-        trial = yield from _try(context, best.batch, CLOSER, at)
+        trial = yield from _trial_at(context, best.batch, CLOSER, at)
         if trial.promised > best.promised:
             best = trial
     if best.promised < min(WARN_BELOW, enough):
         for zoom in FARTHER:
-            trial = yield from _try(context, best.batch, zoom, at)
+            trial = yield from _trial_at(context, best.batch, zoom, at)
             if trial.promised > best.promised + FAR_BETTER:
                 best = trial
     return best
@@ -223,15 +257,15 @@ def _enough(context: CountContext) -> float:
     return context.calibration.closer_below
 
 
-def _try(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Task[ScaleTrial]:
+def _trial_at(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Task[ScaleTrial]:
     """Return what a batch holds at another zoom, or a block where it is too large for that to be one."""
     batches = context.batches(zoom)
     if all(batch.block != one.block for one in batches):
         batch = _batch_at(batches, at)
-    return (yield from _tried(context, batch, zoom, context.progress([batch], zoom)))
+    return (yield from _trial(context, batch, zoom, context.progress([batch], zoom)))
 
 
-def _tried(context: CountContext, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[ScaleTrial]:
+def _trial(context: CountContext, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[ScaleTrial]:
     predicted = yield from context.decode(batch, zoom, progress)
     promised = 0.0
     if _enough(context):

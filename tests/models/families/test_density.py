@@ -9,7 +9,7 @@ from skimage.morphology import disk
 from torch import nn
 
 from cellwright.core.data import Annotation
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.models.families import density
@@ -75,7 +75,7 @@ def test_the_halo_of_the_paper_preset_covers_what_its_convolutions_see():
 def test_grey_and_colours_suit_both_presets(make_density, preset, given):
     model = make_density(preset)
     image = np.random.default_rng(0).random((1, given, 32, 48), np.float32)
-    engine = Engine((model,), EngineSettings(device="cpu", precision="float32"))
+    engine = Networks((model,), EngineSettings(device="cpu", precision="float32"))
     grey = image.mean(axis=1, keepdims=True)
     as_the_model_takes_it = grey if preset == "paper" else np.broadcast_to(image, (1, 3, 32, 48))
     with torch.inference_mode():

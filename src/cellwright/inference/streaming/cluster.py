@@ -16,7 +16,7 @@ import numpy as np
 from cellwright.core.errors import SettingsError, needed
 from cellwright.core.tasks import Task, run
 from cellwright.inference.classify import CropScale
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.inference.streaming.block import count_block, link_block, part_of
 from cellwright.inference.streaming.plan import StreamBlock, StreamJob, StreamPlan
@@ -137,8 +137,8 @@ def _there(job: StreamJob) -> StreamJob:
 
 
 @lru_cache(maxsize=1)
-def _networks_there(models: tuple[CellModel, ...], settings: EngineSettings) -> Engine:
-    return Engine(models, settings)
+def _networks_there(models: tuple[CellModel, ...], settings: EngineSettings) -> Networks:
+    return Networks(models, settings)
 
 
 def _environment(n_workers: int) -> dict[str, str]:

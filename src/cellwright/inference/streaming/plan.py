@@ -24,7 +24,7 @@ from cellwright.files.memory import free_memory
 from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, Preparation, load_models
 from cellwright.inference.pipeline import LINKED_AXES, prepare
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.recipe import Recipe, read_inputs
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import InputFiles
@@ -204,7 +204,7 @@ class StreamPlan(NamedTuple):
     level: int = 0  # number of the smaller copy that is counted in; 0 is the image itself
     told: tuple[str, ...] = ()  # sentences for the user, of what there was before
 
-    def with_networks(self, networks: Engine | None) -> Self:
+    def with_networks(self, networks: Networks | None) -> Self:
         """Return the same plan for a process that has made the networks; None to send it to another one."""
         return self._replace(preparation=self.preparation._replace(networks=networks))
 

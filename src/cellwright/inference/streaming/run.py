@@ -48,7 +48,7 @@ from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_
 from cellwright.inference.classify import classifier_facts
 from cellwright.inference.context import calibration_of, open_context
 from cellwright.inference.pipeline import provenance_of
-from cellwright.inference.predictor import Engine
+from cellwright.inference.predictor import Networks
 from cellwright.inference.scale import zoom_notice
 from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
@@ -122,7 +122,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
     known, name = job.fingerprint, job.image.name
     with _only_run(job), ExitStack() as held:
         lent = held.enter_context(cluster(job))
-        networks = held.enter_context(closing(Engine(job.models, job.recipe.engine)))
+        networks = held.enter_context(closing(Networks(job.models, job.recipe.engine)))
         first = job
         if job.is_linked:
             first = job.outlines
@@ -160,7 +160,7 @@ def _check(job: StreamJob) -> None:
         raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
 
 
-def _count_blocks(job: StreamJob, networks: Engine, lent: LentClient) -> Task[StreamPlan]:
+def _count_blocks(job: StreamJob, networks: Networks, lent: LentClient) -> Task[StreamPlan]:
     """Have all blocks of an image counted; return the plan of that."""
     _forget_selected(job)
     plan = kept_plan(job)
@@ -318,7 +318,7 @@ def _found_by(
     preparation = plan.preparation
     with open_context(image, job.models, job.settings, job.recipe.engine, preparation) as context:
         provenance = provenance_of(context, image, job.recipe.models, preparation.zoom, started, fit)
-        rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
+        rescaled = zoom_notice(preparation.zoom, context.engine.diameter_px, preparation.n_places)
         missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
         told = told_by_blocks(job.files)
         notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
