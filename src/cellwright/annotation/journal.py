@@ -43,15 +43,11 @@ SYNC_SECONDS = 1.0  # how often the disk itself is waited for: a power cut may t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovered:
-    """What a journal holds.
-
-    ``n_bytes`` is where its last whole record ends, ``is_whole`` whether nothing came after that.
-    """
+    """What a journal holds; ``n_bytes`` is where its last whole record ends."""
 
     start: Start
     records: tuple[RecordedEdit | Step, ...]
     n_bytes: int
-    is_whole: bool
 
 
 class Journal:
@@ -176,7 +172,7 @@ def read_journal(path: Path) -> Recovered:
         raise ReadError(
             f"Expected a whole journal at {path}; got a damaged one ({error!r}). Begin a new session."
         ) from error
-    return Recovered(start, records, n_bytes, n_bytes == len(data))
+    return Recovered(start, records, n_bytes)
 
 
 def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: Sequence[Command]) -> int:

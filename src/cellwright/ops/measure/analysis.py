@@ -265,16 +265,14 @@ def left_out(
     boxes: NDArray[np.floating],
     shape: Sequence[int],
     settings: AnalysisSettings,
-    in_regions: NDArray[np.bool_] | None = None,
+    in_regions: NDArray[np.bool_],
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Return which cells count, bool (N,), and how many do not for which reason.
 
     ``boxes`` (N, 2, D) are first and one-past-last corners along the spatial axes, ``shape`` their lengths;
-    ``in_regions`` (N,) tells which cells lie in the regions, None where there are none.
+    ``in_regions`` (N,) tells which cells lie in the regions.
     """
     kept = np.ones(len(table), bool)
-    if in_regions is None:
-        in_regions = kept.copy()
     reasons = {}
     for reason, wanted in (
         ("outside the regions", in_regions),

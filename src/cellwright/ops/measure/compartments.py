@@ -43,14 +43,7 @@ def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
     """Return which nucleus lies in which cell: the one that covers most of it, if that is half of it or more.
 
     Both are int and of one shape, 0 is background.
-
-    SettingsError where the shapes differ.
     """
-    if nuclei.shape != cells.shape:
-        raise SettingsError(
-            f"Nuclei and cells must be labels of one shape; got {nuclei.shape} and {cells.shape}. Choose the "
-            "labels of the same image."
-        )
     n_nuclei, n_cells = int(nuclei.max(initial=0)), int(cells.max(initial=0))
     areas = np.bincount(nuclei.ravel(), minlength=n_nuclei + 1)
     both = (nuclei > 0) & (cells > 0)
