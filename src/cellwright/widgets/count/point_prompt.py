@@ -420,7 +420,7 @@ def with_cell(cells: Cells, frame: Frame, cell: "PromptedCell") -> Cells:
         classes = np.full(1, -1, np.int16)
     one = Cells(
         points=with_lead(cell.point[np.newaxis], frame),
-        boxes=boxes_with_lead(cell.box[np.newaxis], frame),
+        boxes=boxes_with_lead(cell.box[np.newaxis].astype(np.float32), frame),
         scores=np.array([cell.score], np.float32),
         areas=np.array([cell.area], np.float32),
         classes=classes,
