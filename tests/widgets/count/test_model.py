@@ -20,7 +20,6 @@ from cellwright.widgets.count.model import (
     count_task,
     inside_regions,
     interval_line,
-    n_cells,
     recount_task,
     result_line,
     sizes_line,
@@ -101,7 +100,7 @@ def test_new_layers_alone_leave_the_result_as_it_is(
 def test_lines_for_people(result_of: ResultOf) -> None:
     labels = np.zeros((40, 60), np.int32)
     none = result_of(Image(labels, "YX", (), "i"), labels)
-    assert (n_cells(none), sizes_line(cells_table(none))) == ("0 cells", "")
+    assert (result_line(none), sizes_line(cells_table(none))) == ("0 cells · flow · 1.8 s", "")
     labels[0:20, 0:20] = 1
     one = result_of(Image(labels, "YX", (0.5, 0.5), "i"), labels)
     assert result_line(one) == "1 cell · flow · 1.8 s"
@@ -109,7 +108,7 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     density = replace(one, count=411.6, interval=(394.0, 429.5))
     assert interval_line(density) == "394 to 430 cells (90 % interval)"
     assert interval_line(one) == ""
-    assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
+    assert result_line(replace(one, count=2041.0)) == "2,041 cells · flow · 1.8 s"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
     assert sizes_line(cells_table(volume)) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
     unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
