@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
@@ -144,6 +145,7 @@ class Docks:
 @pytest.fixture
 def docks(monkeypatch: pytest.MonkeyPatch) -> Docks:
     viewer = Docks()
+    PluginManager.instance().discover()  # as every viewer with a window has done
     monkeypatch.setattr(messages, "has_window", viewer.has_window)
     monkeypatch.setattr(messages, "panel_in", lambda *_: None)
     monkeypatch.setattr(messages, "open_panel", lambda *_: viewer.dock("results"))
