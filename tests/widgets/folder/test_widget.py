@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtGui import QFont, QHelpEvent
@@ -29,12 +30,13 @@ from cellwright.inference.image_count import counted_task
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_task
-from cellwright.widgets.folder.view import Gallery, help_of
+from cellwright.widgets.folder.view import SCROLL_BAR_PX, FolderView, Gallery, help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.edited_layers import mark_edited
 from cellwright.widgets.shared.layer_factory import write_classes
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import news_of, tell_results
+from cellwright.widgets.shared.style import PanelScrollArea
 
 LIMIT_MS = 60_000
 
@@ -701,11 +703,25 @@ def test_two_runs_do_not_share_a_folder(
     assert "Another program is counting" in panel.view.message.text()
 
 
-def test_pictures_stand_in_two_columns_in_a_panel_of_a_small_window(qtbot: QtBot) -> None:
-    gallery = Gallery()
-    qtbot.addWidget(gallery)
-    gallery.setFont(QFont(gallery.font().family(), 9))
-    assert 2 * gallery.gridSize().width() <= 282  # beside the scroll bar, in a window of 1280 pixels
+def test_pictures_stand_in_two_columns_in_the_narrowest_panel(qtbot: QtBot, tmp_path: Path) -> None:
+    """In usual letters; they share the width, and their texts keep to it."""
+    view = FolderView()
+    area = PanelScrollArea(view)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "9pt"}))
+    area.resize(area.minimumSizeHint().width(), 735)
+    view.make_room()
+    row = {"count": 1_234, "fit": 0.9}
+    names = ("A01_s1", "2024-03-17_HeLa_H2B-mCherry_position0002", "C", "D", "E", "F")
+    view.gallery.show_outcomes([ImageOutcome(ListedImage(Path(one), one), row) for one in names], tmp_path)
+    with qtbot.waitExposed(area):
+        area.show()
+    qtbot.wait(20)
+    places = [view.gallery.visualRect(view.gallery.outcomes.index(place, 0)) for place in range(6)]
+    assert [one.y() == places[0].y() for one in places] == [True, True, False, False, False, False]
+    assert view.gallery.viewport().width() - places[1].right() < SCROLL_BAR_PX
+    assert all(one.right() < view.gallery.viewport().width() for one in places)
+    assert view.gallery.horizontalScrollBar().maximum() == 0
 
 
 def test_pictures_leave_room_for_their_text_at_any_font(qtbot: QtBot) -> None:

@@ -58,11 +58,11 @@ SEPARATOR = "; "  # between folders in their line
 OWN_ROWS = ("device", "channel", "channels")
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in OWN_ROWS)
 COUNT_TITLE = "Cells"
-PICTURE_PX, MARGIN_PX = 130, 8  # two columns in a panel as napari opens it in a window of 1280 pixels
+PICTURE_PX, MARGIN_PX = 118, 8  # two columns in a panel that is as narrow as can be, in usual letters
 TEXT_LINES = 4  # under a picture: name, count and fit, one of which may take two lines
 SCROLL_BAR_PX = 16  # of the list, at most
 MOST_KEPT = 400  # pictures in memory
-LONGEST_NAME = 20  # letters under a picture
+LONGEST_NAME, LEAST_LINE = 20, 16  # letters under a picture, of which a line has room for so many
 WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
 
 
@@ -191,6 +191,7 @@ class FolderView(QWidget):
             images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]
             stems = [one.name.partition(".")[0] for one in images]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
+            self.plate_names.home(False)  # noqa: FBT003 - of Qt; where it has no room its beginning is seen
 
     def ask_for_output(self) -> str:
         """Let the user choose the folder of the results; return it, '' for none."""
@@ -375,10 +376,11 @@ class Gallery(QListView):
         super().resizeEvent(event)
 
     def _fit_to_font(self) -> None:
-        metrics, around = self.fontMetrics(), self.contentsRect().width() - SCROLL_BAR_PX - MARGIN_PX
-        width = max(PICTURE_PX, min(LONGEST_NAME * metrics.averageCharWidth(), around))
+        metrics, around = self.fontMetrics(), self.contentsRect().width() - SCROLL_BAR_PX
+        wanted = max(PICTURE_PX, LEAST_LINE * metrics.averageCharWidth()) + MARGIN_PX
+        n_columns = max(around // wanted, 1)
         height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing()
-        self.setGridSize(QSize(width + MARGIN_PX, height + MARGIN_PX))
+        self.setGridSize(QSize(max(around // n_columns, PICTURE_PX), height + MARGIN_PX))
 
     def show_outcomes(self, outcomes: Sequence[ImageOutcome], output: Path) -> None:
         """Show images; the place in the list and what is chosen stay."""
