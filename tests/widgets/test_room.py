@@ -47,7 +47,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.results.plots import COLOUR, MARK, Histogram
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
-from cellwright.widgets.shared.flow import BREAK, Page, wrappable
+from cellwright.widgets.shared.flow import BREAK, FigureTable, Page, wrappable
 from cellwright.widgets.shared.model_combos import ModelCard
 from cellwright.widgets.shared.style import (
     LETTERS,
@@ -118,8 +118,8 @@ def opened(panel: QWidget) -> None:
         counted = tuple(ModelCount(name, "an image", 61_050.0) for name in names)
         shown.show_compared(Compared(Comparison(names, counted), (None,)))
     if isinstance(shown, train_view.TrainPanel):
-        scores = {"ap50": 0.5, "count_error": 0.25, "retention": 0.9}
-        shown.card.show_scores(scores, scores)
+        before = {"ap50": 0.5, "count_error": 0.25, "retention": 0.9}
+        shown.card.show_scores(before, {"ap50": 0.875, "count_error": 0.125, "retention": 0.776})
         shown.card.setVisible(True)
 
 
@@ -298,9 +298,23 @@ def clipped_numbers(panel: QWidget) -> Iterator[str]:
             yield f"{line.text()!r} is {line.height()} high"
 
 
+def clipped_figures(panel: QWidget) -> Iterator[str]:
+    """Yield the figures of tables in rich text that reach beyond what is drawn."""
+    for one in filter(QWidget.isVisible, panel.findChildren(FigureTable)):
+        document, _ = one._fitted(one.width())
+        layout, block = document.documentLayout(), document.begin()
+        while block.isValid():
+            right = layout.blockBoundingRect(block).x()
+            lines = [block.layout().lineAt(place) for place in range(block.layout().lineCount())]
+            right += max((line.naturalTextRect().right() for line in lines), default=0.0)
+            if right > document.size().width() + 1:
+                yield f"{block.text()!r} ends at {right:.0f} of {document.size().width():.0f}"
+            block = block.next()
+
+
 def clipped(panel: QWidget) -> list[str]:
     """Return the texts that do not fit into their widgets, and are told nowhere else."""
-    found = list(clipped_numbers(panel))
+    found = [*clipped_numbers(panel), *clipped_figures(panel)]
     for one in panel.findChildren(QWidget):
         if not isinstance(one, QLabel | QAbstractButton) or not one.isVisible() or not one.text():
             continue
@@ -547,6 +561,7 @@ def test_code_in_a_card_has_the_letters_of_its_text(qtbot: QtBot) -> None:
     found = card.browser.document().find("lite")
     assert found.charFormat().hasProperty(QTextFormat.Property.FontFamilies)  # those of code
     assert not found.charFormat().hasProperty(QTextFormat.Property.FontPointSize)
+    assert all(made.icon().isNull() for made in card.findChildren(QAbstractButton))  # black in a dark theme
 
 
 def test_a_box_for_numbers_that_qt_has_made_disturbs_no_panel(qtbot: QtBot) -> None:

@@ -2,12 +2,22 @@
 
 import numpy as np
 import pytest
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 
 from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.training.evaluation.evaluate import ImageScore
 from cellwright.widgets.compare.model import Compared, Disagreement
-from cellwright.widgets.compare.view import LONGEST_NAME, ComparePanel, notices_of, regions_line, shortened
+from cellwright.widgets.compare.view import (
+    LEAST_NAME,
+    LONGEST_NAME,
+    ComparePanel,
+    notices_of,
+    regions_line,
+    shortened,
+)
+from cellwright.widgets.shared.flow import BREAK
+from cellwright.widgets.shared.style import PanelScrollArea
 
 DOCK_PX = 330
 LONG = "nuclei-of-all-kinds-tuned-on-my-own-slides"
@@ -47,6 +57,35 @@ def test_long_names_and_large_counts_fit_a_narrow_dock(
     assert LONG in panel.summary.toolTip()
 
 
+@pytest.mark.parametrize("size", [9, 16])
+def test_the_table_follows_letters_and_width(qtbot: QtBot, size: int) -> None:
+    """What it was filled in is not what it is looked at in."""
+    panel = ComparePanel()
+    area = PanelScrollArea(panel)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    with qtbot.waitExposed(area):
+        area.show()
+    panel.show_compared(compared(("flow", LONG), 62.0, (0, 0)))
+    qtbot.wait(20)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+    area.resize(area.minimumSizeHint().width(), 800)
+    qtbot.wait(20)  # what follows the font does so later
+    table, header = panel.table, panel.table.horizontalHeader()
+    figures = sum(header.sectionSize(column) for column in range(1, table.columnCount()))
+    least = LEAST_NAME * table.fontMetrics().averageCharWidth()
+    assert header.sectionSize(0) == max(least, table.viewport().width() - figures)
+    assert table.horizontalScrollBar().isVisible() == (size == 16)  # five figures have no room there
+    assert table.verticalScrollBar().maximum() == 0
+
+
+def test_it_is_told_of_which_image_the_figures_are(panel: ComparePanel) -> None:
+    panel.show_compared(compared(("flow", "own"), 62.0, (0,)))
+    assert ">0007119_" in panel.summary.text().replace(BREAK, "")
+    panel.show_compared(compared(("flow", "own"), 62.0, (0, 0)))
+    assert ">2 images<" in panel.summary.text()
+
+
 def test_long_names_lose_their_middle() -> None:
     assert shortened("flow", LONGEST_NAME) == "flow"
     assert len(shortened(LONG, LONGEST_NAME)) == LONGEST_NAME
@@ -58,7 +97,7 @@ def test_it_is_told_that_cells_in_regions_alone_are_judged(panel: ComparePanel) 
     panel.show_compared(compared(("flow", "own"), 62.0, (2,)))
     assert "2 complete regions" in panel.notices.text()
     assert ">judged<" in panel.summary.text()
-    assert panel.summary.text().count(";50<") == 2
+    assert panel.summary.text().count(">50<") == 2
     panel.show_compared(compared(("flow", "own"), 62.0, (1, 0)))
     assert panel.notices.text().startswith("In 1 of 2 images F1 is")
     assert "the complete region;" in notices_of(compared(("flow", "own"), 62.0, (1, 0)), 0)[0]

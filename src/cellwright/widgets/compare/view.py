@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
@@ -43,6 +44,8 @@ SUMMARY_HELP = "Judged: inside the complete regions. Truth: annotated. Only here
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
+GAP_PX = 8  # between the figures of both models
+LEAST_NAME = 10  # letters of an image's name that there is room for, at least
 TITLES = ("Image", "Cells\n1", "Cells\n2", "F1\n1", "F1\n2", "Differ")
 MANY = 10_000  # from where on counts are told in thousands, for names to have room
 DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
@@ -103,20 +106,7 @@ class ComparePanel(QWidget):
                 cell.setToolTip("\n".join([str(row[0]), *notices_of(compared, index)]))
                 self.table.setItem(index, column, cell)
         self.table.setSortingEnabled(True)
-        self._fit()
-
-    def _fit(self) -> None:
-        """Make the table as wide as the panel, whatever it holds: names give way to figures."""
-        header = self.table.horizontalHeader()
-        assert header is not None
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        for column in range(1, len(TITLES)):  # Qt would leave room for an arrow beside each title
-            lines = [header.fontMetrics().horizontalAdvance(line) for line in TITLES[column].split("\n")]
-            width = max(max(lines) + TITLE_PX, self.table.sizeHintForColumn(column) + CELL_PX)
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
-            header.resizeSection(column, width)
-        wanted = header.sizeHint().height() + self.table.rowCount() * self.table.rowHeight(0) + FRAME_PX
-        self.table.setFixedHeight(min(wanted, TABLE_HEIGHT_PX))
+        self.table.fit()
 
     def _choices(self) -> QFormLayout:
         self.data = LayerComboBox(is_image, "An image, or a folder of images.", folders="Dataset folder")
@@ -152,21 +142,60 @@ class ComparePanel(QWidget):
         return self.card
 
     def _table(self) -> QWidget:
-        self.table, self.hint = QTableWidget(), wrapped_label(HINT, "hint")
-        self.table.setTabKeyNavigation(False)
-        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        for header in (self.table.verticalHeader(), self.table.horizontalHeader()):
-            assert header is not None
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.verticalHeader().setVisible(False)  # type: ignore[union-attr]
+        self.table, self.hint = ImageTable(), wrapped_label(HINT, "hint")
         for widget in (self.table, self.hint):
             widget.setVisible(False)
         box = QWidget()
         stack(self.table, self.hint, into=box)
         return box
+
+
+class ImageTable(QTableWidget):
+    """The figures of each image, as wide as the panel: names give way to figures while they can be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTabKeyNavigation(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        rows, columns = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None
+        assert columns is not None
+        rows.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        rows.setVisible(False)
+        columns.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        columns.setMinimumSectionSize(1)  # Qt's is wider than most figures
+        self._header = columns
+
+    def fit(self) -> None:
+        """Give each figure its room and names what is left, but room to tell them apart; fit the height."""
+        metrics, taken = self.fontMetrics(), 0
+        for column in range(1, self.columnCount()):  # Qt would leave room for an arrow beside each title
+            lines = [metrics.horizontalAdvance(line) for line in TITLES[column].split("\n")]
+            width = max(max(lines) + TITLE_PX, self.sizeHintForColumn(column) + CELL_PX)
+            self._header.resizeSection(column, width)
+            taken += self._header.sectionSize(column)  # 0 where it is hidden
+        viewport = self.viewport()
+        room = 0 if viewport is None else viewport.width() - taken
+        self._header.resizeSection(0, max(room, LEAST_NAME * metrics.averageCharWidth()))
+        wanted = self._header.sizeHint().height() + self.rowCount() * self.rowHeight(0) + FRAME_PX
+        bar = self.horizontalScrollBar()
+        if bar is not None and self._header.length() > taken + room:
+            wanted += bar.sizeHint().height()
+        self.setFixedHeight(min(wanted, TABLE_HEIGHT_PX))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Follow the width of the panel; called by Qt."""
+        super().resizeEvent(event)
+        self.fit()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the size of letters; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.FontChange:
+            self.fit()
 
 
 def compare_line(progress: Progress, seconds_left: float | None) -> str:
@@ -182,7 +211,7 @@ def compare_line(progress: Progress, seconds_left: float | None) -> str:
 
 
 def summary_of(compared: Compared) -> str:
-    """Return the counts of both models, their F1 and the cells only one has, as rich text.
+    """Return of which image, the counts of both models, their F1 and the cells only one has, as rich text.
 
     Where images are annotated in regions, also how many of the cells are judged.
     """
@@ -192,9 +221,9 @@ def summary_of(compared: Compared) -> str:
         f"{head} {escape(wrappable(shortened(name, LONGEST_NAME)))}"
         for head, name in zip(heads, comparison.models, strict=True)
     ]
-    tell, cells, f1 = _mean, "per image", "mean F1"
+    tell, cells, f1, of = _mean, "per image", "mean F1", f"{len(pairs):,} images"
     if len(pairs) == 1:
-        tell, cells, f1 = "{:,.0f}".format, "cells", "F1"
+        tell, cells, f1, of = "{:,.0f}".format, "cells", "F1", shortened(pairs[0][0].image, LONGEST_NAME)
     counts = [tell(comparison.mean(model, "count")) for model in comparison.models]
     rows = [("", heads), (cells, [_large(one) for one in counts])]
     scored = [[one.score for one in side if one.score is not None] for side in zip(*pairs, strict=True)]
@@ -210,6 +239,7 @@ def summary_of(compared: Compared) -> str:
     n_unique = compared.n_unique()
     if n_unique is not None:
         rows.append(("only here", [f"{one:,}" for one in n_unique]))
+    named.insert(0, escape(wrappable(of)))  # another image may be chosen by now
     names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
     return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"
 
@@ -272,7 +302,8 @@ def _mean(value: float) -> str:
 
 def _row(title: str, values: Iterable[str]) -> str:
     head = f"<td valign='middle'>{escape(title)}</td>"
-    parts = [f"<td align='right' valign='middle'>&nbsp;&nbsp;{value}</td>" for value in values]
+    place = f"align='right' valign='middle' style='padding-left: {GAP_PX}px'"  # Qt has no room for spaces
+    parts = [f"<td {place}>{value}</td>" for value in values]
     return f"<tr>{head}{''.join(parts)}</tr>"
 
 

@@ -13,7 +13,7 @@ from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal
-from qtpy.QtGui import QTextDocument
+from qtpy.QtGui import QIcon, QTextDocument
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, CheckpointError, error_line
@@ -211,6 +211,8 @@ class ModelCard(QDialog):
         self.browser.setHtml(POINTS.sub("", card.toHtml()))  # else code is small in large letters
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
+        for made in buttons.buttons():
+            made.setIcon(QIcon())  # that of the desktop is black, in a dark theme, too
         fill(QVBoxLayout(self), self.browser, buttons)
 
 

@@ -30,7 +30,6 @@ from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
     check_box,
-    chip,
     fill,
     form_layout,
     panel_layout,
@@ -334,12 +333,12 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         elif gain < -LEAST_CHANGE:
             colour = WORSE_COLOUR
         digits = ".0%" if name in PERCENT else ".3f"
-        after_text = f"<b>{after[name]:{digits}}</b>"
-        if colour:
-            after_text = chip(after_text, colour)
+        after_text, ground = f"<b>{after[name]:{digits}}</b>", ""
+        if colour:  # of the whole cell: Qt gives a chip no room for its margins, and cuts its figures
+            after_text, ground = f"<span style='color:black'>{after_text}</span>", f" bgcolor='{colour}'"
         rows.append(
             f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>{before[name]:{digits}}</td>"
-            f"<td align='right'>{after_text}</td></tr>"
+            f"<td align='right'{ground}>{after_text}</td></tr>"
         )
     return f"<table align='center' cellspacing='4'>{''.join(rows)}</table>"
 
