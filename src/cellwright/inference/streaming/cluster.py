@@ -15,6 +15,7 @@ import numpy as np
 
 from cellwright.core.errors import SettingsError, needed
 from cellwright.core.tasks import Task, run
+from cellwright.files.memory import give_back_memory
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings, StreamSettings
@@ -30,6 +31,7 @@ CONNECT_S = 10  # for a scheduler to answer
 ANY_PORT = "127.0.0.1:0"  # of this machine that is free
 WARM_PX = 128  # side of what networks see to begin with
 KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
+BLOCKS_BETWEEN = 4  # ... after which memory is given back: to take it anew takes a moment
 OnBlock = Callable[[StreamBlock], None]
 LentClient = Callable[[], "Client | None"]
 
@@ -44,6 +46,8 @@ def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) 
                 reading.append(reader.submit(part_of, job.image, following, plan.level))
             for _ in count_block(job, plan, block, part):
                 yield 0
+            if not block.number % BLOCKS_BETWEEN:
+                give_back_memory()
             yield 1
 
 
