@@ -142,13 +142,12 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
         return context
     zoom = zoom_for(context.engine.diameter_px, context.spec)
     batch = _batch_at(context.batches(zoom), 0.5)
-    looks = []
+    found = []
     for one in (context, *map(context.in_one_colour, context.frames.apart)):
-        plain, facts = replace(one, settings=family.settings()), FactCollector(calibration)
+        plain = replace(one, settings=family.settings())
         predicted = yield from plain.decode(batch, zoom, plain.progress([batch], zoom))
-        facts.add(*predicted)
-        looks.append((facts.expected_f1(predicted.decoded) or 0.0, predicted.decoded[0], one))
-    together, *alone = looks
+        found.append((_promise(plain, predicted), predicted.decoded[0], one))
+    together, *alone = found
     promised, cells, best = max(alone, key=itemgetter(0))
     rivals = [other for likely, other, _ in alone if likely > promised - ABOUT_AS_MUCH]
     if promised <= together[0] + BETTER_COLOUR or any(_lie_elsewhere(other, cells) for other in rivals):
@@ -269,10 +268,15 @@ def _trial(context: CountContext, batch: BlockBatch, zoom: float, progress: Tile
     predicted = yield from context.decode(batch, zoom, progress)
     promised = 0.0
     if _enough(context):
-        facts = FactCollector(context.calibration)
-        facts.add(*predicted)
-        promised = facts.expected_f1(predicted.decoded) or 0.0
+        promised = _promise(context, predicted)
     return ScaleTrial(zoom, batch, predicted, progress, context.scaling, promised)
+
+
+def _promise(context: CountContext, predicted: Predicted) -> float:
+    """Return the F1 to expect of what was found; 0 where no cell was, or nothing tells."""
+    facts = FactCollector(context.calibration)
+    facts.add(*predicted)
+    return facts.expected_f1(predicted.decoded) or 0.0
 
 
 def zoom_for(diameter_px: float, spec: ModelSpec) -> float:

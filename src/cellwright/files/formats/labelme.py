@@ -34,12 +34,12 @@ from cellwright.files.formats.assembly import (
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
+    as_bytes,
     checked_shape,
     needing_masks,
     only_one,
     shape_at,
 )
-from cellwright.files.images import as_bytes
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.outlines import MaskPart, cells_of, polygons
 

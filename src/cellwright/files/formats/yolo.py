@@ -26,12 +26,13 @@ from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, a
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
+    as_bytes,
     chosen,
     needing_masks,
     planes_and_classes,
     too_little_known,
 )
-from cellwright.files.images import as_bytes, read_image
+from cellwright.files.images import read_image
 from cellwright.files.json_value import JsonValue, read_lines, read_text
 from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.outlines import as_one_ring, cells_of, polygons

@@ -52,6 +52,7 @@ NOT_COUNTED = (
     "Nothing was counted here. Click inside the image and the regions, or count in more of it first."
 )
 NO_CELL_THERE = "The model sees no cell for these points."
+KNOWN = "This is cell {} already: score {:.2f}."
 STAYS = "What was prompted for before stays."
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 Frame = tuple[int, ...]  # index of the slice or frame that a cell was prompted for in
@@ -244,7 +245,7 @@ class PointPromptTool(Prompter):
             return "The model sees no cell in this box." if prompts.box is not None else NO_CELL_THERE
         known = self._known(self.draft.frame, cell)
         if known and prompts.is_click:
-            return f"This is cell {known} already: score {cell.score:.2f}."
+            return KNOWN.format(known, cell.score)
         counted = self._counted()
         if counted is None or counted.request.regions is None:
             return ""
@@ -260,7 +261,7 @@ class PointPromptTool(Prompter):
         known = self._known(frame, cell)
         self.draft.clear()
         if known:
-            self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
+            self._tell(KNOWN.format(known, cell.score))
             return
         self._tell(f"Cell added: score {cell.score:.2f}.")
         self._add(frame, cell)
