@@ -4,9 +4,7 @@ Palettes, inks (CMYK), CIELab and luma with chroma become red, green and blue; w
 The palette of an ImageJ file that only gets lighter is a way to show intensities, which stay as they are.
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +13,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import finalize
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -25,7 +22,6 @@ from tifffile import PHOTOMETRIC, PLANARCONFIG
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.metadata import (
-    COMPANION,
     LAZY_BYTES,
     ON_ITS_SIDE,
     ORIENTATION_TAG,
@@ -38,9 +34,7 @@ from cellwright.files.metadata import (
 from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
-    files_of_set,
     is_split_off,
-    ome_of,
     refuse_compression,
     refuse_cut_file,
     refuse_false_index,
@@ -48,6 +42,7 @@ from cellwright.files.tiff_checks import (
     refuse_large,
 )
 from cellwright.files.tiff_metadata import metadata_of, scn_image
+from cellwright.files.tiff_sets import opened
 
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
@@ -74,7 +69,7 @@ def read_tiff(path: Path, wanted: Wanted) -> Iterator[Image]:
 
     ReadError where parts of it are missing, or it claims more pixels than its bytes can hold.
     """
-    with _opened(path) as tiff:
+    with opened(path) as tiff:
         check_directories(tiff, path)
         refuse_false_ome(tiff, path)
         refuse_false_index(tiff, path)
@@ -125,64 +120,6 @@ def _ignores_turns(tiff: tifffile.TiffFile) -> bool:
     return tiff.is_ome or bool(tiff.is_imagej)
 
 
-def _opened(path: Path) -> tifffile.TiffFile:
-    """Return an open TIFF, or the first of those that a companion file describes.
-
-    OME-XML, if there is any, is believed before the shape that tifffile notes.
-    """
-    if path.name.lower().endswith(COMPANION):
-        return _described_by(path, path)
-    tiff = tifffile.TiffFile(path)
-    with ExitStack() as closing:  # where its first page cannot be read, too
-        closing.enter_context(tiff)
-        if is_split_off(tiff):
-            vars(tiff)["is_imagej"] = False
-            _ = tiff.series  # made once: of the plane that is there, not of the stack that is described
-            vars(tiff)["is_imagej"] = True
-        if tiff.is_ome:
-            vars(tiff)["is_shaped"] = False
-            ome = ome_of(tiff.ome_metadata or "")
-            elsewhere = ome.find("{*}BinaryOnly")
-            if elsewhere is not None:
-                return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
-            names = list(files_of_set(ome))
-            if len(names) == 1 and names[0] == Path(names[0]).name and not (path.parent / names[0]).is_file():
-                return _renamed(ome, path)
-        closing.pop_all()
-    return tiff
-
-
-def _renamed(ome: ElementTree.Element, path: Path) -> tifffile.TiffFile:
-    """Return a TIFF that is not called as its OME-XML calls the one file of its planes."""
-    for planes in ome.findall(".//{*}TiffData"):
-        for place in planes.findall("{*}UUID"):
-            planes.remove(place)
-    return tifffile.TiffFile(path, omexml=ElementTree.tostring(ome, "unicode"), is_ome=True, is_shaped=False)
-
-
-def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
-    """Return the first TIFF of a set, whose OME-XML it holds itself, or a companion file."""
-    if not os.path.isfile(described):  # Path.is_file raises where the system refuses the name
-        raise ReadError(
-            f"{path} is one of a set that {described.name} describes, which does not lie beside it. Copy it "
-            "there."
-        )
-    if not described.name.lower().endswith(COMPANION):
-        return tifffile.TiffFile(described, is_shaped=False)
-    try:
-        text = described.read_text(encoding="utf-8")
-        named = files_of_set(ElementTree.fromstring(text))
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ReadError(f"Expected OME-XML in {described}; got: {error}. Export it again.") from error
-    there = (described.parent / name for name in named if name == Path(name).name)
-    first_there = next((file for file in there if os.path.isfile(file)), None)
-    if first_there is None:
-        raise ReadError(
-            f"{described} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
-        )
-    return tifffile.TiffFile(first_there, omexml=text, is_ome=True, is_shaped=False)
-
-
 def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
     """Yield the pixels of each position of the stage, and what its name ends with."""
     at = next((place for place, axis in enumerate(seen.axes) if axis in POSITIONS), None)
@@ -229,26 +166,6 @@ def _picture_of_slide(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) 
     if series.kind == "scn" and scn_image(tiff, series)[-1]:
         return "macro"
     return ""
-
-
-def set_of(path: Path) -> tuple[str, ...]:
-    """Return the names of the files that are read together with a file; empty where it is one alone.
-
-    They are sets of OME, and stacks of Micro-Manager of which each file holds a part.
-    """
-    try:
-        with _opened(path) as file:
-            names = set(files_of_set(ome_of(file.ome_metadata or "")))
-            if file.is_micromanager:
-                refuse_false_index(file, path)
-                names = {
-                    page.parent.filename for one in file.series for page in one.pages if page is not None
-                }
-    except Exception:  # noqa: BLE001 - tifffile fails in every possible way on damaged files; reading tells how
-        return ()
-    if len(names) < 2:
-        return ()
-    return tuple(sorted(names))
 
 
 def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series], list[str]]:
@@ -367,7 +284,7 @@ class TiffLevel(FileArray):
         import zarr
 
         self._place = (path, index, level)
-        file = _opened(path)
+        file = opened(path)
         finalize(self, file.close)
         series = file.series[index]
         bound_pictures(series.levels[level].keyframe)
