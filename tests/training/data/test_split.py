@@ -33,14 +33,16 @@ def test_of_some_images_every_fourth_validates(write_dataset, n, n_held):
     train, validation, notice = split(dataset)
     assert (len(train), len(validation)) == (n - n_held, n_held)
     assert not set(names(train)) & set(names(validation))
-    assert f"{n_held} of {n} images were set aside" in notice
+    them = ("was", "it") if n_held == 1 else ("were", "them")
+    assert f"{n_held} of {n} images {them[0]} set aside: the model is checked with {them[1]}" in notice
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
     dataset = read_dataset(write_dataset({"train": list("abc")[:n]}))
     train, validation, notice = split(dataset)
-    assert f"{n} is too few: 30% of the area" in notice
+    images = "1 annotated image" if n == 1 else f"{n} annotated images"
+    assert notice.startswith(f"With {images} none can be spared to check the model with: 30% of the area")
     for teach, judge, whole in zip(train.items, validation.items, dataset.items, strict=True):
         image, labels = whole.read()
         part, own = teach.annotated()

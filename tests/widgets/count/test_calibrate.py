@@ -235,6 +235,23 @@ def test_boxes_wait_with_their_counts_while_another_image_is_counted(
     assert counted.calibrate.form.counts == [9, -1]
 
 
+def test_another_kind_of_model_puts_the_table_away_and_the_boxes_wait(
+    counted: CountWidget, viewer: ViewerModel
+) -> None:
+    counted.panel.calibrate.click()
+    draw(viewer, counted, (0, 0, 10, 10))
+    type_count(counted, 0, 3)
+    choose(counted, "flow")
+    assert counted.calibrate.form.isHidden()
+    choose(counted, "density")
+    assert counted.calibrate.form.isHidden()
+    counted.panel.calibrate.click()
+    assert counted.calibrate.form.counts == [3]
+    viewer.layers[LAYER_NAME].data = []
+    choose(counted, "flow")
+    assert LAYER_NAME not in viewer.layers
+
+
 def test_a_correction_typed_in_the_form_is_shown_at_once(counted: CountWidget, settled: Settled) -> None:
     counted.panel.filters.container["calibration"].value = 0.5
     settled(counted)

@@ -57,6 +57,19 @@ def test_painted_pixels_survive_sliders_and_counts(
     np.testing.assert_array_equal(labels.data, painted)
 
 
+def test_a_slider_tells_what_was_kept_beside_its_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    message = widget.panel.message
+    slider(widget, 0.9, settled)
+    assert "was kept" not in message.text()
+    labels.paint((5, 5), 500)
+    slider(widget, 0.6, settled)
+    assert "What you changed was kept in blobs labels; this count stands beside it." in message.text()
+    assert message.property("info") == "false"  # a warning: the number is that of other cells
+
+
 def test_a_stroke_that_was_undone_can_be_done_again_after_a_count(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
 ) -> None:

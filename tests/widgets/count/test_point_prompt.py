@@ -467,6 +467,16 @@ def test_clicks_while_the_model_looks_at_the_image_are_answered_afterwards(
     assert viewer.layers["blobs labels"].data.max() == 3
 
 
+def test_a_button_that_is_raised_while_the_model_looks_asks_for_no_clicks(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.ask.setChecked(True)
+    widget.panel.ask.setChecked(False)
+    settled(widget)
+    assert widget.panel.message.text() == ""
+
+
 def test_a_click_shows_what_is_ticked_now(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
 ) -> None:

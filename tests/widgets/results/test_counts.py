@@ -54,6 +54,9 @@ def test_only_what_is_ticked_is_measured(panel: ResultsWidget, read: Read) -> No
     measure(panel, read, "intensity")
     assert "circularity" not in panel.model.table
     assert panel.model.table["intensity_sum_ch0"].tolist() == [1000, 1280, 1080, 640]
+    measure(panel, read)
+    assert "intensity_mean_ch0" not in panel.model.table
+    assert panel.view.message.text().startswith("Nothing is ticked: ")
 
 
 def test_another_image_is_measured_where_it_is_ticked(panel: ResultsWidget, read: Read) -> None:

@@ -117,9 +117,10 @@ def _held_out(train: Dataset) -> Split:
     """Let every fourth image validate."""
     held = train.items[HELD_OUT // 2 :: HELD_OUT]
     rest = tuple(item for item in train.items if item not in held)
+    were, them = ("was", "it") if len(held) == 1 else ("were", "them")
     notice = (
-        f"{len(held)} of {len(train)} images were set aside: the model is checked with them and does "
-        "not learn from them."
+        f"{len(held)} of {len(train)} images {were} set aside: the model is checked with {them} and does "
+        f"not learn from {them}."
     )
     return Split(replace(train, items=rest), replace(train, items=held), notice)
 
@@ -132,9 +133,10 @@ def _divided(train: Dataset) -> Split:
         how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
     else:
         how = "what it learns from also tells how well, so that the scores say little"
+    images = "1 annotated image" if len(train) == 1 else f"{len(train)} annotated images"
     notice = (
-        f"To set one image aside to check the model with, {len(train)} is too few: {how}. Annotate more "
-        "images for scores to be trusted."
+        f"With {images} none can be spared to check the model with: {how}. Annotate more images for scores "
+        "to be trusted."
     )
     return Split(replace(train, items=rest), replace(train, items=strips), notice)
 

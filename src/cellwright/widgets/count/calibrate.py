@@ -124,7 +124,7 @@ class CalibrateTool(QObject):
         self.form.setVisible(False)
         take_away(self._model.viewer, shapes)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Put the table away; boxes that were drawn stay in the viewer, to go on with."""
         shapes = self.shapes
         if shapes is None or not len(shapes.data):
@@ -205,7 +205,7 @@ class CalibrateTool(QObject):
             self._before = None
         self.form.undo.setEnabled(self._before is not None)
         if is_other:
-            self._leave()
+            self.leave()
 
 
 def corrected_task(

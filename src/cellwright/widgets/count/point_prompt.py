@@ -213,6 +213,8 @@ class PointPromptTool(Prompter):
             self._model.run(task, partial(self._on_looked, context))
 
     def _on_looked(self, context: PromptContext, predictor: "PointPredictor") -> None:
+        if not self._button.isChecked():  # it was raised meanwhile
+            return
         self._context, self._predictors[context.key] = context, predictor
         if self._wishes:
             self._go_on()

@@ -183,14 +183,18 @@ class ShownCount(QObject):
         if not source.is_preview:
             remove(self._viewer, {**source.key, "is_preview": True})
         shown = self.show(counted)
-        notices = [removed_line(self._viewer, source)]
-        kept = edited_layers(self._viewer, source.key, new=shown)
-        if kept:
-            names = ", ".join(layer.name for layer in kept)
-            notices.append(f"What you changed was kept in {names}; this count stands beside it.")
+        notices = [removed_line(self._viewer, source), self._kept_line(counted, shown)]
         made_way = bring_into_sight(self._viewer, image, shown)
         aside = f"Out of sight now: {', '.join(made_way)}." if made_way else ""
         self._tell_of(counted, *notices, aside=aside)
+
+    def _kept_line(self, counted: CountOutcome, shown: list[Layer]) -> str:
+        """Return which layers were changed by hand and so stay beside those that are shown now."""
+        kept = edited_layers(self._viewer, counted.request.source.key, new=shown)
+        if not kept:
+            return ""
+        names = ", ".join(layer.name for layer in kept)
+        return f"What you changed was kept in {names}; this count stands beside it."
 
     def _tell_of(self, counted: CountOutcome, *more: str, aside: str = "") -> None:
         """Tell what is to be known of a count: its notices, how well it went, further sentences.
@@ -320,19 +324,22 @@ class ShownCount(QObject):
             self._updater.request(lambda: recount_task(counted, wanted))
 
     def _on_updated(self, counted: CountOutcome) -> None:
-        """Show a changed count; how well it went is told again of the cells that are left."""
-        before = self._model.outcome
-        self._show_if_here(counted)
-        is_shown = self._model.outcome is counted
-        if is_shown and before is not None and before.result.fit != counted.result.fit:
-            self._tell_of(counted)
+        """Show a changed count; how well it went, and what it stands beside, is told again of other cells."""
+        before, kept = self._model.outcome, ""
+        shown = self._show_if_here(counted)
+        if self._model.outcome is not counted or before is None:
+            return
+        if before.request.recipe.settings != counted.request.recipe.settings:
+            kept = self._kept_line(counted, shown)
+        if kept or before.result.fit != counted.result.fit:
+            self._tell_of(counted, kept)
 
-    def _show_if_here(self, counted: CountOutcome) -> None:
-        """Show a changed count; one whose image and layers are gone stays gone."""
+    def _show_if_here(self, counted: CountOutcome) -> list[Layer]:
+        """Show a changed count and return what was placed; one whose image and layers are gone stays gone."""
         if counted.is_here(self._viewer):
-            self.show(counted)
-        else:
-            self._model.tell("The image of this count is gone; nothing was changed.")
+            return self.show(counted)
+        self._model.tell("The image of this count is gone; nothing was changed.")
+        return []
 
     def show(self, counted: CountOutcome) -> list[Layer]:
         """Show a result: its layers, its number, its legend; return what was placed.

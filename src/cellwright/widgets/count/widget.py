@@ -207,6 +207,8 @@ class CountWidget(QWidget):
     def _on_model_chosen(self) -> None:
         self.choices.list_siblings()
         self._show_family(self.panel.model.family)
+        if self.panel.calibrate.isHidden():  # no density
+            self.calibrate.leave()
 
     def _show_family(self, family: str) -> None:
         if registry.get(family).gives != "instances":

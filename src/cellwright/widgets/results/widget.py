@@ -43,6 +43,8 @@ DRAW_HINT = (
     "Drag a rectangle over each region, or choose another shape at the top left. Regions hold in every slice "
     "and frame."
 )
+MEASURED = "Measured; what was ticked is in the table of Cells."
+NOTHING_TICKED = "Nothing is ticked: the table of Cells has area, diameter and place alone."
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -249,7 +251,8 @@ class ResultsWidget(QWidget):
         hint = "Area and diameter, score and place are always told."
         if measured is not None:
             if self._is_asked:
-                view.message.tell("Measured; what was ticked is in the table of Cells.")
+                has_more = self.model.measure or view.nuclei.layer is not None or view.cytoplasm.value()
+                view.message.tell(MEASURED if has_more else NOTHING_TICKED)
                 self._is_asked = False
             view.show_tracks(is_shown=bool(self.model.track_axes))
             view.offer_everywhere(view.regions.layer, measured.snapshot.regions, measured.snapshot.image)

@@ -55,7 +55,6 @@ METHOD_HELP = (
     "are hidden."
 )
 STEPS = ("pretrain", "fine-tune", "epoch")  # stages that are steps of training
-INDENT_PX = 18
 SCROLL_BAR_PX = 24  # at most
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
@@ -202,7 +201,7 @@ class UnlabelledChoices(QWidget):
         self.steps.setToolTip("Batches of 32 places in the images; a hundred take minutes on a laptop.")
         stack(self.wanted, choices, into=self)
         form = form_layout(into=choices)
-        form.setContentsMargins(INDENT_PX, 0, 0, 0)
+        form.setContentsMargins(0, 0, 0, 0)  # further in, fields stand below their names in large letters
         form.addRow("Images", self.images)
         form.addRow("Method", self.method)
         form.addRow("Steps", self.steps)
