@@ -291,7 +291,7 @@ def test_what_a_user_changed_of_all_images_is_kept_too(images, tmp_path):
     out, told = tmp_path / "out", []
     counter = BrightPixels(xlsx=True, report=tmp_path / "report.html")
     changed = [out / "summary.csv", out / "summary.xlsx", out / "cells.parquet", counter.report]
-    task = partial(count_folder, list_images([images]), counter=counter, on_outcome=lambda _: None)
+    task = partial(count_folder, list_images([images]), choices=counter, on_outcome=lambda _: None)
     for _ in range(2):
         run(task(out, on_notice=told.append))
     assert told == []

@@ -70,7 +70,7 @@ class _Opened(NamedTuple):
 def count_folder(
     images: Sequence[ListedImage],
     output: Path,
-    counter: CountChoices,
+    choices: CountChoices,
     *,
     on_outcome: Callable[[ImageOutcome], None],
     on_notice: Callable[[str], None] = lambda _: None,
@@ -86,11 +86,11 @@ def count_folder(
     ``on_outcome`` is told of each image as soon as it is done or has failed, of those that earlier runs have
     done first; ``on_notice`` of each sentence on what concerns no single image.
     """
-    with only_run(output), replacing_tables(output, counter) as kept:
+    with only_run(output), replacing_tables(output, choices) as kept:
         clear_parts(output, images)
         for notice in kept:
             on_notice(notice)
-        known = yield from _find_done(images, output, counter, on_outcome)
+        known = yield from _find_done(images, output, choices, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
         written = time.monotonic()
 
@@ -99,11 +99,11 @@ def count_folder(
             on_outcome(outcome)
 
         try:
-            with closing(_opened_ahead([images[index] for index in left], counter)) as opened:
+            with closing(_opened_ahead([images[index] for index in left], choices)) as opened:
                 for done, index in enumerate(left):
                     yield Progress("images", done, len(left), note=images[index].name)
                     file = next(opened)
-                    yield from _count_file(images[index], file, output, counter, partial(tell, index))
+                    yield from _count_file(images[index], file, output, choices, partial(tell, index))
                     if time.monotonic() - written > WRITE_EVERY_S:
                         check_there(output)
                         write_summary(output, _in_order(known))
@@ -111,35 +111,35 @@ def count_folder(
         except BaseException:
             with suppress(WriteError):  # what stopped the run is the better word
                 check_there(output)
-                write_summary(output, _in_order(known), xlsx=counter.xlsx)
+                write_summary(output, _in_order(known), xlsx=choices.xlsx)
             raise
         outcomes = _in_order(known)
         _tell_made_way(outcomes, on_notice)
         check_there(output)
-        yield from write_tables(output, outcomes, counter, counter.settings_text)
-        note_report(output, counter.report, counter.settings_text)
+        yield from write_tables(output, outcomes, choices, choices.settings_text)
+        note_report(output, choices.report, choices.settings_text)
     return outcomes
 
 
-def replacing_tables(output: Path, counter: CountChoices) -> AbstractContextManager[list[str]]:
+def replacing_tables(output: Path, choices: CountChoices) -> AbstractContextManager[list[str]]:
     """Keep what was edited of the files that tell of all images; lend the sentences that tell of it."""
     paths = [output / SUMMARY, output / ALL_CELLS]
-    if counter.xlsx:
+    if choices.xlsx:
         paths.append(output / SUMMARY_XLSX)
-    if counter.report is not None:
-        paths.append(counter.report)
+    if choices.report is not None:
+        paths.append(choices.report)
     return replacing(paths, lambda path: mark_in(output / KEPT, path, output))
 
 
 def write_tables(
-    output: Path, outcomes: Sequence[ImageOutcome], counter: CountChoices, settings: str
+    output: Path, outcomes: Sequence[ImageOutcome], choices: CountChoices, settings: str
 ) -> Task[None]:
     """Write what tells of all images; settings is a text for the report."""
-    write_summary(output, outcomes, xlsx=counter.xlsx)
+    write_summary(output, outcomes, xlsx=choices.xlsx)
     yield Progress("table of all cells", 0, 1)
     join_tables(output, outcomes)
-    if counter.report is not None:
-        write_folder_report(counter.report, output, outcomes, settings)
+    if choices.report is not None:
+        write_folder_report(choices.report, output, outcomes, settings)
 
 
 def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
@@ -160,7 +160,7 @@ def _tell_made_way(outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], 
 def _find_done(
     images: Sequence[ListedImage],
     output: Path,
-    counter: CountChoices,
+    choices: CountChoices,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[dict[int, list[ImageOutcome]]]:
     """Return the outcomes of the images that need not be counted, by their place in the list."""
@@ -168,7 +168,7 @@ def _find_done(
     for index, image in enumerate(images):
         if index % LOOK_EVERY == 0:
             yield Progress("earlier results", index, len(images))
-        found = outcomes_before(image, output, partial(_made, counter=counter))
+        found = outcomes_before(image, output, partial(_made, choices=choices))
         if found:
             known[index] = list(found)
         for outcome in found:
@@ -176,13 +176,13 @@ def _find_done(
     return known
 
 
-def _made(image: ListedImage, counter: CountChoices) -> Made:
-    inputs = counter.recipe.input_paths(image.name_in_paths)
-    return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
+def _made(image: ListedImage, choices: CountChoices) -> Made:
+    inputs = choices.recipe.input_paths(image.name_in_paths)
+    return Made(choices.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
 
 
 def _opened_ahead(
-    images: Sequence[ListedImage], counter: CountChoices
+    images: Sequence[ListedImage], choices: CountChoices
 ) -> Generator["Future[_Opened]", None, None]:
     """Give each file as it is being opened, a few before they are wanted."""
     reader = ThreadPoolExecutor(N_READERS, "read")
@@ -191,15 +191,15 @@ def _opened_ahead(
     try:
         for _ in images:
             while len(before) < N_AHEAD and (image := next(waiting, None)):
-                before.append(reader.submit(_open, image, counter))
+                before.append(reader.submit(_open, image, choices))
             yield before.pop(0)
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _open(file: ListedImage, counter: CountChoices) -> _Opened:
-    made = _made(file, counter)
-    images = read_images(file.path, counter.recipe.axes or None)
+def _open(file: ListedImage, choices: CountChoices) -> _Opened:
+    made = _made(file, choices)
+    images = read_images(file.path, choices.recipe.axes or None)
     first = next(images)
     n_bytes = int(np.prod(first.shape)) * np.dtype(first.data.dtype).itemsize
     if n_bytes <= READ_AHEAD_BYTES:
@@ -212,7 +212,7 @@ def _count_file(
     file: ListedImage,
     opening: "Future[_Opened]",
     output: Path,
-    counter: CountChoices,
+    choices: CountChoices,
     tell: Callable[[ImageOutcome], None],
 ) -> Task[None]:
     """Count the images of a file; tell what became of each."""
@@ -222,7 +222,7 @@ def _count_file(
         for image in opened.images:
             part = file.image(image)
             parts.append(part)
-            made = _made(part, counter)
+            made = _made(part, choices)
             made = made._replace(sources=(opened.made.sources[0], *made.sources[1:]))  # as it was before
             before: tuple[ImageOutcome, ...] = ()
             if part.part:  # else it is known that it is to be counted
@@ -230,7 +230,7 @@ def _count_file(
             if before:
                 tell(before[0])
             else:
-                tell((yield from _count_image(part, image, made, output, counter)))
+                tell((yield from _count_image(part, image, made, output, choices)))
     except (Exception, MemoryError) as error:  # noqa: BLE001 - whatever ails one file, the others are counted
         tell(_failed(file, error))
         return
@@ -239,16 +239,16 @@ def _count_file(
 
 
 def _count_image(
-    image: ListedImage, pixels: Image, made: Made, output: Path, counter: CountChoices
+    image: ListedImage, pixels: Image, made: Made, output: Path, choices: CountChoices
 ) -> Task[ImageOutcome]:
     try:
-        counted = yield from counter.count(pixels, image.name)
-        if _made(image, counter).sources != made.sources:
+        counted = yield from choices.count(pixels, image.name)
+        if _made(image, choices).sources != made.sources:
             raise changed_meanwhile(image.path)
         check_there(output)
         begun = begun_of(image.name, output)
-        before = begin_image(image.name, output, begun=begun, xlsx=counter.xlsx)
-        files = counter.write(output, image.name, pixels, counted)
+        before = begin_image(image.name, output, begun=begun, xlsx=choices.xlsx)
+        files = choices.write(output, image.name, pixels, counted)
         row = summary_row(counted)
         row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))
         if before.beside:
