@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.codecs.density import DensitySettings, even_out, to_integer_counts
-from cellwright.ops.geometry.tiles import Tile, Window, whole_tile
+from cellwright.ops.geometry.tiles import Tile, Window, whole_tile, window_between
 from cellwright.ops.labels import keep, measure
 from cellwright.ops.measure.prediction_interval import count_interval
 
@@ -278,7 +278,7 @@ def _unclaimed(cells: Cells, block: Tile) -> Unclaimed:
     if cells.labels is not None:
         for place, row in enumerate(rows):
             first, past = cells.boxes[row].astype(int)
-            box = cells.labels[tuple(map(slice, first, past))]
+            box = cells.labels[window_between(first, past)]
             pixels[place] = (np.argwhere(box == row + 1) + first + corner).astype(np.int32)
     bare = replace(cells, labels=None, faint=None).take(rows)
     return Unclaimed(_moved(bare, corner), pixels)

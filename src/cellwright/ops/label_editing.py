@@ -19,6 +19,7 @@ from skimage.draw import line as draw_line
 
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError
+from cellwright.ops.geometry.tiles import overlap
 from cellwright.ops.label_changes import (
     Box,
     Change,
@@ -178,13 +179,7 @@ def add_mask(labels: Labels, corner: Sequence[int], mask: Mask, *, new: int | No
             f"A mask and its corner must have {labels.ndim} axes as the labels have; got {mask.ndim} and "
             f"{len(corner)}. Cut it out of an array of the labels' shape."
         )
-    low = np.clip(corner, 0, labels.shape)
-    high = np.clip(np.add(corner, mask.shape), low, labels.shape)
-    window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    inside = tuple(
-        slice(part.start - int(first), part.stop - int(first))
-        for part, first in zip(window, corner, strict=True)
-    )
+    window, inside = overlap(corner, mask.shape, labels.shape)
     free = mask[inside] & (labels[window] == 0)
     if not free.any():
         raise AnnotationError(

@@ -14,7 +14,7 @@ At the frame's edges a window has no halo, so a tile there ends where the whole 
 as it would be: with a halo as large as the receptive field, tiled equals untiled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -31,6 +31,11 @@ def pieces(length: int, side: int) -> list[slice]:
     return [slice(start, min(start + side, length)) for start in range(0, length, side)]
 
 
+def window_between(first: Iterable[Any], past: Iterable[Any]) -> Window:
+    """Return the window from a first to a one-past-last corner, both of whole numbers."""
+    return tuple(slice(int(a), int(b)) for a, b in zip(first, past, strict=True))
+
+
 def padded(window: Window, margin: Sequence[int] | int, shape: Sequence[int]) -> Window:
     """Return a window with a margin in pixels on every side, within the array."""
     if isinstance(margin, int):
@@ -45,9 +50,8 @@ def overlap(corner: Sequence[int], size: Sequence[int], shape: Sequence[int]) ->
     """Return where something that begins at ``corner`` lies in an array, and which part of it that is."""
     starts = [min(max(c, 0), n) for c, n in zip(corner, shape, strict=True)]
     stops = [max(min(c + m, n), s) for c, m, n, s in zip(corner, size, shape, starts, strict=True)]
-    window = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
     part = tuple(slice(a - c, b - c) for a, b, c in zip(starts, stops, corner, strict=True))
-    return window, part
+    return window_between(starts, stops), part
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Cells, Image, Labels
 from cellwright.core.errors import AxesError
+from cellwright.ops.geometry.tiles import window_between
 
 BLOCK_PX = 1024
 
@@ -58,7 +59,7 @@ def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOC
         lead = tuple(first[rows[0], :n_lead].tolist())
         low = np.maximum(first[rows][:, n_lead:].min(axis=0) - margins, 0)
         high = np.minimum(stop[rows][:, n_lead:].max(axis=0) + margins, cells.labels.shape[n_lead:])
-        window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        window = window_between(low, high)
         place: tuple[int | slice, ...] = (*lead, *window)
         part = np.asarray(cells.labels[place])
         numbers = np.zeros(max(int(part.max(initial=0)), int(rows.max()) + 1) + 1, np.int32)

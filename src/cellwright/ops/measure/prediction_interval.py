@@ -12,6 +12,7 @@ from cellwright.core.data import Result
 from cellwright.core.errors import AnnotationError
 from cellwright.core.words import n_of
 from cellwright.ops.codecs.density import DensitySettings
+from cellwright.ops.geometry.tiles import window_between
 
 COVERAGE = 0.9  # share of images whose interval holds the true count
 POWERS = (0.5, 0.75, 1.0)  # of the count, that its error may grow with
@@ -316,4 +317,4 @@ def _window(box: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[slice, ..
     """Return the pixels of a box, at least one along each axis."""
     starts = np.clip(np.rint(box[0]), 0, np.array(shape) - 1).astype(int)
     stops = np.clip(np.rint(box[1]), starts + 1, shape).astype(int)
-    return tuple(slice(*ends) for ends in zip(starts.tolist(), stops.tolist(), strict=True))
+    return window_between(starts, stops)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Cells
 from cellwright.core.errors import SettingsError
+from cellwright.ops.geometry.tiles import window_between
 
 RegionRule = Literal["centre", "overlap", "whole"]
 ELLIPSE_CORNERS = 360
@@ -107,7 +108,7 @@ class MaskRegion:
         if not len(within):
             return inside
         low, high = within.min(axis=0), within.max(axis=0) + 1
-        part = np.asarray(self.pixels[tuple(map(slice, low.tolist(), high.tolist()))])
+        part = np.asarray(self.pixels[window_between(low, high)])
         inside[inside] = (part[tuple((within - low).T)] != 0) != self.is_inverted
         return inside
 
@@ -178,11 +179,11 @@ def inner_box(inside: Mask, margins: Sequence[int] = ()) -> tuple[slice, ...] | 
     for share in np.linspace(0.0, 0.45, 46):
         step = np.ceil(share * (high - low)).astype(int)
         first, last = low + step, high - step
-        if not inside[tuple(map(slice, first, last))].all():
+        if not inside[window_between(first, last)].all():
             continue
         first += np.where(first > 0, margins or 0, 0)
         last -= np.where(last < inside.shape, margins or 0, 0)
-        return tuple(map(slice, first.tolist(), last.tolist())) if (first < last).all() else None
+        return window_between(first, last) if (first < last).all() else None
     return None
 
 

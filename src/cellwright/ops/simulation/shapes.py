@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import measure
 
+from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.simulation.light import smooth_noise
 from cellwright.ops.simulation.style import Style
 
@@ -277,7 +278,7 @@ def _box(centre: Rows, reach: Rows, shape: Sequence[int]) -> tuple[slice, ...] |
     high = np.minimum(np.ceil(centre + reach) + 1, shape).astype(int)
     if (low >= high).any():
         return None
-    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return window_between(low, high)
 
 
 def _grid(box: tuple[slice, ...], scale: Rows) -> NDArray[np.float32]:

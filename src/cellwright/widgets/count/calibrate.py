@@ -15,6 +15,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models.fit import retold
 from cellwright.ops.geometry.boxes import box_around
+from cellwright.ops.geometry.tiles import window_between
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
@@ -257,5 +258,4 @@ def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
 def sum_in(density: NDArray[Any], box: NDArray[np.float32]) -> float:
     """Return the cells that a density (..., Y, X) has in a box (2, D) of whole pixels."""
     first, end = np.rint(np.clip(box, 0, density.shape)).astype(int)
-    place = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
-    return float(density[place].sum(dtype=np.float64))
+    return float(density[window_between(first, end)].sum(dtype=np.float64))

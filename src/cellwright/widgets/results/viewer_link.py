@@ -8,6 +8,7 @@ from napari.layers import Labels, Layer, Points
 from napari.layers import Tracks as TracksLayer
 from numpy.typing import NDArray
 
+from cellwright.ops.geometry.tiles import window_between
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.shared.cells.followers import follow, write_features
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
@@ -251,7 +252,7 @@ class ViewerLink:
         parts: list[tuple[NDArray[np.intp], ...]] = []
         for row in rows:
             low, high = np.floor(starts[row, 0]).astype(int), np.ceil(starts[row, 1]).astype(int)
-            window = tuple(slice(a, b) for a, b in zip(low, np.maximum(high, low + 1), strict=True))
+            window = window_between(low, np.maximum(high, low + 1))
             places = np.nonzero(labels[window] == row + 1)
             parts.append(tuple(place + start for place, start in zip(places, low, strict=True)))
         numbers = np.repeat(measured.numbers[list(rows)], [len(part[0]) for part in parts])

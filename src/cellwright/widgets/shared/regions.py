@@ -14,6 +14,7 @@ from qtpy.QtCore import QTimer
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
+from cellwright.ops.geometry.tiles import overlap, window_between
 from cellwright.ops.label_changes import Box, boxes_of
 from cellwright.ops.measure.regions import (
     EXCLUDED,
@@ -108,7 +109,7 @@ def box_of(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
     stops[:-2] = np.rint(high[:-2]) + 1
     starts = np.clip(starts, 0, np.array(shape))
     stops = np.clip(stops, 0, np.array(shape))
-    return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    return window_between(starts, stops)
 
 
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:
@@ -296,10 +297,8 @@ def _mask_region(mask: Labels, layer: Layer, channel_axis: int | None, *, is_out
     if pixels.shape == tuple(shape) and not first.any():
         return MaskRegion(name, pixels, is_inverted=is_outside)
     whole = np.zeros(shape, bool)
-    low = np.clip(first, 0, shape)
-    high = np.clip(first + pixels.shape, low, shape)
-    own = [slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True)]
-    whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = pixels[tuple(own)]
+    window, own = overlap(first.tolist(), pixels.shape, shape)
+    whole[window] = pixels[own]
     return MaskRegion(name, whole, is_inverted=is_outside)
 
 
@@ -333,7 +332,7 @@ def _window(layer: ImageLayer, low: NDArray[np.float64], high: NDArray[np.float6
     last = np.clip(high, 0, shape).astype(int)
     if np.any(first >= last):
         raise ImageError(otherwise)
-    return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return window_between(first, last)
 
 
 def _shape(layer: ImageLayer) -> tuple[int, ...]:

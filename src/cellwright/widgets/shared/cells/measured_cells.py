@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
+from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
@@ -162,7 +163,7 @@ def _measure_window(
     margins = np.array([0] * n_lead + [margin] * (labels.ndim - n_lead))
     low = np.clip(np.floor(boxes[:, 0].min(axis=0)) - margins, 0, labels.shape).astype(int)
     high = np.clip(np.ceil(boxes[:, 1].max(axis=0)) + margins, low + 1, labels.shape).astype(int)
-    window = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    window = window_between(low, high)
     part, numbers = result_of_labels(labels[window], snapshot.image, is_volume=is_volumetric(result))
     offset = result.offset or (0,) * labels.ndim
     place = tuple(int(a + b) for a, b in zip(offset, low, strict=True))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL, Image, Labels
 from cellwright.core.errors import WrongLayerError
+from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
@@ -230,8 +231,7 @@ def _nuclei_of(
             f"The nuclei {nuclei.name!r} must be labels of the pixels of {cells.name!r}; they are not. "
             "Choose those of the same image."
         )
-    window = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-    return as_int32(labels[window].reshape(pixels.shape))
+    return as_int32(labels[window_between(start, stop)].reshape(pixels.shape))
 
 
 def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
