@@ -83,11 +83,17 @@ class Preparation(NamedTuple):
     networks: Networks | None = None  # made once for all and let go of by their maker; None: one a part
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
     n_places: int = 0  # of the image that the zoom was estimated at; 0 where these were all of it
-    facts: FactCollector | None = None  # takes what a part tells of how well it was counted
     colouring: Scaling | None = None  # of slices before their neighbours colour them, where these do
     channel: int | None = None  # the only one that is looked at; None for three colours
-    maps: Maps | None = None  # of a part, where they are known already
-    within: tuple[tuple[int, int], Window] | None = None  # (Y, X) of the whole, and where in it a part lies
+
+
+class KnownPart(NamedTuple):
+    """What is known of a part of an image before it is counted."""
+
+    preparation: Preparation  # of the whole
+    within: tuple[tuple[int, int], Window] | None = None  # (Y, X) of the whole, and where in it the part lies
+    maps: Maps | None = None  # where they are there already
+    facts: FactCollector | None = None  # takes what the part tells of how well it was counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,7 @@ class CountContext:
     zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
-    maps: Maps | None = None  # of the image, where they are known already
-    within: tuple[tuple[int, int], Window] | None = None  # where it lies in another, if it is a part of one
+    known: KnownPart | None = None  # before, where this is a part of another image
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
@@ -181,8 +186,8 @@ class CountContext:
 
     def predict(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[list[Maps]]:
         """Return the maps of each frame of a batch, in model pixels; what was read of the image is let go."""
-        if self.maps is not None and batch.shape == self.frames.shape:
-            return [self.maps]
+        if self.known is not None and self.known.maps is not None and batch.shape == self.frames.shape:
+            return [self.known.maps]
         if not progress.done:
             yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
         resized = self.grid_of(batch, zoom)
@@ -201,7 +206,9 @@ class CountContext:
         """Return how a batch is resized: as a part of the image that it was read from."""
         if zoom == 1.0:
             return Grid.of(batch.shape, batch.shape)
-        whole, own = self.within or (self.frames.shape, whole_tile(self.frames.shape).read)
+        whole, own = self.frames.shape, whole_tile(self.frames.shape).read
+        if self.known is not None and self.known.within is not None:
+            whole, own = self.known.within
         pairs = zip(own, batch.block.read, strict=True)
         window = tuple(slice(part.start + read.start, part.start + read.stop) for part, read in pairs)
         return Grid.of_window(whole, window, zoom, self.networks.divisor)
@@ -251,38 +258,38 @@ def open_context(
     models: tuple[CellModel, ...],
     settings: Any,
     engine: EngineSettings,
-    preparation: Preparation | None = None,
+    known: KnownPart | None = None,
 ) -> Iterator[CountContext]:
     """Give the context of counting an image; lets go of the networks it made, however the count ends.
 
-    Without ``settings`` the defaults of the family hold; ``preparation`` is that of the image that this one
-    is a part of, found in the image itself when None.
+    Without ``settings`` the defaults of the family hold. For a part of another image ``known`` tells how the
+    whole was prepared.
 
     CellwrightError where the image, a model or a setting does not fit, or memory ran out; says what to do.
     """
     settings = _settings_of(models[0], settings, engine)
     _check_colours(models[0], engine)
+    preparation = known.preparation if known else None
     seen = engine.seen(image, preparation.channels if preparation else ())
     frames = models[0].frames(seen.image, seen.channel)
     if seen.notice:
         frames = replace(frames, notice=seen.notice)
     frames = _as_prepared(frames, preparation)
     in_pixels = engine.in_pixels(image.known_sizes_um)
-    known = preparation or Preparation(scaling_of(frames, models[0].spec), 1.0)
-    zoom = known.zoom if preparation else None  # which is to be estimated
+    prepared = preparation or Preparation(scaling_of(frames, models[0].spec), 1.0)
+    zoom = prepared.zoom if preparation else None  # which is to be estimated
     try:
-        lent = nullcontext(known.networks) if known.networks else closing(Networks(models, engine))
+        lent = nullcontext(prepared.networks) if prepared.networks else closing(Networks(models, engine))
         with lent as networks:
             yield CountContext(
                 frames=frames,
-                scaling=known.scaling,
+                scaling=prepared.scaling,
                 networks=networks,
                 settings=settings,
                 engine=in_pixels,
                 zoom=zoom,
                 channels=seen.scalings,
-                maps=known.maps,
-                within=known.within,
+                known=known,
             )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):

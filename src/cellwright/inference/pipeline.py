@@ -31,6 +31,7 @@ from cellwright.files.metadata import describe, with_axes
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
+    KnownPart,
     ModelChoices,
     Predicted,
     Preparation,
@@ -136,21 +137,21 @@ def count_with_prediction(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     *,
     keep_maps: bool = True,
-    preparation: Preparation | None = None,
+    known: KnownPart | None = None,
 ) -> Task[tuple[Result, Prediction | None]]:
     """Return the result of :func:`count_cells` with what :func:`recount` needs to change the settings.
 
-    The prediction is None where the maps are too large to be kept, or are not needed. An image that is a part
-    of another is counted with the ``preparation`` of the whole.
+    The prediction is None where the maps are too large to be kept, or are not needed. For a part of another
+    image ``known`` tells how the whole was prepared.
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
     models = load_models(model)
-    with open_context(image, models, settings, engine, preparation) as context:
+    with open_context(image, models, settings, engine, known) as context:
         keep_maps &= context.family.gives == "instances"
         facts = FactCollector(context.calibration)
-        if preparation is not None and preparation.facts is not None:
-            facts = preparation.facts
+        if known is not None and known.facts is not None:
+            facts = known.facts
         context = yield from in_best_colour(context)
         n_places = len(PLACES) if len(context.frames) == 1 else 1
         scale, trials = yield from estimate_scale(context, n_places)

@@ -18,7 +18,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import in_digits, write_csv
 from cellwright.files.zarr import open_array
-from cellwright.inference.context import calibration_of
+from cellwright.inference.context import KnownPart, calibration_of
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     Kept,
@@ -67,11 +67,9 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     calibration = calibration_of(job.models, settings)
     facts = FactCollector(calibration)
     maps = job.files.of(Kept.MAPS, block)
-    preparation = preparation._replace(
-        facts=facts, maps=_read_maps(maps), within=_within(job.image, plan, block)
-    )
+    known = KnownPart(preparation, _within(job.image, plan, block), _read_maps(maps), facts)
     counting = count_with_prediction(
-        part, job.models, settings, job.recipe.engine, keep_maps=False, preparation=preparation
+        part, job.models, settings, job.recipe.engine, keep_maps=False, known=known
     )
     result, _ = yield from counting
     if factor > 1:

@@ -46,7 +46,7 @@ from cellwright.files.folders.written import begin_image, changed_meanwhile, mar
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.classify import classifier_facts
-from cellwright.inference.context import calibration_of, open_context
+from cellwright.inference.context import KnownPart, calibration_of, open_context
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Networks
 from cellwright.inference.scale import zoom_notice
@@ -316,7 +316,7 @@ def _found_by(
     """Return how an image was counted, what the user should know, and the settings of the family."""
     image = job.image
     preparation = plan.preparation
-    with open_context(image, job.models, job.settings, job.recipe.engine, preparation) as context:
+    with open_context(image, job.models, job.settings, job.recipe.engine, KnownPart(preparation)) as context:
         provenance = provenance_of(context, image, job.recipe.models, preparation.zoom, started, fit)
         rescaled = zoom_notice(preparation.zoom, context.engine.diameter_px, preparation.n_places)
         missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
