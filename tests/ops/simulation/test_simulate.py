@@ -8,7 +8,7 @@ from skimage.measure import label as connected_parts
 from cellwright.core.errors import SettingsError
 from cellwright.ops.simulation.light import fibres, smooth_noise, specks, wide_blur
 from cellwright.ops.simulation.shapes import draw_outlines, stamp
-from cellwright.ops.simulation.simulate import CLASSES, LOOKS, Simulation, simulate
+from cellwright.ops.simulation.simulate import CLASSES, LOOKS, Simulation, simulate, simulate_movie
 from cellwright.ops.simulation.style import Style, draw_style
 
 CALM = Style(
@@ -183,6 +183,16 @@ def test_touching_clusters_touch() -> None:
     )
     assert connected_parts(lonely.labels > 0).max() == len(lonely.points)
     assert connected_parts(sociable.labels > 0).max() < 0.5 * len(sociable.points)
+
+
+def test_movie_keeps_the_label_of_each_cell_while_it_moves() -> None:
+    frames = simulate_movie("fluorescence", (5, 160, 160), rng(4), n_cells=20, style=CALM)
+    assert len(frames) == 5
+    assert len({len(frame.points) for frame in frames}) == 1
+    for frame in frames:
+        assert_exact(frame)
+    steps = np.linalg.norm(np.diff([frame.points for frame in frames], axis=0), axis=-1)
+    assert 0 < np.median(steps) < CALM.diameter_px / 2
 
 
 @pytest.mark.parametrize("look", LOOKS)

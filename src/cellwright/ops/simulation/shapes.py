@@ -236,7 +236,8 @@ class Scene:
     labels: NDArray[np.int32]  # row ``i`` of ``outlines`` is label ``i + 1``; 0 is background
     depth: NDArray[np.float32]  # pixels to the border of the own cell, touching or not; negative outside
     covered: NDArray[np.int32]  # the cell under the labelled one, where cells overlap; else 0
-    outlines: CellOutlines  # of the cells of which something can be seen
+    rows: NDArray[np.intp]  # (N,): the rows of the outlines given of which something can be seen
+    outlines: CellOutlines  # these rows
 
 
 def stamp(outlines: CellOutlines, shape: Sequence[int], style: Style) -> Scene:
@@ -310,5 +311,6 @@ def _whole_cells(
     wanted = np.zeros(len(areas), bool)
     wanted[largest[keep]] = True
     cleaned = np.where(wanted[parts], number[labels], 0).astype(np.int32)
+    rows = np.flatnonzero(keep[1:])
     inside = np.where(cleaned > 0, depth, -1.0).astype(np.float32)
-    return Scene(cleaned, inside, number[covered], outlines.take(np.flatnonzero(keep[1:])))
+    return Scene(cleaned, inside, number[covered], rows, outlines.take(rows))

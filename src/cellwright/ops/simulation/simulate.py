@@ -6,6 +6,7 @@ for each look (fluorescence, phase contrast, stained tissue, bright field), ``li
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -336,6 +337,37 @@ def simulate(
     outlines = draw_outlines(_n_wanted(n_cells, shape, style), shape, style, rng)
     outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
     return _painted(look, stamp(outlines, shape, style), style, rng)
+
+
+def simulate_movie(
+    look: str,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    diameter_px: float | None = None,
+    n_cells: int | None = None,
+    style: Style | None = None,
+) -> tuple[Simulation, ...]:
+    """Return the frames of a movie of ``shape`` (T, Y, X) in which label ``i`` is always the same cell.
+
+    Cells drift on straight, slightly shaky ways; one that leaves the image or is hidden in any frame is in
+    none. Parameters as for ``simulate``.
+    """
+    n_frames, *plane = _checked("fluorescence", shape, n_cells)
+    _checked(look, plane, n_cells)
+    style = _style(look, rng, diameter_px, style)
+    outlines = draw_outlines(_n_wanted(n_cells, plane, style), plane, style, rng)
+    outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
+    step = style.diameter_px * rng.normal(0, 0.08, outlines.centres.shape)
+    shaky = style.diameter_px * rng.normal(0, 0.03, (n_frames, *outlines.centres.shape))
+    ways = [outlines.centres + step * t + shaky[t] for t in range(n_frames)]
+    frames = [replace(outlines, centres=centres) for centres in ways]
+    seen = [stamp(frame, plane, style).rows for frame in frames]
+    always = reduce(np.intersect1d, seen)
+    scenes = [stamp(frame.take(always), plane, style) for frame in frames]
+    # the same chance for each frame: texture, dirt and illumination stand still while the cells move
+    seed = int(rng.integers(2**32))
+    return tuple(_painted(look, scene, style, np.random.default_rng(seed)) for scene in scenes)
 
 
 def _style(look: str, rng: np.random.Generator, diameter_px: float | None, style: Style | None) -> Style:
