@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDockWidget,
     QFileDialog,
+    QFormLayout,
     QItemEditorFactory,
     QLabel,
     QLineEdit,
@@ -69,6 +70,7 @@ PANELS = {
 }
 VALUES = QComboBox | QAbstractSpinBox | QSlider
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
+NAME_ROLE, FIELD_ROLE = QFormLayout.ItemRole.LabelRole, QFormLayout.ItemRole.FieldRole
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
 SCREEN_PX, NAPARI_PX = 1024, 773  # what napari alone takes of a small screen in letters of 16
 DOCK_PX = 620  # height of a dock on a small screen
@@ -202,6 +204,23 @@ def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
     for _ in range(3):
         QApplication.processEvents()
     assert clipped(panel) == []
+
+
+@every_panel
+def test_fields_below_their_names_have_the_whole_width(panel: QWidget) -> None:
+    opened(panel)
+    panel.show()
+    panel.setStyleSheet(get_stylesheet("light", extra_variables={"font_size": "16pt"}))
+    panel.resize(MOST_WIDTH_PX + 20, MOST_HEIGHT_PX)
+    for _ in range(4):  # what follows the font does so later
+        QApplication.processEvents()
+    for form in panel.findChildren(QFormLayout):
+        for row in range(form.rowCount()):
+            name, field = (form.itemAt(row, role) for role in (NAME_ROLE, FIELD_ROLE))
+            if name is None or field is None or field.isEmpty():
+                continue
+            is_below = field.geometry().top() > name.geometry().bottom()
+            assert not is_below or field.geometry().left() == form.contentsRect().left()
 
 
 @every_panel

@@ -548,7 +548,7 @@ def test_where_the_keys_work_is_told(widget: AnnotateWidget, blobs: Any) -> None
     assert widget.panel.hint.text().startswith(f"Keys do nothing here: choose the layer {own.name!r}")
     assert widget.viewer.status == widget.panel.hint.text()
     widget.viewer.layers.selection.active = own
-    assert widget.panel.hint.text() == told
+    assert widget.panel.hint.text() == told == widget.viewer.status
 
 
 def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(

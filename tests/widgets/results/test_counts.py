@@ -399,6 +399,24 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert "Median" in panel.view.plot_hint.text()
 
 
+def test_boxes_begin_with_what_there_are_several_groups_of(
+    panel: ResultsWidget, viewer: ViewerModel, read: Read
+) -> None:
+    view = panel.view
+    view.tabs.setCurrentIndex(3)
+    view.plot_kind.setCurrentIndex(3)
+    assert view.plot_group.currentText() == "Class"
+    view.draw_regions.click()
+    viewer.layers["regions"].add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
+    read(panel)
+    assert view.plot_group.currentText() == "Region"
+    assert "region 2" in view.plot_hint.text()
+    pick(view.plot_group, "frame")
+    viewer.layers["regions"].add_rectangles([[20, 0], [24, 50]])
+    read(panel)
+    assert view.plot_group.currentText() == "Slice or frame"  # the user has chosen
+
+
 def test_what_is_told_moves_no_button(panel: ResultsWidget) -> None:
     layout = panel.view.layout()
     assert layout is not None

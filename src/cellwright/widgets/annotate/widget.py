@@ -134,7 +134,7 @@ class AnnotateWidget(QWidget):
         if not is_active:
             self._on_told(AWAY_HINT.format(own.name))
         elif self._is_away:
-            self.panel.hint.setText(HINTS.get(context.tools.name, IDLE_HINT))
+            self._on_told(HINTS.get(context.tools.name, IDLE_HINT))
         self._is_away = not is_active
 
     def _on_begin_clicked(self) -> None:

@@ -198,6 +198,15 @@ class PlotTool(QObject):
             text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(groups)
         view.plot_hint.setText(text)
 
+    def _choose_usual_group(self) -> None:
+        """Choose the first kind of group that there are several of, else classes, until the user chooses."""
+        box = self._view.plot_group
+        if box.is_by_user or self._view.plot_kind.currentData() != "Boxes":
+            return
+        names = (box.itemData(place) for place in range(box.count()))
+        with QSignalBlocker(box):
+            box.choose_data(next((name for name in names if len(self._model.groups(name)) > 1), None))
+
     def _draw_strip(self) -> str:
         found = self._model.per_frame()
         if found is None:
@@ -237,6 +246,7 @@ class PlotTool(QObject):
         view.plot_group.setVisible(kind == "Boxes")
         view.lasso.setVisible(kind == "Scatter")
         view.no_gate.setVisible(kind in ("Histogram", "Scatter"))
+        self._choose_usual_group()
         self.redraw()
 
     def _on_kind_wanted(self, _: int) -> None:
@@ -257,6 +267,7 @@ class PlotTool(QObject):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
             with QSignalBlocker(box):
                 box.fill(((self._heading(name), name) for name in names), wanted)
+        self._choose_usual_group()
         self.redraw()
 
     def _on_kept_changed(self) -> None:

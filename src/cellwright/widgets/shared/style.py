@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from napari import current_viewer
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QRect, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent, QKeySequence, QPainter, QPaintEvent, QPen, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -467,12 +467,28 @@ def wrapped_label(text: str = "", name: str = "details") -> WrappedLabel:
     return label
 
 
+class FormLayout(QFormLayout):
+    """A form in which a field that goes below its name has the whole width: Qt leaves the names' free."""
+
+    def setGeometry(self, rect: QRect) -> None:
+        """Place the rows; called by Qt."""
+        super().setGeometry(rect)
+        inside, roles = self.contentsRect(), QFormLayout.ItemRole
+        for row in range(self.rowCount()):
+            name, field = self.itemAt(row, roles.LabelRole), self.itemAt(row, roles.FieldRole)
+            if name is None or field is None or field.isEmpty():
+                continue
+            place = field.geometry()
+            if place.top() > name.geometry().bottom():
+                field.setGeometry(QRect(inside.left(), place.top(), inside.width(), place.height()))
+
+
 def form_layout(*, into: QWidget | None = None, spacing_px: int = 6) -> QFormLayout:
     """Return a form without rows, as the layout of ``into``; its fields keep to the width of the panel.
 
     A field that has no room beside its name goes below it, as in large letters.
     """
-    form = QFormLayout(into)
+    form = FormLayout(into)
     form.setSpacing(spacing_px)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
