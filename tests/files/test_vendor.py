@@ -5,8 +5,10 @@ values.
 """
 
 import pickle
+import struct
 import sys
 import tracemalloc
+from importlib.util import find_spec
 from itertools import product
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -14,6 +16,7 @@ from xml.etree import ElementTree
 import dask.array
 import numpy as np
 import pytest
+from tests.files.drawn_vendors import OF_VENDORS
 
 from cellwright.core.errors import ImageError, ReadError
 from cellwright.files.images import read_image, read_images
@@ -155,6 +158,19 @@ def new_czi_scene(data, axes, start=None, loads=None):
 MISSING_Z = 12
 
 
+def test_drawn_files_are_read_right_by_the_packages_that_are_installed(tmp_path):
+    for name, (package, draw) in OF_VENDORS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if find_spec(package) is None:
+            continue
+        drawn = draw(tmp_path / name)
+        found = list(read_images(tmp_path / name))
+        assert [one.shape for one in found] == [one.shape for one in drawn], name
+        for image, pixels in zip(found, drawn, strict=True):
+            np.testing.assert_array_equal(image.read(), pixels, err_msg=name)
+            assert image.pixel_size_um in ((), (0.5, 0.5), pytest.approx((2.0, 0.5, 0.5))), name
+
+
 @pytest.mark.parametrize("ending", READERS)
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, ending):
     package = PACKAGES[ending]
@@ -171,20 +187,85 @@ def test_a_damaged_file_is_an_error_of_ours(stands_in, ending):
         read_image(path)
 
 
-def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
-    def channel(name, *color):
-        color = SimpleNamespace(r=color[0], g=color[1], b=color[2])
-        return SimpleNamespace(channel=SimpleNamespace(name=name, color=color))
+def nd2_channel(name, *color, is_calibrated=True):
+    color = SimpleNamespace(r=color[0], g=color[1], b=color[2])
+    volume = SimpleNamespace(axesCalibrated=(is_calibrated, is_calibrated, True))
+    return SimpleNamespace(channel=SimpleNamespace(name=name, color=color), volume=volume)
 
+
+def nd2_file(shape, axes, step_um=0.5, **told):
+    """Stand in for a file of nd2 of zeros."""
+    own = {
+        "sizes": dict(zip(axes, shape, strict=True)), "dtype": np.dtype(np.uint16), "experiment": (),
+        "voxel_size": lambda: SimpleNamespace(x=step_um, y=step_um, z=2.0),
+        "metadata": SimpleNamespace(channels=None),
+        "to_dask": lambda: dask.array.zeros(shape, dtype=np.uint16),
+    }  # fmt: skip
+    return own | told
+
+
+@pytest.mark.parametrize(
+    ("is_calibrated", "step_um", "sizes"),
+    [(True, 1.0, (1.0, 1.0)), (False, 1.0, ()), (False, 0.65, (0.65, 0.65))],
+)
+def test_an_nd2_that_was_not_calibrated_has_no_pixel_size(stands_in, is_calibrated, step_um, sizes):
+    """nd2 gives 1 µm where none is known."""
+    metadata = SimpleNamespace(channels=[nd2_channel("DAPI", 0, 0, 255, is_calibrated=is_calibrated)])
+    path = stands_in("nd2", "ND2File", ".nd2", **nd2_file((8, 9), "YX", step_um, metadata=metadata))
+    assert read_image(path).pixel_size_um == sizes
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((1 << 30, 2, 2), "TYX"), ((30_000, 30_000), "YX")])
+def test_an_nd2_that_claims_more_than_its_bytes_is_refused_before_its_frames_are_listed(
+    stands_in, shape, axes
+):
+    told = nd2_file(shape, axes, to_dask=lambda: pytest.fail("a list of all frames"))
+    with pytest.raises(ReadError, match=r"more than its 18 bytes can"):
+        read_image(stands_in("nd2", "ND2File", ".nd2", **told))
+
+
+def test_a_lif_that_claims_more_than_its_bytes_is_refused_before_its_coordinates_are_made(stands_in):
+    class Claim:
+        name, dims, shape, dtype = "one", ("Y", "X"), (8, 1 << 30), np.dtype(np.uint8)
+        coords = property(lambda self: pytest.fail("a number for each column"))
+
+    with pytest.raises(ReadError, match="more than its 18 bytes can"):
+        read_image(stands_in("liffile", "LifFile", ".lif", images=[Claim()]))
+
+
+def test_names_of_planes_far_apart_make_no_oif(stands_in):
+    told = olympus(DATA[:1, :1], "CZYX")
+    told["series"][0].__class__.shape = (9999, 9999)
+    with pytest.raises(ReadError, match=r"9999 x 9999 x 8 x 9 pixels, more than its 144 bytes can"):
+        read_image(stands_in("oiffile", "OifFile", ".oib", **told))
+
+
+def test_a_czi_whose_parts_lead_back_is_refused(stands_in):
+    data = np.ones((1, 1, 8, 9), np.uint8)
+    path = stands_in("czifile", "CziFile", ".czi", **czi_file(czi_blocks(data, 0), np.uint8))
+    parts = [(b"ZISRAWFILE", 64), (b"ZISRAWSUBBLOCK", 32), (b"DELETED", 0), (b"ZISRAWMETADATA", 0)]
+
+    def write(parts):
+        content = b"".join(struct.pack("<16sqq", name, n, n) + bytes(max(0, n)) for name, n in parts)
+        path.write_bytes(content + b"something else")
+
+    write(parts)
+    assert read_image(path).shape == (8, 9)
+    write([*parts[:2], (b"ZISRAWATTACH", -96), *parts[2:]])
+    with pytest.raises(ReadError, match="at 160 claims -96 bytes"):
+        read_image(path)
+
+
+def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
     data = dask.array.arange(2 * 3 * 2 * 8 * 9, dtype=np.uint16).reshape(2, 3, 2, 8, 9)
     own = SimpleNamespace(type="TimeLoop", parameters=SimpleNamespace(periodMs=2000.0))
-    path = stands_in(
-        "nd2", "ND2File", ".nd2",
-        sizes={"P": 2, "Z": 3, "C": 2, "Y": 8, "X": 9},
+    told = nd2_file(
+        data.shape, "PZCYX", experiment=[own], to_dask=lambda: data,
         voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=2.0),
-        metadata=SimpleNamespace(channels=[channel("DAPI", 0, 0, 255), channel("GFP", 0, 255, 0)]),
-        to_dask=lambda: data, experiment=[own],
+        metadata=SimpleNamespace(channels=[nd2_channel("DAPI", 0, 0, 255), nd2_channel("GFP", 0, 255, 0)]),
     )  # fmt: skip
+    path = stands_in("nd2", "ND2File", ".nd2", **told)
+    path.write_bytes(bytes(1000))
     first, second = read_images(path)
     assert first.frame_interval_s == 0.0  # there are no frames
     assert (first.name, second.name, first.axes) == ("a_0", "a_1", "ZCYX")
@@ -198,15 +279,12 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
 @pytest.mark.parametrize(("periods_ms", "seconds"), [([300_000.0] * 2, 300.0), ([1000.0, 60_000.0], 0.0)])
 def test_nd2_tells_the_time_between_frames(stands_in, periods_ms, seconds):
     phases = [SimpleNamespace(periodMs=one) for one in periods_ms]
-    path = stands_in(
-        "nd2", "ND2File", ".nd2", sizes={"T": 3, "Y": 8, "X": 9},
-        voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=2.0), metadata=SimpleNamespace(channels=None),
-        to_dask=lambda: dask.array.zeros((3, 8, 9), dtype=np.uint16),
-        experiment=[
-            SimpleNamespace(type="NETimeLoop", parameters=SimpleNamespace(periods=phases)),
-            SimpleNamespace(type="XYPosLoop", parameters=None),
-        ],
-    )  # fmt: skip
+    loops = [
+        SimpleNamespace(type="NETimeLoop", parameters=SimpleNamespace(periods=phases)),
+        SimpleNamespace(type="XYPosLoop", parameters=None),
+    ]
+    path = stands_in("nd2", "ND2File", ".nd2", **nd2_file((3, 8, 9), "TYX", experiment=loops))
+    path.write_bytes(bytes(1000))
     assert read_image(path).frame_interval_s == seconds
 
 
@@ -377,6 +455,25 @@ def test_blocks_of_czi_are_unpacked_as_zen_packs_them(stands_in, kind, n_samples
     found = known[way](header + imagecodecs.zstd_encode(content)).reshape(pixels.shape)
     assert found.dtype == pixels.dtype
     np.testing.assert_array_equal(found, pixels)
+
+
+def test_blocks_of_czi_packed_by_lzw_are_unpacked_here(stands_in):
+    """czifile of 2019 does it by what NumPy no longer has."""
+    import imagecodecs
+
+    data, known = np.arange(72, dtype=np.uint16).reshape(1, 1, 8, 9), {}
+    (block,) = czi_blocks(data, 0, side=9)
+    segment = block.data_segment()
+    segment.directory_entry.compression = 2
+
+    def load():
+        packed = imagecodecs.lzw_encode(data.tobytes())
+        return known[segment.directory_entry.compression](packed).reshape(block.shape)
+
+    segment.data = load
+    path = stands_in("czifile", "CziFile", ".czi", **czi_file([block], np.uint16))
+    sys.modules["czifile"].czifile = SimpleNamespace(DECOMPRESS=known)
+    np.testing.assert_array_equal(read_image(path).data, data[0, 0])
 
 
 def test_czi_has_scenes_by_its_newer_package_too(stands_in):
@@ -557,6 +654,25 @@ def test_hdf5_of_ilastik_tells_its_axes(stands_in):
         else:
             with pytest.raises(ReadError, match="one dataset"):
                 read_image(path)
+
+
+def test_tables_and_texts_in_hdf5_are_no_images(stands_in):
+    tables = [np.zeros((4, 4), kind) for kind in ("S3", "u1,f4", "O")]
+    image = np.zeros((8, 9), np.uint8).view(type("Dataset", (np.ndarray,), {"attrs": {}, "dims": ()}))
+    image.id = SimpleNamespace(get_storage_size=lambda: 100)
+    path = stands_in(
+        "h5py", "File", ".h5", visititems=lambda see: [see("x", one) for one in (*tables, image)]
+    )
+    assert read_image(path).shape == (8, 9)
+
+
+@pytest.mark.parametrize(("names", "axes"), [(("time", "y", "x"), "TYX"), (("Z", "Y", "X"), "ZYX")])
+def test_hdf5_tells_its_axes_by_their_names(stands_in, names, axes):
+    told = {"attrs": {}, "dims": [SimpleNamespace(label=name) for name in names]}
+    dataset = np.zeros((3, 8, 9), np.uint8).view(type("Dataset", (np.ndarray,), told))
+    dataset.id = SimpleNamespace(get_storage_size=lambda: 100)
+    image = read_image(stands_in("h5py", "File", ".h5", visititems=lambda see: see("volume", dataset)))
+    assert (image.axes, image.axes_are_guessed) == (axes, False)
 
 
 def test_hdf5_tells_its_axes_by_labels_and_its_size_as_fiji_writes_it(stands_in):

@@ -108,6 +108,13 @@ def sizes_of(values: Mapping[str, Any], um_per_unit: float = 1.0) -> dict[str, f
     return {axis: size * um_per_unit for axis, size in found.items() if size}
 
 
+def letters_of(names: Iterable[Any]) -> str:
+    """Return axis names as letters, '' when one is unknown."""
+    called = [str(name).lower() for name in names]
+    known = {"t", "time", "c", "channel", "z", "y", "x"}
+    return "".join(name[0].upper() for name in called) if known.issuperset(called) else ""
+
+
 def scene_name(path: Path, called: str, n_scenes: int) -> str:
     """Return the name of an image: that of its file, with its own where the file holds several."""
     if n_scenes == 1:
@@ -144,11 +151,14 @@ class Wanted:
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:
     """Return an image; axes that the file does not tell ('', or other letters) are guessed, with a notice.
 
-    AxesError where there are less than two axes or more than five. ReadError where its values are no numbers.
+    AxesError where there are less than two axes or more than five. ReadError where its values are no numbers,
+    or complex ones.
     """
     told = told or ImageMetadata()
-    if np.dtype(data.dtype).kind not in "biufc":
-        raise ReadError(f"The values of {name} must be numbers; got {data.dtype}. Export the image again.")
+    if np.dtype(data.dtype).kind not in "biuf":
+        raise ReadError(
+            f"The values of {name} must be numbers, no complex ones; got {data.dtype}. Export it again."
+        )
     notices = list(told.notices)
     shape = tuple(data.shape)
     if isinstance(data, np.ndarray) and (not axes or data.ndim > len(AXES)):

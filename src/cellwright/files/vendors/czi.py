@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,27 @@ from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, Stor
 from cellwright.ops.geometry.tiles import overlap
 
 MOST_BLOCK_BYTES = 1 << 28  # of a block
+ZSTD, ZSTD_WITH_HEADER = 5, 6  # ways in which blocks are packed
+LZW, OWN_LZW = 2, 1002  # czifile makes pixels of the first as NumPy no longer does
 BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
+SEGMENT = Struct("<16sq8x")  # what each part of a file begins with: its name, how many bytes follow
 LONG_HEADER = 3  # bytes before a block that say how its bytes are ordered
 
 
 class _UnpackedBlock:
-    """What Zstandard packed of a block of a CZI, for czifile, which asks for it in a shape alone.
+    """What was packed of a block of a CZI, for czifile, which asks for it in a shape alone.
 
-    Behind a header, which the later of two ways has, all low bytes may stand before all high ones.
+    Behind a header, which the later way of Zstandard has, all low bytes may stand before all high ones.
     Source: "Compression Details" in the documentation of libCZI, https://zeiss.github.io/libczi
     """
 
-    def __init__(self, packed: bytes, *, has_header: bool = False) -> None:
+    def __init__(self, packed: bytes, *, way: int) -> None:
         import imagecodecs
 
-        n_header = packed[0] if has_header else 0
+        if way == OWN_LZW:
+            self._content = bytes(imagecodecs.lzw_decode(packed, out=MOST_BLOCK_BYTES))
+            return
+        n_header = packed[0] if way == ZSTD_WITH_HEADER else 0
         content = bytes(imagecodecs.zstd_decode(packed[n_header:], out=MOST_BLOCK_BYTES))
         if n_header == LONG_HEADER and packed[2] & 1:
             content = np.frombuffer(content, np.uint8).reshape(2, -1).T.tobytes()
@@ -45,7 +52,8 @@ def _opened(path: Path) -> Any:
     module = package_for(path, "czifile")
     inner: Any = getattr(module, "czifile", None)
     if hasattr(inner, "DECOMPRESS"):  # of before 2026, which lacks what ZEN packs by
-        inner.DECOMPRESS.update({5: _UnpackedBlock, 6: partial(_UnpackedBlock, has_header=True)})
+        for way in (ZSTD, ZSTD_WITH_HEADER, OWN_LZW):
+            inner.DECOMPRESS[way] = partial(_UnpackedBlock, way=way)
     return module.CziFile(path)
 
 
@@ -58,6 +66,7 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
 
 
 def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
+    _refuse_circles(path)
     axes = file.axes
     blocks = [one for one in file.filtered_subblock_directory if not one.pyramid_type]
     _refuse_blocks_beyond(blocks, path)
@@ -80,6 +89,25 @@ def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
         )
 
 
+def _refuse_circles(path: Path) -> None:
+    """Raise ReadError where a part of a CZI ends before it begins: czifile would go round for ever.
+
+    It goes from part to part where one does not lie where the head of the file says.
+    """
+    place = 0
+    with path.open("rb") as file:
+        while len(head := file.read(SEGMENT.size)) == SEGMENT.size:
+            name, n_bytes = SEGMENT.unpack(head)
+            if not name.startswith((b"ZISRAW", b"DELETED")):
+                return
+            if n_bytes < 0:
+                raise ReadError(
+                    f"A part of {path} at {place} claims {n_bytes} bytes. It is damaged; export it again."
+                )
+            place += SEGMENT.size + n_bytes
+            file.seek(place)
+
+
 def _load_blocks(
     blocks: Sequence[Any],
     starts: NDArray[np.intp],
@@ -93,7 +121,10 @@ def _load_blocks(
     for n in np.flatnonzero(((starts < high) & (ends > low)).all(axis=1)).tolist():
         corner, size = (starts[n] - low).tolist(), (ends[n] - starts[n]).tolist()
         place, part = overlap(corner, size, pixels.shape)
-        pixels[place] = blocks[n].data_segment().data()[part]
+        segment = blocks[n].data_segment()
+        if getattr(segment.directory_entry, "compression", 0) == LZW:
+            segment.directory_entry.compression = OWN_LZW
+        pixels[place] = segment.data()[part]
     return pixels
 
 

@@ -10,9 +10,17 @@ from typing import Any
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import LEAST_BOMB_BYTES, ImageMetadata, describe, refuse_bomb, sizes_of
+from cellwright.files.metadata import (
+    LEAST_BOMB_BYTES,
+    ImageMetadata,
+    describe,
+    letters_of,
+    refuse_bomb,
+    sizes_of,
+)
 from cellwright.files.vendors.scenes import MOST_TIMES_STORED, package_for, squeezed
 
+NUMBERS = "biufc"  # kinds of values; others are tables and texts
 DEFLATE = 1  # number of this filter
 SPARE_BYTES = 64  # of a checksum behind a chunk
 WALK = """# through all that an HDF5 file says of its pixels
@@ -37,7 +45,7 @@ def read_hdf5(path: Path) -> Iterator[Image]:
     with module.File(path, "r") as file:
         datasets: list[Any] = []
         file.visititems(lambda _, node: datasets.append(node) if hasattr(node, "dtype") else None)
-        images = [one for one in datasets if one.ndim > 1]
+        images = [one for one in datasets if one.ndim > 1 and one.dtype.kind in NUMBERS]
         if len(images) != 1:
             raise ReadError(
                 f"Expected one dataset of an image in {path}; got {len(images)}. Export one as TIFF."
@@ -45,7 +53,7 @@ def read_hdf5(path: Path) -> Iterator[Image]:
         n_stored = images[0].id.get_storage_size()
         refuse_bomb(path, images[0].shape, images[0].nbytes, n_stored, MOST_TIMES_STORED)
         _refuse_chunks_beyond(images[0], path)
-        axes = "".join(dimension.label.upper() for dimension in images[0].dims)
+        axes = letters_of([dimension.label for dimension in images[0].dims])
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis
             told = json.loads(images[0].attrs["axistags"])
             axes = "".join(str(axis["key"]).upper() for axis in told["axes"])

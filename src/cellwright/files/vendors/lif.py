@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL
-from cellwright.files.metadata import ImageMetadata, scene_name, seconds_of, sizes_of
+from cellwright.files.metadata import ImageMetadata, refuse_bomb, scene_name, seconds_of, sizes_of
 from cellwright.files.vendors.scenes import SceneFormat, StoredScene, package_for
 
 LUT_COLORS = {
@@ -30,6 +31,9 @@ def _opened(path: Path) -> Any:
 def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     images = list(file.images)
     for image in images:
+        shape, dtype = tuple(image.shape), np.dtype(image.dtype)
+        # before their coordinates are asked for, a number for each row and column
+        refuse_bomb(path, shape, prod(shape) * dtype.itemsize, path.stat().st_size, most_times=1)
         steps: dict[str, float] = {}
         interval_s = 0.0
         names: list[str] = []
@@ -52,7 +56,7 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
             partial(image.asarray, mode="c", out="memmap")
         )  # which turns blue and red round in memory
         load = partial(_load_mapped, mapped)
-        yield StoredScene(name, axes, tuple(image.shape), np.dtype(image.dtype), told, load)
+        yield StoredScene(name, axes, shape, dtype, told, load)
 
 
 def _load_mapped(mapped: Callable[[], NDArray[Any]], window: Sequence[slice]) -> NDArray[Any]:

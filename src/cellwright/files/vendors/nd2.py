@@ -1,23 +1,37 @@
 """ND2 of Nikon NIS-Elements, by nd2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from cellwright.core.data import Image
-from cellwright.files.metadata import ImageMetadata, color_of, describe, scene_name, seconds_of, sizes_of
-from cellwright.files.vendors.scenes import package_for, squeezed
+from cellwright.core.errors import ReadError
+from cellwright.files.metadata import (
+    ImageMetadata,
+    color_of,
+    describe,
+    refuse_bomb,
+    scene_name,
+    seconds_of,
+    sizes_of,
+)
+from cellwright.files.vendors.scenes import MOST_TIMES_STORED, package_for, squeezed
+
+IN_A_FRAME = "CYXS"  # axes of what is stored together
+LEAST_FRAME_BYTES = 16  # that a file has of each frame: where it lies, and how long it is
 
 
 def read_nd2(path: Path) -> Iterator[Image]:
     """Yield the positions of the stage, each an image that stays on disk."""
     with package_for(path, "nd2").ND2File(path) as file:
-        voxel, sizes = file.voxel_size(), file.sizes
+        sizes = file.sizes
+        _refuse_claims(sizes, file.dtype.itemsize, path)
         channels = [one.channel for one in file.metadata.channels or ()]
-        interval_s = _nd2_interval(file.experiment)
+        steps, interval_s = _nd2_steps(file), _nd2_interval(file.experiment)
         pixels = file.to_dask()  # which opens the file again where it is looked at
     told = ImageMetadata(
-        sizes_of({"X": voxel.x, "Y": voxel.y, "Z": voxel.z}),
+        steps,
         [str(one.name) for one in channels],
         [color_of((one.color.r, one.color.g, one.color.b)) for one in channels],
         frame_interval_s=interval_s,
@@ -30,6 +44,28 @@ def read_nd2(path: Path) -> Iterator[Image]:
     for n, scene in enumerate(scenes):
         index, letters = squeezed(scene.shape, axes.replace("P", ""))
         yield describe(scene[index], letters, scene_name(path, str(n), len(scenes)), told)
+
+
+def _refuse_claims(sizes: Mapping[str, int], n_bytes: int, path: Path) -> None:
+    """Raise ReadError where an ND2 claims more frames, or more pixels, than its bytes can hold."""
+    n_stored = path.stat().st_size
+    shape = tuple(sizes.values())
+    n_frames = prod(n for axis, n in sizes.items() if axis not in IN_A_FRAME)
+    if n_frames * LEAST_FRAME_BYTES > n_stored:
+        raise ReadError(
+            f"{path} claims {n_frames} frames, more than its {n_stored} bytes can hold. It is damaged; "
+            "export it again."
+        )
+    refuse_bomb(path, shape, prod(shape) * n_bytes, n_stored, MOST_TIMES_STORED)
+
+
+def _nd2_steps(file: Any) -> dict[str, float]:
+    """Return the micrometres per pixel; nd2 says 1 along X and Y of an image that was not calibrated."""
+    voxel = file.voxel_size()
+    is_calibrated = any(one.volume.axesCalibrated[0] for one in file.metadata.channels or ())
+    if not is_calibrated and voxel.x == voxel.y == 1:
+        return {}
+    return sizes_of({"X": voxel.x, "Y": voxel.y, "Z": voxel.z})
 
 
 def _nd2_interval(loops: Any) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import ImageMetadata, magnitude, seconds_of, sizes_of, um_per
-from cellwright.files.vendors.scenes import SceneFormat, StoredScene, package_for
+from cellwright.files.metadata import ImageMetadata, magnitude, refuse_bomb, seconds_of, sizes_of, um_per
+from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, StoredScene, package_for
 
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
@@ -92,6 +92,9 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     series = file.series[0]  # of files, each a plane
     planes = dict(zip(series.indices, series, strict=True))
     first = file.asarray(series[0])
+    shape = (*series.shape, *first.shape)
+    # a plane that is not there is dark: names alone could claim millions
+    refuse_bomb(path, shape, prod(shape) * first.itemsize, len(planes) * first.nbytes, MOST_TIMES_STORED)
     axes = "".join(series.dims) + "YX"
     n_channels = series.shape[axes.index("C")] if "C" in axes else 0
     names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
@@ -99,7 +102,6 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     if len(planes) < prod(series.shape):
         notices = [f"{path.name} has {len(planes)} of {prod(series.shape)} planes; the others are dark here."]
     told = ImageMetadata(sizes, names, notices=notices, frame_interval_s=interval_s)
-    shape = (*series.shape, *first.shape)
     yield StoredScene(path.stem, axes, shape, first.dtype, told, partial(_load_plane, file, planes, first))
 
 
