@@ -208,6 +208,17 @@ def test_zarr_array_stays_on_disk(tmp_path, grey):
     np.testing.assert_array_equal(image.data[:], grey)
 
 
+@pytest.mark.parametrize(
+    ("names", "axes", "is_guessed"),
+    [(["time", "y", "x"], "TYX", False), ("time", "ZYX", True), (3, "ZYX", True)],
+)
+def test_a_zarr_array_of_xarray_tells_its_axes(tmp_path, grey, names, axes, is_guessed):
+    stack = np.stack([grey] * 7)
+    zarr.create_array(tmp_path / "a.zarr", data=stack, zarr_format=2, attributes={"_ARRAY_DIMENSIONS": names})
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.axes, image.axes_are_guessed) == (axes, is_guessed)
+
+
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_ome_zarr_keeps_axes_and_pixel_size(tmp_path, grey, version):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2 if version == "0.4" else 3)

@@ -159,6 +159,19 @@ def test_all_bits_of_a_ppm_are_read(tmp_path, rng, most, kind):
         read_image(tmp_path / "a.ppm")
 
 
+@pytest.mark.parametrize("most", [65_535, 4095])
+@pytest.mark.parametrize("kind", ["P5", "P2"])
+def test_the_values_of_a_deep_pgm_are_kept(tmp_path, rng, most, kind):
+    """Pillow stretches 12 bits to 16."""
+    pixels = rng.integers(0, most + 1, (7, 9))
+    told = pixels.astype(">u2").tobytes() if kind == "P5" else " ".join(map(str, pixels.ravel())).encode()
+    (tmp_path / "a.pgm").write_bytes(f"{kind}\n9 7\n{most}\n".encode() + told)
+    image = read_image(tmp_path / "a.pgm")
+    np.testing.assert_array_equal(image.data, pixels)
+    (known,) = describe_images(tmp_path / "a.pgm")
+    assert (known.axes, known.shape, known.data.dtype) == (image.axes, image.shape, image.data.dtype)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 def test_profiles_of_colour_change_no_value(tmp_path, colours, ending):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()

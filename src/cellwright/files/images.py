@@ -505,16 +505,16 @@ def _read_deep_png(path: Path, start: bytes) -> Image:
 
 
 def _is_deep_ppm(picture: Any) -> bool:
-    """Return whether a picture that is not loaded yet is a PPM whose samples have more than 8 bits."""
-    tiles = picture.tile if picture.format == "PPM" and picture.mode == "RGB" else []
+    """Return whether a picture that is not loaded yet is a PPM, or PGM, whose samples have 9 to 16 bits."""
+    tiles = picture.tile if picture.format == "PPM" and picture.mode in ("RGB", "I") else []
     return any(one.codec_name in DEEP_PPM and one.args[-1] > OPAQUE for one in tiles)
 
 
 def _read_deep_ppm(picture: Any, path: Path) -> Image:
-    """Return all bits of a PPM, of which Pillow takes 8."""
+    """Return the samples of a PPM as they are, of which Pillow takes 8 bits, or stretches them to 16."""
     (tile,) = picture.tile
     content = path.read_bytes()[tile.offset :]
     is_binary = tile.codec_name == DEEP_PPM[0]
     samples = np.frombuffer(content, ">u2") if is_binary else np.array(content.split(), np.uint16)
-    shape = (picture.height, picture.width, 3)
+    shape = (picture.height, picture.width, 3)[: 2 + (picture.mode == "RGB")]
     return _of_picture(path, samples[: prod(shape)].reshape(shape).astype(np.uint16), is_seen_through=False)

@@ -200,9 +200,14 @@ def read_lines(path: Path) -> list[JsonValue]:
 
 
 def read_table(path: Path) -> tuple[list[str], list[JsonValue]]:
-    """Return the names of the columns of a CSV file, in small letters, and its rows by them."""
+    """Return the names of the columns of a CSV file, in small letters, and its rows by them.
+
+    What parts them is what is most in the first line: spreadsheets write semicolons in many countries.
+    """
+    text = read_text(path)
+    first = text.partition("\n")[0]
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+        reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
         reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]
         return header, [JsonValue(row, path, f"Line {number}") for number, row in enumerate(reader, 2)]
     except csv.Error as error:

@@ -24,6 +24,7 @@ from cellwright.files.metadata import (
     ImageMetadata,
     Wanted,
     describe,
+    letters_of,
     magnitude,
     seconds_of,
     um_per,
@@ -36,6 +37,7 @@ S3_TRIES = 5  # of s3fs, each with its share of these seconds
 ATTRIBUTES = ("zarr.json", ".zattrs")
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 METADATA = (*MARKERS, ".zattrs", ".zmetadata")
+NAMES_OF_XARRAY = "_ARRAY_DIMENSIONS"  # where xarray names the axes of format 2, which has no place for them
 OLD_AXES = "TCZYX"  # of versions 0.1 and 0.2, which do not name them
 MOST_CHUNK_BYTES = 1 << 31
 MOST_TIMES_STORED = 4000  # how many more chunks than are in its store an array can have
@@ -98,7 +100,8 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
     try:
         node = zarr.open(source, mode="r", storage_options=_server_options(address_of(source)))
         if isinstance(node, zarr.Array):
-            axes = _letters(getattr(node.metadata, "dimension_names", None) or ())
+            names = getattr(node.metadata, "dimension_names", None) or node.attrs.get(NAMES_OF_XARRAY)
+            axes = letters_of(names if isinstance(names, list | tuple) else ())
             yield describe(_checked(node, source), axes, name)
             return
         paths = _images(node)
@@ -203,7 +206,7 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     if scale.get("coordinateSystems"):
         named, transformed = _intrinsic_axes(scale, first), [first]
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
-    axes = _letters([axis["name"] for axis in named])
+    axes = letters_of([axis["name"] for axis in named])
     sizes, notices, interval_s = _sizes(named, axes, transformed)
     if len(told["multiscales"]) > 1:
         notices.append(f"{name} describes {len(told['multiscales'])} images in one group; the first is read.")
@@ -324,14 +327,6 @@ def _refuse_missing(array: Any, folder: Path) -> None:
             f"The array in {folder} must have its chunks; of {n_chunks}, for {array.shape} of {array.dtype}, "
             f"{n_stored} are there. Copy it again."
         )
-
-
-def _letters(names: Any) -> str:
-    """Return axis names as letters, '' when one is unknown."""
-    known = {"t", "time", "c", "channel", "z", "y", "x"}
-    if not all(str(name).lower() in known for name in names):
-        return ""
-    return "".join(str(name)[0].upper() for name in names)
 
 
 def chunk_px(axes: str) -> int:

@@ -110,6 +110,16 @@ def test_rois_that_imagej_draws_are_read(tmp_path):
     assert alone.shape == (14, 30)
 
 
+def test_what_macos_zips_beside_rois_is_left_out(tmp_path):
+    roi = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("RoiSet/1.roi", roi.tobytes())
+        archive.writestr("__MACOSX/RoiSet/._1.roi", b"\0\5\x16\7" + bytes(50))
+        archive.writestr("RoiSet/.DS_Store", b"x")
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+    assert len(found) == 1
+
+
 def test_names_that_leave_the_zip_are_refused(tmp_path):
     roi = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]]))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -556,6 +566,69 @@ def test_pandas_and_napari_tables_of_points(tmp_path, draw_kind):
     (tmp_path / "b.csv").write_text("index,axis-0,axis-1\n0.0,3.5,4.25\n1.0,7,8\n")
     (found,) = FORMATS["points-csv"].read(tmp_path / "b.csv")
     assert (found.points.tolist(), found.shape) == ([[3.5, 4.25], [7, 8]], (8, 9))
+
+
+@pytest.mark.parametrize("between", ";\t")
+def test_tables_of_spreadsheets_and_scikit_image(tmp_path, between):
+    points = pandas.DataFrame({"label": [1, 2], "centroid-0": [3.5, 7.0], "centroid-1": [4.25, 8.0]})
+    points.to_csv(tmp_path / "a.csv", sep=between)
+    (found,) = FORMATS["points-csv"].read(tmp_path / "a.csv")
+    assert (found.points.tolist(), found.axes) == ([[3.5, 4.25], [7, 8]], "YX")
+
+
+def test_a_confidence_behind_a_box_or_an_outline_of_yolo(tmp_path):
+    """As Ultralytics writes what it finds."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Picture.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / "images" / "a.png")
+    for row, size in (("0 0.5 0.5 0.5 0.5", 200), ("0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75", 200)):
+        (tmp_path / "labels" / "a.txt").write_text(f"{row} 0.87\n")
+        (found,) = FORMATS["yolo-boxes"].read(tmp_path)
+        assert len(found) == 1
+        (top, left), (bottom, right) = found.with_boxes().boxes[0].tolist()
+        assert (bottom - top) * (right - left) == size
+
+
+NAPARI_SHAPES = {
+    "rectangle": [(2, 2), (2, 9), (6, 9), (6, 2)],
+    "polygon": [(10, 2), (10, 8), (15, 8), (15, 2)],
+    "ellipse": [(20, 2), (20, 12), (30, 12), (30, 2)],
+    "line": [(0, 0), (9, 9)],
+}
+
+
+def napari_shapes(path, *kinds):
+    """Write shapes as napari does: a row for each corner, in the middles of pixels."""
+    lines = ["index,shape-type,vertex-index,axis-0,axis-1,axis-2"]
+    for number, kind in enumerate(kinds):
+        corners = enumerate(NAPARI_SHAPES[kind])
+        lines += [f"{number}.0,{kind},{corner}.0,{number}.0,{y}.0,{x}.0" for corner, (y, x) in corners]
+    path.write_text("\n".join(lines) + "\n")
+    (found,) = FORMATS["points-csv"].read(path)
+    return found
+
+
+def test_the_shapes_of_napari_are_cells_not_a_point_for_each_corner(tmp_path):
+    found = napari_shapes(tmp_path / "a.csv", *NAPARI_SHAPES)
+    assert [len(found), found.axes] == [3, "ZYX"]
+    assert "1 are of the type line" in found.notices[0]
+    areas = [int((found.labels == number).sum()) for number in (1, 2, 3)]
+    assert areas[:2] == [28, 30]
+    assert 69 <= areas[2] <= 81  # pixels whose middles lie within 5 of one of them
+    np.testing.assert_array_equal(np.unique(np.nonzero(found.labels == 2)[0]), [1])  # its slice
+    middle = np.argwhere(found.labels == 3).mean(axis=0)
+    np.testing.assert_allclose(middle, [2, 25, 7], atol=0.51)
+    assert napari_shapes(tmp_path / "b.csv", "polygon").labels.shape == (1, 16, 9)
+
+
+def test_a_shape_of_napari_that_encloses_nothing_is_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "index,shape-type,vertex-index,axis-0,axis-1\n0,polygon,0,1,1\n0,polygon,1,9,9\n"
+        "1,polygon,0,1,1\n1,polygon,1,9,1\n1,polygon,2,9,9\n"
+    )
+    (found,) = FORMATS["points-csv"].read(tmp_path / "a.csv")
+    assert len(found) == 1
+    assert "Line 2 of" in found.notices[0]
 
 
 # -- Cell Tracking Challenge --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from cellwright.ops.outlines import cells_of, polygons
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$", re.DOTALL)
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
 FLAT = {"UNDEFINED", "ELLIPSE", "ROTATED_RECT"}  # subtypes: no text, arrow or picture
+OF_MACOS = "._"  # what it zips beside each file: attributes under the same name
 MOST_ROIS = 1_000_000
 MOST_TIMES = 200  # how much larger than their zip ROIs can be
 
@@ -112,6 +113,7 @@ def read_rois(path: Path) -> list[JsonValue]:
             return [JsonValue(roifile.ImagejRoi.frombytes(content), path, path.name)]
         with zipfile.ZipFile(path) as archive:
             files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
+            files = [file for file in files if not PurePosixPath(file.filename).name.startswith(OF_MACOS)]
             is_empty = not files and len(archive.infolist()) > 0
             n_bytes = sum(file.file_size for file in files)
             is_bomb = n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * len(content))

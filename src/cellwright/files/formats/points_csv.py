@@ -1,23 +1,37 @@
 """Points as CSV: one row for each cell, ``t, z, y, x`` as far as there are such axes, and its class.
 
-The tables of this program and the points of napari (``axis-0, axis-1 ...``) are read too.
+The tables of this program, those of scikit-image (``centroid-0, centroid-1 ...``) and the points of napari
+(``axis-0, axis-1 ...``) are read too, and its shapes, which have a row for each corner.
 """
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
+from cellwright.files.formats.assembly import (
+    OVAL_CORNERS,
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    box_of,
+    finished,
+)
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.via import REGIONS
 from cellwright.files.json_value import JsonValue, read_table
 
 UNNAMED = "TZYX"
+NUMBERED = ("axis", "centroid")  # what the columns of axes are called that have no letters
+CORNER = "vertex-index"  # a column of shapes of napari
+LINES = ("line", "path")
 DECIMALS = 4
 MOST_PX = 1 << 20  # along one axis, where no image tells
 
@@ -29,7 +43,7 @@ def is_points_csv(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the points of a file; without ``image`` it is taken to be as small as may be."""
+    """Return the points or shapes of a file; without ``image`` it is taken to be as small as may be."""
     header, rows = read_table(path)
     columns = _columns(path, header)
     axes = "".join(columns)
@@ -39,22 +53,56 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         )
     notes = ReadingNotes(path, image=image)
 
-    def read_row(row: JsonValue) -> FileObject:
+    def place_of(row: JsonValue) -> list[float]:
         values = [_number(row.value.get(name), path, f"{row.where}, {name}") for name in columns.values()]
         if max(map(abs, values)) > MOST_PX:
             raise row.refuse("within the image")
-        lead, place = tuple(values[:-2]), np.array([values[-2:]]) + 0.5
-        return FileObject(row, [Shape("point", [place])], row.value.get("class") or NO_CLASS, lead)
+        return values
 
-    objects = notes.read(rows, read_row)
+    def read_row(row: JsonValue) -> FileObject:
+        *lead, y, x = place_of(row)
+        shape = Shape("point", [np.array([[y, x]]) + 0.5])
+        return FileObject(row, [shape], row.value.get("class") or NO_CLASS, tuple(lead))
+
+    def read_shape(row: JsonValue) -> FileObject | None:
+        first = row.value[0]
+        kind = first.value.get("shape-type")
+        if kind in LINES:
+            notes.note(f"are of the type {kind} and were left out")
+            return None
+        places = np.array([place_of(one) for one in row.value])
+        shape = _shape(first, kind, places[:, -2:] + 0.5)
+        return FileObject(first, [shape], lead=tuple(places[0, :-2].tolist()))
+
+    objects = notes.read(_by_shape(rows), read_shape) if CORNER in header else notes.read(rows, read_row)
     return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 
+def _by_shape(rows: Sequence[JsonValue]) -> list[JsonValue]:
+    """Return the rows of each shape of napari, where its first stands."""
+    shapes: dict[str, list[JsonValue]] = {}
+    for row in rows:
+        shapes.setdefault(str(row.value.get("index")), []).append(row)
+    return [replace(own[0], value=own) for own in shapes.values()]
+
+
+def _shape(row: JsonValue, kind: str | None, corners: NDArray[np.float64]) -> Shape:
+    """Return a shape of napari; of an ellipse the corners are those of the rectangle around it."""
+    is_upright = len(corners) == 4 and (corners == corners[[0]]).sum() == 4
+    if kind == "rectangle" and is_upright:
+        return box_of(row, corners[[0, 2]])
+    if kind == "ellipse" and len(corners) == 4:
+        angles = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
+        along, across = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+        corners = corners.mean(axis=0) + np.outer(np.cos(angles), along) + np.outer(np.sin(angles), across)
+    return area_of(row, corners)
+
+
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
-    if "axis-0" in header:
-        n = sum(f"axis-{i}" in header for i in range(5))
-        if 2 <= n <= 4:
-            return {axis: f"axis-{i}" for i, axis in enumerate(UNNAMED[-n:])}
+    for name in NUMBERED:
+        n = sum(f"{name}-{i}" in header for i in range(5))
+        if 2 <= n <= 4 and f"{name}-0" in header:
+            return {axis: f"{name}-{i}" for i, axis in enumerate(UNNAMED[-n:])}
     columns = {axis: axis.lower() for axis in UNNAMED if axis.lower() in header}
     if not {"Y", "X"} <= columns.keys():
         raise ReadError(

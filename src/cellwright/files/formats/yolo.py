@@ -134,14 +134,16 @@ def _object(
 
 
 def _shape_of(row: JsonValue, size: NDArray[np.float64]) -> Shape:
-    """Return the box of a row of 5 numbers, the outline of one of 7 and more."""
+    """Return the box of a row of 5 numbers, the outline of one of 7 and more; one more is a confidence."""
     values = np.array(row.value[1:])
+    if len(values) > 4 and len(values) % 2:
+        values = values[:-1]
     if len(values) == 4:
         middle, extent = values[1::-1] * size, values[:1:-1] * size
         if not (extent > 0).all():
             raise row.refuse("a box with a width and a height above 0")
         return box_of(row, np.stack([middle - extent / 2, middle + extent / 2]))
-    if len(values) < 6 or len(values) % 2:
+    if len(values) < 6:
         raise row.refuse("a class and 4 numbers of a box, or x and y of 3 corners or more")
     ring = values.reshape(-1, 2)[:, ::-1] * size
     whole = np.rint(ring)
