@@ -10,6 +10,7 @@ and a JSON object there adds up for each: seconds, those since the last fault, f
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -492,6 +493,7 @@ class Search:
                     self._keep(target)
                 shutil.rmtree(target, ignore_errors=True)
                 target.unlink(missing_ok=True)
+            gc.collect()  # what tifffile leaves open of a damaged set, while nobody is warned
         logging.disable(logging.NOTSET)
 
     def run_for(self, seconds: float) -> float:

@@ -9,6 +9,7 @@ import struct
 import sys
 import tracemalloc
 from importlib.util import find_spec
+from io import BytesIO
 from itertools import product
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 import dask.array
 import numpy as np
 import pytest
+import tifffile
 from tests.files.drawn_vendors import OF_VENDORS
 
 from cellwright.core.errors import ImageError, ReadError
@@ -79,12 +81,15 @@ def lif_image(data, axes, name="one", loads=None, **told):
 
 
 def olympus(data, axes, loads=None, **mainfile):
-    """Stand in for a file of oiffile: each plane is a file, called by its place."""
+    """Stand in for a file of oiffile: each plane is a TIFF, called by its place."""
 
-    def asarray(name):
+    def open_file(name):
         if loads is not None:
             loads.append(name)
-        return data[tuple(map(int, name.split("_")[1:]))]
+        content = BytesIO()
+        tifffile.imwrite(content, data[tuple(map(int, name.split("_")[1:]))], metadata=None)
+        content.seek(0)
+        return content
 
     places = list(np.ndindex(data.shape[:-2]))
 
@@ -92,7 +97,7 @@ def olympus(data, axes, loads=None, **mainfile):
         indices, dims, shape = places, tuple(axes[:-2]), data.shape[:-2]
 
     series = Series("_".join(["s", *map(str, place)]) for place in places)
-    return {"mainfile": mainfile, "series": [series], "asarray": asarray}
+    return {"mainfile": mainfile, "series": [series], "open_file": open_file, "filename": "a.oib"}
 
 
 def czi_blocks(data, scene, corner=(0, 0), side=5, loads=None):
@@ -237,6 +242,37 @@ def test_names_of_planes_far_apart_make_no_oif(stands_in):
     told = olympus(DATA[:1, :1], "CZYX")
     told["series"][0].__class__.shape = (9999, 9999)
     with pytest.raises(ReadError, match=r"9999 x 9999 x 8 x 9 pixels, more than its 144 bytes can"):
+        read_image(stands_in("oiffile", "OifFile", ".oib", **told))
+
+
+def test_a_plane_of_an_oif_whose_pages_lead_in_a_circle_is_its_first(stands_in):
+    """tifffile goes round for ever where it looks for what belongs together."""
+    told = olympus(DATA[:1, :1], "CZYX")
+    whole = told["open_file"]("s_0_0").getvalue()
+    (directory,) = struct.unpack_from("<I", whole, 4)
+    (n_tags,) = struct.unpack_from("<H", whole, directory)
+    end = directory + 2 + 12 * n_tags  # where the place of the next one stands
+    second = len(whole) + len(whole) % 2
+    other = whole[directory:end] + struct.pack("<I", second)
+    content = (
+        whole[:end] + struct.pack("<I", second) + whole[end + 4 :].ljust(second - end - 4, b"\0") + other
+    )
+    told["open_file"] = lambda name: BytesIO(content)
+    image = read_image(stands_in("oiffile", "OifFile", ".oib", **told))
+    np.testing.assert_array_equal(image.data, DATA[0, 0])
+
+
+def test_a_plane_of_an_oif_that_claims_a_million_squared_is_refused(stands_in):
+    told = olympus(DATA[:1, :1], "CZYX")
+    content = bytearray(told["open_file"]("s_0_0").getvalue())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    tags = {
+        struct.unpack_from("<H", content, at)[0]: at for at in range(directory + 2, len(content) - 12, 12)
+    }
+    for code in (256, 257):  # width and height, of 32 bits
+        struct.pack_into("<HHII", content, tags[code], code, 4, 1, 10**6)
+    told["open_file"] = lambda name: BytesIO(bytes(content))
+    with pytest.raises(ReadError, match="claims to hold 1000000 x 1000000 pixels"):
         read_image(stands_in("oiffile", "OifFile", ".oib", **told))
 
 

@@ -91,7 +91,7 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
             sizes |= sizes_of({letter: length / n}, um_per(unit) or 0.0)
     series = file.series[0]  # of files, each a plane
     planes = dict(zip(series.indices, series, strict=True))
-    first = file.asarray(series[0])
+    first = _read_plane(file, series[0])
     shape = (*series.shape, *first.shape)
     # a plane that is not there is dark: names alone could claim millions
     refuse_bomb(path, shape, prod(shape) * first.itemsize, len(planes) * first.nbytes, MOST_TIMES_STORED)
@@ -110,10 +110,24 @@ def _load_plane(
 ) -> NDArray[Any]:
     *places, rows, columns = window
     name = planes.get(tuple(place.start for place in places))
-    plane = np.zeros_like(first) if name is None else file.asarray(name)
+    plane = np.zeros_like(first) if name is None else _read_plane(file, name)
     if plane.shape != first.shape:
         raise ReadError(f"The planes of {file.filename} differ in size. Export it again.")
     return plane[rows, columns][(None,) * len(places)]
+
+
+def _read_plane(file: Any, name: str) -> NDArray[Any]:
+    """Return the first page of a TIFF inside: the next ones of a damaged one may lead anywhere, or round."""
+    import tifffile  # which is not imported before its file is met
+
+    from cellwright.files.tiff_checks import bound_pictures
+
+    with file.open_file(name) as content, tifffile.TiffFile(content, name=name) as tiff:
+        page: Any = tiff.pages.first
+        refuse_bomb(Path(name), page.shape, page.nbytes, tiff.filehandle.size, MOST_TIMES_STORED)
+        bound_pictures(page)
+        plane: NDArray[Any] = page.asarray()
+    return plane
 
 
 def _dye_of(channel: dict[str, Any]) -> str:
