@@ -161,3 +161,13 @@ def test_what_was_written_by_us_is_no_image(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [image.name for image in list_images([tmp_path])] == ["a", "other/cellwright/b"]
+
+
+def test_labels_beside_their_image_are_no_images(tmp_path):
+    names = ("a.png", "a_labels.ome.tif", "a_mask.tif", "in/a.tif", "in/a_cp_masks.png", "b_labels.tif")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [image.name for image in list_images([tmp_path])] == ["a", "b_labels", "in/a"]
+    assert [image.name for image in list_images([tmp_path], "*_labels*")] == ["a_labels", "b_labels"]
+    assert [image.name for image in list_images([tmp_path / "a_mask.tif"])] == ["a_mask"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, repeated
 from cellwright.files.atomic import as_stored, plain_name, refuse_no_text
+from cellwright.files.dataset.folder import ENDINGS
 from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
@@ -78,7 +79,8 @@ def list_images(
     """Return the images among files and, recursively, in folders, in the order of their names.
 
     Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
-    is seen when it is read.
+    is seen when it is read. In folders, labels and masks beside their image, ``a_labels.tif`` beside
+    ``a.tif``, are no images.
 
     ReadError where a path is missing, or a folder holds no image. SettingsError where two images would have
     results of the same name in ``output``, or the plate's pattern is none.
@@ -100,9 +102,8 @@ def list_images(
             raise ReadError(f"Expected an image or a folder at {path}; there is none. Check the path.")
         found = [(path, _stem(path.name))]
         if path.is_dir() and not is_zarr(path):
-            found = _sets_once(
-                [one for one in _in_folder(path, is_deep=is_deep) if fnmatch(one[0].name, pattern)]
-            )
+            inside = _in_folder(path, is_deep=is_deep)
+            found = _without_labels(_sets_once([one for one in inside if fnmatch(one[0].name, pattern)]))
         if not found:
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
@@ -138,6 +139,13 @@ def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
             known.add((path.parent, others))
         kept.append((path, name))
     return kept
+
+
+def _without_labels(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Return paths and names without labels and masks beside their image: ``a_labels`` beside ``a``."""
+    names = {name for _, name in found}
+    theirs = {f"{name}{ending}" for name in names for ending in ENDINGS}
+    return [(path, name) for path, name in found if name not in theirs]
 
 
 def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) -> list[ListedImage]:
