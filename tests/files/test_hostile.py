@@ -152,7 +152,7 @@ def test_arrays_of_too_few_or_many_axes_are_refused(tmp_path, shape):
         read_image(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("kind", ["V1", "M8[s]", "U3", "u1,f4"])
+@pytest.mark.parametrize("kind", ["V1", "M8[s]", "U3", "u1,f4", "c8"])
 def test_values_that_are_no_numbers_are_refused(tmp_path, kind):
     np.save(tmp_path / "a.npy", np.zeros((24, 30), kind))
     for read in (read_image, recognise(tmp_path / "a.npy").read):

@@ -26,6 +26,7 @@ from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS
 from cellwright.files.formats.tracking_challenge import write_anew
 from cellwright.files.json_value import JsonValue
+from cellwright.files.regions import read_regions
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 
@@ -118,6 +119,21 @@ def test_what_macos_zips_beside_rois_is_left_out(tmp_path):
         archive.writestr("RoiSet/.DS_Store", b"x")
     (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
     assert len(found) == 1
+
+
+def test_a_damaged_roi_costs_itself_alone(tmp_path):
+    content = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]])).tobytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, one in {"1.roi": content, "2.roi": content[:20], "3.roi": b""}.items():
+            archive.writestr(name, one)
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+    assert len(found) == 1
+    assert "Of 3 objects in a.zip 2 made no sense and were left out, first: 2.roi in" in found.notices[0]
+    with pytest.raises(ReadError, match=r"2\.roi in .* is damaged"):  # a region is missed at once
+        read_regions(tmp_path / "a.zip", Image(np.zeros((9, 9), np.uint8), "YX"))
+    (tmp_path / "b.roi").write_bytes(content[:20])
+    with pytest.raises(ReadError, match=r"b\.roi is damaged"):
+        FORMATS["imagej-roi"].read(tmp_path / "b.roi")
 
 
 def test_names_that_leave_the_zip_are_refused(tmp_path):

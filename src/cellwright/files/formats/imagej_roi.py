@@ -6,7 +6,7 @@ number in their names, ``cell-00012-t0000-z0003``.
 
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -48,7 +48,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     The files do not tell the size of their image; without ``image`` it is taken to be as small as may be.
     """
-    return _cells(path, read_rois(path), image)
+    faults: list[ReadError] = []
+    return _cells(path, read_rois(path, faults), image, faults)
 
 
 def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
@@ -57,7 +58,9 @@ def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tupl
     return tuple(replace(one, notices=(*one.notices, told)) for one in _cells(path, rois, image))
 
 
-def _cells(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
+def _cells(
+    path: Path, rois: list[JsonValue], image: Image | None, faults: Sequence[ReadError] = ()
+) -> tuple[ImageAnnotation, ...]:
     axes = ""
     if any(node.value.t_position > 1 for node in rois):
         axes += "T"
@@ -66,7 +69,7 @@ def _cells(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[Imag
     axes += "YX"
     if image is not None:
         axes = image.label_axes
-    notes = ReadingNotes(path, image=image)
+    notes = ReadingNotes(path, len(faults), faults=list(faults), image=image)
     objects = notes.read(rois, partial(_object, notes, axes))
     return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
@@ -103,14 +106,15 @@ def rois_in_tiff(path: Path) -> list[JsonValue]:
     return [node for node in rois if node.value.roitype.name in AREAS and node.value.subtype.name in FLAT]
 
 
-def read_rois(path: Path) -> list[JsonValue]:
-    """Return the ROIs of a .roi file or a .zip of them."""
-    import roifile
+def read_rois(path: Path, faults: list[ReadError] | None = None) -> list[JsonValue]:
+    """Return the ROIs of a .roi file or a .zip of them; the errors of damaged ones are added to ``faults``.
 
+    ReadError where the file is damaged, or one of its ROIs and there is no list of faults.
+    """
     try:
         content = path.read_bytes()
         if content[:4] == b"Iout":
-            return [JsonValue(roifile.ImagejRoi.frombytes(content), path, path.name)]
+            return [_parsed(path, path.name, lambda: content)]
         with zipfile.ZipFile(path) as archive:
             files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
             files = [file for file in files if not PurePosixPath(file.filename).name.startswith(OF_MACOS)]
@@ -127,7 +131,12 @@ def read_rois(path: Path) -> list[JsonValue]:
                 # names of classes have colons; nothing is unpacked to disk
                 plain = file.filename.replace(":", "-")
                 JsonValue(plain, path, "The name of a ROI").inside()
-                found.append(JsonValue(roifile.ImagejRoi.frombytes(archive.read(file)), path, file.filename))
+                try:
+                    found.append(_parsed(path, file.filename, partial(archive.read, file)))
+                except ReadError as error:
+                    if faults is None:
+                        raise
+                    faults.append(error)
             return found
     except ReadError:
         raise
@@ -135,6 +144,16 @@ def read_rois(path: Path) -> list[JsonValue]:
         raise ReadError(
             f"Expected a whole .roi, or a .zip of ROIs, at {path}; got: {error}. Save it in ImageJ again."
         ) from error
+
+
+def _parsed(path: Path, name: str, read_bytes: Callable[[], bytes]) -> JsonValue:
+    """Return one ROI; ReadError where it is damaged."""
+    import roifile
+
+    try:
+        return JsonValue(roifile.ImagejRoi.frombytes(read_bytes()), path, name)
+    except Exception as error:  # damaged ones fail in every possible way
+        raise ReadError(f"{name} in {path} is damaged: {error}. Save it in ImageJ again.") from error
 
 
 def _area(node: JsonValue) -> Shape:

@@ -81,13 +81,7 @@ def _config(path: Path) -> JsonValue:
         content = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
         raise ReadError(f"Expected a whole YAML file at {path}; got: {error}. Copy it again.") from error
-    config = JsonValue(content, path)
-    for key in ("path", "train", "val", "test"):
-        where = config.find(key)
-        if where is not None and where.value != ".":
-            for row in where.rows() if isinstance(where.value, list) else [where]:
-                row.inside()
-    return config
+    return JsonValue(content, path)  # where its images lie elsewhere is not followed
 
 
 def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:
