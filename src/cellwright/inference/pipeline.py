@@ -54,6 +54,7 @@ from cellwright.models import registry
 from cellwright.models.fit import FactCollector, retold, warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
+from cellwright.ops.geometry.intensity import check_pixels
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
 from cellwright.ops.measure.prediction_interval import crowd_notice, widened, with_calibration
@@ -382,6 +383,7 @@ def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str |
     source = _array_of(source)
     if axes:
         return Image(source, axes.upper())
+    check_pixels(source)
     return describe(source, "", "image")
 
 

@@ -145,7 +145,7 @@ def test_what_only_one_model_outlines_has_its_colour_and_name(
     assert drawn.sum() < (blobs.labels[np.isin(blobs.labels, blobs.labels[drawn])] > 0).sum()  # rings
     assert set(layer.features["only"][1:]) == {"flow"}
     np.testing.assert_allclose(layer.get_color(1), (1, 159 / 255, 28 / 255, 1), atol=0.01)
-    assert f">&nbsp;&nbsp;{n_only}<" in comparer.panel.summary.text()
+    assert f">{n_only}<" in comparer.panel.summary.text()
     comparer.panel.first.setCurrentIndex(1)
     comparer.panel.second.setCurrentIndex(0)
     compare(comparer, qtbot)
