@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.errors import ReadError
+from cellwright.core.words import n_of
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import measure, relabel
@@ -133,7 +134,7 @@ def _divided(train: Dataset) -> Split:
         how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
     else:
         how = "what it learns from also tells how well, so that the scores say little"
-    images = "1 annotated image" if len(train) == 1 else f"{len(train)} annotated images"
+    images = n_of(len(train), "annotated image")
     notice = (
         f"With {images} none can be spared to check the model with: {how}. Annotate more images for scores "
         "to be trusted."
