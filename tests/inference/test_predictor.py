@@ -1,3 +1,7 @@
+import copy
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -231,6 +235,37 @@ def test_no_memory_at_all_is_an_error_of_ours(rng, hungry_model):
 def test_other_errors_are_handed_on(rng, hungry_model):
     with pytest.raises(RuntimeError, match="a bug"):
         maps_of(hungry_model(10, "a bug"), images_of(rng))
+
+
+def test_a_network_is_made_ready_once(monkeypatch, rng, tiny_model):
+    images, made = images_of(rng), []
+    make = maps_module._inference_network
+    monkeypatch.setattr(maps_module, "_inference_network", lambda *args: made.append(args) or make(*args))
+    first = maps_of(tiny_model, images, precision="float32")
+    assert np.array_equal(maps_of(tiny_model, images, precision="float32"), first)
+    assert len(made) == 1
+    maps_of(tiny_model, images, precision="bfloat16")
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [lambda weight: weight.data.neg_(), lambda weight: weight.data.copy_(weight.data.flip(-1))]
+)
+def test_weights_that_change_are_those_that_count(rng, tiny_model, change):
+    images = images_of(rng)
+    before = maps_of(tiny_model, images)
+    weight = next(one for one in tiny_model.network.parameters() if one.ndim == 4 and one.shape[-1] > 1)
+    change(weight)
+    assert not np.array_equal(maps_of(tiny_model, images), before)
+
+
+def test_what_is_ready_goes_with_its_model(rng, tiny_model):
+    model = type(tiny_model)(copy.deepcopy(tiny_model.network))
+    maps_of(model, images_of(rng))
+    ready = weakref.ref(maps_module._READY[model.network][1])
+    del model
+    gc.collect()
+    assert ready() is None
 
 
 def test_the_same_twice(rng, tiny_model):

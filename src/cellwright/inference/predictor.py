@@ -1,11 +1,13 @@
 """The tile loop: images in, maps out, whatever their size and however little memory there is."""
 
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -36,6 +38,9 @@ GPU_SHARE = 0.5  # of the free memory of a GPU
 WINDOW_PX = 512  # side of overlapping windows
 WINDOW_SIGMA = 0.125  # of their Gaussian weights, in sides
 
+# By the network of a model: its checksum and precision, and the copy that counts; gone with the model.
+_READY: WeakKeyDictionary[nn.Module, tuple[tuple[int, torch.dtype], nn.Module]] = WeakKeyDictionary()
+
 Images = NDArray[np.float32]
 ImageTile = tuple[int, Tile]  # which image, and where in it
 
@@ -58,7 +63,7 @@ class Networks:
     """One or several networks of a family on a device, and how much they are given at once.
 
     Copies the networks, so that the models stay as they are (on their device, in training or not);
-    :meth:`close` frees the device.
+    :meth:`close` frees a GPU.
 
     The raw outputs of several are averaged; ``settings`` tell the tile and batch size to begin with.
 
@@ -142,7 +147,7 @@ class Networks:
             self.notice = self.notice.replace("pixels.", "pixels on the CPU.")
 
     def close(self) -> None:
-        """Let go of the networks and of the memory they took."""
+        """Let go of the networks, and of the memory they took of a GPU."""
         self._networks = ()
         free_cache(self.device)
 
@@ -155,10 +160,7 @@ class Networks:
         self._networks = ()
         self._free_bytes = free_device_memory(device)
         try:
-            networks = [_inference_network(model, device) for model in self.models]
-            if device.type == "cpu" and self.dtype in (torch.float32, choose_dtype(device)):
-                networks = [fused(network, self.dtype) for network in networks]
-            self._networks = tuple(networks)
+            self._networks = tuple(_ready(model, device, self.dtype) for model in self.models)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
@@ -312,10 +314,36 @@ def _next_batch(pending: deque[ImageTile], networks: Networks) -> list[ImageTile
     return batch
 
 
+def _ready(model: CellModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of the network that is ready for inference.
+
+    On the CPU it is that of the count before, as long as the weights are: to make one takes longer than to
+    count a small image. The memory of a GPU is for whoever asks next.
+    """
+    if device.type != "cpu":
+        return _inference_network(model, device)
+    known = (_checksum(model.network), dtype)
+    kept = _READY.get(model.network)
+    if kept is None or kept[0] != known:
+        network = _inference_network(model, device)
+        if dtype in (torch.float32, choose_dtype(device)):
+            network = fused(network, dtype)
+        kept = _READY[model.network] = (known, network)
+    return kept[1]
+
+
 def _inference_network(model: CellModel, device: torch.device) -> nn.Module:
     """Return a copy of the network, made fast for inference, on this device."""
     network = model.inference_network().eval()
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _checksum(network: nn.Module) -> int:
+    """Return a number that tells weights from others."""
+    number = 0
+    for weights in network.state_dict().values():
+        number = zlib.crc32(weights.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), number)
+    return number
 
 
 def _check_same_kind(models: Sequence[CellModel]) -> None:
