@@ -393,6 +393,29 @@ def test_points_and_boxes_by_hand_have_the_regions_that_they_lie_in(
     assert cells.features["regions"].tolist() == [name] * n + ["", ""]
 
 
+@pytest.mark.parametrize("rule", ["overlap", "whole"])
+def test_points_counted_by_their_outlines_are_told_of_once_some_are_edited(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    counted_beside: Callable[[str, str], Layer],
+    qtbot: QtBot,
+    rule: str,
+) -> None:
+    """Those of the count lie where their outlines do, those by hand where they are."""
+    widget.panel.rule.choose_data(rule)
+    cells = counted_beside("drawn and a mask", "Points")
+    before = int(widget.panel.number.text())
+    cells.add([5.0, 100.0])
+    cells.add([150.0, 5.0])
+    at_rest(widget, qtbot, before + 1, "2 by hand · 1 outside the regions")
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    qtbot.waitUntil(lambda: results.view.number.text() == str(before + 1), timeout=60_000)
+    assert "1 outside the regions" in results.view.line.text()
+    results.view.rule.choose_data("whole" if rule == "overlap" else "overlap")
+    qtbot.waitUntil(lambda: "needs outlines" in results.view.message.text(), timeout=60_000)
+
+
 @pytest.mark.parametrize("output", ["Points", "Shapes"])
 def test_a_first_cell_by_hand_has_its_regions_where_none_was_counted(
     viewer: ViewerModel,

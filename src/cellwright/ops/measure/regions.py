@@ -240,6 +240,20 @@ class RegionSet:
             "; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in membership
         ]
 
+    def told_by(self, texts: Sequence[str]) -> Mask:
+        """Return which cell lies in which region, (N, regions), by what :meth:`joined_names` told of each.
+
+        SettingsError where a text tells something else.
+        """
+        parts = [text.split("; ") for text in texts]
+        found = np.array([[name in part for name in self.names] for part in parts], bool)
+        found = found.reshape(len(texts), len(self.names))
+        if self.joined_names(found) != list(texts):
+            raise SettingsError(
+                f"The regions are {', '.join(self.names)}; the cells are told to lie in others. Count again."
+            )
+        return found
+
     def with_union(self, membership: Mask) -> Mask:
         """Return which cell lies in which region, and where there are several in any of them, the last."""
         if membership.shape[1] == 1:
@@ -291,7 +305,8 @@ class RegionSet:
         labels = cells.labels
         if labels is None:
             raise SettingsError(
-                f"The rule {self.rule!r} needs outlines, and this model gives none. Choose the rule 'centre'."
+                f"The rule {self.rule!r} needs outlines, and these cells are points alone. Choose the rule "
+                "'centre', or cells with outlines."
             )
         start = tuple(offset or (0,) * labels.ndim)
         shape, corner = (labels.shape[-2], labels.shape[-1]), (start[-2], start[-1])

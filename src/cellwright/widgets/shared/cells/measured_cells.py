@@ -22,6 +22,7 @@ from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volume
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
@@ -117,15 +118,28 @@ def _in_regions(
     snapshot: Snapshot, settings: MeasureSettings, table: "pandas.DataFrame", result: Result
 ) -> MeasuredCells:
     regions = snapshot.regions
-    membership = regions.membership(result.cells, result.offset)
+    membership = _membership(regions, snapshot, result)
     if regions.included:
         table["regions"] = regions.joined_names(membership)
     counted, names = snapshot.counted, None
     if counted is not None:  # whatever a panel counts in by now
-        own = membership if counted == regions else counted.membership(result.cells, result.offset)
+        own = membership if counted == regions else _membership(counted, snapshot, result)
         names = counted.joined_names(own)
     sizes = region_sizes(result, regions)
     return MeasuredCells(snapshot, settings, table, result, membership, names, sizes)
+
+
+def _membership(regions: RegionSet, snapshot: Snapshot, result: Result) -> NDArray[np.bool_]:
+    """Return which cell lies in which region, (N, regions).
+
+    Where the rule needs outlines, points lie in what their layer tells: as they were counted with outlines,
+    those by hand by their place.
+    """
+    features = snapshot.features
+    is_told = regions == snapshot.counted and "regions" in features
+    if snapshot.points is not None and regions.rule != "centre" and is_told:
+        return regions.told_by(texts_of(features["regions"]))
+    return regions.membership(result.cells, result.offset)
 
 
 def _measure(
