@@ -2,18 +2,21 @@ import gc
 import sys
 import time
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
 import numpy as np
 import pytest
+from napari import Viewer
+from napari._vispy import canvas
 from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.layer_io import take_away
 from cellwright.widgets.shared.napari_private import spare_collector
 
 TICK_MS = 5
@@ -59,6 +62,20 @@ def test_the_collector_passes_over_what_is_there_until_a_layer_is_removed(
     assert gc.get_freeze_count() > n_spared
     viewer.layers.remove(layer)
     assert gc.get_freeze_count() == 0
+
+
+def test_layers_that_go_together_are_collected_once(
+    make_napari_viewer: Callable[..., Viewer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = make_napari_viewer()
+    layers = [viewer.add_image(np.zeros((8, 8))) for _ in range(3)]
+    kept, collected = viewer.add_image(np.zeros((8, 8))), []
+    monkeypatch.setattr(canvas, "gc", SimpleNamespace(collect=lambda: collected.append(len(viewer.layers))))
+    take_away(viewer, *layers, None, layers[0])
+    assert list(viewer.layers) == [kept]
+    assert collected == [1]
+    take_away(viewer, *layers)
+    assert collected == [1]
 
 
 def ticks(qtbot: QtBot, act: Callable[[], Any]) -> list[float]:

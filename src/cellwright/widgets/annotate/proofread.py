@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.layers import Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog
@@ -322,13 +323,14 @@ class Proofreader(QObject):
         if context is not None and not self._keep_counts(context):
             return False
         self._layer = self._context = None
+        shown: list[Layer] = [layer]
         if context is not None:
             if model.context is context:
                 model.finish()
             path = self._labels_path(self.images[self.index])
             self.keeper.keep(path, context.session.labels, context.session.image)
-            take_away(model.viewer, context.layer.layer, context.regions.layer)
-        take_away(model.viewer, layer)
+            shown += [context.layer.layer, context.regions.layer]
+        take_away(model.viewer, *shown)
         self._show()
         return True
 

@@ -48,7 +48,7 @@ from cellwright.widgets.shared.edited_layers import (
     watch,
 )
 from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
-from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, uncover
+from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, in_one_batch, uncover
 from cellwright.widgets.shared.regions import REGIONS
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
@@ -215,8 +215,11 @@ def active_kept(viewer: Any) -> Iterator[None]:
 
 def take_away(viewer: Any, *layers: Layer | None) -> None:
     """Take those of some layers out of the viewer that are in it."""
-    for layer in layers:
-        if layer is not None and layer in viewer.layers:
+    there = [layer for layer in viewer.layers if layer in layers]
+    if not there:
+        return
+    with in_one_batch(viewer):
+        for layer in there:
             viewer.layers.remove(layer)
 
 

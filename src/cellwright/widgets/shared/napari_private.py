@@ -306,6 +306,12 @@ def free_in_own_context(viewer: Any) -> None:
     viewer.layers.events.removing.connect(scene.set_current)
 
 
+def in_one_batch(viewer: Any) -> AbstractContextManager[Any]:
+    """Have napari 0.9 collect all garbage once for layers removed together: each time takes it 0.3 s."""
+    batched: Callable[[], AbstractContextManager[Any]] = getattr(viewer.layers, "batched_update", nullcontext)
+    return batched()
+
+
 @contextmanager
 def without_collection(viewer: Any) -> Iterator[None]:
     """Spare napari 0.9 collecting all garbage for each layer removed, 0.3 s in which the window stands still.
