@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari import Viewer
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
@@ -13,6 +14,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from cellwright.core.data import Image
+from cellwright.files.images import write_labels
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
@@ -107,3 +110,27 @@ def test_a_stroke_of_the_brush_and_the_help_key(
     qtbot.waitUntil(lambda: widget._sheet is not None and widget._sheet.isVisible(), timeout=5000)
     widget.show_keys()
     widget.model.finish()
+
+
+def test_the_next_image_of_a_folder_is_in_reach_on_a_small_screen(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, blobs: Any, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        write_labels(tmp_path / "masks" / f"{name}.tif", blobs.labels, Image(blobs.image, "YX"))
+        tifffile.imwrite(tmp_path / f"{name}.tif", blobs.image)
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1280, 800)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-cellwright", "Annotate cells")
+    with qtbot.waitSignal(widget.proofreader.opened, timeout=60_000):
+        widget.proofreader.open(tmp_path)
+    qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=60_000)
+    qtbot.wait(300)
+    following = widget.panel.batch.next_image
+    assert following.visibleRegion().boundingRect() == following.rect()
+    with qtbot.waitSignal(widget.proofreader.opened, timeout=60_000):
+        qtbot.mouseClick(following, LEFT)
+    qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=60_000)
+    assert widget.model.session is not None
+    assert widget.model.session.image.name == "b"
+    widget.proofreader.leave()
+    qtbot.waitUntil(lambda: not widget.proofreader.keeper.is_busy, timeout=60_000)

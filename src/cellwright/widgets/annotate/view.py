@@ -103,7 +103,8 @@ class AnnotatePanel(QWidget):
         self.hint.setObjectName("hint")
         tools = (self._card(), self._tools(), self.hint, self._classes())
         stack(*tools, self.teach, self.settings, self.exports, into=self.work, spacing_px=SPACING_PX)
-        fill(layout, self._choices(), self._offer(), self.message, self.work, self.batch)
+        steps = self.batch.steps  # above the tools, which leave no room on a small screen
+        fill(layout, self._choices(), steps, self._offer(), self.message, self.work, self.batch)
         layout.addStretch(1)
         self.show_session(is_open=False)
 
@@ -387,8 +388,8 @@ class FolderSection(FoldedPart):
             is_on=True,
         )
         self.total = wrapped_label()
-        steps = even_row(self.previous_image, self.next_image)
-        parts = (self.folder, self.counts_first, self.files, self.total, steps)
+        self.steps = even_row(self.previous_image, self.next_image)
+        parts = (self.folder, self.counts_first, self.files, self.total)
         content = QWidget()
         stack(*parts, into=content, spacing_px=5)
         super().__init__("Proofread a folder", content)
