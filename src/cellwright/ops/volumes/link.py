@@ -40,8 +40,8 @@ Waist = Annotated[
         "min": 0.0,
         "max": 1.0,
         "step": 0.05,
-        "tooltip": "Cells are cut where they are thinner than this share of what they are on both sides; 0 "
-        "never cuts.",
+        "tooltip": "Cells one above the other are split where they are narrower than this share of their "
+        "width above and below; a higher value splits more, 0 never splits.",
     },
 ]
 MinSlices = Annotated[

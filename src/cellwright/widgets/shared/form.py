@@ -17,6 +17,7 @@ TITLES = {  # where the name of a setting does not tell what it is
     "flips": "Mirrored, too",
     "link": "Link slices in 3D",
     "overlap": "Overlap of tiles",
+    "waist": "Split threshold",
     "rate": "Learning rate",
     "steps_per_epoch": "Steps per check",
     "ema_decay": "EMA decay",
