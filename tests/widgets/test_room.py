@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDockWidget,
+    QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
     QItemEditorFactory,
@@ -55,6 +56,8 @@ from cellwright.widgets.shared.style import (
     STYLE,
     FoldedPart,
     PanelScrollArea,
+    button,
+    even_row,
     panel_layout,
 )
 from cellwright.widgets.train import choices
@@ -501,6 +504,29 @@ def test_another_page_takes_news_away_but_no_errors(qtbot: QtBot) -> None:
         assert bool(view.message.text()) == is_error
 
 
+@pytest.mark.parametrize("size", [9, 16])
+def test_a_box_of_a_number_has_room_for_what_comes_later(qtbot: QtBot, size: int) -> None:
+    panel = QWidget()
+    layout, rows = panel_layout(panel), QVBoxLayout()
+    layout.addLayout(rows)
+    box = QDoubleSpinBox()
+    box.setRange(0.0, 5000.0)
+    area = PanelScrollArea(panel)
+    qtbot.addWidget(area)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": f"{size}pt"}))
+    with qtbot.waitExposed(area):
+        area.show()
+    layout.addLayout(even_row(box, button("Otsu", ""), button("Set", "")))
+    marker = MarkerRow(rows)
+    marker.show_channel("DAPI", 0.0, 5000.0)
+    qtbot.wait(20)
+    for value in (4.0, 1378.2):
+        box.setValue(value)
+        marker.show_threshold(value)
+        qtbot.wait(20)
+        assert list(clipped_numbers(panel)) == []
+
+
 def test_a_plot_that_comes_late_has_the_letters_of_its_panel(qtbot: QtBot) -> None:
     view = ResultsView()
     for _ in view.fill():
@@ -558,10 +584,11 @@ def test_the_sheet_of_keys_keeps_to_the_screen(qtbot: QtBot) -> None:
         assert sheet.text.horizontalScrollBar().maximum() == 0
 
 
-def test_the_table_to_calibrate_fits_large_letters(qtbot: QtBot) -> None:
+@pytest.mark.parametrize("n_boxes", [2, 6])  # without and with a bar to scroll
+def test_the_table_to_calibrate_fits_large_letters(qtbot: QtBot, n_boxes: int) -> None:
     form, holder = CalibrationTable(), QWidget()
     panel_layout(holder).addWidget(form)
-    form.show_rows([1.1, 112.4], [-1, 12])
+    form.show_rows([1.1, 112.4, 33.0, 44.0, 1055.3, 6.0][:n_boxes], [-1, 12, 3, 4, 1200, 6][:n_boxes])
     area = PanelScrollArea(holder)
     qtbot.addWidget(area)
     area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
@@ -572,6 +599,7 @@ def test_the_table_to_calibrate_fits_large_letters(qtbot: QtBot) -> None:
     header = form.table.horizontalHeader()
     assert header.length() <= form.table.viewport().width()
     assert all(header.sectionSize(place) >= header.sectionSizeHint(place) for place in range(header.count()))
+    assert list(clipped_numbers(form)) == []
 
 
 def test_code_in_a_card_has_the_letters_of_its_text(qtbot: QtBot) -> None:

@@ -11,7 +11,8 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from cellwright.core.data import Image
@@ -143,6 +144,19 @@ def test_markers_are_called_by_the_names_of_their_channels(panel: ResultsWidget,
     assert list(groups_of(analysis)["Marker"]) == ["DAPI+", "none"]
     assert analysis.copositive["markers"].tolist() == ["ch0+", "ch0-"]
     assert "positive_ch0" in analysis.table
+
+
+def test_the_wheel_changes_no_threshold_of_a_channel(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    row = panel.counts.rows["ch0"]
+    for control in (row.slider, row.value):
+        for step in (-120, 120):
+            wheel = QWheelEvent(
+                QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, step), Qt.MouseButton.NoButton,
+                Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+            )  # fmt: skip
+            QApplication.sendEvent(control, wheel)
+    assert not row.is_on.isChecked()
 
 
 def test_positive_cells(panel: ResultsWidget, read: Read) -> None:

@@ -43,7 +43,8 @@ class CalibrationTable(QWidget):
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        header.setMinimumSectionSize(1)  # Qt's is wider than a number of two digits
+        header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
         rows = self.table.verticalHeader()
         assert rows is not None
         rows.setVisible(False)
@@ -74,6 +75,7 @@ class CalibrationTable(QWidget):
                 box.setRange(UNKNOWN, MOST_CELLS)
                 box.setSpecialValueText("?")
                 box.setFrame(False)
+                box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)  # they leave large numbers no room
                 box.valueChanged.connect(self.counted)
                 self.table.setCellWidget(row, 2, box)
             with QSignalBlocker(self._box(row)):

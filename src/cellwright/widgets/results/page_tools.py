@@ -17,6 +17,7 @@ from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.jobs import debouncer
+from cellwright.widgets.shared.style import join_panel
 
 if TYPE_CHECKING:
     import pandas
@@ -109,6 +110,7 @@ class CountsTool(QObject):
                 old.box.hide()
                 old.box.deleteLater()
             self.rows = {channel: self._new_row(channel) for channel in channels}
+            join_panel(view)
         for channel, row in self.rows.items():
             row.show_channel(model.title_of(channel), *self._limits(channel))
             with QSignalBlocker(row.is_on):

@@ -11,7 +11,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import DRAWN, LETTERS, follow_font
+from cellwright.widgets.shared.style import DRAWN, LETTERS, join_panel
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -61,7 +61,7 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Take the font of the panel, which may have come before the plot; called by Qt."""
         super().showEvent(event)
-        follow_font(self)
+        join_panel(self)
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the size of the font; called by Qt."""

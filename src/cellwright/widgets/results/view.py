@@ -43,6 +43,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     stack,
+    widen,
     wrapped_label,
 )
 
@@ -376,6 +377,7 @@ class MarkerRow:
         with QSignalBlocker(self.slider), QSignalBlocker(self.value):
             self.slider.setValue(threshold)
             self.value.setValue(threshold)
+        widen(self.value)
 
 
 def heading(text: str) -> QLabel:

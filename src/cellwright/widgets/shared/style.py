@@ -1,6 +1,7 @@
 """The style sheet of the panels, and what their layouts share."""
 
 import logging
+from functools import partial
 from typing import Any, TypeVar
 
 from napari import current_viewer
@@ -25,6 +26,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSlider,
+    QSpinBox,
     QTabBar,
     QTableView,
     QToolButton,
@@ -58,6 +60,7 @@ DRAWN = "drawn"  # name of widgets that draw their text themselves
 LETTERS = 0.85  # size of such texts, of that of labels
 TABS = {"Count a folder": "Folder"}  # words of tabs where the first one of the title does not tell
 HANDED_OVER = "handed over"  # property of a dock that another panel has opened
+FOLLOWED = "followed"  # property of boxes of numbers that are as wide as what they hold
 HAVE_VALUES = (QComboBox, QAbstractSpinBox, QSlider)  # which the wheel would change
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
@@ -141,12 +144,20 @@ def _shorten_title(dock: QDockWidget) -> None:
 def _widen_fields(panel: QWidget) -> None:
     """Give boxes of numbers room for what they hold, and lines to write in room for some letters."""
     for spin in panel.findChildren(QAbstractSpinBox):
-        line = spin.findChild(QLineEdit)  # lineEdit() fails once Python has let go of it
-        if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
-            spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
+        widen(spin)
+        if isinstance(spin, QSpinBox | QDoubleSpinBox) and not spin.property(FOLLOWED):
+            spin.setProperty(FOLLOWED, True)  # noqa: FBT003 - of Qt
+            spin.textChanged.connect(partial(widen, spin))
     for line in panel.findChildren(QLineEdit):
         if not isinstance(line.parent(), QAbstractSpinBox | QComboBox):
             line.setMinimumWidth(LINE_LETTERS * line.fontMetrics().averageCharWidth())
+
+
+def widen(spin: QAbstractSpinBox, _: str = "") -> None:
+    """Give a box of a number room for it; it does so itself unless its signals are blocked."""
+    line = spin.findChild(QLineEdit)  # lineEdit() fails once Python has let go of it
+    if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
+        spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
 
 
 class PanelScrollArea(QScrollArea):
@@ -209,7 +220,7 @@ class PanelScrollArea(QScrollArea):
     def _on_shown(self) -> None:
         self.shown.emit()
         self.follow_font()
-        self._keep_values()
+        self.keep_values()
         QTimer.singleShot(0, self._find_place)  # once napari has placed the dock
 
     def _find_place(self) -> None:
@@ -280,7 +291,7 @@ class PanelScrollArea(QScrollArea):
         if QApplication.mouseButtons() == Qt.MouseButton.NoButton:
             self._ring = _FocusRing(control)
 
-    def _keep_values(self) -> None:
+    def keep_values(self) -> None:
         """Let no value change by the wheel, those of controls that came since included."""
         panel = self.widget()
         for kind in HAVE_VALUES:
@@ -292,9 +303,11 @@ class PanelScrollArea(QScrollArea):
         if event is not None and event.type() == QEvent.Type.Wheel and isinstance(watched, HAVE_VALUES):
             event.ignore()
             return True
-        is_handled = super().eventFilter(watched, event)
-        if event is not None and event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
-            self._keep_values()
+        is_handled, panel = super().eventFilter(watched, event), self.widget()
+        is_laid_out = event is not None and event.type() == QEvent.Type.LayoutRequest
+        if is_laid_out and panel is not None and watched is panel:
+            self.keep_values()
+            _widen_fields(panel)
             width = self.minimumSizeHint().width()
             if width != self._width:
                 self._width = width
@@ -321,11 +334,12 @@ def _scroll_to(part: QWidget) -> None:
         area.ensureWidgetVisible(part)
 
 
-def follow_font(drawing: QWidget) -> None:
-    """Give a drawing that came late the font of its panel."""
-    area = area_of(drawing)
+def join_panel(part: QWidget) -> None:
+    """Give a part that came late what its panel has: letters, room, values that no wheel changes."""
+    area = area_of(part)
     if area is not None:
         area.follow_font()
+        area.keep_values()
 
 
 def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
