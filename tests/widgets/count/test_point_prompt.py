@@ -14,7 +14,8 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
-from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool, covering, with_cell
+from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool
+from cellwright.widgets.count.prompted_cells import covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.point_prompt import prompt_model
