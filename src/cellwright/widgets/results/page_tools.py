@@ -17,7 +17,7 @@ from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.jobs import debouncer
-from cellwright.widgets.shared.style import join_panel
+from cellwright.widgets.shared.panel_area import join_panel
 
 if TYPE_CHECKING:
     import pandas

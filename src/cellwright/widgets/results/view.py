@@ -32,6 +32,7 @@ from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.flow import Page, PageBar, WrappedButton, shortened
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.panel_area import widen
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
@@ -43,7 +44,6 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     stack,
-    widen,
     wrapped_label,
 )
 

@@ -22,9 +22,8 @@ from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
+from cellwright.widgets.shared.panel_area import DRAWN, LETTERS
 from cellwright.widgets.shared.style import (
-    DRAWN,
-    LETTERS,
     MARGIN_PX,
     FoldedPart,
     MessageLabel,
