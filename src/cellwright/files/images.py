@@ -300,7 +300,7 @@ def _start_of(path: Path) -> bytes:
             return file.read(32)
     except PermissionError as error:
         raise ReadError(
-            f"You may not read {path}: {error.strerror}. Change its rights, or choose another file."
+            f"You may not read {path}: {error.strerror}. Change its permissions, or choose another file."
         ) from error
 
 

@@ -344,7 +344,7 @@ def test_another_model_than_the_chosen_one_is_named(
     monkeypatch.setattr(widget.model, "inputs", lambda: replace(other, layer=inputs().layer))
     widget.panel.ask.setChecked(True)
     settled(widget)
-    assert "flow answers, for dots cannot be asked by click" in widget.panel.message.text()
+    assert "flow outlines it; dots cannot outline a cell by click" in widget.panel.message.text()
     prompt(viewer, layer.data_to_world(blobs.points[4]))
     assert "A cell by flow, score 1.00" in widget.panel.message.text()
 

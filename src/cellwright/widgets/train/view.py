@@ -197,7 +197,7 @@ class UnlabelledChoices(QWidget):
         self.steps.setRange(1, LARGEST)
         self.steps.setSingleStep(50)
         self.steps.setValue(PretrainSettings().steps)
-        self.steps.setToolTip("Batches of 32 places in the images; a hundred take minutes on a laptop.")
+        self.steps.setToolTip("Batches of 32 patches of the images; a hundred take minutes on a laptop.")
         stack(self.wanted, choices, into=self)
         form = form_layout(into=choices)
         form.setContentsMargins(0, 0, 0, 0)  # further in, fields stand below their names in large letters
