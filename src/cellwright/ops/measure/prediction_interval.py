@@ -63,7 +63,7 @@ def interval_of(
     count_error: Sequence[float],
     settings: DensitySettings = DensitySettings(),  # noqa: B008 - frozen
 ) -> tuple[float, float]:
-    """Return the interval that holds the true count nine times of ten.
+    """Return the interval that holds the true count nine times out of ten.
 
     ``count`` is that before calibration, ``count_error`` what :func:`fit_interval` gave. The calibration in
     ``settings`` multiplies the interval, its error widens it.
