@@ -147,7 +147,7 @@ class ResultsModel:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the last count lies nine times out of ten, while its cells, all and unchanged, are those here."""
+        """The 90 % interval of the last count, while its cells, all and unchanged, are those here."""
         event, measured = self.count_event, self.measured
         if event is None or self.n_kept != self.n_cells:
             return None
