@@ -27,9 +27,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from cellwright.widgets.shared.flow import (
-    Page,
-)
+from cellwright.widgets.shared.flow import Page
 from cellwright.widgets.shared.napari_private import has_window, unwrapped
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least of a panel
