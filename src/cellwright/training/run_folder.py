@@ -127,13 +127,17 @@ def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
 def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_better: bool) -> str:
     """Return what a training came to, in the words of the command and of the panel.
 
-    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score.
+    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score. A
+    score that rose is none either where more was forgotten.
     """
+    has_risen = after.get("score", 0.0) > before.get("score", 0.0)
     if not after:
         return "the model it began with is kept"
+    if not is_better and has_risen and after.get("memory", 0.0) < before.get("memory", 0.0):
+        return "better on these images, but worse at what it knew before: the model it began with is kept"
     if not is_better:
         return "no better: the model it began with is kept"
-    if after.get("score", 0.0) > before.get("score", 0.0):
+    if has_risen:
         return "better, and kept"
     return "a smaller error on the images it is checked with, and kept"
 

@@ -655,3 +655,11 @@ def test_a_model_that_finds_nothing_is_no_better_however_far_its_loss_fell():
     assert module._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
     assert module._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
     assert module._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)
+
+
+def test_it_is_told_where_a_better_score_was_not_kept_for_what_was_forgotten():
+    before, after = {"score": 0.8, "memory": 0.8}, {"score": 0.9, "memory": 0.7}
+    assert verdict(before, after, is_better=False).startswith("better on these images, but worse at what")
+    for other in ({"score": 0.7, "memory": 0.7}, {"score": 0.9, "memory": 0.8}):
+        assert verdict(before, other, is_better=False).startswith("no better")
+    assert verdict(before, after, is_better=True) == "better, and kept"
