@@ -9,6 +9,7 @@ from cellwright.core.data import Annotation
 from cellwright.core.errors import CellwrightError, ReadError, WrongLayerError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
+from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
 from cellwright.widgets.shared.layer_io import add_overlay
 
@@ -22,8 +23,23 @@ def test_labels_find_the_image_they_belong_to(viewer: ViewerModel) -> None:
     own = {"cellwright": {"source": str(first.unique_id), "is_preview": False}}
     viewer.add_labels(np.zeros((40, 50), int), name="b again", metadata=own)
     found = pairs(viewer.layers)
-    assert [pair.image for pair in found] == [second, tall, first]
-    assert [pair.is_as_counted for pair in found] == [False, False, True]
+    assert [pair.image for pair in found] == [first, tall, second]
+    assert [pair.is_as_counted for pair in found] == [True, False, False]
+
+
+def test_labels_that_tell_no_image_belong_to_that_of_their_name_or_the_next_below(
+    viewer: ViewerModel,
+) -> None:
+    image, cells = np.zeros((40, 50)), np.zeros((40, 50), int)
+    lowest = viewer.add_labels(cells, name="cells")
+    images = [viewer.add_image(image, name=name) for name in ("c1", "c10")]
+    wanted = {"cells": images[0], "truth_c1": images[0], "c10_mask": images[1], "drawn": images[1]}
+    above = viewer.add_image(image, name="on top of all")
+    layers = [lowest, *(viewer.add_labels(cells, name=name) for name in list(wanted)[1:])]
+    viewer.layers.move(viewer.layers.index(above), len(viewer.layers))
+    found = {pair.annotation.name: pair.image for pair in pairs(viewer.layers)}
+    assert found == wanted
+    assert {one.name: image_layer_under(viewer, one) for one in layers} == wanted
 
 
 def test_a_preview_or_a_density_is_no_annotation(viewer: ViewerModel) -> None:
@@ -77,7 +93,7 @@ def test_regions_of_another_image_say_nothing(viewer: ViewerModel, blobs: Any) -
         drawn = viewer.add_labels(blobs.labels.copy(), name=f"{name} annotation", metadata=own)
     regions = add_overlay(viewer, drawn, "complete regions", {})
     regions.add_rectangles([[[9.5, 19.5], [9.5, 59.5], [49.5, 59.5], [49.5, 19.5]]])
-    first, second = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=False).items
+    second, first = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=False).items
     assert (first.regions, first.is_complete) == ((), False)
     assert (second.regions, second.is_complete) == ((((10, 20), (50, 60)),), True)
 

@@ -28,8 +28,7 @@ from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of,
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
 from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.panel_area import PanelScrollArea
-from cellwright.widgets.shared.style import stack
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 LEARNED_FROM = (
     "The folder has no images of the split val. All were compared, also those that models may have learned "
@@ -171,10 +170,10 @@ class CompareChoices(QObject):
     def _usual_image(self) -> Layer | None:
         """Return the active image; where only others have cells, that of those that came last."""
         active = self._active_image()
-        images: list[Layer | None] = [pair.image for pair in pairs(reversed(self._viewer.layers))]
+        images: list[Layer | None] = [pair.image for pair in pairs(self._viewer.layers)]
         return active if active in images or not images else images[0]
 
     def _usual_truth(self) -> Layer | None:
         image = self._panel.data.layer
-        found = [pair for pair in pairs(reversed(self._viewer.layers)) if not pair.is_as_counted]
+        found = [pair for pair in pairs(self._viewer.layers) if not pair.is_as_counted]
         return next((pair.annotation for pair in found if pair.image is image), None)

@@ -6,12 +6,13 @@ values of its features, is found by comparison. Marked layers no longer belong t
 layer never do: the next count makes a layer of its own beside them.
 """
 
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -42,9 +43,23 @@ def metadata_of(layer: Layer) -> dict[str, Any]:
     return own if isinstance(own, dict) else {}
 
 
-def is_image(layer: Layer) -> bool:
+def is_image(layer: Layer) -> TypeGuard[ImageLayer]:
     """Return whether a layer is an image to count in, and not what we made of one."""
     return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
+
+
+def likely_image(cells: Layer, images: Sequence[ImageLayer], layers: Sequence[Layer]) -> ImageLayer:
+    """Return to which of some images cells belong that do not tell: by its name in theirs, else by place.
+
+    By place it is the image next below them among the layers of a viewer, else the next above.
+    """
+    named = [one for one in images if re.search(rf"(?<![^\W_]){re.escape(one.name)}(?![^\W_])", cells.name)]
+    if named:
+        return max(named, key=lambda one: len(one.name))
+    order = list(layers)
+    place = order.index(cells) if cells in order else len(order)
+    below = [one for one in images if order.index(one) < place]
+    return max(below, key=order.index) if below else min(images, key=order.index)
 
 
 def is_shapes(layer: Layer) -> bool:

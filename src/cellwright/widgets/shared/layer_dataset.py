@@ -20,10 +20,10 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
-from cellwright.widgets.shared.cells.regions import WINDOW, box_of, counted_boxes
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels, plane_of
-from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, metadata_of
+from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, likely_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
+from cellwright.widgets.shared.regions import WINDOW, box_of, counted_boxes
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
@@ -101,28 +101,26 @@ def is_annotation(layer: Layer) -> TypeGuard[LabelsLayer | Points]:
 
 
 def pairs(layers: Iterable[Layer]) -> list[Pair]:
-    """Return each annotation among some layers with the image it most likely belongs to."""
+    """Return each annotation of the layers of a viewer with its image, those that lie on top first."""
     layers = list(layers)
-    images = [one for one in layers if is_image(one)]
     found = []
-    for layer in layers:
+    for layer in reversed(layers):
         if is_annotation(layer):
-            image = _image_of(layer, images)
+            image = _image_of(layer, layers)
             if image is not None:
                 found.append(Pair(image, layer))
     return found
 
 
-def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
-    own = metadata_of(layer)
+def _image_of(layer: Layer, layers: Sequence[Layer]) -> ImageLayer | None:
+    own, images = metadata_of(layer), [one for one in layers if is_image(one)]
     for image in images:
         if own.get("source") == str(image.unique_id):
             return None if own.get("is_preview") else image
     fitting = [one for one in images if isinstance(layer, Points) or plane_of(one) == plane_of(layer)]
-    named = [one for one in fitting if layer.name.startswith(one.name)]
-    if named or fitting:
-        return max(named, key=lambda one: len(one.name)) if named else fitting[-1]
-    return images[0] if len(images) == 1 else None
+    if not fitting:
+        return images[0] if len(images) == 1 else None
+    return likely_image(layer, fitting, layers)
 
 
 def dataset_of(

@@ -107,7 +107,7 @@ class TrainChoices(QObject):
     def refresh_pairs(self, _: Any = None) -> None:
         """List the annotated images among the layers; what was ticked stays so."""
         listed, ticked = {pair.key for pair in self._pairs}, set(self._panel.pairs.ticked)
-        self._pairs = pairs(reversed(self._viewer.layers))
+        self._pairs = pairs(self._viewer.layers)
         taken = {pair.image for pair in self._pairs if pair.key in ticked}
         for pair in self._pairs:  # the uppermost first; of an image one at a time, which is not taken from it
             if pair.key not in listed and not pair.is_as_counted and pair.image not in taken:
@@ -120,7 +120,7 @@ class TrainChoices(QObject):
 
     def look_again(self) -> None:
         """List the annotated images anew where one was corrected, or given to another image, since."""
-        if self._titles != [pair.title for pair in pairs(reversed(self._viewer.layers))]:
+        if self._titles != [pair.title for pair in pairs(self._viewer.layers)]:
             self.refresh_pairs()
 
     def take(self, what: HandOver) -> None:

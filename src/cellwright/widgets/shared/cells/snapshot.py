@@ -19,7 +19,6 @@ from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.cells.image_pixels import PIXELS, has_other_pixels, mark_of
-from cellwright.widgets.shared.cells.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     SAME_PIXELS,
@@ -34,8 +33,16 @@ from cellwright.widgets.shared.coordinates import (
     steps_um,
     without_axis,
 )
-from cellwright.widgets.shared.edited_layers import COUNT, EDITED, is_edited, is_image, metadata_of
+from cellwright.widgets.shared.edited_layers import (
+    COUNT,
+    EDITED,
+    is_edited,
+    is_image,
+    likely_image,
+    metadata_of,
+)
 from cellwright.widgets.shared.layer_factory import features_by_number
+from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -74,12 +81,14 @@ def image_layers(viewer: Any) -> list[ImageLayer]:
 
 
 def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
-    """Return the image that the cells of a layer were counted in, else the topmost that covers them."""
+    """Return the image that the cells of a layer were counted in, else that which they likely belong to."""
     images = image_layers(viewer)
     counted_in = metadata_of(layer).get("source")
     own = [one for one in images if str(one.unique_id) == counted_in]
     alike = [one for one in images if plane_of(one) == _shape_of(layer)[-2:]]
-    return next(iter((*own, *alike, *images)), None)
+    if own or not images:
+        return next(iter(own), None)
+    return likely_image(layer, alike or images, viewer.layers)
 
 
 def channels_beside(viewer: Any, layer: ImageLayer | None) -> list[ImageLayer]:
