@@ -36,7 +36,7 @@ from cellwright.widgets.shared.edited_layers import mark_edited
 from cellwright.widgets.shared.layer_factory import write_classes
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import news_of, tell_results
-from cellwright.widgets.shared.panel_area import PanelScrollArea
+from cellwright.widgets.shared.style import PanelScrollArea
 
 LIMIT_MS = 60_000
 
@@ -482,6 +482,32 @@ def test_what_was_proofread_is_taken_over(
     row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
     assert (row["image"], row["count"], row["corrected"]) == ("A01_s1", len(blobs) - 1, 1)
     assert panel.view.take_proofread.isHidden()
+
+
+def test_what_was_proofread_before_it_was_counted_is_offered_too(
+    panel: FolderWidget,
+    run: Callable[[FolderWidget], None],
+    annotate_widget: Any,
+    qtbot: QtBot,
+    plate: Path,
+    blobs: Any,
+) -> None:
+    reader = annotate_widget.proofreader
+    with qtbot.waitSignal(reader.opened, timeout=LIMIT_MS):
+        reader.open(plate)
+    annotate_widget.model.session.delete(2)
+    reader.leave()
+    qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
+    for _ in range(2):  # the second has nothing to do
+        run(panel)
+        assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.take_proofread.click()
+    row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
+    assert (row["image"], row["count"], row["corrected"]) == ("A01_s1", len(blobs) - 1, 1)
+    for _ in range(2):
+        assert panel.view.take_proofread.isHidden()
+        run(panel)
 
 
 def test_corrected_images_that_are_counted_anew_say_so_and_can_be_put_back(

@@ -127,20 +127,25 @@ class Corrections(QObject):
     # -- what was proofread -------------------------------------------------------------------------------
 
     def proofread(self) -> list[Correction]:
-        """Return the labels of shown images that were proofread since they were counted or saved.
+        """Return the labels of shown images that were proofread and are not what counts.
 
-        Of images that were counted anew it is the cells that were corrected before.
+        Of images that were counted anew it is the cells that were corrected before, unless they were
+        proofread since.
         """
         output, found = self._model.output or Path(), []
         for one in self._model.done:
             image = one.image
             counted_ns = facts_of(mark_of(image.name, output)).changed_ns
             labels = None if image.part else proofread_labels(image.path)
+            is_newer = labels is not None and facts_of(labels).changed_ns > counted_ns
             beside = str(one.row.get(BESIDE, ""))
-            if labels is not None and facts_of(labels).changed_ns > counted_ns:
-                found.append(Correction(Place(output, image.name, counted_ns), labels))
-            elif (output / beside).is_file():
-                found.append(Correction(Place(output, image.name, counted_ns), beside))
+            cells: Path | str | None = None
+            if (output / beside).is_file() and not is_newer:
+                cells = beside
+            elif labels is not None and (is_newer or "corrected" not in one.row):
+                cells = labels
+            if cells is not None:
+                found.append(Correction(Place(output, image.name, counted_ns), cells))
         return found
 
     def offer_proofread(self) -> None:
