@@ -17,7 +17,7 @@ from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.ops.geometry.axes import channel_numbers
-from cellwright.ops.measure.analysis import groups_of, per_plane
+from cellwright.ops.measure.analysis import PlaneCounts, groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import (
     cells_checksum,
@@ -119,7 +119,8 @@ def write_density_report(
     over_planes = None
     if density.ndim > 2:
         sums = density.sum(axis=tuple(range(1, density.ndim)))
-        over_planes = label_axes(result)[0].lower(), np.rint(sums).astype(np.intp)
+        first = int((result.offset or (0,))[0])
+        over_planes = PlaneCounts(label_axes(result)[0].lower(), np.rint(sums).astype(np.intp), first)
     parts = [
         *_head(result),
         _density_picture(image, result, smaller or (density, 1)),
@@ -362,17 +363,17 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _over_planes(found: tuple[str, NDArray[np.intp]] | None) -> list[str]:
+def _over_planes(found: PlaneCounts | None) -> list[str]:
     """Return the cells of each frame or slice as bars; nothing for a single plane."""
     if found is None:
         return []
-    axis, counts = found
+    axis, counts, first = found
     title = f"Cells over {PLANES[axis]}"
     width = PLOT_WIDTH - PLOT_MARGIN - 8
     edges = PLOT_MARGIN + np.linspace(0, width, len(counts) + 1)
-    ends = ((edges[0], 0, "start"), (edges[-1], len(counts) - 1, "end"))
+    ends = ((edges[0], first, "start"), (edges[-1], first + len(counts) - 1, "end"))
     drawing = _bars(edges, counts) + _ticks(ends)
-    return ["<h2>Counts over " + PLANES[axis] + "</h2>", _drawn(drawing, title, f"{title}, from 0")]
+    return ["<h2>Counts over " + PLANES[axis] + "</h2>", _drawn(drawing, title, f"{title}, from {first}")]
 
 
 def _boxes(analysis: "Analysis") -> list[str]:

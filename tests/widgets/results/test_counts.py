@@ -74,6 +74,8 @@ def test_another_image_is_measured_where_it_is_ticked(panel: ResultsWidget, read
 def test_cells_at_the_border(panel: ResultsWidget) -> None:
     pick(panel.view.border, "drop")
     assert panel.view.number.text() == "3"
+    assert panel.view.line.text() == "of 4 cells · 1 at the border"
+    assert panel.model.analysis().notices == ("1 of 4 cells were left out, 1 at the border.",)
     assert panel.model.kept_table["label"].tolist() == [1, 2, 3]
     assert panel.view.frame.rowCount() == 3
     pick(panel.view.border, "all")
@@ -387,8 +389,8 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
-    axis, counts = panel.model.per_frame()
-    assert (axis, counts.tolist()) == ("t", [4, 4, 2])
+    axis, counts, first = panel.model.per_frame()
+    assert (axis, counts.tolist(), first) == ("t", [4, 4, 2], 0)
     assert panel.view.tabs.tabText(panel.view.tabs.currentIndex()) == "Counts"
     panel.view.tabs.setCurrentIndex(3)
     assert panel.view.plot_kind.currentText() == "Over frames"  # which a series begins with
@@ -459,6 +461,29 @@ def test_the_strip_of_a_volume_tells_of_slices(
     qtbot.addWidget(panel)
     read(panel)
     assert panel.view.plot_kind.findText("Over slices") >= 0
+    pick(panel.view.counted_by, "frame")  # each cell in the slice of its centre
+    assert panel.counts.table()["group"].tolist() == ["z 0", "z 1", "z 2"]
+    assert panel.counts.table()["count"].tolist() == [0, 4, 0]
+
+
+def test_frames_of_a_part_have_their_numbers_in_the_image(
+    viewer: ViewerModel, qtbot: QtBot, squares: Any, read: Read
+) -> None:
+    image, labels = squares
+    viewer.add_image(np.stack([image] * 8), name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_labels(np.stack([labels, labels * (labels < 3)]), name="cells", translate=(5, 0, 0))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.model.counts()["t"].tolist() == [5, 6]
+    pick(panel.view.counted_by, "frame")
+    assert panel.counts.table()["group"].tolist() == ["t 5", "t 6"]
+    panel.view.tabs.setCurrentIndex(3)
+    strip = panel.plots.strip
+    assert strip._bars.opts["x"].tolist() == [5, 6]
+    strip.frame_clicked.emit(6)
+    assert viewer.dims.current_step[0] == 6
+    assert strip._here.value() == 6
 
 
 def test_tables_and_a_report_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:

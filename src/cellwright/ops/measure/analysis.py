@@ -349,8 +349,16 @@ def counts_table(
     return pandas.DataFrame(rows)
 
 
-def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[str, NDArray[np.intp]] | None:
-    """Return the axis of frames or slices (``t``, ``z``) and the cells in each; None for a single plane.
+class PlaneCounts(NamedTuple):
+    """How many cells lie in each frame or slice."""
+
+    axis: str  # ``t`` or ``z``
+    counts: NDArray[np.intp]
+    first: int = 0  # number of the first one in the image, of which a part may have been counted
+
+
+def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> PlaneCounts | None:
+    """Return the cells in each frame or slice; None for a single plane.
 
     ``rows``, bool (N,), are the cells that count; all when None.
     """
@@ -362,7 +370,7 @@ def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[st
         first = first[rows]
     n = label_shape(result)[0]
     places = np.clip(np.rint(first).astype(np.intp), 0, n - 1)
-    return axes[0].lower(), np.bincount(places, minlength=n)
+    return PlaneCounts(axes[0].lower(), np.bincount(places, minlength=n), int((result.offset or (0,))[0]))
 
 
 def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:

@@ -12,13 +12,12 @@ from cellwright.ops.measure.analysis import tracks_of
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.results.measuring import Measurer
-from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.model import MEAN, ResultsModel
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.cells.measured_cells import MEAN
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.jobs import debouncer
-from cellwright.widgets.shared.panel_area import join_panel
+from cellwright.widgets.shared.style import join_panel
 
 if TYPE_CHECKING:
     import pandas
@@ -97,7 +96,7 @@ class CountsTool(QObject):
     def _begin_with_counts(self) -> None:
         """Show the counts of frames and regions first of a series in time, until the user chooses a page."""
         found = self._model.per_frame()
-        if found is not None and found[0] == "t" and not self._is_page_wanted:
+        if found is not None and found.axis == "t" and not self._is_page_wanted:
             self._view.show_page("Counts")
             self._is_page_wanted = True
 

@@ -212,9 +212,9 @@ class PlotTool(QObject):
         if found is None:
             self.strip.set_counts(np.zeros(0, np.intp))
             return "The image has a single plane."
-        axis, counts = found
+        axis, counts, first = found
         regions = self._counts_of_regions()
-        self.strip.set_counts(counts, list(regions.values()))
+        self.strip.set_counts(counts, list(regions.values()), first)
         unit = self.strip.set_interval(self._model.frame_interval_s * (axis == "t"))
         self.strip.set_titles(f"Time [{unit}]" if unit else AXIS_TITLES.get(axis, axis), "Cells")
         self.strip.set_frame(self.link.frame_shown(axis))
@@ -230,7 +230,7 @@ class PlotTool(QObject):
         found = {name: model.per_frame(mask) for name, mask in model.groups("region").items()}
         if len(model.regions.names) < 2:
             return {}
-        return {name: one[1] for name, one in found.items() if one is not None}
+        return {name: one.counts for name, one in found.items() if one is not None}
 
     def _on_page_opened(self, _: int) -> None:
         if self._is_shown:
@@ -254,9 +254,9 @@ class PlotTool(QObject):
 
     def _on_measured_changed(self) -> None:
         found = self._model.per_frame()
-        strip_title = STRIP if found is None else STRIP_TITLES.get(found[0], STRIP)
+        strip_title = STRIP if found is None else STRIP_TITLES.get(found.axis, STRIP)
         self._view.plot_kind.setItemText(PLOTS.index(STRIP), strip_title)
-        if found is not None and found[0] == "t" and not self._is_kind_wanted:
+        if found is not None and found.axis == "t" and not self._is_kind_wanted:
             self._view.plot_kind.setCurrentIndex(PLOTS.index(STRIP))  # until the user chooses a plot
             self._is_kind_wanted = True
         names = self._model.number_columns
@@ -306,13 +306,13 @@ class PlotTool(QObject):
     def _on_frame_clicked(self, number: int) -> None:
         found = self._model.per_frame()
         if found is not None:
-            self.link.go_to_frame(found[0], number)
+            self.link.go_to_frame(found.axis, number)
 
     def _on_viewer_moved(self, _: Any = None) -> None:
         if self._is_shown and self._view.plot_kind.currentData() == STRIP:
             found = self._model.per_frame()
             if found is not None:
-                self.strip.set_frame(self.link.frame_shown(found[0]))
+                self.strip.set_frame(self.link.frame_shown(found.axis))
 
 
 def png_of(plot: QWidget) -> bytes:

@@ -11,7 +11,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.panel_area import DRAWN, LETTERS, join_panel
+from cellwright.widgets.shared.style import DRAWN, LETTERS, join_panel
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -258,21 +258,23 @@ class Strip(CellPlot):
         self.addItem(self._bars)
         self.addItem(self._here)
         self.scene().sigMouseClicked.connect(self._on_clicked)
-        self._n = 0
+        self._first, self._n = 0, 0
         self._lines: list[Any] = []
 
-    def set_counts(self, counts: NDArray[np.intp], groups: Sequence[NDArray[np.intp]] = ()) -> None:
-        """Show the counts of frames 0, 1, ... as bars, and of each group as a line before faint bars."""
-        self._n = len(counts)
-        self._bars.setOpts(x=np.arange(self._n), height=counts, brush=FAINT if groups else COLOUR)
+    def set_counts(
+        self, counts: NDArray[np.intp], groups: Sequence[NDArray[np.intp]] = (), first: int = 0
+    ) -> None:
+        """Show the counts of frames from the first as bars, and of each group as a line before faint bars."""
+        self._first, self._n = first, len(counts)
+        self._bars.setOpts(x=first + np.arange(self._n), height=counts, brush=FAINT if groups else COLOUR)
         for line in self._lines:
             self.removeItem(line)
         self._lines = [self._line(place, found) for place, found in enumerate(groups)]
-        self.setXRange(-0.5, max(self._n - 0.5, 0.5), padding=0.02)
+        self.setXRange(first - 0.5, first + max(self._n - 0.5, 0.5), padding=0.02)
         self.setYRange(0, max(int(counts.max(initial=0)), 1), padding=0.05)
 
     def _line(self, place: int, counts: NDArray[np.intp]) -> Any:
-        colour, frames = class_colour(place), np.arange(len(counts))
+        colour, frames = class_colour(place), self._first + np.arange(len(counts))
         looks = {"symbol": "o", "symbolSize": 6, "symbolBrush": colour, "symbolPen": None}
         return self.plot(frames, counts, pen=pg.mkPen(colour, width=2), **looks)
 
@@ -292,7 +294,8 @@ class Strip(CellPlot):
     def _on_clicked(self, event: Any) -> None:
         place = self.getPlotItem().vb.mapSceneToView(event.scenePos())
         if self._n:
-            self.frame_clicked.emit(int(np.clip(round(place.x()), 0, self._n - 1)))
+            last = self._first + self._n - 1
+            self.frame_clicked.emit(int(np.clip(round(place.x()), self._first, last)))
 
 
 class Boxes(CellPlot):

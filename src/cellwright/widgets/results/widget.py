@@ -23,7 +23,6 @@ from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
-from cellwright.widgets.shared.cells.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.cells.snapshot import (
     channels_beside,
     counted_regions,
@@ -36,8 +35,8 @@ from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
-from cellwright.widgets.shared.panel_area import PanelScrollArea
-from cellwright.widgets.shared.style import stack
+from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 FILL_MS = 20
 DRAW_HINT = (
@@ -296,7 +295,8 @@ class ResultsWidget(QWidget):
             number = f"{model.n_kept:,}"
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
             cells = f"{total}cells{in_planes(counted_planes(model.measured.result))}"
-            parts = (cells, model.by_hand, model.outside_text, model.pixels_text, model.nuclei_text)
+            left_out = model.outside_text, model.border_text
+            parts = (cells, model.by_hand, *left_out, model.pixels_text, model.nuclei_text)
             line = " · ".join(filter(None, parts))
         elif event is not None and not event.layer_id and self.link.layer is None:
             number = f"{event.count:,.0f}"
