@@ -626,13 +626,14 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
     assert sorted(plan.in_rounds(blocks)) == list(blocks)
 
 
-def test_memory_is_given_back_after_every_fourth_block(monkeypatch):
+@pytest.mark.parametrize(("every", "n_times"), [(1, 3), (2, 2)])
+def test_memory_is_given_back_after_every_fourth_block(monkeypatch, every, n_times):
     image, times = Image(np.zeros((400, 300), np.uint8), "YX"), []
-    blocks = blocks_of(image, StreamPlan(None, 128, 40))
+    blocks = blocks_of(image, StreamPlan(None, 128, 40))[every - 1 :: every]  # those of a round
     monkeypatch.setattr(cluster, "count_block", lambda *_: iter(()))
     monkeypatch.setattr(cluster, "give_back_memory", lambda: times.append(1))
-    assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12
-    assert len(times) == 3
+    assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12 // every
+    assert len(times) == n_times
 
 
 @pytest.mark.parametrize("chunk", [64, 0])

@@ -40,13 +40,13 @@ def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) 
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     with ThreadPoolExecutor(1) as reader:
         reading = [reader.submit(part_of, job.image, block, plan.level) for block in blocks[:1]]
-        for block, following in zip_longest(blocks, blocks[1:]):
+        for n_begun, (block, following) in enumerate(zip_longest(blocks, blocks[1:])):
             part = reading.pop().result()
             if following is not None:
                 reading.append(reader.submit(part_of, job.image, following, plan.level))
             for _ in count_block(job, plan, block, part):
                 yield 0
-            if not block.number % BLOCKS_BETWEEN:
+            if not n_begun % BLOCKS_BETWEEN:
                 give_back_memory()
             yield 1
 
