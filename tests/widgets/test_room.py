@@ -51,15 +51,8 @@ from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import BREAK, FigureTable, Page, wrappable
 from cellwright.widgets.shared.model_combos import ModelCard
-from cellwright.widgets.shared.style import (
-    LETTERS,
-    STYLE,
-    FoldedPart,
-    PanelScrollArea,
-    button,
-    even_row,
-    panel_layout,
-)
+from cellwright.widgets.shared.panel_area import LETTERS, PanelScrollArea
+from cellwright.widgets.shared.style import STYLE, FoldedPart, button, even_row, panel_layout
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QScrollArea, QTabBar, 
 
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
-from cellwright.widgets.shared.style import PANEL_MS, PanelScrollArea
+from cellwright.widgets.shared.panel_area import PANEL_MS, PanelScrollArea
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
 Settled = Callable[[CountWidget], None]

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10_000, help="images of a set, evenly spread")
     parser.add_argument("--choosing", action="store_true", help="the images that choose, not those reported")
     parser.add_argument("--min-scores", type=float, nargs="*", help="of each model's cells, in that order")
+    parser.add_argument("--flips", action="store_true", help="mean over mirrored images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -57,17 +58,20 @@ def main() -> None:
     for name in options.sets:
         dataset = (chosen_by if options.choosing else reported)(name, options.data)
         if len(dataset):
-            tables[name] = _compare(thinned(dataset, options.most), judged)
+            engine = EngineSettings(flips=options.flips)
+            tables[name] = _compare(thinned(dataset, options.most), judged, engine)
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
 
-def _compare(dataset: Dataset, judged: list[tuple[CellModel, FlowSettings | None]]) -> list[dict[str, Any]]:
+def _compare(
+    dataset: Dataset, judged: list[tuple[CellModel, FlowSettings | None]], engine: EngineSettings
+) -> list[dict[str, Any]]:
     """Print and return the figures of each model on a dataset."""
     tables, seconds = [], []
     for model, settings in judged:
         began = time.perf_counter()
-        report = run(evaluate(dataset, model, settings=settings, engine=EngineSettings()))
+        report = run(evaluate(dataset, model, settings=settings, engine=engine))
         seconds.append((time.perf_counter() - began) / len(dataset))
         tables.append(report.to_json())
     for group, table in tables[0].items():

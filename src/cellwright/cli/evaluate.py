@@ -49,7 +49,7 @@ def evaluate(
 
     Prints JSON: scores of outlines, points, boxes and counts, whichever the model gives.
 
-    Where not every cell is annotated, only recall is told: what else was found may be right.
+    Where not every cell is annotated, only recall is reported: what else was found may be right.
     """
     refuse_idle(context, ENGINE_RULES)
     chosen = selected(dataset, split, group)
@@ -96,7 +96,7 @@ def compare(
 ) -> None:
     """Count the same images with several models.
 
-    Tells their F1, too, where the true cells are known.
+    Reports their F1, too, where the true cells are known.
     """
     is_dataset = source.is_dir() and not is_zarr(source)
     refuse_idle(context, COMPARE_RULES, [DATASET] if is_dataset else [])

@@ -136,7 +136,7 @@ def export_model(
         export_package(name, path, authors=tuple(author), licence=licence)
     else:
         store.export_model(name, path)
-    typer.echo(f"The model is in {path}. Take it in elsewhere with: cellwright models import {path}")
+    typer.echo(f"The model is in {path}. Import it elsewhere with: cellwright models import {path}")
 
 
 @models_app.command("import")

@@ -373,9 +373,9 @@ class Result:
 
     ``offset`` is the place of the counted part in the source image (pixels, axes of ``cells.points``),
     not zero when only a region was counted. ``notices`` are sentences the user should read. ``maps`` are
-    dense results in image pixels (the density), ``interval`` holds the true count nine times of ten. ``fit``
-    is the F1 (at an IoU of 0.5; of points, of those in cells) that can be expected, 0 to 1, of a density the
-    smaller of count and truth over the larger; None where the model cannot tell.
+    dense results in image pixels (the density), ``interval`` holds the true count nine times out of ten.
+    ``fit`` is the F1 (at an IoU of 0.5; of points, of those in cells) that can be expected, 0 to 1, of a
+    density the smaller of count and truth over the larger; None where the model cannot tell.
     """
 
     count: float

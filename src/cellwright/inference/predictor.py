@@ -179,10 +179,11 @@ class Networks:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
                 for (network, model), axis in passes:
-                    if axis is None:
-                        output = network(inputs).float()
-                    else:
-                        output = model.flip(network(inputs.flip(axis)), axis).float()
+                    output = network(inputs if axis is None else inputs.flip(axis))
+                    if axis is not None:
+                        output = model.flip(output, axis)
+                    # map after map, not pixel after pixel: what follows is then twice as fast
+                    output = output.to(torch.float32, memory_format=torch.contiguous_format)
                     raw = output if raw is None else raw + output
             assert raw is not None  # there is at least one pass
             if len(passes) > 1:

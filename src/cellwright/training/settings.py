@@ -144,11 +144,15 @@ class PretrainSettings:
 
     seed: Seed = 0
     method: Annotated[
-        str, {"tooltip": "simclr tells two views of one place from others; colorize colours masked cells."}
+        str,
+        {
+            "tooltip": "simclr tells two views of one patch from those of others; colorize colours images of "
+            "which pieces are hidden."
+        },
     ] = "simclr"
     steps: Annotated[int, {"min": 1, "tooltip": "Batches (training steps)."}] = 600
     steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two lines of the report."}] = 50
-    batch_size: Annotated[int, {"min": 2, "tooltip": "Places in a batch; each is seen twice."}] = 32
+    batch_size: Annotated[int, {"min": 2, "tooltip": "Patches in a batch; each is seen in two views."}] = 32
     patch_px: Annotated[int, {"min": 64, "step": 32, "tooltip": "Height and width of a view, in pixels."}] = (
         96
     )
@@ -157,7 +161,7 @@ class PretrainSettings:
     warmup_steps: WarmupSteps = 50
     ema_decay: EmaDecay = 0.99
     temperature: Annotated[
-        float, {"min": 0.01, "max": 10.0, "tooltip": "Of simclr: lower weighs the most similar places more."}
+        float, {"min": 0.01, "max": 10.0, "tooltip": "Of simclr: lower weighs the most similar patches more."}
     ] = 0.1
 
     def __post_init__(self) -> None:

@@ -196,7 +196,7 @@ def test_asking_leaves_the_network_as_it_is(model, rng):
 
 @pytest.mark.parametrize("point", [(-0.6, 3), (3, 49.5), (40, 3), (np.nan, 3)])
 def test_a_point_outside_the_image_is_refused(model, rng, point):
-    with pytest.raises(QueryError, match=r"40 x 50 pixels; got y .* Ask"):
+    with pytest.raises(QueryError, match=r"40 x 50 pixels; got y .* Choose"):
         model.query(smooth_image(rng, (40, 50)), [(3, 3), point])
 
 

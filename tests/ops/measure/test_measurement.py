@@ -11,7 +11,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, ImageError, SettingsError
 from cellwright.ops.measure import measurement
 from cellwright.ops.measure.blocks import blocks
-from cellwright.ops.measure.columns import COLUMNS, describe, documentation, keys_of
+from cellwright.ops.measure.columns import COLUMNS, describe, documentation, group_help, keys_of
 from cellwright.ops.measure.features import boundary_sizes, rings
 from cellwright.ops.measure.measurement import measure, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
@@ -243,6 +243,15 @@ def test_units_are_told():
     assert describe("cytoplasm_intensity_mean_ch0").group == "compartments"
     assert describe("mine").title == "mine"
     assert len(documentation().splitlines()) == len(COLUMNS) + 2
+
+
+def test_a_group_tells_what_it_measures():
+    told = group_help("shape").splitlines()
+    assert len(told) == len([one for one in COLUMNS.values() if one.group == "shape"])
+    assert (
+        "Eccentricity: Of the ellipse with the same second moments: 0 for a circle, near 1 for a line."
+        in told
+    )
 
 
 @pytest.mark.parametrize("spacing", [(0.1, 1.0), (1.0, 0.1), (0.1, 1.0, 1.0), (1.0, 0.1, 1.0)], ids=str)

@@ -6,7 +6,7 @@ from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QListWidgetItem
 
 from cellwright.widgets.annotate.view import AnnotatePanel, ExportSection, FolderSection, SettingsSection
-from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.shared.panel_area import PanelScrollArea
 
 NARROW_PX = 300
 

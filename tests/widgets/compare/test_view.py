@@ -17,7 +17,7 @@ from cellwright.widgets.compare.view import (
     shortened,
 )
 from cellwright.widgets.shared.flow import BREAK
-from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.shared.panel_area import PanelScrollArea
 
 DOCK_PX = 330
 LONG = "nuclei-of-all-kinds-tuned-on-my-own-slides"

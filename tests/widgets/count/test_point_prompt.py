@@ -14,7 +14,8 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
-from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool, covering, with_cell
+from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool
+from cellwright.widgets.count.prompted_cells import covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.point_prompt import prompt_model
@@ -343,7 +344,7 @@ def test_another_model_than_the_chosen_one_is_named(
     monkeypatch.setattr(widget.model, "inputs", lambda: replace(other, layer=inputs().layer))
     widget.panel.ask.setChecked(True)
     settled(widget)
-    assert "flow answers, for dots cannot be asked by click" in widget.panel.message.text()
+    assert "flow outlines it; dots cannot outline a cell by click" in widget.panel.message.text()
     prompt(viewer, layer.data_to_world(blobs.points[4]))
     assert "A cell by flow, score 1.00" in widget.panel.message.text()
 

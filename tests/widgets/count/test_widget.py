@@ -27,9 +27,9 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.cells.regions import REGION_NAME
 from cellwright.widgets.shared.messages import choose_layer, news_of
 from cellwright.widgets.shared.model_combos import model_events
-from cellwright.widgets.shared.regions import REGION_NAME
 
 Settled = Callable[[CountWidget], None]
 

@@ -36,7 +36,7 @@ from cellwright.widgets.shared.edited_layers import mark_edited
 from cellwright.widgets.shared.layer_factory import write_classes
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import news_of, tell_results
-from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.shared.panel_area import PanelScrollArea
 
 LIMIT_MS = 60_000
 

@@ -219,7 +219,7 @@ def test_points_without_a_size_ask_for_the_farthest_way(
     page = panel.view.tracks
     page.track.click()
     settle(panel, qtbot)
-    assert "Set the farthest way" in page.summary.text()
+    assert "Set the largest distance" in page.summary.text()
     page.distance.setValue(5)
     page.track.click()
     settle(panel, qtbot)

@@ -30,7 +30,7 @@ from cellwright.widgets.shared.model_combos import (
     model_events,
     model_title,
 )
-from cellwright.widgets.shared.style import PanelScrollArea
+from cellwright.widgets.shared.panel_area import PanelScrollArea
 from cellwright.widgets.train.widget import TrainWidget
 
 

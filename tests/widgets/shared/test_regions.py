@@ -15,8 +15,7 @@ from cellwright.core.errors import ImageError, ReadError, SettingsError, WrongLa
 from cellwright.files.images import write_labels
 from cellwright.files.regions import read_mask
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.regions import (
+from cellwright.widgets.shared.cells.regions import (
     RegionLayers,
     ask_for_line,
     ask_for_region,
@@ -28,6 +27,7 @@ from cellwright.widgets.shared.regions import (
     window_in_view,
     window_of_regions,
 )
+from cellwright.widgets.shared.coordinates import channels_of
 
 Draw = Callable[[Shapes, Any], None]
 

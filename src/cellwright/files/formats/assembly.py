@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
+from cellwright.core.memory import free_memory
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
@@ -25,7 +26,6 @@ from cellwright.files.formats.image_annotation import (
     with_classes,
 )
 from cellwright.files.json_value import JsonValue
-from cellwright.files.memory import free_memory
 from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
 

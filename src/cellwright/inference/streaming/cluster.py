@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellwright.core.errors import SettingsError, needed
+from cellwright.core.memory import give_back_memory
 from cellwright.core.tasks import Task, run
-from cellwright.files.memory import give_back_memory
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings, StreamSettings

@@ -15,12 +15,12 @@ import numpy as np
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import read_object
-from cellwright.files.memory import free_memory
 from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, Preparation, load_models
 from cellwright.inference.pipeline import LINKED_AXES, prepare

@@ -19,9 +19,9 @@ from scipy.spatial import KDTree
 
 from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import SettingsError
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, writing
-from cellwright.files.memory import free_memory
 from cellwright.files.tables import write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes

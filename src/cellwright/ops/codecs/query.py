@@ -35,8 +35,8 @@ class QuerySettings(BoundedSettings):
             "min": 0.0,
             "max": 1.0,
             "step": 0.01,
-            "tooltip": "How far the depth must fall between two cells, as a share of the flatter one; "
-            "higher joins more.",
+            "tooltip": "How far the distance to the outline must fall between two cells, as a share of what "
+            "it is in the smaller one; higher joins more.",
         },
     ] = 0.15
     min_score: MinScore = 0.4
@@ -140,15 +140,15 @@ def check_points(points: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float3
     if table.ndim != 2 or table.shape[1] != 2:
         raise QueryError(
             f"Points must be a table (N, 2) of y and x in pixels; got shape {table.shape}. Give one row for "
-            "each question."
+            "each point."
         )
     is_inside = (table >= -0.5) & (table < np.array(shape) - 0.5)  # a pixel is half a pixel around its centre
     outside = np.flatnonzero(~is_inside.all(axis=1))
     if len(outside):
         y, x = table[outside[0]]
         raise QueryError(
-            f"Points must lie inside the image of {shape[0]} x {shape[1]} pixels; got y {y:g}, x {x:g}. Ask "
-            "inside the image."
+            f"Points must lie inside the image of {shape[0]} x {shape[1]} pixels; got y {y:g}, x {x:g}. "
+            "Choose points inside it."
         )
     return table
 

@@ -279,6 +279,14 @@ def _described(name: str, channel_names: Mapping[str, str]) -> Column:
     return replace(column, title=f"{column.title} {channel_names.get(channel, channel)}")
 
 
+def group_help(group: str) -> str:
+    """Return what a group measures, a line for each column: its title, and its meaning in one sentence."""
+    own = [column for column in _TABLE if column.group == group]
+    return "\n".join(
+        f"{column.title}: {column.description.partition('. ')[0].rstrip('.')}." for column in own
+    )
+
+
 def documentation() -> str:
     """Return the table of all columns as Markdown, as it stands in ``docs/measurements.md``."""
     lines = ["| column | group | meaning | scikit-image | CellProfiler |", "|---|---|---|---|---|"]

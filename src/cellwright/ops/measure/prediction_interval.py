@@ -25,13 +25,10 @@ CROWD = "Cells cover "  # begins what is told of that
 PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Poisson process
 
 
-def fit_interval(
-    counts: ArrayLike, truths: ArrayLike, coverage: float = COVERAGE
-) -> tuple[float, float, float]:
+def fit_interval(counts: ArrayLike, truths: ArrayLike) -> tuple[float, float, float]:
     """Return how far counts are off, (below, above, power) for :func:`interval_of`.
 
-    They come from the cells counted and true, (N,), of images that the model has not learned from;
-    ``coverage`` is the share of images whose interval is to hold the truth.
+    They come from the cells counted and true, (N,), of images that the model has not learned from.
 
     Split conformal prediction: of the errors ``truth - count``, divided by a power of ``1 + count``, the
     quantiles of both tails are taken a rank further out than they lie, so that a new image of the same kind
@@ -48,16 +45,16 @@ def fit_interval(
             f"An error bar needs a count and a truth of each of some images; got {len(found)} counts and "
             f"{len(true)} truths. Give images that were not trained on."
         )
-    fits = [_fit_power(found, true, power, coverage) for power in POWERS]
+    fits = [_fit_power(found, true, power) for power in POWERS]
     widths = [(fit[0] + fit[1]) * float(np.mean((1 + found) ** fit[2])) for fit in fits]
     return fits[int(np.argmin(widths))]
 
 
 def _fit_power(
-    found: NDArray[np.float64], true: NDArray[np.float64], power: float, coverage: float
+    found: NDArray[np.float64], true: NDArray[np.float64], power: float
 ) -> tuple[float, float, float]:
     errors = np.sort((true - found) / (1 + found) ** power)
-    rank = min(ceil((len(errors) + 1) * (1 + coverage) / 2), len(errors))
+    rank = min(ceil((len(errors) + 1) * (1 + COVERAGE) / 2), len(errors))
     return max(-float(errors[-rank]), 0.0), max(float(errors[rank - 1]), 0.0), power
 
 
@@ -66,7 +63,7 @@ def interval_of(
     count_error: Sequence[float],
     settings: DensitySettings = DensitySettings(),  # noqa: B008 - frozen
 ) -> tuple[float, float]:
-    """Return the interval that holds the true count nine times of ten.
+    """Return the interval that holds the true count nine times out of ten.
 
     ``count`` is that before calibration, ``count_error`` what :func:`fit_interval` gave. The calibration in
     ``settings`` multiplies the interval, its error widens it.

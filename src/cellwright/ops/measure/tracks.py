@@ -201,7 +201,7 @@ def _links(
     if not distance:
         raise SettingsError(
             "These cells have no size that would tell how far one may go from frame to frame. Set the "
-            "farthest way in pixels."
+            "largest distance in pixels."
         )
     linker = laptrack.LapTrack(
         cutoff=distance**2,

@@ -11,9 +11,9 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.cells.regions import box_of
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
-from cellwright.widgets.shared.regions import box_of
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"

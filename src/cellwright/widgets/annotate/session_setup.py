@@ -17,6 +17,7 @@ from cellwright.annotation.setup import check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
+from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
 from cellwright.widgets.shared.coordinates import Channel, axis_of, expanded, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
 from cellwright.widgets.shared.journals.journal_files import (
@@ -30,7 +31,6 @@ from cellwright.widgets.shared.journals.kept_corrections import KEPT, KEPT_AS, w
 from cellwright.widgets.shared.layer_factory import set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import PART, RegionLayers, counted_boxes, regions_of
 
 DEFAULT_DISC_PX = 12.0
 MOST_NAMES = 5  # of shapes in an error

@@ -15,8 +15,8 @@ from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay
+from cellwright.widgets.shared.cells.regions import box_of
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
-from cellwright.widgets.shared.regions import box_of
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
 PIECES_KEYS = "If they are cells of their own: Ctrl+Z, then P beside the cells begins a new one."

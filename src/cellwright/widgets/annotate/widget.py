@@ -42,7 +42,8 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea
+from cellwright.widgets.shared.style import stack
 
 FOLLOW_MS = 200
 DIFFERENT = 0.5  # from which disagreement on a cell is told

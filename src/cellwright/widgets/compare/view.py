@@ -40,7 +40,7 @@ LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
 NO_TRUTH = "none"
 F1_HELP = "F1: 1 where all cells are found and nothing else, 0 where none is."
-SUMMARY_HELP = "Judged: inside the complete regions. Truth: annotated. Only here: only this model has them."
+SUMMARY_HELP = "Judged: inside the complete regions. Truth: annotated. Unique: only this model has them."
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
@@ -238,7 +238,7 @@ def summary_of(compared: Compared) -> str:
         rows.append((f1, _best(scores)))
     n_unique = compared.n_unique()
     if n_unique is not None:
-        rows.append(("only here", [f"{one:,}" for one in n_unique]))
+        rows.append(("unique", [f"{one:,}" for one in n_unique]))
     named.insert(0, escape(wrappable(of)))  # another image may be chosen by now
     names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
     return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"

@@ -28,7 +28,8 @@ from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of,
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
 from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea
+from cellwright.widgets.shared.style import stack
 
 LEARNED_FROM = (
     "The folder has no images of the split val. All were compared, also those that models may have learned "

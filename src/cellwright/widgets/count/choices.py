@@ -23,6 +23,17 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.cells.regions import (
+    PREVIEW_PX,
+    PREVIEW_SLICES,
+    ask_for_region,
+    name_regions,
+    region_layer,
+    regions_of,
+    through_slices,
+    window_in_view,
+    window_of_regions,
+)
 from cellwright.widgets.shared.coordinates import (
     AXES,
     NO_CHANNELS,
@@ -37,17 +48,6 @@ from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.model_combos import model_events
-from cellwright.widgets.shared.regions import (
-    PREVIEW_PX,
-    PREVIEW_SLICES,
-    ask_for_region,
-    name_regions,
-    region_layer,
-    regions_of,
-    through_slices,
-    window_in_view,
-    window_of_regions,
-)
 
 LEAST_MARGIN_PX = 64.0  # around a drawn region, so that cells cut by its edge are found whole
 LAYER_EVENTS = ("axis_labels", "units", "scale", "data")

@@ -24,13 +24,13 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
+from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW, RegionLayers
 from cellwright.widgets.shared.cells.snapshot import is_inside
 from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.regions import REGIONS, WINDOW, RegionLayers
 
 if TYPE_CHECKING:
     import pandas

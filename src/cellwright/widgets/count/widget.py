@@ -22,6 +22,7 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool, SettingsFileTool
 from cellwright.widgets.count.shown import EditedCells, ShownCount
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.cells.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import image_layer, layer_of_id, shown_cells
 from cellwright.widgets.shared.messages import (
@@ -36,8 +37,8 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import PLUGIN, spare_collector, unwrapped
-from cellwright.widgets.shared.regions import ask_for_line, ask_for_region, in_every_slice, region_layer
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea
+from cellwright.widgets.shared.style import stack
 
 SAMPLE = "nuclei_2d"
 HIDDEN, TO_OPEN, TO_COUNT, TO_LOOK = range(4)  # steps of the guide

@@ -8,7 +8,7 @@ from qtpy.QtGui import QColor, QFont, QFontInfo, QFontMetrics, QPainter, QPalett
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from cellwright.ops.plates import PlateMap, row_name, shade, well_name
-from cellwright.widgets.shared.style import DRAWN, LETTERS
+from cellwright.widgets.shared.panel_area import DRAWN, LETTERS
 
 LEAST_MARGIN_PX = 20  # left of the rows and above the columns
 BAR_PX = 17  # of the legend, with what is above it

@@ -42,7 +42,8 @@ from cellwright.widgets.shared.messages import (
     telling,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea, is_taken_out
+from cellwright.widgets.shared.style import stack
 
 REST = 20  # of the time that a redraw takes, until the next one
 

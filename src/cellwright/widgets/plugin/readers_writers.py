@@ -25,9 +25,9 @@ from cellwright.ops.labels import relabel
 from cellwright.ops.outlines import MaskPart, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
+from cellwright.widgets.shared.cells.regions import HALF_PIXEL
 from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
-from cellwright.widgets.shared.regions import HALF_PIXEL
 
 Reader = Callable[[str], list[LayerData]]
 Writer = Callable[[str, list[LayerData]], list[str]]

@@ -42,6 +42,7 @@ from cellwright.widgets.shared.cells.image_pixels import (
     have_changed,
 )
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of
+from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW
 from cellwright.widgets.shared.cells.snapshot import (
     image_layer_under,
     session_layers,
@@ -53,7 +54,6 @@ from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
-from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a count measures anyway
 DENSITY = "density"  # family whose settings a provenance of a density has

@@ -31,13 +31,13 @@ from cellwright.ops.measure.regions import Region, ShapeRegion, is_excluded
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.regions import shapes_layer
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.coordinates import full_resolution, image_in, whole_placement
 from cellwright.widgets.shared.edited_layers import JOURNAL, RESUMED, checksum, metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.messages import telling
 from cellwright.widgets.shared.napari_private import labels_layer
-from cellwright.widgets.shared.regions import shapes_layer
 
 WRITE_MS = 500
 KEPT_BACK = (

@@ -18,11 +18,11 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import mark_of
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
+from cellwright.widgets.shared.cells.regions import RegionLayers, name_regions
 from cellwright.widgets.shared.cells.snapshot import channels_beside, snapshot_of
 from cellwright.widgets.shared.coordinates import image_in
 from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
 from cellwright.widgets.shared.messages import telling
-from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
 MASK_EVENTS, SHAPES_EVENTS = ("data", "paint", "labels_update"), ("data", "features")

@@ -5,7 +5,7 @@
     measured table -> border, conditions, gate, regions -> kept -> markers -> counts
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from cellwright.core.data import CHANNEL, Result
+from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, PlaneCounts, counts_table, per_plane
-from cellwright.ops.measure.blocks import numbers_in_file
-from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes, label_shape
+from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.columns import NO_NAMES, heading_of
 from cellwright.ops.measure.filters import (
     COLUMN,
@@ -26,7 +25,6 @@ from cellwright.ops.measure.filters import (
     ColumnFilter,
     Marker,
     add_positive,
-    away_from_border,
     check_texts,
     copositive_table,
     kept_rows,
@@ -35,12 +33,11 @@ from cellwright.ops.measure.filters import (
     quoted,
     split_filters,
     thresholds_of,
-    told_apart,
 )
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
+from cellwright.widgets.shared.cells.measured_cells import MEAN, SIZES, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
 
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     import pandas
 
 DIGITS = 6  # of cut-offs, so that what is shown is what is used
-MEAN = "intensity_mean_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,12 +151,12 @@ class ResultsModel:
         measured = self.measured
         if measured is None:
             return ""
-        n_left_out = int((~self._away_from_border(measured) & measured.membership.any(axis=1)).sum())
+        n_left_out = int((~measured.away_from_border(self.border) & measured.membership.any(axis=1)).sum())
         return f"{n_left_out:,} at the border" if n_left_out else ""
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the last count lies nine times of ten, while its cells, all and unchanged, are those here."""
+        """The 90 % interval of the last count, while its cells, all and unchanged, are those here."""
         event, measured = self.count_event, self.measured
         if event is None or self.n_kept != self.n_cells:
             return None
@@ -222,36 +218,16 @@ class ResultsModel:
     @property
     def marker_channels(self) -> list[str]:
         """Channels and images whose mean intensity is known."""
-        if self.table is None:
-            return []
-        return [str(name)[len(MEAN) :] for name in self.table if str(name).startswith(MEAN)]
-
-    def title_of(self, channel: str) -> str:
-        """Return how people call one of these: with the name in the file, where it is known."""
-        if self.measured is None:
-            return channel
-        image = self.measured.snapshot.image
-        names = image.channel_names
-        if not names and CHANNEL not in image.axes:
-            names = (image.name,)
-        numbers = zip(numbers_in_file(image), names, strict=False)
-        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in numbers}
-        for name, other in self.measured.snapshot.others.items():
-            if other.source_part is not None:
-                called = next(iter(other.channel_names), other.name)
-                titles[name] = f"{called} ({name})"
-        return titles.get(channel, channel)
+        return [] if self.measured is None else self.measured.marker_channels
 
     @property
     def channel_names(self) -> dict[str, str]:
-        """How people call channels and further images; the only one of an image that names none stays."""
-        channels = self.marker_channels
-        titles = {channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in channels}
-        if self.measured is not None:
-            image = self.measured.snapshot.image
-            if not image.channel_names and image.source_part is None:
-                titles.pop("ch0", None)
-        return told_apart(channels, titles)
+        """How people call channels and further images."""
+        return {} if self.measured is None else self.measured.channel_names
+
+    def title_of(self, channel: str) -> str:
+        """Return how people call one of these: with the name in the file, where it is known."""
+        return channel if self.measured is None else self.measured.title_of(channel)
 
     @property
     def settings(self) -> AnalysisSettings:
@@ -282,7 +258,9 @@ class ResultsModel:
         """Take another table."""
         if self.tracks is not None:
             self.set_tracks(None)
-        row = self._chosen_in(measured)
+        row = -1
+        if self.measured is not None and measured is not None:
+            row = self.measured.row_in(measured, self.chosen)
         self.measured = measured
         is_as_asked = measured is not None and measured.settings.measure == self.measure
         if is_as_asked and self.wanted is not None:
@@ -385,7 +363,7 @@ class ResultsModel:
         if measured is None:
             self.kept = np.zeros(0, bool)
         else:
-            kept = self._away_from_border(measured) & measured.membership.any(axis=1)
+            kept = measured.away_from_border(self.border) & measured.membership.any(axis=1)
             kept &= kept_rows(measured.table, self.conditions)
             if self.gate is not None:
                 kept &= self.gate.keeps(measured.table)
@@ -460,7 +438,7 @@ class ResultsModel:
             groups = marker_groups(measured.table, tuple(self.thresholds), self.channel_names)
             return {name: self.kept & rows for name, rows in groups}
         if by == "frame" and len(label_axes(measured.result)) > 2:
-            return self._frame_groups(measured)
+            return {name: self.kept & rows for name, rows in measured.by_frame().items()}
         return {"all": self.kept}
 
     def grouped(self, by: str) -> "pandas.DataFrame":
@@ -528,43 +506,7 @@ class ResultsModel:
             names=self.channel_names,
         )
 
-    def rows_of(self, number: int, frame: Sequence[int] = ()) -> NDArray[np.intp]:
-        """Return the rows of the cells with this number, those of the frame alone where it occurs there."""
-        if self.measured is None:
-            return np.zeros(0, np.intp)
-        rows = np.flatnonzero(self.measured.numbers == number)
-        if len(rows) > 1:
-            lead = self.measured.frames[rows]
-            here = (lead == np.asarray(frame)[: lead.shape[1]]).all(axis=1)
-            if here.any():
-                return np.asarray(rows[here])
-        return rows
-
     # -- parts --------------------------------------------------------------------------------------------
-
-    def _chosen_in(self, measured: MeasuredCells | None) -> int:
-        """Return the row of the chosen cell in another table; -1 where it is gone."""
-        before, row = self.measured, self.chosen
-        if before is None or measured is None or not 0 <= row < len(before.numbers):
-            return -1
-        old: NDArray[Any]
-        new: NDArray[Any]
-        old, new = (np.column_stack([one.frames, one.numbers]) for one in (before, measured))
-        if not measured.has_outlines:  # points are numbered by their order: one that came or went shifts them
-            if len(new) == len(old):
-                return row
-            old, new = before.result.cells.points, measured.result.cells.points
-        if old.shape[1] != new.shape[1]:
-            return -1
-        same = np.flatnonzero((new == old[row]).all(axis=1))
-        return int(same[0]) if len(same) else -1
-
-    def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
-        labels, boxes = measured.result.cells.labels, measured.result.cells.boxes
-        if labels is None:
-            return np.ones(len(boxes), bool)
-        ndim = cell_ndim(measured.result)
-        return away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], self.border)
 
     def _mark_positive(self, measured: MeasuredCells) -> None:
         table = measured.table
@@ -598,19 +540,6 @@ class ResultsModel:
             self.conditions = tuple(kept)
             self.conditions_changed.emit(self.conditions_text)
         return gone
-
-    def _frame_groups(self, measured: MeasuredCells) -> dict[str, NDArray[np.bool_]]:
-        """Return the cells of each frame or slice; those of a volume lie in the slice of their centre."""
-        result, frames = measured.result, measured.frames
-        if not frames.shape[1]:
-            frames = np.rint(result.cells.points[:, :1]).astype(np.intp)
-        axes, lengths = label_axes(result).lower(), label_shape(result)[: frames.shape[1]]
-        starts, found = result.offset or (0,) * len(axes), {}
-        for index in np.ndindex(*lengths):
-            places = zip(axes, index, starts, strict=False)
-            name = " ".join(f"{axis} {at + start}" for axis, at, start in places)
-            found[name] = self.kept & (frames == np.array(index)).all(axis=1)
-        return found
 
 
 def _shown(condition: ColumnFilter) -> str:

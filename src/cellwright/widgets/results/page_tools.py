@@ -12,12 +12,13 @@ from cellwright.ops.measure.analysis import tracks_of
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.results.measuring import Measurer
-from cellwright.widgets.results.model import MEAN, ResultsModel
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import MarkerRow, ResultsView, TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.measured_cells import MEAN
 from cellwright.widgets.shared.cells.snapshot import session_table
 from cellwright.widgets.shared.jobs import debouncer
-from cellwright.widgets.shared.style import join_panel
+from cellwright.widgets.shared.panel_area import join_panel
 
 if TYPE_CHECKING:
     import pandas

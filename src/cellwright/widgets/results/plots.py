@@ -11,7 +11,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import DRAWN, LETTERS, join_panel
+from cellwright.widgets.shared.panel_area import DRAWN, LETTERS, join_panel
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QDoubleSlider
 
-from cellwright.ops.measure.columns import GROUPS, MEASURED
+from cellwright.ops.measure.columns import GROUPS, MEASURED, group_help
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, RegionPanel
@@ -32,6 +32,7 @@ from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.flow import Page, PageBar, WrappedButton, shortened
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.panel_area import widen
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
@@ -43,7 +44,6 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     stack,
-    widen,
     wrapped_label,
 )
 
@@ -51,11 +51,6 @@ OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
 """
-MEASURE_HELP = {
-    "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
-    "intensity": "Mean, median, min, max, deviation and sum of every channel and every ticked image.",
-    "neighbours": "Cells that touch, and the distance to the nearest one.",
-}
 BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
 GROUPINGS = {
     "Nothing": "",
@@ -232,7 +227,7 @@ class ResultsView(RegionPanel):
         return self._scrolled(content)
 
     def _measure_page(self) -> QWidget:
-        self.groups = {name: check_box(GROUPS[name], MEASURE_HELP[name]) for name in MEASURED}
+        self.groups = {name: check_box(GROUPS[name], group_help(name)) for name in MEASURED}
         self.others = CheckList("Further images of the same pixels to measure the intensity in.")
         self.ring_gap = number_box("px", "Pixels between a cell and its ring of background.", 2.0)
         self.ring_width = number_box(

@@ -217,7 +217,7 @@ class ViewerLink:
         place = np.rint(np.asarray(layer.world_to_data(position[-layer.ndim :]), float))
         if len(place) > measured.result.cells.points.shape[1]:
             place = np.delete(place, _channel_axis(measured, layer))
-        rows = self.model.rows_of(int(value), place.astype(int).tolist())
+        rows = measured.rows_of(int(value), place.astype(int).tolist())
         return int(rows[0]) if value and len(rows) else -1
 
     def _on_mouse_drag(self, viewer: Any, event: Any) -> Iterator[None]:

@@ -23,6 +23,7 @@ from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
+from cellwright.widgets.shared.cells.regions import ask_for_region, in_every_slice
 from cellwright.widgets.shared.cells.snapshot import (
     channels_beside,
     counted_regions,
@@ -35,8 +36,8 @@ from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
-from cellwright.widgets.shared.regions import ask_for_region, in_every_slice
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea
+from cellwright.widgets.shared.style import stack
 
 FILL_MS = 20
 DRAW_HINT = (

@@ -25,12 +25,12 @@ from qtpy.QtWidgets import (
 
 from cellwright.core.data import Image
 from cellwright.ops.measure.regions import Region, RegionSet, ShapeRegion
+from cellwright.widgets.shared.cells.regions import RegionLayers
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image, is_shapes
 from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import free_in_own_context, unwrapped
-from cellwright.widgets.shared.regions import RegionLayers
 from cellwright.widgets.shared.style import MessageLabel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a folder

@@ -18,7 +18,8 @@ from cellwright.core.errors import JobError
 from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.widgets.shared.flow import WrappedButton
 from cellwright.widgets.shared.messages import REDRAW_S, progress_line
-from cellwright.widgets.shared.style import button, row, scroll_to, set_state, stack, wrapped_label
+from cellwright.widgets.shared.panel_area import scroll_to
+from cellwright.widgets.shared.style import button, row, set_state, stack, wrapped_label
 
 DEBOUNCE_MS = 60
 FULL = 1000  # of a bar

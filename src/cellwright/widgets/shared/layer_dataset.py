@@ -20,10 +20,10 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
+from cellwright.widgets.shared.cells.regions import WINDOW, box_of, counted_boxes
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, likely_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
-from cellwright.widgets.shared.regions import WINDOW, box_of, counted_boxes
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 

@@ -25,6 +25,7 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import PIXELS
+from cellwright.widgets.shared.cells.regions import REGIONS
 from cellwright.widgets.shared.coordinates import (
     Channel,
     Window,
@@ -49,7 +50,6 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
 from cellwright.widgets.shared.napari_private import add_in_turns, camera_of, in_one_batch, uncover
-from cellwright.widgets.shared.regions import REGIONS
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 COVERING = ("opaque", "translucent", "translucent_no_depth")  # ways of blending that hide what lies below

@@ -27,7 +27,7 @@ from cellwright.widgets.shared.napari_private import (
     spare_collector,
     unwrapped,
 )
-from cellwright.widgets.shared.style import HANDED_OVER, dock_of
+from cellwright.widgets.shared.panel_area import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}

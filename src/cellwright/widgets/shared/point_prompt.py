@@ -273,7 +273,7 @@ def who_answers(asked: str, chosen: str) -> str:
     """Return a sentence on the model that answers clicks where it is not the chosen one, else nothing."""
     if not chosen or asked == chosen:
         return ""
-    return f" {Path(asked).name} answers, for {Path(chosen).name} cannot be asked by click."
+    return f" {Path(asked).name} outlines it; {Path(chosen).name} cannot outline a cell by click."
 
 
 def predictor_task(

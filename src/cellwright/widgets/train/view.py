@@ -22,9 +22,8 @@ from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
+from cellwright.widgets.shared.panel_area import DRAWN, LETTERS
 from cellwright.widgets.shared.style import (
-    DRAWN,
-    LETTERS,
     MARGIN_PX,
     FoldedPart,
     MessageLabel,
@@ -198,7 +197,7 @@ class UnlabelledChoices(QWidget):
         self.steps.setRange(1, LARGEST)
         self.steps.setSingleStep(50)
         self.steps.setValue(PretrainSettings().steps)
-        self.steps.setToolTip("Batches of 32 places in the images; a hundred take minutes on a laptop.")
+        self.steps.setToolTip("Batches of 32 patches of the images; a hundred take minutes on a laptop.")
         stack(self.wanted, choices, into=self)
         form = form_layout(into=choices)
         form.setContentsMargins(0, 0, 0, 0)  # further in, fields stand below their names in large letters

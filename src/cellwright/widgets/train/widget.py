@@ -20,7 +20,8 @@ from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over, listen, news_of, telling
 from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
-from cellwright.widgets.shared.style import FoldedPart, PanelScrollArea, button, even_row, is_taken_out, stack
+from cellwright.widgets.shared.panel_area import PanelScrollArea, is_taken_out
+from cellwright.widgets.shared.style import FoldedPart, button, even_row, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
 from cellwright.widgets.train.view import TrainPanel

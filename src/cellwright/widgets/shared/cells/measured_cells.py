@@ -7,6 +7,7 @@
         -> MeasuredCells                      a table with one row for each cell, and what it was made from
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Labels, Provenance, Result
+from cellwright.core.data import CHANNEL, Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.measure.analysis import region_sizes
-from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes
+from cellwright.ops.measure.blocks import numbers_in_file
+from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes, label_shape
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
+from cellwright.ops.measure.filters import BorderRule, away_from_border, told_apart
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import MeasureSettings
@@ -32,6 +35,7 @@ from cellwright.widgets.shared.layer_factory import texts_of
 if TYPE_CHECKING:
     import pandas
 
+MEAN = "intensity_mean_"
 SIZES = ("area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3")
 
 
@@ -69,6 +73,84 @@ class MeasuredCells:
     def n_edited(self) -> int:
         """Number of cells drawn or changed by hand."""
         return int(edited_rows(self.table).sum())
+
+    @property
+    def marker_channels(self) -> list[str]:
+        """Channels and images whose mean intensity is known."""
+        return [str(name)[len(MEAN) :] for name in self.table if str(name).startswith(MEAN)]
+
+    @property
+    def channel_names(self) -> dict[str, str]:
+        """How people call channels and further images; the only one of an image that names none stays."""
+        channels, image = self.marker_channels, self.snapshot.image
+        titles = {channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in channels}
+        if not image.channel_names and image.source_part is None:
+            titles.pop("ch0", None)
+        return told_apart(channels, titles)
+
+    def title_of(self, channel: str) -> str:
+        """Return how people call a channel or image: with the name in the file, where it is known."""
+        image = self.snapshot.image
+        names = image.channel_names
+        if not names and CHANNEL not in image.axes:
+            names = (image.name,)
+        numbers = zip(numbers_in_file(image), names, strict=False)
+        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in numbers}
+        for name, other in self.snapshot.others.items():
+            if other.source_part is not None:
+                called = next(iter(other.channel_names), other.name)
+                titles[name] = f"{called} ({name})"
+        return titles.get(channel, channel)
+
+    def rows_of(self, number: int, frame: Sequence[int]) -> NDArray[np.intp]:
+        """Return the rows of the cells with this number, those of the frame alone where it occurs there."""
+        rows = np.flatnonzero(self.numbers == number)
+        if len(rows) > 1:
+            lead = self.frames[rows]
+            here = (lead == np.asarray(frame)[: lead.shape[1]]).all(axis=1)
+            if here.any():
+                return np.asarray(rows[here])
+        return rows
+
+    def row_in(self, later: "MeasuredCells", row: int) -> int:
+        """Return the row of a cell in a later table of the layer; -1 where it is gone."""
+        if not 0 <= row < len(self.numbers):
+            return -1
+        old: NDArray[Any]
+        new: NDArray[Any]
+        old, new = (np.column_stack([one.frames, one.numbers]) for one in (self, later))
+        if not later.has_outlines:  # points are numbered by their order: one that came or went shifts them
+            if len(new) == len(old):
+                return row
+            old, new = self.result.cells.points, later.result.cells.points
+        if old.shape[1] != new.shape[1]:
+            return -1
+        same = np.flatnonzero((new == old[row]).all(axis=1))
+        return int(same[0]) if len(same) else -1
+
+    def away_from_border(self, rule: BorderRule) -> NDArray[np.bool_]:
+        """Return which cells count by a rule for those at the border; points all do."""
+        labels, boxes = self.result.cells.labels, self.result.cells.boxes
+        if labels is None:
+            return np.ones(len(boxes), bool)
+        ndim = cell_ndim(self.result)
+        return away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], rule)
+
+    def by_frame(self) -> dict[str, NDArray[np.bool_]]:
+        """Return the cells of each frame or slice, a mask of the table each: ``t 0``, ``t 1 z 0``.
+
+        Numbers are those of the image. Cells of a volume lie in the slice of their centre.
+        """
+        result, frames = self.result, self.frames
+        if not frames.shape[1]:
+            frames = np.rint(result.cells.points[:, :1]).astype(np.intp)
+        axes, lengths = label_axes(result).lower(), label_shape(result)[: frames.shape[1]]
+        starts, found = result.offset or (0,) * len(axes), {}
+        for index in np.ndindex(*lengths):
+            places = zip(axes, index, starts, strict=False)
+            name = " ".join(f"{axis} {at + start}" for axis, at, start in places)
+            found[name] = (frames == np.array(index)).all(axis=1)
+        return found
 
 
 class PixelChange(NamedTuple):

@@ -19,6 +19,7 @@ from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.cells.image_pixels import PIXELS, has_other_pixels, mark_of
+from cellwright.widgets.shared.cells.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     SAME_PIXELS,
@@ -42,7 +43,6 @@ from cellwright.widgets.shared.edited_layers import (
     metadata_of,
 )
 from cellwright.widgets.shared.layer_factory import features_by_number
-from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
     import pandas

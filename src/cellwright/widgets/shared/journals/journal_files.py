@@ -26,11 +26,11 @@ from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
+from cellwright.widgets.shared.cells.regions import REGIONS, counted_boxes
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import source_of
-from cellwright.widgets.shared.regions import REGIONS, counted_boxes
 
 SUFFIX = ".journal"
 MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each

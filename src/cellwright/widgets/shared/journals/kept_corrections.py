@@ -26,6 +26,7 @@ from cellwright.core.errors import AnnotationError, WrongLayerError, error_line
 from cellwright.core.tasks import once
 from cellwright.files.atomic import make_folder, writing
 from cellwright.widgets.shared.cells.followers import cells_news, follow
+from cellwright.widgets.shared.cells.regions import PART
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import JOURNAL, engine_of, is_marked, metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
@@ -34,7 +35,6 @@ from cellwright.widgets.shared.journals.kept_points import arrays_of
 from cellwright.widgets.shared.layer_io import image_of, layer_of_id
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.regions import PART
 
 KEPT_AS: dict[type[Layer], str] = {
     Labels: ".corrected",

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
 from cellwright.files.tables import plain
+from cellwright.widgets.shared.cells.regions import PART, counted_boxes
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, with_axis
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.journals.journal_files import found_by
 from cellwright.widgets.shared.layer_factory import texts_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
-from cellwright.widgets.shared.regions import PART, counted_boxes
 
 FEATURE = "feature: "  # how the names of arrays begin that are columns of the features
 

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cellwright.files.memory import give_back_memory
+from cellwright.core.memory import give_back_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take memory back themselves")
