@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.spec import ModelSpec
@@ -17,16 +17,13 @@ from cellwright.ops.labels import keep, measure
 
 
 @dataclass(frozen=True, slots=True)
-class ToySettings:
+class ToySettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     brightness: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest probability of a cell's pixel."}
     ] = 0.5
     min_area_px: Annotated[int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell."}] = 9
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 SPECS = {

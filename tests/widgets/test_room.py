@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
+from npe2 import PluginManifest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QCoreApplication, QEvent, QMetaType, QPoint, QPointF, QSize, Qt
 from qtpy.QtGui import QColor, QTextFormat, QWheelEvent
@@ -37,6 +39,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+import cellwright
 from cellwright.ops.plates import plate_map
 from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.widgets.annotate import view as annotate_view
@@ -56,13 +59,12 @@ from cellwright.widgets.shared.style import STYLE, FoldedPart, button, even_row,
 from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 
+MANIFEST = PluginManifest.from_file(Path(cellwright.__file__).parent / "napari.yaml").contributions
+WIDGETS = {one.command for one in MANIFEST.widgets}
 PANELS = {
-    "count": "cellwright.widgets.count.widget:CountWidget",
-    "results": "cellwright.widgets.results.widget:ResultsWidget",
-    "annotate": "cellwright.widgets.annotate.widget:AnnotateWidget",
-    "train": "cellwright.widgets.train.widget:TrainWidget",
-    "compare": "cellwright.widgets.compare.widget:CompareWidget",
-    "folder": "cellwright.widgets.folder.widget:FolderWidget",
+    one.id.partition(".")[2].removesuffix("_widget"): str(one.python_name)
+    for one in MANIFEST.commands
+    if one.id in WIDGETS
 }
 VALUES = QComboBox | QAbstractSpinBox | QSlider
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit

@@ -6,6 +6,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes
 from npe2 import PluginManifest
+from tests.files.formats.test_registry import CALIBRATED
 
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.registry import FORMATS
@@ -86,7 +87,7 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
             np.testing.assert_array_equal(cells.data, expected[tuple(map(slice, cells.data.shape))])
     else:
         assert len(cells.data) == 3
-    if name not in ("imagej-roi", "points-csv", "tracking-challenge", "tracking-challenge-truth"):
+    if name in CALIBRATED:
         np.testing.assert_allclose(cells.scale, (0.5, 0.25))
         assert [str(unit) for unit in cells.units] == ["micrometer", "micrometer"]
     if "classes" in FORMATS[name].kinds:
