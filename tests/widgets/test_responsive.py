@@ -12,12 +12,13 @@ from napari import Viewer
 from napari._vispy import canvas
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.utils._proxies import PublicOnlyProxy
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.layer_io import take_away
-from cellwright.widgets.shared.napari_private import spare_collector
+from cellwright.widgets.shared.napari_private import in_one_batch, spare_collector
 
 TICK_MS = 5
 LONGEST_MS = 100.0
@@ -76,6 +77,10 @@ def test_layers_that_go_together_are_collected_once(
     assert collected == [1]
     take_away(viewer, *layers)
     assert collected == [1]
+    with in_one_batch(PublicOnlyProxy(viewer)):  # as napari hands it to panels
+        take_away(viewer, viewer.add_image(np.zeros((8, 8))))
+        take_away(viewer, kept)
+    assert collected == [1, 0]
 
 
 def ticks(qtbot: QtBot, act: Callable[[], Any]) -> list[float]:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog
@@ -44,6 +43,7 @@ from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 from cellwright.widgets.shared.messages import telling
+from cellwright.widgets.shared.napari_private import in_one_batch
 
 FOLLOW_MS = 150
 KEEP_MS = 50  # between two looks whether labels have been written
@@ -323,14 +323,14 @@ class Proofreader(QObject):
         if context is not None and not self._keep_counts(context):
             return False
         self._layer = self._context = None
-        shown: list[Layer] = [layer]
-        if context is not None:
-            if model.context is context:
-                model.finish()
-            path = self._labels_path(self.images[self.index])
-            self.keeper.keep(path, context.session.labels, context.session.image)
-            shown += [context.layer.layer, context.regions.layer]
-        take_away(model.viewer, *shown)
+        with in_one_batch(model.viewer):  # with what the annotation takes away itself
+            if context is not None:
+                if model.context is context:
+                    model.finish()
+                path = self._labels_path(self.images[self.index])
+                self.keeper.keep(path, context.session.labels, context.session.image)
+                take_away(model.viewer, context.layer.layer, context.regions.layer)
+            take_away(model.viewer, layer)
         self._show()
         return True
 
