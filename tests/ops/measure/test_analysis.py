@@ -12,6 +12,7 @@ from cellwright.ops.measure.filters import (
     ColumnFilter,
     Marker,
     away_from_border,
+    called,
     copositive_table,
     kept_rows,
     otsu,
@@ -318,6 +319,14 @@ def test_channels_are_called_by_their_number_in_the_file_and_other_images_by_the
     assert [one.channel for one in kept] == ["dye", "ch0"]
     layer = Image(np.zeros((4, 4)), "YX", channel_names=("dye",), source_part=("CYX", 1))
     assert [one.channel for one in with_channel_numbers(markers, layer, ())] == ["ch1", "DAPI"]
+
+
+def test_colours_are_called_so():
+    photo = Image(np.zeros((4, 4, 3), np.uint8), "YXC")
+    assert called(photo) == {"ch0": "red", "ch1": "green", "ch2": "blue"}
+    assert with_channel_numbers([parse_marker("red>otsu")], photo, ())[0].channel == "ch0"
+    for other in (Image(np.zeros((4, 4, 2)), "YXC"), Image(np.zeros((3, 4, 4)), "CYX")):
+        assert all(name == number for number, name in called(other).items())
 
 
 def test_a_column_that_is_not_there_is_told_with_the_nearest_alone() -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image
+from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import SettingsError
-from cellwright.ops.measure.blocks import numbers_in_file
+from cellwright.ops.measure.blocks import n_channels, numbers_in_file
 from cellwright.ops.measure.columns import NO_NAMES
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ SIGNS = {
     "=": np.equal,
     "!=": np.not_equal,
 }
+COLOURS = ("red", "green", "blue")  # channels of photographs, which name none
 YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}  # as tables show them and files hold them
 MOST_NAMED = 4  # columns, where one is not known
 RULE = re.compile(
@@ -210,7 +211,7 @@ def with_channel_numbers(markers: Sequence[Marker], image: Image, columns: Colle
 
     The name of another image, which is measured under it in these columns, stays.
     """
-    known = zip(image.channel_names, numbers_in_file(image), strict=False)
+    known = zip(names_of_channels(image), numbers_in_file(image), strict=False)
     numbers = {name: f"ch{number}" for name, number in known}
     numbers |= {marker.channel: marker.channel for marker in markers if marker.column in columns}
     return [replace(marker, channel=numbers.get(marker.channel, marker.channel)) for marker in markers]
@@ -271,13 +272,19 @@ def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> Non
         table[f"positive_{channel}"] = values > threshold
 
 
+def names_of_channels(image: Image) -> tuple[str, ...]:
+    """Return how the channels of an image are called, as its file does; colours are called so."""
+    has_colours = image.axes.endswith(CHANNEL) and n_channels(image) == len(COLOURS)
+    return COLOURS if has_colours and not image.channel_names else image.channel_names
+
+
 def called(image: Image, others: Iterable[str] = ()) -> dict[str, str]:
     """Return how people call the channels of an image: as the file does, where no other is called so, too.
 
     ``others`` are further images, whose names stay.
     """
     numbers = [f"ch{number}" for number in numbers_in_file(image)]
-    return told_apart({*numbers, *others}, dict(zip(numbers, image.channel_names, strict=False)))
+    return told_apart({*numbers, *others}, dict(zip(numbers, names_of_channels(image), strict=False)))
 
 
 def told_apart(channels: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:

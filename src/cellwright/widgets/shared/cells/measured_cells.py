@@ -23,7 +23,7 @@ from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes, label_shape
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
-from cellwright.ops.measure.filters import BorderRule, away_from_border, told_apart
+from cellwright.ops.measure.filters import BorderRule, away_from_border, names_of_channels, told_apart
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import MeasureSettings
@@ -84,14 +84,14 @@ class MeasuredCells:
         """How people call channels and further images; the only one of an image that names none stays."""
         channels, image = self.marker_channels, self.snapshot.image
         titles = {channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in channels}
-        if not image.channel_names and image.source_part is None:
+        if not names_of_channels(image) and image.source_part is None:
             titles.pop("ch0", None)
         return told_apart(channels, titles)
 
     def title_of(self, channel: str) -> str:
         """Return how people call a channel or image: with the name in the file, where it is known."""
         image = self.snapshot.image
-        names = image.channel_names
+        names = names_of_channels(image)
         if not names and CHANNEL not in image.axes:
             names = (image.name,)
         numbers = zip(numbers_in_file(image), names, strict=False)
