@@ -89,8 +89,8 @@ def test_cells_of_another_image_stay_its_own(widget: AnnotateWidget) -> None:
     assert (shown.data.max(), cells.data.max()) == (0, 1)
     assert cells.metadata[METADATA] == before
     assert [(pair.image, pair.annotation) for pair in pairs(viewer.layers)] == [
-        (first, cells),
         (second, shown),
+        (first, cells),
     ]
 
 
