@@ -1,5 +1,5 @@
-# Each target is all the set-up there is: it makes .venv, installs the package and, on a Debian or Ubuntu
-# without them, the display libraries.
+# Each target is all the set-up there is: but for the wheel, which needs pip alone, it makes .venv, installs the
+# package and, on a Debian or Ubuntu without them, the display libraries.
 
 PYTHON ?= python3
 export PYTHON
@@ -18,8 +18,8 @@ lint: environment  ## style and types
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 
-wheel: environment  ## dist/napari_cellwright-*.whl, which pip installs on every system
-	$(python) -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheel:  ## dist/napari_cellwright-*.whl, which pip installs on every system
+	$(or $(wildcard $(python)),$(PYTHON)) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 environment:
 	@.ci/environment
