@@ -90,9 +90,9 @@ class FolderView(QWidget):
         self.pattern, self.plate_names = _line("*"), _line("none")
         self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
         self.plate_names.setToolTip(
-            "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
-            "{plate}/{well}_s{site}. Proposed where all images are named after wells. OME-Zarr plates tell "
-            "it themselves."
+            "How file names give plate, well and site: {plate}, {well}, {site} and what stands around them, "
+            "e.g. {plate}/{well}_s{site}. Proposed where all images are named after wells. OME-Zarr plates "
+            "know their wells."
         )
         self.output = _line("Folder")
         self.choose_output = button("Choose…", "Choose the folder for the results.")

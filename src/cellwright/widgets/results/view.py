@@ -217,7 +217,7 @@ class ResultsView(RegionPanel):
         self.markers_table.setMinimumHeight(SMALL_TABLE_PX)
         self.markers_table.hide()
         self.markers = QVBoxLayout()
-        self.markers_hint = wrapped_label("Measure the intensity to tell positive cells.", "hint")
+        self.markers_hint = wrapped_label("Measure the intensity to find positive cells.", "hint")
         content = QWidget()
         layout = page_layout(content)
         layout.addLayout(self._counts_form())
@@ -244,7 +244,7 @@ class ResultsView(RegionPanel):
             zero="none",
         )
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
-        self.measure_hint = wrapped_label("Area, diameter and place are always told.", "hint")
+        self.measure_hint = wrapped_label("Area, diameter and place are always in the table.", "hint")
         form = form_layout(spacing_px=4)
         form.addRow("Ring gap", self.ring_gap)
         form.addRow("Ring width", self.ring_width)
@@ -361,7 +361,7 @@ class MarkerRow:
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
         self.is_on.setText(shortened(title, LONGEST_NAME))
-        self.is_on.setToolTip(f"Tell which cells are positive in {title}, by their mean intensity.")
+        self.is_on.setToolTip(f"Call cells positive in {title} whose mean intensity is above the threshold.")
         with QSignalBlocker(self.slider), QSignalBlocker(self.value):
             self.value.setDecimals(3 if high - low < 10 else 1)
             for control in (self.slider, self.value):

@@ -249,7 +249,7 @@ class ResultsWidget(QWidget):
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*view.groups.values(), view.measure, view.nuclei, view.cytoplasm):
             box.setEnabled(has_outlines)
-        hint = "Area and diameter, score and place are always told."
+        hint = "Area, diameter, score and place are always in the table."
         if measured is not None:
             if self._is_asked:
                 has_more = self.model.measure or view.nuclei.layer is not None or view.cytoplasm.value()
@@ -263,7 +263,7 @@ class ResultsWidget(QWidget):
             if not has_outlines:
                 hint = "Points have no outlines to measure within. Count with a model that outlines."
             elif is_volumetric(measured.result):
-                hint = "Volume, score and place are always told."
+                hint = "Volume, score and place are always in the table."
         view.measure_hint.setText(hint)
 
     def _show_table(self) -> None:
