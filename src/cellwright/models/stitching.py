@@ -152,7 +152,7 @@ class DensityBlock:
 class DensityStitcher:
     """Collects the densities of all blocks into one map whose sum is the count.
 
-    What stands alone in the foreground holds a whole number of cells, see ``ops.codecs.integer_counts``; and
+    What stands alone in the foreground holds a whole number of cells, see ``ops.codecs.density``; and
     where the model also tells single cells, the density is the mean of this one and of theirs: two estimates
     whose errors differ.
 
