@@ -143,7 +143,7 @@ class CountPanel(RegionPanel):
         form.addRow("And in", self.further)
         form.addRow("Combined by", self.combine)
         form.addRow("Count in", self.region)
-        form.addRow("At its edge", self.rule)
+        form.addRow("Region edge", self.rule)
         form.addRow("Leave out", self.exclude)
         self.add_mask_rows(form)
         form.addRow("Diameter", self._diameter())

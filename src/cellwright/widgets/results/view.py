@@ -203,7 +203,7 @@ class ResultsView(RegionPanel):
         form.addRow("Leave out", self.exclude)
         form.addRow("", self.out_everywhere)
         self.add_mask_rows(form)
-        form.addRow("In a region", self.rule)
+        form.addRow("Region edge", self.rule)
         form.addRow("Colour by", self.colour_by)
         form.addRow("Count by", self.counted_by)
         return form

@@ -14,6 +14,7 @@ from cellwright.widgets.shared.style import form_layout
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
 TITLES = {  # where the name of a setting does not tell what it is
+    "combine": "Combined by",
     "flips": "Mirrored, too",
     "link": "Link slices in 3D",
     "overlap": "Overlap of tiles",
