@@ -259,6 +259,21 @@ def test_weights_that_change_are_those_that_count(rng, tiny_model, change):
     assert not np.array_equal(maps_of(tiny_model, images), before)
 
 
+def test_a_network_that_failed_is_made_ready_anew(rng, tiny_model):
+    images = images_of(rng)
+    first = maps_of(tiny_model, images)
+    maps_module._READY.clear()
+
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    tiny_model.network.forward = fail
+    with pytest.raises(RuntimeError, match="a bug"):
+        maps_of(tiny_model, images)
+    del tiny_model.network.forward
+    assert np.array_equal(maps_of(tiny_model, images), first)
+
+
 def test_what_is_ready_goes_with_its_model(rng, tiny_model):
     model = type(tiny_model)(copy.deepcopy(tiny_model.network))
     maps_of(model, images_of(rng))

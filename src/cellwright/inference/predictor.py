@@ -113,7 +113,12 @@ class Networks:
             found: Images = output.contiguous().cpu().numpy()
             return found
 
-        return unless_out_of_memory(maps, self.device)
+        try:
+            return unless_out_of_memory(maps, self.device)
+        except Exception:
+            for model in self.models:  # whatever made it fail, the next count begins anew
+                _READY.pop(model.network, None)
+            raise
 
     def to_maps(self, raw: Images) -> Images:
         """Return raw output (B, maps, Y, X) in map units."""
