@@ -76,6 +76,9 @@ def test_cells_at_the_border(panel: ResultsWidget) -> None:
     assert panel.view.number.text() == "3"
     assert panel.view.line.text() == "of 4 cells · 1 at the border"
     assert panel.model.analysis().notices == ("1 of 4 cells were left out, 1 at the border.",)
+    panel.model.set_conditions("area_px > 40")
+    assert panel.view.line.text() == "of 4 cells · 1 at the border · 1 by the filter"
+    panel.model.set_conditions("")
     assert panel.model.kept_table["label"].tolist() == [1, 2, 3]
     assert panel.view.frame.rowCount() == 3
     pick(panel.view.border, "all")
@@ -505,7 +508,7 @@ def test_tables_and_a_report_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_p
     assert pd.read_csv(saved(panel.export.save_counts, "counts.csv"))["count"].tolist() == [3]
     report = saved(panel.export.save_report, "report.html").read_text()
     assert '<span class="number">3</span>' in report
-    assert "1 of 4 cells were left out." in report
+    assert "1 of 4 cells were left out, 1 by the filter." in report
 
 
 def test_settings_go_to_a_file_and_back(

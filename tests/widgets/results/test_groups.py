@@ -127,7 +127,7 @@ def test_every_kind_of_group_is_counted(
     assert rows["region 2", 1] == (2, 0)
     assert rows["all regions", 1] == (3, 1)
     panel.model.set_conditions("class = big")
-    assert panel.view.line.text() == "of 6 cells in 3 frames"
+    assert panel.view.line.text() == "of 6 cells in 3 frames · 3 by the filter"
     assert counted(panel, "frame") == {"t 0": 1, "t 1": 1, "t 2": 1}
     boxes = panel.model.groups("frame")
     assert [int(mask.sum()) for mask in boxes.values()] == [1, 1, 1]

@@ -139,20 +139,21 @@ class ResultsModel:
         return text
 
     @property
-    def outside_text(self) -> str:
-        """How many of the cells lie where none counts; empty for none."""
-        measured = self.measured
-        n_outside = 0 if measured is None else int((~measured.membership.any(axis=1)).sum())
-        return f"{n_outside:,} outside the regions" if n_outside else ""
-
-    @property
-    def border_text(self) -> str:
-        """How many of the cells that lie where they count the border rule leaves out; empty for none."""
+    def left_out(self) -> list[str]:
+        """Why how many cells do not count: for the regions, else the border rule, else the filter."""
         measured = self.measured
         if measured is None:
-            return ""
-        n_left_out = int((~measured.away_from_border(self.border) & measured.membership.any(axis=1)).sum())
-        return f"{n_left_out:,} at the border" if n_left_out else ""
+            return []
+        by = "by the filter" if self.gate is None else "by the gate"
+        if self.gate is not None and self.conditions:
+            by = "by filter or gate"
+        is_inside, is_away = measured.membership.any(axis=1), measured.away_from_border(self.border)
+        rows = {
+            "outside the regions": ~is_inside,
+            "at the border": is_inside & ~is_away,
+            by: is_inside & is_away & ~self.kept,
+        }
+        return [f"{one.sum():,} {why}" for why, one in rows.items() if one.any()]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -481,8 +482,7 @@ class ResultsModel:
         result = replace(self.kept_result, count=float(self.n_kept), interval=self.interval)
         notices = []
         if self.n_kept < self.n_cells:
-            parts = (f"{self.n_cells} cells were left out", self.outside_text, self.border_text)
-            told = ", ".join(filter(None, parts))
+            told = ", ".join([f"{self.n_cells} cells were left out", *self.left_out])
             notices.append(f"{self.n_cells - self.n_kept} of {told}.")
         if measured.n_edited:
             notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
