@@ -86,7 +86,7 @@ def test_split_group_and_settings_are_those_asked_for(cli, dataset):
 @pytest.mark.usefixtures("oracle")
 @pytest.mark.parametrize(
     ("flags", "word"),
-    [(["--split", "test"], "['train', 'val']"), (["--group", "tissue"], "['fluo', 'phase']")],
+    [(["--split", "test"], "splits are train, val"), (["--group", "tissue"], "groups fluo, phase")],
 )
 def test_an_empty_choice_is_refused(cli, dataset, flags, word):
     code, out, err = cli("evaluate", dataset, *flags)

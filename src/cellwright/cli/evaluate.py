@@ -65,11 +65,13 @@ def selected(folder: Path, split: str, group: str | None = None) -> "Dataset":
     everything = read_folder(folder)
     chosen = everything.select(None if split == "all" else split, group)
     if not len(chosen):
-        splits = sorted({item.split for item in everything.items})
-        groups = sorted({item.group for item in everything.items})
+        wanted = f"split {split!r}" if group is None else f"split {split!r} and group {group!r}"
+        there = f"its splits are {', '.join(sorted({item.split for item in everything.items}))}"
+        groups = sorted({item.group for item in everything.items} - {""})
+        if groups:
+            there += f", its groups {', '.join(groups)}"
         raise ReadError(
-            f"{folder} has no annotated image of split {split!r} and group {group!r}; its splits are "
-            f"{splits}, its groups {groups}. Choose some of these, or all of them."
+            f"{folder} has no annotated image of {wanted}; {there}. Choose one of these, or 'all' as --split."
         )
     return chosen
 

@@ -62,7 +62,7 @@ class BoundedSettings:
 def _misfit(kind: Any, value: Any) -> str:
     """Return what a value would have to be, in words; empty where it is that."""
     if get_origin(kind) is Literal:
-        return "" if value in get_args(kind) else f"one of {get_args(kind)}"
+        return "" if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
         one = get_args(kind)[0]
         if isinstance(value, tuple) and not any(_misfit(one, part) for part in value):

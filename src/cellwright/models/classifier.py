@@ -113,7 +113,8 @@ def preset_spec(preset: str, classes: Sequence[str]) -> ClassifierSpec:
     """
     if preset not in PRESETS:
         raise CheckpointError(
-            f"Preset of a classifier must be one of {sorted(PRESETS)}; got {preset!r}. Choose one of these."
+            f"Preset of a classifier must be one of {', '.join(sorted(PRESETS))}; got {preset!r}. "
+            "Choose one of these."
         )
     return replace(PRESETS[preset], classes=tuple(classes))
 
@@ -143,8 +144,8 @@ def _load(folder: Path, stamp: tuple[object, ...]) -> Classifier:
     sha256 = verified_checksum(folder, spec.weights_sha256)
     if spec.preset not in NETWORKS:
         raise CheckpointError(
-            f"preset in {folder / CLASSIFIER} must be one of {sorted(NETWORKS)}; got {spec.preset!r}. Update "
-            "cellwright or train the classifier again."
+            f"preset in {folder / CLASSIFIER} must be one of {', '.join(sorted(NETWORKS))}; got "
+            f"{spec.preset!r}. Update cellwright or train the classifier again."
         )
     classifier = of_spec(spec)
     load_weights(folder, classifier.network, f"the {spec.preset} classifier of {len(spec.classes)} classes")

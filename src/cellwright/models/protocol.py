@@ -200,7 +200,9 @@ def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
         return specs[preset]
     except KeyError:
         family = next(iter(specs.values())).family
-        raise CheckpointError(f"Preset of {family} must be one of {sorted(specs)}; got {preset!r}.") from None
+        raise CheckpointError(
+            f"Preset of {family} must be one of {', '.join(sorted(specs))}; got {preset!r}."
+        ) from None
 
 
 def labels_in(annotation: Annotation, family: str) -> Labels:

@@ -108,4 +108,6 @@ def get(name: str) -> Family:
     try:
         return FAMILIES[name]
     except KeyError:
-        raise CheckpointError(f"Model family must be one of {sorted(FAMILIES)}; got {name!r}.") from None
+        raise CheckpointError(
+            f"Model family must be one of {', '.join(sorted(FAMILIES))}; got {name!r}."
+        ) from None

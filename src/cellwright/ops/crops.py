@@ -78,7 +78,7 @@ def crops(
     """
     if padding not in PAD_MODES:
         raise SettingsError(
-            f"Padding must be one of {tuple(PAD_MODES)}; got {padding!r}. Choose one of these."
+            f"Padding must be one of {', '.join(PAD_MODES)}; got {padding!r}. Choose one of these."
         )
     mode = PAD_MODES[padding]
     cut = np.empty((len(points), len(image), size, size), np.float32)

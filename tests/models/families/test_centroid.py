@@ -121,5 +121,5 @@ def test_sizes_are_pixels_and_have_bounds(make_model):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match=r"\['deep', 'lite', 'paper', 'small'\]; got 'huge'"):
+    with pytest.raises(CheckpointError, match="deep, lite, paper, small; got 'huge'"):
         centroid.build("huge")

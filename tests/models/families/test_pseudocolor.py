@@ -137,5 +137,5 @@ def test_slices_are_linked_as_the_settings_say(preset):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match=r"\['lite', 'paper', 'plain', 'small'\]; got 'huge'"):
+    with pytest.raises(CheckpointError, match="lite, paper, plain, small; got 'huge'"):
         pseudocolor.build("huge")

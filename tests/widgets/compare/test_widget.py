@@ -288,7 +288,7 @@ def test_a_channel_of_a_folder_is_chosen_too(
     assert (box.currentData().index, box.isEnabled()) == (None, True)
     box.setCurrentIndex(2)
     compare(comparer, qtbot)
-    assert "channel must lie between 0 and 0" in comparer.panel.message.text()
+    assert "has one channel, number 0" in comparer.panel.message.text()
 
 
 def test_f1_is_that_of_the_complete_regions(

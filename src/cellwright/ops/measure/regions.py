@@ -198,7 +198,7 @@ class RegionSet:
     def __post_init__(self) -> None:
         if self.rule not in get_args(RegionRule):
             raise SettingsError(
-                f"The rule for regions must be one of {get_args(RegionRule)}; got {self.rule!r}."
+                f"The rule for regions must be one of {', '.join(get_args(RegionRule))}; got {self.rule!r}."
             )
 
     def check(self, shape: tuple[int, ...]) -> None:
