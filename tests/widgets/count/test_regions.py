@@ -417,6 +417,24 @@ def test_points_counted_by_their_outlines_are_told_of_once_some_are_edited(
 
 
 @pytest.mark.parametrize("output", ["Points", "Shapes"])
+def test_points_and_boxes_counted_by_their_outlines_are_saved_once_some_are_edited(
+    widget: CountWidget,
+    counted_beside: Callable[[str, str], Layer],
+    qtbot: QtBot,
+    output: str,
+    tmp_path: Path,
+) -> None:
+    widget.panel.rule.choose_data("overlap")
+    cells, before = counted_beside("drawn and a mask", output), int(widget.panel.number.text())
+    for place in ([5.0, 100.0], [150.0, 5.0]):
+        cells.add(place if output == "Points" else [np.add(place, one) for one in ([-2, -2], [2, 2])])
+    at_rest(widget, qtbot, before + 1, "2 by hand · 1 outside the regions")
+    widget.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None, timeout=60_000)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == before + 1
+
+
+@pytest.mark.parametrize("output", ["Points", "Shapes"])
 def test_a_first_cell_by_hand_has_its_regions_where_none_was_counted(
     viewer: ViewerModel,
     widget: CountWidget,
