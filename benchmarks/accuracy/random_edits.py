@@ -41,6 +41,7 @@ from benchmarks.accuracy.random_edits_truth import (
     is_same,
 )
 from cellwright.core.errors import CellwrightError
+from cellwright.models import store
 from cellwright.widgets.annotate import widget as annotate_module
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -646,9 +647,11 @@ def is_the_users(layer: Layer) -> bool:
 
 @contextmanager
 def without_waits() -> Iterator[None]:
-    """Let models count at once, and panels follow at once."""
+    """Let models count and panels follow at once; what is kept for a crash goes with it."""
     with ExitStack() as stack:
         stack.enter_context(instant_models())
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(mock.patch.object(store, "user_folder", lambda: home / "models"))
         for module, name in WAITS:
             stack.enter_context(mock.patch.object(module, name, 0))
         yield

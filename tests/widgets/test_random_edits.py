@@ -9,6 +9,8 @@ from benchmarks.accuracy.random_edits import Fault, World, try_sequence, without
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 
+from cellwright.models import store
+
 N_STEPS = 12
 SEEDS = range(4)
 
@@ -31,6 +33,14 @@ def test_nothing_made_by_hand_is_lost_and_tables_tell_what_layers_show(
 ) -> None:
     with without_waits():
         assert not try_sequence(seed, N_STEPS, tmp_path)
+
+
+def test_nothing_is_left_in_the_folders_of_the_user() -> None:
+    journals = store.user_folder().parent
+    with without_waits():
+        inside = store.user_folder()
+        assert not inside.is_relative_to(journals)
+    assert not inside.parent.exists()
 
 
 def lose_pixels(world: World, labels: Labels) -> None:
