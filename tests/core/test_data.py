@@ -59,7 +59,7 @@ def test_axes_that_do_not_fit_are_refused(shape, axes, words):
 
 @pytest.mark.parametrize("sizes", [(0.5,), (0.5, 0.5, 0.5)])
 def test_pixel_sizes_that_do_not_fit_are_refused(sizes):
-    with pytest.raises(AxesError, match="2 spatial axes"):
+    with pytest.raises(AxesError, match="each of the axes YX; got"):
         Image(np.zeros((3, 4, 5)), "CYX", sizes)
 
 

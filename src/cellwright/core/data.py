@@ -120,8 +120,8 @@ class Image:
 
     def _size_error(self, sizes: Any) -> AxesError:
         return AxesError(
-            f"pixel_size_um must have one number for each of {len(self.spatial_axes)} spatial axes of "
-            f"{self.axes!r}; got {sizes!r}. Leave it empty when it is unknown."
+            f"The pixel size in µm must have one number for each of the axes {self.spatial_axes}; got "
+            f"{sizes!r}. Give 0 for one that is unknown, and none where all are."
         )
 
     @property
