@@ -101,7 +101,8 @@ def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], li
     model = store.load(folder)
     if not authors or not all(author.strip() for author in authors):
         raise WriteError(
-            f"A package of the BioImage Model Zoo names its authors; got {list(authors)}. Give at least one."
+            f"A package of the BioImage Model Zoo names its authors; got {', '.join(authors) or 'none'}. "
+            "Give at least one."
         )
     with tempfile.TemporaryDirectory() as place, atomic_write(path) as part:
         largest = _write_files(Path(place), model, folder)
