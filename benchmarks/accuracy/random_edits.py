@@ -651,7 +651,7 @@ def without_waits() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(instant_models())
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(mock.patch.object(store, "user_folder", lambda: home / "models"))
+        stack.enter_context(mock.patch.object(store, "user_folder", return_value=home / "models"))
         for module, name in WAITS:
             stack.enter_context(mock.patch.object(module, name, 0))
         yield
