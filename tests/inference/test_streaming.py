@@ -626,14 +626,13 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
     assert sorted(plan.in_rounds(blocks)) == list(blocks)
 
 
-@pytest.mark.parametrize(("every", "n_times"), [(1, 3), (2, 2)])
-def test_memory_is_given_back_after_every_fourth_block(monkeypatch, every, n_times):
+def test_memory_is_given_back_after_every_block(monkeypatch):
     image, times = Image(np.zeros((400, 300), np.uint8), "YX"), []
-    blocks = blocks_of(image, StreamPlan(None, 128, 40))[every - 1 :: every]  # those of a round
+    blocks = blocks_of(image, StreamPlan(None, 128, 40))
     monkeypatch.setattr(cluster, "count_block", lambda *_: iter(()))
     monkeypatch.setattr(cluster, "give_back_memory", lambda: times.append(1))
-    assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12 // every
-    assert len(times) == n_times
+    assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12
+    assert len(times) == 12
 
 
 @pytest.mark.parametrize("chunk", [64, 0])

@@ -31,7 +31,6 @@ CONNECT_S = 10  # for a scheduler to answer
 ANY_PORT = "127.0.0.1:0"  # of this machine that is free
 WARM_PX = 128  # side of what networks see to begin with
 KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
-BLOCKS_BETWEEN = 4  # ... after which memory is given back: to take it anew takes a moment
 OnBlock = Callable[[StreamBlock], None]
 LentClient = Callable[[], "Client | None"]
 
@@ -40,14 +39,13 @@ def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) 
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     with ThreadPoolExecutor(1) as reader:
         reading = [reader.submit(part_of, job.image, block, plan.level) for block in blocks[:1]]
-        for n_begun, (block, following) in enumerate(zip_longest(blocks, blocks[1:])):
+        for block, following in zip_longest(blocks, blocks[1:]):
             part = reading.pop().result()
             if following is not None:
                 reading.append(reader.submit(part_of, job.image, following, plan.level))
             for _ in count_block(job, plan, block, part):
                 yield 0
-            if not n_begun % BLOCKS_BETWEEN:
-                give_back_memory()
+            give_back_memory()
             yield 1
 
 
