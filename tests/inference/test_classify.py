@@ -244,7 +244,7 @@ def test_cells_of_another_image_are_refused(scene):
 def test_a_wrong_channel_or_classifier_is_refused(scene):
     data, cells, _ = scene
     image = Image(data, "YX")
-    with pytest.raises(SettingsError, match="channel must lie between"):
+    with pytest.raises(SettingsError, match="has one channel, number 0"):
         run(predict_classes(cells, image, classifier(), replace(CPU, channel=3)))
     with pytest.raises(CheckpointError, match="Classifier must be a folder or one of"):
         run(classify(result_of(cells, image), image, "absent", CPU))
