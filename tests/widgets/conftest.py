@@ -17,6 +17,9 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Shapes
 from napari.qt.threading import WorkerBase
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
@@ -299,3 +302,17 @@ def no_worker_left() -> Iterator[None]:
     """No thread outlives the test that started it."""
     yield
     WorkerBase.await_workers(LIMIT_MS)
+
+
+@pytest.fixture
+def turn_wheel() -> Callable[[QWidget, int], None]:
+    """Turn the wheel of the mouse over a control: 120 is a notch away from the user, -120 one towards."""
+
+    def turn(control: QWidget, step: int) -> None:
+        wheel = QWheelEvent(
+            QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, step), Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        QApplication.sendEvent(control, wheel)
+
+    return turn

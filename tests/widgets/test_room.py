@@ -1,7 +1,7 @@
 """Room: every panel scrolls, fits a small screen, explains its controls, is readable in both themes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +14,8 @@ from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from npe2 import PluginManifest
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QCoreApplication, QEvent, QMetaType, QPoint, QPointF, QSize, Qt
-from qtpy.QtGui import QColor, QTextFormat, QWheelEvent
+from qtpy.QtCore import QCoreApplication, QEvent, QMetaType, QPoint, QSize, Qt
+from qtpy.QtGui import QColor, QTextFormat
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -139,7 +139,9 @@ def test_every_control_has_a_tooltip(panel: QWidget) -> None:
 
 
 @every_panel
-def test_scrolling_a_panel_changes_no_value(panel: QWidget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scrolling_a_panel_changes_no_value(
+    panel: QWidget, monkeypatch: pytest.MonkeyPatch, turn_wheel: Callable[[QWidget, int], None]
+) -> None:
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")  # some lists ask
     opened(panel)
     panel.show()
@@ -152,11 +154,7 @@ def test_scrolling_a_panel_changes_no_value(panel: QWidget, monkeypatch: pytest.
     for one in watched:
         before = value_of(one)
         for step in (-120, 120):
-            wheel = QWheelEvent(
-                QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, step), Qt.MouseButton.NoButton,
-                Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
-            )  # fmt: skip
-            QApplication.sendEvent(one, wheel)
+            turn_wheel(one, step)
             assert value_of(one) == before, one.toolTip()
 
 

@@ -457,6 +457,16 @@ def test_what_another_window_has_corrected_is_not_written_over(
     assert panel.view.message.text().startswith("Saved A01_s1;")
 
 
+def proofread_first(annotate_widget: Any, folder: Path, qtbot: QtBot) -> None:
+    """Delete a cell of the first image of a folder, and leave it once that is written."""
+    reader = annotate_widget.proofreader
+    with qtbot.waitSignal(reader.opened, timeout=LIMIT_MS):
+        reader.open(folder)
+    annotate_widget.model.session.delete(2)
+    reader.leave()
+    qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
+
+
 def test_what_was_proofread_is_taken_over(
     panel: FolderWidget,
     opened: Labels,
@@ -466,14 +476,9 @@ def test_what_was_proofread_is_taken_over(
     plate: Path,
     blobs: Any,
 ) -> None:
-    reader = annotate_widget.proofreader
     assert panel.view.take_proofread.isHidden()
     (plate / "C01_s1.png").unlink()
-    with qtbot.waitSignal(reader.opened, timeout=LIMIT_MS):
-        reader.open(plate)
-    annotate_widget.model.session.delete(2)
-    reader.leave()
-    qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
+    proofread_first(annotate_widget, plate, qtbot)
     run(panel)  # the labels are no images
     assert names(panel) == ["A01_s1", "A01_s2", "B02_s1"]
     assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
@@ -492,12 +497,7 @@ def test_what_was_proofread_before_it_was_counted_is_offered_too(
     plate: Path,
     blobs: Any,
 ) -> None:
-    reader = annotate_widget.proofreader
-    with qtbot.waitSignal(reader.opened, timeout=LIMIT_MS):
-        reader.open(plate)
-    annotate_widget.model.session.delete(2)
-    reader.leave()
-    qtbot.waitUntil(lambda: not reader.keeper.is_busy, timeout=LIMIT_MS)
+    proofread_first(annotate_widget, plate, qtbot)
     for _ in range(2):  # the second has nothing to do
         run(panel)
         assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"

@@ -11,9 +11,8 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
@@ -151,16 +150,14 @@ def test_markers_are_called_by_the_names_of_their_channels(panel: ResultsWidget,
     assert "positive_ch0" in analysis.table
 
 
-def test_the_wheel_changes_no_threshold_of_a_channel(panel: ResultsWidget, read: Read) -> None:
+def test_the_wheel_changes_no_threshold_of_a_channel(
+    panel: ResultsWidget, read: Read, turn_wheel: Callable[[QWidget, int], None]
+) -> None:
     measure(panel, read, "intensity")
     row = panel.counts.rows["ch0"]
     for control in (row.slider, row.value):
         for step in (-120, 120):
-            wheel = QWheelEvent(
-                QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, step), Qt.MouseButton.NoButton,
-                Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
-            )  # fmt: skip
-            QApplication.sendEvent(control, wheel)
+            turn_wheel(control, step)
     assert not row.is_on.isChecked()
 
 
