@@ -35,9 +35,9 @@ from cellwright.models.protocol import CellModel
 from cellwright.ops.codecs.pseudocolor import bright
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.intensity import unit_range
+from cellwright.ops.link import LinkSettings, link_cells
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.link import LinkSettings, link_cells
 
 
 class VolumeCount(NamedTuple):

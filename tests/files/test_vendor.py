@@ -21,10 +21,9 @@ import tifffile
 from tests.files.drawn_vendors import OF_VENDORS
 
 from cellwright.core.errors import ImageError, ReadError
-from cellwright.files.images import read_image, read_images
+from cellwright.files.images import READERS, read_image, read_images
 from cellwright.files.vendors import scenes
 from cellwright.files.vendors.oif import _refuse_circles
-from cellwright.files.vendors.readers import READERS
 from cellwright.widgets.shared.coordinates import lazy
 
 PACKAGES = {

@@ -20,7 +20,7 @@ from cellwright.models.layers.trunk import HeadedNetwork, Heads
 from cellwright.models.protocol import CellModel, MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import Frames
-from cellwright.ops.volumes.link import LinkSettings
+from cellwright.ops.link import LinkSettings
 
 
 class JointModel:

@@ -1,7 +1,23 @@
-"""Images: files to :class:`Image` and labels to files, with axes, pixel size and channels kept."""
+"""Images: files to :class:`Image` and labels to files, with axes, pixel size and channels kept.
+
+TIFF, pictures, .npy and OME-Zarr are read by ``files``, others by a package each (extra ``vendor``), which is
+not imported before its file is met:
+
+=========  ==========================  =============
+ending     program                     package
+=========  ==========================  =============
+.czi       Zeiss ZEN                   czifile
+.nd2       Nikon NIS-Elements          nd2
+.lif       Leica LAS X                 liffile
+.oif .oib  Olympus FluoView            oiffile
+.h5 .hdf5  ilastik (one dataset)       h5py
+=========  ==========================  =============
+
+LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``.
+"""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,20 +30,46 @@ from cellwright.core.data import CHANNEL, Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import zarr
 from cellwright.files.atomic import atomic_write, refuse_no_text
-from cellwright.files.metadata import (
-    COMPANION,
-    Wanted,
-    blank,
-    describe,
-    stamp_of,
-    with_axes,
-)
+from cellwright.files.metadata import COMPANION, Wanted, blank, describe, stamp_of, with_axes
 from cellwright.files.pictures import described_picture, read_picture
-from cellwright.files.vendors.readers import HDF5_START, OVERVIEWS, READERS, why_not_read
+from cellwright.files.vendors.czi import CZI
+from cellwright.files.vendors.hdf5 import read_hdf5
+from cellwright.files.vendors.lif import LIF
+from cellwright.files.vendors.nd2 import read_nd2
+from cellwright.files.vendors.oif import OIF
 from cellwright.ops.geometry.axes import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
 NPY_START = b"\x93NUMPY"
+READERS: dict[str, Callable[[Path], Iterator[Image]]] = {
+    ".czi": CZI.read,
+    ".nd2": read_nd2,
+    ".lif": LIF.read,
+    ".oif": OIF.read,
+    ".oib": OIF.read,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+}
+HDF5_START = b"\x89HDF\r\n\x1a\n"
+OVERVIEWS = (".vsi", ".mrxs")  # read as pictures they are small ones of a slide whose pixels lie beside them
+WITH_FIJI = "Open it in Fiji (File > Import > Bio-Formats) and save it as OME-TIFF."
+WITH_QUPATH = "Open it in QuPath and export it as OME-TIFF."
+AS_PICTURE = "Save it as PNG or TIFF with the program it comes from."
+AS_FRAMES = "Save its frames as a TIFF stack."
+NOT_READ = {
+    (".vsi", ".ets", ".oir", ".ims", ".nd", ".dv", ".r3d", ".zvi", ".sld"): WITH_FIJI,
+    (".lei", ".lof", ".xlef", ".xlif"): WITH_FIJI,
+    (".dcm", ".nii", ".nii.gz", ".mrc", ".rec", ".nrrd"): WITH_FIJI,
+    (".mrxs", ".vms", ".svslide"): WITH_QUPATH,
+    (".heic", ".heif", ".jxl", ".xcf", ".svg", ".cr2", ".nef", ".arw"): AS_PICTURE,
+    (".mp4", ".avi", ".mov", ".mkv", ".wmv"): AS_FRAMES,
+}
+NO_IMAGES = {
+    b"%PDF": "a PDF",
+    b"PK\3\4": "a zip archive or an office document",
+    b"\xd0\xcf\x11\xe0": "an office document or another compound file",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
@@ -288,7 +330,7 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(f"{path} does not fit into memory. Convert it to a .zarr folder.") from error
     except Exception as error:  # decoders fail in every possible way on damaged files
         raise ReadError(
-            why_not_read(path, _start_of(path))
+            _why_not_read(path, _start_of(path))
             or f"Expected a whole image at {path}; got: {error}. "
             "The file is damaged, cut short or not an image; copy or export it again."
         ) from error
@@ -312,7 +354,7 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
         return
     start = _start_of(path)
     if path.suffix.lower() in OVERVIEWS or start.startswith(HDF5_START):
-        raise ReadError(why_not_read(path, start))
+        raise ReadError(_why_not_read(path, start))
     if start.startswith(TIFF_STARTS) or path.name.lower().endswith(COMPANION):
         from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
 
@@ -323,3 +365,24 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
         yield described_picture(path, start)
     else:
         yield read_picture(path, start, wanted)
+
+
+def _why_not_read(path: Path, start: bytes) -> str:
+    """Return what a file is that no reader here knows, and what to do with it; '' where it cannot be told.
+
+    ``start`` are its first bytes.
+    """
+    for endings, advice in NOT_READ.items():
+        ending = next((one for one in endings if path.name.lower().endswith(one)), "")
+        if ending:
+            return f"Expected an image of a kind that is read here; {path} is a {ending} file. {advice}"
+    if start.startswith(HDF5_START):
+        return f"Expected an image; {path} is HDF5 of an unknown kind. {WITH_FIJI}"
+    kind = next((kind for first, kind in NO_IMAGES.items() if start.startswith(first)), "")
+    if not start:
+        kind = "empty"
+    elif not kind and start.isascii() and start.decode().replace("\n", " ").replace("\r", " ").isprintable():
+        kind = "text"
+    if kind:
+        return f"Expected an image; {path} is {kind}, not an image. Copy or export the image itself again."
+    return ""

@@ -57,8 +57,8 @@ from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.intensity import check_pixels
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
+from cellwright.ops.link import link_cells
 from cellwright.ops.measure.prediction_interval import crowd_notice, widened, with_calibration
-from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded

@@ -23,7 +23,7 @@ from cellwright.models.stitching import CellStitcher, Stitched
 from cellwright.ops.geometry.axes import Frames, frames
 from cellwright.ops.geometry.resample import Grid, resize_cells, resize_window
 from cellwright.ops.geometry.tiles import Tile
-from cellwright.ops.volumes.link import LinkSettings
+from cellwright.ops.link import LinkSettings
 
 POINT_DIAMETER_PX = 20.0  # taken for cells of which only the centre is known
 

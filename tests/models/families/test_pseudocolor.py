@@ -12,9 +12,9 @@ from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.intensity import fit
 from cellwright.ops.labels import annotate
+from cellwright.ops.link import LinkSettings
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.link import LinkSettings
 
 WHOLE = (slice(None), slice(None))
 

@@ -36,8 +36,8 @@ from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import DoneBlock, Unclaimed, boxes_with_lead, own_cells, with_lead
 from cellwright.ops.geometry.tiles import Window
 from cellwright.ops.labels import measure
+from cellwright.ops.link import link_cells
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.ops.volumes.link import link_cells
 
 LEFT = ("points", "boxes", "scores", "areas")  # columns of the cells that a block leaves
 

@@ -32,9 +32,9 @@ from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
 from cellwright.ops.geometry.tiles import Tile, padded, pieces
+from cellwright.ops.link import anisotropy_of
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.settings import AnalysisSettings
-from cellwright.ops.volumes.link import anisotropy_of
 
 CORE_PX = BLOCK_PX  # side of the part of an image that a block answers for; less where there are many slices
 BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted and decoded

@@ -42,7 +42,7 @@ from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_ce
 from cellwright.ops.geometry.axes import Frames, Window, frames
 from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
 from cellwright.ops.labels import measure
-from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Waist
+from cellwright.ops.link import LinkSettings, MaxGap, MinSlices, Waist
 
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01

@@ -5,9 +5,9 @@ import pytest
 
 from cellwright.core.errors import SettingsError
 from cellwright.ops.labels import relabel
+from cellwright.ops.link import LinkSettings, link_slices
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.link import LinkSettings, link_slices
 
 
 def shuffled(labels, seed=0):

@@ -8,9 +8,9 @@ import pytest
 from cellwright.core.data import Cells
 from cellwright.core.errors import AxesError
 from cellwright.ops.labels import measure, relabel
+from cellwright.ops.link import LinkSettings, anisotropy_of, link_cells
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.link import LinkSettings, anisotropy_of, link_cells
 
 
 def sliced(labels, *, scores=None, classes=None):

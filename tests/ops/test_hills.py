@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import h_maxima
 
-from cellwright.ops.volumes.link import OUTSIDE, hills
+from cellwright.ops.link import OUTSIDE, hills
 
 
 def rolling(seed, step=0.0, shape=(9, 26, 28)):
