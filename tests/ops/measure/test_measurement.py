@@ -239,6 +239,7 @@ def test_every_column_is_described(draw_cells):
 
 def test_units_are_told():
     assert describe("perimeter_um").unit == "µm"
+    assert describe("volume_px").heading == "Volume [voxels]"
     assert describe("intensity_corrected_mean_ch2").title == "Mean - background ch2"
     assert describe("cytoplasm_intensity_mean_ch0").group == "compartments"
     assert describe("mine").title == "mine"

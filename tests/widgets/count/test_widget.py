@@ -587,7 +587,9 @@ def test_a_number_tells_of_which_image_it_is(
     viewer.layers.remove(first)
     assert panel.line.text() == f"of 'first', which is closed: {line}"
     viewer.layers.clear()
-    assert panel.line.text().startswith("of 'first', which is closed")
+    assert (panel.number.text(), panel.line.text()) == ("—", "no cells counted yet")
+    assert panel.details.text() == ""
+    assert (panel.save.isEnabled(), panel.correct.isEnabled()) == (False, False)
 
 
 def test_each_image_has_its_count_when_it_is_chosen_again(

@@ -1,7 +1,7 @@
 """What is set in napari's Preferences is where the panels begin."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +24,27 @@ from cellwright.widgets.count.model import sizes_line
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands
+from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.model_combos import ModelComboBox
-from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, ask_to_save, preferences
+from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
+from cellwright.widgets.shared.napari_private import (
+    DEVICES,
+    PAGE,
+    PLUGIN,
+    Preferences,
+    ask_to_save,
+    preferences,
+)
 from cellwright.widgets.shared.style import MessageLabel
 from cellwright.widgets.train.widget import TrainWidget
+
+CHOSEN = {
+    "model": "Nuclei and cells · nuclei",
+    "device": "CPU",
+    "border": "None at the border",
+    "unit": "px",
+    "output_folder": "/out",
+}
 
 
 @pytest.fixture
@@ -40,8 +56,32 @@ def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def test_the_page_has_what_panels_read(page: Any) -> None:
-    assert set(type(page).model_fields) == {item.name for item in fields(Preferences)}
+    assert set(type(page).model_fields) == {item.name for item in fields(Preferences)} | {"own_model"}
     assert preferences() == Preferences()
+
+
+def test_the_page_offers_choices_in_the_words_of_the_panels(
+    viewer: ViewerModel, qtbot: QtBot, page: Any
+) -> None:
+    count, view = CountWidget(viewer), ResultsView()
+    for panel in (count, view):
+        qtbot.addWidget(panel)
+    words = {name: field.json_schema_extra for name, field in type(page).model_fields.items()}
+    box = count.panel.model
+    models = [(box.itemText(n), box.itemData(n)) for n in range(box.count() - 1)]  # the last opens a folder
+    assert words["model"]["enum"] == ["Default", *(title for title, _ in models)]
+    for title, name in models:
+        page.update({"model": title})
+        assert preferences().model == name
+    assert words["border"]["enum"] == [view.border.itemText(n) for n in range(view.border.count())]
+    for word in words["device"]["enum"]:
+        page.update({"device": word})
+        box = DeviceComboBox()
+        qtbot.addWidget(box)
+        assert box.currentText() == word
+        assert box.device == preferences().device
+    assert words["device"]["enum"] == list(DEVICES)
+    assert words["unit"]["enum"] == ["Auto", count.panel.diameter.unit.itemText(0)]
 
 
 def test_panels_begin_with_what_is_set(
@@ -51,9 +91,8 @@ def test_panels_begin_with_what_is_set(
     monkeypatch: pytest.MonkeyPatch,
     result_of: Callable[..., Any],
 ) -> None:
-    wanted = {"model": "nuclei", "device": "cpu", "border": "drop", "unit": "px", "output_folder": "/out"}
-    page.update(wanted)
-    assert asdict(preferences()) == wanted
+    page.update(CHOSEN)
+    assert preferences() == Preferences("nuclei", "cpu", "drop", "px", "/out")
     space = {"scale": (0.5, 0.5), "units": ("um", "um")}
     viewer.add_image(np.zeros((20, 20), np.uint8), name="a", **space)
     viewer.add_labels(np.pad(np.ones((4, 4), np.int32), 8), **space)
@@ -158,7 +197,7 @@ def test_a_file_gets_the_ending_of_the_chosen_kind(
 def test_the_next_start_of_napari_knows_them(
     page: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    page.update({"model": "nuclei", "device": "cpu", "border": "drop", "unit": "px", "output_folder": "/out"})
+    page.update(CHOSEN)
     monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {})  # as in a new process
     napari.settings.get_plugin_settings(path_dir=tmp_path)
     assert preferences() == Preferences("nuclei", "cpu", "drop", "px", "/out")
@@ -183,7 +222,7 @@ def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
         folder = tmp_path / name
         folder.mkdir()
         (folder / "spec.json").write_bytes((store.shipped_folder() / name / "spec.json").read_bytes())
-        page.update({"model": str(folder)})
+        page.update({"own_model": str(folder)})
         box = ModelComboBox(accepts=lambda entry: entry.spec.family != "density")
         qtbot.addWidget(box)
         box.choose_preferred()
@@ -191,7 +230,7 @@ def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
 
 
 def test_a_preferred_model_that_is_not_there_is_told(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:
-    page.update({"model": "nonsense"})
+    page.update({"own_model": "nonsense"})
     panels = CountWidget(viewer), AnnotateWidget(viewer), FolderWidget(viewer), CompareWidget(viewer)
     for panel in panels:
         qtbot.addWidget(panel)
@@ -203,7 +242,7 @@ def test_a_preferred_model_that_is_not_there_is_told(viewer: ViewerModel, qtbot:
 def test_every_panel_begins_with_the_preferred_model_and_device(
     viewer: ViewerModel, qtbot: QtBot, page: Any, home: Path
 ) -> None:
-    page.update({"model": "nuclei", "device": "cuda:7"})
+    page.update({"model": CHOSEN["model"], "device": "GPU 7"})
     folder, annotate, compare = FolderWidget(viewer), AnnotateWidget(viewer), CompareWidget(viewer)
     train, count = TrainWidget(viewer), CountWidget(viewer)
     for panel in (folder, annotate, compare, train, count):

@@ -30,6 +30,7 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})  # of channels
 PARTS = ("cytoplasm", "nucleus")  # of a cell, whose intensities are measured by themselves
 MEDIAN, CLASS = "median_", "class_"  # begin columns of tables of counts
 UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³", "deg": "°", "s": "s"}
+OWN_UNITS = {"volume_px": "voxels"}  # where the ending alone would tell another one
 LENGTH_UNITS = ("px", "um")
 
 
@@ -270,7 +271,7 @@ def _described(name: str, channel_names: Mapping[str, str]) -> Column:
     base, _, ending = name.rpartition("_")
     column = COLUMNS.get(base)
     if column is not None and ending in column.units:
-        return replace(column, unit=UNITS[ending])
+        return replace(column, unit=OWN_UNITS.get(name, UNITS[ending]))
     owners = [one for one in _TABLE if one.per_channel and name.startswith(f"{one.name}_")]
     if not owners:
         return _cell(name, name, "")

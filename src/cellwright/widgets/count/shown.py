@@ -155,7 +155,7 @@ class ShownCount(QObject):
         self._heard: WeakSet[Layer] = WeakSet()  # images that tell of it when they are given other pixels
         panel.image.chosen.connect(self._on_image_chosen)
         choices.scene_changed.connect(self._tell_where_counted)
-        choices.scene_changed.connect(lambda: forget_gone(self._viewer))
+        choices.scene_changed.connect(self._forget_gone)
         listen(self._viewer.dims.events.point, self._tell_where_counted, panel)
         listen(self._viewer.layers.events.renamed, self._show_number, panel)
         follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
@@ -389,6 +389,14 @@ class ShownCount(QObject):
             self._show_number()
             if self._where_counted(counted) and not self._model.is_busy:
                 self._model.tell("")  # notices of that count
+
+    def _forget_gone(self) -> None:
+        """Let go of counts that have no layer any more; the number goes with the last layer of the viewer."""
+        forget_gone(self._viewer)
+        if not self._viewer.layers:
+            self._model.outcome = None
+            self._edited.forget()
+            self._panel.show_no_count()
 
     def _where_now(self, counted: CountOutcome) -> str:
         """Return where the cells of a count are; '' where they are in sight, of the image that is chosen."""

@@ -40,6 +40,7 @@ OWN_ROWS = ("device", "channel", "channels", "combine", "diameter_px", "diameter
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2
+NO_COUNT = ("—", "no cells counted yet", "")
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -91,6 +92,12 @@ class CountPanel(RegionPanel):
         for label, text in ((self.legend, legend), (self.details, details)):
             label.setText(text)
             label.setVisible(bool(text))
+
+    def show_no_count(self) -> None:
+        """Show that nothing is counted, as before the first count."""
+        self.show_count(*NO_COUNT)
+        for made in (self.correct, self.save):
+            made.setEnabled(False)
 
     def show_family(self, family: Family) -> None:
         """Offer what a model family can give, ticked as most will want it, and the tools that go with it."""
@@ -216,11 +223,9 @@ class CountPanel(RegionPanel):
     def _card(self) -> QFrame:
         card = QFrame()
         card.setObjectName("card")
-        self.number, self.line = QLabel("—"), wrapped_label("no cells counted yet", "line")
+        self.number, self.line = QLabel(), wrapped_label(name="line")
         self.number.setObjectName("number")
         self.legend, self.details = wrapped_label(name="legend"), wrapped_label()
-        self.legend.setVisible(False)
-        self.details.setVisible(False)
         layout = stack(into=card, spacing_px=4)
         layout.setContentsMargins(12, 8, 12, 12)
         for label in (self.number, self.line, self.legend, self.details):
@@ -234,9 +239,8 @@ class CountPanel(RegionPanel):
             "Correct these cells", "Open the annotate panel with this image, these cells and this model."
         )
         self.save = button("Save cells as CSV…", "One row for each cell: place, size, score and class.")
-        for made in (self.correct, self.save):
-            made.setEnabled(False)
-            layout.addWidget(made)
+        fill(layout, self.correct, self.save)
+        self.show_no_count()
         return card
 
     def show_prompted(self, *, is_pending: bool) -> None:

@@ -32,6 +32,7 @@ from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.flow import Page, PageBar, WrappedButton, shortened
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.napari_private import BORDERS
 from cellwright.widgets.shared.panel_area import widen
 from cellwright.widgets.shared.style import (
     MessageLabel,
@@ -51,7 +52,6 @@ OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
 """
-BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
 GROUPINGS = {
     "Nothing": "",
     "Class": "class",

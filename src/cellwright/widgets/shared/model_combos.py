@@ -25,7 +25,7 @@ from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours
 from cellwright.widgets.shared.messages import choose, listen
-from cellwright.widgets.shared.napari_private import preferences, prepare_labels
+from cellwright.widgets.shared.napari_private import DEVICES, preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
 
 CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
@@ -235,12 +235,8 @@ class DeviceComboBox(PanelComboBox):
     def __init__(self) -> None:
         super().__init__("Where the network runs; Auto takes the fastest.")
         self._job: Job | None = None
-        own = preferences().device
-        self._preferred = own
-        entries = [("Auto", "auto")]
-        if own != "auto":
-            entries.append((own, own))
-        self.fill(entries, own)
+        self._preferred = next(one for one in DEVICES.items() if one[1] == preferences().device)
+        self.fill(dict.fromkeys([("Auto", "auto"), self._preferred]), self._preferred[1])
 
     @property
     def device(self) -> str:
@@ -254,8 +250,8 @@ class DeviceComboBox(PanelComboBox):
 
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
-        if self._preferred not in [name for _, name in entries]:
-            entries.append((self._preferred, self._preferred))  # it is not there, as a count will tell
+        if self._preferred[1] not in [name for _, name in entries]:
+            entries.append(self._preferred)  # it is not there, as a count will tell
         self.fill(entries, self.device)
 
     def _on_failed(self, error: Exception) -> None:

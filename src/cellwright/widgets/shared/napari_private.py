@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -40,6 +40,19 @@ NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 END = object()  # of steps
 ENDING = re.compile(r"\*(\.\w+)")  # in what a dialog calls a kind of file
 _batches: set[int] = set()  # lists of layers that are changed in a batch now
+# what the Preferences and the panels call devices and rules for the border
+DEFAULT_MODEL = "Default"
+DEVICES = {
+    "Auto": "auto",
+    "CPU": "cpu",
+    **{f"GPU {number}": f"cuda:{number}" for number in range(8)},
+    "GPU: Apple Metal": "mps",
+}
+BORDERS: dict[str, BorderRule] = {
+    "All cells": "all",
+    "None at the border": "drop",
+    "Two edges only": "two-edges",
+}
 OF_COLOURS = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in"
 
 
@@ -390,7 +403,7 @@ def look_at(viewer: Any, world: NDArray[np.float64]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Where panels begin; the fields are those of ``configurations`` in the manifest."""
+    """Where panels begin; ``configurations`` in the manifest has the words that a user chooses from."""
 
     model: str = ""  # name or folder; empty takes the default of the package
     device: str = "auto"  # where the network runs
@@ -455,4 +468,11 @@ def preferences() -> Preferences:
             page = getattr(get_plugin_settings(PLUGIN), PAGE)
     except (ImportError, KeyError, AttributeError):  # napari before 0.9, or a plugin that is not installed
         return Preferences()
-    return Preferences(**{item.name: getattr(page, item.name) for item in fields(Preferences)})
+    model = "" if page.model == DEFAULT_MODEL else page.model.rpartition(" · ")[2]
+    return Preferences(
+        page.own_model or model,
+        DEVICES[page.device],
+        BORDERS[page.border],
+        page.unit.lower(),
+        page.output_folder,
+    )
