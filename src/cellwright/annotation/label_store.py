@@ -82,7 +82,7 @@ class LabelStore:
         return len(self._boxes)
 
     def numbers(self) -> NDArray[np.int32]:
-        """Return the numbers of all cells, ascending."""
+        """Return the numbers of all cells (N,), ascending."""
         return np.array(sorted(self._boxes), np.int32)
 
     def box_of(self, number: int) -> Box:
@@ -151,7 +151,7 @@ class LabelStore:
         return self.labels[time], box[1:]
 
     def at_one_time(self, points: NumpyLike) -> tuple[int | None, NDArray[np.float64]]:
-        """Return the time point of some points, None without time, and their spatial coordinates."""
+        """Return the time point of points (N, D), None without time, and their spatial coordinates."""
         found = np.atleast_2d(np.asarray(points, float))
         if found.shape[1] != self.labels.ndim:
             raise AnnotationError(

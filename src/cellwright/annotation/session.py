@@ -172,7 +172,7 @@ class AnnotationSession:
         return self.store.metadata
 
     def ids(self) -> NDArray[np.int32]:
-        """Return the numbers of all cells, ascending."""
+        """Return the numbers of all cells (N,), ascending."""
         return self.store.numbers()
 
     @property
@@ -204,7 +204,7 @@ class AnnotationSession:
         return Cells(points, boxes, scores, areas, labels, classes)
 
     def centre_of(self, number: int) -> NDArray[np.float64]:
-        """Return the centre of a cell in pixels, in the axes of the labels."""
+        """Return the centre (D,) of a cell in pixels, in the axes of the labels."""
         box = self.box_of(number)
         pixels = np.argwhere(self.labels[box] == number)
         centre: NDArray[np.float64] = pixels.mean(axis=0) + [part.start for part in box]

@@ -159,7 +159,7 @@ class CellModel:
         return settings.linking() if hasattr(settings, "linking") else LinkSettings()
 
     def flip(self, output: Tensor, axis: int) -> Tensor:
-        """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X.
+        """Return the raw output (B, maps, Y, X) of a flipped image, flipped back; ``axis`` -2 is Y, -1 is X.
 
         Directions (y, x) along the flipped axis change their sign.
         """
@@ -220,7 +220,7 @@ def labels_in(annotation: Annotation, family: str) -> Labels:
 
 
 def boxes_in(annotation: Annotation) -> NDArray[np.float32]:
-    """Return the boxes of an annotation; of points alone, squares as wide as a common nucleus."""
+    """Return the boxes (N, 2, 2) of an annotation; of points alone, squares as wide as a common nucleus."""
     if annotation.boxes is not None:
         return annotation.boxes
     middles = annotation.points + np.float32(0.5)
@@ -229,7 +229,7 @@ def boxes_in(annotation: Annotation) -> NDArray[np.float32]:
 
 
 def known_mean(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of an elementwise loss over the targets that are numbers; 0 when none is."""
+    """Return the mean (scalar) of an elementwise loss over the targets that are numbers; 0 when none is."""
     known = ~targets.isnan()
     losses = loss(output, torch.where(known, targets, 0.0), reduction="none")
     return (losses * known).sum() / known.sum().clamp_min(1)

@@ -68,7 +68,7 @@ class CellCrops:
 
 
 def intensities(kept: Tensor) -> Tensor:
-    """Return kept crops as scaled intensities, float32."""
+    """Return kept crops (N, C, S, S) as scaled intensities, float32."""
     return kept.float() * STEP + LOW
 
 

@@ -175,7 +175,7 @@ def _area(node: JsonValue) -> Shape:
 
 
 def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
-    """Return the outline of an area as rings y, x; ReadError for a line, text, or points."""
+    """Return the outline of an area as rings (N, 2), y and x; ReadError for a line, text, or points."""
     roi = node.value
     if roi.roitype.name not in AREAS or roi.subtype.name not in FLAT:
         shown = JsonValue(f"{roi.roitype.name} {roi.subtype.name}", node.path, node.where)

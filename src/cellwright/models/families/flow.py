@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.layers.blocks import PixelHead, stochastic_depth
+from cellwright.models.layers.blocks import PixelHead, conv_norm, stochastic_depth
 from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.spec import ModelSpec
@@ -25,6 +25,10 @@ from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_fl
 FLOW_SCALE = 5.0  # the network gives five times the unit flow, as in the reference
 MAP_CHANNELS = {"flow": 2, "probability": 1}
 NORM_EPS = 1e-6
+WIDENING = 4  # of the channels between the two layers of a feed-forward
+DROP = 0.1  # probability that the last block is left out in training
+INNER = 256  # channels in which places are compared
+SQUEEZE = 16  # channels for each that tells their weights
 
 SPECS = {
     **trained_specs(
@@ -80,11 +84,12 @@ class Attention(nn.Module):
 class MixFeedForward(nn.Module):
     """Two linear layers with a 3 x 3 depthwise convolution between them, which tells tokens their place."""
 
-    def __init__(self, channels: int, ratio: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels, ratio * channels)
-        self.depthwise = nn.Conv2d(ratio * channels, ratio * channels, 3, padding=1, groups=ratio * channels)
-        self.project = nn.Linear(ratio * channels, channels)
+        wide = WIDENING * channels
+        self.expand = nn.Linear(channels, wide)
+        self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.project = nn.Linear(wide, channels)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Float (B, Y * X, C) -> the same."""
@@ -138,8 +143,7 @@ class TransformerStage(nn.Module):
 class MixTransformer(nn.Module):
     """Mix Transformer: features at stride 4, 8, 16 and 32; b5 unless told otherwise.
 
-    ``depths`` are the blocks at each stride, ``widths`` the channels, multiples of 1, 2, 5 and 8; ``drop`` is
-    the probability to leave out the last block in training.
+    ``depths`` are the blocks at each stride, ``widths`` the channels, multiples of 1, 2, 5 and 8.
     """
 
     def __init__(
@@ -147,11 +151,10 @@ class MixTransformer(nn.Module):
         in_channels: int = 3,
         depths: Sequence[int] = (3, 6, 40, 3),
         widths: Sequence[int] = (64, 128, 320, 512),
-        drop: float = 0.1,
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        drops = iter(torch.linspace(0, drop, sum(depths)).tolist())
+        drops = iter(torch.linspace(0, DROP, sum(depths)).tolist())
         shapes = zip(
             (in_channels, *self.widths[:-1]),
             self.widths,
@@ -184,20 +187,16 @@ class MixTransformer(nn.Module):
 
 def conv_norm_mish(n_in: int, n_out: int, kernel: int = 3) -> nn.Sequential:
     """Return a convolution that keeps the size, batch normalisation and Mish."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(n_out),
-        nn.Mish(inplace=True),
-    )
+    return conv_norm(n_in, n_out, kernel).append(nn.Mish(inplace=True))
 
 
 class PositionAttention(nn.Module):
     """Adds to each place what all places say, weighted by likeness."""
 
-    def __init__(self, channels: int, n_inner: int = 256) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.top = nn.Conv2d(channels, n_inner, 1)
-        self.centre = nn.Conv2d(channels, n_inner, 1)
+        self.top = nn.Conv2d(channels, INNER, 1)
+        self.centre = nn.Conv2d(channels, INNER, 1)
         self.bottom = nn.Conv2d(channels, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -214,9 +213,9 @@ class PositionAttention(nn.Module):
 class ChannelGate(nn.Module):
     """Weight of each channel from its mean over the tile (squeeze and excitation)."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        n_inner = max(1, channels // reduction)
+        n_inner = max(1, channels // SQUEEZE)
         self.layers = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, n_inner, 1),

@@ -10,17 +10,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cellwright.core.errors import AxesError
 
-N_HEADS = 2
+N_HEADS, N_LAYERS = 2, 2  # of attention
 NORM_EPS = 1e-6
 DROP = 0.1
 RELUS = {nn.ReLU: None, nn.ReLU6: 6.0}  # and the most that each lets through
 
 
-def conv_norm(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv_norm(
+    n_in: int, n_out: int, kernel: int = 3, stride: int = 1, *, groups: int = 1, eps: float = 1e-5
+) -> nn.Sequential:
     """Return a convolution that keeps the size (divided by the stride), with batch normalisation."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(n_out)
-    )
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out, eps=eps))
 
 
 def conv_norm_relu(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -215,12 +216,12 @@ class TransformerLayer(nn.Module):
 class MobileViTBlock(nn.Module):
     """Convolutions, attention over all pixels, and a convolution that joins the result with the input."""
 
-    def __init__(self, n_in: int, channels: int, n_layers: int = 2) -> None:
+    def __init__(self, n_in: int, channels: int) -> None:
         super().__init__()
         self.enter = nn.Sequential(
             nn.Conv2d(n_in, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU()
         )
-        self.layers = nn.Sequential(*(TransformerLayer(channels) for _ in range(n_layers)))
+        self.layers = nn.Sequential(*(TransformerLayer(channels) for _ in range(N_LAYERS)))
         self.leave = nn.Sequential(nn.Conv2d(channels, n_in, 1), nn.SiLU())
         self.join = nn.Sequential(nn.Conv2d(2 * n_in, channels, 3, padding=1), nn.SiLU())
 

@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.layers.blocks import stochastic_depth
+from cellwright.models.layers.blocks import conv_norm, stochastic_depth
 
 NORM_EPS = 1e-3
 SQUEEZE = 4  # channels that enter a block, per channel of its gate
+LAST_RATIO = 6  # of the expansion, which is all that is left of the first block after the cut
 DROP = 0.2  # probability that the last block of the whole network would be left out
 
 
@@ -38,7 +39,6 @@ class TrunkPlan(NamedTuple):
     name: str  # of the network, as its authors call it
     stem: int  # channels of the first convolution
     stages: tuple[Stage, ...]  # the stages before the cut
-    last_ratio: int  # of the first block of the next stage nothing but the expansion by this ratio is left
     taps: tuple[int, ...]  # stages (1 is the first) whose first activation is given, beside the last
     n_blocks: int  # of the whole network, which the probability to leave out a block grows over
 
@@ -53,7 +53,6 @@ V2_S = TrunkPlan(
         Stage("mb", 4, 3, 2, 128, 6),
         Stage("mb", 6, 3, 1, 160, 9),
     ),
-    last_ratio=6,
     taps=(),
     n_blocks=40,
 )
@@ -68,7 +67,6 @@ B5 = TrunkPlan(
         Stage("mb", 6, 3, 2, 128, 7),
         Stage("mb", 6, 5, 1, 176, 7),
     ),
-    last_ratio=6,
     taps=(1, 3, 4),
     n_blocks=39,
 )
@@ -90,9 +88,9 @@ class EfficientNetTrunk(nn.Module):
             _Row([Block(stage, *shape, next(drops)) for shape in _shapes(stage, n_in)])
             for stage, n_in in zip(plan.stages, inputs, strict=False)
         )
-        self.last = _conv(inputs[-1], plan.last_ratio * inputs[-1])
+        self.last = _conv(inputs[-1], LAST_RATIO * inputs[-1])
         opened = [plan.stages[tap - 1].ratio * inputs[tap - 1] for tap in plan.taps]
-        self.widths = (*opened, plan.last_ratio * inputs[-1])
+        self.widths = (*opened, LAST_RATIO * inputs[-1])
         self.apply(_start)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -180,10 +178,7 @@ def _conv(
     n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, is_linear: bool = False
 ) -> nn.Sequential:
     """Return a convolution, batch normalisation and, unless it is linear, SiLU."""
-    parts = nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(n_out, eps=NORM_EPS),
-    )
+    parts = conv_norm(n_in, n_out, kernel, stride, groups=groups, eps=NORM_EPS)
     return parts if is_linear else parts.append(nn.SiLU(inplace=True))
 
 

@@ -89,7 +89,7 @@ class Frames:
         return self._take((*(int(i) for i in lead), *window))
 
     def sample(self) -> NDArray[Any]:
-        """Return about a million pixels at most, on a regular grid over all frames."""
+        """Return at most about a million pixels (channels, *lead, Y, X), on a regular grid over all."""
         steps = sample_steps((*self.lead_shape, *self.shape))
         return self._take(tuple(slice(None, None, step) for step in steps))
 

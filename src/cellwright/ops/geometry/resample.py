@@ -61,13 +61,13 @@ class Grid(NamedTuple):
         return new_rows / rows, new_columns / columns
 
     def places(self, axis: int) -> NDArray[np.float64]:
-        """Return where the middles of the pixels after the change lie in the window before it."""
+        """Return where the middles (n,) of the pixels after the change lie in the window before it."""
         span = self.other_window[axis]
         middles = (np.arange(span.start, span.stop) + 0.5) * self.whole[axis] / self.other_whole[axis]
         return np.asarray(middles - self.window[axis].start)
 
     def edges(self, axis: int) -> NDArray[np.float64]:
-        """Return where the pixels after the change begin and end, likewise; none beyond the window."""
+        """Return where the pixels after the change begin and end (n + 1,), likewise; none lies beyond it."""
         span, length = self.other_window[axis], self.window[axis].stop - self.window[axis].start
         edges = np.linspace(0, self.whole[axis], self.other_whole[axis] + 1)[span.start : span.stop + 1]
         return np.asarray((edges - self.window[axis].start).clip(0, length))

@@ -58,7 +58,7 @@ class ColumnFilter:
         return f"{quoted(self.column, COLUMN)}{self.sign}{text}"
 
     def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
-        """Return which rows fulfil it; an empty value (NaN) fulfils only ``!=``.
+        """Return which rows (N,) fulfil it; an empty value (NaN) fulfils only ``!=``.
 
         SettingsError where there is no such column, or its values are of another kind.
         """
@@ -169,7 +169,7 @@ def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> N
 
 
 def kept_rows(table: "pandas.DataFrame", filters: Sequence[ColumnFilter]) -> NDArray[np.bool_]:
-    """Return which rows of a table fulfil all filters (size, score, class, any other column)."""
+    """Return which rows (N,) of a table fulfil all filters (size, score, class, any other column)."""
     kept = np.ones(len(table), bool)
     for one in filters:
         kept &= one.keeps(table)

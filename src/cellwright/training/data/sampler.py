@@ -134,7 +134,7 @@ def appearance(sample: Sample) -> NDArray[np.float64]:
 
 
 def embedding(sample: Sample, encoder: nn.Module) -> NDArray[np.float64]:
-    """Return mean and spread of the encoder's coarsest features over the middle of an image."""
+    """Return mean and spread (2 n,) of the encoder's n coarsest features over the middle of an image."""
     height, width = sample.image.shape[1:]
     top, left = max(0, (height - EMBEDDED_PX) // 2), max(0, (width - EMBEDDED_PX) // 2)
     piece = sample.image[:, top : top + EMBEDDED_PX, left : left + EMBEDDED_PX]
