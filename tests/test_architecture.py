@@ -58,18 +58,19 @@ def part_of(path: Path) -> str:
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:
     """Every imported module, and whether that happens when the importing module itself is imported."""
-    lazy = {
-        id(inner)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(outer)
-        for inner in ast.walk(outer)
-    }
-    found = []
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""] if node.level == 0 else ["RELATIVE"]
-        found += [(name, id(node) not in lazy) for name in names]
+    found: list[tuple[str, bool]] = []
+
+    def look(node: ast.AST, *, at_import: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "" if node.level == 0 else "RELATIVE", at_import))
+        is_later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(node)
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.expr):  # which imports nothing
+                look(child, at_import=at_import and not is_later)
+
+    look(tree, at_import=True)
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tools.release import calibrate_fit
+from tools.release import pictures as drawn_pictures
 from tools.release.calibrate_fit import (
     NO_CELLS,
     PICTURES_WEIGHT,
@@ -47,7 +48,9 @@ def test_planes_are_counted_as_they_are_or_changed(blobs, rng, monkeypatch, orac
 
 
 @pytest.mark.no_cover  # runs none of the package
-def test_pictures_are_always_the_same():
+def test_pictures_are_always_the_same(monkeypatch):
+    monkeypatch.setattr(drawn_pictures, "SIDE_PX", 96)
+    monkeypatch.setattr(drawn_pictures, "ZOOMS", (0.5,))
     first, again = list(pictures()), list(pictures())
     assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(first, again, strict=True))
     assert {one.pixels.dtype for one in first} == {np.dtype(np.uint8)}

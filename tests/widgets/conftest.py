@@ -31,9 +31,11 @@ from cellwright.training.run_folder import Plan, epochs_in
 from cellwright.widgets.annotate import proofread
 from cellwright.widgets.annotate import widget as annotate_module
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.count import point_prompt
 from cellwright.widgets.count import widget as count_widget_module
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results import kept_settings, measuring, page_tools, plot_tool
+from cellwright.widgets.results import widget as results_module
 from cellwright.widgets.shared import jobs, napari_private
 from cellwright.widgets.shared.cells import followers, image_pixels
 from cellwright.widgets.shared.jobs import _TaskWorker
@@ -55,6 +57,10 @@ PAUSES = (  # of a user, after which what was done last is followed
     (page_tools, "COUNT_MS"),
     (page_tools, "TRACK_MS"),
     (plot_tool, "REDRAW_MS"),
+    (kept_corrections, "KEEP_MS"),
+    (proofread, "KEEP_MS"),
+    (point_prompt, "WAIT_MS"),
+    (results_module, "FILL_MS"),
 )
 
 

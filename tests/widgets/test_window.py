@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari import Viewer
+from napari.qt.threading import WorkerBase
 from napari.settings import get_settings
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
@@ -125,9 +126,10 @@ def test_a_closed_widget_leaves_the_viewer_usable(
     qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)  # still running when it goes
     viewer.window.remove_dock_widget(widget)
     widget.deleteLater()
-    qtbot.wait(1500)
-    viewer.add_image(np.zeros((9, 9)))
-    assert len(viewer.layers) >= 2
+    WorkerBase.await_workers(60_000)
+    qtbot.wait(20)  # in which what the count has told would arrive
+    viewer.add_image(np.zeros((9, 9)), name="another")
+    assert [layer.name for layer in viewer.layers] == ["blobs", "another"]
 
 
 def test_panels_of_the_menu_are_tabs_beside_each_other(
