@@ -521,7 +521,7 @@ def flat_cells(monkeypatch):
 
 
 def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, flat_cells):
-    blobs = draw_blobs((96, 30))
+    blobs = draw_blobs((160, 30))
     is_there = np.arange(32) % 13 < 9  # cells of nine slices and four without
     image = Image(blobs.image * is_there[:, np.newaxis, np.newaxis].astype(np.float32), "ZYX")
     whole = run(count_cells(image, small_blocks)).cells
@@ -572,7 +572,7 @@ def test_cells_go_on_in_faint_slices_across_blocks(tmp_path, draw_blobs, small_b
     small_blocks.postprocess = lambda maps, settings: with_faint(
         outlined(maps, settings), maps["probability"][0]
     )
-    blobs = draw_blobs((96, 30))
+    blobs = draw_blobs((160, 30))
     light = np.ones(32, np.float32)
     light[[0, 10, 20, 30]] = 0.46  # a probability of about 0.3
     light[[4, 5, 14, 15, 24, 25]] = 0
