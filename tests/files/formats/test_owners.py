@@ -279,9 +279,7 @@ def test_cells_of_every_version_of_qupath(tmp_path, version, is_collection):
     (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
     assert np.bincount(found.labels.ravel())[1:].tolist() == [100, 100, 100]
     assert [found.class_of(row) for row in range(3)] == ["Tumor", "Tumor", "Stroma"]
-    told = (
-        "2 have a nucleus of their own, which was left out; 1 are regions around detections and were left out"
-    )
+    told = "2 have a nucleus of their own, which was left out; 1 are regions around others and were left out"
     guess = "(40, 50) is the least that holds its cells. Name the image to have its own."
     assert found.notices == (
         f"Of 4 objects in a.geojson {told}.",
@@ -300,7 +298,63 @@ def test_a_region_of_qupath_around_its_detections_is_no_cell(tmp_path):
     (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
     assert np.bincount(found.labels.ravel())[1:].tolist() == [100, 100]
-    assert "1 are regions around detections" in found.notices[0]
+    assert "1 are regions around others" in found.notices[0]
+
+
+def written_discs(path, features):
+    """Features (kind, centre, radius, own properties) as a file of QuPath."""
+    content = []
+    for kind, (y, x), radius, own in features:
+        angles = np.linspace(0, 2 * np.pi, 25)
+        ring = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).tolist()
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        if radius == 0:
+            geometry = {"type": "MultiPoint", "coordinates": [[x, y], [x + 5, y + 5], [x + 9, y]]}
+        content.append({"type": "Feature", "geometry": geometry, "properties": {"objectType": kind, **own}})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": content}))
+
+
+CELLS = [("annotation", (20 + 20 * (k // 4), 20 + 20 * (k % 4)), 6, {}) for k in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("around", "n_left"),
+    [
+        ([("annotation", (45, 50), 80, {})], 12),  # a region around all cells
+        ([("annotation", (45, 50), 80, {}), ("annotation", (45, 50), 85, {})], 12),  # and one around that
+        ([("annotation", (45, 50), 80, {"metadata": {"cell": "7"}})], 13),  # one of ours is a cell
+        ([("annotation", (20, 20), 9, {})], 13),  # a cell around its nucleus
+    ],
+)
+def test_annotations_of_qupath_around_others_are_no_cells(tmp_path, around, n_left):
+    written_discs(tmp_path / "a.geojson", [*around, *CELLS])
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson", Image(np.zeros((200, 200), np.uint8), "YX"))
+    assert len(found) == n_left
+    assert any("regions around others" in told for told in found.notices) == (n_left == 12)
+
+
+def test_a_cell_with_two_nuclei_annotated_in_it_stays(tmp_path):
+    nuclei = [("annotation", (50, x), 6, {}) for x in (40, 60)]
+    written_discs(tmp_path / "a.geojson", [("annotation", (50, 50), 18, {}), *nuclei])
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert len(found) == 3
+
+
+def test_a_large_cell_bent_around_others_stays(tmp_path):
+    written_discs(tmp_path / "a.geojson", CELLS)
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    bent = [[2, 2], [98, 2], [98, 10], [10, 10], [10, 150], [2, 150], [2, 2]]
+    geometry = {"type": "Polygon", "coordinates": [bent]}
+    content["features"].append({"type": "Feature", "geometry": geometry, "properties": {}})
+    (tmp_path / "a.geojson").write_text(json.dumps(content))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert len(found) == 13
+
+
+def test_points_in_a_region_of_qupath_are_the_cells(tmp_path):
+    written_discs(tmp_path / "a.geojson", [("annotation", (45, 50), 40, {}), ("annotation", (45, 50), 0, {})])
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert (found.kind, len(found)) == ("points", 3)
 
 
 def test_coco_mixes_boxes_and_outlines(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
@@ -30,7 +31,8 @@ TYPES_BY_ID = {"PathDetectionObject": "detection", "PathCellObject": "cell"}
 CLASS_KEYS = ("class", "label")  # where programs other than QuPath name a class
 TYPES = ("FeatureCollection", "Feature", "GeometryCollection")
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
-FEWEST_DETECTIONS = 2  # in a region
+FEWEST_INSIDE = 2  # objects in a region
+TIMES_LARGER = 10  # than annotations in it: two nuclei may be annotated in one cell
 
 
 def is_geojson(path: Path) -> bool:
@@ -45,7 +47,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a file: labels from polygons, points from points alone.
 
     A file of QuPath does not tell the size of its image; without ``image`` it is taken to be as small as may
-    be. Lines are left out, and so are annotations that lie around detections.
+    be. Lines are left out, and so are annotations around several detections, points or much smaller ones.
     """
     content = read_json(path)
     annotation = _described(content, path, image)
@@ -55,24 +57,53 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
 
 def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[FileObject]:
-    """Return objects without the annotations that several detections lie in: those are regions, no cells."""
-    types = [_object_type(one.node) for one in objects]
-    spans = [_span(one) for one in objects]
-    middles = [span.mean(axis=0) for kind, span in zip(types, spans, strict=True) if kind in DETECTIONS]
-    if len(middles) < FEWEST_DETECTIONS:
-        return objects
-    table = np.array(middles)
-    kept = []
-    for one, kind, (low, high) in zip(objects, types, spans, strict=True):
-        n_inside = int(((table > low) & (table < high)).all(axis=1).sum())
-        if kind in DETECTIONS or n_inside < FEWEST_DETECTIONS:
-            kept.append(one)
-    notes.note("are regions around detections and were left out", len(objects) - len(kept))
+    """Return objects without annotations that are drawn around others: those are regions, no cells."""
+    places = [_places(one) for one in objects]
+    owners = np.repeat(np.arange(len(objects)), [len(one) for one in places])
+    every = np.concatenate([np.zeros((0, 2)), *places])
+    sizes = np.array([_size(one) for one in objects])
+    is_detected = np.array([_object_type(one.node) in DETECTIONS for one in objects], bool)
+    known: dict[tuple[float, ...], int] = {}
+    planes = np.array([known.setdefault(one.lead, len(known)) for one in objects], np.intp)
+    tree = cKDTree(every)
+
+    def is_region(number: int, one: FileObject) -> bool:
+        if is_detected[number] or one.group is not None or not sizes[number]:  # a group is a cell of ours
+            return False
+        low, high = box_around(_corners(one))
+        near = np.array(tree.query_ball_point((low + high) / 2, (high - low).max() / 2, p=np.inf), np.intp)
+        others = owners[near]
+        is_smaller = (TIMES_LARGER * sizes[others] <= sizes[number]) & (planes[others] == planes[number])
+        near = near[is_detected[others] | is_smaller]
+        return len(near) >= FEWEST_INSIDE and _n_inside(one, every[near]) >= FEWEST_INSIDE
+
+    kept = [one for number, one in enumerate(objects) if not is_region(number, one)]
+    notes.note("are regions around others and were left out", len(objects) - len(kept))
     return kept
 
 
-def _span(one: FileObject) -> NDArray[np.float64]:
-    return box_around(np.concatenate([ring for shape in one.shapes for ring in shape.rings]))
+def _corners(one: FileObject) -> NDArray[np.float64]:
+    return np.concatenate([ring for shape in one.shapes for ring in shape.rings])
+
+
+def _places(one: FileObject) -> NDArray[np.float64]:
+    """Return where an object lies: its points, or the middle of its outline."""
+    if not _size(one):
+        return _corners(one)
+    return box_around(_corners(one)).mean(axis=0, keepdims=True)
+
+
+def _size(one: FileObject) -> float:
+    """Return the area inside the outer rings of an object, 0 of points."""
+    return sum(abs(area(shape.rings[0])) for shape in one.shapes if shape.kind == "area")
+
+
+def _n_inside(one: FileObject, places: NDArray[np.float64]) -> int:
+    """Return how many places lie inside the outlines of an object."""
+    from skimage.measure import points_in_poly  # slow to import
+
+    rings = [ring for shape in one.shapes if shape.kind == "area" for ring in shape.rings]
+    return int(np.logical_xor.reduce([points_in_poly(places, ring) for ring in rings]).sum())
 
 
 def features(content: JsonValue) -> list[JsonValue]:
