@@ -671,6 +671,23 @@ def test_planes_that_an_oib_lacks_are_told(stands_in):
     np.testing.assert_array_equal(image.data, expected)
 
 
+def test_frames_that_an_nd2_lacks_are_told_of_their_position(stands_in):
+    """nd2 makes them dark, as of an acquisition that was stopped, and tells nobody."""
+    offsets = dict.fromkeys((0, 1, 2, 3, 5), 100)
+    told = nd2_file((2, 3, 2, 8, 9), "PZCYX", _rdr=SimpleNamespace(_frame_offsets=offsets))
+    path = stands_in("nd2", "ND2File", ".nd2", **told)
+    path.write_bytes(bytes(1000))
+    first, second = read_images(path)
+    assert first.notices == ()
+    assert second.notices == ("a_1 has 2 of 3 planes; the others are dark here.",)
+
+
+def test_planes_that_a_czi_lacks_are_told(stands_in):
+    blocks = [block for block in czi_blocks(DATA, 0) if block.start[1:3] != (1, 2)]
+    image = read_image(stands_in("czifile", "CziFile", ".czi", **czi_file(blocks, DATA.dtype)))
+    assert image.notices == ("a has 5 of 6 planes; the others are dark here.",)
+
+
 def test_hdf5_of_ilastik_tells_its_axes(stands_in):
     tags = '{"axes": [{"key": "y"}, {"key": "x"}, {"key": "c"}]}'
     one = type("Dataset", (np.ndarray,), {"attrs": {"axistags": tags}, "dims": ()})

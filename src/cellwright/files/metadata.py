@@ -236,6 +236,13 @@ def refuse_bomb(path: Path, shape: Sequence[int], n_bytes: int, n_stored: int, m
         )
 
 
+def missing_planes(name: str, n_there: int, n_planes: int) -> list[str]:
+    """Return a sentence where a file lacks planes of an image, as one whose acquisition was stopped does."""
+    if n_there >= n_planes:
+        return []
+    return [f"{name} has {n_there} of {n_planes} planes; the others are dark here."]
+
+
 def blank(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     """Return an array of zeros that takes no memory: what is known of an image besides its pixels."""
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))

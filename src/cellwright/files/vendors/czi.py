@@ -1,6 +1,7 @@
 """CZI of Zeiss ZEN, by czifile of 2019 or, from Python 3.12, of 2026."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -11,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import ImageMetadata, refuse_bomb, scene_name, seconds_of, sizes_of
+from cellwright.files.metadata import (
+    ImageMetadata,
+    missing_planes,
+    refuse_bomb,
+    scene_name,
+    seconds_of,
+    sizes_of,
+)
 from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, StoredScene, package_for
 from cellwright.ops.geometry.tiles import overlap
 
 MOST_BLOCK_BYTES = 1 << 28  # of a block
 ZSTD, ZSTD_WITH_HEADER = 5, 6  # ways in which blocks are packed
 LZW, OWN_LZW = 2, 1002  # czifile makes pixels of the first as NumPy no longer does
+IN_A_PLANE = "SMYX0"  # axes of scenes, tiles and of what is stored together
 BLOCK_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # by the bytes of a sample
 SEGMENT = Struct("<16sq8x")  # what each part of a file begins with: its name, how many bytes follow
 LONG_HEADER = 3  # bytes before a block that say how its bytes are ordered
@@ -83,10 +92,12 @@ def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
         shape = tuple((ends[own].max(axis=0) - origin).tolist())
         places = starts[own] - origin, ends[own] - origin
         load = partial(_load_blocks, [blocks[n] for n in own], *places, np.dtype(file.dtype))
-        letters = axes.replace("0", "c")  # samples; S are scenes
-        yield StoredScene(
-            scene_name(path, str(number), len(scenes)), letters, shape, np.dtype(file.dtype), metadata, load
-        )
+        letters, name = axes.replace("0", "c"), scene_name(path, str(number), len(scenes))  # samples
+        of_planes = [at for at, axis in enumerate(axes) if axis not in IN_A_PLANE]
+        n_planes = prod(shape[at] for at in of_planes)
+        lacking = missing_planes(name, len(np.unique(starts[own][:, of_planes], axis=0)), n_planes)
+        told = replace(metadata, notices=lacking)
+        yield StoredScene(name, letters, shape, np.dtype(file.dtype), told, load)
 
 
 def _refuse_circles(path: Path) -> None:

@@ -1,9 +1,13 @@
 """ND2 of Nikon NIS-Elements, by nd2."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
@@ -11,6 +15,7 @@ from cellwright.files.metadata import (
     ImageMetadata,
     color_of,
     describe,
+    missing_planes,
     refuse_bomb,
     scene_name,
     seconds_of,
@@ -29,6 +34,7 @@ def read_nd2(path: Path) -> Iterator[Image]:
         _refuse_claims(sizes, file.dtype.itemsize, path)
         channels = [one.channel for one in file.metadata.channels or ()]
         steps, interval_s = _nd2_steps(file), _nd2_interval(file.experiment)
+        is_there = _is_stored(file, sizes)
         pixels = file.to_dask()  # which opens the file again where it is looked at
     told = ImageMetadata(
         steps,
@@ -37,13 +43,27 @@ def read_nd2(path: Path) -> Iterator[Image]:
         frame_interval_s=interval_s,
     )
     axes = "".join(letter.replace("S", "c") for letter in sizes)
-    scenes = [pixels]
+    scenes = [(pixels, is_there)]
     if "P" in axes:  # positions of the stage
         before = (slice(None),) * axes.index("P")
-        scenes = [pixels[(*before, n)] for n in range(sizes["P"])]
-    for n, scene in enumerate(scenes):
+        scenes = [(pixels[(*before, n)], is_there[(*before, n)]) for n in range(sizes["P"])]
+    for n, (scene, stored) in enumerate(scenes):
         index, letters = squeezed(scene.shape, axes.replace("P", ""))
-        yield describe(scene[index], letters, scene_name(path, str(n), len(scenes)), told)
+        name = scene_name(path, str(n), len(scenes))
+        lacking = missing_planes(name, int(stored.sum()), stored.size)
+        yield describe(scene[index], letters, name, replace(told, notices=lacking))
+
+
+def _is_stored(file: Any, sizes: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Return which frames a file has, along the axes before those of a frame; nd2 makes others dark.
+
+    All where nd2 does not keep a list of them, which it shows to nobody.
+    """
+    shape = tuple(n for axis, n in sizes.items() if axis not in IN_A_FRAME)
+    listed = getattr(getattr(file, "_rdr", None), "_frame_offsets", None)
+    if listed is None:
+        return np.ones(shape, bool)
+    return np.isin(np.arange(prod(shape)), list(listed)).reshape(shape)
 
 
 def _refuse_claims(sizes: Mapping[str, int], n_bytes: int, path: Path) -> None:

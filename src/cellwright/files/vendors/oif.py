@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import ImageMetadata, magnitude, refuse_bomb, seconds_of, sizes_of, um_per
+from cellwright.files.metadata import (
+    ImageMetadata,
+    magnitude,
+    missing_planes,
+    refuse_bomb,
+    seconds_of,
+    sizes_of,
+    um_per,
+)
 from cellwright.files.vendors.scenes import MOST_TIMES_STORED, SceneFormat, StoredScene, package_for
 
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
@@ -98,9 +106,7 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     axes = "".join(series.dims) + "YX"
     n_channels = series.shape[axes.index("C")] if "C" in axes else 0
     names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
-    notices = []
-    if len(planes) < prod(series.shape):
-        notices = [f"{path.name} has {len(planes)} of {prod(series.shape)} planes; the others are dark here."]
+    notices = missing_planes(path.name, len(planes), prod(series.shape))
     told = ImageMetadata(sizes, names, notices=notices, frame_interval_s=interval_s)
     yield StoredScene(path.stem, axes, shape, first.dtype, told, partial(_load_plane, file, planes, first))
 
