@@ -246,6 +246,33 @@ def test_new_images_are_counted_while_it_watches(cli, oracle, plate, tmp_path, m
     assert done.out.count("C03_s1") == 1
 
 
+def test_what_changes_while_it_watches_is_counted_anew(cli, oracle, plate, tmp_path, monkeypatch, blobs):
+    """A file that is copied slowly, with a rest longer than between two looks, and one that is replaced."""
+    whole = tmp_path / "whole.tif"
+    tifffile.imwrite(whole, (blobs.image * 200).astype(np.uint8))
+    content, looks = whole.read_bytes(), []
+
+    def wait(_):
+        looks.append(len(looks))
+        if len(looks) == 3:
+            (plate / "C03_s1.tif").write_bytes(content[: len(content) // 2])
+            (plate / "A01_s1.tif").write_bytes(b"no image")
+        if len(looks) == 6:
+            (plate / "C03_s1.tif").write_bytes(content)
+            tifffile.imwrite(plate / "A01_s1.tif", np.zeros((60, 60), np.uint8))
+        if len(looks) == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(count_module.time, "sleep", wait)
+    done = cli("count", plate, "--output", tmp_path / "out", "--watch")
+    counts = pandas.read_csv(tmp_path / "out" / "summary.csv").set_index("image")["count"]
+    assert counts["C03_s1"] == len(blobs)
+    assert counts["A01_s1"] == 0
+    assert done.out.count("C03_s1") == 1
+    assert done.out.count("A01_s1") == 2
+    assert sum("C03_s1" in line for line in done.err.splitlines()) == 1  # that it was cut short
+
+
 def test_a_plate_of_ome_zarr_is_a_folder(cli, oracle, tmp_path, blobs):
     root = zarr.open_group(tmp_path / "screen.zarr", mode="w", zarr_format=2)
     root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}

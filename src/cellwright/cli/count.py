@@ -6,9 +6,10 @@ once, also those that come while it watches.
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -296,18 +297,10 @@ def count_in_folders(
         raise SettingsError("Counting a folder writes its results to another; name it with --output.")
     check_output(output, paths)
     outcomes = _Outcomes(table)
-    facts: dict[Path, FileFacts] = {}
     try:
-        while True:
-            images = _images(paths, output, settings)
-            if settings.watch:  # files that still grow wait for the next look
-                now = {image.path: facts_of(image.path) for image in images}
-                images = tuple(image for image in images if facts.get(image.path) == now[image.path])
-                facts = now
-            outcomes.count(images, output, choices)
-            if not settings.watch:
-                break
-            time.sleep(LOOK_EVERY_S)
+        if settings.watch:
+            _watch(paths, output, choices, settings, outcomes)
+        outcomes.count(list_images(paths, settings.pattern, settings.plate, output), output, choices)
     except KeyboardInterrupt:
         typer.echo("Stopped; the same command goes on where it was.", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -328,18 +321,19 @@ def _refuse_single(choices: CountChoices) -> None:
 
 
 class _Outcomes:
-    """Tells of each image once, however often the folder is looked at."""
+    """Tells of each image once, however often the folder is looked at, and again where it is counted anew."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._told: set[str] = set()
-        self.n_failed = 0
+        self._told: dict[str, str] = {}  # of each image why it failed, '' where it did not
+
+    @property
+    def n_failed(self) -> int:
+        return sum(map(bool, self._told.values()))
 
     def count(self, images: Sequence[ListedImage], output: Path, choices: CountChoices) -> None:
         from cellwright.inference.folder import count_folder
 
-        if all(image.name in self._told for image in images):
-            return
         task = count_folder(
             images,
             output,
@@ -350,16 +344,31 @@ class _Outcomes:
         run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: ImageOutcome) -> None:
-        if outcome.image.name not in self._told:
-            self._told.add(outcome.image.name)
-            self.n_failed += bool(outcome.error)
+        is_news = not outcome.error and not outcome.was_done
+        if is_news or self._told.get(outcome.image.name) != outcome.error:
+            self._told[outcome.image.name] = outcome.error
             self._table.show_outcome(outcome)
 
 
-def _images(paths: Sequence[Path], output: Path, settings: FolderSettings) -> tuple[ListedImage, ...]:
-    try:
-        return list_images(paths, settings.pattern, settings.plate, output)
-    except ReadError:
-        if not settings.watch:
-            raise
-    return ()  # nothing has come yet
+def _watch(
+    paths: Sequence[Path],
+    output: Path,
+    choices: CountChoices,
+    settings: FolderSettings,
+    outcomes: _Outcomes,
+) -> NoReturn:
+    """Count what comes and what changes, until Ctrl-C; files that still grow wait for the next look."""
+    before: dict[Path, FileFacts] = {}
+    counted: dict[Path, FileFacts] = {}
+    while True:
+        images: tuple[ListedImage, ...] = ()
+        with suppress(ReadError):  # nothing has come yet
+            images = list_images(paths, settings.pattern, settings.plate, output)
+        now = {image.path: facts_of(image.path) for image in images}
+        images = tuple(image for image in images if before.get(image.path) == now[image.path])
+        there = {image.path: now[image.path] for image in images}
+        if images and there != counted:
+            outcomes.count(images, output, choices)
+            counted = there
+        before = now
+        time.sleep(LOOK_EVERY_S)
