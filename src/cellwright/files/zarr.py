@@ -449,17 +449,22 @@ def open_levels(folder: Path) -> list[ArrayLike]:
 
 
 def missing_chunks(array: ArrayLike) -> str:
-    """Return a sentence where chunks of a Zarr array are not in its store on disk, else ``""``.
+    """Return a sentence where chunks of a Zarr array, or shards, are not in its store on disk, else ``""``.
 
     By the standard what is missing has the fill value.
     """
     if not hasattr(array, "nchunks_initialized") or address_of(str(getattr(array, "store", ""))):
         return ""
-    n_missing = array.nchunks - array.nchunks_initialized
+    called, sides = "chunks", array.chunks
+    if array.shards:
+        called, sides = "shards", array.shards
+    n_in_each = prod(side // chunk for side, chunk in zip(sides, array.chunks, strict=True))
+    n_whole = prod(ceil(n / side) for n, side in zip(array.shape, sides, strict=True))
+    n_missing = n_whole - array.nchunks_initialized // n_in_each
     if not n_missing:
         return ""
     return (
-        f"{n_missing} of the {array.nchunks} chunks of the image are not in its store and were taken as "
+        f"{n_missing} of the {n_whole} {called} of the image are not in its store and were taken as "
         "empty, as the standard says. If there should be cells, copy the image again."
     )
 

@@ -57,6 +57,22 @@ def test_axes_size_and_channels_are_kept(tmp_path):
     assert (image.axes, image.pixel_size_um) == ("ZYX", (2.0, 0.5, 0.25))
 
 
+@pytest.mark.parametrize("shards", [None, (16, 16)])
+def test_chunks_that_a_store_lacks_are_told(tmp_path, told, shards):
+    """Of a pyramid that is no multiple of its chunks and shards."""
+    for name in ("whole", "part"):
+        store = zarr.open_group(tmp_path / f"{name}.zarr", mode="w", zarr_format=3)
+        array = store.create_array("0", shape=(40, 20), chunks=(8, 8), shards=shards, dtype="u1")
+        array[...] = 1 + grey(40, 20) // 2
+        store.attrs["ome"] = {"multiscales": [{"datasets": [{"path": "0"}], "axes": ["y", "x"]}]}
+    (tmp_path / "part.zarr" / "0" / "c" / "0" / "1").unlink()
+    opened(tmp_path / "whole.zarr")
+    assert told == []
+    opened(tmp_path / "part.zarr")
+    (sentence,) = told
+    assert sentence.startswith("1 of the 15 chunks" if shards is None else "1 of the 6 shards")
+
+
 def test_channels_without_colours_of_their_own_can_be_told_apart(tmp_path, told):
     tifffile.imwrite(tmp_path / "a.ome.tif", grey(5, 20, 30), ome=True, photometric="minisblack")
     assert len({layer.colormap.name for layer in opened(tmp_path / "a.ome.tif")} - {"gray"}) == 5

@@ -23,7 +23,7 @@ from cellwright.core.errors import CellwrightError, ReadError
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.images import describe_images, image_names, read_image, read_images
 from cellwright.files.metadata import FilePart, blank, guess_notice
-from cellwright.files.zarr import address_of, is_zarr
+from cellwright.files.zarr import address_of, is_zarr, missing_chunks
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
@@ -101,7 +101,8 @@ def _layers_in(path: str, notices: dict[str, None]) -> list[LayerData]:
 def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> list[LayerData]:
     layers: list[LayerData] = []
     for image in images:
-        notices.update(dict.fromkeys(image.notices))
+        told = filter(None, (*image.notices, missing_chunks(image.data)))  # which a layer does not tell
+        notices.update(dict.fromkeys(told))
         layers += layers_of(image)
     layers += _labels_inside(path, notices)
     if any(not isinstance(image.data, np.ndarray) for image in images):
