@@ -368,6 +368,31 @@ def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blo
     assert run(count_streamed(job)).result.count == len(blobs)
 
 
+@pytest.mark.parametrize("axes", ["YX", "TYX", "CYX"])
+def test_another_array_of_the_same_size_is_counted_anew(tmp_path, draw_blobs, small_blocks, axes):
+    """An array of no file is known by its name and size alone, which another one may have."""
+    pixels = np.stack([draw_blobs((300, 280)).image for _ in range(2)])
+    first, second = pixels, pixels[::-1]
+    if axes == "YX":
+        first, second = pixels
+    with closing(count_streamed(job_of(Image(first, axes), tmp_path / "out", small_blocks))) as task:
+        while not list((tmp_path / "out" / "image.parts").glob("*.csv")):
+            next(task)
+    other = Image(second, axes)
+    run(count_streamed(job_of(other, tmp_path / "out", small_blocks)))
+    assert same_cells(read(tmp_path / "out")[0], run(count_cells(other, small_blocks)).cells.labels)
+
+
+def test_an_array_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, small_blocks):
+    pixels = draw_blobs((300, 280)).image.copy()
+    with closing(count_streamed(job_of(Image(pixels, "YX"), tmp_path, small_blocks))) as task:
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+        pixels[100:] = 0
+        with pytest.raises(ReadError, match="image was changed while it was counted"):
+            run(task)
+
+
 def test_a_file_that_changes_while_it_is_counted_is_told(tmp_path, draw_blobs, small_blocks):
     store = zarr.create_array(tmp_path / "field.zarr", data=draw_blobs((150, 140)).image, chunks=(64, 64))
     job = job_of(tmp_path / "field.zarr", tmp_path / "out", small_blocks)

@@ -73,7 +73,26 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert str(in_files) in widget.panel.details.text().replace("\u200b", "")
     assert not widget.panel.save.isEnabled()
     assert not widget.panel.correct.isEnabled()
-    assert len(pd.read_csv(in_files / "blobs.cells.csv")) == len(blobs)
+    (table,) = in_files.glob("blobs~*.cells.csv")  # of no file, it is told from others that are called so
+    assert len(pd.read_csv(table)) == len(blobs)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_another_image_that_is_called_the_same_leaves_the_cells_of_the_first(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot
+) -> None:
+    told: list[Any] = []
+    widget.model.whole_counted.connect(told.append)
+    for n, pixels in enumerate((blobs.image, blobs.image[::-1].copy()), start=1):
+        layer = viewer.add_image(pixels, name="field")
+        viewer.layers.selection.active = layer
+        widget.panel.count.click()
+        qtbot.waitUntil(lambda n=n: len(told) == n and not widget.jobs.is_busy, timeout=60_000)
+        qtbot.waitUntil(lambda: isinstance(viewer.layers[-1], Labels), timeout=5000)
+        layer.name = f"before {n}"
+    first, second = (layer for layer in viewer.layers if isinstance(layer, Labels))
+    np.testing.assert_array_equal(np.asarray(first.data[0]) > 0, blobs.labels > 0)
+    np.testing.assert_array_equal(np.asarray(second.data[0]) > 0, blobs.labels[::-1] > 0)
 
 
 def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(

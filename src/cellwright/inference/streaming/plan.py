@@ -10,6 +10,7 @@ from itertools import product
 from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from zlib import crc32
 
 import numpy as np
 
@@ -47,6 +48,7 @@ FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
 PLAN = "plan.json"  # among the parts
 PLAN_VERSION = 2  # another one where blocks are cut, counted or kept in another way
 COMPARED_PX = 64  # side of a window in which a smaller copy is compared with the image
+MARKED = 8  # of these windows along each side tell an image from others
 LEAST_ALIKE = 0.2  # correlation of these windows: of noise alone, thinned out four times, it is 0.25
 MOST_LABELS = np.iinfo(np.int32).max
 
@@ -136,6 +138,8 @@ class StreamJob:
             "settings": asdict(self.settings),
             "engine": self.recipe.engine.facts,
         }
+        if isinstance(self.source, Image):  # it may be of no file, or changed since it was read
+            facts["pixels"] = mark_of_pixels(image)
         if image.source and not address_of(image.source):
             facts["file"] = facts_of(Path(image.source))
         if image.source_files:
@@ -263,6 +267,20 @@ class StreamFiles(NamedTuple):
     def table(self, ending: str) -> Path:
         """Return a table of the results."""
         return self.output / f"{self.name}.cells.{ending}"
+
+
+def mark_of_pixels(image: Image) -> int:
+    """Return a checksum of windows all over an image, by which it is told from others of its size."""
+    lengths = image.lengths
+    starts = [np.linspace(0, max(0, lengths[axis] - COMPARED_PX), MARKED).astype(int) for axis in "YX"]
+    mark = 0
+    for number, corner in enumerate(product(*starts)):
+        window: dict[str, Any] = {axis: n * number // MARKED**2 for axis, n in lengths.items()}
+        for axis, start in zip("YX", corner, strict=True):
+            window[axis] = slice(start, start + COMPARED_PX)
+        pixels = image.read(tuple(window[axis] for axis in image.axes))
+        mark = crc32(np.ascontiguousarray(pixels), mark)
+    return mark
 
 
 def tell(path: Path, notice: str) -> None:
