@@ -177,6 +177,41 @@ def test_every_image_of_a_file_is_counted(images, tmp_path):
     }
 
 
+def test_a_run_that_is_stopped_leaves_no_table_of_other_settings(images, tmp_path):
+    out, report = tmp_path / "out", tmp_path / "report.html"
+    count(images, out, BrightPixels(report=report))
+    tifffile.imwrite(images / "new.tif", np.ones((8, 9), np.uint8))
+    for fingerprint, is_left in (("1", True), ("2", False)):
+        counter = BrightPixels(fingerprint, report=report)
+        task = count_folder(list_images([images]), out, counter, on_outcome=lambda _: None)
+        with closing(task):
+            while not counter.seen:
+                next(task)
+        assert (out / "cells.parquet").exists() == report.exists() == is_left
+
+
+def test_an_earlier_run_is_shown_as_its_summary_tells(images, tmp_path):
+    """Not images that are gone, nor the count of a file that is damaged now."""
+    out = tmp_path / "out"
+    count(images, out, BrightPixels())
+    (images / "0.tif").rename(images / "renamed.tif")
+    (images / "2.tif").write_bytes(b"damaged")
+    outcomes = count(images, out, BrightPixels())
+    kept = {one.image.name: one for one in read_outcomes(out)}
+    assert kept.keys() == outcomes.keys() == set(pandas.read_csv(out / "summary.csv")["image"])
+    assert kept["2"].error == outcomes["2"].error != ""
+    tifffile.imwrite(images / "4.tif", np.ones((8, 9), np.uint8))
+    (out / "summary.csv").rename(out / "before.csv")
+    count(images, out, BrightPixels())
+    (out / "before.csv").rename(out / "summary.csv")  # as after a run that was killed
+    os.utime(out / "summary.csv", ns=(0, outcomes_at(out, "4") - 1))
+    assert {"4", "renamed"} <= {one.image.name for one in read_outcomes(out)}
+
+
+def outcomes_at(output, name):
+    return (output / ".cellwright" / f"{name}.json").stat().st_mtime_ns
+
+
 def test_what_changes_while_it_is_counted_is_not_taken_for_done(images, tmp_path):
     class Disturbed(BrightPixels):
         def count(self, image, name):

@@ -29,6 +29,7 @@ from cellwright.files.folders.results import (
     Made,
     check_there,
     clear_parts,
+    forget_tables,
     join_tables,
     mark_done,
     mark_parts,
@@ -47,6 +48,8 @@ from cellwright.files.folders.written import (
     changed_meanwhile,
     facts_of,
     mark_in,
+    mark_of,
+    read_mark,
     replacing,
 )
 from cellwright.files.images import read_images
@@ -163,7 +166,10 @@ def _find_done(
     choices: CountChoices,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[dict[int, list[ImageOutcome]]]:
-    """Return the outcomes of the images that need not be counted, by their place in the list."""
+    """Return the outcomes of the images that need not be counted, by their place in the list.
+
+    Where others were counted in another way, the tables that tell of that are removed.
+    """
     known = {}
     for index, image in enumerate(images):
         if index % LOOK_EVERY == 0:
@@ -173,6 +179,9 @@ def _find_done(
             known[index] = list(found)
         for outcome in found:
             on_outcome(outcome)
+    left = [image for index, image in enumerate(images) if index not in known]
+    if any(read_mark(mark_of(image.name, output)) for image in left):
+        forget_tables(output, choices.report)
     return known
 
 

@@ -179,14 +179,21 @@ def _write_mark(image: ListedImage, output: Path, made: Made, facts: Mapping[str
 
 
 def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
-    """Return what earlier runs found and left in a folder, by name; whether still so is not looked at."""
+    """Return what the summary of a folder tells of, and what was done since, by name.
+
+    Whether it is still so is not looked at. What runs before the last one counted, with other settings or
+    among other images, stays in its files and is not told.
+    """
     found = {}
+    rows, summed_ns = _rows_of_summary(output), facts_of(output / SUMMARY).changed_ns
     for path in sorted((output / KEPT).rglob("*.json")):
         kept = read_mark(path)
-        if "row" in kept:
+        told = rows.get(str(kept.get("name")), {"error": "not told"} if rows else {})
+        is_told = not told.get("error") or facts_of(path).changed_ns >= summed_ns
+        if "row" in kept and is_told:
             image = listed_in(kept)
             found[image.name] = ImageOutcome(image, kept["row"], was_done=True)
-    for name, row in _rows_of_summary(output).items():
+    for name, row in rows.items():
         if row.get("error"):
             found.setdefault(name, _failed_in(row))
     return tuple(found[name] for name in sorted(found))
@@ -304,6 +311,12 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
             table = rows.reindex(columns=list(kinds)).astype(kinds)
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+
+
+def forget_tables(output: Path, report: Path | None) -> None:
+    """Remove what tells of all images but the summary: a run that is stopped would leave it as it was."""
+    for path in filter(None, (output / ALL_CELLS, report)):
+        _remove(path)
 
 
 def _parts_of_tables(output: Path, names: Sequence[str]) -> Iterator[tuple[str, "pandas.DataFrame"]]:
