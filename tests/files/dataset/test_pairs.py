@@ -64,6 +64,31 @@ def test_folders_of_images_and_masks(tmp_path, masks, ending):
         np.testing.assert_array_equal(labels, squares())
 
 
+def test_it_is_told_how_cells_were_read(tmp_path):
+    """Of masks of one value, whose touching cells are one, and of masks with grey edges, which are none."""
+    write_images(tmp_path, "abcde")
+    write_masks(tmp_path, "abc", "_mask", squares() > 0)
+    grey = (squares() > 0) * 255 - np.arange(40)[:, np.newaxis] % 8 * 20
+    write_masks(tmp_path, "d", "_mask", np.where(squares() > 0, grey, 0))
+    write_masks(tmp_path, "e", "_mask", squares())
+    dataset = read_dataset(tmp_path)
+    assert labels_of(dataset)[0].max() == 3
+    told = {item.name: item.notices() for item in dataset.items}
+    assert told["a"][0].startswith("a_mask.tif is a mask of one value: its pieces are taken for cells")
+    assert "each number is taken for one cell" in told["d"][0]
+    assert told["e"] == ()
+    warnings = [one.text for one in run(inspect(dataset, SPECS["small"])).warnings if one.code == "read"]
+    assert len(warnings) == 4
+    assert warnings[-1] == "The same holds for 1 more image."
+
+
+def test_one_cell_alone_is_no_mask(tmp_path):
+    write_images(tmp_path, "a")
+    write_masks(tmp_path, "a", "_mask", squares(n=1))
+    (item,) = read_dataset(tmp_path).items
+    assert item.notices() == ()
+
+
 def test_files_of_cellpose(tmp_path):
     write_images(tmp_path, "ab")
     for name in "ab":

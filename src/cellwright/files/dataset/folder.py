@@ -128,6 +128,10 @@ class Item:
         plane = (shape[0], shape[1])
         return image, read_cells(self.truth_path, plane, self.classes, is_complete=self.is_complete)
 
+    def notices(self) -> tuple[str, ...]:
+        """Return what the user should know of how the cells were read; reads them."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class PairedItem(Item):
@@ -153,26 +157,41 @@ class PairedItem(Item):
 
         A mask of one value is taken apart into the pieces that do not touch.
         """
-        image, path = self.image(), self.truth_path
-        if path.suffix == ".json":
-            (found,) = chosen(path, _annotations(path), image)
-        else:
-            (found,) = recognise(path).read(path, image)
+        image = self.image()
+        found = self._truth(image)
         if not len(found):
             raise ReadError(
-                f"{path.name} holds no cell of {image.name!r}. Draw its cells, or move the image out of "
-                "the folder."
+                f"{self.truth_path.name} holds no cell of {image.name!r}. Draw its cells, or move the image "
+                "out of the folder."
             )
         if found.labels is not None:
-            labels, axes = found.labels, image.label_axes
-            if len(found) == 1:
-                pieces = [ndimage.label(frame)[0] for frame in each_frame(labels, axes)]
-                labels = np.stack(pieces).reshape(labels.shape)
-            return image, relabel_frames(labels, axes)
+            return image, relabel_frames(found.labels, image.label_axes)
         found = found.with_boxes()
         height, width = image.label_shape[-2:]
         assert found.points is not None
         return image, Annotation((height, width), found.points, found.boxes, is_complete=False)
+
+    def notices(self) -> tuple[str, ...]:
+        """Return what the user should know of how the cells were read; reads them."""
+        return self._truth(self.image()).notices
+
+    def _truth(self, image: Image) -> ImageAnnotation:
+        """Return the cells of the image as its file tells, those of a mask of one value apart."""
+        path = self.truth_path
+        if path.suffix == ".json":
+            (found,) = chosen(path, _annotations(path), image)
+        else:
+            (found,) = recognise(path).read(path, image)
+        if found.labels is None or len(found) != 1:
+            return found
+        pieces = [ndimage.label(frame)[0] for frame in each_frame(found.labels, image.label_axes)]
+        if max(int(frame.max()) for frame in pieces) == 1:
+            return found
+        told = (
+            f"{path.name} is a mask of one value: its pieces are taken for cells, and those that touch for "
+            "one. Number the cells one by one if some do."
+        )
+        return replace(found, labels=np.stack(pieces).reshape(found.labels.shape), notices=(told,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the mor
 FAR = 2.0  # times beyond the diameters a model was made for
 PIECES = 4  # connected pieces of the only label of an image that make it a mask
 FEW_CELLS = 12
+MOST_TOLD = 3  # images of which it is told how their cells were read
 SEVERAL_CHANNELS = (
     "Of {} with several channels ({}) the first is learned from; others teach nothing. Save the channel to "
     "learn from alone."
@@ -85,6 +86,7 @@ class _Seen:
     masks: list[str] = field(default_factory=list)
     several_channels: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
 
 def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
@@ -136,6 +138,7 @@ def _read(seen: _Seen, item: Item) -> None:
     try:
         image, truth = item.annotated()
         notice = frames(image).notice
+        seen.told += item.notices()
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
@@ -201,6 +204,11 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
         )
         return
+    told = [*train.told, *validation.told]
+    for text in told[:MOST_TOLD]:
+        yield Warning("read", text)
+    if len(told) > MOST_TOLD:
+        yield Warning("read", f"The same holds for {n_of(len(told) - MOST_TOLD, 'more image')}.")
     for name in (*train.masks, *validation.masks):
         yield Warning(
             "one-label",
