@@ -35,7 +35,7 @@ def test_models_are_compared_where_the_cells_are_known(cli, dataset, tmp_path):
 def test_images_beside_their_masks_are_compared(cli, dataset):
     (dataset / "meta.json").unlink()
     code, out, err = cli("compare", dataset, "--split", "all", "--model", "one", "--model", "two")
-    assert (code, "1 images were found" in err) == (0, True), err
+    assert (code, "1 image found" in err) == (0, True), err
     assert out.splitlines()[0].endswith("F1 1.000")
 
 

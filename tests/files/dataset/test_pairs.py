@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image as Picture
 
 from cellwright.core.data import Annotation
 from cellwright.core.errors import ReadError
@@ -80,6 +81,28 @@ def test_it_is_told_how_cells_were_read(tmp_path):
     warnings = [one.text for one in run(inspect(dataset, SPECS["small"])).warnings if one.code == "read"]
     assert len(warnings) == 4
     assert warnings[-1] == "The same holds for 1 more image."
+
+
+def test_folders_may_have_capitals(tmp_path):
+    write_images(tmp_path / "Train" / "Images", "ab")
+    write_masks(tmp_path / "Train" / "Masks", "ab")
+    write_images(tmp_path / "VAL" / "images", "c")
+    write_masks(tmp_path / "VAL" / "labels", "c")
+    dataset = read_dataset(tmp_path)
+    assert [(item.name, item.split) for item in dataset.items] == [
+        ("a", "train"),
+        ("b", "train"),
+        ("c", "val"),
+    ]
+    assert "3 images found: Train/Images/a.tif with Train/Masks/a.tif" in dataset.notice
+
+
+def test_masks_that_jpeg_has_changed_are_refused(tmp_path):
+    write_images(tmp_path, "a")
+    Picture.fromarray((255 * (squares() > 0)).astype(np.uint8)).save(tmp_path / "a_mask.jpg")
+    (item,) = read_dataset(tmp_path).items
+    with pytest.raises(ReadError, match=r"a_mask\.jpg is a JPEG, which changes values"):
+        item.annotated()
 
 
 def test_one_cell_alone_is_no_mask(tmp_path):

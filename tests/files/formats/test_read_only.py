@@ -135,7 +135,12 @@ def test_label_images_of_any_kind(tmp_path, draw_marks):
         np.testing.assert_array_equal(found.labels, marks.labels)
         (alone,) = recognise(tmp_path / name).read(tmp_path / name)
         assert alone.name == "drawn"
-    Picture.fromarray(np.zeros((37, 46, 3), np.uint8)).save(tmp_path / "rgb.png")
+    grey = np.repeat(labels[..., np.newaxis], 3, axis=-1).astype(np.uint8)
+    Picture.fromarray(grey).save(tmp_path / "rgb.png")  # as many programs save grey
+    (found,) = recognise(tmp_path / "rgb.png").read(tmp_path / "rgb.png", marks.image)
+    np.testing.assert_array_equal(found.labels, marks.labels)
+    grey[3, 4, 1] += 1
+    Picture.fromarray(grey).save(tmp_path / "rgb.png")
     with pytest.raises(ReadError, match="without colours"):
         recognise(tmp_path / "rgb.png").read(tmp_path / "rgb.png")
 

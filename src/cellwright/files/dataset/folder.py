@@ -41,7 +41,7 @@ from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
 from cellwright.core.errors import ReadError, WriteError, repeated
-from cellwright.core.words import few
+from cellwright.core.words import few, n_of
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
@@ -51,6 +51,7 @@ from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, each_frame, relabel_frames
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
+LOSSY = (".jpg", ".jpeg")
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 IMAGE_FOLDERS, MASK_FOLDERS = ("images", "image", "imgs"), ("masks", "labels", "mask", "label")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -178,6 +179,11 @@ class PairedItem(Item):
     def _truth(self, image: Image) -> ImageAnnotation:
         """Return the cells of the image as its file tells, those of a mask of one value apart."""
         path = self.truth_path
+        if path.suffix.lower() in LOSSY:
+            raise ReadError(
+                f"The cells of {image.name!r} must be numbered exactly; {path.name} is a JPEG, which changes "
+                "values. Save it as PNG or TIFF from what it was made of."
+            )
         if path.suffix == ".json":
             (found,) = chosen(path, _annotations(path), image)
         else:
@@ -293,7 +299,7 @@ def _paired(folder: Path) -> Dataset:
             f"Expected a dataset folder, of images and masks with or without meta.json, at {folder}; there "
             "is none. Check the path."
         )
-    given = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+    given = {name: inside for name in SPLITS if (inside := _first(folder, (name,))) is not None}
     lacking: list[str] = []
     if given:
         items = [item for name, part in given.items() for item in _in_folder(part, SPLITS[name], lacking)]
@@ -301,8 +307,10 @@ def _paired(folder: Path) -> Dataset:
     else:
         items, how = _divided(_in_folder(folder, "train", lacking))
     _refuse_twins([item.name for item in items])
-    example = f"{items[0].image_path.name} with {items[0].truth_path.name}"
-    notice = f"Without meta.json, {len(items)} images were found ({example}). {how}."
+    image, truth = (
+        path.relative_to(folder).as_posix() for path in (items[0].image_path, items[0].truth_path)
+    )
+    notice = f"Without meta.json, {n_of(len(items), 'image')} found: {image} with {truth}. {how}."
     if lacking:
         notice += f" Listed in COCO, but without an image: {few(lacking)}."
     return Dataset(folder, tuple(items), notice)
@@ -399,7 +407,9 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+    """Return the first of these folders that is there, whatever its capitals."""
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _coco_file(folder: Path) -> Path | None:

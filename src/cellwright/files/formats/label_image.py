@@ -38,13 +38,13 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         plain = replace(found, data=blank(found.shape, np.uint8))
         return read_overlay(path, rois, plain if image is None else image)
     if "C" in found.axes:
-        at = found.axes.index("C")
-        if found.shape[at] != 1:
+        channels = np.moveaxis(found.read(), found.axes.index("C"), 0)
+        if (channels[1:] != channels[0]).any():  # labels may be saved as grey in three colours
             raise ReadError(
-                f"The axes of {path} must be those of labels, without colours; got {found.axes!r}. Choose "
-                "the labels of one channel."
+                f"The pixels of {path} must be labels, without colours; got {found.axes!r}. Choose the "
+                "labels of one channel."
             )
-        found = replace(found, data=found.read().take(0, at), axes=found.label_axes)
+        found = replace(found, data=channels[0], axes=found.label_axes)
     annotation = labels_of(path, "The content", found.read(), found.axes, _name_of(path))
     assert annotation.labels is not None
     told = pieces_notice(annotation.labels, path.name)
