@@ -30,7 +30,7 @@ from cellwright.inference.image_count import counted_task
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_task
-from cellwright.widgets.folder.view import SCROLL_BAR_PX, FolderView, Gallery, help_of
+from cellwright.widgets.folder.view import PICTURE_PX, SCROLL_BAR_PX, FolderView, Gallery, help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.edited_layers import mark_edited
 from cellwright.widgets.shared.layer_factory import write_classes
@@ -748,6 +748,8 @@ def test_pictures_stand_in_two_columns_in_the_narrowest_panel(qtbot: QtBot, tmp_
     assert view.gallery.viewport().width() - places[1].right() < SCROLL_BAR_PX
     assert all(one.right() < view.gallery.viewport().width() for one in places)
     assert view.gallery.horizontalScrollBar().maximum() == 0
+    lines = view.gallery.fontMetrics().lineSpacing()
+    assert {one.height() - PICTURE_PX >= 4 * lines for one in places} == {True}  # the second name takes two
 
 
 def test_pictures_leave_room_for_their_text_at_any_font(qtbot: QtBot) -> None:

@@ -306,6 +306,7 @@ class OutcomeList(QAbstractListModel):
         super().__init__(parent)
         self._outcomes: Sequence[ImageOutcome] = ()
         self._output = Path()
+        self.size = QSize()  # of each picture with its text
         self._picture_of = lru_cache(MOST_KEPT)(_squared)
 
     def set_outcomes(self, outcomes: Sequence[ImageOutcome], output: Path) -> None:
@@ -332,6 +333,8 @@ class OutcomeList(QAbstractListModel):
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:
             return help_of(outcome)
+        if role == Qt.ItemDataRole.SizeHintRole:
+            return self.size  # else all had the size of the first one, whose name may be short
         if role in WARNED and outcome.row.get("fit", 1.0) < WARN_BELOW:
             return QColor(WARNED[Qt.ItemDataRole(role)])
         return None
@@ -380,7 +383,9 @@ class Gallery(QListView):
         wanted = max(PICTURE_PX, LEAST_LINE * metrics.averageCharWidth()) + MARGIN_PX
         n_columns = max(around // wanted, 1)
         height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing()
-        self.setGridSize(QSize(max(around // n_columns, PICTURE_PX), height + MARGIN_PX))
+        width = max(around // n_columns, PICTURE_PX)
+        self.outcomes.size = QSize(width - MARGIN_PX, height)
+        self.setGridSize(QSize(width, height + MARGIN_PX))
 
     def show_outcomes(self, outcomes: Sequence[ImageOutcome], output: Path) -> None:
         """Show images; the place in the list and what is chosen stay."""
