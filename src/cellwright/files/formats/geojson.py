@@ -90,7 +90,8 @@ def _places(one: FileObject) -> NDArray[np.float64]:
     """Return where an object lies: its points, or the middle of its outline."""
     if not _size(one):
         return _corners(one)
-    return box_around(_corners(one)).mean(axis=0, keepdims=True)
+    middle: NDArray[np.float64] = box_around(_corners(one)).mean(axis=0, keepdims=True)
+    return middle
 
 
 def _size(one: FileObject) -> float:

@@ -46,7 +46,8 @@ def read_nd2(path: Path) -> Iterator[Image]:
     scenes = [(pixels, is_there)]
     if "P" in axes:  # positions of the stage
         before = (slice(None),) * axes.index("P")
-        scenes = [(pixels[(*before, n)], is_there[(*before, n)]) for n in range(sizes["P"])]
+        places: list[Any] = [(*before, n) for n in range(sizes["P"])]
+        scenes = [(pixels[place], is_there[place]) for place in places]
     for n, (scene, stored) in enumerate(scenes):
         index, letters = squeezed(scene.shape, axes.replace("P", ""))
         name = scene_name(path, str(n), len(scenes))

@@ -279,7 +279,7 @@ def mark_of_pixels(image: Image) -> int:
         for axis, start in zip("YX", corner, strict=True):
             window[axis] = slice(start, start + COMPARED_PX)
         pixels = image.read(tuple(window[axis] for axis in image.axes))
-        mark = crc32(np.ascontiguousarray(pixels), mark)
+        mark = crc32(pixels.tobytes(), mark)
     return mark
 
 
