@@ -17,12 +17,12 @@ from cellwright.files.json_value import NO_JSON
 from cellwright.files.metadata import with_axes
 from cellwright.files.regions import read_label_image
 from cellwright.ops.measure.cells_table import class_names, places_of
+from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.measurement import result_of_labels
 
 if TYPE_CHECKING:
     import pandas
 
-SIZES = ("area_px", "volume_px")
 ENDINGS = ("json", "density.tif", "cells.csv", "labels.tif")
 
 
@@ -83,7 +83,7 @@ def read_result(
 def _told_columns(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[Any]]:
     """Return the columns of :class:`Cells` that the table tells; cells made by hand have a score of 1."""
     columns: dict[str, NDArray[Any]] = {"scores": table["score"].fillna(1.0).to_numpy(np.float32)}
-    for name in SIZES:
+    for name in PIXEL_COUNTS:
         if name in table:
             columns["areas"] = table[name].to_numpy(np.float32)
     if "class" in table:

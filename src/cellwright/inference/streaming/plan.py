@@ -225,36 +225,16 @@ class Kept(StrEnum):
     SELECTED = "selected.csv"  # its measured table without the cells that do not count
 
 
-class StreamFiles(NamedTuple):
+class StreamFiles:
     """Where the files of an image are."""
 
-    output: Path
-    name: str
-
-    @property
-    def parts(self) -> Path:
-        """Folder of what is needed to go on; gone once all is done."""
-        return self.output / f"{self.name}.parts"
-
-    @property
-    def labels(self) -> Path:
-        """The labels of the cells."""
-        return self.output / f"{self.name}.labels.zarr"
-
-    @property
-    def faint(self) -> Path:
-        """Where cells of neighbouring slices may go on, of a model that tells that."""
-        return self.parts / "faint.zarr"
-
-    @property
-    def density(self) -> Path:
-        """Cells per pixel, of a model that tells no single cells."""
-        return self.output / f"{self.name}.density.zarr"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a program counts the image."""
-        return self.output / f".{self.name}.lock"
+    def __init__(self, output: Path, name: str) -> None:
+        self.output, self.name = output, name
+        self.parts = output / f"{name}.parts"  # what is needed to go on; gone once all is done
+        self.lock = output / f".{name}.lock"  # held while a program counts the image
+        self.labels = output / f"{name}.labels.zarr"  # of the cells
+        self.faint = self.parts / "faint.zarr"  # where cells of next slices may go on, if told
+        self.density = output / f"{name}.density.zarr"  # of a model that tells no single cells
 
     def of(self, kept: Kept, block: StreamBlock) -> Path:
         """Return the file of what is kept of a block."""

@@ -87,6 +87,7 @@ from cellwright.inference.streaming.second_pass import (
 from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
+from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.prediction_interval import count_interval, crowd_notice, widened
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ def _expected(job: StreamJob, blocks: Sequence[StreamBlock]) -> Expected:
 
 
 def _scored(part: Path) -> Cells:
-    table = pandas.read_csv(part, usecols=lambda name: name in ("score", "area_px", "volume_px"))
+    table = pandas.read_csv(part, usecols=lambda name: name in ("score", *PIXEL_COUNTS))
     scores, areas = table["score"], table.drop(columns="score").iloc[:, 0]
     nowhere = np.zeros((len(table), 2), np.float32), np.zeros((len(table), 2, 2), np.float32)
     return Cells(*nowhere, scores.to_numpy(np.float32), areas.to_numpy(np.float32))

@@ -52,7 +52,7 @@ from cellwright.ops.measure.analysis import (
     tracks_of,
 )
 from cellwright.ops.measure.cells_table import is_volumetric, places_of
-from cellwright.ops.measure.columns import keys_of
+from cellwright.ops.measure.columns import PIXEL_COUNTS, keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
 from cellwright.ops.measure.filters import (
@@ -68,7 +68,7 @@ from cellwright.ops.measure.measurement import measure_result, pixel_sizes, resu
 from cellwright.ops.measure.regions import RegionSet
 
 BYTES_PER_LINK = 24  # of two cells in frames that follow each other, while they are linked
-SUMMED = ("label", "t", "z", "y", "x", "class", "score", "area_px", "volume_px", "regions", "nuclei")
+SUMMED = ("label", "t", "z", "y", "x", "class", "score", *PIXEL_COUNTS, "regions", "nuclei")
 NEAREST = "nearest_distance"
 
 
@@ -403,7 +403,7 @@ def _is_summed(column: str) -> bool:
 
 def _cells_of(job: StreamJob, table: pandas.DataFrame) -> Cells:
     points, boxes = places_of(table, job.image.label_axes)
-    area = next(name for name in ("volume_px", "area_px") if name in table)
+    area = next(name for name in PIXEL_COUNTS if name in table)
     classes = None
     if job.recipe.classifier:
         names = load(job.recipe.classifier).spec.classes

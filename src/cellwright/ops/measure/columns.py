@@ -28,6 +28,8 @@ MEASURED = ("shape", "intensity", "neighbours")  # the groups that are measured 
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})  # of channels
 PARTS = ("cytoplasm", "nucleus")  # of a cell, whose intensities are measured by themselves
+PIXEL_COUNTS = ("area_px", "volume_px")  # of a cell in 2D, in 3D
+CELL_SIZES = ("area_um2", "volume_um3", *PIXEL_COUNTS)  # the size of a cell is the first that is there
 MEDIAN, CLASS = "median_", "class_"  # begin columns of tables of counts
 UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³", "deg": "°", "s": "s"}
 OWN_UNITS = {"volume_px": "voxels"}  # where the ending alone would tell another one

@@ -264,11 +264,7 @@ class CountCard(NamedTuple):
 
 
 def card_of(
-    counted: CountOutcome,
-    name: str,
-    unit: str,
-    edited: "pandas.DataFrame | None" = None,
-    elsewhere: str = "",
+    counted: CountOutcome, name: str, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
 ) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 

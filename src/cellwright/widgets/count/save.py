@@ -19,11 +19,7 @@ from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel, CountOutcome
 from cellwright.widgets.count.shown import EditedCells
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.image_pixels import (
-    OTHER_THAN_FILE,
-    differs_from_file,
-    have_changed,
-)
+from cellwright.widgets.shared.cells.image_pixels import OTHER_THAN_FILE, differs_from_file, have_changed
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import Snapshot, image_layer_under, snapshot_of
 from cellwright.widgets.shared.combos import PanelComboBox

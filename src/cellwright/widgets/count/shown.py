@@ -16,6 +16,7 @@ from cellwright.files.images import describe_images
 from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
 from cellwright.models.fit import expectation
+from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import (
     CountModel,
@@ -32,7 +33,7 @@ from cellwright.widgets.count.model import (
     removed_line,
 )
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.cells.followers import MEASURED_FIRST, cells_news, follow
+from cellwright.widgets.shared.cells.followers import cells_news, follow
 from cellwright.widgets.shared.cells.image_pixels import has_other_pixels
 from cellwright.widgets.shared.edited_layers import (
     ASKED,
@@ -133,7 +134,7 @@ def rows_of(layer: Layer) -> "pandas.DataFrame":
     """Return the features of a layer, one row for each cell; those of labels have rows without one, too."""
     features: pandas.DataFrame = layer.features
     if isinstance(layer, Labels):
-        features = features.dropna(subset=[name for name in MEASURED_FIRST if name in features])
+        features = features.dropna(subset=[name for name in PIXEL_COUNTS if name in features])
     return features
 
 

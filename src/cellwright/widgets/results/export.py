@@ -36,11 +36,7 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.page_tools import CountsTool
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
-from cellwright.widgets.shared.cells.image_pixels import (
-    OTHER_THAN_FILE,
-    differs_from_file,
-    have_changed,
-)
+from cellwright.widgets.shared.cells.image_pixels import OTHER_THAN_FILE, differs_from_file, have_changed
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW
 from cellwright.widgets.shared.cells.snapshot import (

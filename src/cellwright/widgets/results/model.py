@@ -17,7 +17,7 @@ from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, PlaneCounts, counts_table, per_plane
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
-from cellwright.ops.measure.columns import NO_NAMES, heading_of
+from cellwright.ops.measure.columns import CELL_SIZES, NO_NAMES, heading_of
 from cellwright.ops.measure.filters import (
     COLUMN,
     VALUE,
@@ -37,7 +37,7 @@ from cellwright.ops.measure.filters import (
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.widgets.shared.cells.measured_cells import MEAN, SIZES, MeasuredCells
+from cellwright.widgets.shared.cells.measured_cells import MEAN, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
 
@@ -448,7 +448,7 @@ class ResultsModel:
 
         table = self.table
         assert table is not None
-        size = next((name for name in SIZES[::-1] if name in table and "diameter" not in name), "")
+        size = next((name for name in CELL_SIZES if name in table), "")
         rows = []
         for name, mask in self.groups(by).items():
             n_cells = int(mask.sum())

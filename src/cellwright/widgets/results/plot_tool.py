@@ -9,7 +9,7 @@ from qtpy.QtCore import QBuffer, QIODevice, QObject, QSignalBlocker
 from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
-from cellwright.ops.measure.columns import heading_of
+from cellwright.ops.measure.columns import CELL_SIZES, PIXEL_COUNTS, heading_of
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import PLOTS, ResultsView
@@ -19,7 +19,6 @@ from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
 
 REDRAW_MS = 30
-FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")
 FIRST_Y = ("intensity_mean_ch0", "circularity", "sphericity", "score", "diameter_um", "diameter_px")
 PICTURE_PX = 420, 280  # of a plot that was not seen at its own size
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
@@ -260,9 +259,9 @@ class PlotTool(QObject):
             self._view.plot_kind.setCurrentIndex(PLOTS.index(STRIP))  # until the user chooses a plot
             self._is_kind_wanted = True
         names = self._model.number_columns
-        first_x: tuple[str, ...] = FIRST_X
+        first_x: tuple[str, ...] = CELL_SIZES
         if names and preferences().unit == "px":
-            first_x = tuple(name for name in FIRST_X if name.endswith("_px"))
+            first_x = PIXEL_COUNTS
         for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
             with QSignalBlocker(box):

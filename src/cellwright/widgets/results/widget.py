@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.cells_table import counted_planes, in_planes, is_volumetric
+from cellwright.ops.measure.columns import CELL_SIZES
 from cellwright.ops.measure.filters import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.export import ResultsExport
@@ -51,7 +52,7 @@ DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 def filter_example(columns: Sequence[Any]) -> str:
     """Return what a filter may look like for cells with these columns."""
-    sizes = [name for name in ("area_um2", "volume_um3", "area_px", "volume_px") if name in columns]
+    sizes = [name for name in CELL_SIZES if name in columns]
     conditions = [f"{name} >= 20" for name in sizes[:1]]
     if "score" in columns:
         conditions.append("score > 0.5")

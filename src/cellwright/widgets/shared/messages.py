@@ -20,13 +20,7 @@ from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
-from cellwright.widgets.shared.napari_private import (
-    PLUGIN,
-    has_window,
-    in_turns,
-    spare_collector,
-    unwrapped,
-)
+from cellwright.widgets.shared.napari_private import PLUGIN, has_window, in_turns, spare_collector, unwrapped
 from cellwright.widgets.shared.panel_area import HANDED_OVER, dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU

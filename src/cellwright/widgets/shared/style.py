@@ -18,13 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.errors import CellwrightError, error_line
-from cellwright.widgets.shared.flow import (
-    BREAK,
-    FlowLayout,
-    WrappedButton,
-    WrappedCheckBox,
-    WrappedLabel,
-)
+from cellwright.widgets.shared.flow import BREAK, FlowLayout, WrappedButton, WrappedCheckBox, WrappedLabel
 from cellwright.widgets.shared.panel_area import scroll_to
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import numpy as np
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
+from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 FOUND = "found"  # key in the metadata of a layer of ours: the table of the cells that a count has put there
 GIVEN = ("score", "class", "edited")  # what pixels do not tell
-PLACE = ("t", "z", "y", "x", "area_px", "volume_px")  # with the box: what tells whether a cell is the same
+PLACE = ("t", "z", "y", "x", *PIXEL_COUNTS)  # with the box: what tells whether a cell is the same
 DIGITS = 2  # that places are compared to
 
 

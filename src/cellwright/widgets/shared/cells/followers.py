@@ -21,7 +21,7 @@ from qtpy.QtCore import QCoreApplication, QObject
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Task
-from cellwright.ops.measure.columns import MEASURED, describe
+from cellwright.ops.measure.columns import MEASURED, PIXEL_COUNTS, describe
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.image_pixels import ImagePixels
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 READ_MS = 250
 LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
-MEASURED_FIRST = {"area_px", "volume_px"}  # features of layers that are kept in line
 PLACES = {"y", "x"}  # features of points that were told of in a table
 DONE = ("added", "changed", "removed")  # what data events tell of once it has happened
 
@@ -212,7 +211,7 @@ class Followers(QObject):
     def look_at(self, layer: Layer) -> None:
         """Measure a layer soon, if its features tell of what is measured."""
         names = set(layer.features)
-        is_measured = isinstance(layer, Labels) and MEASURED_FIRST & names
+        is_measured = isinstance(layer, Labels) and names & {*PIXEL_COUNTS}
         if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):
             self._stale.add(layer)
             self._soon.throttle()

@@ -21,6 +21,7 @@ from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes, label_shape
+from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.filters import BorderRule, away_from_border, names_of_channels, told_apart
@@ -331,7 +332,7 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     rows = features.reindex(numbers)
     edited = np.isin(numbers, changed) | edited_rows(rows)
     if len(features.columns) and (snapshot.provenance or "edited" in features):  # they were ours
-        size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
+        size = next((name for name in PIXEL_COUNTS if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
             edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)
     if "score" in rows:
