@@ -1,29 +1,9 @@
-from dataclasses import FrozenInstanceError, fields
-from typing import get_type_hints
+from dataclasses import FrozenInstanceError
 
 import pytest
 
 from cellwright.core.errors import SettingsError
-from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
-from cellwright.models import registry
-from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
-
-SETTINGS = (
-    EngineSettings,
-    InputFiles,
-    FolderSettings,
-    StreamSettings,
-    AnalysisSettings,
-    MeasureSettings,
-    TrackSettings,
-    *(family.settings for family in registry.FAMILIES.values()),
-)
-
-
-def test_every_setting_explains_itself():
-    hints = get_type_hints(EngineSettings, include_extras=True)
-    for item in fields(EngineSettings):
-        assert hints[item.name].__metadata__[0]["tooltip"].endswith(".")
+from cellwright.inference.settings import EngineSettings
 
 
 @pytest.mark.parametrize(
@@ -54,14 +34,3 @@ def test_a_run_goes_on_with_the_same_settings_on_whatever_device():
     settings = EngineSettings(diameter_um=9.0)
     assert settings.facts == EngineSettings(diameter_um=9.0, device="cpu").facts
     assert settings.facts != EngineSettings(diameter_px=9.0).facts
-
-
-@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
-def test_each_setting_has_one_type(kind):
-    for item in fields(kind):
-        wrong = [{}, [None], "yes"]
-        if isinstance(item.default, str | tuple):
-            wrong = [{}, [None], 3]
-        for value in wrong:
-            with pytest.raises(SettingsError, match=f"^{item.name} must be"):
-                kind(**{item.name: value})

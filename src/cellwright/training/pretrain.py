@@ -38,7 +38,7 @@ from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
 from cellwright.training.run_folder import forget
-from cellwright.training.settings import PretrainSettings
+from cellwright.training.settings import PretrainMethod, PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume
 from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine
 
@@ -99,7 +99,7 @@ class Colorize(nn.Module):
         return functional.mse_loss(coloured.float(), pseudo_coloured(images))
 
 
-METHODS: dict[str, type[SimClr] | type[Colorize]] = {"simclr": SimClr, "colorize": Colorize}
+METHODS: dict[PretrainMethod, type[SimClr] | type[Colorize]] = {"simclr": SimClr, "colorize": Colorize}
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:

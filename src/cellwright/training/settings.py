@@ -7,7 +7,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.settings import BoundedSettings, check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
-PRETRAIN_METHODS = ("simclr", "colorize")
+PretrainMethod = Literal["simclr", "colorize"]
 
 # fields that several settings have
 Seed = Annotated[
@@ -83,11 +83,11 @@ class TrainingSettings:
         check_bounds(self)
         if self.pretrain_steps + self.finetune_steps < 1:
             raise SettingsError("Training needs at least one step; got 0 in both phases. Set pretrain_steps.")
-        if self.patch_px % 16 or self.patch_px < 32:
-            raise SettingsError(f"patch_px must be a multiple of 16 from 32 on; got {self.patch_px}.")
-        if not 0 < self.smallest_diameter_px < self.largest_diameter_px:
+        if self.patch_px % 16:
+            raise SettingsError(f"patch_px must be a multiple of 16; got {self.patch_px}.")
+        if self.smallest_diameter_px >= self.largest_diameter_px:
             raise SettingsError(
-                "smallest_diameter_px must be above 0 and below largest_diameter_px; got "
+                "smallest_diameter_px must be below largest_diameter_px; got "
                 f"{self.smallest_diameter_px} and {self.largest_diameter_px}."
             )
 
@@ -144,7 +144,7 @@ class PretrainSettings:
 
     seed: Seed = 0
     method: Annotated[
-        str,
+        PretrainMethod,
         {
             "tooltip": "simclr tells two views of one patch from those of others; colorize colours images of "
             "which pieces are hidden."
@@ -166,8 +166,6 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.method not in PRETRAIN_METHODS:
-            raise SettingsError(f"method must be one of {', '.join(PRETRAIN_METHODS)}; got {self.method!r}.")
         if self.patch_px % 32:
             raise SettingsError(f"patch_px must be a multiple of 32; got {self.patch_px}.")
 

@@ -1,10 +1,6 @@
-from dataclasses import fields
-from typing import get_type_hints
-
 import numpy as np
 import pytest
 
-from cellwright.core.errors import SettingsError
 from cellwright.ops.codecs import flow as flow_module
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
 from cellwright.ops.labels import measure
@@ -229,30 +225,3 @@ def test_the_score_falls_with_probability_and_with_disorder(rng):
     assert sure > 0.9
     assert unsure == pytest.approx(0.6 * sure, rel=1e-4)
     assert wild < 0.5
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"cell_probability": -0.01},
-        {"cell_probability": 1.01},
-        {"cell_probability": float("nan")},
-        {"min_score": -0.01},
-        {"min_score": 1.01},
-        {"min_area_px": 0},
-        {"min_area_px": -4},
-    ],
-)
-def test_settings_out_of_range_are_refused(values):
-    with pytest.raises(SettingsError, match=next(iter(values))):
-        FlowSettings(**values)
-
-
-def test_settings_accept_the_ends_of_what_the_form_offers():
-    hints = get_type_hints(FlowSettings, include_extras=True)
-    for item in fields(FlowSettings):
-        facts = hints[item.name].__metadata__[0]
-        assert facts["tooltip"]
-        for end in ("min", "max"):
-            if end in facts:
-                assert getattr(FlowSettings(**{item.name: facts[end]}), item.name) == facts[end]

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from cellwright.core.errors import SettingsError
 from cellwright.ops.codecs.pseudocolor import PseudocolorSettings, foreground_to_cells
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import match_labels
@@ -44,9 +43,3 @@ def test_foreground_follows_the_settings():
     assert count(min_area_px=1) == 4
     assert count(exclude_border=True) == 2
     assert count(cell_probability=0.95) == 0
-
-
-@pytest.mark.parametrize("wrong", [{"waist": -1.0}, {"min_slices": 0}, {"cell_probability": 2.0}])
-def test_settings_of_slices_and_of_links_are_checked(wrong):
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
-        PseudocolorSettings(**wrong)

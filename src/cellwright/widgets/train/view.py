@@ -15,7 +15,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCORE_TITLES, SCRATCH
-from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainMethod, PretrainSettings
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FigureTable, FlowLayout
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
@@ -48,7 +48,10 @@ STOP_HELP = "Stop the training; the best model so far is kept if it is better th
 PRESET_HELP = "How long it takes at most on a laptop; a GPU is much faster."
 NO_FOLDER = "none"  # data of the entry for no folder
 UNLABELLED = "Folder of unlabelled images"
-METHOD_TITLES = {"simclr": "SimCLR: two views of one place", "colorize": "Colours of masked cells"}
+METHOD_TITLES: dict[PretrainMethod, str] = {
+    "simclr": "SimCLR: two views of one place",
+    "colorize": "Colours of masked cells",
+}
 METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
@@ -193,7 +196,7 @@ class UnlabelledChoices(QWidget):
         )
         self.images.fill([("No folder yet", NO_FOLDER)])
         self.method, self.steps = PanelComboBox(METHOD_HELP), QSpinBox()
-        self.method.fill((METHOD_TITLES[name], name) for name in PRETRAIN_METHODS)
+        self.method.fill((title, name) for name, title in METHOD_TITLES.items())
         self.steps.setRange(1, LARGEST)
         self.steps.setSingleStep(50)
         self.steps.setValue(PretrainSettings().steps)
@@ -220,7 +223,7 @@ class UnlabelledChoices(QWidget):
     @property
     def settings(self) -> PretrainSettings:
         """How, and how long."""
-        return PretrainSettings(method=str(self.method.currentData()), steps=self.steps.value())
+        return PretrainSettings(method=self.method.currentData(), steps=self.steps.value())
 
 
 class TrainCard(QFrame):
