@@ -10,9 +10,11 @@ from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
+from cellwright.core.errors import OutOfMemoryError
 from cellwright.core.tasks import run
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells import measured_cells
 from cellwright.widgets.shared.cells.measured_cells import measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 
@@ -175,3 +177,31 @@ def test_the_chosen_point_stays_the_same_point(viewer: ViewerModel, qtbot: QtBot
         layer.data = np.delete(layer.data, gone, axis=0)
         read(panel)
         assert panel.model.chosen == chosen
+
+
+def test_labels_in_several_resolutions_are_told_of_and_not_changed(
+    viewer: ViewerModel, qtbot: QtBot, scene: Labels, read: Read
+) -> None:
+    levels = [scene.data, scene.data[::2, ::2]]
+    viewer.layers.remove(scene)
+    layer = viewer.add_labels(levels, name="cells", multiscale=True)
+    widget = ResultsWidget(viewer)
+    qtbot.addWidget(widget)
+    read(widget)
+    assert widget.model.n_cells == 25
+    widget.view.table.selectRow(2)
+    for change in (widget.view.delete, widget.view.set_class):
+        widget.view.message.tell("")
+        widget.view.class_name.setCurrentText("red")
+        change.click()
+        assert "'cells' has several resolutions" in widget.view.message.text()
+    assert "class" not in layer.features
+    assert np.unique(np.asarray(layer.data[0])).size == 26
+
+
+def test_labels_that_would_fill_memory_are_refused(scene: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured_cells, "LARGE_PIXELS", 1000)
+    run(measure_task(snapshot_of(scene, None), MeasureSettings(())))
+    monkeypatch.setattr(measured_cells, "free_memory", lambda: 1e5)
+    with pytest.raises(OutOfMemoryError, match="block by block by cellwright count --measure"):
+        run(measure_task(snapshot_of(scene, None), MeasureSettings(())))

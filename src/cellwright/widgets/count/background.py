@@ -14,6 +14,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.settings import LARGE_PIXELS
+from cellwright.models.fit import expectation
 from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
@@ -112,7 +113,8 @@ def whole_task(request: Request) -> Task[WholeCount]:
     build = layer_of(found.labels, source) if found.labels is not None else None
     count, provenance = found.result.count, found.result.provenance
     line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
-    return WholeCount(request, count, line, folder, found.notices, str(found.labels or ""), build)
+    expected = expectation(found.result.fit, found.notices)
+    return WholeCount(request, count, line, folder, expected, found.notices, str(found.labels or ""), build)
 
 
 def layer_of(path: Path, source: Source) -> Callable[[], Layer]:

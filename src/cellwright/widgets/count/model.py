@@ -87,6 +87,7 @@ class WholeCount(_Counted):
     count: float
     line: str
     folder: Path
+    expected: str  # how well it can be expected to be, as a sentence
     notices: tuple[str, ...]
     files: str  # path of the labels or the density; '' where there are none
     build: Callable[[], Layer] | None  # the hidden layer, in the GUI thread

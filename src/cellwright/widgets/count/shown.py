@@ -241,7 +241,9 @@ class ShownCount(QObject):
         self._panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         for button in (self._panel.save, self._panel.correct):  # its cells are in files alone
             button.setEnabled(False)
-        self._model.tell(" ".join(filter(None, (*whole.notices, *more))), is_warning=True)
+        told = list(filter(None, (*whole.notices, *more)))
+        expected = "" if whole.expected in told else whole.expected  # as a warning
+        self._model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
 
     def take_up(self, take_settings: Callable[[Recipe], str]) -> None:
         """Show a count that was made before this panel was there: of the chosen image, if it has one.

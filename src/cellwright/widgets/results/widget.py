@@ -368,7 +368,18 @@ class ResultsWidget(QWidget):
             self.link.set_class(rows, name)
 
     def _is_behind(self) -> bool:
-        """Return whether points have changed since the table was made, whose rows may be others now; tell."""
+        """Return whether the cells cannot be changed now, and tell.
+
+        So it is where points have changed since the table was made, whose rows may be others now, and where
+        labels lie in several resolutions, which napari changes none of.
+        """
+        layer = self.link.layer
+        if isinstance(layer, Labels) and layer.multiscale:
+            self.view.message.tell(
+                f"{layer.name!r} has several resolutions, so that its cells cannot be changed by hand. Count "
+                "in a part of the image, and correct that."
+            )
+            return True
         is_behind = isinstance(self.link.layer, Points) and self.measurer.is_busy
         if is_behind:
             self.view.message.tell("The points have just changed. Choose the rows again.")

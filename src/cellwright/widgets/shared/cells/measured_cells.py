@@ -9,14 +9,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Cells, Labels, Provenance, Result
+from cellwright.core.errors import OutOfMemoryError
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
+from cellwright.inference.settings import LARGE_PIXELS
 from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import numbers_in_file
@@ -36,6 +39,7 @@ from cellwright.widgets.shared.layer_factory import texts_of
 if TYPE_CHECKING:
     import pandas
 
+BYTES_PER_PIXEL = 13  # that labels take while they are measured
 MEAN = "intensity_mean_"
 SIZES = ("area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3")
 
@@ -177,6 +181,7 @@ def measure_task(
     if snapshot.points is not None:
         return _measured_points(snapshot, settings, before)
     assert snapshot.pixels is not None
+    _refuse_too_large(snapshot.pixels)
     snapshot = replace(snapshot, pixels=np.array(snapshot.pixels))
     result, numbers = _result(snapshot)
     table = cells_table(result)
@@ -195,6 +200,17 @@ def measure_task(
     for name, values in (*found.items(), *parts.columns.items()):
         table[name] = values
     return replace(cells, measured=tuple(found), nuclei=parts.nuclei)
+
+
+def _refuse_too_large(pixels: NDArray[np.integer[Any]]) -> None:
+    """Raise OutOfMemoryError where labels, which may lie in files, would fill memory and end the program."""
+    n_px = prod(pixels.shape)
+    if n_px > LARGE_PIXELS and n_px * BYTES_PER_PIXEL > (free := free_memory()):
+        raise OutOfMemoryError(
+            f"Labels of {n_px:,} pixels take {n_px * BYTES_PER_PIXEL / 1e9:.0f} GB to be measured here; "
+            f"{free / 1e9:.0f} GB are free. Open the table of the count, or measure block by block by "
+            "cellwright count --measure."
+        )
 
 
 def _in_regions(
