@@ -16,7 +16,7 @@ from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtGui import QFont, QHelpEvent
-from qtpy.QtWidgets import QFileDialog, QToolTip, QWidget
+from qtpy.QtWidgets import QApplication, QFileDialog, QStyle, QToolTip, QWidget
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.tasks import run as drain
@@ -729,6 +729,12 @@ def test_two_runs_do_not_share_a_folder(
     assert "Another program is counting" in panel.view.message.text()
 
 
+def style_metric(metric: QStyle.PixelMetric) -> int:
+    style = QApplication.style()
+    assert style is not None
+    return style.pixelMetric(metric)
+
+
 def test_pictures_stand_in_two_columns_in_the_narrowest_panel(qtbot: QtBot, tmp_path: Path) -> None:
     """In usual letters; they share the width, and their texts keep to it."""
     view = FolderView()
@@ -749,7 +755,8 @@ def test_pictures_stand_in_two_columns_in_the_narrowest_panel(qtbot: QtBot, tmp_
     assert all(one.right() < view.gallery.viewport().width() for one in places)
     assert view.gallery.horizontalScrollBar().maximum() == 0
     lines = view.gallery.fontMetrics().lineSpacing()
-    assert {one.height() - PICTURE_PX >= 4 * lines for one in places} == {True}  # the second name takes two
+    around = 2 * (style_metric(QStyle.PixelMetric.PM_FocusFrameVMargin) + 1)
+    assert {one.height() - PICTURE_PX >= 4 * lines + around for one in places} == {True}  # a name takes two
 
 
 def test_pictures_leave_room_for_their_text_at_any_font(qtbot: QtBot) -> None:

@@ -382,7 +382,7 @@ class Gallery(QListView):
         metrics, around = self.fontMetrics(), self.contentsRect().width() - SCROLL_BAR_PX
         wanted = max(PICTURE_PX, LEAST_LINE * metrics.averageCharWidth()) + MARGIN_PX
         n_columns = max(around // wanted, 1)
-        height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing()
+        height = PICTURE_PX + TEXT_LINES * metrics.lineSpacing() + MARGIN_PX  # Qt keeps some around a text
         width = max(around // n_columns, PICTURE_PX)
         self.outcomes.size = QSize(width - MARGIN_PX, height)
         self.setGridSize(QSize(width, height + MARGIN_PX))
