@@ -1,9 +1,8 @@
 """Seconds and memory for one large image: cellwright, Cellpose's distributed module, StarDist's blocks.
 
 The same simulated field, each in a fresh process, one after the other. Released weights of others cannot
-always be had. StarDist learns drawn nuclei first, for some minutes that are not measured: it has cells to
-decode. Cellpose runs with random weights and a threshold such that nothing is left to decode: what it takes
-is a lower bound. Needs ``cellpose<4`` with ``dask-image`` and ``dask-jobqueue``, and ``stardist`` with
+always be had: both learn drawn nuclei first, for some minutes that are not measured, so that they have cells
+to decode. Needs ``cellpose<4`` with ``dask-image`` and ``dask-jobqueue``, and ``stardist`` with
 ``tensorflow``; what is not installed is left out.
 """
 
@@ -37,7 +36,7 @@ from benchmarks.speed.streamed import TILE_PX, count_streaming, write_field
 
 BLOCK_PX = 1024
 DIAMETER_PX = 26
-FEWEST_LOGIT = 1e3  # above all that random weights give
+CELLPOSE_EPOCHS = 6  # of 32 pieces
 STARDIST_EPOCHS = 5  # of 100 steps
 STARDIST_WHITE = 4_000.0  # what it divides pixels by
 PACKAGES = {"cellpose": "cellpose", "stardist": "stardist"}
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--model", default="flow", help="name or folder of a model of cellwright")
-    parser.add_argument("--stardist", type=Path, help="folder that keeps what StarDist has learned")
+    parser.add_argument("--learned", type=Path, help="folder that keeps what the others have learned")
     parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)  # in the fresh process
     args = parser.parse_args()
     if args.image:
@@ -64,9 +63,10 @@ def main() -> None:
         draw_nuclei(folder, TILE_PX)
         model, _ = model_at_hand(args.model, folder)
         image = write_field(folder / "field.zarr", np.load(folder / "image.npy"), (args.side, args.side))
-        learned = args.stardist or folder / "stardist_model"
+        learned = args.learned or folder / "learned"
         for method in args.methods:
-            found = measured(method, image, str(learned) if method == "stardist" else model, args.threads)
+            weights = str(learned / method) if method in PACKAGES else model
+            found = measured(method, image, weights, args.threads)
             if found:
                 columns = ("seconds", "processor_s", "peak_mb", "count")
                 rows.append((method, *(found.get(column, float("nan")) for column in columns)))
@@ -93,35 +93,67 @@ def cellwright(image: Path, model: str) -> dict[str, float]:
     return count_streaming(image, model, "2GB", 1)
 
 
+def teach_cellpose(drawn: Path, path: Path) -> None:
+    """Teach Cellpose what ``draw_nuclei`` wrote into ``drawn``, and keep its weights at ``path``."""
+    import torch
+    from cellpose import models, train
+
+    torch.manual_seed(0)
+    pixels, labels = np.load(drawn / "image.npy"), np.load(drawn / "labels.npy")
+    corners = [(y, x) for y in range(0, 2048, 256) for x in range(0, 1024, 256)]
+    net = models.CellposeModel(gpu=False, pretrained_model=False).net
+    train.train_seg(
+        net,
+        [pixels[y : y + 256, x : x + 256] for y, x in corners],
+        [labels[y : y + 256, x : x + 256] for y, x in corners],
+        channels=[0, 0],
+        learning_rate=2e-3,
+        n_epochs=CELLPOSE_EPOCHS,
+        save_path=str(path.parent),
+        model_name=path.name,
+    )
+
+
 def cellpose(image: Path, model: str) -> dict[str, float]:
-    """Cellpose 3 by its distributed module, on one worker within this process."""
+    """Cellpose 3 by its distributed module, on one worker within this process, with the weights of a file."""
     import zarr
     from cellpose.contrib import distributed_segmentation as distributed
+    from dask_image.ndmeasure._utils import _label as joining
+    from scipy.ndimage import generate_binary_structure
 
     def opened(store: str, mode: str, **options: Any) -> Any:
         return zarr.open(store, mode=mode, **options)  # zarr 3 takes no mode without its name
 
+    joined = joining._across_block_label_grouping
+
+    def joined_in_any_rank(face: np.ndarray, structure: np.ndarray) -> np.ndarray:
+        return joined(face, generate_binary_structure(face.ndim, 1))  # it gives that of volumes
+
     distributed.zarr = SimpleNamespace(open=opened)
+    joining._across_block_label_grouping = joined_in_any_rank
+    weights = Path(model).parent / "models" / Path(model).name  # where Cellpose keeps them
+    if not weights.exists():
+        _apart(teach_cellpose, image.parent, Path(model))
     os.chdir(image.parent)  # it writes logs there
     pixels = zarr.open_group(image, mode="r")["0"]
+    boxes: list[object] = []
     cluster = distributed.myLocalCluster(
         ncpus=1, n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
     )
     with cluster:
-        return _timed(
-            lambda: distributed.distributed_eval(
-                input_zarr=pixels,
-                blocksize=(BLOCK_PX, BLOCK_PX),
-                write_path=str(image.with_name("cellpose.zarr")),
-                model_kwargs={"gpu": False, "pretrained_model": False},
-                eval_kwargs={
-                    "diameter": DIAMETER_PX,
-                    "channels": [0, 0],
-                    "cellprob_threshold": FEWEST_LOGIT,
-                },
-                cluster=cluster,
+        found = _timed(
+            lambda: boxes.extend(
+                distributed.distributed_eval(
+                    input_zarr=pixels,
+                    blocksize=(BLOCK_PX, BLOCK_PX),
+                    write_path=str(image.with_name("cellpose.zarr")),
+                    model_kwargs={"gpu": False, "pretrained_model": str(weights)},
+                    eval_kwargs={"diameter": DIAMETER_PX, "channels": [0, 0]},
+                    cluster=cluster,
+                )[1]
             )
         )
+    return {**found, "count": len(boxes)}
 
 
 def teach_stardist(drawn: Path, folder: Path) -> None:
@@ -161,9 +193,7 @@ def stardist(image: Path, model: str) -> dict[str, float]:
 
     folder = Path(model)
     if not folder.exists():
-        spawn = multiprocessing.get_context("spawn")  # what learning takes is not part of what is measured
-        with ProcessPoolExecutor(1, spawn) as another:
-            another.submit(teach_stardist, image.parent, folder).result()
+        _apart(teach_stardist, image.parent, folder)
     pixels = zarr.open_group(image, mode="r")["0"]
     net = StarDist2D(None, name=folder.name, basedir=str(folder.parent))
     labels = zarr.create_array(
@@ -186,6 +216,13 @@ def stardist(image: Path, model: str) -> dict[str, float]:
         n_cells = len(outlines["prob"])
 
     return {**_timed(count), "count": n_cells}
+
+
+def _apart(teach: Callable[[Path, Path], None], drawn: Path, learned: Path) -> None:
+    """Teach in a process of its own: what that takes is not part of what is measured."""
+    learned.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as another:
+        another.submit(teach, drawn, learned).result()
 
 
 def _timed(run: Callable[[], object]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import centroid, density, flow, query
 from cellwright.models.families.flow import Attention, MixTransformer, TransformerBlock
+from cellwright.models.layers import trunk
 from cellwright.models.layers.blocks import ActivatedConv2d, fused
 from cellwright.ops.geometry.intensity import apply, fit
 from cellwright.ops.simulation.simulate import simulate
@@ -52,6 +53,19 @@ def test_the_paper_preset_runs_and_learns_in_every_weight(paper):
 
 def test_the_small_preset_is_small():
     assert n_parameters(flow.build("small").network) < 4_000_000
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_a_fusion_in_bands_of_rows_gives_what_the_whole_gives(monkeypatch, is_deep):
+    rng = torch.Generator().manual_seed(4)
+    fusion = trunk.GatedFusion(6, 4, 8, 2, is_deep=is_deep).eval()
+    if is_deep:
+        nn.init.ones_(fusion.mix[-1].second[1].weight)  # as though it had learned
+    coarse, skip = torch.rand(1, 6, 37, 8, generator=rng), torch.rand(1, 4, 74, 16, generator=rng)
+    with torch.inference_mode():
+        whole = fusion(coarse, skip)
+        monkeypatch.setattr(trunk, "BAND_ROWS", 10)
+        torch.testing.assert_close(fusion(coarse, skip), whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", [flow, centroid, query, density])

@@ -229,7 +229,7 @@ def test_it_learns_one_image(make_model, names):
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
     as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
     first, result = None, None
-    n_steps = 190 if names == ("query", "lite") else 90
+    n_steps = 190 if names in (("query", "lite"), ("centroid", "lite")) else 90
     for step, loss in enumerate(learn(model, inputs, stacked(model, drawn.labels), n_steps), start=1):
         first = first or loss
         if step % 10 == 0 and loss < 0.15 * first:

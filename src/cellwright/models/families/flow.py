@@ -322,7 +322,10 @@ def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
 
 def flow_maps(output: Tensor) -> Tensor:
     """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
-    return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
+    maps = output.clone()  # changed in place: several arrays of this size would be the peak of a count
+    maps[:, :2] /= FLOW_SCALE
+    maps[:, 2:].sigmoid_()
+    return maps
 
 
 class FlowModel(CellModel):

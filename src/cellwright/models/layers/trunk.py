@@ -24,6 +24,7 @@ LITE, DEEP = "lite", "deep"  # names of presets
 LITE_DIVISOR = 32
 LITE_HALO = 256  # farther pixels change the maps by less than 0.01; the receptive field is 480
 DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
+BAND_ROWS = 64  # of the coarse features of a fusion that are worked out at once
 
 
 class GatedFusion(nn.Module):
@@ -37,6 +38,7 @@ class GatedFusion(nn.Module):
 
     def __init__(self, n_coarse: int, n_skip: int, n_out: int, depth: int, *, is_deep: bool = False) -> None:
         super().__init__()
+        self.margin = depth + 2 * int(is_deep)  # rows that its convolutions look at beyond a band of rows
         self.reduce = conv_norm_relu(n_coarse, n_out, kernel=1)
         self.gate = nn.Conv2d(n_coarse, n_skip, 1)
         self.mix = nn.Sequential(
@@ -49,6 +51,19 @@ class GatedFusion(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
+        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        n_rows = coarse.shape[-2]
+        if self.training or is_traced or n_rows <= BAND_ROWS:
+            return self._fused(coarse, skip)
+        bands = []
+        for top in range(0, n_rows, BAND_ROWS):  # all at once would take most of the memory of a count
+            bottom = min(top + BAND_ROWS, n_rows)
+            first, last = max(top - self.margin, 0), min(bottom + self.margin, n_rows)
+            fused = self._fused(coarse[..., first:last, :], skip[..., 2 * first : 2 * last, :])
+            bands.append(fused[..., 2 * (top - first) : 2 * (bottom - first), :])
+        return torch.cat(bands, dim=-2)
+
+    def _fused(self, coarse: Tensor, skip: Tensor) -> Tensor:
         joined = torch.cat(
             [_double(self.reduce(coarse)), skip * _double(torch.sigmoid(self.gate(coarse)))], dim=1
         )
