@@ -1,5 +1,6 @@
 """The processes that share the blocks of an image: this one alone, some of this machine, or a cluster."""
 
+import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -189,15 +190,24 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         return
     with needed(SettingsError, "Sharing the work", "large"):
         import dask
-        from dask.distributed import Client, LocalCluster
+        from dask.distributed import Client, LocalCluster, rpc
     # No client is Dask's default: that would compute all other arrays of this process too, and would do so
     # without end where it has failed.
     if stream.scheduler:
+
+        async def find() -> None:
+            async with asyncio.timeout(CONNECT_S), rpc(stream.scheduler) as scheduler:
+                await scheduler.identity()
+
         try:
+            # A client that finds nobody may stand still for ever, and this process with it, as it is cleared
+            # away while another one starts (dask 2026): so who answers is asked before there is one.
+            asyncio.run(find())
             client = Client(stream.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError, MemoryError) as error:  # the last: another server answered
+            got = str(error) or f"no answer within {CONNECT_S} s"
             raise SettingsError(
-                f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."
+                f"Expected a dask scheduler at {stream.scheduler}; got: {got}. Check its address."
             ) from error
         with closing(client):
             yield client
