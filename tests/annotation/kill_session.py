@@ -45,7 +45,7 @@ MOST_WAITED, LONGEST_S = 4, 0.1  # things done before the kill, and time after t
 N_FIRST = 3  # images that are never replaced
 N_CLASSES = 5
 SPLITS = ("train", "val", "test")
-START = "forkserver" if sys.platform != "win32" else "spawn"  # the first imports everything once
+START = "forkserver" if sys.platform != "win32" else "spawn"
 
 
 class Told(NamedTuple):
@@ -244,6 +244,7 @@ def check_item(item: Item, session: AnnotationSession) -> Iterator[str]:
 def kill_once(work: Callable[..., None], check: Callable[..., Iterator[str]], folder: Path, seed: int) -> str:
     """Kill one process at a random moment; return what is wrong, '' when nothing is."""
     context = get_context(START)
+    context.set_forkserver_preload(["cellwright.annotation.export"])  # slow to import; once for all
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(folder, seed, writer), daemon=True)
     process.start()

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cellwright.core.data import Annotation
-from cellwright.core.errors import CheckpointError
 from cellwright.models.families import centroid
 from cellwright.models.layers.blocks import GlobalAttention, MobileViTBlock
 from cellwright.models.layers.efficientnet import Block
@@ -118,8 +117,3 @@ def test_sizes_are_pixels_and_have_bounds(make_model):
     raw = torch.tensor([0.0, 0.0, np.log(2)]).reshape(1, 3, 1, 1)
     assert model.to_maps(raw).flatten().tolist() == pytest.approx([0.5, 26, 52])
     assert model.to_maps(torch.full((1, 3, 1, 1), 1e4)).isfinite().all()
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match="deep, lite, paper, small; got 'huge'"):
-        centroid.build("huge")

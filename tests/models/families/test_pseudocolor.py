@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cellwright.core.data import Annotation, Image
-from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
+from cellwright.core.errors import AnnotationError, AxesError
 from cellwright.models.families import flow, pseudocolor
 from cellwright.models.layers.efficientnet import Block
 from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
@@ -134,8 +134,3 @@ def test_2d_images_and_single_slices_are_refused_with_advice(preset):
 def test_slices_are_linked_as_the_settings_say(preset):
     settings = PseudocolorSettings(max_gap=2, waist=0.4, min_slices=3)
     assert pseudocolor.build(preset).linking(settings) == LinkSettings(2, 0.4, 3)
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match="lite, paper, plain, small; got 'huge'"):
-        pseudocolor.build("huge")
