@@ -426,8 +426,7 @@ def _with_planes_in_front(shape: tuple[int, ...], facts: ArrayFacts, image: Imag
 def _without_short_axes(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:
     """Match an array with other axes of length one, such as readers add or drop."""
     kept = [(axis, n) for axis, n in zip(image.axes, image.shape, strict=True) if n != 1 or axis in "YX"]
-    unused = [axis for axis in SHORT_AXES if axis not in image.axes or (axis, 1) not in kept]
-    unused = [axis for axis in unused if axis not in [letter for letter, _ in kept]]
+    unused = [axis for axis in SHORT_AXES if axis not in dict(kept)]
     letters, left = "", list(kept)
     for place, n in enumerate(shape):
         is_added = n == 1 and len(shape) - place > len(left) and unused

@@ -403,7 +403,7 @@ def box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]], o
     step = (PLOT_WIDTH - PLOT_MARGIN - 8) / len(groups)
     middles = PLOT_MARGIN + step * (np.arange(len(groups)) + 0.5)
     half = min(step * 0.3, 24)
-    drawing = f'<g fill="#3b75af55" stroke="{BAR_COLOUR}" stroke-width="1.5">' + "".join(
+    drawing = f'<g fill="{BAR_COLOUR}55" stroke="{BAR_COLOUR}" stroke-width="1.5">' + "".join(
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{tops[0]:.1f}" y2="{tops[4]:.1f}"/>'
         f'<rect x="{x - half:.1f}" y="{tops[3]:.1f}" width="{2 * half:.1f}" '
         f'height="{tops[1] - tops[3]:.1f}"/>'

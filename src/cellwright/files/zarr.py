@@ -68,10 +68,10 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
         group = zarr.open_group(folder, mode="r")
         facts = _told(group)
         if "plate" not in facts:
-            return {place: {} for place in _images(group) if place}
+            return {place: {} for place in _image_paths(group) if place}
         found: dict[str, dict[str, str]] = {}
         for well in _wells(facts):
-            sites = _images(group[well]) if well in group else ["0"]
+            sites = _image_paths(group[well]) if well in group else ["0"]
             found |= {f"{well}/{site}": {"well": well.replace("/", ""), "site": site} for site in sites}
     except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders; reading tells how
         return {}
@@ -103,20 +103,8 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
             names = getattr(node.metadata, "dimension_names", None) or node.attrs.get(NAMES_OF_XARRAY)
             axes = letters_of(names if isinstance(names, list | tuple) else ())
             yield describe(_checked(node, source), axes, name)
-            return
-        paths = _images(node)
-        if not paths:
-            arrays = [key for key, _ in zip(node.array_keys(), range(5), strict=False)]
-            advice = f"Name one of its arrays: {', '.join(arrays)}." if arrays else "Name its array."
-            raise ReadError(
-                f"Expected an array or an OME-Zarr image in {source}; got another group. {advice}"
-            )
-        missing = _missing_wells(node)
-        for path in paths:
-            group = node[path] if path else node
-            own = f"{name}_{path.replace('/', '_')}" if len(paths + missing) > 1 else name
-            image = _multiscale(group, own, source, wanted)
-            yield replace(image, notices=(*image.notices, *missing))
+        else:
+            yield from _images_of(node, name, source, wanted)
     except CellwrightError:
         raise
     except ImportError:
@@ -126,6 +114,21 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(
             f"Expected a whole Zarr folder at {source}; got: {_got(error)}. {_advice(source)}"
         ) from error
+
+
+def _images_of(node: Any, name: str, source: Path | str, wanted: Wanted) -> Iterator[Image]:
+    """Yield the images of a group, each with what the group lacks."""
+    paths = _image_paths(node)
+    if not paths:
+        arrays = [key for key, _ in zip(node.array_keys(), range(5), strict=False)]
+        advice = f"Name one of its arrays: {', '.join(arrays)}." if arrays else "Name its array."
+        raise ReadError(f"Expected an array or an OME-Zarr image in {source}; got another group. {advice}")
+    missing = _missing_wells(node)
+    for path in paths:
+        group = node[path] if path else node
+        own = f"{name}_{path.replace('/', '_')}" if len(paths + missing) > 1 else name
+        image = _multiscale(group, own, source, wanted)
+        yield replace(image, notices=(*image.notices, *missing))
 
 
 def _got(error: Exception) -> str:
@@ -165,14 +168,14 @@ def _told(group: Any) -> Mapping[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _images(group: Any) -> list[str]:
+def _image_paths(group: Any) -> list[str]:
     """Return the paths of the images in a group: its own ('') or those below it."""
     told = _told(group)
     if told.get("multiscales"):
         return [""]
     if "plate" in told:
         wells = [well for well in _wells(told) if well in group]
-        return [f"{well}/{path}" for well in wells for path in _images(group[well])]
+        return [f"{well}/{path}" for well in wells for path in _image_paths(group[well])]
     if "well" in told:
         return [str(image["path"]) for image in told["well"]["images"]]
     if "bioformats2raw.layout" in told:

@@ -240,7 +240,7 @@ def _count_file(
                 tell(before[0])
             else:
                 tell((yield from _count_image(part, image, made, output, choices)))
-    except (Exception, MemoryError) as error:  # noqa: BLE001 - whatever ails one file, the others are counted
+    except Exception as error:  # noqa: BLE001 - whatever ails one file, the others are counted
         tell(_failed(file, error))
         return
     if parts[0].part:

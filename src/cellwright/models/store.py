@@ -284,7 +284,7 @@ def _copy_model(source: Path, part: Path, title: str) -> None:
                     shutil.copyfileobj(packed, unpacked)
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"Expected an exported model, a zip archive, in {title}; got: {error}. Get the file again."
         ) from error

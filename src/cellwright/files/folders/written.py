@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError
 from cellwright.files.atomic import write_text, writing
 from cellwright.files.json_value import read_object
 
@@ -144,7 +144,7 @@ def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterato
         yield told
     finally:
         for path in paths:
-            with suppress(OSError, WriteError):  # what was counted is worth more than the mark
+            with suppress(OSError):  # what was counted is worth more than the mark
                 write_text(mark_at(path), str(_checksum(path)))
 
 

@@ -116,34 +116,40 @@ def read_rois(path: Path, faults: list[ReadError] | None = None) -> list[JsonVal
         if content[:4] == b"Iout":
             return [_parsed(path, path.name, lambda: content)]
         with zipfile.ZipFile(path) as archive:
-            files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
-            files = [file for file in files if not PurePosixPath(file.filename).name.startswith(OF_MACOS)]
-            is_empty = not files and len(archive.infolist()) > 0
-            n_bytes = sum(file.file_size for file in files)
-            is_bomb = n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * len(content))
-            if is_empty or is_bomb or len(files) > MOST_ROIS:
-                raise ReadError(
-                    f"Expected a zip of ImageJ ROIs at {path}; got {len(files)} ROIs of {n_bytes} bytes. "
-                    "Save it again."
-                )
-            found = []
-            for file in files:
-                # names of classes have colons; nothing is unpacked to disk
-                plain = file.filename.replace(":", "-")
-                JsonValue(plain, path, "The name of a ROI").inside()
-                try:
-                    found.append(_parsed(path, file.filename, partial(archive.read, file)))
-                except ReadError as error:
-                    if faults is None:
-                        raise
-                    faults.append(error)
-            return found
+            return _zipped(path, archive, len(content), faults)
     except ReadError:
         raise
     except Exception as error:  # damaged files fail in every possible way
         raise ReadError(
             f"Expected a whole .roi, or a .zip of ROIs, at {path}; got: {error}. Save it in ImageJ again."
         ) from error
+
+
+def _zipped(
+    path: Path, archive: zipfile.ZipFile, n_stored: int, faults: list[ReadError] | None
+) -> list[JsonValue]:
+    """Return the ROIs of a zip of so many bytes; nothing is unpacked to disk."""
+    files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
+    files = [file for file in files if not PurePosixPath(file.filename).name.startswith(OF_MACOS)]
+    is_empty = not files and len(archive.infolist()) > 0
+    n_bytes = sum(file.file_size for file in files)
+    is_bomb = n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * n_stored)
+    if is_empty or is_bomb or len(files) > MOST_ROIS:
+        raise ReadError(
+            f"Expected a zip of ImageJ ROIs at {path}; got {len(files)} ROIs of {n_bytes} bytes. Save it "
+            "again."
+        )
+    found = []
+    for file in files:
+        plain = file.filename.replace(":", "-")  # names of classes have colons
+        JsonValue(plain, path, "The name of a ROI").inside()
+        try:
+            found.append(_parsed(path, file.filename, partial(archive.read, file)))
+        except ReadError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+    return found
 
 
 def _parsed(path: Path, name: str, read_bytes: Callable[[], bytes]) -> JsonValue:

@@ -204,7 +204,7 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
             # away while another one starts (dask 2026): so who answers is asked before there is one.
             asyncio.run(find())
             client = Client(stream.scheduler, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, TimeoutError, MemoryError) as error:  # the last: another server answered
+        except (OSError, ValueError, MemoryError) as error:  # the last: another server answered
             got = str(error) or f"no answer within {CONNECT_S} s"
             raise SettingsError(
                 f"Expected a dask scheduler at {stream.scheduler}; got: {got}. Check its address."
