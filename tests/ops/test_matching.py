@@ -182,7 +182,18 @@ def test_the_iou_of_boxes_is_that_of_the_pixels_in_them(seed):
         drawn[low[0] : past[0], low[1] : past[1], low[2] : past[2]] = True
         pixels.append(drawn)
     expected = [[(a & b).sum() / (a | b).sum() for b in pixels] for a in pixels]
-    assert np.allclose(box_overlaps(boxes, boxes).toarray(), expected)
+    assert np.allclose(box_iou(boxes[:, np.newaxis], boxes[np.newaxis]), expected)
+
+
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_no_boxes_that_overlap_by_half_are_missed(rng, n_axes):
+    low = rng.uniform(0, 60, (150, n_axes))
+    boxes = np.stack([low, low + rng.uniform(4, 12, low.shape)], axis=1)
+    moved = boxes + rng.uniform(-3, 3, (150, 2, n_axes))
+    expected, found = box_iou(boxes[:, np.newaxis], moved[np.newaxis]), box_overlaps(boxes, moved).toarray()
+    assert 10 < (expected >= 0.5).sum() < 140
+    assert np.allclose(found, np.where(found > 0, expected, 0))
+    assert (found > 0)[expected >= 0.5].all()
 
 
 def test_no_boxes_overlap_nothing():

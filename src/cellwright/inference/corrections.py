@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import WriteError
@@ -202,7 +202,7 @@ def _rows_before(cells: Cells, before: Cells) -> tuple[NDArray[np.intp], int]:
         rows[iou.coords[0][is_same]] = iou.coords[1][is_same]
         return rows, len(before) - len(np.unique(iou.coords[1]))  # what others lie upon was changed
     if len(before) and len(cells):
-        distances, nearest = cKDTree(before.points).query(cells.points)
+        distances, nearest = KDTree(before.points).query(cells.points)
         rows = np.where(distances < SAME_PX, nearest, -1)
     return rows, max(0, len(before) - len(cells))  # a point that was moved is not gone
 

@@ -224,12 +224,12 @@ def own_cells(
 
 
 def _own_centres(cells: Cells, block: Tile, before: Sequence[DoneBlock]) -> tuple[Cells, Unclaimed]:
-    from scipy.spatial import cKDTree  # slow to import
+    from scipy.spatial import KDTree  # slow to import
 
     corner = _corner(block)
     standing = [_in_slices(one.centres - corner) for one in before]
     if len(cells) and sum(map(len, standing)):  # each of those before is the nearest one here, and no other
-        distance, nearest = cKDTree(_in_slices(cells.points)).query(np.concatenate(standing))
+        distance, nearest = KDTree(_in_slices(cells.points)).query(np.concatenate(standing))
         is_same = distance <= SAME_CENTRE * np.sqrt(cells.areas[nearest])
         is_new = np.ones(len(cells), np.bool_)
         is_new[nearest[is_same]] = False
@@ -238,7 +238,7 @@ def _own_centres(cells: Cells, block: Tile, before: Sequence[DoneBlock]) -> tupl
     open_now, later = _sorted_out(_unclaimed(cells, block), block, before)
     centres = _in_slices(open_now.cells.points - corner)
     reach = SAME_CENTRE * np.sqrt(open_now.cells.areas)
-    distance, _ = cKDTree(np.concatenate([*standing, _in_slices(own.points)])).query(centres)
+    distance, _ = KDTree(np.concatenate([*standing, _in_slices(own.points)])).query(centres)
     is_free = np.zeros(len(centres), np.bool_)
     for row in np.flatnonzero(distance > reach):
         to_others = np.linalg.norm(centres[is_free] - centres[row], axis=1)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.spatial import KDTree
 
 from cellwright.core.data import Labels
 
@@ -121,15 +122,32 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
 
 
 def box_overlaps(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> csr_array:
-    """Return the IoU of each predicted (N, 2, D) with each true (M, 2, D) box, sparse (N, M)."""
-    return csr_array(box_iou(predicted[:, np.newaxis], truth[np.newaxis]))
+    """Return the IoU of predicted (N, 2, D) and true (M, 2, D) boxes, sparse (N, M).
+
+    Some are left out where it is below one half: from there on, the middles are no further apart on any axis
+    than half a side of either.
+    """
+    rows, columns = _within_reach(predicted, truth.mean(axis=1))
+    iou = box_iou(predicted[rows], truth[columns])
+    return csr_array((iou, (rows, columns)), shape=(len(predicted), len(truth)))
 
 
 def boxes_around(boxes: NDArray[np.floating], points: NDArray[np.floating]) -> csr_array:
     """Return 1 where a predicted box (N, 2, D) holds a true point (M, D), sparse (N, M)."""
     corner = points + 0.5  # the middle of the first pixel is half a pixel from the corner of its box
-    is_inside = (boxes[:, np.newaxis, 0] <= corner) & (corner < boxes[:, np.newaxis, 1])
-    return csr_array(is_inside.all(axis=-1).astype(np.float32))
+    rows, columns = _within_reach(boxes, corner)
+    is_inside = ((boxes[rows, 0] <= corner[columns]) & (corner[columns] < boxes[rows, 1])).all(axis=1)
+    return csr_array((is_inside.astype(np.float32), (rows, columns)), shape=(len(boxes), len(points)))
+
+
+def _within_reach(
+    boxes: NDArray[np.floating], points: NDArray[np.floating]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows and columns of boxes (N, 2, D) and the points (M, D) in the balls around them."""
+    reach = np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1) / 2
+    near = KDTree(points).query_ball_point(boxes.mean(axis=1), reach)
+    rows = np.repeat(np.arange(len(boxes)), [len(one) for one in near])
+    return rows, np.concatenate([np.zeros(0, np.intp), *near]).astype(np.intp)
 
 
 def matched_pairs(iou: csr_array, threshold: float) -> NDArray[np.int64]:

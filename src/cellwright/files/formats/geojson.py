@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
@@ -65,7 +65,7 @@ def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[Fil
     is_detected = np.array([_object_type(one.node) in DETECTIONS for one in objects], bool)
     known: dict[tuple[float, ...], int] = {}
     planes = np.array([known.setdefault(one.lead, len(known)) for one in objects], np.intp)
-    tree = cKDTree(every)
+    tree = KDTree(every)
 
     def is_region(number: int, one: FileObject) -> bool:
         if is_detected[number] or one.group is not None or not sizes[number]:  # a group is a cell of ours

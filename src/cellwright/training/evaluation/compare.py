@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.spatial import cKDTree
 
 from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import AxesError
@@ -63,9 +62,9 @@ class Comparison:
         """Return what one model found in each image."""
         return tuple(row for row in self.rows if row.model == model)
 
-    def mean(self, model: str, figure: str) -> float:
-        """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
-        values = np.array([_figure(row, figure) for row in self.of(model)])
+    def mean(self, model: str, figure: Literal["count", "f1"]) -> float:
+        """Return the mean of a figure of a model over images; not a number where that is not known."""
+        values = np.array([getattr(row, figure) for row in self.of(model)])
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) else nan
 
@@ -140,27 +139,12 @@ def alone(first: Cells, second: Cells) -> tuple[NDArray[np.bool_], NDArray[np.bo
     if first.labels is not None and second.labels is not None:
         table = matching.overlaps(first.labels, second.labels)
     else:
-        table = _box_overlaps(first.boxes, second.boxes)
+        table = matching.box_overlaps(first.boxes, second.boxes)
     pairs = matching.matched_pairs(table, AGREE_IOU)
     found = np.ones(len(first), np.bool_), np.ones(len(second), np.bool_)
     for is_alone, own in zip(found, pairs.T, strict=True):
         is_alone[own] = False
     return found
-
-
-def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> csr_array:
-    """Return the IoU of boxes (N, 2, D) and (M, 2, D), sparse (N, M), left out where it is below one half.
-
-    With an IoU of one half the middles are no further apart on any axis than half a side of either.
-    """
-    shape = len(first), len(second)
-    if 0 in shape:
-        return csr_array(shape)
-    reach = np.linalg.norm(first[:, 1] - first[:, 0], axis=1) / 2
-    near = cKDTree(second.mean(axis=1)).query_ball_point(first.mean(axis=1), reach)
-    rows = np.repeat(np.arange(len(first)), [len(one) for one in near])
-    columns = np.concatenate([np.zeros(0, np.int64), *near]).astype(np.int64)
-    return csr_array((matching.box_iou(first[rows], second[columns]), (rows, columns)), shape=shape)
 
 
 def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
@@ -172,13 +156,3 @@ def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
             name += f" ({names[: index + 1].count(name)})"
         titles.append(name)
     return tuple(titles)
-
-
-def _figure(row: ModelCount, figure: str) -> float:
-    if figure == "count":
-        return row.count
-    if figure == "f1":
-        return row.f1
-    if row.score is None:
-        return nan
-    return row.score.score

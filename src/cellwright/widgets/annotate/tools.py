@@ -282,9 +282,9 @@ class ToolBox(QObject):
         if found:
             self.done.emit(f"Split cell {number}; new: {', '.join(map(str, found))}.")
 
-    def _forget_seed(self, _: object = None) -> None:
-        """Forget the first of two clicks; a new slice of the same volume does not make it forgotten."""
-        if self._first_seed is None or (_ is not None and "T" not in self.session.image.axes):
+    def _forget_seed(self, moved: object = None) -> None:
+        """Forget the first of two clicks; one who ``moved`` to a slice of the same volume still means it."""
+        if self._first_seed is None or (moved is not None and "T" not in self.session.image.axes):
             return
         self._first_seed = None
         self.overlay.show_drawn(None)
