@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,17 @@ def test_masks_come_back_from_their_outlines(seed):
     np.testing.assert_array_equal(np.logical_or.reduce([draw(polygon) for polygon in found]), mask)
     np.testing.assert_array_equal(draw([as_one_ring(rings)]), mask)
     assert not any(crosses_itself(ring) for ring in [*rings, as_one_ring(rings)])
+
+
+def test_long_rings_are_joined_without_a_table_of_their_corners():
+    angles = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
+    circle = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    tracemalloc.start()
+    joined = as_one_ring([5000 * circle, 4000 * circle])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(joined) == 6002
+    assert peak < 10_000_000
 
 
 def test_a_square_has_four_corners_and_a_hole_runs_the_other_way():

@@ -205,10 +205,12 @@ def _side(a: Ring, b: Ring, point: Ring, tolerance: float) -> NDArray[np.float64
 
 def as_one_ring(rings: Sequence[Ring]) -> Ring:
     """Return one ring with the inside of all of them, joined by bridges that are walked there and back."""
+    from scipy.spatial import KDTree  # slow to import
+
     joined = rings[0]
     for ring in rings[1:]:
-        gaps = np.abs(joined[:, np.newaxis] - ring[np.newaxis]).sum(axis=-1)
-        here, there = np.unravel_index(int(gaps.argmin()), gaps.shape)
-        turned = np.roll(ring, -there, axis=0)
+        gaps, nearest = KDTree(ring).query(joined, p=1)
+        here = int(gaps.argmin())
+        turned = np.roll(ring, -nearest[here], axis=0)
         joined = np.concatenate([joined[: here + 1], turned, turned[:1], joined[here:]])
     return joined
