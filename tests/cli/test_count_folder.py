@@ -273,6 +273,17 @@ def test_what_changes_while_it_watches_is_counted_anew(cli, oracle, plate, tmp_p
     assert sum("C03_s1" in line for line in done.err.splitlines()) == 1  # that it was cut short
 
 
+def test_images_of_one_file_are_told_by_their_names(cli, oracle, tmp_path, blobs):
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in" / "many.ome.tif", ome=True) as tiff:
+        for n in range(2):
+            pixels = (blobs.image * 200).astype(np.uint8)[n:]
+            tiff.write(pixels, metadata={"axes": "YX", "Name": f"position {n}"})
+    done = cli("count", tmp_path / "in", "--output", tmp_path / "out", "--json")
+    rows = [json.loads(line)["image"] for line in done.out.splitlines()]
+    assert rows == [str(tmp_path / "in" / f"many.ome_position {n}") for n in range(2)]
+
+
 def test_a_plate_of_ome_zarr_is_a_folder(cli, oracle, tmp_path, blobs):
     root = zarr.open_group(tmp_path / "screen.zarr", mode="w", zarr_format=2)
     root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}

@@ -150,7 +150,8 @@ class Table:
 
     def show_outcome(self, outcome: "ImageOutcome") -> None:
         """Print the row of an image of a folder, or what went wrong with it."""
-        path, row = as_given(outcome.image.path), outcome.row
+        image, row = outcome.image, outcome.row
+        path = as_given(image.path.with_name(image.part) if image.part else image.path)
         if outcome.error:
             typer.echo(f"error: {path}: {outcome.error}", err=True)
             return
