@@ -232,6 +232,12 @@ def test_what_cannot_be_fine_tuned_is_refused(cli, dataset, tmp_path, flags, wor
     assert not (tmp_path / "model").exists()
 
 
+def test_a_table_of_counts_needs_a_model_to_teach(cli, tmp_path):
+    (tmp_path / "counts.csv").write_text("image,count\n")
+    code, _, err = cli("train", tmp_path / "counts.csv", "--output", tmp_path / "model")
+    assert (code, "Add --from density" in err) == (1, True)
+
+
 def test_an_encoder_pretrained_without_annotation_starts_a_training(cli, dataset, tmp_path):
     encoder, model = tmp_path / "encoder", tmp_path / "model"
     short = ("--preset", "small", "--batch-size", 2)

@@ -101,6 +101,14 @@ def test_names_that_could_mean_another_place_are_refused(mine, shared, own, name
     assert everything(own) == before
 
 
+def test_a_folder_that_holds_no_model_is_named(mine, own, tmp_path):
+    before = everything(own)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(CheckpointError, match=r"images lacks spec\.json, weights\.safetensors\. Choose"):
+        store.import_model(tmp_path / "images")
+    assert everything(own) == before
+
+
 def test_a_name_that_is_taken_is_refused(mine, shared, own, make_model):
     save_checkpoint(own / "other", make_model(seed=8))
     with pytest.raises(CheckpointError, match="already"):

@@ -96,8 +96,10 @@ def train(
     became better. Without, a new model is trained from scratch.
     """
     refuse_taken(output, (dataset, *extra))
-    has_counts = tune is not None and dataset.suffix.lower() == ".csv"
-    refuse_idle(context, TRAIN_RULES, [COUNTS] if has_counts else [])
+    is_table = dataset.suffix.lower() == ".csv"
+    refuse_idle(context, TRAIN_RULES, [COUNTS] if is_table and tune is not None else [])
+    if is_table and tune is None:
+        raise SettingsError("A table of counts teaches a model that is there. Add --from density.")
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
         tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)

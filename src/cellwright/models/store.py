@@ -271,9 +271,7 @@ def _downloaded(address: str, folder: Path) -> Path:
 def _copy_model(source: Path, part: Path, title: str) -> None:
     """Copy the files of a model, whose names are known beforehand, into a folder."""
     if source.is_dir():
-        for file in FILES:
-            if (source / file).is_file():
-                shutil.copyfile(source / file, part / file)
+        _copy_folder(source, part, title)
         return
     if not source.is_file():
         raise CheckpointError(f"There is no file {title}. Choose an exported model.")
@@ -288,6 +286,18 @@ def _copy_model(source: Path, part: Path, title: str) -> None:
         raise CheckpointError(
             f"Expected an exported model, a zip archive, in {title}; got: {error}. Get the file again."
         ) from error
+
+
+def _copy_folder(source: Path, part: Path, title: str) -> None:
+    missing = [file for file in NEEDED if not (source / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"A model folder holds {' and '.join(NEEDED)}; {title} lacks {', '.join(missing)}. Choose that "
+            "of a model, or an exported model."
+        )
+    for file in FILES:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, part / file)
 
 
 def _members(archive: zipfile.ZipFile, title: str) -> dict[str, zipfile.ZipInfo]:

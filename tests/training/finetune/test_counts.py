@@ -109,11 +109,13 @@ def test_a_table_says_what_is_wrong_with_it(tmp_path, text, words):
         read_counts(tmp_path / "counts.csv")
 
 
-def test_a_table_is_read(tmp_path):
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read(tmp_path, delimiter):
     names = ("a b.tif", "c.tif", "d.tif")
     for name in names:
         (tmp_path / name).write_text(name)
-    (tmp_path / "counts.csv").write_text("image,count,who\n" + "".join(f"{name},12,me\n" for name in names))
+    rows = ["image,count,who", *(f"{name},12,me" for name in names)]
+    (tmp_path / "counts.csv").write_text("\n".join(rows).replace(",", delimiter))
     assert read_counts(tmp_path / "counts.csv") == tuple(
         CountedImage(tmp_path / name, 12.0) for name in names
     )

@@ -32,6 +32,7 @@ from cellwright.ops.measure.prediction_interval import fit_interval
 from cellwright.training.finetune.finetune import Outcome, start_model, tuned_title
 from cellwright.training.state import write_card
 
+DELIMITERS = (";", "\t")  # of spreadsheets, besides the comma
 FEWEST = 3  # images: with less, judging by the others says nothing
 
 Counts = NDArray[np.float64]
@@ -54,7 +55,10 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
     too few.
     """
     images = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(path))), 2):
+    content = read_text(path)
+    heading = content.partition("\n")[0]
+    delimiter = next((one for one in DELIMITERS if one in heading), ",")
+    for number, row in enumerate(csv.DictReader(io.StringIO(content), delimiter=delimiter), 2):
         name, text = row.get("image"), row.get("count")
         if not name or text is None:
             raise ReadError(f"Expected the columns image and count in {path}; line {number} lacks one.")
