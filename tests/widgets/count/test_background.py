@@ -157,6 +157,22 @@ def test_a_view_that_fails_ends_the_count(
     assert not in_files.exists()
 
 
+def test_regions_that_would_fill_memory_are_refused(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, settled: Any, monkeypatch: Any
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    viewer.add_shapes([[[0, 0], [0, 200], [160, 200], [160, 0]]], name="everything")
+    widget.panel.region.choose_data("drawn")
+    monkeypatch.setattr(background, "free_memory", lambda: 1e5)
+    widget.panel.count.click()
+    settled(widget)
+    assert "Draw smaller ones, or count in them by cellwright count" in widget.panel.message.text()
+    monkeypatch.setattr(background, "free_memory", lambda: 1e9)
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs))
+
+
 def test_results_lie_beside_the_image_where_they_can(in_files: Path, tmp_path: Path) -> None:
     path = tmp_path / "images" / "slide.tif"
     path.parent.mkdir()

@@ -10,6 +10,8 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
+from cellwright.core.errors import OutOfMemoryError
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
@@ -27,6 +29,7 @@ from cellwright.widgets.shared.napari_private import (
     without_collection,
 )
 
+BYTES_PER_PIXEL = 10  # that an image takes which is counted in memory
 TURN_MS = 40  # between taking layers out, adding one and drawing it; the window answers between them
 
 
@@ -40,8 +43,21 @@ class BackgroundTool:
         self._is_whole = False  # whether the whole image is being counted
 
     def takes(self, request: Request) -> bool:
-        """Return whether an image is so large that it is counted block by block."""
-        return prod(request.source.image.label_shape) > LARGE_PIXELS and request.regions is None
+        """Return whether an image is so large that it is counted block by block.
+
+        OutOfMemoryError where it is, but in regions, and so in memory, which it would fill.
+        """
+        n_px = prod(request.source.image.label_shape)
+        if n_px <= LARGE_PIXELS or request.regions is None:
+            return n_px > LARGE_PIXELS
+        wanted, free = n_px * BYTES_PER_PIXEL, free_memory()
+        if wanted > free:
+            raise OutOfMemoryError(
+                f"Regions that reach over {n_px:,} pixels take {wanted / 1e9:.0f} GB to be counted in here; "
+                f"{free / 1e9:.0f} GB are free. Draw smaller ones, or count in them by cellwright count "
+                "--regions, --exclude or --mask, which goes block by block."
+            )
+        return False
 
     def start(self, request: Request, view: Source) -> None:
         """Count what is seen; the whole follows."""
