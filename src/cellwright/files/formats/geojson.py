@@ -61,14 +61,18 @@ def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[Fil
     places = [_places(one) for one in objects]
     owners = np.repeat(np.arange(len(objects)), [len(one) for one in places])
     every = np.concatenate([np.zeros((0, 2)), *places])
-    sizes = np.array([_size(one) for one in objects])
+    sizes = np.array([_size(one) for one in objects], float)
     is_detected = np.array([_object_type(one.node) in DETECTIONS for one in objects], bool)
     known: dict[tuple[float, ...], int] = {}
     planes = np.array([known.setdefault(one.lead, len(known)) for one in objects], np.intp)
     tree = KDTree(every)
 
+    least = 0.0 if is_detected.any() else TIMES_LARGER * sizes.min(initial=np.inf)
+
     def is_region(number: int, one: FileObject) -> bool:
         if is_detected[number] or one.group is not None or not sizes[number]:  # a group is a cell of ours
+            return False
+        if sizes[number] < least:  # as nearly all are
             return False
         low, high = box_around(_corners(one))
         near = np.array(tree.query_ball_point((low + high) / 2, (high - low).max() / 2, p=np.inf), np.intp)
