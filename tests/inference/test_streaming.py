@@ -655,13 +655,13 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
     assert sorted(plan.in_rounds(blocks)) == list(blocks)
 
 
-def test_memory_is_given_back_after_every_step_and_block(monkeypatch):
+def test_memory_is_given_back_after_the_network_and_after_every_block(monkeypatch):
     image, times = Image(np.zeros((400, 300), np.uint8), "YX"), []
     blocks = blocks_of(image, StreamPlan(None, 128, 40))
-    monkeypatch.setattr(cluster, "count_block", lambda *_: iter([None, None]))
+    monkeypatch.setattr(cluster, "count_block", lambda *_: iter([Progress("tiles", n, 2) for n in (1, 2)]))
     monkeypatch.setattr(cluster, "give_back_memory", lambda: times.append(1))
     assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12
-    assert len(times) == 12 * 3
+    assert len(times) == 12 * 2
 
 
 @pytest.mark.parametrize("chunk", [64, 0])

@@ -44,8 +44,9 @@ def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) 
             part = reading.pop().result()
             if following is not None:
                 reading.append(reader.submit(part_of, job.image, following, plan.level))
-            for _ in count_block(job, plan, block, part):
-                give_back_memory()  # what the network took is not kept beside what follows
+            for step in count_block(job, plan, block, part):
+                if step.done == step.total:  # what the network took is not kept beside what follows
+                    give_back_memory()
                 yield 0
             give_back_memory()
             yield 1
