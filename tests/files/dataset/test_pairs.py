@@ -74,7 +74,7 @@ def test_it_is_told_how_cells_were_read(tmp_path):
     write_masks(tmp_path, "e", "_mask", squares())
     dataset = read_dataset(tmp_path)
     assert labels_of(dataset)[0].max() == 3
-    told = {item.name: item.notices() for item in dataset.items}
+    told = {item.name: item.explained()[2] for item in dataset.items}
     assert told["a"][0].startswith("a_mask.tif is a mask of one value: its pieces are taken for cells")
     assert "each number is taken for one cell" in told["d"][0]
     assert told["e"] == ()
@@ -109,7 +109,7 @@ def test_one_cell_alone_is_no_mask(tmp_path):
     write_images(tmp_path, "a")
     write_masks(tmp_path, "a", "_mask", squares(n=1))
     (item,) = read_dataset(tmp_path).items
-    assert item.notices() == ()
+    assert item.explained()[2] == ()
 
 
 def test_files_of_cellpose(tmp_path):

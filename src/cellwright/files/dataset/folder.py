@@ -129,9 +129,9 @@ class Item:
         plane = (shape[0], shape[1])
         return image, read_cells(self.truth_path, plane, self.classes, is_complete=self.is_complete)
 
-    def notices(self) -> tuple[str, ...]:
-        """Return what the user should know of how the cells were read; reads them."""
-        return ()
+    def explained(self) -> tuple[Image, Annotation | Labels, tuple[str, ...]]:
+        """Return what :meth:`annotated` does, and what the user should know of how the cells were read."""
+        return *self.annotated(), ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,11 @@ class PairedItem(Item):
 
         A mask of one value is taken apart into the pieces that do not touch.
         """
+        image, truth, _ = self.explained()
+        return image, truth
+
+    def explained(self) -> tuple[Image, Annotation | Labels, tuple[str, ...]]:
+        """Return what :meth:`annotated` does, and what the user should know of how the cells were read."""
         image = self.image()
         found = self._truth(image)
         if not len(found):
@@ -166,15 +171,12 @@ class PairedItem(Item):
                 "out of the folder."
             )
         if found.labels is not None:
-            return image, relabel_frames(found.labels, image.label_axes)
+            return image, relabel_frames(found.labels, image.label_axes), found.notices
         found = found.with_boxes()
         height, width = image.label_shape[-2:]
         assert found.points is not None
-        return image, Annotation((height, width), found.points, found.boxes, is_complete=False)
-
-    def notices(self) -> tuple[str, ...]:
-        """Return what the user should know of how the cells were read; reads them."""
-        return self._truth(self.image()).notices
+        known = Annotation((height, width), found.points, found.boxes, is_complete=False)
+        return image, known, found.notices
 
     def _truth(self, image: Image) -> ImageAnnotation:
         """Return the cells of the image as its file tells, those of a mask of one value apart."""

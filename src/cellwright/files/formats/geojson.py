@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
@@ -58,15 +57,16 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
 def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[FileObject]:
     """Return objects without annotations that are drawn around others: those are regions, no cells."""
-    places = [_places(one) for one in objects]
+    from scipy.spatial import KDTree  # slow to import
+
+    sizes = np.array([_size(one) for one in objects], float)
+    places = [_middle(one) if size else _corners(one) for one, size in zip(objects, sizes, strict=True)]
     owners = np.repeat(np.arange(len(objects)), [len(one) for one in places])
     every = np.concatenate([np.zeros((0, 2)), *places])
-    sizes = np.array([_size(one) for one in objects], float)
     is_detected = np.array([_object_type(one.node) in DETECTIONS for one in objects], bool)
     known: dict[tuple[float, ...], int] = {}
     planes = np.array([known.setdefault(one.lead, len(known)) for one in objects], np.intp)
     tree = KDTree(every)
-
     least = 0.0 if is_detected.any() else TIMES_LARGER * sizes.min(initial=np.inf)
 
     def is_region(number: int, one: FileObject) -> bool:
@@ -90,10 +90,8 @@ def _corners(one: FileObject) -> NDArray[np.float64]:
     return np.concatenate([ring for shape in one.shapes for ring in shape.rings])
 
 
-def _places(one: FileObject) -> NDArray[np.float64]:
-    """Return where an object lies: its points, or the middle of its outline."""
-    if not _size(one):
-        return _corners(one)
+def _middle(one: FileObject) -> NDArray[np.float64]:
+    """Return the middle (1, 2) of the box around an outline."""
     middle: NDArray[np.float64] = box_around(_corners(one)).mean(axis=0, keepdims=True)
     return middle
 

@@ -1,7 +1,7 @@
 """Pieces that networks share."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cellwright.core.errors import AxesError
+from cellwright.ops.geometry.tiles import padded, pieces
 
 N_HEADS, N_LAYERS = 2, 2  # of attention
 NORM_EPS = 1e-6
@@ -79,6 +80,19 @@ class ConvEncoder(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+
+def is_banded(module: nn.Module, n_rows: int, in_band: int) -> bool:
+    """Return whether rows are worked out in bands: not in training, nor where the network is traced."""
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return not (module.training or is_traced) and n_rows > in_band
+
+
+def bands(n_rows: int, in_band: int, margin: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows that each band of rows looks at, and its own among these."""
+    for own in pieces(n_rows, in_band):
+        (seen,) = padded((own,), margin, (n_rows,))
+        yield seen, slice(own.start - seen.start, own.stop - seen.start)
 
 
 class PixelHead(nn.Conv2d):

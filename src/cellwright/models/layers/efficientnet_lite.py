@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError, needed
-from cellwright.models.layers.blocks import silence
+from cellwright.models.layers.blocks import bands, is_banded, silence
 
 NORM_EPS = 1e-3
 STEM = 32  # channels of the first convolution
@@ -83,9 +83,8 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Float (B, in_channels, Y, X), 0 to 1 -> features at strides 2, 4, 8, 16 and 32."""
-        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        is_banded = not (self.training or is_traced) and image.shape[-2] > BAND_PX
-        half, x = self._banded(image) if is_banded else self._fine(image)
+        look = self._banded if is_banded(self, image.shape[-2], BAND_PX) else self._fine
+        half, x = look(image)
         features = [half, x]
         for number, stage in enumerate(self.stages[N_FINE:], start=N_FINE + 1):
             x = stage(x)
@@ -104,13 +103,10 @@ class EfficientNetLite(nn.Module):
         Six times as many channels are open there as are given on, at the finest resolution: to ask the system
         for so much memory at once takes longer than to compute in it.
         """
-        height = image.shape[-2]
         parts: list[tuple[Tensor, Tensor]] = []
-        for top in range(0, height, BAND_PX):
-            first, last = max(top - MARGIN_PX, 0), min(top + BAND_PX + MARGIN_PX, height)
-            rows = slice(top - first, min(top + BAND_PX, height) - first)
-            half, quarter = self._fine(image[..., first:last, :])
-            parts.append((half[..., _rows(rows, 2), :], quarter[..., _rows(rows, 4), :]))
+        for seen, own in bands(image.shape[-2], BAND_PX, MARGIN_PX):
+            half, quarter = self._fine(image[..., seen, :])
+            parts.append((half[..., _rows(own, 2), :], quarter[..., _rows(own, 4), :]))
         halves, quarters = zip(*parts, strict=True)
         return torch.cat(halves, dim=-2), torch.cat(quarters, dim=-2)
 

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.layers.blocks import ConvEncoder, PixelHead, Residual, conv_norm_relu, silence
+from cellwright.models.layers.blocks import (
+    ConvEncoder,
+    PixelHead,
+    Residual,
+    bands,
+    conv_norm_relu,
+    is_banded,
+    silence,
+)
 from cellwright.models.layers.efficientnet_lite import LITE0, EfficientNetLite, deepened
 from cellwright.models.spec import ModelSpec
 
@@ -38,7 +46,7 @@ class GatedFusion(nn.Module):
 
     def __init__(self, n_coarse: int, n_skip: int, n_out: int, depth: int, *, is_deep: bool = False) -> None:
         super().__init__()
-        self.margin = depth + 2 * int(is_deep)  # rows that its convolutions look at beyond a band of rows
+        self.margin = depth + 2 * int(is_deep)  # coarse rows beyond a band, more than its convolutions reach
         self.reduce = conv_norm_relu(n_coarse, n_out, kernel=1)
         self.gate = nn.Conv2d(n_coarse, n_skip, 1)
         self.mix = nn.Sequential(
@@ -51,17 +59,14 @@ class GatedFusion(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
-        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         n_rows = coarse.shape[-2]
-        if self.training or is_traced or n_rows <= BAND_ROWS:
+        if not is_banded(self, n_rows, BAND_ROWS):
             return self._fused(coarse, skip)
-        bands = []
-        for top in range(0, n_rows, BAND_ROWS):  # all at once would take most of the memory of a count
-            bottom = min(top + BAND_ROWS, n_rows)
-            first, last = max(top - self.margin, 0), min(bottom + self.margin, n_rows)
-            fused = self._fused(coarse[..., first:last, :], skip[..., 2 * first : 2 * last, :])
-            bands.append(fused[..., 2 * (top - first) : 2 * (bottom - first), :])
-        return torch.cat(bands, dim=-2)
+        joined = []
+        for seen, own in bands(n_rows, BAND_ROWS, self.margin):  # all at once takes most memory of a count
+            fused = self._fused(coarse[..., seen, :], skip[..., _twice(seen), :])
+            joined.append(fused[..., _twice(own), :])
+        return torch.cat(joined, dim=-2)
 
     def _fused(self, coarse: Tensor, skip: Tensor) -> Tensor:
         joined = torch.cat(
@@ -69,6 +74,11 @@ class GatedFusion(nn.Module):
         )
         mixed: Tensor = self.mix(joined)
         return mixed
+
+
+def _twice(rows: slice) -> slice:
+    """Return the rows of twice as fine features."""
+    return slice(2 * rows.start, 2 * rows.stop)
 
 
 def _double(x: Tensor) -> Tensor:

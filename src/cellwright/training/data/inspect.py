@@ -136,12 +136,12 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
 
 def _read(seen: _Seen, item: Item) -> None:
     try:
-        image, truth = item.annotated()
+        image, truth, told = item.explained()
         notice = frames(image).notice
-        seen.told += item.notices()
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
+    seen.told += told
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
