@@ -23,7 +23,7 @@ for arguments in json.loads(sys.argv[1]):
         main()
     except SystemExit as end:
         assert not end.code, (arguments, end.code)
-    heavy = {"napari", "qtpy", "magicgui", "torch", "pandas", "zarr"} & set(sys.modules)
+    heavy = {"napari", "qtpy", "magicgui", "torch", "pandas", "zarr", "scipy.spatial"} & set(sys.modules)
     print(*arguments, "loads:", *sorted(heavy), file=sys.stderr)
 """
 
