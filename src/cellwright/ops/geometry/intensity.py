@@ -73,8 +73,13 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
 
     ImageError where there is no finite pixel, or the type is no intensity.
     """
+    check_pixels(pixels)
     sampled = sample(pixels)
-    values = sampled[np.isfinite(sampled)]
+    if sampled.dtype.kind == "u":  # finite, and quicker to sort than as float64
+        values = sampled
+    else:
+        sampled = sampled.astype(np.float64)
+        values = sampled[np.isfinite(sampled)]
     if values.size == 0:
         raise ImageError(
             f"The image must have finite pixels; all of the array of shape {tuple(pixels.shape)} and type "
@@ -86,11 +91,10 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
     return Scaling(float(low), float(high), 1 - values.size / sampled.size)
 
 
-def sample(pixels: ArrayLike) -> NDArray[np.float64]:
+def sample(pixels: ArrayLike) -> NDArray[Any]:
     """Return about a million pixels at most on a regular grid over the whole array, of its dimension."""
-    check_pixels(pixels)
     every = tuple(slice(None, None, step) for step in sample_steps(tuple(pixels.shape)))
-    return np.asarray(pixels[every]).astype(np.float64)
+    return np.asarray(pixels[every])
 
 
 def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
@@ -107,7 +111,8 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
 
     ``middle`` (channels, Y, X) is a part of the image without gaps, ``sampled`` a sample of all of it.
     """
-    scaling = replace(fit(sampled, percentiles), levels=_few_levels(sampled, percentiles))
+    scaling = fit(sampled, percentiles)
+    scaling = replace(scaling, levels=_few_levels(sampled, percentiles, scaling))
     with np.errstate(invalid="ignore"):  # NaN and infinity have no edges
         grey = middle.mean(axis=0, dtype=np.float64)
         step = min(_step_at_blocks(grey), _step_at_blocks(grey.T))
@@ -120,18 +125,21 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
     )
 
 
-def _few_levels(sampled: NDArray[Any], percentiles: tuple[float, float]) -> int:
+def _few_levels(sampled: NDArray[Any], percentiles: tuple[float, float], scaling: Scaling) -> int:
     """Return how many grey levels the best channel of (channels, ...) has, if they are few, else 0.
 
     Fewer than three are no light but a mask. Where nearly all pixels are alike the others tell.
     """
     if sampled.dtype.kind not in "ui":
         return 0
-    channels = sampled.reshape(len(sampled), -1)
-    ranges = np.ptp(np.percentile(channels, percentiles, axis=1), axis=0)
-    if not ranges.any():
-        ranges = np.ptp(channels, axis=1)
-    n_levels = round(float(ranges.max())) + 1
+    widest = scaling.high - scaling.low
+    if len(sampled) > 1:
+        channels = sampled.reshape(len(sampled), -1)
+        ranges = np.ptp(np.percentile(channels, percentiles, axis=1), axis=0)
+        if not ranges.any():
+            ranges = np.ptp(channels, axis=1)
+        widest = float(ranges.max())
+    n_levels = round(widest) + 1
     return n_levels if 2 < n_levels <= FEW_LEVELS else 0
 
 
