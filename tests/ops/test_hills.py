@@ -5,7 +5,13 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import h_maxima
 
-from cellwright.ops.link import OUTSIDE, hills
+from cellwright.ops.link import BELOW
+from cellwright.ops.watershed import OUTSIDE, onward, watershed
+
+
+def hills(height, drop):
+    """Hills whose tops stand out of their saddles by as much as a drop."""
+    return watershed(height, BELOW, lambda top, saddle: top - saddle < drop)
 
 
 def rolling(seed, step=0.0, shape=(9, 26, 28)):
@@ -58,3 +64,11 @@ def test_nothing_is_climbed_outside():
     assert np.array_equal(found > 0, height > OUTSIDE)
     assert not set(found[:, :12].ravel()) & set(found[:, 14:].ravel())
     assert not hills(np.full((2, 3, 4), OUTSIDE), 1.0).any()
+
+
+def test_a_plane_has_the_hills_of_a_volume_of_one_slice():
+    height = rolling(7, shape=(60, 70))
+    plane = watershed(height, onward(2), lambda top, saddle: top - saddle < 0.7)
+    volume = watershed(height[np.newaxis], [(0, *step) for step in onward(2)], lambda t, s: t - s < 0.7)
+    assert plane.max() > 10
+    assert np.array_equal(plane, volume[0])
