@@ -72,6 +72,7 @@ def painted(
 Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first
 Polygon = tuple[Ring, ...]  # the outer ring, then its holes
 
+ELLIPSE_CORNERS = 360
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # clockwise, y pointing down
 
 
@@ -136,22 +137,54 @@ def filled(rings: Sequence[Ring]) -> MaskPart:
     """Return the pixels whose middle lies inside rings (even-odd rule)."""
     first = np.floor(np.min([ring.min(axis=0) for ring in rings], axis=0)).astype(int)
     stop = np.ceil(np.max([ring.max(axis=0) for ring in rings], axis=0)).astype(int)
-    height, width = np.maximum(stop - first, 1)
-    starts = np.concatenate(rings) - first
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings]) - first
-    swapped = (starts[:, 0] > ends[:, 0])[:, np.newaxis]  # so that an edge gives the same both ways
+    rows, columns = (np.arange(max(length, 1)) + 0.5 for length in stop - first)
+    return MaskPart(
+        (int(first[0]), int(first[1])), pixels_in_rings(rows, columns, [r - first for r in rings])
+    )
+
+
+def pixels_in_rings(
+    rows: NDArray[np.float64], columns: NDArray[np.float64], rings: Sequence[Ring]
+) -> NDArray[np.bool_]:
+    """Return which pixels (Y, X), whose middles lie at these ascending rows and columns, lie inside rings.
+
+    They are those that :func:`points_in_ring` tells. Each side turns over all pixels of a row behind it.
+    """
+    starts, ends = np.concatenate(rings), np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    swapped = (starts[:, 0] > ends[:, 0])[:, np.newaxis]  # so that a side gives the same both ways
     low, high = np.where(swapped, ends, starts), np.where(swapped, starts, ends)
-    rows_from = np.ceil(low[:, 0] - 0.5).astype(int)
-    n_rows = np.ceil(high[:, 0] - 0.5).astype(int) - rows_from
-    edge = np.repeat(np.arange(len(low)), n_rows)
-    row = np.arange(n_rows.sum()) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) + rows_from[edge]
-    slope = (high[edge] - low[edge])[:, 1] / (high[edge] - low[edge])[:, 0]
-    crossing = low[edge, 1] + (row + 0.5 - low[edge, 0]) * slope
-    column = np.clip(np.ceil(crossing - 0.5).astype(int), 0, width)
-    is_inside = np.zeros((height, width + 1), bool)
-    np.logical_not.at(is_inside.reshape(-1), row * (width + 1) + column)
-    np.logical_xor.accumulate(is_inside, axis=1, out=is_inside)
-    return MaskPart((int(first[0]), int(first[1])), is_inside[:, :-1])
+    rows_from = np.searchsorted(rows, low[:, 0])
+    n_rows = np.searchsorted(rows, high[:, 0]) - rows_from
+    side = np.repeat(np.arange(len(low)), n_rows)
+    row = np.arange(n_rows.sum()) + np.repeat(rows_from - np.cumsum(n_rows) + n_rows, n_rows)
+    (y0, x0), (y1, x1) = low[side].T, high[side].T
+    column = np.searchsorted(columns, (x1 - x0) * (rows[row] - y0) / (y1 - y0) + x0)
+    turns = np.zeros((len(rows), len(columns) + 1), bool)  # at how many pixels of a row from its end on
+    np.logical_not.at(turns.reshape(-1), row * turns.shape[1] + column)
+    return np.logical_xor.accumulate(turns, axis=1)[:, :-1]
+
+
+def points_in_ring(points: NDArray[np.float64], ring: Ring) -> NDArray[np.bool_]:
+    """Return which points (N, 2) lie inside a ring (even-odd).
+
+    Of two rings that share a side, one has the points on it.
+    """
+    inside = np.zeros(len(points), bool)
+    y, x = points[:, 0], points[:, 1]
+    for ends in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
+        (y0, x0), (y1, x1) = sorted(ends)
+        if y0 < y1:
+            inside ^= (y0 <= y) & (y < y1) & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside
+
+
+def ellipse_ring(corners: NDArray[np.floating], n_corners: int = ELLIPSE_CORNERS) -> Ring:
+    """Return the ring of the ellipse in a rectangle, upright or turned, by its corners (4, 2) in order."""
+    box = np.asarray(corners, np.float64)
+    first, second = (box[1] - box[0]) / 2, (box[3] - box[0]) / 2
+    turn = np.linspace(0, 2 * np.pi, n_corners, endpoint=False)[:, np.newaxis]
+    swell = 1 / np.sqrt(np.sinc(2 / n_corners))  # so that the polygon has the ellipse's area
+    return np.asarray(box.mean(axis=0) + swell * (np.cos(turn) * first + np.sin(turn) * second))
 
 
 def clipped(ring: Ring, size: tuple[int, int]) -> Ring:

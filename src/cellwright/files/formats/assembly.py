@@ -27,7 +27,15 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.json_value import JsonValue
 from cellwright.ops.geometry.boxes import corners_of
-from cellwright.ops.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
+from cellwright.ops.outlines import (
+    MaskPart,
+    Ring,
+    clipped,
+    crosses_itself,
+    ellipse_ring,
+    filled,
+    painted,
+)
 
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
@@ -150,10 +158,9 @@ def oval_of(
     node: JsonValue, middle: NDArray[np.float64], radii: NDArray[np.float64], turn: float = 0.0
 ) -> Shape:
     """Return the area in an ellipse of radii (y, x), turned by so many radians, as a polygon."""
-    angles = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
-    y, x = np.sin(angles) * radii[0], np.cos(angles) * radii[1]
-    turned = np.stack([x * np.sin(turn) + y * np.cos(turn), x * np.cos(turn) - y * np.sin(turn)], axis=1)
-    return area_of(node, middle + turned)
+    turned = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
+    corners = middle + radii * [(-1, -1), (-1, 1), (1, 1), (1, -1)] @ turned
+    return area_of(node, ellipse_ring(corners, OVAL_CORNERS))
 
 
 def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:

@@ -19,6 +19,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import (
+    OVAL_CORNERS,
     FileObject,
     ReadingNotes,
     Shape,
@@ -30,8 +31,8 @@ from cellwright.files.formats.assembly import (
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
-from cellwright.ops.geometry.boxes import box_around, corners_of
-from cellwright.ops.outlines import cells_of, polygons
+from cellwright.ops.geometry.boxes import corners_of
+from cellwright.ops.outlines import cells_of, ellipse_ring, polygons
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$", re.DOTALL)
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
@@ -166,9 +167,9 @@ def _area(node: JsonValue) -> Shape:
     roi = node.value
     try:
         if roi.roitype.name == "RECT" and not roi.composite:
-            return box_of(node, box_around(_outline(roi)))
+            return box_of(node, _box(roi))
         if roi.roitype.name == "OVAL" and not roi.composite:
-            return area_of(node, _outline(roi))
+            return area_of(node, ellipse_ring(corners_of(_box(roi)), OVAL_CORNERS))
         rings = [np.asarray(ring, np.float64)[:, ::-1] for ring in roi.coordinates(multi=True)]
     except ReadError:
         raise
@@ -192,16 +193,10 @@ def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
     return list(shape.rings)
 
 
-def _outline(roi: Any) -> NDArray[np.float64]:
-    first, stop = np.array([roi.top, roi.left], float), np.array([roi.bottom, roi.right], float)
+def _box(roi: Any) -> NDArray[np.float64]:
     if roi.subpixelrect:
-        first = np.array([roi.yd, roi.xd])
-        stop = np.array([roi.yd + roi.heightd, roi.xd + roi.widthd])
-    turn = np.pi / 4 + np.linspace(0, 2 * np.pi, 5 if roi.roitype.name == "RECT" else 91)[:-1]
-    round_trip = np.stack([np.sin(turn), np.cos(turn)], axis=1)
-    if roi.roitype.name == "RECT":
-        round_trip = np.sign(round_trip)
-    return np.asarray((first + stop) / 2 + round_trip * (stop - first) / 2)
+        return np.array([(roi.yd, roi.xd), (roi.yd + roi.heightd, roi.xd + roi.widthd)], float)
+    return np.array([(roi.top, roi.left), (roi.bottom, roi.right)], float)
 
 
 def _points(node: JsonValue) -> Shape:

@@ -27,6 +27,7 @@ from cellwright.files.formats.assembly import (
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.via import REGIONS
 from cellwright.files.json_value import JsonValue, read_table
+from cellwright.ops.outlines import ellipse_ring
 
 UNNAMED = "TZYX"
 NUMBERED = ("axis", "centroid")  # what the columns of axes are called that have no letters
@@ -92,9 +93,7 @@ def _shape(row: JsonValue, kind: str | None, corners: NDArray[np.float64]) -> Sh
     if kind == "rectangle" and is_upright:
         return box_of(row, corners[[0, 2]])
     if kind == "ellipse" and len(corners) == 4:
-        angles = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
-        along, across = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
-        corners = corners.mean(axis=0) + np.outer(np.cos(angles), along) + np.outer(np.sin(angles), across)
+        corners = ellipse_ring(corners, OVAL_CORNERS)
     return area_of(row, corners)
 
 

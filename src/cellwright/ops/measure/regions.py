@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cellwright.core.data import ArrayLike, Cells
 from cellwright.core.errors import SettingsError
 from cellwright.ops.geometry.tiles import window_between
+from cellwright.ops.outlines import ellipse_ring, pixels_in_rings, points_in_ring
 
 RegionRule = Literal["centre", "overlap", "whole"]
-ELLIPSE_CORNERS = 360
 ALL_REGIONS = "all regions"  # name of their union in tables
 EXCLUDED = "exclude"  # how names of regions begin that are cut out
 
@@ -422,15 +422,6 @@ class Complement:
         return np.asarray(~np.any([region.mask(index, shape, start) for region in self.regions], axis=0))
 
 
-def ellipse_ring(corners: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the ring (N, 2) of the ellipse in a rectangle, upright or turned, by its corners in order."""
-    box = np.asarray(corners, np.float64)
-    middle, first, second = box.mean(axis=0), (box[1] - box[0]) / 2, (box[3] - box[0]) / 2
-    turn = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, np.newaxis]
-    swell = 1 / np.sqrt(np.sinc(2 / ELLIPSE_CORNERS))  # so that the polygon has the ellipse's area
-    return np.asarray(middle + swell * (np.cos(turn) * first + np.sin(turn) * second))
-
-
 def shape_region(
     name: str, kind: str, vertices: NDArray[np.floating], index: tuple[int | None, ...] = ()
 ) -> ShapeRegion:
@@ -450,35 +441,3 @@ def shape_region(
     if kind == "ellipse":
         ring = ellipse_ring(ring)
     return ShapeRegion(name, (ring,), index)
-
-
-def pixels_in_rings(
-    rows: NDArray[np.float64], columns: NDArray[np.float64], rings: Sequence[NDArray[np.float64]]
-) -> Mask:
-    """Return which pixels (Y, X) at these rows and columns, ascending, :func:`points_in_ring` has inside.
-
-    Row by row, each side turns over all pixels that lie before it; so many sides take little longer.
-    """
-    turns = np.zeros((len(rows), len(columns) + 1), bool)  # at how many pixels of a row from its beginning on
-    for ring in rings:
-        for (y0, x0), (y1, x1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
-            spanned = np.flatnonzero((y0 > rows) != (y1 > rows))
-            if len(spanned):
-                ends = (x1 - x0) * (rows[spanned] - y0) / (y1 - y0) + x0
-                turns[spanned, np.searchsorted(columns, ends)] ^= True
-    return np.logical_xor.accumulate(turns[:, :0:-1], axis=1)[:, ::-1]
-
-
-def points_in_ring(points: NDArray[np.float64], ring: NDArray[np.float64]) -> Mask:
-    """Return which points (N, 2) lie in a ring of corners (M, 2), even-odd.
-
-    Of two rings that share a side, one has the points on it.
-    """
-    inside = np.zeros(len(points), bool)
-    y, x = points[:, 0], points[:, 1]
-    for (y0, x0), (y1, x1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
-        if y0 == y1:
-            continue
-        spans = (y0 > y) != (y1 > y)
-        inside ^= spans & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside

@@ -22,7 +22,7 @@ from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation,
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.labels import relabel
-from cellwright.ops.outlines import MaskPart, filled, painted
+from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.cells.regions import HALF_PIXEL
@@ -33,7 +33,6 @@ Reader = Callable[[str], list[LayerData]]
 Writer = Callable[[str, list[LayerData]], list[str]]
 
 METADATA = "cellwright_file"  # key in the metadata of a layer: what its file told and napari has no place for
-OVAL_CORNERS = 90
 
 
 def get_cells_reader(path: str | Sequence[str]) -> Reader | None:
@@ -186,9 +185,7 @@ def _from_shapes(
 def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
     plane, lead = corners[:, -2:] + HALF_PIXEL, np.rint(corners[0, :-2]).astype(int)
     if kind == "ellipse":  # its corners are those of the box around it
-        angle = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
-        middle, across, along = plane.mean(axis=0), (plane[1] - plane[0]) / 2, (plane[3] - plane[0]) / 2
-        plane = middle + np.outer(np.cos(angle), across) + np.outer(np.sin(angle), along)
+        plane = ellipse_ring(plane)
     return filled([plane]).at(tuple(lead.tolist()))
 
 

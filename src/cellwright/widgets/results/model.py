@@ -34,9 +34,10 @@ from cellwright.ops.measure.filters import (
     split_filters,
     thresholds_of,
 )
-from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
+from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
+from cellwright.ops.outlines import points_in_ring
 from cellwright.widgets.shared.cells.measured_cells import MEAN, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
