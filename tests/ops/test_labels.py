@@ -1,8 +1,18 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage.measure import regionprops
 
-from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, seem_labels, touches_border
+from cellwright.ops.labels import (
+    equivalent_diameters,
+    keep,
+    measure,
+    numbered,
+    relabel,
+    seem_labels,
+    touches_border,
+)
 from cellwright.ops.simulation.simulate import simulate
 
 
@@ -95,6 +105,20 @@ def test_keep_all_and_keep_none():
 def test_relabel_closes_gaps(labels, expected, dtype):
     found = relabel(np.array(labels, dtype))
     assert (found.dtype, found.tolist()) == (np.int32, expected)
+
+
+def test_numbers_of_a_block_by_block_count_are_closed_up_without_sorting_every_pixel():
+    rows = np.zeros((1500, 1500), np.int32)
+    for number, row in enumerate(range(10, 1500, 50), start=1):
+        rows[row : row + 20, 10:1400] = number
+    labels = rows * (np.iinfo(np.int32).max // 30)  # far apart, as blocks number their cells
+    tracemalloc.start()
+    numbers, renumbered = numbered(labels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * labels.nbytes  # sorting takes eight times that
+    assert np.array_equal(renumbered, rows)
+    assert np.array_equal(numbers, np.unique(labels[labels > 0]))
 
 
 def test_relabel_of_an_image_without_pixels():

@@ -71,12 +71,35 @@ def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
 
 
 def relabel(labels: NDArray[np.integer]) -> Labels:
-    """Return labels renumbered 1..N without gaps, in their old order."""
-    ids, inverse = np.unique(labels, return_inverse=True)
-    if not ids.size or ids[0] != 0:
-        inverse = inverse + 1  # there is no background, so the first number is a cell
-    renumbered: Labels = inverse.reshape(labels.shape).astype(np.int32)
-    return renumbered
+    """Return labels renumbered 1..N without gaps, in their old order; 0 is background."""
+    return numbered(labels)[1]
+
+
+def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.integer], Labels]:
+    """Return the numbers above 0 that occur, (N,) in order, and the labels renumbered 1..N in that order.
+
+    Only the first pixel of each run of equal ones is looked up: sorting all of them takes a minute of a large
+    image.
+    """
+    pixels = labels.reshape(-1)
+    pieces = [pixels[start : start + PIXELS_AT_ONCE] for start in range(0, len(pixels), PIXELS_AT_ONCE)]
+    runs = [_run_starts(piece) for piece in pieces]
+    firsts = [piece[starts] for piece, starts in zip(pieces, runs, strict=True)]
+    numbers = np.unique(np.concatenate([pixels[:0], *firsts]))
+    numbers = numbers[numbers > 0]
+    renumbered = np.zeros(len(pixels), np.int32)
+    for at, (piece, starts, values) in enumerate(zip(pieces, runs, firsts, strict=True)):
+        places = np.searchsorted(numbers, values, side="right").astype(np.int32)
+        start = at * PIXELS_AT_ONCE
+        renumbered[start : start + len(piece)] = np.repeat(places, np.diff(starts, append=len(piece)))
+    return numbers, renumbered.reshape(labels.shape)
+
+
+def _run_starts(pixels: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Return where each run of equal pixels (N,) begins."""
+    is_first = np.ones(len(pixels), bool)
+    is_first[1:] = pixels[1:] != pixels[:-1]
+    return np.flatnonzero(is_first)
 
 
 def each_frame(labels: NDArray[np.integer], axes: str) -> NDArray[np.integer]:

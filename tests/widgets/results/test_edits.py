@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -205,3 +206,26 @@ def test_labels_that_would_fill_memory_are_refused(scene: Labels, monkeypatch: p
     monkeypatch.setattr(measured_cells, "free_memory", lambda: 1e5)
     with pytest.raises(OutOfMemoryError, match="block by block by cellwright count --measure"):
         run(measure_task(snapshot_of(scene, None), MeasureSettings(())))
+
+
+def test_labels_in_a_file_are_read_beside_the_viewer(
+    viewer: ViewerModel, scene: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, n_read = np.asarray(scene.data), []
+
+    def reading(block: Any) -> Any:
+        n_read.append(block.size)
+        return block
+
+    in_file = da.from_array(labels, chunks=60).map_blocks(reading, dtype=labels.dtype, meta=labels[:0])
+    layer = viewer.add_labels([in_file, labels[::2, ::2]], name="whole", multiscale=True)
+    n_read.clear()
+    snapshot = snapshot_of(layer, viewer.layers["noise"], nuclei=layer)
+    assert not n_read
+    assert len(run(measure_task(snapshot, MeasureSettings(()))).table) == 25
+    monkeypatch.setattr(measured_cells, "LARGE_PIXELS", 1000)
+    monkeypatch.setattr(measured_cells, "free_memory", lambda: 1e5)
+    n_read.clear()
+    with pytest.raises(OutOfMemoryError):
+        run(measure_task(snapshot, MeasureSettings(())))
+    assert not n_read

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import pandas
 
 Columns = dict[str, NDArray[Any]]
-MOST_IN_TABLE = 1 << 24  # labels up to which a table of all numbers is quicker than sorting, and fits memory
 
 
 class LabelledCells(NamedTuple):
@@ -219,7 +218,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     numbers: list[NDArray[np.int64]] = []
     n = 0
     for index in np.ndindex(labels.shape[:n_lead]):
-        present, rows[index] = _rows_of(labels[index])
+        present, rows[index] = label_images.numbered(labels[index])
         if n:
             rows[index] += np.int32(n) * (rows[index] > 0)
         numbers.append(present.astype(np.int64))
@@ -231,29 +230,6 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),
     )
-
-
-def _rows_of(labels: Labels) -> tuple[NDArray[np.integer[Any]], Labels]:
-    """Return the numbers above 0 that occur, and the labels by their places among these, from 1 on."""
-    most = int(labels.max(initial=0))
-    if most > max(MOST_IN_TABLE, labels.size):
-        return np.unique(labels[labels > 0]), label_images.relabel(labels)
-    present = _numbers_in(labels)
-    if present.size == most:  # numbered without gaps
-        return present, labels
-    table = np.zeros(most + 1, np.int32)
-    table[present] = np.arange(1, len(present) + 1)
-    return present, table[labels]
-
-
-def _numbers_in(labels: Labels) -> NDArray[np.intp]:
-    """Return the numbers above 0 that occur; in pieces, which lets other threads run."""
-    pixels = labels.reshape(-1)
-    occurs = np.zeros(int(pixels.max(initial=0)) + 1, bool)
-    for start in range(0, len(pixels), label_images.PIXELS_AT_ONCE):
-        occurs[pixels[start : start + label_images.PIXELS_AT_ONCE]] = True
-    occurs[0] = False
-    return np.flatnonzero(occurs)
 
 
 def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:

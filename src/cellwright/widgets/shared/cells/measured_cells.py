@@ -21,6 +21,7 @@ from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import LARGE_PIXELS
 from cellwright.ops.geometry.tiles import window_between
+from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import numbers_in_file
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volumetric, label_axes, label_shape
@@ -182,7 +183,7 @@ def measure_task(
         return _measured_points(snapshot, settings, before)
     assert snapshot.pixels is not None
     _refuse_too_large(snapshot.pixels)
-    snapshot = replace(snapshot, pixels=np.array(snapshot.pixels))
+    snapshot = replace(snapshot, pixels=np.array(snapshot.pixels), nuclei=_read_nuclei(snapshot))
     result, numbers = _result(snapshot)
     table = cells_table(result)
     table["label"] = numbers
@@ -202,7 +203,11 @@ def measure_task(
     return replace(cells, measured=tuple(found), nuclei=parts.nuclei)
 
 
-def _refuse_too_large(pixels: NDArray[np.integer[Any]]) -> None:
+def _read_nuclei(snapshot: Snapshot) -> Labels | None:
+    return None if snapshot.nuclei is None else as_int32(np.asarray(snapshot.nuclei))
+
+
+def _refuse_too_large(pixels: Any) -> None:
     """Raise OutOfMemoryError where labels, which may lie in files, would fill memory and end the program."""
     n_px = prod(pixels.shape)
     if n_px > LARGE_PIXELS and n_px * BYTES_PER_PIXEL > (free := free_memory()):
@@ -385,7 +390,7 @@ def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     """Return the labels as a result that tells how they were found, and their numbers in the layer."""
     assert snapshot.pixels is not None
     link = engine_of(snapshot.provenance).get("link", True)
-    labels: Labels = snapshot.pixels  # type: ignore[assignment]  # of any width
+    labels = np.asarray(snapshot.pixels)
     if labels.size and labels.min() < 0:
         labels = np.where(labels > 0, labels, 0)
     result, numbers = result_of_labels(labels, snapshot.image, is_volume=link)

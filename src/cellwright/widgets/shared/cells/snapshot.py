@@ -12,10 +12,9 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Image, Labels
+from cellwright.core.data import SPATIAL, Image
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.geometry.tiles import window_between
-from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.cells.image_pixels import PIXELS, has_other_pixels, mark_of
@@ -52,13 +51,13 @@ if TYPE_CHECKING:
 class Snapshot:
     """What a layer of cells holds, in pixels of its image."""
 
-    pixels: NDArray[np.integer[Any]] | None  # of a Labels layer, without channels; None for points
+    pixels: Any  # of a Labels layer, without channels, in memory or in a file; None for points
     points: NDArray[np.float64] | None  # (N, D), or centres of boxes; None for labels
     features: "pandas.DataFrame"  # row ``k`` for label ``k``, or row ``i`` for point ``i``
     image: Image  # what the cells lie in
     offset: tuple[int, ...]  # first pixel of the labels in the image
     others: Mapping[str, Image] = field(default_factory=dict)  # further images of the same pixels, by name
-    nuclei: Labels | None = None  # labels of the nuclei of the cells, in the shape of ``pixels``
+    nuclei: Any = None  # labels of the nuclei of the cells, in the shape of ``pixels``; None without
     nuclei_source: str = ""  # path of their file, where they come from one
     provenance: Mapping[str, Any] = field(default_factory=dict)  # how they were found; empty: not by us
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
@@ -127,7 +126,7 @@ def snapshot_of(
     rule: RegionRule | None = None,
     nuclei: LabelsLayer | None = None,
 ) -> Snapshot:
-    """Return what a layer of cells holds; fast, nothing is copied. Call it in the GUI thread.
+    """Return what a layer of cells holds; fast, nothing is copied or read. Call it in the GUI thread.
 
     Without layers of regions they are those that the cells were counted in, and so is the rule.
 
@@ -183,7 +182,7 @@ def _is_of_other_pixels(layer: Layer, image_layer: ImageLayer | None) -> bool:
 class PlacedCells(NamedTuple):
     """The cells of a layer in pixels of its image, as in :class:`Snapshot`."""
 
-    pixels: NDArray[np.integer[Any]] | None
+    pixels: Any
     points: NDArray[np.float64] | None
     boxes: NDArray[np.float64] | None
     offset: tuple[int, ...]
@@ -225,14 +224,12 @@ def _ends(layer: Points | Shapes, rows: Sequence[int] | None = None) -> NDArray[
     return np.array(ends, np.float64).reshape(-1, 2, layer.ndim)
 
 
-def _nuclei_of(
-    nuclei: LabelsLayer | None, cells: Layer, pixels: NDArray[np.integer[Any]] | None
-) -> Labels | None:
+def _nuclei_of(nuclei: LabelsLayer | None, cells: Layer, pixels: Any) -> Any:
     """Return the nuclei at the pixels of a layer of cells; None for points, or without nuclei."""
     if nuclei is None or pixels is None:
         return None
     matrix, origin = affine_between(cells, nuclei)
-    start, labels = np.rint(origin).astype(int), np.asarray(full_resolution(nuclei))
+    start, labels = np.rint(origin).astype(int), full_resolution(nuclei)
     is_same = cells.ndim == nuclei.ndim and np.allclose(matrix, np.eye(cells.ndim), atol=SAME_PIXELS)
     stop = start + np.asarray(full_resolution(cells).shape)
     if not is_same or start.min() < 0 or (stop > labels.shape).any():
@@ -240,7 +237,7 @@ def _nuclei_of(
             f"The nuclei {nuclei.name!r} must be labels of the pixels of {cells.name!r}; they are not. "
             "Choose those of the same image."
         )
-    return as_int32(labels[window_between(start, stop)].reshape(pixels.shape))
+    return labels[window_between(start, stop)].reshape(pixels.shape)
 
 
 def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
@@ -358,9 +355,9 @@ def _shape_of(layer: Layer) -> tuple[int, ...]:
     return tuple(int(one) for one in np.ceil(layer.extent.data[1] + 1))
 
 
-def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> NDArray[np.integer[Any]]:
+def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> Any:
     """Return the labels without the axis they share with the channels of the image."""
-    pixels = np.asarray(full_resolution(layer))
+    pixels = full_resolution(layer)
     if axis is None or axis - n_missing < 0:
         return pixels
     if pixels.shape[axis - n_missing] != 1:
@@ -368,7 +365,7 @@ def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> ND
             f"{layer.name!r} has labels in each channel of its image, so that a cell would be in several. "
             "Keep those of one channel."
         )
-    return pixels.squeeze(axis - n_missing)
+    return pixels[(slice(None),) * (axis - n_missing) + (0,)]
 
 
 def _ending_of(layer: ImageLayer, beside: Image) -> str:
