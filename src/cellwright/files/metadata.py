@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, ArrayLike, Image, without_channels
 from cellwright.core.errors import AxesError, ReadError
+from cellwright.core.lazy import LazyArray
 from cellwright.core.words import n_of
 from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
@@ -55,16 +56,10 @@ STORED_VALUES = (
 OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
 
 
-class FileArray:
+class FileArray(LazyArray):
     """An array in a file, which is read where it is looked at; another process opens the file anew."""
 
     _place: tuple[Any, ...]  # what the array is made of
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._place

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.lazy import LazyArray
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.geojson import features, shapes_of
 from cellwright.files.formats.imagej_roi import plane_of, read_rois, rings_of
@@ -73,7 +74,7 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     )
 
 
-class _Number:
+class _Number(LazyArray):
     """Where a label image, which may be on disk, has one number: bool, made as it is read."""
 
     dtype = np.dtype(bool)
@@ -84,9 +85,6 @@ class _Number:
 
     def __getitem__(self, place: Any) -> NDArray[np.bool_]:
         return np.asarray(np.asarray(self._pixels[place]) == self._number)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return self[...].astype(dtype or bool)
 
 
 def _windows(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:

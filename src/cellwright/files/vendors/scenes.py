@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, needed
+from cellwright.core.lazy import index_of_each_axis
 from cellwright.files.metadata import LAZY_BYTES, FileArray, ImageMetadata, describe, stamp_of
 from cellwright.ops.geometry.tiles import pieces
 
@@ -106,7 +107,7 @@ class LazyScene(FileArray):
         path, stamp = self._place[1], self._place[4]
         if stamp_of(path) != stamp:
             raise ReadError(f"{path} has changed or is gone since it was opened. Open it again.")
-        asked = iter(_for_each_axis(index, self.ndim))
+        asked = iter(index_of_each_axis(index, self.ndim))
         wanted = [one[next(asked)] if isinstance(one, range) else one for one in self._places]
         try:
             with self._file.lock:
@@ -135,18 +136,6 @@ class LazyScene(FileArray):
 
 def _most_at_once(axis: str) -> int:
     return MOST_SIDE_PX if axis in "YXc" else 1
-
-
-def _for_each_axis(index: Any, ndim: int) -> list[Any]:
-    """Return an index of an array as one for each of its axes."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis not in parts:
-        parts.append(Ellipsis)
-    at = parts.index(Ellipsis)
-    parts[at : at + 1] = [slice(None)] * (ndim + 1 - len(parts))
-    if len(parts) != ndim:
-        raise IndexError(f"Expected at most {ndim} indices; got {index}.")
-    return parts
 
 
 def squeezed(shape: Sequence[int], axes: str) -> tuple[tuple[int | slice, ...], str]:

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.lazy import LazyArray, index_of_each_axis
 from cellwright.ops.geometry.intensity import Scaling, apply, check_pixels, fit, sample_steps
 
 COLOUR_NAMES = ("red", "green", "blue")
@@ -219,7 +220,7 @@ def _finite(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CombinedPixels:
+class CombinedPixels(LazyArray):
     """Pixels of several channels as one array, read and combined where it is indexed."""
 
     image: Image  # has the channels
@@ -240,8 +241,7 @@ class CombinedPixels:
         return np.dtype(np.float32)
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        place: list[Any] = [] if index is ... else list(index)
-        place += [slice(None)] * (len(self.shape) - len(place))
+        place = index_of_each_axis(index, len(self.shape))
         if self.how == "colours":
             colour = place.pop()
             planes = [self._read(place, number) for number in range(len(self.channels))]
@@ -262,7 +262,7 @@ class CombinedPixels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StackedPixels:
+class StackedPixels(LazyArray):
     """Channels of several images as one array, the channels first, read where it is indexed."""
 
     channels: tuple[tuple[Image, int | None], ...]  # image and number; None of an image without channels
@@ -283,19 +283,10 @@ class StackedPixels:
         return np.result_type(*(np.dtype(image.data.dtype) for image, _ in self.channels))
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        places: list[Any] = [index]
-        if isinstance(index, tuple):
-            places = list(index)
-        at = next((number for number, one in enumerate(places) if one is ...), len(places))
-        before, behind = places[:at], places[at + 1 :]
-        every: list[Any] = [slice(None)] * (self.ndim - len(before) - len(behind))
-        wanted, *place = [*before, *every, *behind]
+        wanted, *place = index_of_each_axis(index, self.ndim)
         if isinstance(wanted, Integral):
             return self._read(int(wanted), place)
         return np.stack([self._read(number, place) for number in range(len(self.channels))[wanted]])
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
 
     def _read(self, number: int, place: Sequence[Any]) -> NDArray[Any]:
         image, channel = self.channels[number]

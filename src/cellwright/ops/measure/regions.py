@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Cells
 from cellwright.core.errors import SettingsError
+from cellwright.core.lazy import LazyArray, index_of_each_axis
 from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.outlines import ellipse_ring, pixels_in_rings, points_in_ring
 
@@ -136,7 +137,7 @@ class MaskRegion:
         )
 
 
-class SampledPixels:
+class SampledPixels(LazyArray):
     """A mask of the same field with other pixels, each with the value at its middle; read as it is looked at.
 
     The first corner of the mask is that of the field; ``shape`` is the wanted length of each axis, and
@@ -151,17 +152,13 @@ class SampledPixels:
         ]
 
     def __getitem__(self, place: Any) -> NDArray[Any]:
-        parts = (slice(None),) * len(self.shape) if place is ... else place
-        parts = (*parts, *(slice(None),) * (len(self.shape) - len(parts)))
+        parts = index_of_each_axis(place, len(self.shape))
         found = [np.atleast_1d(at[part]) for at, part in zip(self._places, parts, strict=True)]
         if not all(map(len, found)):
             return np.zeros([len(at) for at in found], self.dtype)
         window = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in found)
         read = np.asarray(self._pixels[window])[np.ix_(*(at - at[0] for at in found))]
         return np.asarray(read[tuple(0 if isinstance(part, int) else slice(None) for part in parts)])
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return self[...].astype(dtype or self.dtype)
 
 
 def inner_box(inside: Mask, margins: Sequence[int] = ()) -> tuple[slice, ...] | None:
