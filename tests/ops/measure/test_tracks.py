@@ -113,9 +113,10 @@ def test_an_analysis_has_tracks_and_lineages():
     assert quiet["path_um"] == pytest.approx(way, rel=1e-5)
     assert quiet["speed_um_per_min"] == pytest.approx(way / (7 * 2), rel=1e-5)
     assert (quiet["first"], quiet["last"], quiet["n_frames"]) == (0, 7, 8)
-    data = tracks.layer_data(analysis.result.cells)
-    assert data.shape == (len(table), 4)
-    assert (np.diff(data[:, 0]) >= 0).all()
+    numbers, frames = tracks.numbers[tracks.order], tracks.frames[tracks.order]
+    assert sorted(tracks.order) == list(range(len(table)))
+    assert (np.diff(numbers) >= 0).all()
+    assert (np.diff(frames)[np.diff(numbers) == 0] > 0).all()
     assert set(tracks.graph) == set(daughters["track"])
     relabelled = tracks.relabelled(analysis.result.cells.labels)
     assert relabelled.max() == 20

@@ -62,10 +62,10 @@ class Tracks:
         """Parents by track, as a napari Tracks layer takes them."""
         return {track: [int(parent)] for track, parent in enumerate(self.parents.tolist(), start=1) if parent}
 
-    def layer_data(self, cells: Cells) -> NDArray[np.float64]:
-        """Return the data of a napari Tracks layer: track, frame and centre in pixels (N, 1 + D), sorted."""
-        data = np.column_stack([self.numbers, self.frames, cells.points[:, 1:]]).astype(np.float64)
-        return np.asarray(data[np.lexsort((self.frames, self.numbers))])
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Rows of the cells track by track, those of each from frame to frame."""
+        return np.lexsort((self.frames, self.numbers))
 
     def relabelled(self, labels: Labels) -> Labels:
         """Return labels whose number is that of the track; row ``i`` is label ``i + 1``."""
@@ -83,7 +83,7 @@ class Tracks:
     def steps(self) -> NDArray[np.float64]:
         """Return the way of each cell since the track was seen before; NaN in a track's first frame."""
         ways = np.full(len(self.numbers), np.nan)
-        order = np.lexsort((self.frames, self.numbers))
+        order = self.order
         is_same = np.diff(self.numbers[order]) == 0
         lengths = np.linalg.norm(np.diff(self.positions[order], axis=0), axis=1)
         ways[order[1:][is_same]] = lengths[is_same]
@@ -99,7 +99,7 @@ class Tracks:
         """
         import pandas
 
-        order = np.lexsort((self.frames, self.numbers))
+        order = self.order
         starts = np.searchsorted(self.numbers[order], np.arange(1, self.count + 1))
         rows = np.split(order, starts[1:]) if self.count else []
         lineages = self._lineages()

@@ -160,7 +160,7 @@ class KeptSettings(QObject):
         model, view = self._model, self._view
         boxes = (view.regions, view.exclude, *self._boxes.values())
         chosen = [box.layer for box in boxes if box.layer is not None]
-        return bool(model.measure or model.conditions or model.markers or model.gate or chosen)
+        return bool(model.measuring.measure or model.conditions or model.markers or model.gate or chosen)
 
     def _show(self, regions: Sequence[Region], image_layer: ImageLayer) -> None:
         """Show shapes, and choose them as regions and as what is cut out."""

@@ -12,7 +12,6 @@ from qtpy.QtCore import QObject, Signal
 
 from cellwright.core.data import Image
 from cellwright.core.tasks import detached
-from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import follow
@@ -39,8 +38,6 @@ class Measurer(QObject):
         self.others: list[ImageLayer] = []
         self.regions = RegionLayers()
         self.nuclei: Labels | None = None
-        self.cytoplasm_px = 0.0
-        self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self.is_stale = False  # whether it measures again once its job has ended
         self._is_waiting = self._is_anew = False
@@ -151,8 +148,9 @@ class Measurer(QObject):
         is_anew, self._is_anew = self._is_anew, False
         if before is not None and is_anew:
             before = replace(before, measured=())
-        task = measure_task(snapshot, self.settings, before, self.cytoplasm_px)
-        if before is None or is_anew or before.settings != self.settings:
+        settings = self._model.measuring
+        task = measure_task(snapshot, settings, before, self._model.cytoplasm_px)
+        if before is None or is_anew or before.settings != settings:
             self._bar.start(detached("read", task), on_returned, on_failed=self._on_failed)
             return
         self._job = Job(task, self).start(

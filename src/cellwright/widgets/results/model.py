@@ -35,7 +35,7 @@ from cellwright.ops.measure.filters import (
     thresholds_of,
 )
 from cellwright.ops.measure.regions import RegionRule, RegionSet
-from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
+from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.ops.outlines import points_in_ring
 from cellwright.widgets.shared.cells.measured_cells import MEAN, MeasuredCells
@@ -79,8 +79,7 @@ class ResultsModel:
     def __init__(self) -> None:
         self.measured: MeasuredCells | None = None
         self.count_event: CountEvent | None = None  # the last count, which may have an interval
-        self.measure: tuple[str, ...] = ()
-        self.ring_px = (2.0, 5.0)  # gap and width
+        self.measuring = MeasureSettings(measure=())
         self.cytoplasm_px = 0.0
         self.border: BorderRule = "all"
         self.region_rule: RegionRule = "centre"
@@ -239,9 +238,9 @@ class ResultsModel:
             name = channel.removeprefix("ch") if channel[2:].isdigit() else channel
             positive.append(f"{name}>otsu" if threshold is None else f"{name}>{threshold:g}")
         return AnalysisSettings(
-            measure=self.measure,
-            ring_gap_px=self.ring_px[0],
-            ring_width_px=self.ring_px[1],
+            measure=self.measuring.measure,
+            ring_gap_px=self.measuring.ring_gap_px,
+            ring_width_px=self.measuring.ring_width_px,
             region_rule=self.region_rule,
             border=self.border,
             keep=tuple(map(str, self.conditions)),
@@ -264,7 +263,7 @@ class ResultsModel:
         if self.measured is not None and measured is not None:
             row = self.measured.row_in(measured, self.chosen)
         self.measured = measured
-        is_as_asked = measured is not None and measured.settings.measure == self.measure
+        is_as_asked = measured is not None and measured.settings.measure == self.measuring.measure
         if is_as_asked and self.wanted is not None:
             conditions, markers, gate = self.wanted
             self.wanted, self.gate = None, gate or self.gate

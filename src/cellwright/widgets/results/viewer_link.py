@@ -169,7 +169,7 @@ class ViewerLink:
             return
         points = self.in_layer(measured, np.flatnonzero(self.model.kept))
         data = np.column_stack([tracks.numbers, points])
-        order = np.lexsort((tracks.frames, tracks.numbers))
+        order = tracks.order
         features = {name: values[order] for name, values in tracks.columns().items()}
         own = {"output": TRACKS, "of": str(layer.unique_id)}
         old = self.tracks_layer

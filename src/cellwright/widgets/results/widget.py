@@ -229,10 +229,8 @@ class ResultsWidget(QWidget):
         view, ids = self.view, self.view.others.ticked
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
-        self.model.measure = groups
-        self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
-        self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
-        self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
+        self.model.measuring = MeasureSettings(groups, view.ring_gap.value(), view.ring_width.value())
+        self.model.cytoplasm_px = view.cytoplasm.value()
         self.measurer.set_nuclei(view.nuclei.layer)
         self._is_asked = True
         self.measurer.read_anew()
@@ -245,7 +243,7 @@ class ResultsWidget(QWidget):
             self._is_asked, self.model.wanted = False, None
 
     def _on_measured_changed(self) -> None:
-        view, measured = self.view, self.model.measured
+        view, model, measured = self.view, self.model, self.model.measured
         self._show_table()
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*view.groups.values(), view.measure, view.nuclei, view.cytoplasm):
@@ -253,10 +251,10 @@ class ResultsWidget(QWidget):
         hint = "Area, diameter, score and place are always in the table."
         if measured is not None:
             if self._is_asked:
-                has_more = self.model.measure or view.nuclei.layer is not None or view.cytoplasm.value()
+                has_more = model.measuring.measure or view.nuclei.layer is not None or view.cytoplasm.value()
                 view.message.tell(MEASURED if has_more else NOTHING_TICKED)
                 self._is_asked = False
-            view.show_tracks(is_shown=bool(self.model.track_axes))
+            view.show_tracks(is_shown=bool(model.track_axes))
             view.offer_everywhere(view.regions.layer, measured.snapshot.regions, measured.snapshot.image)
             view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
             if "class" in measured.table:
