@@ -3,7 +3,7 @@ from threading import Event
 
 import pytest
 
-from cellwright.core.tasks import Eta, Progress, beside, detached, run, stop_point
+from cellwright.core.tasks import Eta, Progress, ahead, beside, detached, run, stop_point
 
 
 def counting(n, log):
@@ -187,3 +187,39 @@ def test_a_detached_task_ends_at_once_and_the_other_at_its_next_step():
     assert time.monotonic() - started < 1.0
     go_on.set()
     assert ended.wait(10)
+
+
+def test_what_is_made_ahead_comes_in_order_and_is_begun_no_earlier_than_said():
+    begun = []
+
+    def doubled(n):
+        begun.append(n)
+        return 2 * n
+
+    made = ahead(doubled, range(6), n_ahead=2)
+    assert next(made).result() == 0
+    time.sleep(0.05)
+    assert begun == [0, 1, 2]
+    assert [one.result() for one in made] == [2, 4, 6, 8, 10]
+
+
+def test_what_fails_ahead_fails_where_it_is_wanted():
+    made = ahead(lambda n: 1 // n, [2, 0])
+    assert next(made).result() == 0
+    with pytest.raises(ZeroDivisionError):
+        next(made).result()
+
+
+def test_nothing_more_is_made_ahead_once_it_is_closed():
+    begun, go_on = [], Event()
+
+    def slow(n):
+        begun.append(n)
+        go_on.wait(5)
+
+    made = ahead(slow, range(9), n_ahead=3)
+    next(made)
+    made.close()
+    go_on.set()
+    time.sleep(0.05)
+    assert begun == [0]

@@ -5,14 +5,16 @@ by closing it. Nothing below the widgets knows which of the two happens.
 """
 
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from threading import Event
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 STEP_S = 0.1  # from step to step of a call that goes on beside
 
@@ -123,6 +125,25 @@ def retold(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]:
                 result: T = end.value
                 return result
             yield tell(progress)
+
+
+def ahead(
+    make: Callable[[S], T], items: Iterable[S], n_threads: int = 1, n_ahead: int = 1
+) -> Generator["Future[T]", None, None]:
+    """Yield what is made of each item, in threads that begin with it so many items before it is wanted.
+
+    Closed, it begins with no more; what has begun ends by itself.
+    """
+    pool, waiting = ThreadPoolExecutor(n_threads), deque[Future[T]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Eta:

@@ -5,8 +5,8 @@ What is written is described in ``files.folders.results``.
 
 import errno
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError, error_line
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, ahead
 from cellwright.core.words import few
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
@@ -56,7 +56,7 @@ from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import CountChoices, summary_row
 
-N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
+N_READERS, N_AHEAD = 2, 2  # threads that read, and images that are read before their turn
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
@@ -102,7 +102,8 @@ def count_folder(
             on_outcome(outcome)
 
         try:
-            with closing(_opened_ahead([images[index] for index in left], choices)) as opened:
+            waiting = map(images.__getitem__, left)
+            with closing(ahead(partial(_open, choices=choices), waiting, N_READERS, N_AHEAD)) as opened:
                 for done, index in enumerate(left):
                     yield Progress("images", done, len(left), note=images[index].name)
                     file = next(opened)
@@ -188,22 +189,6 @@ def _find_done(
 def _made(image: ListedImage, choices: CountChoices) -> Made:
     inputs = choices.recipe.input_paths(image.name_in_paths)
     return Made(choices.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
-
-
-def _opened_ahead(
-    images: Sequence[ListedImage], choices: CountChoices
-) -> Generator["Future[_Opened]", None, None]:
-    """Give each file as it is being opened, a few before they are wanted."""
-    reader = ThreadPoolExecutor(N_READERS, "read")
-    before: list[Future[_Opened]] = []
-    waiting = iter(images)
-    try:
-        for _ in images:
-            while len(before) < N_AHEAD and (image := next(waiting, None)):
-                before.append(reader.submit(_open, image, choices))
-            yield before.pop(0)
-    finally:
-        reader.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(file: ListedImage, choices: CountChoices) -> _Opened:

@@ -124,13 +124,14 @@ def test_a_shape_is_drawn_in_the_box_around_it(
     widget: AnnotateWidget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    mask = ShapeRegion.mask
+    part = ShapeRegion.part
 
-    def watched(region: ShapeRegion, index: Any, shape: Any, *start: Any) -> Any:
-        seen.append(shape)
-        return mask(region, index, shape, *start)
+    def watched(region: ShapeRegion, *args: Any) -> Any:
+        window, inside = part(region, *args)
+        seen.append(inside.shape)
+        return window, inside
 
-    monkeypatch.setattr(ShapeRegion, "mask", watched)
+    monkeypatch.setattr(ShapeRegion, "part", watched)
     image = widget.viewer.add_image(np.zeros((200, 300), np.float32))
     square = np.array([[97, 98], [97, 107], [106, 107], [106, 98]], float)
     shapes = widget.viewer.add_shapes([square], name="drawn")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
-from itertools import zip_longest
 from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from cellwright.core.errors import SettingsError, needed
 from cellwright.core.memory import give_back_memory
-from cellwright.core.tasks import Task, run
+from cellwright.core.tasks import Task, ahead, run
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings, StreamSettings
@@ -38,18 +37,14 @@ LentClient = Callable[[], "Client | None"]
 
 def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) -> Iterator[int]:
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
-    with ThreadPoolExecutor(1) as reader:
-        reading = [reader.submit(part_of, job.image, block, plan.level) for block in blocks[:1]]
-        for block, following in zip_longest(blocks, blocks[1:]):
-            part = reading.pop().result()
-            if following is not None:
-                reading.append(reader.submit(part_of, job.image, following, plan.level))
-            for step in count_block(job, plan, block, part):
-                if step.done == step.total:  # what the network took is not kept beside what follows
-                    give_back_memory()
-                yield 0
-            give_back_memory()
-            yield 1
+    parts = ahead(lambda block: part_of(job.image, block, plan.level), blocks)
+    for block in blocks:
+        for step in count_block(job, plan, block, next(parts).result()):
+            if step.done == step.total:  # what the network took is not kept beside what follows
+                give_back_memory()
+            yield 0
+        give_back_memory()
+        yield 1
 
 
 def each(on_block: Callable[[StreamBlock], Task[None]], blocks: Sequence[StreamBlock]) -> Iterator[int]:

@@ -1,10 +1,9 @@
 """Cells and an image in, a table of measurements out, piece by piece and only what is asked for."""
 
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL, ArrayLike, Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import ImageError, SettingsError
-from cellwright.core.tasks import Progress, Task, run
+from cellwright.core.tasks import Progress, Task, ahead, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.intensity import check_pixels
@@ -276,7 +275,9 @@ def _measured(job: _Job, ndim: int) -> Task[Columns]:
     found: Columns = {}
     parts = blocks(job.cells, ndim, job.margins())
     n_done = 0
-    for rows, values in _parallel(job, parts):
+    n_workers = min(8, os.cpu_count() or 1)  # a few blocks at a time, so that memory stays bounded
+    for measured in ahead(partial(_measure_block, job), parts, n_workers, n_workers):
+        rows, values = measured.result()
         for name, column in values.items():
             if name not in found:
                 found[name] = np.full(len(job.cells), np.nan)
@@ -284,23 +285,6 @@ def _measured(job: _Job, ndim: int) -> Task[Columns]:
         n_done += len(rows)
         yield Progress("measure", n_done, len(job.cells))
     return found
-
-
-def _parallel(job: _Job, parts: Iterator[CellBlock]) -> Iterator[tuple[NDArray[np.intp], Columns]]:
-    """Yield rows and columns of each block; a few blocks at a time, so that memory stays bounded."""
-    n_workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_workers) as pool:
-        waiting: deque[Future[tuple[NDArray[np.intp], Columns]]] = deque()
-        try:
-            for part in parts:
-                waiting.append(pool.submit(_measure_block, job, part))
-                if len(waiting) > n_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Columns]:

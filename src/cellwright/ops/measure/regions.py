@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import ArrayLike, Cells
 from cellwright.core.errors import SettingsError
 from cellwright.core.lazy import LazyArray, index_of_each_axis
-from cellwright.ops.geometry.tiles import window_between
+from cellwright.ops.geometry.tiles import Window, window_between
 from cellwright.ops.outlines import ellipse_ring, pixels_in_rings, points_in_ring
 
 RegionRule = Literal["centre", "overlap", "whole"]
@@ -71,15 +71,22 @@ class ShapeRegion:
     def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
         """Return which pixels (Y, X) of a window of a plane lie inside."""
         inside = np.zeros(shape, bool)
-        places = self._places(len(index))
-        if any(place is not None and place != at for place, at in zip(places, index, strict=True)):
-            return inside
+        window, part = self.part(index, shape, start)
+        inside[window] = part
+        return inside
+
+    def part(
+        self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)
+    ) -> tuple[Window, Mask]:
+        """Return the box of a window of a plane around the shape, and which of its pixels lie inside."""
         corners = np.concatenate(self.rings)
         low = np.clip(np.floor(corners.min(axis=0)).astype(int) - start, 0, shape)
         high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1 - start, 0, shape)
+        places = zip(self._places(len(index)), index, strict=True)
+        if any(place is not None and place != at for place, at in places):
+            high = low
         rows, columns = (np.arange(low[axis], high[axis]) + float(start[axis]) for axis in (0, 1))
-        inside[low[0] : high[0], low[1] : high[1]] = pixels_in_rings(rows, columns, self.rings)
-        return inside
+        return window_between(low, high), pixels_in_rings(rows, columns, self.rings)
 
     def _places(self, n_lead: int) -> tuple[int | None, ...]:
         if not n_lead:

@@ -5,7 +5,6 @@ sampling of MEDIAR, arXiv:2212.03465.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Image
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, ahead
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import annotate
 from cellwright.ops.simulation.simulate import LOOKS, simulate
@@ -98,13 +97,8 @@ def _simulated_volumes(n: int, seed: int, model: CellModel) -> Task[list[Sample]
 
 def one_ahead(batch: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
     """Yield the batches of these steps, each made in a thread while the one before is learned."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(batch, steps.start)
-        for step in steps:
-            ready = ahead.result()
-            if step + 1 < steps.stop:
-                ahead = pool.submit(batch, step + 1)
-            yield ready
+    for made in ahead(batch, steps):
+        yield made.result()
 
 
 def appearance(sample: Sample) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from cellwright.annotation.setup import check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
+from cellwright.ops.measure.regions import Region, ShapeRegion
 from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
 from cellwright.widgets.shared.coordinates import Channel, axis_of, expanded, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
@@ -204,13 +206,16 @@ def _labels_of_shapes(
     """
     regions = regions_of(RegionLayers(shapes), image_layer, axis_of(channel))
     labels = np.zeros(plane_shape(image), np.int32)
-    for index in np.ndindex(labels.shape[:-2]):
-        for number, region in enumerate(regions.included, start=1):
-            part, inside = _part_of(labels[index], region, index)
+    *lead, height, width = labels.shape
+    size = (height, width)
+    for index in np.ndindex(*lead):
+        for number, region in enumerate(_drawn(regions.included), start=1):
+            window, inside = region.part(index, size)
+            part = labels[index][window]
             part[inside & (part == 0)] = number
-        for region in regions.excluded:
-            part, inside = _part_of(labels[index], region, index)
-            part[inside] = 0
+        for region in _drawn(regions.excluded):
+            window, inside = region.part(index, size)
+            labels[index][window][inside] = 0
     lost = np.setdiff1d(np.arange(1, len(regions.included) + 1), labels)
     if len(lost):
         names = ", ".join(regions.included[number - 1].name for number in lost[:MOST_NAMES])
@@ -221,15 +226,8 @@ def _labels_of_shapes(
     return labels
 
 
-def _part_of(
-    plane: NDArray[np.int32], region: Any, index: tuple[int, ...]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Return the box of a plane around a shape, and which of its pixels lie inside."""
-    corners = np.concatenate(region.rings)
-    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, plane.shape)
-    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low, plane.shape)
-    part = plane[low[0] : high[0], low[1] : high[1]]
-    return part, region.mask(index, part.shape, tuple(low))
+def _drawn(regions: Iterable[Region]) -> list[ShapeRegion]:
+    return [region for region in regions if isinstance(region, ShapeRegion)]
 
 
 def _layer_of(

@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, Signal
 from scipy import ndimage
 
 from cellwright.core.errors import AnnotationError, CellwrightError
+from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay
@@ -383,7 +384,5 @@ class InputHandler:
 
 def _outline(first: Point, last: Point) -> Point:
     """Return the outline (5, D) of the box between two corners in one slice."""
-    corners = np.repeat(last[np.newaxis], 5, axis=0)
-    corners[:, -2] = np.array([first[-2], first[-2], last[-2], last[-2], first[-2]])
-    corners[:, -1] = np.array([first[-1], last[-1], last[-1], first[-1], first[-1]])
-    return corners
+    corners = corners_of(np.stack([last, first]))
+    return np.concatenate([corners, corners[:1]])
