@@ -64,7 +64,8 @@ def test_a_zoo_package_is_exported_and_imported(cli, own_models, tmp_path):
     code, _, err = cli("models", "export", "mine", tmp_path / "exported", "--zoo")
     assert (code, "Give at least one" in err) == (1, True)
     assert cli("models", "export", "mine", tmp_path / "exported", "--zoo", "--author", "A. Person").code == 0
-    path = tmp_path / "exported" / "mine.zip"
+    path = tmp_path / "exported" / "mine-zoo.zip"
+    assert cli("models", "export", "mine", tmp_path / "exported").code == 0  # beside it, not in its place
     with zipfile.ZipFile(path) as archive:
         assert "rdf.yaml" in archive.namelist()
     assert cli("models", "import", path, "--name", "back").code == 0

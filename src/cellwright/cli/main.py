@@ -108,7 +108,7 @@ def models(
 def export_model(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name or folder of a model.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for the file NAME.zip; made where it is missing.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for NAME.zip, or NAME-zoo.zip; made where missing.")],
     zoo: Annotated[
         bool, typer.Option("--zoo", help="Write a package of the BioImage Model Zoo, which needs --author.")
     ] = False,
@@ -129,7 +129,7 @@ def export_model(
         path = export_onnx(name, folder / f"{Path(name).name}.onnx")
         typer.echo(f"The network is in {path}: image in, maps out, for any program that runs ONNX.")
         return
-    path = folder / f"{Path(name).name}.zip"
+    path = folder / f"{Path(name).name}{'-zoo' if zoo else ''}.zip"  # neither takes the place of the other
     if zoo:
         from cellwright.models.zoo import export_package
 

@@ -167,7 +167,7 @@ def pieces_of(labels: Labels) -> tuple[int, int]:
 
     n = n_pieces = 0
     for index in np.ndindex(labels.shape[:-2]):
-        n += len(np.unique(labels[index][labels[index] > 0]))
+        n += len(numbered(labels[index])[0])
         n_pieces += int(label(labels[index], background=0, connectivity=2).max())
     return n, n_pieces
 

@@ -65,6 +65,47 @@ def test_folders_of_images_and_masks(tmp_path, masks, ending):
         np.testing.assert_array_equal(labels, squares())
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("img_", "mask_"), ("image_", "label_"), ("Raw-", "Labels-"), ("", "seg_"), ("im", "mask")],
+)
+@pytest.mark.parametrize("folders", [("", ""), ("images", "masks")])
+def test_names_that_begin_with_what_they_are(tmp_path, image, mask, folders):
+    write_images(tmp_path / folders[0], [f"{image}1", f"{image}20"])
+    write_masks(tmp_path / folders[1], [f"{mask}1"], labels=squares(n=2))
+    write_masks(tmp_path / folders[1], [f"{mask}20"], labels=squares(n=3))
+    dataset = read_dataset(tmp_path)
+    assert [item.name for item in dataset.items] == [f"{image}1", f"{image}20"]
+    assert [labels.max() for labels in labels_of(dataset)] == [2, 3]
+
+
+def test_images_of_one_name_are_refused_however_masks_are_named(tmp_path):
+    for beginning, name in (("", "a_mask"), ("img_", "mask_a")):
+        folder = tmp_path / name
+        write_images(folder, [f"{beginning}a"])
+        Picture.fromarray(np.zeros((40, 50), np.uint8)).save(folder / f"{beginning}a.png")
+        write_masks(folder, [name])
+        with pytest.raises(ReadError, match=r"differ in name|go on alike"):
+            read_dataset(folder)
+
+
+def test_names_that_begin_alike_are_read_where_they_leave_no_doubt(tmp_path):
+    write_images(tmp_path, ["label_free_1", "mask_less_2"])
+    write_masks(tmp_path, ["label_free_1", "mask_less_2"], "_mask")
+    assert [item.name for item in read_dataset(tmp_path).items] == ["label_free_1", "mask_less_2"]
+    for name in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        write_images(name, ["img_1", "img_2"])
+        write_masks(name, ["mask_1"])
+    with pytest.raises(ReadError, match=r"img_2\.tif are without a mask"):
+        read_dataset(tmp_path / "a")
+    write_masks(tmp_path / "b", ["mask_2", "mask_3"])
+    with pytest.raises(ReadError, match=r"mask_3\.tif have none"):
+        read_dataset(tmp_path / "b")
+    write_masks(tmp_path / "c", ["mask_2", "label_2"])
+    with pytest.raises(ReadError, match=r"label_2\.tif and mask_2\.tif go on alike"):
+        read_dataset(tmp_path / "c")
+
+
 def test_it_is_told_how_cells_were_read(tmp_path):
     """Of masks of one value, whose touching cells are one, and of masks with grey edges, which are none."""
     write_images(tmp_path, "abcde")
@@ -79,8 +120,7 @@ def test_it_is_told_how_cells_were_read(tmp_path):
     assert "each number is taken for one cell" in told["d"][0]
     assert told["e"] == ()
     warnings = [one.text for one in run(inspect(dataset, SPECS["small"])).warnings if one.code == "read"]
-    assert len(warnings) == 4
-    assert warnings[-1] == "The same holds for 1 more image."
+    assert warnings == [f"{told['a'][0]} The same holds for 2 more images.", *told["d"]]
 
 
 def test_folders_may_have_capitals(tmp_path):

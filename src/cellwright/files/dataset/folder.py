@@ -22,6 +22,7 @@ Cells with masks have their classes in points/<name>.csv, one row for each that 
 A folder without meta.json is read, too, where images and masks can be told apart::
 
     a.tif with a_mask.tif           or _masks, _label, _labels, _seg, _cp_masks; any kind of image file
+    img_1.tif with mask_1.tif       or image, raw or nothing with mask, label, seg, where no name ends so
     images/a.tif with masks/a.tif   or labels/; the ending may be there, too
     a.tif with a_seg.npy            of Cellpose
     a.tif, b.tif with cells.json    of COCO, the images beside it or in images/
@@ -31,6 +32,7 @@ with a fixed seed from the sorted names, where there are five and more.
 """
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -53,6 +55,8 @@ from cellwright.ops.labels import annotate, each_frame, relabel_frames
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 LOSSY = (".jpg", ".jpeg")
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
+TRUTH_BEGINNING = re.compile(r"(?:masks?|labels?|seg)(?:[_\- ]|(?=\d))(?P<rest>.+)", re.IGNORECASE)
+IMAGE_BEGINNING = re.compile(r"(?:images?|imgs?|im|raw)(?:[_\- ]|(?=\d))(?P<rest>.+)", re.IGNORECASE)
 IMAGE_FOLDERS, MASK_FOLDERS = ("images", "image", "imgs"), ("masks", "labels", "mask", "label")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SEED = 0
@@ -348,9 +352,9 @@ def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]
         pairs = _matched(files, truths, is_apart=masks is not None)
     if not pairs:
         raise ReadError(
-            f"Expected images with their masks in {folder}: a.tif with a_mask.tif, images/ with masks/, "
-            "a_seg.npy of Cellpose, a COCO JSON, or a training folder with meta.json. There are none. "
-            "Export a dataset with masks."
+            f"Expected images with their masks in {folder}: a.tif with a_mask.tif, img_1.tif with "
+            "mask_1.tif, images/ with masks/, a_seg.npy of Cellpose, a COCO JSON, or a training folder with "
+            "meta.json. There are none. Export a dataset with masks."
         )
     return [
         PairedItem(image.stem, split, "", image, truth, is_complete=has_masks.get(image.stem, True))
@@ -360,6 +364,24 @@ def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]
 
 def _matched(files: Sequence[Path], truths: Sequence[Path], *, is_apart: bool) -> dict[Path, Path]:
     """Return the truth of each image; a folder of masks ``is_apart`` may give them the images' names."""
+    by_name = _by_name(truths, is_apart=is_apart)
+    images = [(file.stem, file) for file in files if is_apart or not _is_truth(file)]
+    if not any(name in by_name for name, _ in images):
+        begins = TRUTH_BEGINNING.fullmatch
+        by_name = _by_rest([file for file in truths if begins(file.stem)], TRUTH_BEGINNING)
+        others = [file for file in files if is_apart or not begins(file.stem)]
+        images = list(_by_rest(others, IMAGE_BEGINNING).items())
+    pairs = {image: by_name[name] for name, image in images if name in by_name}
+    if pairs:
+        _refuse_missing([image for _, image in images if image not in pairs], "a mask")
+        astray = sorted({file.name for file in by_name.values()} - {file.name for file in pairs.values()})
+        if astray:
+            raise ReadError(f"Every mask needs its image; {few(astray)} have none. Add or remove them.")
+    return pairs
+
+
+def _by_name(truths: Sequence[Path], *, is_apart: bool) -> dict[str, Path]:
+    """Return the files of cells by the names of their images, as their endings tell."""
     by_name: dict[str, Path] = {}
     for file in truths:
         if is_apart or _is_truth(file):
@@ -373,14 +395,25 @@ def _matched(files: Sequence[Path], truths: Sequence[Path], *, is_apart: bool) -
                 )
     if is_apart:
         by_name.update({file.stem: by_name.get(file.stem, file) for file in truths})
-    images = [file for file in files if is_apart or not _is_truth(file)]
-    pairs = {image: by_name[image.stem] for image in images if image.stem in by_name}
-    if pairs:
-        _refuse_missing([image for image in images if image not in pairs], "a mask")
-        astray = sorted({file.name for file in by_name.values()} - {file.name for file in pairs.values()})
-        if astray:
-            raise ReadError(f"Every mask needs its image; {few(astray)} have none. Add or remove them.")
-    return pairs
+    return by_name
+
+
+def _by_rest(files: Sequence[Path], beginning: re.Pattern[str]) -> dict[str, Path]:
+    """Return files by what is left of their names, without ``img_`` or ``mask_`` say.
+
+    ReadError where two have the same left.
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        known = beginning.fullmatch(file.stem)
+        rest = file.stem if known is None else known["rest"]
+        other = found.setdefault(rest, file)
+        if other != file:
+            raise ReadError(
+                f"Images and masks are told apart by how their names go on; {other.name} and {file.name} go "
+                "on alike. Keep one."
+            )
+    return found
 
 
 def _refuse_missing(images: Sequence[Path], what: str) -> None:

@@ -1,6 +1,7 @@
 """What a dataset holds and what looks wrong with it, before anything is trained. Imports no torch."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the mor
 FAR = 2.0  # times beyond the diameters a model was made for
 PIECES = 4  # connected pieces of the only label of an image that make it a mask
 FEW_CELLS = 12
-MOST_TOLD = 3  # images of which it is told how their cells were read
+MOST_TOLD = 3  # kinds of sentences on how cells were read
 SEVERAL_CHANNELS = (
     "Of {} with several channels ({}) the first is learned from; others teach nothing. Save the channel to "
     "learn from alone."
@@ -86,7 +87,7 @@ class _Seen:
     masks: list[str] = field(default_factory=list)
     several_channels: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    told: dict[str, list[str]] = field(default_factory=dict)  # how cells were read, by kinds of sentences
 
 
 def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
@@ -141,7 +142,9 @@ def _read(seen: _Seen, item: Item) -> None:
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
-    seen.told += told
+    for text in told:
+        kind = re.sub(r"\d[\d.,]*", "#", text.replace(item.truth_path.name, "").replace(repr(item.name), ""))
+        seen.told.setdefault(kind, []).append(text)
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
@@ -204,11 +207,7 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
         )
         return
-    told = [*train.told, *validation.told]
-    for text in told[:MOST_TOLD]:
-        yield Warning("read", text)
-    if len(told) > MOST_TOLD:
-        yield Warning("read", f"The same holds for {n_of(len(told) - MOST_TOLD, 'more image')}.")
+    yield from _about_reading(train, validation)
     for name in (*train.masks, *validation.masks):
         yield Warning(
             "one-label",
@@ -220,6 +219,21 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
             f"{n_of(len(train.empty), 'training image')} without a cell ({few(train.empty, 3)}): "
             "there, all is taken for background.",
         )
+
+
+def _about_reading(train: _Seen, validation: _Seen) -> Iterator[Warning]:
+    """Yield how cells were read, once for all images of which the same is told."""
+    told = [
+        train.told.get(kind, []) + validation.told.get(kind, []) for kind in {**train.told, **validation.told}
+    ]
+    for first, *others in told[:MOST_TOLD]:
+        text = first
+        if others:
+            text += f" The same holds for {n_of(len(others), 'more image')}."
+        yield Warning("read", text)
+    n_more = sum(map(len, told[MOST_TOLD:]))
+    if n_more:
+        yield Warning("read", f"The cells of {n_of(n_more, 'more image')} were read with other notices.")
 
 
 def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
