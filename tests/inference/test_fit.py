@@ -259,6 +259,22 @@ def test_what_is_told_is_of_the_thresholds_that_hold(model, blobs):
     assert "expected_f1" not in none.provenance.settings
 
 
+def test_cells_that_missing_pixels_may_cut_are_promised_less(model, blobs):
+    """Lines of a camera are bridged; beside wider gaps half of the cells are taken for wrong."""
+    lines, gaps = blobs.image.copy(), blobs.image.copy()
+    lines[20::30, :] = lines[:, 23::30] = np.nan
+    gaps[20:26] = gaps[:, 23:29] = np.nan
+    whole = count(lines, model)
+    assert (whole.count, whole.fit) == (len(blobs), 0.8)
+    result, prediction = run(count_with_prediction(Image(gaps, "YX"), model))
+    labels, beside = result.cells.labels, ndimage.binary_dilation(np.isnan(gaps))
+    share = len(set(labels[beside].tolist()) - {0}) / len(result.cells)
+    assert 0 < share < 1
+    assert result.fit == pytest.approx(0.8 * (1 - share / 2), abs=1e-3)
+    again = recount(result, prediction, model, FlowSettings())
+    assert again.fit == pytest.approx(result.fit, abs=1e-3)
+
+
 def test_provenance_and_notices_tell_it(model, blobs, tmp_path):
     result = count(blobs.image, model)
     assert (result.provenance.settings["expected_f1"], result.notices) == (0.8, ())

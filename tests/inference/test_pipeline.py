@@ -332,7 +332,9 @@ def test_not_a_number_hides_nothing(blobs, oracle_model):
     image[0, 0], image[0, 1], image[1, 0] = np.nan, np.inf, -np.inf
     result = counted(image, oracle_model)
     assert result.count == len(blobs)
-    assert result.notices == ("0.1% of the pixels are NaN or infinite; they count as dark.",)
+    assert result.notices == (
+        "0.1% of the pixels are NaN or infinite; gaps of up to 4 are bridged, wider ones count as dark.",
+    )
 
 
 @pytest.mark.parametrize(

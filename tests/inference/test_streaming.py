@@ -340,7 +340,9 @@ def test_missing_pixels_are_told_also_by_a_run_that_goes_on(tmp_path, draw_blobs
     with closing(count_streamed(job)) as task:
         for _ in range(6):
             next(task)
-    assert "10.0% of the pixels are NaN or infinite; they count as dark." in run(count_streamed(job)).notices
+    assert "10.0% of the pixels are NaN or infinite; gaps of up to 4 are bridged" in " ".join(
+        run(count_streamed(job)).notices
+    )
 
 
 def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):

@@ -260,6 +260,7 @@ def test_names_of_files_go_on_in_the_next_line_at_their_parts() -> None:
     pieces = wrappable("2024-03-17_HeLa_H2B-mCherry_position0012.tif").split(BREAK)
     assert pieces == ["2024-", "03-17_", "HeLa_", "H2B-", "mCherry_", "position0", "012.", "tif"]
     assert max(map(len, wrappable(60 * "x").split(BREAK))) == 9
+    assert wrappable("Shift+click: not this") == "Shift+click: not this"
     assert "10.0\u00a0µm" in wrappable("median diameter 10.0 µm")
     assert wrappable("140 cells · flow · 0.7 s") == "140 cells · flow · 0.7\u00a0s"
     assert wrappable("2 min left, of 3 slices") == "2\u00a0min left, of 3 slices"

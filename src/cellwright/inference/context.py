@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from cellwright.core.data import Image, Maps
+from cellwright.core.data import Cells, Image, Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.zarr import missing_chunks
@@ -30,10 +30,10 @@ from cellwright.ops.geometry.axes import (
     middle_window,
     with_colours_apart,
 )
-from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain
+from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain, unknown
 from cellwright.ops.geometry.resample import Grid, resize_window
 from cellwright.ops.geometry.tiles import Layout, Tile, Window, grid, whole_tile
-from cellwright.ops.labels import seem_labels
+from cellwright.ops.labels import n_touching, seem_labels
 
 ModelChoice = str | Path | CellModel
 ModelChoices = ModelChoice | tuple[ModelChoice, ...]
@@ -69,10 +69,14 @@ class BlockBatch:
 
 
 class Predicted(NamedTuple):
-    """The maps of each frame of a batch in model pixels, and what was decoded from them in image pixels."""
+    """The maps of each frame of a batch in model pixels, and what was decoded from them in image pixels.
+
+    ``n_cut`` tells how many cells of each may be cut by pixels without a value; empty where there are none.
+    """
 
     maps: list[Maps]
     decoded: list[Any]
+    n_cut: tuple[int, ...] = ()
 
 
 class Preparation(NamedTuple):
@@ -200,7 +204,20 @@ class CountContext:
         maps = yield from self.predict(batch, zoom, progress)
         yield Progress(progress.stage, progress.done, progress.total, note="finding cells")
         resized = self.grid_of(batch, zoom)
-        return Predicted(maps, [self.model.decode(one, batch.shape, self.settings, resized) for one in maps])
+        decoded = [self.model.decode(one, batch.shape, self.settings, resized) for one in maps]
+        return Predicted(maps, decoded, self._n_cut(batch, decoded))
+
+    def _n_cut(self, batch: BlockBatch, decoded: Sequence[Any]) -> tuple[int, ...]:
+        if not self.scaling.missing:
+            return ()
+        numbers = []
+        for frame, one in zip(batch.frames, decoded, strict=True):
+            labels = one.labels if isinstance(one, Cells) else None
+            n_cut = 0
+            if labels is not None:
+                n_cut = n_touching(labels, unknown(self.frames.read(frame, batch.block.read)))
+            numbers.append(n_cut)
+        return tuple(numbers)
 
     def grid_of(self, batch: BlockBatch, zoom: float) -> Grid:
         """Return how a batch is resized: as a part of the image that it was read from."""

@@ -51,7 +51,7 @@ from cellwright.inference.scale import (
 )
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.models.fit import FactCollector, retold, warning
+from cellwright.models.fit import FactCollector, lessened, retold, warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.intensity import check_pixels
@@ -83,7 +83,7 @@ def count(
     source
         Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image; the paths of several
         files of the same pixels are channels of one image, the first file's first. Masked pixels of a
-        numpy array count as dark.
+        numpy array are treated as NaN: narrow gaps are bridged, others count as dark.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
@@ -164,7 +164,7 @@ def count_with_prediction(
             link = partial(_linked, cells, image, models[0], context.settings)
             cells, link_notice = yield from beside("link", link)
             n = float(len(cells))
-        told, crowd = dict(stitched.facts), ""
+        told, crowd = {**stitched.facts, **facts.cutting}, ""
         if stitched.maps:
             told |= facts.crowding
             crowd = crowd_notice(n, told["covered"], told.get("most_covered"))
@@ -233,8 +233,8 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
         collector.add([maps], [decoded])
         stitcher.add(frame, whole_tile(prediction.frame_shape), decoded)
     cells = run(stitcher.finish(settings)).cells
-    fit = collector.expected_f1([cells])
     found_in = result.provenance
+    fit = lessened(collector.expected_f1([cells]), found_in.settings)
     if found_in.is_linked:
         cells, _ = _linked(cells, found_in, first, settings)
     found = {**found_in.settings, family.name: asdict(settings)}
@@ -282,7 +282,7 @@ def _stitch(
         predicted = ready.pop(index, None)
         if predicted is None:
             predicted = yield from context.decode(batch, zoom, progress)
-            collector.add(predicted.maps, predicted.decoded, batch.frames)
+            collector.add(*predicted, batch.frames)
         for frame, decoded in zip(batch.frames, predicted.decoded, strict=True):
             stitcher.add(frame, batch.block, decoded)
         if keep_maps:

@@ -169,7 +169,7 @@ def _decoded_anew(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
     assert trial.predicted is not None
     maps, grid = trial.predicted.maps, context.grid_of(trial.batch, trial.zoom)
     decoded = [context.model.decode(one, trial.batch.shape, context.settings, grid) for one in maps]
-    return trial._replace(predicted=Predicted(maps, decoded))
+    return trial._replace(predicted=trial.predicted._replace(decoded=decoded))
 
 
 def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
@@ -275,7 +275,7 @@ def _trial(context: CountContext, batch: BlockBatch, zoom: float, progress: Tile
 def _promise(context: CountContext, predicted: Predicted) -> float:
     """Return the F1 to expect of what was found; 0 where no cell was, or nothing tells."""
     facts = FactCollector(context.calibration)
-    facts.add(*predicted)
+    facts.add(predicted.maps, predicted.decoded)
     return facts.expected_f1(predicted.decoded) or 0.0
 
 

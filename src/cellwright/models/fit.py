@@ -128,17 +128,25 @@ class FactCollector:
 
     def __init__(self, fit: FitCalibration | None) -> None:
         self._fit = fit
-        self.sums = np.zeros(9)  # what was added; that of several parts of an image makes up the whole
+        self.sums = np.zeros(11)  # what was added; that of several parts of an image makes up the whole
         self._of_frames: dict[int, NDArray[np.float64]] = {}  # pixels of cells and others, as far as told
 
-    def add(self, maps: Sequence[Maps], decoded: Sequence[Any], frames: Sequence[int] = ()) -> None:
+    def add(
+        self,
+        maps: Sequence[Maps],
+        decoded: Sequence[Any],
+        n_cut: Sequence[int] = (),
+        frames: Sequence[int] = (),
+    ) -> None:
         """Add the frames of a batch: their maps, and the cells or the density that were decoded from them.
 
-        ``frames`` tells which they are, where that is known.
+        ``n_cut`` tells how many of the cells pixels without a value may cut, ``frames`` which frames they
+        are, where that is known.
         """
         if self._fit is not None:
             for at, (one_maps, one) in enumerate(zip(maps, decoded, strict=True)):
-                self.add_sums(_sums(one_maps, one), frames[at] if frames else None)
+                cut = [len(one) if isinstance(one, Cells) else 0, n_cut[at] if n_cut else 0]
+                self.add_sums(np.append(_sums(one_maps, one), cut), frames[at] if frames else None)
 
     def add_sums(self, sums: NDArray[np.float64], frame: int | None = None) -> None:
         """Add the ``sums`` of a part of an image, which lies in a frame."""
@@ -158,13 +166,19 @@ class FactCollector:
             told["most_covered"] = (worst, _share(self._of_frames[worst]))
         return told
 
+    @property
+    def cutting(self) -> dict[str, float]:
+        """The share of the cells that pixels without a value may ``cut``, as a provenance keeps it."""
+        n_cells, n_cut = self.sums[-2:].tolist()
+        return {"cut": round(n_cut / n_cells, 4)} if n_cut else {}
+
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
 
         ``cells`` are those of the whole image, in one or several parts; none of a density.
         """
         scores = np.concatenate([one.scores for one in cells])
-        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken, n_single, n_dense = self.sums.tolist()
+        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken, n_single, n_dense, *_ = self.sums
         if self._fit is None or (not len(scores) and n_dense < FEWEST):
             return None
         n_cell = max(n_cell, 1.0)
@@ -180,7 +194,14 @@ class FactCollector:
             facts |= {"confidence": mean_confidence(cells), "score_low": float(np.quantile(scores, 0.1))}
         if n_dense:
             facts["agreement"] = min(n_single, n_dense) / max(n_single, n_dense)
-        return self._fit.expected_f1(facts)
+        return lessened(self._fit.expected_f1(facts), self.cutting)
+
+
+def lessened(expected_f1: float | None, told: Mapping[str, Any]) -> float | None:
+    """Return an expected F1 less that of the cells that may be ``cut``, of which half are taken for wrong."""
+    if expected_f1 is None:
+        return None
+    return expected_f1 * (1 - float(told.get("cut", 0.0)) / 2)
 
 
 def _share(sums: NDArray[np.float64]) -> float:

@@ -182,6 +182,16 @@ def pieces_line(n: int, n_pieces: int, name: str) -> str:
     )
 
 
+def n_touching(labels: Labels, place: NDArray[np.bool_]) -> int:
+    """Return how many labels (Y, X) lie in a place (Y, X) or beside it."""
+    beside = place.copy()
+    beside[1:] |= place[:-1]
+    beside[:-1] |= place[1:]
+    beside[:, 1:] |= place[:, :-1]
+    beside[:, :-1] |= place[:, 1:]
+    return len(numbered(labels[beside])[0])
+
+
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
     first, end = boxes[:, 0], boxes[:, 1]

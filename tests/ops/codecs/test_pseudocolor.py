@@ -209,7 +209,9 @@ def test_pixels_that_are_missing_are_told():
     slices[0] = np.nan
     colouring = Colouring(percentiles=(1.0, 99.0))
     assert pseudocolor_frames(Image(volume(1), "ZYX"), colouring=colouring).notice == ""
-    missing = "20.0% of the pixels are NaN or infinite; they count as dark."
+    missing = (
+        "20.0% of the pixels are NaN or infinite; gaps of up to 4 are bridged, wider ones count as dark."
+    )
     assert pseudocolor_frames(Image(slices, "ZYX"), colouring=colouring).notice == missing
     two = pseudocolor_frames(Image(np.stack([slices, slices]), "CZYX"), colouring=colouring).notice
     assert two.startswith("Counted in channel 0 of 2")

@@ -11,6 +11,7 @@ from cellwright.ops.geometry.intensity import (
     LEAST_STEP,
     Scaling,
     apply,
+    bridged,
     brightened,
     fit,
     fit_compressed,
@@ -72,6 +73,20 @@ def test_not_a_number_and_infinity_are_left_out_and_become_zero(rng, dtype):
     assert np.isfinite(scaled).all()
     assert not scaled[0, :3].any()
     assert fit(pixels).high == pytest.approx(clean.high, rel=0.05)
+
+
+def test_narrow_gaps_are_bridged_and_wide_ones_stay():
+    ramp = np.add.outer(np.arange(30), 2 * np.arange(40)).astype(np.float32)
+    pixels = np.stack([ramp, ramp])
+    pixels[0, :, 10:14], pixels[0, 7:9], pixels[0, 20, 30] = np.nan, np.inf, -np.inf  # lines that cross
+    pixels[1, :, 10:15], pixels[1, :, :2] = np.nan, np.nan
+    before = pixels.copy()
+    whole = bridged(pixels)
+    assert np.allclose(whole[0], ramp)
+    assert np.isnan(whole[1, :, 10:15]).all()
+    assert np.isnan(whole[1, :, :2]).all()
+    assert np.array_equal(pixels, before, equal_nan=True)
+    assert np.isfinite(apply(fit(pixels), pixels)).all()
 
 
 @pytest.mark.parametrize(

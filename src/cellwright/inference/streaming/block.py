@@ -35,7 +35,7 @@ from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import DoneBlock, Unclaimed, boxes_with_lead, own_cells, with_lead
 from cellwright.ops.geometry.tiles import Window
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import measure, numbered
 from cellwright.ops.link import link_cells
 from cellwright.ops.measure.cells_table import cells_table
 
@@ -184,11 +184,8 @@ def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
 
     Those of a whole image are so high that tables by number take more memory than its blocks.
     """
-    numbered, found = pandas.factorize(labels.ravel(), sort=True)
-    codes, present = np.asarray(numbered), np.asarray(found)
-    if not len(present) or present[0]:
-        codes, present = codes + 1, np.concatenate([[0], present])
-    return codes.astype(np.int32).reshape(labels.shape), present
+    numbers, codes = numbered(labels)
+    return codes, np.concatenate([[0], numbers])
 
 
 def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> pandas.DataFrame:

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.lazy import LazyArray, index_of_each_axis
-from cellwright.ops.geometry.intensity import Scaling, apply, check_pixels, fit, sample_steps
+from cellwright.ops.geometry.intensity import UNKNOWN, Scaling, apply, check_pixels, fit, sample_steps
 
 COLOUR_NAMES = ("red", "green", "blue")
 DARK = 0.03  # of the light of the brightest colour, below which another is dark
@@ -400,5 +400,5 @@ def _notice(pixels: CombinedPixels) -> str:
             told += f" Channel {name} has one intensity throughout and adds nothing."
         if scaling.missing:
             share = max(scaling.missing, 0.001)
-            told += f" {share:.1%} of the pixels of channel {name} are NaN or infinite; they count as dark."
+            told += f" {share:.1%} of the pixels of channel {name} are NaN or infinite; {UNKNOWN}."
     return told

@@ -19,7 +19,10 @@ FEW_LEVELS = 8  # between dark and bright: hardly more than what rounding and co
 LEAST_STEP = 0.018  # of the range: where they are smaller, noise does more harm than good
 GRAIN = 2.0  # noise that hides a step, in steps
 GRAIN_PX = 32  # side of a square of noise that repeats; parts of an image begin at multiples of it
+GAP_PX = 4  # pixels without a value in a row that are bridged, as lines of a camera or of a mosaic are
 N_LEVELS = 256  # grey levels that the equalisation tells apart
+
+UNKNOWN = f"gaps of up to {GAP_PX} are bridged, wider ones count as dark"
 
 Slice = NDArray[np.float32]
 
@@ -28,7 +31,7 @@ Slice = NDArray[np.float32]
 class Scaling:
     """The two intensities that become 0 and 1; equal when the image is constant.
 
-    ``missing`` is the share of pixels that are not finite, and count as dark. The scaled
+    ``missing`` is the share of pixels that are not finite; see :func:`bridged`. The scaled
     intensities are raised to ``power``; ``grain`` is the deviation of the noise that is added to them.
     ``levels`` is how many grey levels lie between dark and bright where these are few, else 0.
     """
@@ -46,7 +49,7 @@ class Scaling:
         told = []
         if self.missing:
             share = max(self.missing, 0.001)
-            told.append(f"{share:.1%} of the pixels are NaN or infinite; they count as dark.")
+            told.append(f"{share:.1%} of the pixels are NaN or infinite; {UNKNOWN}.")
         if self.power != 1:
             told.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."
@@ -165,10 +168,12 @@ def grain(rows: slice, columns: slice) -> Slice:
 def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return ``(pixels - low) / (high - low)`` clipped to -0.5 to 2; NaN, infinite and constant become 0.
 
-    Where that is raised to a power, all below 0 becomes 0, too.
+    ``pixels`` are (..., Y, X), their narrow gaps are :func:`bridged`. Where that is raised to a power, all
+    below 0 becomes 0, too.
     """
     if not scaling.high > scaling.low:
         return np.zeros(pixels.shape, np.float32)
+    pixels = bridged(pixels)
     work = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
     with np.errstate(all="ignore"):  # NaN and infinity are legal here and become 0
         scaled: NDArray[Any] = np.subtract(pixels, work(scaling.low), dtype=work)
@@ -179,6 +184,39 @@ def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
     if scaling.power != 1:
         scaled = np.maximum(scaled, 0) ** scaling.power
     return scaled.astype(np.float32, copy=False)
+
+
+def bridged(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels (..., Y, X) whose gaps of NaN or infinity are filled in from both sides if narrow.
+
+    Up to ``GAP_PX`` in a row along X or Y are narrow: a dark line through a cell would make two of it.
+    """
+    if pixels.dtype.kind != "f" or pixels.ndim < 2 or np.isfinite(pixels).all():
+        return pixels
+    whole = pixels.copy()
+    for axis in (-1, -2, -1, -2):  # twice: lines cross
+        _bridge(np.moveaxis(whole, axis, -1))
+    return whole
+
+
+def unknown(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where (Y, X) no channel of pixels (C, Y, X) has a value, in gaps that are not bridged."""
+    if pixels.dtype.kind != "f":
+        return np.zeros(pixels.shape[1:], bool)
+    return np.asarray(~np.isfinite(bridged(pixels)).any(axis=0))
+
+
+def _bridge(rows: NDArray[Any]) -> None:
+    """Fill in the narrow gaps of rows (..., N), in place: they go on evenly from side to side."""
+    is_known, place = np.isfinite(rows), np.arange(rows.shape[-1], dtype=np.int32)
+    before = np.maximum.accumulate(np.where(is_known, place, -1), axis=-1)
+    after = np.where(is_known, place, len(place))
+    after = np.minimum.accumulate(after[..., ::-1], axis=-1)[..., ::-1]
+    is_narrow = ~is_known & (before >= 0) & (after < len(place)) & (after - before <= GAP_PX + 1)
+    at = np.nonzero(is_narrow)
+    first, last = before[at], after[at]
+    way = (at[-1] - first) / (last - first)
+    rows[at] = rows[(*at[:-1], first)] * (1 - way) + rows[(*at[:-1], last)] * way
 
 
 def check_pixels(pixels: ArrayLike) -> None:

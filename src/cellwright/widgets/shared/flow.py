@@ -39,7 +39,8 @@ WHOLE_WORDS.setWrapMode(QTextOption.WrapMode.WordWrap)
 PaintContext = QAbstractTextDocumentLayout.PaintContext
 TABLE_PX = 150  # width of a table of figures, the least
 BREAK = "\u200b"  # without a width: a line may go on after it
-LONG_WORD = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")  # its first piece
+LONG_WORD = re.compile(r"\S{13,}")  # shorter ones, Shift+click say, are not torn
+PIECE = re.compile(r"(\S{3,8}?[_./\\-]|\S{9})(?=\S)")
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=px|µm|%|s\b|min\b)")
 MNEMONIC = Qt.TextFlag.TextShowMnemonic.value
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def wrappable(text: str) -> str:
 
     The places to go on are marked by characters without a width, which what is copied must not have.
     """
-    return BEFORE_UNIT.sub("\u00a0", LONG_WORD.sub(rf"\g<0>{BREAK}", text))
+    broken = LONG_WORD.sub(lambda word: PIECE.sub(rf"\g<0>{BREAK}", word[0]), text)
+    return BEFORE_UNIT.sub("\u00a0", broken)
 
 
 def shortened(text: str, longest: int) -> str:
