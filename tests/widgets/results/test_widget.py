@@ -129,6 +129,17 @@ def test_a_wiped_out_cell_has_no_row(panel: ResultsWidget, read: Read) -> None:
     assert panel.model.table["label"].tolist() == [1, 2, 4]
 
 
+def test_the_viewer_comes_closer_to_a_cell_that_is_a_dot(panel: ResultsWidget) -> None:
+    """The ring of the first becomes 60 pixels of the canvas; that of the second then has 30, which is seen."""
+    camera = camera_of(panel.viewer)
+    for before, after in ((0.1, 10.0), (5.0, 5.0), (200.0, 200.0)):
+        camera.zoom = before
+        panel.view.table.selectRow(1)
+        panel.view.table.selectRow(2)
+        assert camera.zoom == pytest.approx(after)
+        assert camera.center[-2:] == pytest.approx((42.5 * 0.5, 42.5 * 0.5))
+
+
 def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWidget, qtbot: QtBot) -> None:
     camera_of(panel.viewer).zoom = 200  # the other cells are far away
     panel.view.table.selectRow(2)

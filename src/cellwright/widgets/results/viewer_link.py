@@ -16,7 +16,7 @@ from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, metadata_of
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
 from cellwright.widgets.shared.layer_io import active_kept, take_away
-from cellwright.widgets.shared.napari_private import look_at, set_pixels
+from cellwright.widgets.shared.napari_private import camera_of, look_at, set_pixels
 from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 CHOSEN_NAME = "chosen cell"
@@ -24,6 +24,7 @@ TRACKS = "Tracks"
 CHOSEN_COLOUR = "white"
 RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
+LEAST_SEEN_PX, SEEN_PX = 12.0, 60.0  # ring on the canvas that is a dot, and what it becomes
 BORDER_SHARE = 0.07  # of the ring's diameter
 BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select", "direct", "vertex")  # how modes begin
 
@@ -62,9 +63,20 @@ class ViewerLink:
                 layer.selected_label = int(measured.numbers[row])
             else:
                 layer.selected_data = {row}
+        diameter = self._diameter(measured, row)
         if not self._is_clicked:
+            self._come_closer(layer, point, RING_SHARE * diameter)
             look_at(self.viewer, np.asarray(layer.data_to_world(point), float))
-        self._light_up(layer, point, self._diameter(measured, row))
+        self._light_up(layer, point, diameter)
+
+    def _come_closer(self, layer: Layer, point: NDArray[np.float64], side: float) -> None:
+        """Zoom in where what is ``side`` pixels of the layer long would be a dot, as on a whole slide."""
+        end = point.copy()
+        end[-1] += side
+        way = np.subtract(layer.data_to_world(end), layer.data_to_world(point))
+        length, camera = float(np.linalg.norm(way)), camera_of(self.viewer)
+        if length * camera.zoom < LEAST_SEEN_PX:
+            camera.zoom = SEEN_PX / length
 
     def follow(self, row: int) -> None:
         """Light up a cell that has another place or size now; the viewer stays where it is."""
