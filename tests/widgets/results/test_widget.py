@@ -130,7 +130,7 @@ def test_a_wiped_out_cell_has_no_row(panel: ResultsWidget, read: Read) -> None:
 
 
 def test_the_viewer_comes_closer_to_a_cell_that_is_a_dot(panel: ResultsWidget) -> None:
-    """The ring of the first becomes 60 pixels of the canvas; that of the second then has 30, which is seen."""
+    """The ring of the first becomes 60 pixels of the canvas; that of the second has 30 then, and stays."""
     camera = camera_of(panel.viewer)
     for before, after in ((0.1, 10.0), (5.0, 5.0), (200.0, 200.0)):
         camera.zoom = before
