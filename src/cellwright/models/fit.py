@@ -178,7 +178,8 @@ class FactCollector:
         ``cells`` are those of the whole image, in one or several parts; none of a density.
         """
         scores = np.concatenate([one.scores for one in cells])
-        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken, n_single, n_dense, *_ = self.sums
+        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken = self.sums[:7].tolist()
+        n_single, n_dense = self.sums[7:9].tolist()
         if self._fit is None or (not len(scores) and n_dense < FEWEST):
             return None
         n_cell = max(n_cell, 1.0)

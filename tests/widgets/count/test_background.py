@@ -95,6 +95,22 @@ def test_another_image_that_is_called_the_same_leaves_the_cells_of_the_first(
     np.testing.assert_array_equal(np.asarray(second.data[0]) > 0, blobs.labels[::-1] > 0)
 
 
+def test_a_number_from_several_frames_says_so_and_what_was_guessed(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot
+) -> None:
+    movie = np.stack([blobs.image] * 3)
+    viewer.add_image(movie, name="movie", axis_labels=("t", "y", "x"))
+    told: list[Any] = []
+    widget.model.whole_counted.connect(told.append)
+    for name, line in (("movie", "cells in 3 frames · "), ("guessed", "axes guessed: ")):
+        if name not in viewer.layers:
+            viewer.layers.selection.active = viewer.add_image(movie, name=name)
+        widget.panel.count.click()
+        qtbot.waitUntil(lambda: bool(told) and not widget.jobs.is_busy, timeout=60_000)
+        assert line in widget.panel.line.text()
+        told.clear()
+
+
 def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot, monkeypatch: Any
 ) -> None:

@@ -266,7 +266,7 @@ def test_the_check_before_a_training_has_a_bar_and_can_be_stopped(
     trainer.panel.pause.click()
     trainer.panel.train.click()
     ended(trainer)
-    assert "Stopped before the model was first checked." in trainer.panel.message.text()
+    assert "Stopped before what it learned was first checked." in trainer.panel.message.text()
     assert unfinished() == []
 
 

@@ -13,11 +13,22 @@ from napari.layers import Labels, Layer
 from cellwright.core.errors import OutOfMemoryError
 from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import n_of
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.settings import LARGE_PIXELS
 from cellwright.models.fit import expectation
-from cellwright.widgets.count.model import FILES, CountModel, Request, WholeCount, count_task, remember
+from cellwright.ops.measure.cells_table import counted_planes, in_planes
+from cellwright.widgets.count.model import (
+    FILES,
+    CountModel,
+    Request,
+    WholeCount,
+    count_task,
+    guess_line,
+    joined_by_dots,
+    remember,
+)
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import (
@@ -128,7 +139,8 @@ def whole_task(request: Request) -> Task[WholeCount]:
     found = yield from count_streamed(StreamJob(image, folder, request.recipe))
     build = layer_of(found.labels, source) if found.labels is not None else None
     count, provenance = found.result.count, found.result.provenance
-    line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
+    first = f"{n_of(count, 'cell', ',.0f')}{in_planes(counted_planes(found.result))}"
+    line = joined_by_dots(first, provenance.model, f"{provenance.seconds:.0f} s", guess_line(found.result))
     expected = expectation(found.result.fit, found.notices)
     return WholeCount(request, count, line, folder, expected, found.notices, str(found.labels or ""), build)
 

@@ -140,7 +140,7 @@ def stop(plan: Plan) -> TrainingOutcome:
     before, *epochs = epochs_in(plan.output) or [{}]
     if not epochs:
         discard(plan)
-        why = "Stopped before the model was first checked."
+        why = "Stopped before what it learned was first checked."
         return TrainingOutcome(plan, "", only_scores(before), {}, (why,))
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
