@@ -462,7 +462,7 @@ def test_a_result_knows_its_recipe(stained_path):
 
 def test_results_without_a_file_or_a_model_have_none(stained_path, blobs):
     result = cellwright.count(blobs.image, settings=FlowSettings())
-    with pytest.raises(SettingsError, match="from which file"):
+    with pytest.raises(SettingsError, match="come from is not known"):
         as_python(result)
     assert recipe_of(result, source="a.tif").image == "a.tif"
     from cellwright.ops.measure.measurement import result_of_labels

@@ -218,7 +218,7 @@ def test_a_model_is_fine_tuned(cli, dataset, tmp_path, start):
     [
         (["--quick"], "--quick does nothing without --from"),
         (["--from", "flow", "--quick", "--thorough"], "Choose one of --quick, --balanced, --thorough; got 2"),
-        (["--from", "flow", "--start", "flow"], "--start does nothing beside --from"),
+        (["--from", "flow", "--start", "flow"], "--start does nothing with --from"),
         (["--from", "flow", "--pretrain-steps", "5"], "no setting --pretrain-steps"),
         (["--patience", "5"], "no setting --patience"),
         (["--from", "absent"], "Model must be a folder or one of"),
@@ -262,7 +262,7 @@ def test_what_is_no_encoder_is_refused(cli, dataset, tmp_path):
     assert "Expected pretrained.json" in err
     code, _, err = cli("train", tmp_path / "counts.csv", *start, "density")
     assert (code, err.count("\n")) == (1, 1)
-    assert "--pretrained does nothing beside a table of counts" in err
+    assert "--pretrained does nothing with a table of counts" in err
     code, _, err = cli("pretrain", dataset, "--output", tmp_path / "e", "--start", "flow", "--imagenet")
     assert (code, err.count("\n")) == (1, 1)
 
@@ -289,4 +289,4 @@ def test_folders_of_models_and_datasets_are_not_written_over(cli, dataset, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "weights.safetensors").touch()
     code, _, err = cli(command, dataset, "--output", tmp_path / "mine")
-    assert (code, "holds a model already" in err) == (1, True), err
+    assert (code, "already holds a model" in err) == (1, True), err

@@ -68,6 +68,6 @@ def test_what_is_read_is_not_written_over(tmp_path):
     tifffile.imwrite(image, np.full((40, 50), 7, np.uint8))
     for to, path in (("labels", image), ("coco", source)):
         before = path.read_bytes()
-        with pytest.raises(SettingsError, match=f"{path.name} is read and would be written over"):
+        with pytest.raises(SettingsError, match=f"{path.name} is an input and would be overwritten"):
             convert([source], to, path, image)
         assert path.read_bytes() == before

@@ -652,7 +652,7 @@ def test_hdf5_that_never_ends_or_crashes_is_refused(tmp_path, monkeypatch, walk)
     monkeypatch.setattr(hdf5, "MOST_SECONDS_OF_WALK", 0.3)
     monkeypatch.setattr(hdf5, "WALK", walk)
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n damaged")
-    with pytest.raises(ReadError, match="did not come to an end"):
+    with pytest.raises(ReadError, match="never finished reading it"):
         read_image(tmp_path / "a.h5")
 
 

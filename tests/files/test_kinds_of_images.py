@@ -483,7 +483,7 @@ def test_a_small_first_page_that_says_nothing_is_a_thumbnail(tmp_path, grey, col
         tiff.write(grey, metadata=None)
     (image,) = read_images(tmp_path / "a.tif")
     np.testing.assert_array_equal(image.data, grey)
-    assert "taken for a thumbnail and left out" in image.notices[0]
+    assert "treated as a thumbnail and left out" in image.notices[0]
     (named,) = read_images(tmp_path / "a.tif", "YX")
     assert named.notices == image.notices  # which are not about its axes
     assert describe_images(tmp_path / "a.tif")[0].shape == grey.shape
@@ -742,7 +742,7 @@ def test_scales_of_the_whole_and_of_a_resolution_multiply(tmp_path, grey):
             space("yx"),
             [0.5],
             {},
-            "Its scale [0.5] has not one number for each of its 2 axes and is left out.",
+            "Its scale [0.5] does not have a number for each of its 2 axes; it is left out.",
         ),
         (["y", "x"], [0.5, 0.5], {}, "Its scale has no unit and is left out: 0.5 in y, 0.5 in x."),
         (["y", "x"], [1.0, 1.0], {}, None),
@@ -793,7 +793,7 @@ def test_a_second_image_of_one_group_is_told(tmp_path, grey):
 def test_metadata_of_another_kind_is_told_in_words(tmp_path, grey, multiscales):
     group = write_store(tmp_path / "a.zarr", grey, {})
     group.attrs["multiscales"] = multiscales
-    with pytest.raises(ReadError, match=r"something else than OME-Zarr tells|without its part"):
+    with pytest.raises(ReadError, match=r"something other than OME-Zarr prescribes|without its part"):
         read_image(tmp_path / "a.zarr")
 
 
@@ -825,7 +825,7 @@ def test_fields_of_a_plate_and_labels_inside(tmp_path, grey):
     (left,) = read_images(tmp_path / "p.zarr")
     assert (left.name, left.notices) == (
         "p_B_2_0",
-        ("Of the plate are missing and left out: A/1. Copy it again to have them, too.",),
+        ("Missing from the plate and left out: A/1. Copy it again to include them.",),
     )
     shutil.rmtree(tmp_path / "p.zarr/B/2/0")
     with pytest.raises(ReadError, match="without its part 'B/2/0'"):
@@ -1021,5 +1021,5 @@ def test_planes_that_are_named_and_not_there_are_refused(tmp_path, grey, name, o
     path = tmp_path / name
     tifffile.imwrite(path, np.stack([grey] * 3), metadata={"axes": "TYX"}, **options)
     path.write_bytes(path.read_bytes().replace(*wrong))
-    with pytest.raises(ReadError, match=r"description names more planes than there are.*save it anew"):
+    with pytest.raises(ReadError, match=r"description names more planes than there are.*save it again"):
         read_image(path)

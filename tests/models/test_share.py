@@ -151,7 +151,7 @@ def test_a_model_folder_is_imported(mine, own):
 def test_a_model_never_hides_one_that_is_there(mine, own):
     save_checkpoint(store.shipped_folder() / "flow", store.load("mine"), {})
     for taken in ("mine", "flow"):
-        with pytest.raises(CheckpointError, match=f"There is a model '{taken}' already"):
+        with pytest.raises(CheckpointError, match=f"There is already a model '{taken}'"):
             store.import_model(mine, taken)
 
 

@@ -117,7 +117,7 @@ def test_a_model_that_is_gone_and_a_busy_panel_count_nothing(
 ) -> None:
     viewer.add_image(blobs.image, name="blobs")
     hand_over(viewer, COUNT, HandOver(model="gone", begins=True))
-    assert widget.panel.message.text() == "Model 'gone' is not in the list any more. Choose another one."
+    assert widget.panel.message.text() == "Model 'gone' is no longer in the list. Choose another."
     assert not widget.jobs.is_busy
     widget.panel.count.click()
     job = widget.job

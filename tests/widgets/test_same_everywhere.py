@@ -372,7 +372,7 @@ def test_the_panel_tells_and_takes_axes(
     qtbot.waitUntil(lambda: widget.counted is not None)
     settled(widget)
     assert widget.panel.number.text() == str(N_DISCS * N_FRAMES)
-    assert widget.panel.understood.text() == "As the file tells: 5 frames in time; 0.65 µm a pixel"
+    assert widget.panel.understood.text() == "From the file: 5 frames in time; 0.65 µm a pixel"
     assert "guessed" not in widget.panel.details.text()
     box = widget.panel.axes
     assert [box.itemData(place) for place in range(box.count())] == ["TYX", "ZYX", "CYX", "YXC"]
@@ -409,7 +409,7 @@ def test_the_panel_says_what_it_guessed(
     assert guessed.metadata == {}
     viewer.layers.selection.active = guessed
     guessed.axis_labels = ("t", "y", "x")
-    assert widget.panel.understood.text() == "As the layer tells: 5 frames in time"
+    assert widget.panel.understood.text() == "From the layer: 5 frames in time"
 
 
 @pytest.mark.usefixtures("readers")

@@ -1,6 +1,6 @@
 """From an annotation session to data to train on, and to the files of other programs.
 
-Where regions are declared, nothing is known outside of them. Without regions, what is not annotated is taken
+Where regions are declared, nothing is known outside them. Without regions, what is not annotated is taken
 for background only when the whole image is said to be complete.
 """
 

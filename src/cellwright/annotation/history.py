@@ -100,7 +100,7 @@ class EditHistory:
         return True
 
     def replay(self, entries: Iterable[RecordedEdit | Step]) -> None:
-        """Do again what a journal holds; nothing of it is recorded anew."""
+        """Do again what a journal holds; nothing of it is recorded again."""
         for entry in entries:
             if entry == "undo":
                 self.undo()

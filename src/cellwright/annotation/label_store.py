@@ -27,7 +27,7 @@ class AnnotationMetadata:
     """What is known of the whole annotation besides its cells.
 
     ``found_by`` has fields of the ``Provenance`` of the count that was corrected, empty where nothing was
-    counted. Of cells that were counted in a part of the image, nothing is known outside of the regions.
+    counted. Of cells that were counted in a part of the image, nothing is known outside the regions.
     """
 
     regions: tuple[Box, ...] = ()  # boxes in the axes of the labels in which every cell is annotated

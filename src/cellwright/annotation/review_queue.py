@@ -2,7 +2,7 @@
 
 The chance that a cell is wrong is judged from what is cheap to know of it: the model's score, its size beside
 that of the others, how far its outline is from convex, how much of it touches other cells, whether the edge
-of the image cuts it. A queue follows the session: what was edited is judged anew.
+of the image cuts it. A queue follows the session: what was edited is judged again.
 
 A model may look once more, at the mirrored image: cells that it does not find there are likelier wrong.
 Networks are not exactly symmetric, and where the image tells little, chance decides.
@@ -63,7 +63,7 @@ class ReviewQueue:
         session.events.changed.connect(self._on_changed)
 
     def set_disagreement(self, disagreement: Mapping[int, float]) -> None:
-        """Judge all cells anew, by how far a model disagrees with itself on them (0 to 1, by number), too."""
+        """Judge all cells again, by how far a model disagrees with itself on them (0 to 1, by number)."""
         self._disagreement = dict(disagreement)
         self._keys = None
 

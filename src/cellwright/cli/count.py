@@ -105,7 +105,7 @@ Saved = Annotated[
 ]
 Save = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
 EachChannel = Annotated[
-    bool, typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels.")
+    bool, typer.Option("--each-channel", help="Count each channel separately, or those of --channels.")
 ]
 WithFiles = Annotated[
     list[str],
@@ -129,8 +129,8 @@ def count(
     window: Window = None,
     pixel_size: PixelSize = None,
     report: Report = None,
-    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
+    xlsx: Annotated[bool, typer.Option("--xlsx", help="Also write <image>.xlsx.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write <image>.cells.parquet.")] = False,
     saved: Saved = None,
     save_settings: Save = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
@@ -302,7 +302,7 @@ def count_in_folders(
             _watch(paths, output, choices, settings, outcomes)
         outcomes.count(list_images(paths, settings.pattern, settings.plate, output), output, choices)
     except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on where it was.", err=True)
+        typer.echo("Stopped; the same command continues where it stopped.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if outcomes.n_failed:
         typer.echo(f"{outcomes.n_failed} of the images failed.", err=True)
@@ -321,7 +321,7 @@ def _refuse_single(choices: CountChoices) -> None:
 
 
 class _Outcomes:
-    """Tells of each image once, however often the folder is looked at, and again where it is counted anew."""
+    """Reports each image once, however often the folder is looked at, and again when it is recounted."""
 
     def __init__(self, table: Table) -> None:
         self._table = table

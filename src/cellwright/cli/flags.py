@@ -104,7 +104,7 @@ def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterabl
             against = sorted(there.intersection(rule.without))
             if against:
                 raise SettingsError(
-                    f"{_flag(name)} does nothing beside {_flag(against[0])}. Leave one of them out."
+                    f"{_flag(name)} does nothing with {_flag(against[0])}. Leave one of them out."
                 )
             if rule.is_idle(there):
                 needs = " or ".join(map(_flag, rule.needs))

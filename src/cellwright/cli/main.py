@@ -33,12 +33,12 @@ models_app = typer.Typer(invoke_without_command=True)
 
 def correct(
     results: Annotated[Path, typer.Argument(help="The --output of a count of a folder.", show_default=False)],
-    image: Annotated[str, typer.Argument(help="Image as summary.csv calls it.", show_default=False)],
+    image: Annotated[str, typer.Argument(help="Image, as named in summary.csv.", show_default=False)],
     labels: Annotated[
         Path,
         typer.Argument(
-            help="Label image of all its cells as they are right: 0 is background, each cell has a number of "
-            "its own.",
+            help="Label image of all its cells, corrected: 0 is background, and each cell has its own "
+            "number.",
             show_default=False,
         ),
     ],
@@ -67,7 +67,7 @@ def convert(
     ],
     output: Annotated[Path, typer.Option(help="File to write; a folder where there are several.")],
     image: Annotated[
-        Path | None, typer.Option(help="Image the cells belong to, where files do not tell its size.")
+        Path | None, typer.Option(help="Image the cells belong to, where files do not give its size.")
     ] = None,
 ) -> None:
     """Convert annotated cells from one format to another."""
@@ -144,7 +144,7 @@ def import_model(
     source: Annotated[
         str, typer.Argument(help="Exported model, zoo package of cellwright, folder, or http address.")
     ],
-    name: Annotated[str, typer.Option(help="What to call the model; as the file when left out.")] = "",
+    name: Annotated[str, typer.Option(help="Name for the model; that of the file when left out.")] = "",
 ) -> None:
     """Add a model to those chosen by name."""
     folder = store.import_model(source, name)

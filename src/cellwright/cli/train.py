@@ -37,14 +37,12 @@ if TYPE_CHECKING:
 DatasetFolder = Annotated[
     Path,
     typer.Argument(
-        help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks; with "
+        help="Folder with images/, masks/ and optionally meta.json, or images beside their masks; with "
         "--from density also a CSV file with the columns image and count."
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped resumes there.")]
-Extra = Annotated[
-    list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")
-]
+Extra = Annotated[list[Path], typer.Option(help="Another dataset for the first phase only; may be repeated.")]
 Tune = Annotated[
     str | None, typer.Option("--from", help="Name or folder of a model to fine-tune on these images.")
 ]
@@ -127,7 +125,7 @@ def train(
 def refuse_taken(output: Path, sources: Sequence[Path]) -> None:
     """Raise SettingsError where a folder holds a finished model, which would be lost, or a dataset."""
     if (output / "weights.safetensors").exists() and not (output / STATE).exists():
-        raise SettingsError(f"{output} holds a model already. Name another folder, or delete this one.")
+        raise SettingsError(f"{output} already holds a model. Name another folder, or delete this one.")
     is_inside = any(output.resolve().is_relative_to(source.resolve()) for source in sources)
     if is_inside or any((output / name).exists() for name in ("meta.json", "images", "masks")):
         raise SettingsError(
@@ -274,7 +272,7 @@ def train_classifier(
         list[str], typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
     preset: Annotated[str, typer.Option(help="Architecture: small or paper.")] = "small",
-    title: Annotated[str, typer.Option(help="Title that lists show.")] = "",
+    title: Annotated[str, typer.Option(help="Title shown in lists.")] = "",
     device: Device = "auto",
     **flags: Any,
 ) -> None:

@@ -62,7 +62,7 @@ class Image:
     frame_interval_s
         Seconds from frame to frame; 0 where it is unknown, or there are no frames.
     channel_names, channel_colors
-        Of each channel, where the file tells; colors as ``#rrggbb``.
+        Of each channel, where the file gives them; colors as ``#rrggbb``.
     notices
         What a reader had to guess or leave out.
     source
@@ -73,7 +73,7 @@ class Image:
     source_files
         Further files, whose channels are added after those of the source.
     axes_are_guessed
-        Whether nothing but the shape tells the axes.
+        Whether the axes were guessed from the shape alone.
     levels
         Smaller copies of ``data``, the larger first, where they were asked for and the file has them.
     is_converted
@@ -272,7 +272,7 @@ class Cells:
     def take(self, rows: NDArray[Any]) -> Self:
         """Return the cells of these rows, int (M,) in this order or bool (N,), none of them twice.
 
-        Their ``labels`` are numbered anew to match.
+        Their ``labels`` are renumbered to match.
         """
         kept = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, np.intp)
         labels, classes = self.labels, self.classes

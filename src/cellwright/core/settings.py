@@ -35,7 +35,7 @@ def check_bounds(settings: Any) -> None:
     ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]``. Only numbers have bounds. The error ends
     with the tooltip, which tells what the number means.
 
-    SettingsError where a value is of another type, or lies outside of them.
+    SettingsError where a value is of another type, or lies outside them.
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         kind, facts, value = hint.__origin__, hint.__metadata__[0], getattr(settings, name)

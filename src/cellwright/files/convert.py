@@ -19,8 +19,8 @@ def convert(
     Several images go into one file where the format (``labels``, ``coco`` ...) holds several, else into a
     folder, each into a file that has its name. Size and pixel size of ``image`` hold where a file tells none.
 
-    SettingsError where there is no such format, two images have one name, or a file that is read would be
-    written over. WriteError where the format cannot hold this.
+    SettingsError where there is no such format, two images have one name, or an input file would be
+    overwritten. WriteError where the format cannot hold this.
     """
     one, output = format_of(to), Path(output)
     taken = {Path(source).resolve() for source in sources}
@@ -31,7 +31,7 @@ def convert(
     written = dict(_parted(found, one, output))
     over = [path for path in written if path.resolve() in taken]
     if over:
-        raise SettingsError(f"{over[0]} is read and would be written over. Choose another name.")
+        raise SettingsError(f"{over[0]} is an input and would be overwritten. Choose another name.")
     for path, annotations in written.items():
         one.write(path, annotations)
     return written

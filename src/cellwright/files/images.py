@@ -236,7 +236,7 @@ def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
 def write_image(path: Path | str, image: Image) -> None:
     """Write an image as zlib-compressed OME-TIFF with its axes and pixel size, every value as it is.
 
-    Channels that are no colours are moved before Z, Y and X. Types that OME does not have become the next
+    Channels that are not colours are moved before Z, Y and X. Types that OME does not have become the next
     that it has: whole numbers of 64 bits become ones of 32.
 
     WriteError where the file cannot be written, or the values do not fit.

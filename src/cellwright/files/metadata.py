@@ -47,8 +47,8 @@ LAZY_BYTES = 1 << 28  # larger images stay on disk
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS
-NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."
-NO_SIZE = "The file tells the pixel size in {} alone, not in both x and y: areas stay in pixels."
+NO_STEP = "The file gives the pixel size in x and y, not the step between slices: volumes stay in voxels."
+NO_SIZE = "The file gives the pixel size in {} alone, not in both x and y: areas stay in pixels."
 STORED_VALUES = (
     "The file holds places in a palette, inks, or a photo that is turned; another reader opened it and shows "
     "what is stored. Open it with Cellwright to count it as the command line does."
@@ -57,7 +57,7 @@ OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes 
 
 
 class FileArray(LazyArray):
-    """An array in a file, which is read where it is looked at; another process opens the file anew."""
+    """An array in a file, which is read where it is looked at; another process opens the file again."""
 
     _place: tuple[Any, ...]  # what the array is made of
 
@@ -66,7 +66,7 @@ class FileArray(LazyArray):
 
 
 def stamp_of(path: Path | str) -> tuple[str, int, int] | None:
-    """Return what is another once a file has been written anew; None where there is no file."""
+    """Return what is another once a file has been rewritten; None where there is no file."""
     try:
         facts = Path(path).stat()
     except OSError:
@@ -80,7 +80,7 @@ def um_per(unit: str) -> float | None:
 
 
 def seconds_of(value: Any, unit: str = "s") -> float:
-    """Return a length of time in seconds, 0 where it is no finite number or its unit is none of time."""
+    """Return a length of time in seconds, 0 where it is not finite or its unit is not one of time."""
     return (magnitude(value) or 0.0) * SECONDS_PER_UNIT.get(_plain(unit), 0.0)
 
 
@@ -89,7 +89,7 @@ def _plain(unit: str) -> str:
 
 
 def magnitude(value: Any) -> float | None:
-    """Return how large a step is, None where it is no finite number or 0; steps downwards are negative."""
+    """Return how large a step is, None where it is not a finite number or 0; steps downwards are negative."""
     try:
         number = abs(float(value))
     except (TypeError, ValueError):
@@ -146,8 +146,8 @@ class Wanted:
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:
     """Return an image; axes that the file does not tell ('', or other letters) are guessed, with a notice.
 
-    AxesError where there are less than two axes or more than five. ReadError where its values are no numbers,
-    or complex ones.
+    AxesError where there are less than two axes or more than five. ReadError where its values are complex, or
+    not numbers.
     """
     told = told or ImageMetadata()
     if np.dtype(data.dtype).kind not in "biuf":

@@ -237,7 +237,7 @@ def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> ArrayLike:
             return SampledPixels(pixels, wanted, factors)
     wanted_text, got = f"{image.label_shape} pixels, as {image.name!r} has", f"{pixels.shape}"
     if may_differ:
-        wanted_text += ", or tell a pixel size by which it shows the same field"
+        wanted_text += ", or give a pixel size by which it shows the same field"
         got += f" of {_size_text(found)}, for {_size_text(image)}"
     raise ReadError(f"The image in {path} must have {wanted_text}; got {got}. Choose the mask of this image.")
 

@@ -47,7 +47,7 @@ from cellwright.files.tiff_sets import opened
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
-MOST_PART_BYTES = 1 << 26  # of a strip or tile that is unpacked anew wherever a part of it is looked at
+MOST_PART_BYTES = 1 << 26  # of a strip or tile that is unpacked again wherever a part of it is looked at
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
 KINDS_OF_LIGHT = {*range(7), 8, 9, 34892}  # photometrics that are light, or become it; the last is raw
@@ -176,7 +176,7 @@ def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series]
         return series, []
     told = (
         f"The first image of {path.name} has {sides[0]} pixels, far less than {most} of what follows: it is "
-        "taken for a thumbnail and left out."
+        "treated as a thumbnail and left out."
     )
     return series[1:], [told]
 
@@ -244,7 +244,7 @@ def _pixels(
 def _stored(series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
     """Return the pixels of a series as they are stored; ReadError where a strip holds more than it should.
 
-    Pillow reads JPEG of the old style, whose tables may stand outside of the strips.
+    Pillow reads JPEG of the old style, whose tables may stand outside the strips.
     """
     page = series.keyframe
     if page.compression == OLD_JPEG and page.photometric == PHOTOMETRIC.YCBCR:

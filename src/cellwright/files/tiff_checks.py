@@ -42,7 +42,7 @@ def files_of_set(ome: ElementTree.Element) -> dict[str, None]:
 
 
 def refuse_false_ome(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where OME-XML takes planes from outside of the folder, or more than a file can hold."""
+    """Raise ReadError where OME-XML takes planes from outside the folder, or more than a file can hold."""
     ome = ome_of(tiff.ome_metadata or "")
     for name in files_of_set(ome):
         if name != Path(name.replace("\\", "/")).name:
@@ -103,7 +103,7 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
         raise ReadError(
             f"Parts of {path} are missing: it was cut short, is one of a set, or its description names more "
-            "planes than there are. Copy it again, or save it anew with Fiji."
+            "planes than there are. Copy it again, or save it again with Fiji."
         )
 
 
@@ -216,7 +216,7 @@ def _told_samples(name: str, data: bytes) -> int:
         told = re.search(r"shape=\(([0-9, ]+)\)$", str(error))
         if told:
             return prod(int(n) for n in told[1].split(",") if n.strip())
-    raise ValueError(f"{name} does not tell the size of a tile")
+    raise ValueError(f"{name} does not give the size of a tile")
 
 
 N_SAMPLES: tuple[tuple[set[int], Callable[[bytes], int]], ...] = (

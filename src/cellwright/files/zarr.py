@@ -137,13 +137,13 @@ def _got(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):  # which names objects of zarr
         return "none, or one that lacks a part"
     if isinstance(error, (TypeError, IndexError, AttributeError)):
-        return f"one whose metadata has something else than OME-Zarr tells there ({error})"
+        return f"one whose metadata has something other than OME-Zarr prescribes there ({error})"
     return str(error) or type(error).__name__
 
 
 def _advice(source: Path | str) -> str:
     if address_of(source):
-        return "Nothing else is read from a server. Check address, network and rights, or copy the file here."
+        return "Nothing else is read from a server. Check address, network and access, or copy the file here."
     return "Copy or export it again."
 
 
@@ -196,7 +196,7 @@ def _missing_wells(group: Any) -> list[str]:
     missing = [well for well in _wells(_told(group)) if well not in group]
     if not missing:
         return []
-    return [f"Of the plate are missing and left out: {', '.join(missing)}. Copy it again to have them, too."]
+    return [f"Missing from the plate and left out: {', '.join(missing)}. Copy it again to include them."]
 
 
 def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:
@@ -247,7 +247,9 @@ def _sizes(
     scales = [step["scale"] for step in steps if step["type"] == "scale"]
     unfit = [scale for scale in scales if len(scale) != len(named)]
     if unfit:
-        told = f"Its scale {unfit[0]} has not one number for each of its {len(named)} axes and is left out."
+        told = (
+            f"Its scale {unfit[0]} does not have a number for each of its {len(named)} axes; it is left out."
+        )
         return {}, [told], 0.0
     if not scales:
         return {}, [], 0.0
@@ -267,7 +269,7 @@ def _sizes(
 
 
 def _misfits(group: Any, first: Any) -> list[str]:
-    """Return a sentence where a level of the pyramid is no smaller copy of the first, which is read."""
+    """Return a sentence where a level of the pyramid is not a smaller copy of the first, which is read."""
     wrong = []
     for one in _told(group)["multiscales"][0]["datasets"][1:]:
         shape = getattr(group.get(one["path"]), "shape", ())
@@ -362,7 +364,7 @@ def open_array(folder: Path) -> ArrayLike:
         return zarr.open_group(folder, mode="r+")["0"]
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
-            f"Expected an array in {folder}; got: {error}. Count anew into an empty folder."
+            f"Expected an array in {folder}; got: {error}. Count again into an empty folder."
         ) from error
 
 

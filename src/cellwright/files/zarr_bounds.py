@@ -50,7 +50,7 @@ def _most(shape: Sequence[int], n_item: int) -> int:
 
 
 def _codecs(codecs: Sequence[Any], shape: Sequence[int], n_item: int) -> tuple[Any, ...]:
-    """Return the codecs of chunks of a shape, those that unpack bounded; also those inside of shards."""
+    """Return the codecs of chunks of a shape, those that unpack bounded; also those inside shards."""
     found: list[Any] = []
     for codec in codecs:
         name = str(codec.to_dict().get("name", "")).removeprefix("numcodecs.")

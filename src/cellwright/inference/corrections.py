@@ -290,6 +290,6 @@ def _sum_up(
             yield from write_tables(output, summed_outcomes(output, outcome), choices, settings)
     except WriteError as error:
         raise WriteError(
-            f"The cells of {outcome.image.name} are saved; what tells of the whole folder is not: {error} "
+            f"The cells of {outcome.image.name} are saved; summary and report of the folder are not: {error} "
             "Then save them again."
         ) from error

@@ -58,7 +58,7 @@ from cellwright.inference.image_count import CountChoices, summary_row
 
 N_READERS, N_AHEAD = 2, 2  # threads that read, and images that are read before their turn
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
-WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
+WRITE_EVERY_S = 5.0  # the summary is rewritten this often while images are counted
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV)  # what fails once fails for all that follow
 
@@ -155,9 +155,9 @@ def _tell_made_way(outcomes: Sequence[ImageOutcome], on_notice: Callable[[str], 
     names = [one.image.name for one in outcomes if BESIDE in one.row]
     if names:
         on_notice(
-            f"Counted anew with other settings, so that cells of the model count, not those corrected by "
-            f"hand: {few(names)}. These are kept beside, as the column {BESIDE} tells; 'Take over what was "
-            "corrected' of Count a folder or 'cellwright correct' puts them back."
+            f"Counted again with other settings: the cells of the model count, not those corrected by hand: "
+            f"{few(names)}. The corrected ones are kept too, as the column {BESIDE} says; "
+            "'Apply earlier corrections' in Count a folder or 'cellwright correct' puts them back."
         )
 
 

@@ -116,7 +116,7 @@ class Networks:
         try:
             return unless_out_of_memory(maps, self.device)
         except Exception:
-            for model in self.models:  # whatever made it fail, the next count begins anew
+            for model in self.models:  # whatever made it fail, the next count starts over
                 _READY.pop(model.network, None)
             raise
 

@@ -122,9 +122,7 @@ def recipe_of(
     recipe = recipe_from(found_by)
     path = str(source or found_by.source)
     if not path:
-        raise SettingsError(
-            "It is not known from which file these cells come. Save the image, and give its path."
-        )
+        raise SettingsError("The file these cells come from is not known. Save the image, and give its path.")
     known = dict(found_by.settings)
     return replace(
         recipe,
@@ -146,7 +144,7 @@ def recipe_from(found_by: Provenance) -> Recipe:
     known = dict(found_by.settings)
     family = next((name for name in registry.FAMILIES if name in known), "")
     if not family:
-        raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
+        raise SettingsError("These cells were not counted by a model, so no settings can repeat them.")
     engine = EngineSettings(**known["engine"])
     of_file = _source_channels(known)
     if len(of_file) == 1:
@@ -170,8 +168,8 @@ def _source_channels(known: Mapping[str, Any]) -> tuple[int, ...]:
         return (channels,)
     if not channels:
         raise SettingsError(
-            "These cells were counted in several layers together, which are channels of no one file, so that "
-            "no settings would repeat them. Save the layers as one image, and count in its channels."
+            "These cells were counted in several layers together, which are not channels of one file, so no "
+            "settings can repeat them. Save the layers as one image, and count in its channels."
         )
     return tuple(channels)
 
@@ -444,7 +442,7 @@ def parse_window(text: str) -> tuple[tuple[int, int], ...]:
 def parse_pixel_size(text: str) -> tuple[float, ...]:
     """Return micrometres per pixel of each spatial axis.
 
-    SettingsError where a part of the text is no number above 0.
+    SettingsError where a part of the text is not a number above 0.
 
     Examples
     --------

@@ -354,7 +354,7 @@ def zoom_notice(zoom: float, diameter_px: float, n_places: int) -> str:
     if zoom == CLOSER:
         return (
             f"Few right outlines were to be expected, and more in the image enlarged {zoom:g} times, so that "
-            f"was counted{places}; set the diameter to decide yourself."
+            f"one was counted{places}; set the diameter to decide yourself."
         )
     size, change = "large", f"shrunk {1 / zoom:.2g}"
     if zoom > 1:

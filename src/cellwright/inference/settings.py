@@ -28,7 +28,10 @@ class EngineSettings:
     ] = "auto"
     channel: Annotated[
         int | None,
-        {"min": 0, "tooltip": "Channel to count in, from 0; empty takes colours together, else the first."},
+        {
+            "min": 0,
+            "tooltip": "Channel to count in, from 0; empty uses colours together, otherwise the first.",
+        },
     ] = None
     channels: Annotated[
         tuple[str, ...],
@@ -38,7 +41,7 @@ class EngineSettings:
         Combination, {"tooltip": "How channels become one image: their maximum or mean, or as colours."}
     ] = "maximum"
     diameter_px: Annotated[
-        float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."}
+        float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 estimates it."}
     ] = 0.0
     diameter_um: Annotated[
         float,
@@ -56,16 +59,16 @@ class EngineSettings:
         {
             "min": 0.0,
             "max": 0.9,
-            "tooltip": "Share that windows of 512 pixels have in common, averaged with Gaussian weights; "
+            "tooltip": "Share by which windows of 512 pixels overlap, averaged with Gaussian weights; "
             "0.6 as published for MEDIAR; 0 cuts tiles with a margin, which is several times faster.",
         },
     ] = 0.0
     link: Annotated[
-        bool, {"tooltip": "Join the outlines in neighbouring slices of a volume to cells in 3D."}
+        bool, {"tooltip": "Link the outlines in neighbouring slices of a volume into 3D cells."}
     ] = True
     tile_px: Annotated[
         int,
-        {"min": 128, "max": 16384, "tooltip": "Longest side of what the network takes at once, in pixels."},
+        {"min": 128, "max": 16384, "tooltip": "Longest side of the tiles the network takes, in pixels."},
     ] = 2048
     batch_size: Annotated[
         int, {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."}
@@ -110,7 +113,7 @@ class EngineSettings:
         if not pixel_um:
             raise SettingsError(
                 f"A diameter of {self.diameter_um:g} µm needs the pixel size, which this image does not "
-                "tell. Give the diameter in pixels, or the pixel size (--pixel-size)."
+                "give. Give the diameter in pixels, or the pixel size (--pixel-size)."
             )
         return replace(self, diameter_px=self.diameter_um / pixel_um, diameter_um=0.0)
 
@@ -197,10 +200,10 @@ class FolderSettings(BoundedSettings):
 
     pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
     plate: Annotated[
-        str, {"tooltip": "How file names tell plate, well and site, e.g. {plate}/{well}_s{site}."}
+        str, {"tooltip": "How file names give plate, well and site, e.g. {plate}/{well}_s{site}."}
     ] = ""
     watch: Annotated[
-        bool, {"tooltip": "Go on counting images that a microscope adds to the folders, until Ctrl-C."}
+        bool, {"tooltip": "Keep counting images that a microscope adds to the folders, until Ctrl-C."}
     ] = False
 
 
@@ -212,7 +215,7 @@ class StreamSettings:
         bool, {"tooltip": "Count block by block in constant memory into --output; large images are anyway."}
     ] = False
     memory: Annotated[
-        str, {"tooltip": "What a block may take while an image is counted block by block, e.g. 2GB."}
+        str, {"tooltip": "Memory a block may take while an image is counted block by block, e.g. 2GB."}
     ] = "2GB"
     workers: Annotated[
         int, {"min": 1, "max": 256, "tooltip": "Processes on this machine that share the blocks."}

@@ -43,7 +43,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ()  # names; empty when the model does not classify
     weights_sha256: str = ""  # checksum of the weights file; empty when there is none yet
     count_error: tuple[float, ...] = ()  # of bare counts, from ``fit_interval``; empty where not known
-    tuned_diameter_px: float = 0.0  # of cells it was fine-tuned on outside of that range; 0 for none
+    tuned_diameter_px: float = 0.0  # of cells it was fine-tuned on outside that range; 0 for none
     options: Mapping[str, float] = field(default_factory=dict)  # see ``Family.options``
 
     def without_counts(self) -> "ModelSpec":

@@ -112,8 +112,8 @@ def find(name: str | Path) -> Path:
     folder = next(filter(holds_model, folders), (named or folders)[0])  # one without stands in nobody's way
     if (folder / CLASSIFIER).exists() and not (folder / SPEC).exists():
         raise CheckpointError(
-            f"Expected a model that counts; {folder} holds a classifier, which tells the classes of cells "
-            "that are counted. Choose it as the classifier of a count; to share it, copy its folder."
+            f"Expected a model that counts; {folder} holds a classifier, which gives the classes of "
+            "counted cells. Choose it as the classifier of a count; to share it, copy its folder."
         )
     return folder
 
@@ -159,7 +159,7 @@ def is_taken(name: str) -> bool:
 
 
 def holds_model(path: Path) -> bool:
-    """Return whether a folder has a file of a model, and is no folder of images that has a model's name."""
+    """Return whether a folder has a file of a model, and is not one of images that has a model's name."""
     return any((path / name).exists() for name in NEEDED)
 
 
@@ -331,7 +331,7 @@ def _zoo_members(members: Mapping[str, zipfile.ZipInfo], title: str) -> dict[str
     if hostile:  # none is ever used, but nobody means well by them
         raise CheckpointError(
             f"Paths in a package must stay inside it; {title} holds {hostile[:3]}. Nothing was written. "
-            "Get it from where you trust it."
+            "Get it from a source you trust."
         )
     missing = [PREFIX + file for file in NEEDED if PREFIX + file not in members]
     if missing:
@@ -367,7 +367,7 @@ def check_name(name: str) -> None:
 def _free(name: str) -> Path:
     check_name(name)
     if is_taken(name):
-        raise CheckpointError(f"There is a model {name!r} already. Choose another name.")
+        raise CheckpointError(f"There is already a model {name!r}. Choose another name.")
     return user_folder() / name
 
 
@@ -402,7 +402,7 @@ def card_text(name: str | Path) -> str:
         f"# {spec.title}",
         f"Preset `{spec.preset}` of the `{spec.family}` family; cells of {low:g} to {high:g} pixels in "
         f"diameter. It finds: {', '.join(spec.classes) or 'cells, without classes'}.",
-        f"The folder has no card ({folder / 'card.md'}), so that training data and the licence of the "
+        f"The folder has no card ({folder / 'card.md'}), so the training data and the licence of the "
         "weights are not known. Ask whoever made the model.",
         "## Scores",
     ]
@@ -410,7 +410,7 @@ def card_text(name: str | Path) -> str:
         rows = "\n".join(f"| {kind} | {score} |" for kind, score in scores.items())
         lines.append(f"| score | value |\n| --- | --- |\n{rows}")
     else:
-        lines.append("None are told.")
+        lines.append("None are given.")
     return "\n\n".join(lines)
 
 

@@ -91,7 +91,7 @@ def shrink(
     if lost.sum() == cell.mask.sum():
         raise AnnotationError(
             f"Cell {number} must be thicker than {2 * radius_px:g} pixels to shrink by {radius_px:g}; it is "
-            "not. Delete it, or take a smaller radius."
+            "not. Delete it, or choose a smaller radius."
         )
     return change_of(labels, cell.window, np.where(lost, np.int32(0), cell.around))
 
@@ -183,8 +183,7 @@ def add_mask(labels: Labels, corner: Sequence[int], mask: Mask, *, new: int | No
     free = mask[inside] & (labels[window] == 0)
     if not free.any():
         raise AnnotationError(
-            "A new cell needs background to stand on; there is none under it. Delete or split the cell "
-            "that is there."
+            "A new cell needs background; there is none under it. Delete or split the cell that is there."
         )
     after = np.where(free, np.int32(new_number(labels, new)), labels[window])
     return change_of(labels, window, after)

@@ -178,7 +178,7 @@ def pieces_line(n: int, n_pieces: int, name: str) -> str:
         return ""
     return (
         f"The numbers of {name} lie in {n_pieces:,} pieces that do not touch, {n_pieces / n:.1f} for each, "
-        "as in a mask or a microscope image; each number is taken for one cell. Number the cells one by one."
+        "as in a mask or a microscope image; each number is taken as one cell. Number the cells one by one."
     )
 
 

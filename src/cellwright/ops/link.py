@@ -49,8 +49,8 @@ MinSlices = Annotated[
     {
         "min": 1,
         "max": 100,
-        "tooltip": "Fewest slices of a cell, unless it is as tall as wide or the volume ends there; less is "
-        "dropped.",
+        "tooltip": "Fewest slices of a cell, unless it is as tall as wide or the volume ends there; cells "
+        "with fewer are dropped.",
     },
 ]
 SMOOTHING = 0.75  # standard deviation, in slices; with less, single outlines part cells

@@ -190,7 +190,7 @@ def _with_extents(spec: ClassifierSpec, extents: NDArray[np.float32], diameter_p
         return spec
     if len(known) < len(extents) and not diameter_px:
         raise AnnotationError(
-            f"{len(extents) - len(known)} of {len(extents)} cells are points, which do not tell how large a "
+            f"{len(extents) - len(known)} of {len(extents)} cells are points, which do not show how large a "
             "cell is. Set diameter_px to the typical diameter of the cells, or annotate boxes or masks."
         )
     if len(known) == 0:

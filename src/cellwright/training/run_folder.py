@@ -25,7 +25,7 @@ from cellwright.training.settings import FinetuneSettings, PretrainSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
-BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
+BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are not scores to show
 
 SCORE_TITLES = {
     "score": "score",
@@ -96,7 +96,7 @@ def check_name(name: str) -> str:
     name = name.strip()
     store.check_name(name)
     if store.is_taken(name) or name in {plan.name for plan in unfinished()}:
-        raise CheckpointError(f"There is a model or a training {name!r} already. Choose another name.")
+        raise CheckpointError(f"There is already a model or a training {name!r}. Choose another name.")
     return name
 
 
@@ -127,7 +127,7 @@ def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
 def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_better: bool) -> str:
     """Return what a training came to, in the words of the command and of the panel.
 
-    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score. A
+    Where a few cells cannot tell by their score, the loss on patches decides; that is not a better score. A
     score that rose is none either where more was forgotten.
     """
     has_risen = after.get("score", 0.0) > before.get("score", 0.0)

@@ -146,8 +146,8 @@ class PretrainSettings:
     method: Annotated[
         PretrainMethod,
         {
-            "tooltip": "simclr tells two views of one patch from those of others; colorize colours images of "
-            "which pieces are hidden."
+            "tooltip": "simclr tells two views of one patch from those of others; colorize colours images "
+            "with pieces hidden."
         },
     ] = "simclr"
     steps: Annotated[int, {"min": 1, "tooltip": "Batches (training steps)."}] = 600

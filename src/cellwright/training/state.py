@@ -112,7 +112,7 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
     if (curve.get("settings"), curve.get("facts")) != (asdict(settings), facts):
         raise CheckpointError(
             f"The run in {output} began with other settings, images or weights. Resume it with these, delete "
-            f"{STATE} there to begin anew, or choose another folder."
+            f"{STATE} there to start over, or choose another folder."
         )
 
 
@@ -144,7 +144,7 @@ def resume(state: RunState, output: Path, settings: Any) -> None:
         state.sampling_weights, state.kept = saved.get("chances"), saved.get("kept")
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
-            f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "
+            f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to start over, or "
             "choose another folder."
         ) from error
 

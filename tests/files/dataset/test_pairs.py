@@ -116,8 +116,8 @@ def test_it_is_told_how_cells_were_read(tmp_path):
     dataset = read_dataset(tmp_path)
     assert labels_of(dataset)[0].max() == 3
     told = {item.name: item.explained()[2] for item in dataset.items}
-    assert told["a"][0].startswith("a_mask.tif is a mask of one value: its pieces are taken for cells")
-    assert "each number is taken for one cell" in told["d"][0]
+    assert told["a"][0].startswith("a_mask.tif is a mask of one value: each piece of it is taken as a cell")
+    assert "each number is taken as one cell" in told["d"][0]
     assert told["e"] == ()
     warnings = [one.text for one in run(inspect(dataset, SPECS["small"])).warnings if one.code == "read"]
     assert warnings == [f"{told['a'][0]} The same holds for 2 more images.", *told["d"]]

@@ -208,7 +208,7 @@ def test_the_size_of_an_image_that_is_not_told_is_that_of_the_image_or_a_guess_t
     (found,) = recognise(path).read(path)
     assert (found.shape, len(found)) == (tuple(np.ceil(found.with_boxes().boxes[0, 1]).astype(int)), 1)
     (told,) = found.notices
-    assert f"{name} does not tell the size of its image: {found.shape}" in told
+    assert f"{name} does not give the size of its image: {found.shape}" in told
 
 
 @pytest.mark.parametrize("name", [name for name in UNSIZED if name != "a.geojson"])

@@ -178,7 +178,7 @@ def test_rois_over_the_edge_are_cut_there(tmp_path):
     assert areas[:2].tolist() == [400, 300]
     assert found.notices == (
         "Of 6 objects in a.zip 1 are of the type LINE and were left out; 2 were cut at the edge of the "
-        "image; 1 lie outside of the image and were left out; 1 cross themselves and were filled as drawn.",
+        "image; 1 lie outside the image and were left out; 1 cross themselves and were filled as drawn.",
     )
 
 
@@ -283,7 +283,7 @@ def test_cells_of_every_version_of_qupath(tmp_path, version, is_collection):
     guess = "(40, 50) is the least that holds its cells. Name the image to have its own."
     assert found.notices == (
         f"Of 4 objects in a.geojson {told}.",
-        f"a.geojson does not tell the size of its image: {guess}",
+        f"a.geojson does not give the size of its image: {guess}",
     )
 
 
@@ -489,7 +489,7 @@ def test_a_pickle_that_runs_programs_is_refused(tmp_path, monkeypatch, place):
     harm = {"array": np.array([Harm()], object)}.get(place, Harm())
     content = harm if place == "whole" else {**content, place: harm}
     np.save(tmp_path / "a_seg.npy", np.array(content, dtype=object), allow_pickle=True)
-    with pytest.raises(ReadError, match=r"system is no part of a Cellpose file") as caught:
+    with pytest.raises(ReadError, match=r"system does not belong in a Cellpose file") as caught:
         FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
     assert "a_seg.npy" in str(caught.value)
     assert not (tmp_path / "harm.txt").exists()

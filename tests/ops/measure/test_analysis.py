@@ -174,9 +174,9 @@ def test_wrong_filters_are_refused():
         parse_filter("size>5").keeps(table)
     with pytest.raises(SettingsError, match="compared with a number"):
         parse_filter("area_px=large").keeps(table)
-    with pytest.raises(SettingsError, match="compared by = or !="):
+    with pytest.raises(SettingsError, match="compared with = or !="):
         parse_filter("class>WBC")
-    with pytest.raises(SettingsError, match="compared by = or !="):
+    with pytest.raises(SettingsError, match="compared with = or !="):
         parse_filter("area_px>=nan")
     with pytest.raises(SettingsError, match="A filter is"):
         AnalysisSettings(keep=("large",))

@@ -166,7 +166,7 @@ def test_names_told_of_cells_are_read_back():
     np.testing.assert_array_equal(regions.told_by(regions.joined_names(membership)), membership)
     assert regions.told_by([]).shape == (0, 3)
     for other in ("d", "b; c"):  # what has the separator in its name cannot be told apart
-        with pytest.raises(SettingsError, match="told to lie in others"):
+        with pytest.raises(SettingsError, match="said to lie in others"):
             regions.told_by([other])
 
 

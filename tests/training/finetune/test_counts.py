@@ -94,9 +94,12 @@ def test_a_model_that_gives_no_density_and_its_own_folder_are_refused(start, cou
         ("image,count\nb.tif,3\n", "as line 2 of"),
         ("image,count\na.tif,3\na.tif,4\n", "at least 3 images"),
         ("image,count\n" + 4 * "a.tif,0\n", "not all without cells"),
-        ("image,count\na.tif,3\nc.tif,3\na.tif,5\n", "a.tif is told as 3 and, as a.tif, as 5 in"),
-        ("image,count\na.tif,3\nc.tif,3\ncopy.tif,5\n", "c.tif is told as 3 and, as copy.tif, as 5 in"),
-        ("image,count\na.tif,3\nc.tif,3\n./../x/a.tif,3\n", "a.tif is told as 3 and, as a.tif, as 3 in"),
+        ("image,count\na.tif,3\nc.tif,3\na.tif,5\n", "a.tif is listed with 3 and, as a.tif, with 5 in"),
+        ("image,count\na.tif,3\nc.tif,3\ncopy.tif,5\n", "c.tif is listed with 3 and, as copy.tif, with 5 in"),
+        (
+            "image,count\na.tif,3\nc.tif,3\n./../x/a.tif,3\n",
+            "a.tif is listed with 3 and, as a.tif, with 3 in",
+        ),
     ],
 )
 def test_a_table_says_what_is_wrong_with_it(tmp_path, text, words):

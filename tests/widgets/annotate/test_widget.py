@@ -545,7 +545,9 @@ def test_where_the_keys_work_is_told(widget: AnnotateWidget, blobs: Any) -> None
     widget.panel.buttons["grow"].click()
     told = widget.panel.hint.text()
     widget.viewer.layers.selection.active = image
-    assert widget.panel.hint.text().startswith(f"Keys do nothing here: choose the layer {own.name!r}")
+    assert widget.panel.hint.text().startswith(
+        f"Keys do nothing here; to use them, choose the layer {own.name!r}"
+    )
     assert widget.viewer.status == widget.panel.hint.text()
     widget.viewer.layers.selection.active = own
     assert widget.panel.hint.text() == told == widget.viewer.status

@@ -127,7 +127,9 @@ def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(
     qtbot.waitUntil(lambda: bool(begun), timeout=60_000)
     widget.panel.count.click()
     qtbot.waitUntil(lambda: not widget.jobs.is_busy, timeout=60_000)
-    assert widget.panel.message.text() == "Cancelled; the next count of this image goes on where it stopped."
+    assert (
+        widget.panel.message.text() == "Cancelled; the next count of this image continues where it stopped."
+    )
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 3])
@@ -182,7 +184,7 @@ def test_regions_that_would_fill_memory_are_refused(
     monkeypatch.setattr(background, "free_memory", lambda: 1e5)
     widget.panel.count.click()
     settled(widget)
-    assert "Draw smaller ones, or count in them by cellwright count" in widget.panel.message.text()
+    assert "Draw smaller ones, or count in them with cellwright count" in widget.panel.message.text()
     monkeypatch.setattr(background, "free_memory", lambda: 1e9)
     widget.panel.count.click()
     settled(widget)

@@ -274,7 +274,7 @@ def test_cells_and_density_that_disagree_are_told(
     viewer.add_image(blobs.image, name="another")
     counted.panel.count.click()
     settled(counted)
-    assert counted.panel.message.text() == "Out of sight now: blobs labels."  # no word of a density
+    assert counted.panel.message.text() == "Hidden now: blobs labels."  # no word of a density
 
 
 def test_cells_are_compared_with_the_density_as_it_was_corrected(
@@ -348,7 +348,7 @@ def test_a_density_is_saved_as_a_report(
     assert "redder where cells are denser" in text
     told = {
         "file": f"cellwright count {tmp_path / 'blobs.tif'}",
-        "array": "not known from which file these cells come",
+        "array": "file these cells come from is not known",
         "regions": "regions that are in no file",
     }
     assert {one: told[one] in text for one in told} == {one: one == way for one in told}

@@ -152,13 +152,13 @@ def test_layers_of_several_files_count_but_are_not_repeated(
     tick(widget, "actin")
     result = count(widget, settled)
     assert result.count == len(blobs)
-    with pytest.raises(SettingsError, match="channels of no one file"):
+    with pytest.raises(SettingsError, match="not channels of one file"):
         recipe_of(result, source="DAPI.tif")
 
 
 @pytest.mark.parametrize(
     ("shape", "scale", "message"),
-    [((160, 100), 1, "the same size"), ((160, 200), 0.5, "pixel upon pixel")],
+    [((160, 100), 1, "the same size"), ((160, 200), 0.5, "pixel by pixel")],
 )
 def test_layers_of_another_shape_or_scale_are_refused(
     viewer: ViewerModel,
@@ -202,7 +202,7 @@ def test_the_channel_is_told_and_that_it_is_out_of_sight(
         assert ("cells are those of channel 1" in widget.panel.message.text()) == (shown == 2)
     for shown in (1, 2, 0, 1):  # the slider is moved later
         viewer.dims.set_point(1, shown)
-        assert ("whose channel 1 is not in sight" in widget.panel.line.text()) == (shown != 1)
+        assert ("whose channel 1 is not shown" in widget.panel.line.text()) == (shown != 1)
 
 
 def test_channels_of_two_files_are_repeated_by_one_command(

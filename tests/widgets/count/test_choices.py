@@ -37,7 +37,7 @@ def test_the_step_between_slices_is_told(viewer: ViewerModel) -> None:
     axes = {"axis_labels": ("z", "y", "x"), "scale": (4, 0.8, 0.8), "units": ("um", "um", "um")}
     known = understood(viewer.add_image(np.zeros((3, 9, 9)), **axes))
     told = understood_line(known, is_linked=True)
-    assert told == "As the layer tells: 3 slices in z, linked; 0.8 µm a pixel, 4 µm a slice"
+    assert told == "From the layer: 3 slices in z, linked; 0.8 µm a pixel, 4 µm a slice"
 
 
 def test_the_image_box_follows_the_viewer(viewer: ViewerModel, choices: Choices) -> None:

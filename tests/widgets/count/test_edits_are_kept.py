@@ -63,10 +63,10 @@ def test_a_slider_tells_what_was_kept_beside_its_count(
     labels = counted(viewer, widget, blobs, settled)
     message = widget.panel.message
     slider(widget, 0.9, settled)
-    assert "was kept" not in message.text()
+    assert "are kept in" not in message.text()
     labels.paint((5, 5), 500)
     slider(widget, 0.6, settled)
-    assert "What you changed was kept in blobs labels; this count stands beside it." in message.text()
+    assert "Your changes are kept in blobs labels; this count is shown beside them." in message.text()
     assert message.property("info") == "false"  # a warning: the number is that of other cells
 
 

@@ -232,7 +232,7 @@ def test_no_cell_and_a_known_cell_are_told(
     for _ in range(2):
         click(viewer, layer.data_to_world(blobs.points[4]))
         settled(widget)
-    assert "This is cell 1 already" in widget.panel.message.text()
+    assert "This is already cell 1" in widget.panel.message.text()
     assert widget.panel.number.text() == "1"
 
 
@@ -275,7 +275,7 @@ def test_prompts_are_shown_taken_back_and_kept(
     assert widget.panel.number.text() == "1"
     assert widget.panel.keep_cell.isHidden()
     prompt(viewer, first)
-    assert "This is cell 1 already" in widget.panel.message.text()
+    assert "This is already cell 1" in widget.panel.message.text()
     prompt(viewer, layer.data_to_world(blobs.points[3]))
     prompt(viewer, layer.data_to_world(blobs.points[4]), "Control")  # keeps the one before
     widget.panel.drop_cell.click()

@@ -49,7 +49,7 @@ def test_settings_go_to_a_file_a_panel_and_a_command(
     recipe = load_recipe(path)
     save_recipe(path, replace(recipe, analysis=replace(recipe.analysis, border="drop")))
     other.settings_file.load(path)
-    assert "borders and measurements is for Results" in other.panel.message.text()
+    assert "borders and measurements are for Results" in other.panel.message.text()
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "models": ["not there"]}))
     other.settings_file.load(path)

@@ -446,10 +446,10 @@ def test_an_image_given_other_pixels_during_its_count_is_told_of(
     settled(widget)
     assert widget.panel.number.text() == str(len(blobs))
     assert "'blobs' was given other pixels" in widget.panel.message.text()
-    assert widget.panel.line.text().startswith("of 'blobs', which has other pixels now: ")
+    assert widget.panel.line.text().startswith("of 'blobs', whose pixels have changed: ")
     count(widget, qtbot, settled)
     assert widget.panel.number.text() == "0"
-    assert "other pixels" not in widget.panel.message.text() + widget.panel.line.text()
+    assert "pixels have changed" not in widget.panel.message.text() + widget.panel.line.text()
 
 
 @pytest.mark.parametrize("is_multiscale", [False, True])
@@ -469,7 +469,7 @@ def test_a_count_whose_image_is_given_other_pixels_says_so(
     viewer.layers.remove("another")
     assert widget.panel.line.text() == line
     layer.data = pixels(np.zeros_like(blobs.image))
-    assert widget.panel.line.text() == f"of 'blobs', which has other pixels now: {line}"
+    assert widget.panel.line.text() == f"of 'blobs', whose pixels have changed: {line}"
 
 
 def test_without_a_model_the_error_says_where_they_are_looked_for(
@@ -637,7 +637,7 @@ def test_the_image_that_is_counted_is_in_sight(
         assert all(one.visible != is_covered for one in cells)
         assert images[1].visible == (image is images[1] or not is_covered)  # it lies on the other
         hidden = [*(["b"] if image is images[0] else []), *(one.name for one in cells)]
-        told = f"Out of sight now: {', '.join(hidden)}." if is_covered and hidden else ""
+        told = f"Hidden now: {', '.join(hidden)}." if is_covered and hidden else ""
         assert widget.panel.message.text() == told
         assert widget.panel.message.property("info") == "true"  # no warning
 
@@ -652,8 +652,8 @@ def test_an_error_goes_with_its_cause(viewer: ViewerModel, widget: CountWidget, 
         lambda: viewer.add_points(np.zeros((1, 3))),
     )
     for change in changes:
-        widget.model.fail(ImageError("The image is out of sight."))
-        assert panel.message.text() == "The image is out of sight."
+        widget.model.fail(ImageError("The image is not in view."))
+        assert panel.message.text() == "The image is not in view."
         change()
         assert panel.message.text() == "", change
     widget.model.tell("Saved.")

@@ -176,7 +176,7 @@ def test_it_goes_on_where_it_stopped(
     shelved.postprocess = find_slowly
     panel.model.changed.connect(stop)
     run(panel)
-    assert panel.view.message.text() == "Stopped. Count images goes on where it was."
+    assert panel.view.message.text() == "Stopped. Count images continues where it stopped."
     assert panel.view.message.property("info") == "true"
     n = len(panel.model.done)
     assert 1 <= n < 3
@@ -315,7 +315,7 @@ def test_corrections_are_saved_into_the_folder(
 ) -> None:
     summary = panel.model.output / "summary.csv"
     panel.view.save.click()
-    assert panel.view.message.text() == "Nothing was corrected since it was opened or saved."
+    assert panel.view.message.text() == "Nothing has been corrected since it was opened or saved."
     opened.data = np.where(opened.data == 3, 0, opened.data)
     second = open_image(panel, viewer, qtbot, 1)
     second.data_setitem((np.array([0, 0]), np.array([0, 1])), 90)
@@ -331,7 +331,7 @@ def test_corrections_are_saved_into_the_folder(
     open_image(panel, viewer, qtbot, 2)  # what is saved makes way
     assert [layer.name for layer in viewer.layers] == ["B02_s1", "B02_s1 labels"]
     panel.view.save.click()
-    assert panel.view.message.text() == "Nothing was corrected since it was opened or saved."
+    assert panel.view.message.text() == "Nothing has been corrected since it was opened or saved."
     np.testing.assert_array_equal(open_image(panel, viewer, qtbot, 1).data > 0, second.data > 0)
 
 
@@ -481,7 +481,7 @@ def test_what_was_proofread_is_taken_over(
     proofread_first(annotate_widget, plate, qtbot)
     run(panel)  # the labels are no images
     assert names(panel) == ["A01_s1", "A01_s2", "B02_s1"]
-    assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
+    assert panel.view.take_proofread.text() == "Apply earlier corrections (1 image)"
     with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
         panel.view.take_proofread.click()
     row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
@@ -500,7 +500,7 @@ def test_what_was_proofread_before_it_was_counted_is_offered_too(
     proofread_first(annotate_widget, plate, qtbot)
     for _ in range(2):  # the second has nothing to do
         run(panel)
-        assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
+        assert panel.view.take_proofread.text() == "Apply earlier corrections (1 image)"
     with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
         panel.view.take_proofread.click()
     row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
@@ -522,7 +522,7 @@ def test_corrected_images_that_are_counted_anew_say_so_and_can_be_put_back(
         assert f"{len(blobs)} cells\ncorrected ones beside" in texts(panel)[0]
         row = pandas.read_csv(panel.model.output / "summary.csv").loc[0]
         assert (row["count"], row["corrected_beside"]) == (len(blobs), "A01_s1.labels.edited1.tif")
-        assert panel.view.take_proofread.text() == "Take over what was corrected (1 image)"
+        assert panel.view.take_proofread.text() == "Apply earlier corrections (1 image)"
     with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
         panel.view.take_proofread.click()
     summary = pandas.read_csv(panel.model.output / "summary.csv")
@@ -587,7 +587,7 @@ def test_a_panel_that_opens_again_knows_what_was_saved(
     qtbot.addWidget(again)
     assert again.corrections.unsaved() == {}
     again.view.save.click()
-    assert "Nothing was corrected" in again.view.message.text()
+    assert "Nothing has been corrected" in again.view.message.text()
     opened.data = np.where(opened.data == 4, 0, opened.data)
     assert list(again.corrections.unsaved().values()) == [opened]
 

@@ -296,7 +296,7 @@ def test_notices_of_annotations_are_told(tmp_path, told):
     (tmp_path / "a.geojson").write_text(json.dumps([feature, line]))
     readers_writers.read_layers(str(tmp_path / "a.geojson"))
     assert told[0] == "Of 2 objects in a.geojson 1 are of the type LineString and were left out."
-    assert told[1].startswith("a.geojson does not tell the size of its image: (900, 25) is the least")
+    assert told[1].startswith("a.geojson does not give the size of its image: (900, 25) is the least")
 
 
 def test_what_is_no_image_is_refused(tmp_path):

@@ -95,7 +95,7 @@ def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None
     with pytest.raises(WrongLayerError, match="no layer"):
         image_of_cells(viewer, None)
     points = viewer.add_points([[5, 10]])
-    with pytest.raises(WrongLayerError, match="Open the image too"):
+    with pytest.raises(WrongLayerError, match="Open the image"):
         image_of_cells(viewer, points)
     image = viewer.add_image(np.zeros((40, 60)), name="i1")
     with pytest.raises(WrongLayerError, match="got Image layer 'i1'"):

@@ -204,7 +204,7 @@ def test_labels_that_would_fill_memory_are_refused(scene: Labels, monkeypatch: p
     monkeypatch.setattr(measured_cells, "LARGE_PIXELS", 1000)
     run(measure_task(snapshot_of(scene, None), MeasureSettings(())))
     monkeypatch.setattr(measured_cells, "free_memory", lambda: 1e5)
-    with pytest.raises(OutOfMemoryError, match="block by block by cellwright count --measure"):
+    with pytest.raises(OutOfMemoryError, match="block by block with cellwright count --measure"):
         run(measure_task(snapshot_of(scene, None), MeasureSettings(())))
 
 

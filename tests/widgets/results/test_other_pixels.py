@@ -17,7 +17,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 
-COUNTED = "counted in other pixels than the image has now"
+COUNTED = "counted in pixels that have changed since"
 LIMIT_MS = 30_000
 
 
@@ -90,9 +90,9 @@ def test_other_pixels_are_told_and_measured(
     rested(counted)
     assert means(counted.model.table) == means(viewer.layers["blobs labels"].features) == [7.0]
     assert COUNTED in counted.view.line.text()
-    assert "which has other pixels now" in widget.panel.line.text()
-    assert any("other pixels" in one for one in counted.model.analysis().notices)
-    assert any("other pixels" in one for one in counted.export.unrepeatable)
+    assert "whose pixels have changed" in widget.panel.line.text()
+    assert any("pixels that have changed" in one for one in counted.model.analysis().notices)
+    assert any("pixels of the image changed" in one for one in counted.export.unrepeatable)
 
 
 def test_pixels_that_are_as_they_were_are_no_other_ones(
@@ -111,7 +111,7 @@ def test_pixels_that_are_as_they_were_are_no_other_ones(
     layer.refresh()
     rested(counted)
     assert COUNTED not in counted.view.line.text()
-    assert "other pixels" not in widget.panel.line.text()
+    assert "pixels have changed" not in widget.panel.line.text()
     assert 7.0 not in means(counted.model.table)
 
 
@@ -131,7 +131,7 @@ def test_the_next_count_is_of_the_pixels_of_now(
     settled(widget)
     rested(counted)
     assert COUNTED not in counted.view.line.text()
-    assert "other pixels" not in widget.panel.line.text()
+    assert "pixels have changed" not in widget.panel.line.text()
 
 
 def test_pixels_that_change_without_a_word_are_seen_by_the_next_measurement(
@@ -157,7 +157,7 @@ def test_nothing_is_saved_of_pixels_that_changed_without_a_word(
     getattr(counted.export, save)(path)
     rested(counted)
     assert not path.exists()
-    assert "other pixels" in counted.view.message.text()
+    assert "pixels of the image have changed" in counted.view.message.text()
     assert means(counted.model.table) == [7.0]
     assert COUNTED in counted.view.line.text()
     getattr(counted.export, save)(path)
@@ -199,7 +199,7 @@ def test_pixels_that_change_while_they_are_counted_are_told(
     widget.job.progressed.connect(write_once_read)
     settled(widget)
     rested(counted)
-    assert "which has other pixels now" in widget.panel.line.text()
+    assert "whose pixels have changed" in widget.panel.line.text()
 
 
 def test_features_follow_where_no_table_tells_of_the_layer(

@@ -393,7 +393,7 @@ def test_settings_of_pixels_in_no_file_are_saved(
     qtbot.addWidget(panel)
     read(panel)
     panel.view.copy_command.click()
-    assert "not known from which file" in panel.view.message.text()
+    assert "file these cells come from is not known" in panel.view.message.text()
     assert_settings_are_saved(panel, qtbot, tmp_path)
 
 

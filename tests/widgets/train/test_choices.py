@@ -116,7 +116,7 @@ def offer(plan: Plan, qtbot: QtBot) -> ResumeOffer:
 
 def test_a_left_run_can_be_gone_on_with(offer: ResumeOffer, plan: Plan, qtbot: QtBot) -> None:
     assert not offer.isHidden()
-    assert offer.line.text() == "The training of 'mine' was left at step 0 of 7,000."
+    assert offer.line.text() == "The training of 'mine' stopped at step 0 of 7,000."
     with qtbot.waitSignal(offer.accepted) as accepted:
         offer.resume.click()
     assert accepted.args == [plan]
@@ -181,7 +181,7 @@ def test_a_look_shows_how_far_it_is_and_can_be_cancelled(
     look.job.stop.click()
     ended(trainer)
     assert closed.is_set()
-    assert "was not looked at" in look.label.text()
+    assert "were not checked" in look.label.text()
     assert (look.job.isHidden(), look.label.isHidden()) == (True, False)
 
 

@@ -64,7 +64,7 @@ def test_a_folder_is_imported_under_a_name_that_is_asked_for(
     assert trainer.panel.message.text() == "Imported mine too."
     trainer.own.import_from(mine)
     copied()
-    assert "There is a model 'mine' already" in trainer.panel.message.text()
+    assert "There is already a model 'mine'" in trainer.panel.message.text()
 
 
 @pytest.mark.usefixtures("mine")

@@ -167,7 +167,7 @@ def test_a_run_that_was_left_is_gone_on_with(
     ended(trainer)
     viewer.layers.clear()
     again = new_trainer()
-    assert "'mine' was left at step 1 of 7" in again.offer.line.text()
+    assert "'mine' stopped at step 1 of 7" in again.offer.line.text()
     training.go_on.release(training.n_epochs)
     again.offer.resume.click()
     assert epochs_shown(again) == 2

@@ -67,7 +67,7 @@ ONE_OF = 5  # images validates
 class Item:
     """One annotated image of a dataset, not yet read; ``truth_path`` holds masks, boxes or points.
 
-    ``is_complete`` says whether every cell is annotated: inside of ``regions``, if there are any. The
+    ``is_complete`` says whether every cell is annotated: inside ``regions``, if there are any. The
     ``pixel_size_um`` of its spatial axes holds where the image's file tells none.
     """
 
@@ -200,8 +200,8 @@ class PairedItem(Item):
         if max(int(frame.max()) for frame in pieces) == 1:
             return found
         told = (
-            f"{path.name} is a mask of one value: its pieces are taken for cells, and those that touch for "
-            "one. Number the cells one by one if some do."
+            f"{path.name} is a mask of one value: each piece of it is taken as a cell, and pieces that "
+            "touch as one. Number the cells one by one if some do."
         )
         return replace(found, labels=np.stack(pieces).reshape(found.labels.shape), notices=(told,))
 

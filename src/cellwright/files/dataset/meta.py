@@ -44,7 +44,7 @@ def listed(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def checked_regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
-    """Return the regions of an image; ReadError where they are no boxes."""
+    """Return the regions of an image; ReadError where they are not boxes."""
     try:
         corners = np.array(values, float).reshape(-1, 2, 2)
         if not (

@@ -80,7 +80,7 @@ def list_images(
 
     Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
     is seen when it is read. In folders, labels and masks beside their image, ``a_labels.tif`` beside
-    ``a.tif``, are no images.
+    ``a.tif``, are not images.
 
     ReadError where a path is missing, or a folder holds no image. SettingsError where two images would have
     results of the same name in ``output``, or the plate's pattern is none.

@@ -50,9 +50,9 @@ def read_result(
 ) -> Result:
     """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
 
-    Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
+    Cells whose labels were changed since are measured again; how sure the model was is no longer known then.
     Of an image that was corrected by hand it is what the model had found where ``as_counted``, and of one
-    that was counted anew the cells that were corrected before: ``beside`` is what their file is called now.
+    that was counted again the cells that were corrected before: ``beside`` is what their file is called now.
     """
     files = {ending: output / f"{name}.{ending}" for ending in ENDINGS}
     if as_counted:

@@ -368,7 +368,7 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
 def _conditions(done: Sequence[ImageOutcome]) -> list[str]:
     """Return the cells per image by what names tell besides plate, well and site: a treatment, say.
 
-    Images of one well are one value, their mean, for they are no repetitions of an experiment.
+    Images of one well are one value, their mean, for they are not repetitions of an experiment.
     """
     import pandas
 

@@ -59,7 +59,7 @@ def changed_meanwhile(source: Path | str) -> ReadError:
 
 
 class Begun(NamedTuple):
-    """What there was before an image is counted anew: files of the last count, what the user must know."""
+    """What there was before an image is counted again: files of the last count, what the user must know."""
 
     files: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
@@ -70,9 +70,9 @@ class Begun(NamedTuple):
 def begin_image(
     name: str, output: Path, only: Sequence[Path] = (), *, begun: Path | None = None, xlsx: bool = False
 ) -> Begun:
-    """Take back that an image is done, before its files are written anew; what was edited by hand is kept.
+    """Take back that an image is done, before its files are rewritten; what was edited by hand is kept.
 
-    Where ``only`` some of them are written anew for now, the others are still known as they were written.
+    Where ``only`` some of them are rewritten for now, the others are still known as they were written.
     Files that no count is known to have written are kept, unless ``begun`` is there: a file to be removed
     once all are written, which tells a run that comes after one that was killed that they are ours.
     """
@@ -129,7 +129,7 @@ def _note(name: str, output: Path, checksums: Mapping[str, int]) -> None:
 
 @contextmanager
 def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterator[list[str]]:
-    """Keep what was edited of files that the block writes anew; lend the sentences that tell of it.
+    """Keep what was edited of files that the block rewrites; lend the sentences that tell of it.
 
     Files that the block does not write stay as they are; ``mark_at`` tells where the checksum of one is kept.
     """

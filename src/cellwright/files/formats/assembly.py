@@ -131,7 +131,7 @@ class ReadingNotes:
             notices.append(f"Of {self.n_objects} objects in {self.path.name} {text}.")
         if self.least_shape:
             notices.append(
-                f"{self.path.name} does not tell the size of its image: {self.least_shape} is the least that "
+                f"{self.path.name} does not give the size of its image: {self.least_shape} is the least that "
                 "holds its cells. Name the image to have its own."
             )
         return tuple(notices)
@@ -171,7 +171,7 @@ def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
 
 
 def points_of(node: JsonValue, places: NDArray[np.float64]) -> Shape:
-    """Return points (N, 2); ReadError where there are none, or coordinates that are no numbers."""
+    """Return points (N, 2); ReadError where there are none, or coordinates that are not numbers."""
     if not len(places) or not makes_sense(places):
         raise node.refuse("points in the image")
     return Shape("point", [places])
@@ -189,7 +189,7 @@ def assemble(
     A shape of () is unknown: then it is that of ``image``, or as small as may be. ``fill`` makes pixels of
     outlines, where a format has a way of its own.
 
-    ReadError where most of them lie outside of the image, or labels would be too large of a size that is
+    ReadError where most of them lie outside the image, or labels would be too large of a size that is
     guessed, or told by the file alone, or for the memory that images before have left, or the image has
     other axes.
     """
@@ -205,7 +205,7 @@ def assemble(
     annotation = replace(annotation, shape=shape)
     cut = [_cut(one, shape, notes) for one in objects]
     inside = [one for one in cut if one is not None]
-    notes.note("lie outside of the image and were left out", len(cut) - len(inside))
+    notes.note("lie outside the image and were left out", len(cut) - len(inside))
     if 2 * len(inside) < len(cut):
         first = next(one.node for one, left in zip(objects, cut, strict=True) if left is None)
         raise ReadError(

@@ -44,13 +44,13 @@ class _Dtype:
 
     def __init__(self, name: str, *_options: Any) -> None:
         if not PLAIN_DTYPE.fullmatch(name):
-            raise pickle.UnpicklingError(f"values of type {name!r} are no part of a Cellpose file")
+            raise pickle.UnpicklingError(f"values of type {name!r} do not belong in a Cellpose file")
         self._name, self._order = name, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, order, *parts = state[:5]
         if any(part is not None for part in parts):
-            raise pickle.UnpicklingError("values of several parts are no part of a Cellpose file")
+            raise pickle.UnpicklingError("values of several parts do not belong in a Cellpose file")
         self._order = order
 
     def filled(self, content: Any, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> NDArray[Any]:
@@ -91,7 +91,7 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Li
 def _encode(text: str, encoding: str) -> bytes:
     """Return bytes that older pickles hold as text; other encodings would make them grow."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text as {encoding!r} is no part of a Cellpose file")
+        raise pickle.UnpicklingError(f"text as {encoding!r} does not belong in a Cellpose file")
     return text.encode(encoding)
 
 
@@ -121,7 +121,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands in for a class or function of numpy; refuse everything else."""
         if (module, name) not in STAND_INS:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a Cellpose file")
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a Cellpose file")
         return STAND_INS[module, name]
 
 

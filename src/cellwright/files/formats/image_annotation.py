@@ -87,7 +87,7 @@ class ImageAnnotation:
         if self.labels is not None:
             numbers, inverse = np.unique(self.labels[index], return_inverse=True)
             rows = numbers[numbers > 0] - 1
-            first = 0 if numbers[0] == 0 else 1  # of the numbers anew: 0 is the background
+            first = 0 if numbers[0] == 0 else 1  # of the new numbers: 0 is the background
             labels: Labels = (inverse.reshape(plane.shape) + first).astype(np.int32)
             return replace(plane, labels=labels, classes=_rows(self.classes, rows))
         if self.boxes is not None:
@@ -153,7 +153,7 @@ def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ..
     """Return the size of an image as a file tells it; ReadError where it is empty or too large."""
     sizes = tuple(int(n) for n in shape)
     if min(sizes, default=0) < 1 or prod(sizes) > MOST_PIXELS:
-        raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
+        raise ReadError(f"{where} of {path} must give the size of an image; got {sizes}. Export it again.")
     return sizes
 
 

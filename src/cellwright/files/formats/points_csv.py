@@ -38,7 +38,7 @@ MOST_PX = 1 << 20  # along one axis, where no image tells
 
 
 def is_points_csv(path: Path) -> bool:
-    """Return whether a CSV file is no table of regions of VIA."""
+    """Return whether a CSV file is not a table of regions of VIA."""
     with path.open("rb") as file:
         return REGIONS.encode() not in file.read(1 << 12)
 

@@ -9,7 +9,7 @@ A line of the table is label, first frame, last frame, label of the parent or 0.
 10.1038/nmeth.4473. A cell that is away for some frames goes on as a child of itself; read back it is one.
 
 Each mask file that is written has a seal in its description, the SHA-256 of its pixels and of the table: a
-folder with all seals whole is as it was written, and may be written anew.
+folder with all seals whole is as it was written, and may be rewritten.
 """
 
 import re

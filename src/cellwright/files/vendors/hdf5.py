@@ -41,7 +41,7 @@ def read_hdf5(path: Path) -> Iterator[Image]:
     """Yield the one dataset of an image; ReadError where there are several, or it is damaged."""
     module = package_for(path, "h5py")
     if not _comes_to_an_end(path):
-        raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
+        raise ReadError(f"{path} is damaged: HDF5 never finished reading it. Export it again.")
     with module.File(path, "r") as file:
         datasets: list[Any] = []
         file.visititems(lambda _, node: datasets.append(node) if hasattr(node, "dtype") else None)

@@ -139,7 +139,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         if job.has_second_pass:
             selected = yield from _second_pass(job, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        if replace(job).fingerprint != known:  # which looks anew
+        if replace(job).fingerprint != known:  # which looks again
             raise changed_meanwhile(name)
         told = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
         found = _finish(job, here, selected, expected, started)
@@ -277,7 +277,7 @@ def _finish(
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     image = job.image
-    mark_written(image.name, job.output, ())  # it is written anew from now on
+    mark_written(image.name, job.output, ())  # it is rewritten from now on
     files, blocks = job.files, blocks_of(job.image, plan)
     maps = files.density if job.family.gives == "density" else files.labels
     if maps.exists():

@@ -151,7 +151,7 @@ def _pieces(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the labels of the pieces of a window, and by what the density in each has to be multiplied.
 
-    Pieces that begin outside of its core are another window's and stay.
+    Pieces that begin outside its core are another window's and stay.
     """
     labels, _ = ndimage.label(foreground, np.ones((3, 3)), output=np.int32)
     held = np.asarray(np.bincount(labels.ravel(), density.ravel()), np.float64)

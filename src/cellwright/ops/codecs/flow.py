@@ -31,14 +31,14 @@ CellProbability = Annotated[
         "min": 0.05,
         "max": 0.95,
         "step": 0.01,
-        "tooltip": "Lowest probability of a pixel to be part of a cell.",
+        "tooltip": "Lowest probability for a pixel to be part of a cell.",
     },
 ]
 MinScore = Annotated[
-    float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
+    float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score for a cell to be kept."}
 ]
 MinArea = Annotated[
-    int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
+    int, {"min": 1, "max": 100_000, "tooltip": "Smallest area for a cell to be kept, in pixels."}
 ]
 ExcludeBorder = Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}]
 

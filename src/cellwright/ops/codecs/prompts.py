@@ -52,14 +52,14 @@ class Prompts:
         if self.box is not None:
             box = _points(self.box)
             if len(box) != 2:
-                raise QueryError(f"A box is told by two opposite corners; got {len(box)}.")
+                raise QueryError(f"A box is given by two opposite corners; got {len(box)}.")
             object.__setattr__(self, "box", box)
         if not self.positive and self.box is None:
             raise QueryError("A cell needs a positive point or a box; got neither. Click in the cell.")
         both = set(map(_pixel, self.positive)) & set(map(_pixel, self.negative))
         if both:
             raise QueryError(
-                f"A point is positive or negative; y, x {both.pop()} is both. Take one of them back."
+                f"A point is positive or negative; y, x {both.pop()} is both. Remove one of them."
             )
         if self.box is not None and min(self.sides) < 1:
             raise QueryError(f"A box must be a pixel wide at least; got {self.box}. Draw it around the cell.")

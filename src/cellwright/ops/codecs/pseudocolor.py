@@ -64,7 +64,7 @@ class ColourSettings(BoundedSettings):
         float, {"min": 0.0, "max": 1.0, "tooltip": "First threshold for the neighbours."}
     ] = 0.2
     adjacent_mean: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "Largest share of a neighbour that is taken for cells."}
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Largest share of a neighbour that is taken to be cells."}
     ] = 0.03
     per_channel: Annotated[bool, {"tooltip": "Scale each colour on its own instead of all together."}] = True
 
@@ -224,7 +224,7 @@ def pseudocolor_frames(
 ) -> PseudocolorFrames:
     """Return the slices of a volume (ZYX, TZYX, with or without channels), pseudo-coloured when read.
 
-    AxesError where the image is no volume or has one slice only, which has no context.
+    AxesError where the image is not a volume or has one slice only, which has no context.
     ImageError, SettingsError
         As for ``ops.geometry.axes.frames``.
     """

@@ -66,7 +66,7 @@ def labels_to_depth(labels: Labels) -> NDArray[np.float32]:
 def boxes_to_depth(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return the depth (1, Y, X) of cells of which only boxes are known: that of the ellipse in each box.
 
-    Not a number wherever a box leaves open whether a pixel is cell, and outside of all boxes.
+    Not a number wherever a box leaves open whether a pixel is cell, and outside all boxes.
     """
     depth = np.full(shape, np.nan, np.float32)
     for first, past in boxes:
@@ -135,7 +135,7 @@ def points_inside(labels: Labels, points: NDArray[np.float32]) -> NDArray[np.flo
 def check_points(points: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return points (N, 2), order y, x, as float32; ``shape`` is (Y, X) of the image, in pixels.
 
-    QueryError where they are no such table, or one lies outside the image.
+    QueryError where they are not such a table, or one lies outside the image.
     """
     table = np.asarray(points, np.float32)
     if table.ndim != 2 or table.shape[1] != 2:

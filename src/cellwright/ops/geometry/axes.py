@@ -366,7 +366,7 @@ def _number(image: Image, text: str) -> int:
     same = [str(number) for number, name in enumerate(names) if name == text]
     if same and text:
         raise SettingsError(
-            f"Channels {', '.join(same)} of {image.name!r} are all named {text!r}. Tell the channel by its "
+            f"Channels {', '.join(same)} of {image.name!r} are all named {text!r}. Give the channel by its "
             "number."
         )
     if not n:

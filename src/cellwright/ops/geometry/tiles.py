@@ -8,7 +8,7 @@
     |    | core            |    |   core: what is kept of the output. The cores partition the frame.
     |    +-----------------+    |
     |                           |   pad: rows and columns mirrored beyond the frame's lower and right edge,
-    +---------------------------+   where its size is no multiple of the divisor.
+    +---------------------------+   where its size is not a multiple of the divisor.
 
 At the frame's edges a window has no halo, so a tile there ends where the whole frame would, and is padded
 as it would be: with a halo as large as the receptive field, tiled equals untiled.

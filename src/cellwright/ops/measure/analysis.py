@@ -74,7 +74,7 @@ class Analysis:
     Parameters
     ----------
     result
-        The cells that count; its labels are numbered anew.
+        The cells that count; its labels are renumbered.
     table
         One row for each of them, with the columns of ``cellwright.ops.measure.columns``.
     rows

@@ -162,7 +162,7 @@ def directions(spacing: tuple[float, ...]) -> Directions:
 
 
 def _lattice(reach: list[int]) -> NDArray[np.intp]:
-    """Return all steps up to this far that are no multiple of a shorter one, one of each opposite pair."""
+    """Return all steps up to this far that are not a multiple of a shorter one, one of each opposite pair."""
     found = []
     for step in product(*(range(-n, n + 1) for n in reach)):
         first = next((s for s in step if s), 0)

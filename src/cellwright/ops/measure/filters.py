@@ -89,19 +89,19 @@ def parse_filter(rule: str) -> ColumnFilter:
     if match is None:
         raise SettingsError(
             f"A filter is a column, one of {' '.join(SIGNS)} and a value, such as 'score>=0.5'; "
-            f"got {rule!r}. Names with other signs, or 'and', stand in double quotes."
+            f"got {rule!r}. Names with other signs, or 'and', go in double quotes."
         )
     text = match["value"].strip()
     column, value, number = _unquoted(match["column"]), _unquoted(text), _number(text)
     if number is not None:
         return ColumnFilter(column, match["sign"], number)
     if match["sign"] not in ("=", "!="):
-        raise SettingsError(f"Text is compared by = or !=; got {rule!r}.")
+        raise SettingsError(f"Text is compared with = or !=; got {rule!r}.")
     return ColumnFilter(column, match["sign"], value)
 
 
 def split_filters(text: str) -> list[str]:
-    """Return the rules in a text, which ``and``, commas, semicolons or & part outside of quotes.
+    """Return the rules in a text, which ``and``, commas, semicolons or & part outside quotes.
 
     Examples
     --------

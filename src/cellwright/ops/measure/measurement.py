@@ -92,7 +92,7 @@ def measure(
     others
         Further images of the same pixels to measure the intensity in, by name.
     settings
-        Ring of the background; ``what`` is taken for what it measures.
+        Ring of the background; its own ``what`` is not used.
     regions
         Only cells in these have rows, whose column ``regions`` names them.
     """
@@ -173,7 +173,7 @@ def as_image(image: Image | ArrayLike, axes: str = "") -> Image:
 def as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.int64] | None]:
     """Return a result; of a label image of all pixels of its image also the numbers its rows have there.
 
-    AxesError where the labels have other pixels than the image. ImageError where they are no whole numbers,
+    AxesError where the labels have other pixels than the image. ImageError where they are not whole numbers,
     or some are below 0. SettingsError where the result is a density.
     """
     if isinstance(cells, Result):
@@ -198,7 +198,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     ``labels`` have the shape of the image without its channels; 0 is background, numbers may be missing. A
     number means the same cell in all slices of a volume where ``is_volume``.
 
-    ImageError where they are no whole numbers, or some are below 0.
+    ImageError where they are not whole numbers, or some are below 0.
     """
     labels = np.asarray(labels)
     span = ""
@@ -254,7 +254,7 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
         same = {source.name for source in found} & {*endings}
         if same:
             raise SettingsError(
-                f"Each channel needs a name of its own; {min(same)!r} is there twice. Rename the image "
+                f"Each channel needs a name of its own; {min(same)!r} occurs twice. Rename the image "
                 f"{name!r}."
             )
         found += [ChannelSource(ending, part, channel) for channel, ending in enumerate(endings)]

@@ -135,10 +135,10 @@ def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None =
     if not crowded:
         return ""
     if covered < CROWDED:
-        return f"{CROWD}{crowded[0]}, where many may be hidden. Calibrate by a few boxes to know."
+        return f"{CROWD}{crowded[0]}, where many may be hidden. Calibrate with a few boxes to find out."
     return (
         f"{CROWD}{', and '.join(crowded)}: if they lie over each other, there may be "
-        f"{overlapping(count, covered):,.0f}. Calibrate by a few boxes to know."
+        f"{overlapping(count, covered):,.0f}. Calibrate with a few boxes to find out."
     )
 
 
@@ -273,12 +273,12 @@ def disagreement(
     low, high = interval
     if low <= cell_count <= high:
         return ""
-    relation, cause = "more", "cells perhaps fell to pieces, or are of a kind the density does not know"
+    relation, cause = "more", "cells may have been split, or are of a kind the density does not know"
     if cell_count < low:
-        relation, cause = "fewer", "cells that touch were perhaps taken for one"
-    advice = "Calibrate it by a few boxes"
+        relation, cause = "fewer", "touching cells may have been counted as one"
+    advice = "Calibrate it with a few boxes"
     if not has_density:
-        advice = "Count with the density model again and calibrate it by a few boxes"
+        advice = "Count with the density model again and calibrate it with a few boxes"
     return (
         f"Cell by cell there are {cell_count:.0f}, {relation} than the density's {density_count:.0f} "
         f"({low:.0f} to {high:.0f}): {cause}. {advice} to see which is right."

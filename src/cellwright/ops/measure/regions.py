@@ -254,7 +254,7 @@ class RegionSet:
         found = found.reshape(len(texts), len(self.names))
         if self.joined_names(found) != list(texts):
             raise SettingsError(
-                f"The regions are {', '.join(self.names)}; the cells are told to lie in others. Count again."
+                f"The regions are {', '.join(self.names)}; the cells are said to lie in others. Count again."
             )
         return found
 
@@ -384,7 +384,7 @@ def region_set(
     """Return regions to count in.
 
     Cells are counted in what is ``drawn``; what is ``excluded``, or drawn under a name that begins with
-    ``exclude``, is cut out. Where there is a ``mask``, nothing outside of it counts.
+    ``exclude``, is cut out. Where there is a ``mask``, nothing outside it counts.
 
     Examples
     --------
@@ -408,7 +408,7 @@ def is_excluded(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Complement:
-    """All that lies outside of some regions."""
+    """All that lies outside some regions."""
 
     regions: tuple[Region, ...]
 

@@ -20,13 +20,13 @@ TrackDistance = Annotated[
     {
         "min": 0.0,
         "max": 10_000.0,
-        "tooltip": "Farthest a cell may go from frame to frame; 0 takes its diameter.",
+        "tooltip": "Farthest a cell may move from frame to frame; 0 uses its diameter.",
     },
 ]
 TrackGap = Annotated[int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}]
 Divisions = Annotated[bool, {"tooltip": "Let tracked cells divide."}]
 FrameInterval = Annotated[
-    float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 takes what the file tells."}
+    float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 uses what the file gives."}
 ]
 
 
@@ -62,7 +62,7 @@ class AnalysisSettings:
 
     measure: Annotated[
         tuple[str, ...],
-        {"tooltip": "What to measure: shape, intensity, neighbours, or single columns; several by commas."},
+        {"tooltip": "What to measure: shape, intensity, neighbours or columns; separate several by commas."},
     ] = ()
     ring_gap_px: RingGap = 2.0
     ring_width_px: RingWidth = 5.0
@@ -87,7 +87,7 @@ class AnalysisSettings:
         {
             "min": 0.0,
             "max": 1000.0,
-            "tooltip": "Width of the ring taken for the cytoplasm of nuclei; 0 is none.",
+            "tooltip": "Width of the ring used as the cytoplasm of nuclei; 0 for none.",
         },
     ] = 0.0
     track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False

@@ -200,7 +200,7 @@ def _links(
     distance = settings.max_distance_px or _typical_diameter(cells, sides)
     if not distance:
         raise SettingsError(
-            "These cells have no size that would tell how far one may go from frame to frame. Set the "
+            "These cells have no size that would show how far one may move from frame to frame. Set the "
             "largest distance in pixels."
         )
     linker = laptrack.LapTrack(

@@ -201,7 +201,7 @@ def _is_mask(frames: NDArray[np.integer]) -> bool:
 
 def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator[Warning]:
     for text in (*train.unfit, *validation.unfit):
-        yield Warning("unfit", f"The annotation cannot be used, mend it or take it out: {text}")
+        yield Warning("unfit", f"The annotation cannot be used; fix it or remove it: {text}")
     if not train.n_cells:
         yield Warning(
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
@@ -217,7 +217,7 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
         yield Warning(
             "empty",
             f"{n_of(len(train.empty), 'training image')} without a cell ({few(train.empty, 3)}): "
-            "there, all is taken for background.",
+            "all of it is treated as background.",
         )
 
 
@@ -252,7 +252,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
     elif validation.names and validation.n_cells == 0:
         yield Warning(
             "empty-validation",
-            "No cell is annotated in the images to check the model with, so that no score can get better. "
+            "No cell is annotated in the images to check the model with, so no score can improve. "
             "Annotate some.",
         )
     known = dict(zip(train.pixels, train.names, strict=True))

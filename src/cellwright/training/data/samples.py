@@ -52,7 +52,7 @@ class Sample:
     points: np.ndarray  # float32 (N, 2): centres, in pixels
     diameter_px: float  # median cell diameter; NaN when there is no cell or nothing tells it
     zoom: float = 1.0  # pixels of the sample per pixel of the image it was made from
-    count: "Recount | None" = None  # makes the targets of a count anew for each patch; None: not learned
+    count: "Recount | None" = None  # makes the targets of a count again for each patch; None: not learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def volume_samples(
 
     Unless every cell of it is annotated, what has no label is not known, and empty slices teach nothing.
 
-    AxesError where the image is no volume.
+    AxesError where the image is not a volume.
     """
     image, truth = volume
     slices = model.frames(image, None)
@@ -223,7 +223,7 @@ def _recount(model: CellModel) -> Recount | None:
 
 
 def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) -> Sample:
-    """Return a sample of which nothing is known outside of these regions of its image of ``shape`` pixels."""
+    """Return a sample of which nothing is known outside these regions of its image of ``shape`` pixels."""
     if not regions:
         return sample
     known = np.zeros(sample.labels.shape, np.bool_)

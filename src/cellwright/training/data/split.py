@@ -133,7 +133,7 @@ def _divided(train: Dataset) -> Split:
     if rest != strips:
         how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
     else:
-        how = "what it learns from also tells how well, so that the scores say little"
+        how = "it is also checked with what it learns from, so the scores say little"
     images = n_of(len(train), "annotated image")
     notice = (
         f"With {images} none can be spared to check the model with: {how}. Annotate more images for scores "
@@ -194,7 +194,7 @@ def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray
 
 
 def _shared(regions: Sequence[Region], window: Region) -> tuple[Region, ...]:
-    """Return what of regions lies inside of a window, in the same pixels."""
+    """Return what of regions lies inside a window, in the same pixels."""
     (first, start), (last, end) = window
     shared = (
         ((max(top, first), max(left, start)), (min(bottom, last), min(right, end)))

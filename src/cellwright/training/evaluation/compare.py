@@ -32,7 +32,7 @@ class ModelCount:
     count: float
     interval: tuple[float, float] | None = None  # as in :class:`Result`
     notices: tuple[str, ...] = ()
-    score: ImageScore | None = None  # that inside of the image's ``n_regions``, if any
+    score: ImageScore | None = None  # that inside the image's ``n_regions``, if any
     n_regions: int = 0
 
     @property
@@ -78,7 +78,7 @@ def compare(
 ) -> Task[Comparison]:
     """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
 
-    They are scored inside of an image's regions, where it has any. ``on_image`` is given each image and what
+    They are scored inside an image's regions, where it has any. ``on_image`` is given each image and what
     the models found in it, in their order, before that is let go of.
 
     CheckpointError where there is no such model. CellwrightError where a model cannot count in an image; says

@@ -164,7 +164,7 @@ def evaluate(
 ) -> Task[Report]:
     """Count the cells of every image of a dataset and compare them with what is annotated.
 
-    Of an image that is annotated in regions, what lies inside of these.
+    Of an image that is annotated in regions, what lies inside these.
 
     ``classify`` gives the cells of a result their classes, which are scored where the dataset has classes.
 
@@ -182,7 +182,7 @@ def evaluate(
 
 
 def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
-    """Return how well what was found in an image fits what is annotated, inside of its regions.
+    """Return how well what was found in an image fits what is annotated, inside its regions.
 
     AnnotationError where the result is a bare count and not every cell is annotated.
     """
@@ -197,7 +197,7 @@ def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
 def inside_regions(
     item: Item, result: Result, truth: Annotation | Labels
 ) -> tuple[Result, Annotation | Labels]:
-    """Return what was found and what is true inside of an item's regions; all of it where it has none.
+    """Return what was found and what is true inside an item's regions; all of it where it has none.
 
     A cell lies where its middle does, and is judged as a whole; a density lies in each pixel. How far the
     density of a part may be off is not known, so that it has no interval.

@@ -51,8 +51,7 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
 
     Image paths are relative to the file.
 
-    ReadError where a column is missing, a count is no number from 0 on, an image is not there, or there are
-    too few.
+    ReadError where a column or an image is missing, a count is not a number from 0 on, or there are too few.
     """
     images = []
     content = read_text(path)
@@ -91,8 +90,8 @@ def _check_once(images: Sequence[CountedImage], path: Path) -> None:
         other = known.setdefault(content, image)
         if other is not image:
             raise ReadError(
-                f"An image must be told once; {other.path.name} is told as {other.count:g} and, as "
-                f"{image.path.name}, as {image.count:g} in {path}. Keep the right one, or their mean."
+                f"An image must be listed once; {other.path.name} is listed with {other.count:g} and, as "
+                f"{image.path.name}, with {image.count:g} in {path}. Keep the right one, or their mean."
             )
 
 

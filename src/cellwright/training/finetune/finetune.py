@@ -398,7 +398,7 @@ def _learned_from(start: CellModel | str | Path, taught: Dataset, validation: Da
         "*Retention* is the score on simulated images, of kinds that the model knew before.",
     ]
     if isinstance(start, (str, Path)):
-        told += [f"It began with the weights of `{Path(start).name}`, whose card tells their licence."]
+        told += [f"It began with the weights of `{Path(start).name}`, whose card states their licence."]
     return told
 
 

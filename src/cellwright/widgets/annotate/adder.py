@@ -147,7 +147,7 @@ class Adder(Prompter):
         if known:
             if not wish.is_kept:
                 self._forget()
-            self.done.emit(f"This is cell {known} already.")
+            self.done.emit(f"This is already cell {known}.")
         else:
             self._grant(wish, None)
         return True

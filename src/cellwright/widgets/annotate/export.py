@@ -21,8 +21,8 @@ from cellwright.widgets.shared.layer_dataset import one_channel
 from cellwright.widgets.shared.napari_private import ask_to_save
 
 UNKNOWN = (
-    "Only a part of the image was counted, and no region tells where every cell is annotated: nothing is "
-    "taken for background."
+    "Only a part of the image was counted, and no region shows where every cell is annotated: nothing is "
+    "treated as background."
 )
 SPLITS = {
     "train: learn from it": "train",

@@ -41,8 +41,8 @@ TOOLS = (
     Tool(
         "paint", "Paint", "P", "brush", "Draw", "Paint on the cell at the cursor; on background, a new one."
     ),
-    Tool("erase", "Erase", "E", "brush", "Draw", "Take pixels away from any cell."),
-    Tool("fill", "Fill", "F", "brush", "Draw", "Give a whole area to the cell that the brush draws."),
+    Tool("erase", "Erase", "E", "brush", "Draw", "Remove pixels from any cell."),
+    Tool("fill", "Fill", "F", "brush", "Draw", "Fill a whole area with the cell that the brush draws."),
     Tool("add", "Add", "C", "prompt", "Draw", "Click a cell or drag a box around it: the model outlines it."),
     Tool("delete", "Delete", "D", "cell", "Cells", "Remove the cell: its pixels become background."),
     Tool("merge", "Merge", "M", "drag", "Cells", "Drag from one cell to another, which joins the first."),
@@ -63,32 +63,32 @@ TOOLS = (
     Tool("region", "Region", "K", "drag", "Shape", "Drag a box in which every cell is annotated."),
     Tool("accept", "Accept", "A", "once", "Review", "The cell in review is right, or the one at the cursor."),
     Tool("reject", "Reject", "X", "once", "Review", "Not a cell: delete it and count it as reviewed."),
-    Tool("next", "Next", "N", "once", "Review", "Go to the likeliest mistake that nobody has looked at."),
-    Tool("back", "Back", "B", "once", "Review", "Go back to the cell before."),
-    Tool("hide", "Hide reviewed", "Y", "once", "Review", "Show only what is still to be looked at."),
-    Tool("undo", "Undo", "Control-Z", "once", "Edits", "Take the last edit back, in whichever slice it was."),
-    Tool("redo", "Redo", "Control-Shift-Z", "once", "Edits", "Do it again."),
+    Tool("next", "Next", "N", "once", "Review", "Go to the likeliest mistake not reviewed yet."),
+    Tool("back", "Back", "B", "once", "Review", "Go back to the previous cell."),
+    Tool("hide", "Hide reviewed", "Y", "once", "Review", "Show only what is still to be reviewed."),
+    Tool("undo", "Undo", "Control-Z", "once", "Edits", "Undo the last edit, in whichever slice it was."),
+    Tool("redo", "Redo", "Control-Shift-Z", "once", "Edits", "Redo the edit that was undone."),
     Tool("pan", "Move", "Z", "once", "Edits", "Put the tool down: the mouse moves the image (Escape too)."),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
-CLASS_HELP = "Class of the cell under the cursor; 0 takes it away"
+CLASS_HELP = "Class of the cell under the cursor; 0 removes it"
 PROMPT_HELP = (  # keys while a cell is added
     ("Shift+click", "Add: not this", "What is there does not belong to the cell; a plain click: it does."),
     ("Ctrl+click", "Add: next", "Keep the cell that is prompted for, and begin the next one here."),
     ("Enter", "Add: keep", "Keep the cell that is prompted for; Accept too. Escape drops it."),
-    ("Ctrl+Z", "Add: undo", "Take the last click or box back, as long as the cell is not kept."),
+    ("Ctrl+Z", "Add: undo", "Undo the last click or box, until the cell is kept."),
 )
 NOTE = (
     "Keys that change a cell take the one under the cursor; where there is none, the one in review.<br>"
     "They work while the annotation is the active layer."
 )
 HINTS = {
-    "paint": "Draw; [ and ] change the brush. P beside cells begins the next, over a cell continues it.",
+    "paint": "Draw; [ and ] change the brush. P outside cells begins the next; over a cell it continues it.",
     "erase": "Erase with the mouse. [ and ] change the brush.",
     "fill": "Click an area to fill it.",
     "add": "Click a missing cell, or drag a box around it. Shift+click: not this. Enter keeps it.",
     "delete": "Click what is not a cell.",
-    "merge": "Drag from one cell to the other. Beside cells the mouse moves the image.",
+    "merge": "Drag from one cell to the other. Outside cells the mouse moves the image.",
     "cut": "Draw a line across a cell. Space held down: move the image.",
     "split": "Click in the middle of one part, then of the other.",
     "grow": "Click cells to widen them.",
@@ -100,7 +100,7 @@ HINTS = {
     "class": "Click the cells of this class.",
 }
 IDLE_HINT = "Choose a tool, or use its key over a cell. Press ? for all keys."
-AWAY_HINT = "Keys do nothing here: choose the layer {!r} or a tool, and they work again."
+AWAY_HINT = "Keys do nothing here; to use them, choose the layer {!r} or a tool."
 
 PAST = {  # what is told once a tool was used on a cell
     "delete": "Deleted",

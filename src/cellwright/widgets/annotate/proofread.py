@@ -78,7 +78,7 @@ def read_counts(path: Path) -> dict[str, Tally]:
         }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ReadError(
-            f"Expected columns {', '.join(COLUMNS)} in {path}; got: {error!r}. Remove it to begin anew."
+            f"Expected columns {', '.join(COLUMNS)} in {path}; got: {error!r}. Remove it to start over."
         ) from error
 
 

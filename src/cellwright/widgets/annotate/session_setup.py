@@ -75,7 +75,7 @@ class Unfinished:
 
 
 def offered(path: Path) -> Unfinished | None:
-    """Return what can be resumed of the image of a journal: this, or cells that were corrected outside of it.
+    """Return what can be resumed of the image of a journal: this, or cells that were corrected outside it.
 
     It is what changed last; cells that this program has corrected, or brought back, are in its layers.
     """
@@ -202,7 +202,7 @@ def _labels_of_shapes(
 ) -> NDArray[np.int32]:
     """Return each shape as a cell; a pixel belongs to the first that takes it.
 
-    Shapes that are to be cut out of the others, see ``regions_of``, are no cells.
+    Shapes that are to be cut out of the others, see ``regions_of``, are not cells.
     """
     regions = regions_of(RegionLayers(shapes), image_layer, axis_of(channel))
     labels = np.zeros(plane_shape(image), np.int32)

@@ -20,7 +20,7 @@ from cellwright.widgets.shared.cells.regions import box_of
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
-PIECES_KEYS = "If they are cells of their own: Ctrl+Z, then P beside the cells begins a new one."
+PIECES_KEYS = "If they are cells of their own: Ctrl+Z, then P outside the cells begins a new one."
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]

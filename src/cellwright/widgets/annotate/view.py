@@ -172,7 +172,7 @@ class AnnotatePanel(QWidget):
         self.channel = ChannelComboBox("Channel that the model and the tools look at.")
         self.start = LayerComboBox(
             can_begin,
-            "What to begin with: the labels, points or boxes of a count, or shapes, of which each is a cell.",
+            "What to start from: the labels, points or boxes of a count, or shapes, of which each is a cell.",
             none="Nothing",
             follows_active=True,
         )
@@ -181,14 +181,14 @@ class AnnotatePanel(QWidget):
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
         self.outline = check_box(
-            "Outline each by the model",
+            "Outline each with the model",
             "Have the model outline the cell at each point, or in the box around each shape. Without this, "
             "points become discs and shapes cells as they are.",
         )
         self.outline.setVisible(False)
         form.addRow(self.outline)
         self.model = ModelComboBox(
-            "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
+            "Model that outlines added cells, checks the mirrored image, counts a folder, and is trained.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
         )
         self.model.choose_preferred()
@@ -197,15 +197,15 @@ class AnnotatePanel(QWidget):
         self.begin.setObjectName("begin")
         self.to_folder = button(
             "Save into the folder",
-            "Put the cells of this and every other image that you corrected in the place of those that were "
-            "counted, as Save the corrections of Count a folder does. They can be corrected further.",
+            "Replace the counted cells of this and every other image that you corrected, as Save the "
+            "corrections in Count a folder does. They can be corrected further.",
         )
         self.to_folder.setVisible(False)
         return stack(form, self.begin, self.to_folder, spacing_px=6)
 
     def _offer(self) -> QFrame:
         self.offer, self.offer_line = QFrame(), wrapped_label()
-        self.resume = button("Resume", "Go on with the annotation where it was left.")
+        self.resume = button("Resume", "Continue the annotation where it was left off.")
         self.offer.setObjectName("offer")
         layout = stack(self.offer_line, self.resume, into=self.offer)
         layout.setContentsMargins(8, 6, 8, 8)
@@ -262,9 +262,9 @@ class AnnotatePanel(QWidget):
 
     def _classes(self) -> QVBoxLayout:
         self.names = QLineEdit()
-        self.names.setPlaceholderText("Classes: names with commas between")
+        self.names.setPlaceholderText("Classes: names separated by commas")
         self.names.editingFinished.connect(lambda: self.names.home(False))  # noqa: FBT003 - of Qt
-        self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
+        self.names.setToolTip("Keys 1 to 9 give the cell under the cursor its class.")
         self.chips = [ClassButton() for _ in range(N_CLASS_KEYS)]
         for chip in self.chips:
             chip.setCheckable(True)
@@ -319,7 +319,7 @@ class SettingsSection(FoldedPart):
         )
         self.diameter = number_box(
             "px",
-            "Of cells that are added as discs; 0 takes that of the other cells.",
+            "Diameter of cells added as discs; 0 uses that of the other cells.",
             highest=5000.0,
             zero="auto",
         )
@@ -349,10 +349,10 @@ class ExportSection(FoldedPart):
         self.format = PanelComboBox("File format of another program.")
         self.complete = check_box(
             "Every cell is annotated",
-            "Without this, and without regions, what has no label is not taken for background.",
+            "Without this, and without regions, what has no label is not treated as background.",
         )
         self.replaces = check_box(
-            "Replace it if it is there", "Write over an image of the same name in the dataset."
+            "Replace it if it exists", "Overwrite an image of the same name in the dataset."
         )
         self.to_dataset = button(
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."

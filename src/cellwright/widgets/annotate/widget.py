@@ -47,10 +47,10 @@ from cellwright.widgets.shared.style import stack
 
 FOLLOW_MS = 200
 DIFFERENT = 0.5  # from which disagreement on a cell is told
-PIXELS_HINT = "Points stand as discs here; they are exported as points."
+PIXELS_HINT = "Points are shown as discs here; they are exported as points."
 PART_HINT = (
     "Only a part of the image was counted. The boxes show where every cell is taken to be annotated: outside "
-    "of them nothing is taught. Region (K) adds others."
+    "them nothing is taught. Region (K) adds others."
 )
 BROUGHT_BACK = "The cells are in the layer {!r} again, as they were corrected."
 UNKNOWN_HINT = (

@@ -151,7 +151,7 @@ class Compared(NamedTuple):
         return [(first, second) for _, (first, second) in self.comparison.images()]
 
     def n_in_regions(self) -> int:
-        """Return how many images are annotated in regions, and judged inside of these alone."""
+        """Return how many images are annotated in regions, and judged inside these alone."""
         return sum(first.n_regions > 0 for first, _ in self.pairs())
 
     def n_unique(self) -> tuple[int, int] | None:

@@ -113,7 +113,7 @@ class ComparePanel(QWidget):
         self.channel = ChannelComboBox("Channel that both models count in.")
         self.truth = LayerComboBox(
             help_text="The true cells, each one of them annotated: models are scored against them, inside "
-            "of the complete regions where there are any.",
+            "the complete regions where there are any.",
             none=NO_TRUTH,
         )
         self.first = ModelComboBox(
@@ -261,11 +261,11 @@ def notices_of(compared: Compared, index: int) -> list[str]:
     pair = compared.pairs()[index]
     notices = [f"{row.model}: {one}" for row in pair for one in row.notices]
     if compared.disagreements[index] is None:
-        notices.append("A density has no cells to tell apart, so that none can be shown as missing.")
+        notices.append("A density has no single cells, so none can be shown as missing.")
     n_regions = pair[0].n_regions
     if n_regions:
         where = "complete region" if n_regions == 1 else f"{n_regions} complete regions"
-        notices.append(f"F1 is that of the cells inside of the {where}; the others are only counted.")
+        notices.append(f"F1 is that of the cells inside the {where}; the others are only counted.")
     return notices
 
 
@@ -276,7 +276,7 @@ def regions_line(compared: Compared) -> str:
         return ""
     total = len(compared.disagreements)
     who = "all images" if n == total else f"{n} of {total} images"
-    return f"In {who} F1 is that of the cells inside of the complete regions; the others are only counted."
+    return f"In {who} F1 is that of the cells inside the complete regions; the others are only counted."
 
 
 def _best(scores: Sequence[float]) -> list[str]:

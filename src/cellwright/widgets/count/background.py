@@ -65,7 +65,7 @@ class BackgroundTool:
         if wanted > free:
             raise OutOfMemoryError(
                 f"Regions that reach over {n_px:,} pixels take {wanted / 1e9:.0f} GB to be counted in here; "
-                f"{free / 1e9:.0f} GB are free. Draw smaller ones, or count in them by cellwright count "
+                f"{free / 1e9:.0f} GB are free. Draw smaller ones, or count in them with cellwright count "
                 "--regions, --exclude or --mask, which goes block by block."
             )
         return False
@@ -89,7 +89,7 @@ class BackgroundTool:
         """Tell what is left of a count that was cancelled."""
         text = "Cancelled; nothing was changed."
         if self._is_whole:
-            text = "Cancelled; the next count of this image goes on where it stopped."
+            text = "Cancelled; the next count of this image continues where it stopped."
         self.forget()
         self.model.tell(text)
 

@@ -224,7 +224,7 @@ def show_colours(
     A slice is coloured when it is looked at, so a volume of any size takes no time. The engine tells the
     channels.
 
-    AxesError where the image is no volume, or has one slice only.
+    AxesError where the image is not a volume, or has one slice only.
     """
     seen = engine.seen(source.image)
     colours = lazy_colours(pseudocolor_frames(seen.image, seen.channel))

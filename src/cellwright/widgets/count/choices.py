@@ -53,8 +53,8 @@ LEAST_MARGIN_PX = 64.0  # around a drawn region, so that cells cut by its edge a
 LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
     "choice": "As chosen",
-    "layer": "As the layer tells",
-    "file": "As the file tells",
+    "layer": "From the layer",
+    "file": "From the file",
     "shape": "Guessed from the shape",
 }
 
@@ -298,10 +298,10 @@ class AxesTool(QObject):
     def _show_size(self, sizes_um: Mapping[str, float]) -> None:
         """Offer the diameter in µm where the pixel size is known; tell where one that was given is lost."""
         if self._panel.diameter.know(pixel_um_of(sizes_um)):
-            self._model.tell("This image has no pixel size, so that the diameter in µm was set to auto.")
+            self._model.tell("This image has no pixel size, so the diameter in µm was set to auto.")
 
     def _follow(self, layer: ImageLayer | None) -> None:
-        """Tell anew what is understood when the layer is given other labels, units or pixels."""
+        """Say again what is understood when the layer is given other labels, units or pixels."""
         if layer is self._followed:
             return
         before, self._followed = self._followed, layer
@@ -361,7 +361,7 @@ class AxesTool(QObject):
 
 
 def understood_line(known: Understood, *, is_linked: bool) -> str:
-    """Return what an image is taken for, and why: ``As the file tells: 51 slices in z; 0.65 µm a pixel``."""
+    """Return what an image is taken for, and why: ``From the file: 51 slices in z; 0.65 µm a pixel``."""
     image = known.image
     text = meaning(image.axes, image.shape, image.channel_names)
     if "Z" in image.axes and is_linked:

@@ -435,7 +435,7 @@ class CountModel:
 
     outcome_changed = Signal(object)  # CountOutcome, as it is shown now
     outcome_wanted = Signal(object)  # CountOutcome that is to be shown
-    settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
+    settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted again
     whole_counted = Signal(object)  # WholeCount of an image larger than memory
 
     def __init__(

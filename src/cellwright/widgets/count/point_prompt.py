@@ -56,7 +56,7 @@ NOT_COUNTED = (
     "Nothing was counted here. Click inside the image and the regions, or count in more of it first."
 )
 NO_CELL_THERE = "The model sees no cell for these points."
-KNOWN = "This is cell {} already: score {:.2f}."
+KNOWN = "This is already cell {}: score {:.2f}."
 STAYS = "What was prompted for before stays."
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 
@@ -242,7 +242,7 @@ class PointPromptTool(Prompter):
         self._tell(why, is_warning=is_warning)
 
     def _why_not(self, prompts: "Prompts", cell: "PromptedCell | None", context: PromptContext) -> str:
-        """Return why the answer to prompts is no cell to be added; empty where it is one."""
+        """Return why the answer to prompts is not a cell to be added; empty where it is one."""
         if cell is None and prompts.is_click:
             probability = float(self._predictors[context.key].probability(prompts.positive)[0])
             return f"No cell here: probability {probability:.2f}."

@@ -29,7 +29,7 @@ from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 
 FORMATS = "Settings (*.json)"
 REPORT = "Report (*.html)"
-OTHER_PIXELS = "The image was given other pixels after the count: its picture is not what was counted."
+OTHER_PIXELS = "The pixels of the image changed after the count: its picture is not what was counted."
 
 
 class SaveTool(QObject):
@@ -101,7 +101,7 @@ def _write_report(path: Path, counted: CountOutcome) -> None:
 
 
 def _save_edited_task(path: Path, cells: Snapshot) -> Task[None]:
-    """Write the cells of a layer that count as they are now: measured anew, those by hand without score."""
+    """Write the cells of a layer that count as they are now: measured again, those by hand without score."""
     measured = yield from measure_task(cells, MeasureSettings(()))
     write_csv(path, measured.table.iloc[np.flatnonzero(measured.membership.any(axis=1))])
 
@@ -135,7 +135,7 @@ class SettingsFileTool(QObject):
             not_here = self.take(recipe)
             told = f"Settings of {path.name} loaded; count to use them.{not_here}"
             if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
-                told += " What it tells of filters, borders and measurements is for Results."
+                told += " Its filters, borders and measurements are for Results."
             self._model.tell(told)
 
     def take(self, recipe: Recipe) -> str:

@@ -170,7 +170,7 @@ class ShownCount(QObject):
         updater.updated.connect(self._on_updated)
 
     def show_settings(self, settings: Any) -> None:
-        """Put these thresholds and filters into the forms, with nothing counted anew."""
+        """Put these thresholds and filters into the forms, with nothing counted again."""
         for form in (self._panel.thresholds, self._panel.filters):
             with form.changed.blocked():
                 form.set_values(asdict(settings))
@@ -186,7 +186,7 @@ class ShownCount(QObject):
         shown = self.show(counted)
         notices = [removed_line(self._viewer, source), self._kept_line(counted, shown)]
         made_way = bring_into_sight(self._viewer, image, shown)
-        aside = f"Out of sight now: {', '.join(made_way)}." if made_way else ""
+        aside = f"Hidden now: {', '.join(made_way)}." if made_way else ""
         self._tell_of(counted, *notices, aside=aside)
 
     def _kept_line(self, counted: CountOutcome, shown: list[Layer]) -> str:
@@ -195,7 +195,7 @@ class ShownCount(QObject):
         if not kept:
             return ""
         names = ", ".join(layer.name for layer in kept)
-        return f"What you changed was kept in {names}; this count stands beside it."
+        return f"Your changes are kept in {names}; this count is shown beside them."
 
     def _tell_of(self, counted: CountOutcome, *more: str, aside: str = "") -> None:
         """Tell what is to be known of a count: its notices, how well it went, further sentences.
@@ -220,7 +220,7 @@ class ShownCount(QObject):
             )
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
-            notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
+            notices.append(f"What another model found is kept, hidden: {', '.join(hidden)}.")
         told = list(filter(None, notices))
         self._model.tell(" ".join(filter(None, (expected, *told, aside))), is_warning=bool(told))
 
@@ -405,7 +405,7 @@ class ShownCount(QObject):
         """Return where the cells of a count are; '' where they are in sight, of the image that is chosen."""
         where, unseen = self._where_counted(counted), self._unseen_channel(counted)
         if unseen and not where:
-            return f"whose {unseen} is not in sight"
+            return f"whose {unseen} is not shown"
         return where
 
     def _where_counted(self, counted: CountOutcome) -> str:
@@ -415,7 +415,7 @@ class ShownCount(QObject):
         if layer is None:
             return "which is closed"
         if layer.data is not source.layer_data or has_other_pixels(layer, source.pixels):
-            return "which has other pixels now"
+            return "whose pixels have changed"
         chosen = self._panel.image.layer
         if chosen is not None and str(chosen.unique_id) == source.layer_id:
             return ""

@@ -114,10 +114,10 @@ class CountPanel(RegionPanel):
 
     def _first_choices(self) -> QFormLayout:
         """Return image and model, which are all that a first count needs."""
-        help_text = "Image layer whose cells are counted; the active one is chosen by itself."
+        help_text = "Image layer whose cells are counted; the active one is chosen automatically."
         self.image = LayerComboBox(is_image, help_text, follows_active=True)
         self.axes = PanelComboBox(
-            "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
+            "Axes of the image. Slices in z are linked to cells in 3D, frames in time are not."
         )
         self.model = ModelComboBox(folders="Model folder")
         self.understood = wrapped_label(name="understood")
@@ -164,7 +164,7 @@ class CountPanel(RegionPanel):
         self.save_settings = button(
             "Save settings…", "Keep all settings in a file, for other images and the command line."
         )
-        self.load_settings = button("Load settings…", "Take settings that were saved before.")
+        self.load_settings = button("Load settings…", "Load settings saved earlier.")
         self.show_guide = button(
             "Show the first steps", "Three steps from an image to its results, on a sample image if you like."
         )
@@ -257,7 +257,7 @@ class CountPanel(RegionPanel):
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
         self.keep_cell = button("Keep cell", "Add the outlined cell to the count (Enter).")
-        self.drop_cell = button("Drop", "Forget the outlined cell (Esc). Ctrl+Z takes the last click back.")
+        self.drop_cell = button("Drop", "Drop the outlined cell (Esc). Ctrl+Z undoes the last click.")
         self.calibrate = button("Calibrate…", "Count a few boxes by hand and correct the density by them.")
         self.colours = button(
             "Show colours", "Show each slice as the model sees it, its neighbours in red and blue."
@@ -292,7 +292,7 @@ class DiameterBox(QDoubleSpinBox):
         self.unit.fill((one, one) for one in (PX, UM))
         self._shown = PX
         self.setSpecialValueText("auto")
-        self.setToolTip("Typical cell diameter; 0 lets the program estimate it.")
+        self.setToolTip("Typical cell diameter; 0 estimates it.")
         self.unit.chosen.connect(self._on_unit_chosen)
         self._show_unit()
 

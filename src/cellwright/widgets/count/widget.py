@@ -177,9 +177,7 @@ class CountWidget(QWidget):
             self.model.tell("A count is running. Press Count cells when it has ended.", is_warning=True)
             return
         if self.panel.model.model_name != model:
-            self.model.tell(
-                f"Model {model!r} is not in the list any more. Choose another one.", is_warning=True
-            )
+            self.model.tell(f"Model {model!r} is no longer in the list. Choose another.", is_warning=True)
             return
         self._start(is_preview=False)
         if self.jobs.is_busy:

@@ -119,7 +119,7 @@ class Corrections(QObject):
         if jobs.is_busy:
             tell("Images are still being counted. Save the corrections when that is done.")
         elif not corrected:
-            tell("Nothing was corrected since it was opened or saved.")
+            tell("Nothing has been corrected since it was opened or saved.")
         else:
             tell("")
             jobs.start(save_task(corrected), self._on_saved)
@@ -129,7 +129,7 @@ class Corrections(QObject):
     def proofread(self) -> list[Correction]:
         """Return the labels of shown images that were proofread and are not what counts.
 
-        Of images that were counted anew it is the cells that were corrected before, unless they were
+        Of images that were counted again it is the cells that were corrected before, unless they were
         proofread since.
         """
         output, found = self._model.output or Path(), []
@@ -151,7 +151,7 @@ class Corrections(QObject):
     def offer_proofread(self) -> None:
         """Offer to take over what was proofread, if there is anything."""
         n = len(self.proofread())
-        self._view.take_proofread.setText(f"Take over what was corrected ({n_of(n, 'image')})")
+        self._view.take_proofread.setText(f"Apply earlier corrections ({n_of(n, 'image')})")
         self._view.take_proofread.setVisible(n > 0)
 
     def save_proofread(self) -> None:

@@ -115,8 +115,8 @@ class FolderView(QWidget):
         self.folders = _line("Folder")
         self.choose_folder = button("Choose…", "Choose a folder or a plate.")
         self.folders.setToolTip(
-            "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
-            "between them."
+            "Folders whose images are counted, with the folders in them, or .zarr plates. Separate several "
+            "with ;."
         )
         self.add_folder = button("+", "Add another folder or plate.")
         self.add_folder.setMaximumWidth(28)
@@ -128,9 +128,9 @@ class FolderView(QWidget):
         self.channel.setPlaceholderText("auto")
         self.channel.setToolTip(
             "Channel to count in, from 0, or several that are counted in together, by numbers or names: 0,2 "
-            "or DAPI,GFP. Empty takes colours together, else the first channel."
+            "or DAPI,GFP. Empty uses colours together, otherwise the first channel."
         )
-        self.xlsx = check_box("Tables for Excel, too", "Write each table as an Excel file beside the CSV.")
+        self.xlsx = check_box("Tables for Excel too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
         self._family_box, own = QVBoxLayout(), form_layout()
         own.addRow("Channel", self.channel)
@@ -229,14 +229,14 @@ class FolderView(QWidget):
         self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
         self.save = button(
             "Save the corrections",
-            "Put the cells as you corrected them in the place of those that were counted, in the files of "
-            "the image, the summary and the report. What the model had found is kept beside.",
+            "Replace the counted cells with those you corrected, in the files of the image, the summary "
+            "and the report. What the model had found is kept too.",
         )
         self.show_correctable(is_shown=False)
         self.take_proofread = button(
             "",
-            "Put the cells that Proofread a folder (Annotate cells) has kept since the images were counted, "
-            "or that were corrected before they were counted anew, in the place of those that were counted.",
+            "Replace the counted cells with those that Proofread a folder (Annotate cells) has kept since "
+            "the images were counted, or that were corrected before they were counted again.",
         )
         self.take_proofread.hide()
         images = QWidget()
@@ -244,7 +244,7 @@ class FolderView(QWidget):
         self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
         self.plate_names_box = PanelComboBox("The plate that is shown.")
         self.column = PanelComboBox(
-            "What the colours tell: a column of summary.csv, the mean of a well's images."
+            "What the colours show: a column of summary.csv, the mean of a well's images."
         )
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)

@@ -105,7 +105,9 @@ class FolderWidget(QWidget):
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
         self.jobs.progressed.connect(self._on_progressed)
         self.jobs.failed.connect(view.message.fail)
-        self.jobs.cancelled.connect(lambda: view.message.tell("Stopped. Count images goes on where it was."))
+        self.jobs.cancelled.connect(
+            lambda: view.message.tell("Stopped. Count images continues where it stopped.")
+        )
         self.jobs.finished.connect(self._on_finished)
         self.earlier.updated.connect(self._on_earlier_found)
         self.earlier.failed.connect(view.message.fail)
@@ -206,7 +208,7 @@ class FolderWidget(QWidget):
         n_failed = len(self.model.failed)
         done = " ".join([f"Done. The results are in {self.model.output}.", *notices])
         if n_failed:
-            done += f" {n_failed} of the images failed; the tab Failed tells why."
+            done += f" {n_failed} of the images failed; the tab Failed says why."
         self.view.message.tell(done, is_warning=bool(n_failed or notices))
 
     def _on_finished(self) -> None:

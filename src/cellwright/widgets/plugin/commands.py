@@ -155,11 +155,11 @@ def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
     """
     if not isinstance(layer, Points | Labels):
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
-        raise WrongLayerError(f"Select a Points or Labels layer whose cells are to get classes; got {got}.")
+        raise WrongLayerError(f"Select a Points or Labels layer whose cells are to be classified; got {got}.")
     image_layer = image_layer_under(viewer, layer)
     if image_layer is None:
         raise WrongLayerError(
-            f"The cells of {layer.name!r} are looked at in an Image layer; there is none. Open the image too."
+            f"Classifying the cells of {layer.name!r} needs an Image layer; there is none. Open the image."
         )
     return image_layer
 

@@ -145,7 +145,7 @@ def _stacked(paths: Sequence[str]) -> tuple[list[LayerData], tuple[str, ...]]:
     new = next((axis for axis in "ZT" if axis not in first.axes), "")
     if not new:
         raise ReadError(
-            f"A stack of files with the axes {first.axes} has no room for another. Open them singly."
+            f"A stack of files with the axes {first.axes} has no room for another. Open them one by one."
         )
     for path in paths:
         known = describe_images(path)[:1] or [read_image(path)]  # it raises where the file is damaged
@@ -198,7 +198,7 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
     if window is None:
         return None
     chosen = request_values(
-        title=f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several.",
+        title=f"{file} holds {len(names)} images. Each one opened becomes one or more layers.",
         parent=window,
         images={
             "widget_type": "Select",
@@ -214,7 +214,7 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
 
 
 def layers_of(image: Image) -> list[LayerData]:
-    """Return an image as a layer, or as one for each of its channels where these are no colours."""
+    """Return an image as a layer, or as one for each of its channels where these are not colours."""
     known = replace(image, data=blank(image.shape, image.data.dtype), levels=())
     arguments = {
         "name": image.name,

@@ -105,7 +105,7 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
 def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
     """Return what layers say of the cells of an image, as far as a format can hold it.
 
-    WriteError where there are shapes that are no areas, or of several planes.
+    WriteError where there are shapes that are not areas, or of several planes.
     """
     (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
     image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
@@ -222,7 +222,7 @@ def _axes(meta: Mapping[str, Any], n: int) -> str:
 
 
 def _pixel_size(meta: Mapping[str, Any], axes: str) -> tuple[float, ...]:
-    """Return micrometres per pixel, empty where the units of a layer are no lengths."""
+    """Return micrometres per pixel, empty where the units of a layer are not lengths."""
     scale, units = meta.get("scale"), meta.get("units")
     if scale is None or units is None:
         return ()

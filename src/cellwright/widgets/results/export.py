@@ -55,8 +55,8 @@ CHANNEL_OF_FILE = re.compile(r"ch\d+")  # what such an image is called, which a 
 DENSITY = "density"  # family whose settings a provenance of a density has
 INPUTS = "inputs"  # folder of regions that a command or Python text is to read
 OTHER_PIXELS = (
-    "Not saved: the image has had other pixels since its cells were measured. They are measured anew; save "
-    "again after that."
+    "Not saved: the pixels of the image have changed since its cells were measured. They are being "
+    "measured again; save after that."
 )
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
@@ -405,7 +405,7 @@ def _corners(regions: RegionSet) -> list[Any]:
 def _by_hand(measured: MeasuredCells) -> list[str]:
     found = []
     if measured.snapshot.is_of_other_pixels:
-        found.append("that the image was given other pixels after the count")
+        found.append("that the pixels of the image changed after the count")
     if measured.n_edited:
         found.append(f"{measured.n_edited} cells drawn or changed by hand")
     elif measured.snapshot.is_edited:

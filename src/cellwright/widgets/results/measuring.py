@@ -1,4 +1,4 @@
-"""Keeps the table in line with the layer: what is painted, split, deleted or moved is measured anew, soon."""
+"""Keeps the table in line with the layer: what is painted, split, deleted or moved is soon remeasured."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -88,7 +88,7 @@ class Measurer(QObject):
             self._follow((old,), (layer,))
 
     def _follow(self, old: Sequence[Layer | None], new: Sequence[Layer | None]) -> None:
-        """Measure anew, now and whenever these layers of regions or nuclei change, no longer those before."""
+        """Measure again, now and whenever these layers of regions or nuclei change, not the earlier ones."""
         for emitter in _emitters(old):
             emitter.disconnect(self._on_regions_changed)
         self._on_regions_changed()

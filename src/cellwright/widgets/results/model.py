@@ -109,7 +109,7 @@ class ResultsModel:
 
     @property
     def kept_result(self) -> Result:
-        """The cells that count; its labels are numbered anew."""
+        """The cells that count; its labels are renumbered."""
         assert self.measured is not None
         result = self.measured.result
         if self.n_kept == self.n_cells:
@@ -185,7 +185,7 @@ class ResultsModel:
     def pixels_text(self) -> str:
         """That the image has been given other pixels since its cells were counted; '' where it has not."""
         is_other = self.measured is not None and self.measured.snapshot.is_of_other_pixels
-        return "counted in other pixels than the image has now" if is_other else ""
+        return "counted in pixels that have changed since" if is_other else ""
 
     @property
     def regions(self) -> RegionSet:
@@ -359,7 +359,7 @@ class ResultsModel:
             self.chosen_changed.emit(row)
 
     def recount(self, *, is_quiet: bool = False) -> None:
-        """Find anew which cells count."""
+        """Find out again which cells count."""
         measured = self.measured
         if measured is None:
             self.kept = np.zeros(0, bool)

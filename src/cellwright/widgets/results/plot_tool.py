@@ -120,7 +120,7 @@ class PlotTool(QObject):
         self._redraw_kept()
 
     def pictures(self) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Return plots that were opened, drawn anew: PNG, and what their colours mean, by what they show."""
+        """Return plots that were opened, redrawn: PNG, and what their colours mean, by what they show."""
         view, found, legends = self._view, {}, {}
         before = view.plot_kind.currentIndex()
         self._is_drawn_for_report = True
@@ -186,7 +186,7 @@ class PlotTool(QObject):
             self.scatter.set_kept(model.kept)
             text = f"{model.n_kept:,} of {model.n_cells:,} cells count."
             if self.scatter.is_thinned:
-                text += " A share of them is drawn; the gate holds for all."
+                text += " Only some of them are drawn; the gate applies to all."
         elif kind == STRIP:
             text = self._draw_strip()
         elif x in model.table:

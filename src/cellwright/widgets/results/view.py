@@ -98,7 +98,7 @@ class ResultsView(RegionPanel):
         come_after(self.image, *self.page_bar.buttons)
         layout.addWidget(self.tabs, 1)
         self.take_kept = button(
-            "Take those kept with it",
+            "Use the kept ones",
             "Set regions, filters and measurements as they were when it was last open.",
         )
         self.take_kept.setVisible(False)
@@ -240,10 +240,10 @@ class ResultsView(RegionPanel):
         )
         self.cytoplasm = number_box(
             "px",
-            "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm.",
+            "Where the cells are nuclei: width of the ring around each, used as its cytoplasm.",
             zero="none",
         )
-        self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
+        self.measure = button("Measure", "Measure what is ticked, in the background.")
         self.measure_hint = wrapped_label("Area, diameter and place are always in the table.", "hint")
         form = form_layout(spacing_px=4)
         form.addRow("Ring gap", self.ring_gap)
@@ -267,7 +267,7 @@ class ResultsView(RegionPanel):
         self.plot_group.fill((title, name) for title, name in GROUPINGS.items() if name)
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
-        self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
+        self.no_gate = button("Clear", "Remove the gate or the cut-offs.")
         self.plots = QStackedWidget()  # that were asked for
         self.plot_hint = wrapped_label(name="hint")
         content = QWidget()
@@ -280,18 +280,20 @@ class ResultsView(RegionPanel):
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
         self.save_counts = button("Save counts…", "Counts per region, class and frame as CSV.")
-        self.save_regions = button("Save regions…", "The regions as GeoJSON; QuPath and our command read it.")
+        self.save_regions = button(
+            "Save regions…", "The regions as GeoJSON; QuPath and the cellwright command read it."
+        )
         self.save_report = button(
             "Save report…",
             "One HTML file with picture, number, plots, tables and settings; a browser prints it.",
         )
-        self.copy_python = button("Copy as Python", "The Python that gives the same result.")
+        self.copy_python = button("Copy as Python", "Python code that gives the same result.")
         self.copy_command = button("Copy as command", "The command line that gives the same result.")
         self.save_settings = button(
             "Save settings…",
             "All settings to a file, for other images and the command line; no regions of this image.",
         )
-        self.load_settings = button("Load settings…", "Settings saved before.")
+        self.load_settings = button("Load settings…", "Load settings saved earlier.")
         content = QWidget()
         layout = page_layout(content)
         for buttons in (
@@ -416,7 +418,7 @@ class TrackPage(QWidget):
 
     def _form(self) -> QFormLayout:
         self.distance = number_box(
-            "px", "How far a cell may go from frame to frame.", highest=FARTHEST_PX, zero="cell diameter"
+            "px", "How far a cell may move from frame to frame.", highest=FARTHEST_PX, zero="cell diameter"
         )
         self.interval = number_box(
             "s", "Time from frame to frame, for speeds per minute.", highest=LONGEST_S, zero="not known"

@@ -357,7 +357,7 @@ class ResultsWidget(QWidget):
     def _on_set_class_clicked(self) -> None:
         rows, name = self.view.table.chosen_rows, self.view.class_name.currentText().strip()
         if not rows or not name:
-            self.view.message.tell("Choose the rows of cells, and write the class that they are of.")
+            self.view.message.tell("Choose the rows of cells, and type their class.")
             return
         self._set_class(rows, name)
 
@@ -374,7 +374,7 @@ class ResultsWidget(QWidget):
         layer = self.link.layer
         if isinstance(layer, Labels) and layer.multiscale:
             self.view.message.tell(
-                f"{layer.name!r} has several resolutions, so that its cells cannot be changed by hand. Count "
+                f"{layer.name!r} has several resolutions, so its cells cannot be changed by hand. Count "
                 "in a part of the image, and correct that."
             )
             return True

@@ -324,7 +324,7 @@ class RegionPanel(QWidget):
         self.mask_layer = LayerComboBox(
             self.can_mask, "A Labels layer: count only where its labels are, or where none are.", none="None"
         )
-        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.mask_side = PanelComboBox("Count inside the labels of the mask, or outside.")
         self.mask_side.fill(SIDES.items())
         self.rule = PanelComboBox("Which cells at the edge of a region are counted.")
         self.rule.fill(RULES.items())

@@ -249,7 +249,7 @@ def check_upon(other: Layer, layer: Layer, n_axes: int = 2) -> None:
     is_same = np.allclose(matrix[-n_axes:, -n_axes:], np.eye(n_axes), atol=SAME_PIXELS)
     if not is_same or not np.allclose(origin[-n_axes:], 0, atol=SAME_PIXELS):
         raise WrongLayerError(
-            f"{other.name!r} does not lie upon {layer.name!r} pixel upon pixel. Give both the same scale and "
+            f"{other.name!r} does not lie on {layer.name!r} pixel by pixel. Give both the same scale and "
             "translation, or leave it out."
         )
 

@@ -141,7 +141,7 @@ def dataset_of(
         if other is not pair:
             raise WrongLayerError(
                 f"{other.annotation.name!r} and {pair.annotation.name!r} both annotate {pair.image.name!r}, "
-                "whose cells would be taken twice. Choose one of them."
+                "whose cells would be used twice. Choose one of them."
             )
     if not chosen:
         raise WrongLayerError(

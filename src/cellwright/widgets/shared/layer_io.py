@@ -1,7 +1,7 @@
 """The only translator between napari layers and Image / Result.
 
-The counted part of an image may be a crop, and an axis of channels is no axis of the cells. So every layer
-of cells gets the transform of its image, moved to the first pixel of the part:
+The counted part of an image may be a crop, and an axis of channels is not one of the cells. So every layer of
+cells gets the transform of its image, moved to the first pixel of the part:
 
     image layer   (T, Z, Y, X)      world = affine(shear and rotate(scale(pixel)) + translate)
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
@@ -202,7 +202,7 @@ def prepare(
 
 @contextmanager
 def active_kept(viewer: Any) -> Iterator[None]:
-    """Keep the active layer the active one, whatever layers come; panels do not choose it anew."""
+    """Keep the active layer the active one, whatever layers come; panels do not choose it again."""
     active = viewer.layers.selection.active
     yield
     if active is not None and active in viewer.layers:

@@ -28,7 +28,7 @@ from cellwright.widgets.shared.messages import choose, listen
 from cellwright.widgets.shared.napari_private import DEVICES, preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
 
-CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
+CARD_HELP = "The card of this model: what it was trained on, its scores, and the licence of its weights."
 CARD_SIZE_PX = (640, 560)
 LEAST_LETTERS = 4  # of what a model finds, before its name
 POINTS = re.compile(r"font-size:[\d.]+pt;?")
@@ -64,7 +64,7 @@ class ModelComboBox(PanelComboBox):
 
     def __init__(
         self,
-        help_text: str = "What finds the cells.",
+        help_text: str = "Model that finds the cells.",
         *,
         accepts: Callable[[store.ModelEntry], bool] = lambda _: True,
         after: Iterable[tuple[str, Any]] = (),
@@ -233,7 +233,7 @@ class DeviceComboBox(PanelComboBox):
     """The devices of this machine; begins with that of the Preferences, be it there or not."""
 
     def __init__(self) -> None:
-        super().__init__("Where the network runs; Auto takes the fastest.")
+        super().__init__("Where the network runs; Auto chooses the fastest.")
         self._job: Job | None = None
         self._preferred = next(one for one in DEVICES.items() if one[1] == preferences().device)
         self.fill(dict.fromkeys([("Auto", "auto"), self._preferred]), self._preferred[1])

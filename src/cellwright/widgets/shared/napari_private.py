@@ -177,7 +177,7 @@ def draw_outlines_fast(layer: Labels) -> None:
 
 
 def edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
-    """Return labels (Y, X) with 0 inside of cells: what lies farther than 1 or 2 pixels from their edge.
+    """Return labels (Y, X) with 0 inside cells: what lies farther than 1 or 2 pixels from their edge.
 
     A few rows at a time, which stay in the cache of the processor.
     """

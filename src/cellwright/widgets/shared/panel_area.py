@@ -47,7 +47,7 @@ HAVE_VALUES = (QComboBox, QAbstractSpinBox, QSlider)  # which the wheel would ch
 
 
 class _FocusRing(QWidget):
-    """A frame inside of the control that has the keys, in the colour of its text: napari's style has none."""
+    """A frame inside the control that has the keys, in the colour of its text: napari's style has none."""
 
     def __init__(self, control: QWidget) -> None:
         super().__init__(control)

@@ -44,7 +44,7 @@ PROMPT_KEYS = (
 )
 
 PIECES_KEYS = (
-    "Shift+click leaves a piece out, Ctrl+Z takes the last click back, Ctrl+click begins the next cell. "
+    "Shift+click leaves a piece out, Ctrl+Z undoes the last click, Ctrl+click begins the next cell. "
     "Enter keeps them as one, Esc drops them."
 )
 

@@ -132,7 +132,7 @@ class MessageLabel(WrappedLabel):
             self.tell("")
 
     def forget_error(self, _: object = None) -> None:
-        """Take an error away; what is no error stays."""
+        """Take an error away; what is not an error stays."""
         if self.property("error") == "true":
             self.tell("")
 

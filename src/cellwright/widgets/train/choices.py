@@ -119,7 +119,7 @@ class TrainChoices(QObject):
         self.changed.emit()
 
     def look_again(self) -> None:
-        """List the annotated images anew where one was corrected, or given to another image, since."""
+        """List the annotated images again where one was corrected, or given to another image, since."""
         if self._titles != [pair.title for pair in pairs(self._viewer.layers)]:
             self.refresh_pairs()
 
@@ -174,7 +174,7 @@ class ResumeOffer(QFrame):
         self.setObjectName("offer")
         self.plan: Plan | None = None
         self.line = wrapped_label()
-        self.resume = button("Resume", "Resume the training where it was left.")
+        self.resume = button("Resume", "Resume the training where it was left off.")
         self.discard = button("Discard", "Delete what was trained so far.")
         self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
         self.discard.clicked.connect(self._on_discard_clicked)
@@ -188,7 +188,7 @@ class ResumeOffer(QFrame):
         if self.plan is not None:
             epochs, steps = epochs_in(self.plan.output), self.plan.settings.steps
             step = int(epochs[-1]["step"]) if epochs else 0
-            self.line.setText(f"The training of {self.plan.name!r} was left at step {step:,} of {steps:,}.")
+            self.line.setText(f"The training of {self.plan.name!r} stopped at step {step:,} of {steps:,}.")
 
     def _on_discard_clicked(self) -> None:
         if self.plan is not None:
@@ -245,7 +245,7 @@ class DataCheck(QWidget):
         self._tell("", [error_line(error)])
 
     def _on_cancelled(self) -> None:
-        self._tell("Cancelled: what the images hold was not looked at.")
+        self._tell("Cancelled: the images were not checked.")
 
     def _on_finished(self) -> None:
         if self._is_stale:

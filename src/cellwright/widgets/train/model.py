@@ -144,7 +144,7 @@ def stop(plan: Plan) -> TrainingOutcome:
         return TrainingOutcome(plan, "", only_scores(before), {}, (why,))
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
-    notice = "It had not become better when it was stopped."
+    notice = "It had not improved when it was stopped."
     if is_better:
         notice = _how_it_was_checked(plan)
     notices = (notice,) if notice else ()

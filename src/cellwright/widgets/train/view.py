@@ -53,8 +53,8 @@ METHOD_TITLES: dict[PretrainMethod, str] = {
     "colorize": "Colours of masked cells",
 }
 METHOD_HELP = (
-    "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
-    "are hidden."
+    "SimCLR tells two views of one place from all other places; the other one colours images with pieces "
+    "hidden."
 )
 STEPS = ("pretrain", "fine-tune", "epoch")  # stages that are steps of training
 SCROLL_BAR_PX = 24  # at most
@@ -149,7 +149,7 @@ class TrainPanel(QWidget):
         self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
         self.complete = check_box(
             "Every cell is annotated",
-            "Untick when cells are missing: what is not annotated is then not taken for background.",
+            "Untick when cells are missing: what is not annotated is then not treated as background.",
             is_on=True,
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()

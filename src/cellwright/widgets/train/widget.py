@@ -208,7 +208,7 @@ class OwnModels(QWidget):
         )
         self.job = JobBar()
         self.rename = button("Rename…", "Give the model another name.")
-        self.delete = button("Delete…", "Delete the model, after asking you.")
+        self.delete = button("Delete…", "Delete the model, after confirmation.")
         self.export = button("Export…", "Write the model as one file, to share it.")
         self.add = button("Import…", "Add a model that was exported, or a model folder, to yours.")
         content = QWidget()
@@ -279,7 +279,7 @@ class OwnModels(QWidget):
             self.rename_to(new.strip())
 
     def _on_delete_clicked(self) -> None:
-        question = f"Delete the model {self.chosen!r}? It cannot be brought back."
+        question = f"Delete the model {self.chosen!r}? This cannot be undone."
         if QMessageBox.question(self, "Delete a model", question) == QMessageBox.StandardButton.Yes:
             self.delete_chosen()
 

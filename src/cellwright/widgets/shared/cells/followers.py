@@ -2,7 +2,7 @@
 
 Whatever napari's table of features, the writers of files and the next look at a layer take from there is then
 that of the cells that are there: new cells have rows of their own, deleted ones none, changed ones are
-measured anew, and all that were drawn or changed by hand are marked so. An edit starts a timer and no more;
+measured again, and all that were drawn or changed by hand are marked so. An edit starts a timer and no more;
 the cells are measured beside the viewer, once the layer has come to rest.
 """
 
@@ -144,7 +144,7 @@ class LayerTable(Protocol):
         """The layer."""
 
     def read_soon(self) -> None:
-        """Measure it anew."""
+        """Measure it again."""
 
 
 class Followers(QObject):
@@ -234,7 +234,7 @@ class Followers(QObject):
             self.look_at(layer)
 
     def _on_pixels_changed(self, image: Layer) -> None:
-        """Measure the intensities of cells in an image anew."""
+        """Measure the intensities of cells in an image again."""
         viewer = self._viewer()
         for layer in () if viewer is None else viewer.layers:
             is_intense = isinstance(layer, Labels) and "intensity" in _groups(layer)

@@ -1,6 +1,6 @@
 """Notices that an image has other pixels than those in which its cells were found or measured.
 
-It looks when napari tells of other data or draws a slice anew that is in sight. Pixels in memory are known by
+It looks when napari tells of other data or redraws a slice that is in sight. Pixels in memory are known by
 their checksum, which is made beside the viewer; those that lie in files by the array that reads them.
 """
 
@@ -23,8 +23,7 @@ from cellwright.widgets.shared.napari_private import slice_in_sight
 
 READ_MS = 250
 OTHER_THAN_FILE = (
-    "The image in the viewer has other pixels than its file, whose are counted by this. Save the image, and "
-    "count that."
+    "The image in the viewer differs from its file, and this counts the file. Save the image, and count that."
 )
 PIXELS = "pixels"  # key in the metadata of layers of cells: mark of the pixels they were counted in
 

@@ -213,8 +213,8 @@ def _refuse_too_large(pixels: Any) -> None:
     if n_px > LARGE_PIXELS and n_px * BYTES_PER_PIXEL > (free := free_memory()):
         raise OutOfMemoryError(
             f"Labels of {n_px:,} pixels take {n_px * BYTES_PER_PIXEL / 1e9:.0f} GB to be measured here; "
-            f"{free / 1e9:.0f} GB are free. Open the table of the count, or measure block by block by "
-            "cellwright count --measure."
+            f"{free / 1e9:.0f} GB are free. Open the table of the count, or measure block by block "
+            "with cellwright count --measure."
         )
 
 

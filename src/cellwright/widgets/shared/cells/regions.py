@@ -136,7 +136,7 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
         middle, half = (low + high) / 2, largest_px / 2
         low[-2:] = np.maximum(low, np.ceil(middle - half))[-2:]
         high[-2:] = np.minimum(high, np.ceil(middle + half) - 1)[-2:]
-    return _window(layer, low, high + 1, "The image is out of sight. Press Home in the viewer to see it.")
+    return _window(layer, low, high + 1, "The image is not in view. Press Home in the viewer to see it.")
 
 
 def through_slices(
@@ -171,7 +171,7 @@ def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 
     low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
     low[-2:] = np.floor(corners.min(axis=0) + 0.5)
     high[-2:] = np.ceil(corners.max(axis=0) + 0.5)
-    _window(layer, low, high, "The drawn shapes lie beside the image. Move them.")
+    _window(layer, low, high, "The drawn shapes lie outside the image. Move them.")
     low[-2:] -= margin_px
     high[-2:] += margin_px
     return _window(layer, low, high, "")

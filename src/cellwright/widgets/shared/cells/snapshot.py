@@ -362,7 +362,7 @@ def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> An
         return pixels
     if pixels.shape[axis - n_missing] != 1:
         raise WrongLayerError(
-            f"{layer.name!r} has labels in each channel of its image, so that a cell would be in several. "
+            f"{layer.name!r} has labels in each channel of its image, so a cell would be in several. "
             "Keep those of one channel."
         )
     return pixels[(slice(None),) * (axis - n_missing) + (0,)]

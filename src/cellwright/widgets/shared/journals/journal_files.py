@@ -90,7 +90,7 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         if n > MOST_NUMBERS:
             raise AnnotationError(
                 f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
-                f"{layer.name!r}. Number them anew."
+                f"{layer.name!r}. Renumber them."
             )
         columns = columns_of(features.reindex(range(1, n + 1)), n)
     regions = counted_boxes(layer, image)

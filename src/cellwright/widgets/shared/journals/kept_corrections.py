@@ -116,7 +116,7 @@ def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
 
 
 def _tell(error: Exception) -> None:
-    show_warning(f"What was corrected by hand is not kept for a crash: {error_line(error)}")
+    show_warning(f"Corrections by hand would be lost in a crash: {error_line(error)}")
 
 
 _keepers: WeakKeyDictionary[Any, CorrectionKeeper] = WeakKeyDictionary()
