@@ -115,8 +115,8 @@ def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
             return result
 
 
-def retold(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]:
-    """Return the same task, each of its steps told in another way; it is closed with this one."""
+def map_progress(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]:
+    """Return the same task with each of its steps changed by ``tell``; it is closed with this one."""
     with closing(task):
         while True:
             try:

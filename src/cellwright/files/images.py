@@ -156,7 +156,7 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
         image,
         data=StackedPixels(tuple(channels)),
         axes=CHANNEL + image.label_axes,
-        channel_names=_told_apart(names, folders),
+        channel_names=_unique_names(names, folders),
         channel_colors=(),
         levels=(),
         notices=tuple(dict.fromkeys(notice for one in images for notice in one.notices)),
@@ -164,7 +164,7 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
     )
 
 
-def _told_apart(names: Sequence[str], folders: Sequence[str]) -> tuple[str, ...]:
+def _unique_names(names: Sequence[str], folders: Sequence[str]) -> tuple[str, ...]:
     """Return names of channels, with their folders in front, or else numbers behind, where some are equal."""
     found = list(names)
     if len(set(found)) < len(found):

@@ -208,14 +208,14 @@ def with_axes(image: Image, axes: str) -> Image:
         )
     of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
     notices = [notice for notice in image.notices if notice not in of_axes]
-    told = replace(told_of(image), notices=notices)
+    told = replace(known_metadata(image), notices=notices)
     named = describe(image.data, axes, image.name, told)
     return replace(
         named, is_converted=image.is_converted, levels=image.levels, source_files=image.source_files
     )
 
 
-def told_of(image: Image) -> ImageMetadata:
+def known_metadata(image: Image) -> ImageMetadata:
     """Return what an image knows besides its pixels, and what was told of the reading."""
     return ImageMetadata(
         image.known_sizes_um, image.channel_names, image.channel_colors, image.notices, image.frame_interval_s
@@ -332,7 +332,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     parts = list(file)
     match = _match(shape, facts, parts)
     axes, axes_from = _best_axes(shape, facts, match)
-    told = ImageMetadata() if match is None else told_of(match.image)
+    told = ImageMetadata() if match is None else known_metadata(match.image)
     told = replace(told, notices=_doubts(match, parts))
     letters = axes or guess_axes(shape, np.dtype(data.dtype))
     steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}

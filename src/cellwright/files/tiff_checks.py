@@ -206,7 +206,7 @@ def _picture_samples(data: bytes) -> int:
         return prod(picture.size) * len(picture.getbands())
 
 
-def _told_samples(name: str, data: bytes) -> int:
+def _claimed_samples(name: str, data: bytes) -> int:
     """Return how many samples a decoder finds, which says so where there is no room for them."""
     import imagecodecs
 
@@ -223,6 +223,6 @@ N_SAMPLES: tuple[tuple[set[int], Callable[[bytes], int]], ...] = (
     (JPEGS, _jpeg_samples),
     (JPEGS_2000, _jpeg_2000_samples),
     (OTHER_PICTURES, _picture_samples),
-    (JPEGS_XL, partial(_told_samples, "jpegxl_decode")),
-    (JPEGS_XR, partial(_told_samples, "jpegxr_decode")),
+    (JPEGS_XL, partial(_claimed_samples, "jpegxl_decode")),
+    (JPEGS_XR, partial(_claimed_samples, "jpegxr_decode")),
 )

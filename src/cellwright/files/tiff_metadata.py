@@ -32,14 +32,14 @@ XMP_TAG, MICROMANAGER_TAG = 700, 51123
 def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
     """Return sizes, names and colors of channels of a series, in the dialect of the file."""
     series = tiff.series[index]
-    for dialect, told_by in DIALECTS.items():
-        told = told_by(tiff, series) if getattr(tiff, dialect) else None
+    for dialect, reader in DIALECTS.items():
+        told = reader(tiff, series) if getattr(tiff, dialect) else None
         if told is not None:
             return told
     return ImageMetadata(_plain_sizes(series.keyframe))
 
 
-def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tiff.imagej_metadata or {}
     luts = np.asarray(told.get("LUTs", ()))
     if luts.ndim == 2:  # of one channel, which tifffile gives without a list around it
@@ -50,7 +50,7 @@ def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     return ImageMetadata(sizes, channel_colors=colors, frame_interval_s=interval_s)
 
 
-def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tiff.lsm_metadata or {}
     sizes = sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6)
     channels = told.get("ChannelColors") or {}
@@ -59,14 +59,14 @@ def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     return ImageMetadata(sizes, channels.get("ColorNames", ()), colors, frame_interval_s=interval_s)
 
 
-def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+def _from_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
     told = tiff.stk_metadata or {}
     steps = {axis: told.get(f"{axis}Calibration") for axis in "XY"}
     distances = np.unique(told.get("ZDistance", ()))
     if len(distances) == 1:  # the same between all planes
         steps["Z"] = distances[0]
     is_on = told.get("SpatialCalibration", True)
-    known = _calibrated(steps, told.get("CalibrationUnits"), is_on) or _told_by_metaseries(tiff, series)
+    known = _calibrated(steps, told.get("CalibrationUnits"), is_on) or _from_metaseries(tiff, series)
     created = told.get("DatetimeCreated")
     if created is None or "T" not in series.axes:
         return known
@@ -74,7 +74,7 @@ def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     return replace(known or ImageMetadata(), notices=notices, frame_interval_s=interval_s)
 
 
-def _told_by_metaseries(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+def _from_metaseries(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
     told = (tiff.metaseries_metadata or {}).get("PlaneInfo", {})
     steps = {axis: told.get(f"spatial-calibration-{axis.lower()}") for axis in "XY"}
     is_on = told.get("spatial-calibration-state", True)
@@ -87,12 +87,12 @@ def _calibrated(steps: Mapping[str, Any], unit: Any, is_on: Any) -> ImageMetadat
     return ImageMetadata(sizes_of(steps, factor)) if factor and is_on else None
 
 
-def _told_by_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tifffile.tifffile.svs_description_metadata(series.keyframe.description)
     return ImageMetadata(sizes_of(dict.fromkeys("XY", told.get("MPP"))))
 
 
-def _told_by_scn(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_scn(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     image, view, _ = scn_image(tiff, series)
     n_pixels = dict(zip(series.axes, series.shape, strict=True))
     sizes = {axis: (magnitude(view.get(f"size{axis}")) or 0.0) / n_pixels[axis] for axis in "XY"}
@@ -122,7 +122,7 @@ def scn_image(
     return image, view, is_whole
 
 
-def _told_by_bif(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_bif(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tiff.pages.first.tags.valueof(XMP_TAG)
     found = re.search(rb'ScanRes="([0-9.]+)"', told if isinstance(told, bytes) else b"")
     return ImageMetadata(sizes_of(dict.fromkeys("XY", found and found[1])))
@@ -137,7 +137,7 @@ def _plain_sizes(page: Any) -> Mapping[str, float]:
     return sizes
 
 
-def _told_by_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+def _from_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
     summary = (tiff.micromanager_metadata or {}).get("Summary")
     if series.kind != "mmstack" or not summary:
         return None
@@ -158,7 +158,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _told_by_qptiff(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_qptiff(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     channels = [ome_of(page.aspage().description) for page in series.pages if page is not None]
     names = [channel.findtext("Name", "") for channel in channels]
     colors = [channel.findtext("Color", "").split(",") for channel in channels]
@@ -166,7 +166,7 @@ def _told_by_qptiff(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     return ImageMetadata(_plain_sizes(series.keyframe), names, told)
 
 
-def _told_by_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+def _from_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     every = ome_of(tiff.ome_metadata or "").findall(".//{*}Pixels")
     if not every:
         return ImageMetadata()
@@ -247,14 +247,14 @@ def _resolution(page: Any, unit_um: float) -> dict[str, float]:
 
 Dialect = Callable[[tifffile.TiffFile, tifffile.TiffPageSeries], ImageMetadata | None]
 DIALECTS: dict[str, Dialect] = {  # by what tifffile calls a file; the first that applies and tells
-    "is_ome": _told_by_ome,
-    "is_micromanager": _told_by_micromanager,
-    "is_qpi": _told_by_qptiff,
-    "is_imagej": _told_by_imagej,
-    "is_lsm": _told_by_lsm,
-    "is_stk": _told_by_stk,
-    "is_metaseries": _told_by_metaseries,
-    "is_svs": _told_by_svs,
-    "is_scn": _told_by_scn,
-    "is_bif": _told_by_bif,
+    "is_ome": _from_ome,
+    "is_micromanager": _from_micromanager,
+    "is_qpi": _from_qptiff,
+    "is_imagej": _from_imagej,
+    "is_lsm": _from_lsm,
+    "is_stk": _from_stk,
+    "is_metaseries": _from_metaseries,
+    "is_svs": _from_svs,
+    "is_scn": _from_scn,
+    "is_bif": _from_bif,
 }

@@ -66,7 +66,7 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
         import zarr
 
         group = zarr.open_group(folder, mode="r")
-        facts = _told(group)
+        facts = _ome(group)
         if "plate" not in facts:
             return {place: {} for place in _image_paths(group) if place}
         found: dict[str, dict[str, str]] = {}
@@ -162,7 +162,7 @@ def _server_options(address: str) -> dict[str, Any] | None:
     return None
 
 
-def _told(group: Any) -> Mapping[str, Any]:
+def _ome(group: Any) -> Mapping[str, Any]:
     attributes = dict(group.attrs)
     told = attributes.get("ome", attributes)
     return told if isinstance(told, dict) else {}
@@ -170,7 +170,7 @@ def _told(group: Any) -> Mapping[str, Any]:
 
 def _image_paths(group: Any) -> list[str]:
     """Return the paths of the images in a group: its own ('') or those below it."""
-    told = _told(group)
+    told = _ome(group)
     if told.get("multiscales"):
         return [""]
     if "plate" in told:
@@ -179,9 +179,9 @@ def _image_paths(group: Any) -> list[str]:
     if "well" in told:
         return [str(image["path"]) for image in told["well"]["images"]]
     if "bioformats2raw.layout" in told:
-        listed = list(_told(group["OME"]).get("series") or ()) if "OME" in group else []
+        listed = list(_ome(group["OME"]).get("series") or ()) if "OME" in group else []
         numbers = sorted((key for key in group.group_keys() if key.isdigit()), key=int)
-        return [str(path) for path in listed or numbers if _told(group[str(path)]).get("multiscales")]
+        return [str(path) for path in listed or numbers if _ome(group[str(path)]).get("multiscales")]
     if isinstance(told.get("labels"), list):
         return [str(path) for path in told["labels"]]
     return []
@@ -193,14 +193,14 @@ def _wells(told: Mapping[str, Any]) -> list[str]:
 
 def _missing_wells(group: Any) -> list[str]:
     """Return a sentence where wells that a plate names are not in its store."""
-    missing = [well for well in _wells(_told(group)) if well not in group]
+    missing = [well for well in _wells(_ome(group)) if well not in group]
     if not missing:
         return []
     return [f"Missing from the plate and left out: {', '.join(missing)}. Copy it again to include them."]
 
 
 def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:
-    told = _told(group)
+    told = _ome(group)
     scale = told["multiscales"][0]
     first = scale["datasets"][0]
     array = _checked(group[first["path"]], source)
@@ -271,7 +271,7 @@ def _sizes(
 def _misfits(group: Any, first: Any) -> list[str]:
     """Return a sentence where a level of the pyramid is not a smaller copy of the first, which is read."""
     wrong = []
-    for one in _told(group)["multiscales"][0]["datasets"][1:]:
+    for one in _ome(group)["multiscales"][0]["datasets"][1:]:
         shape = getattr(group.get(one["path"]), "shape", ())
         if not _is_smaller_copy(shape, first.shape):
             wrong.append(f"{one['path']} of {shape or 'nothing'}")
@@ -294,7 +294,7 @@ def _is_smaller_copy(shape: Sequence[int], first: Sequence[int]) -> bool:
 
 def _levels(group: Any, source: Path | str) -> tuple[Any, ...]:
     """Return the smaller copies of an image; none where one is damaged, for they are only to look at."""
-    datasets = _told(group)["multiscales"][0]["datasets"]
+    datasets = _ome(group)["multiscales"][0]["datasets"]
     try:
         arrays = [_checked(group[one["path"]], source) for one in datasets]
     except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders

@@ -109,7 +109,7 @@ def save_corrected(
             _refuse_others(given, read_result(output, name, part), name)
         corrected = _compared(given, machine)
         counted = yield from measured_task(corrected.result, image, choices)
-        counted, columns = _told(counted, corrected, machine)
+        counted, columns = _marked(counted, corrected, machine)
         yield Progress("write", 0, 1)
         row = summary_row(counted)
         n_corrected = counted.result.provenance.settings[CORRECTED]
@@ -215,7 +215,7 @@ def _class_of_each(result: Result) -> NDArray[np.object_]:
     return np.array([*class_names(result), ""], object)[numbers]
 
 
-def _told(
+def _marked(
     counted: Counted, corrected: _Corrected, machine: Result
 ) -> tuple[Counted, dict[str, NDArray[Any]]]:
     """Return what was measured, telling what was corrected, and the columns of the table that tell it."""

@@ -251,7 +251,7 @@ def streamed_task(
     )
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
-    return streamed.told(told)._replace(folder=output)
+    return streamed.with_notices(told)._replace(folder=output)
 
 
 def folder_beside(image: Image) -> Path:
@@ -397,7 +397,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     if analysis.tracks is None or (labels is None and streamed is None):
         return False
     from cellwright.files.formats.image_annotation import ImageAnnotation
-    from cellwright.files.formats.tracking_challenge import write_anew
+    from cellwright.files.formats.tracking_challenge import rewrite
 
     if labels is not None:
         numbered = analysis.tracks.relabelled(labels)
@@ -411,7 +411,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     annotation = ImageAnnotation(
         image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
     )
-    write_anew(folder, [annotation])
+    rewrite(folder, [annotation])
     return True
 
 

@@ -51,7 +51,7 @@ from cellwright.inference.scale import (
 )
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.models.fit import FactCollector, lessened, retold, warning
+from cellwright.models.fit import FactCollector, lessened, warning, with_fit_warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.intensity import check_pixels
@@ -220,7 +220,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     family = registry.get(first.spec.family)
     if family.gives == "density":
         again = with_calibration(result, settings)
-        return replace(again, notices=retold(again.notices, result.fit, again.fit))
+        return replace(again, notices=with_fit_warning(again.notices, result.fit, again.fit))
     if prediction is None:
         raise SettingsError(
             "New thresholds need the maps of the last count, and these were not kept: the image is too large "
@@ -246,7 +246,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
         count=float(len(cells)),
         cells=cells,
         provenance=replace(found_in, settings=found),
-        notices=retold(result.notices, result.fit, fit),
+        notices=with_fit_warning(result.notices, result.fit, fit),
         fit=fit,
     )
 

@@ -121,7 +121,7 @@ def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
             plain = replace(plain, scaling=best.scaling)
             best = yield from _most_confident(plain, best, at)
             best = yield from _at_other_sizes(plain, best, at)
-        return _decoded_anew(context, best)
+        return _decoded_again(context, best)
     assert best.predicted is not None
     measured = zoom_of_density(best.predicted.decoded, spec)
     if measured == zoom:
@@ -162,7 +162,7 @@ def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
     return bool((others.labels[rows, columns] == 0).mean() > 0.5)
 
 
-def _decoded_anew(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
+def _decoded_again(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
     """Return a trial, made with the default settings, with what its maps hold under those of the count."""
     if context.settings == context.family.settings():
         return trial

@@ -294,7 +294,7 @@ def expectation(fit: float | None, notices: Iterable[str] = ()) -> str:
     return sentence
 
 
-def retold(notices: Sequence[str], before: float | None, now: float | None) -> tuple[str, ...]:
+def with_fit_warning(notices: Sequence[str], before: float | None, now: float | None) -> tuple[str, ...]:
     """Return the notices of a count whose fit was another one before."""
     kept = [notice for notice in notices if notice != warning(before)]
     return tuple(filter(None, (*kept, warning(now))))

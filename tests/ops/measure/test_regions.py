@@ -163,11 +163,11 @@ def test_rules_with_pixels_need_outlines():
 def test_names_told_of_cells_are_read_back():
     regions = RegionSet(tuple(shape_region(name, "rectangle", SQUARE) for name in ("a", "b; c", "a")))
     membership = np.array([[True, False, True], [False, False, False], [True, False, False]])
-    np.testing.assert_array_equal(regions.told_by(regions.joined_names(membership)), membership)
-    assert regions.told_by([]).shape == (0, 3)
+    np.testing.assert_array_equal(regions.split_names(regions.joined_names(membership)), membership)
+    assert regions.split_names([]).shape == (0, 3)
     for other in ("d", "b; c"):  # what has the separator in its name cannot be told apart
         with pytest.raises(SettingsError, match="said to lie in others"):
-            regions.told_by([other])
+            regions.split_names([other])
 
 
 def test_unknown_rules_are_refused():

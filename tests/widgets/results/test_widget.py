@@ -243,7 +243,7 @@ def test_measuring_is_seen_in_a_panel_that_is_longer_than_its_dock(
             time.sleep(0.02)
             yield Progress("measure all the many cells", done, 400)
 
-    monkeypatch.setattr(panel.measurer, "read_anew", lambda: view.job_bar.start(slow(), print))
+    monkeypatch.setattr(panel.measurer, "reread", lambda: view.job_bar.start(slow(), print))
     assert view.job_bar.visibleRegion().isEmpty()
     view.measure.click()
     qtbot.waitUntil(lambda: view.job_bar.line.text() != "")

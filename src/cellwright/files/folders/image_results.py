@@ -76,11 +76,11 @@ def read_result(
         cells = Cells(points - first, boxes - first, *np.ones((2, len(table)), np.float32))
         numbers = table["label"].to_numpy()
     if np.array_equal(numbers, table["label"]):
-        cells = replace(cells, **_told_columns(table, found))
+        cells = replace(cells, **_columns_in(table, found))
     return replace(found, count=float(len(cells)), cells=cells)
 
 
-def _told_columns(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[Any]]:
+def _columns_in(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[Any]]:
     """Return the columns of :class:`Cells` that the table tells; cells made by hand have a score of 1."""
     columns: dict[str, NDArray[Any]] = {"scores": table["score"].fillna(1.0).to_numpy(np.float32)}
     for name in PIXEL_COUNTS:

@@ -208,7 +208,7 @@ write = partial(_write, table="res_track.txt")
 write_truth = partial(_write, table="man_track.txt")
 
 
-def write_anew(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+def rewrite(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write results; a folder that was written so and that nobody has changed since is replaced."""
     write(path, annotation, may_replace=is_as_written(path))
 

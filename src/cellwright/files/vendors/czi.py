@@ -81,7 +81,7 @@ def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     _refuse_blocks_beyond(blocks, path)
     starts = np.array([block.start for block in blocks])
     ends = starts + [block.shape for block in blocks]
-    metadata = _told_by_czi(file.metadata(raw=False))
+    metadata = _from_xml(file.metadata(raw=False))
     scene_axis = axes.find("S")
     scenes = np.unique(starts[:, scene_axis]).tolist() if scene_axis >= 0 else [None]
     for number in scenes:
@@ -151,7 +151,7 @@ def _refuse_blocks_beyond(entries: Any, path: Path) -> None:
 
 
 def _new_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
-    metadata = _told_by_czi(file.metadata(asdict=True))
+    metadata = _from_xml(file.metadata(asdict=True))
     for number, scene in file.scenes.items():
         name = scene_name(path, str(number), len(file.scenes))
         axes = "".join(scene.dims).replace("S", "c")
@@ -178,7 +178,7 @@ def _load_part(scene: Any, window: Sequence[slice]) -> NDArray[Any]:
     return pixels
 
 
-def _told_by_czi(told: Any) -> ImageMetadata:
+def _from_xml(told: Any) -> ImageMetadata:
     """Return what the XML of a CZI, as dictionaries, tells."""
     told = (told or {}).get("ImageDocument", {}).get("Metadata", {})
     distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))

@@ -269,7 +269,7 @@ def tell(path: Path, notice: str) -> None:
         write_text(path.with_suffix(".told"), notice)
 
 
-def told_by_blocks(files: StreamFiles) -> tuple[str, ...]:
+def notices_of_blocks(files: StreamFiles) -> tuple[str, ...]:
     """Return what was kept of all blocks, each sentence once."""
     told = sorted(files.parts.rglob("*.told"))
     return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in told))

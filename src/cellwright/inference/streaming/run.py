@@ -74,7 +74,7 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     link_size,
     make_plan,
-    told_by_blocks,
+    notices_of_blocks,
 )
 from cellwright.inference.streaming.second_pass import (
     Selected,
@@ -145,7 +145,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         found = _finish(job, here, selected, expected, started)
         told += _write_more(job, found, write)
     shutil.rmtree(job.files.parts)
-    return found._replace(result=replace(found.result, maps={})).told(told)
+    return found._replace(result=replace(found.result, maps={})).with_notices(told)
 
 
 def _check(job: StreamJob) -> None:
@@ -321,7 +321,7 @@ def _found_by(
         provenance = provenance_of(context, image, job.recipe.models, preparation.zoom, started, fit)
         rescaled = zoom_notice(preparation.zoom, context.engine.diameter_px, preparation.n_places)
         missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
-        told = told_by_blocks(job.files)
+        told = notices_of_blocks(job.files)
         notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
         return provenance, notices, context.settings
 

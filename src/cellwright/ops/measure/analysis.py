@@ -128,7 +128,7 @@ class Counted(NamedTuple):
             return self.result.notices
         return (*self.result.notices, *self.analysis.notices)
 
-    def told(self, notices: Iterable[str]) -> Self:
+    def with_notices(self, notices: Iterable[str]) -> Self:
         """Return the same with more sentences for the user."""
         return self._replace(result=replace(self.result, notices=(*self.result.notices, *notices)))
 

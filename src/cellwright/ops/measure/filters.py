@@ -284,11 +284,11 @@ def called(image: Image, others: Iterable[str] = ()) -> dict[str, str]:
     ``others`` are further images, whose names stay.
     """
     numbers = [f"ch{number}" for number in numbers_in_file(image)]
-    return told_apart({*numbers, *others}, dict(zip(numbers, names_of_channels(image), strict=False)))
+    return unique_names({*numbers, *others}, dict(zip(numbers, names_of_channels(image), strict=False)))
 
 
-def told_apart(channels: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return channels by their names, where they have one that no other has, else by themselves."""
+def unique_names(channels: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each channel: its own where no other has it, else the channel itself."""
     found = {channel: names.get(channel) or channel for channel in channels}
     n_of = Counter(found.values())
     return {channel: name if n_of[name] == 1 else channel for channel, name in found.items()}

@@ -244,7 +244,7 @@ class RegionSet:
             "; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in membership
         ]
 
-    def told_by(self, texts: Sequence[str]) -> Mask:
+    def split_names(self, texts: Sequence[str]) -> Mask:
         """Return which cell lies in which region, (N, regions), by what :meth:`joined_names` told of each.
 
         SettingsError where a text tells something else.

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import CheckpointError
-from cellwright.core.tasks import Progress, T, Task, retold
+from cellwright.core.tasks import Progress, T, Task, map_progress
 from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
@@ -276,7 +276,7 @@ def _check(task: Task[T], n_before: int, n: int) -> Task[T]:
             done = n_before + progress.done
         return Progress("check", done, n)
 
-    return retold(task, tell)
+    return map_progress(task, tell)
 
 
 def learning_rate(step: int, settings: FinetuneSettings) -> float:

@@ -37,8 +37,8 @@ from cellwright.widgets.shared.point_prompt import (
     Prompter,
     PromptPoint,
     Wish,
+    description_of,
     prompt_model,
-    told_of,
     who_answers,
     yx,
 )
@@ -181,7 +181,7 @@ class Adder(Prompter):
         drawn = "An ellipse" if wish.prompts.box is not None else "A disc"
         text = f"{drawn} is drawn; {self._why_drawn}. {PROMPT_KEYS}"
         if cell is not None:
-            text = told_of(cell, self._model())
+            text = description_of(cell, self._model())
         self.draft.answer(cell, self._outlines(wish.prompts, cell))
         self.done.emit(text)
 

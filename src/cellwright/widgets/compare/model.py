@@ -14,7 +14,7 @@ from psygnal import Signal
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Image, Labels, Result
-from cellwright.core.tasks import Progress, Task, retold
+from cellwright.core.tasks import Progress, Task, map_progress
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -229,7 +229,7 @@ def whole_progress(task: Task[Found]) -> Task[Found]:
             note += f" · image {whole.done // N_MODELS + 1} of {whole.total // N_MODELS}"
         return Progress("compare", round(FINE * (whole.done + part)), FINE * whole.total, note)
 
-    return retold(task, tell)
+    return map_progress(task, tell)
 
 
 def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget,
 from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.models.fit import retold
+from cellwright.models.fit import with_fit_warning
 from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.geometry.tiles import window_between
 from cellwright.widgets.count.model import CountModel, CountOutcome, show_task
@@ -219,7 +219,7 @@ def corrected_task(
     from cellwright.ops.measure.prediction_interval import recalibrated
 
     result = recalibrated(counted.result, boxes, np.asarray(counts))
-    result = replace(result, notices=retold(result.notices, counted.result.fit, result.fit))
+    result = replace(result, notices=with_fit_warning(result.notices, counted.result.fit, result.fit))
     recipe = counted.request.recipe
     recipe = replace(recipe, settings=type(recipe.settings)(**result.provenance.settings["density"]))
     return (yield from show_task(replace(counted.request, recipe=recipe), result))

@@ -40,11 +40,11 @@ from cellwright.widgets.shared.point_prompt import (
     Prompter,
     PromptPoint,
     Wish,
+    description_of,
     n_pieces,
     predictor_task,
     prompt_drag,
     prompt_model,
-    told_of,
     who_answers,
 )
 
@@ -233,7 +233,7 @@ class PointPromptTool(Prompter):
         why = self._why_not(wish.prompts, cell, context)
         if cell is not None and not why:
             self.draft.answer(cell, cell.outlines)
-            self._tell(told_of(cell, context.model), is_warning=n_pieces(cell) > 1)
+            self._tell(description_of(cell, context.model), is_warning=n_pieces(cell) > 1)
             return
         self.draft.undo()
         is_warning = why == NOT_COUNTED

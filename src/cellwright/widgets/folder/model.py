@@ -12,7 +12,7 @@ from napari.layers import Layer
 from psygnal import Signal
 
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.core.tasks import Progress, Task, retold
+from cellwright.core.tasks import Progress, Task, map_progress
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import ImageOutcome, check_output
@@ -202,7 +202,7 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
         return whole
 
     counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
-    yield from retold(counting, tell_whole)
+    yield from map_progress(counting, tell_whole)
     return told
 
 

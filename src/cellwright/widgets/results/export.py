@@ -301,7 +301,7 @@ class ResultsExport(QObject):
             with suppress(SettingsError):  # drawn by hand
                 recipe = recipe_from(found_by)
             recipe = replace(recipe, with_files=tuple(found_by.settings.get("source_files", ())))
-        if analysis.frame_interval_s == self._model.told_interval_s:
+        if analysis.frame_interval_s == self._model.image_interval_s:
             analysis = replace(analysis, frame_interval_s=0.0)
         self._start(path, lambda: save_recipe(path, replace(recipe, analysis=analysis)), is_measured=False)
 
@@ -370,7 +370,7 @@ class ResultsExport(QObject):
             self._view.message.tell(f"Saved {self.saving}")
         else:
             self._view.message.tell(OTHER_PIXELS, is_error=True)
-            self._measurer.read_anew()
+            self._measurer.reread()
 
     def _on_cancelled(self) -> None:
         if self.saving is not None and self._is_written:  # before Cancel was pressed

@@ -40,7 +40,7 @@ class Measurer(QObject):
         self.nuclei: Labels | None = None
         self._job: Job | None = None
         self.is_stale = False  # whether it measures again once its job has ended
-        self._is_waiting = self._is_anew = False
+        self._is_waiting = self._is_reread = False
         self._is_held = True  # until the panel is there: a thread that measures would take turns with it
         self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self.failed)  # of a file that is written
@@ -95,11 +95,11 @@ class Measurer(QObject):
         for emitter in _emitters(new):
             emitter.connect(self._on_regions_changed)
 
-    def read_anew(self) -> None:
+    def reread(self) -> None:
         """Measure all cells, whatever is known of them: pixels may have changed without a word."""
         for one in filter(mark_of, self._image_layers):
             self.pixels.look_at(one)
-        self._is_anew = True
+        self._is_reread = True
         self.read()
 
     def pixels_now(self) -> list[tuple[Any, int | None]]:
@@ -145,12 +145,12 @@ class Measurer(QObject):
                 self.pixels.look_at(one)
         snapshot = snapshot_of(layer, image, others, self.regions, self._model.region_rule, nuclei)
         before, on_returned = self._model.measured, partial(self._on_measured, layer)
-        is_anew, self._is_anew = self._is_anew, False
-        if before is not None and is_anew:
+        is_reread, self._is_reread = self._is_reread, False
+        if before is not None and is_reread:
             before = replace(before, measured=())
         settings = self._model.measuring
         task = measure_task(snapshot, settings, before, self._model.cytoplasm_px)
-        if before is None or is_anew or before.settings != settings:
+        if before is None or is_reread or before.settings != settings:
             self._bar.start(detached("read", task), on_returned, on_failed=self._on_failed)
             return
         self._job = Job(task, self).start(

@@ -398,7 +398,7 @@ class ResultsModel:
         cells, kept = measured.result.cells, self.kept
         part = replace(cells, labels=None).take(kept)
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
-        interval_s = self.tracking.frame_interval_s or self.told_interval_s
+        interval_s = self.tracking.frame_interval_s or self.image_interval_s
         return counts_table(
             result, self.kept_table, self.regions, measured.membership[kept], measured.sizes, interval_s
         )
@@ -408,14 +408,14 @@ class ResultsModel:
         return None if self.tracks is None else self.tracks.lineage_table(self.tracking.frame_interval_s)
 
     @property
-    def told_interval_s(self) -> float:
+    def image_interval_s(self) -> float:
         """Seconds from frame to frame, as the image tells; 0 where it does not."""
         return 0.0 if self.measured is None else self.measured.snapshot.image.frame_interval_s
 
     @property
     def frame_interval_s(self) -> float:
         """Seconds from frame to frame, as the cells were tracked with, else as the image tells."""
-        return self.told_interval_s if self.tracks is None else self.tracking.frame_interval_s
+        return self.image_interval_s if self.tracks is None else self.tracking.frame_interval_s
 
     def first_row_of(self, track: int) -> int:
         """Return the row of the first cell of a track; -1 without tracks."""

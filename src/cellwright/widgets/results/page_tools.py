@@ -172,7 +172,7 @@ class TrackTool(QObject):
         page.distance.setValue(settings.track_distance_px)
         page.gap.setValue(settings.track_gap)
         page.divisions.setChecked(settings.divisions)
-        page.interval.setValue(settings.frame_interval_s or self._model.told_interval_s)
+        page.interval.setValue(settings.frame_interval_s or self._model.image_interval_s)
         self._is_wanted = settings.track
 
     def _on_track_clicked(self) -> None:
@@ -187,7 +187,7 @@ class TrackTool(QObject):
         model, page = self._model, self._page
         if model.measured is None or not model.track_axes:
             return
-        told_s, interval_s = model.told_interval_s, page.interval.value()
+        told_s, interval_s = model.image_interval_s, page.interval.value()
         if round(told_s, page.interval.decimals()) == interval_s:  # the box rounds
             interval_s = told_s
         settings = TrackSettings(
@@ -224,7 +224,7 @@ class TrackTool(QObject):
         self._page.summary.setText(text)
 
     def _on_measured_changed(self) -> None:
-        page, layer, told_s = self._page, self._link.layer, self._model.told_interval_s
+        page, layer, told_s = self._page, self._link.layer, self._model.image_interval_s
         if layer is not self._layer or told_s != self._told_s:
             page.interval.setValue(told_s)
         if layer is not self._layer:

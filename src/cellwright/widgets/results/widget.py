@@ -233,7 +233,7 @@ class ResultsWidget(QWidget):
         self.model.cytoplasm_px = view.cytoplasm.value()
         self.measurer.set_nuclei(view.nuclei.layer)
         self._is_asked = True
-        self.measurer.read_anew()
+        self.measurer.reread()
         view.job_bar.follow()
 
     def _on_cancelled(self) -> None:

@@ -54,7 +54,7 @@ def n_pieces(cell: "PromptedCell") -> int:
     return int(ndimage.label(cell.mask, np.ones((3, 3), int))[1])
 
 
-def told_of(cell: "PromptedCell", model: str) -> str:
+def description_of(cell: "PromptedCell", model: str) -> str:
     """Return what is told of a cell that a model has outlined."""
     pieces, by = n_pieces(cell), Path(model).name
     if pieces > 1:

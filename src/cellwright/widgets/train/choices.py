@@ -94,7 +94,7 @@ class TrainChoices(QObject):
 
     # -- what is put into it ------------------------------------------------------------------------------
 
-    def name_anew(self) -> None:
+    def suggest_next_name(self) -> None:
         """Suggest a name for the next model; the one that the user gave was for the last."""
         self._has_own_name = False
         self.suggest_name()

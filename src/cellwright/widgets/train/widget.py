@@ -175,7 +175,7 @@ class TrainWidget(QWidget):
     def _on_finished(self) -> None:
         self.model.is_busy = False
         self.panel.show_running(is_running=False)
-        self.choices.name_anew()
+        self.choices.suggest_next_name()
         self.offer.refresh()
 
     def _on_sent(self, panel: str, what: HandOver) -> None:

@@ -28,7 +28,7 @@ from cellwright.ops.measure.cells_table import cell_ndim, cells_table, is_volume
 from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
-from cellwright.ops.measure.filters import BorderRule, away_from_border, names_of_channels, told_apart
+from cellwright.ops.measure.filters import BorderRule, away_from_border, names_of_channels, unique_names
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import MeasureSettings
@@ -92,7 +92,7 @@ class MeasuredCells:
         titles = {channel: self.title_of(channel).removesuffix(f" ({channel})") for channel in channels}
         if not names_of_channels(image) and image.source_part is None:
             titles.pop("ch0", None)
-        return told_apart(channels, titles)
+        return unique_names(channels, titles)
 
     def title_of(self, channel: str) -> str:
         """Return how people call a channel or image: with the name in the file, where it is known."""
@@ -242,7 +242,7 @@ def _membership(regions: RegionSet, snapshot: Snapshot, result: Result) -> NDArr
     features = snapshot.features
     is_told = regions == snapshot.counted and "regions" in features
     if snapshot.points is not None and regions.rule != "centre" and is_told:
-        return regions.told_by(texts_of(features["regions"]))
+        return regions.split_names(texts_of(features["regions"]))
     return regions.membership(result.cells, result.offset)
 
 
