@@ -330,10 +330,18 @@ def test_intensities_of_a_cell_with_a_missing_pixel_are_unknown():
     pixels = np.where(np.arange(400).reshape(20, 20) < 60, np.nan, 7.0)
     table = measure(PATCH, pixels, "intensity").filter(like="intensity")
     assert table.iloc[0].isna().all()
-    pixels[14, 18] = np.nan  # in the ring of the other cell
+    pixels[14:20, 18:] = np.nan  # in the ring of the other cell
     table = measure(PATCH, pixels, "intensity")
     assert table["intensity_median_ch0"][1] == 7
     assert np.isnan(table["intensity_corrected_mean_ch0"][1])
+
+
+def test_lines_of_missing_pixels_through_cells_are_bridged_as_for_the_count():
+    pixels = np.add.outer(np.arange(20.0), 3 * np.arange(20.0))
+    known = measure(PATCH, pixels, "intensity").filter(like="intensity")
+    pixels[:, 10:12], pixels[5:9] = np.nan, np.inf
+    found = measure(PATCH, pixels, "intensity").filter(like="intensity")
+    assert np.allclose(found, known)
 
 
 def test_pixels_that_are_far_too_long_are_refused_at_once():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Cells, Image, Labels
 from cellwright.core.errors import AxesError
+from cellwright.ops.geometry.intensity import GAP_PX, bridged
 from cellwright.ops.geometry.tiles import window_between
 
 BLOCK_PX = 1024
@@ -31,11 +32,18 @@ class CellBlock:
         return len(self.rows)
 
     def read(self, image: Image, channel: int) -> NDArray[np.floating | np.integer]:
-        """Return the pixels of one channel in this window."""
-        place: list[int | slice] = [*self.lead, *self.window]
+        """Return the pixels of one channel in this window; narrow gaps are bridged, as for the count."""
+        reach = GAP_PX if np.dtype(image.data.dtype).kind == "f" else 0
+        around = [
+            slice(max(part.start - reach, 0), min(part.stop + reach, image.lengths[axis]))
+            for axis, part in zip("YX", self.window[-2:], strict=True)
+        ]
+        place: list[int | slice] = [*self.lead, *self.window[:-2], *around]
         if CHANNEL in image.axes:
             place.insert(image.axes.index(CHANNEL), channel)
-        return np.asarray(image.data[tuple(place)])
+        pixels = bridged(np.asarray(image.data[tuple(place)]))
+        pairs = zip(self.window[-2:], around, strict=True)
+        return pixels[(..., *(slice(own.start - one.start, own.stop - one.start) for own, one in pairs))]
 
 
 def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
