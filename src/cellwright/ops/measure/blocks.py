@@ -42,8 +42,11 @@ class CellBlock:
         if CHANNEL in image.axes:
             place.insert(image.axes.index(CHANNEL), channel)
         pixels = bridged(np.asarray(image.data[tuple(place)]))
-        pairs = zip(self.window[-2:], around, strict=True)
-        return pixels[(..., *(slice(own.start - one.start, own.stop - one.start) for own, one in pairs))]
+        rows, columns = (
+            slice(own.start - one.start, own.stop - one.start)
+            for own, one in zip(self.window[-2:], around, strict=True)
+        )
+        return pixels[..., rows, columns]
 
 
 def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
