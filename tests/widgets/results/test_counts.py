@@ -283,7 +283,7 @@ def test_images_that_lie_elsewhere_are_not_measured(panel: ResultsWidget, read: 
     panel.viewer.add_image(labels * 4.0, name="later", **look)  # a tick stays while layers come
     assert panel.view.others.item(1).checkState() == Qt.CheckState.Checked
     measure(panel, read, "intensity")
-    assert "does not lie upon 'squares'" in panel.view.message.text()
+    assert "does not lie on 'squares'" in panel.view.message.text()
     assert panel.model.measured is None
     panel.viewer.layers["shifted"].translate = (0, 0)
     measure(panel, read, "intensity")
