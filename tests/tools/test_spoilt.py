@@ -73,3 +73,25 @@ def test_a_field_without_nuclei_keeps_its_colour():
     nuclei = torch.rand(32, 32, generator=torch.Generator().manual_seed(5))
     patch = spoilt.two_coloured(nuclei, torch.zeros(32, 32), np.random.default_rng(5))
     assert torch.equal(patch, torch.stack([nuclei] * 3))
+
+
+def test_poorer_patches_keep_their_colours_and_scale():
+    images, _ = patches(40)
+    poorer = spoilt.with_poorer(images.clone(), 1.0, np.random.default_rng(6))
+    assert all(not torch.equal(one, images[0]) for one in poorer)
+    assert torch.equal(poorer[:, 0], poorer[:, 1])
+    assert torch.equal(poorer[:, 0], poorer[:, 2])
+    low, high = np.percentile(poorer[:, 0].flatten(1).numpy(), (0.5, 99.8), axis=1)
+    np.testing.assert_allclose(low, 0, atol=1e-4)
+    np.testing.assert_allclose(high, 1, atol=1e-4)
+    coloured = images.clone()
+    coloured[:, 0] = 0
+    poorer = spoilt.with_poorer(coloured.clone(), 1.0, np.random.default_rng(6))
+    assert all(not torch.equal(one[0], one[1]) for one in poorer)
+
+
+def test_as_many_patches_are_poorer_as_was_asked():
+    images, _ = patches()
+    poorer = spoilt.with_poorer(images.clone(), 0.25, np.random.default_rng(7))
+    changed = (poorer != images).flatten(1).any(dim=1)
+    assert 30 <= int(changed.sum()) <= 70

@@ -119,6 +119,16 @@ def _with_diameter(diameter_px: float) -> Change:
     return change
 
 
+def _uneven(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return pixels under light that grows across the image, or from its middle to the edge."""
+    y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in pixels.shape[:2])
+    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 2.5)
+    light = np.cos(angle) * x + np.sin(angle) * y[:, np.newaxis]
+    if rng.random() < 0.3:
+        light = 2 * (x**2 + y[:, np.newaxis] ** 2)
+    return pixels + np.float32(strength) * light.reshape(*light.shape, *[1] * (pixels.ndim - 2))
+
+
 def _debris(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Return pixels with specks of 1 to 3 pixels, as bright as what is brightest."""
     specks = (rng.random(pixels.shape[:2]) < 1 / 1500).astype(np.float32)
@@ -266,3 +276,17 @@ CHANGES: Mapping[str, Change] = {
     "empty, real": _real_ground,
     "empty, real, JPEG 10": _then(_real_ground, _compressed(10)),
 }
+
+
+def poorer(rng: np.random.Generator) -> Change:
+    """Return a change of random strength that shows the same cells worse, where they are."""
+    kind = rng.choice(6, p=(0.3, 0.2, 0.2, 0.12, 0.1, 0.08))
+    if kind == 0:
+        return _blur(rng.uniform(1.5, 4.0))
+    if kind == 1:
+        return _noise(rng.uniform(0.1, 0.6))
+    if kind == 2:
+        return _of_pixels(_uneven)
+    if kind == 3:
+        return _compressed(int(rng.integers(6, 40)))
+    return _of_pixels(_fibres if kind == 4 else _debris)

@@ -1,4 +1,4 @@
-"""Patches that nobody has photographed: fields without cells, and composites of several colours.
+"""Patches that nobody has photographed: fields without cells, composites of several colours, poorer images.
 
 A model that has never seen an empty field finds cells in its noise, and one that has seen grey images alone
 takes the colour of a neighbour for a cell. One that has seen nuclei in one colour of several leaves out those
@@ -14,6 +14,9 @@ from PIL import Image as Picture
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+
+from cellwright.ops.geometry.intensity import HIGHEST, LOWEST
+from tools.release.changes import Known, on_even_scale, poorer
 
 EMPTY_SHARE, TWO_COLOURS_SHARE, BODIES_SHARE = 0.025, 0.065, 0.05  # of the patches
 DARK = 0.35  # median intensity below which a grey patch may be one channel of a composite
@@ -46,10 +49,27 @@ def with_spoilt(
     return images, targets
 
 
+def with_poorer(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Return patches (B, 3, Y, X) of which a share is changed in place, see ``changes.poorer``."""
+    for number in range(len(images)):
+        if rng.random() < share:
+            patch = images[number].float()
+            seen = patch[0] if _is_grey(patch) else patch.movedim(0, -1)
+            no_labels = np.zeros(seen.shape[:2], np.int32)
+            changed = poorer(rng)(Known(seen.numpy(), no_labels), rng)
+            assert changed is not None
+            pixels = torch.from_numpy(on_even_scale(changed.pixels)).clamp(LOWEST, HIGHEST)
+            images[number] = pixels if pixels.ndim == 2 else pixels.movedim(-1, 0)
+    return images
+
+
 def _is_grey_on_dark(patch: Tensor) -> bool:
     """Whether a patch (3, Y, X) may be one channel of a composite."""
-    is_grey = bool((patch.amax(dim=0) - patch.amin(dim=0)).max() < 1e-3)
-    return is_grey and float(patch[0].median()) < DARK
+    return _is_grey(patch) and float(patch[0].median()) < DARK
+
+
+def _is_grey(patch: Tensor) -> bool:
+    return bool((patch.amax(dim=0) - patch.amin(dim=0)).max() < 1e-3)
 
 
 def empty_field(rng: np.random.Generator, side: int) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ from tools.command_line import command_line
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
-from tools.release.spoilt import with_spoilt
+from tools.release.spoilt import with_poorer, with_spoilt
 
 FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 1.0}  # weight of each one's loss
 
@@ -67,6 +67,7 @@ class Recipe:
     simulated_share: float
     shares: dict[tuple[str, str | None], float] = field(default_factory=dict)
     is_spoilt: bool = False
+    poorer_share: float = 0.0
 
 
 FIRST = Recipe(
@@ -113,6 +114,13 @@ SEVERAL = replace(
     decoder_rate=3.5e-4,
     shares=DEEPER.shares | {("dsb2018_train", "fluo"): 0.24, ("bccd", None): 0.15},
 )
+POORER = replace(
+    DEEPER,
+    settings=replace(DEEPER.settings, seed=211),
+    encoder_rate=1e-4,
+    decoder_rate=2.5e-4,
+    poorer_share=0.25,
+)
 SPOILING = 5  # apart from the random numbers that patches are cut with
 KEEP_SECONDS = 180
 MODALITIES = 8  # clusters within a kind
@@ -135,6 +143,7 @@ def main() -> None:
         help="models: the trunk of the first, heads of all",
     )
     parser.add_argument("--deeper", action="store_true", help="add blocks to the trunk of --start")
+    parser.add_argument("--poorer", action="store_true", help="go on from --start with images made worse")
     parser.add_argument(
         "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
     )
@@ -144,6 +153,8 @@ def main() -> None:
     recipe = FIRST
     if options.deeper:
         recipe = DEEPER if len(options.families) == 1 else SEVERAL
+    if options.poorer:
+        recipe = POORER
     model = joint_model(options.families, recipe, options.start)
     state = new_state(model, recipe)
     began = resume(state, options.output / "state.pt")
@@ -248,9 +259,9 @@ def batch_of(
     parts = [(pool, int(n)) for (_, pool), n in zip(pools, counts, strict=True) if n]
     images, targets = make_batch(parts, settings, rng, exclude=False)
     if recipe.is_spoilt:
-        return with_spoilt(
-            images, targets, of_nothing, np.random.default_rng((settings.seed, step, SPOILING))
-        )
+        rng = np.random.default_rng((settings.seed, step, SPOILING))
+        images, targets = with_spoilt(images, targets, of_nothing, rng)
+        images = with_poorer(images, recipe.poorer_share, rng)
     return images, targets
 
 
