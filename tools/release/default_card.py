@@ -10,7 +10,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.spoilt import BODIES_SHARE, EMPTY_SHARE, TWO_COLOURS_SHARE
-from tools.release.train_kinds import DEEPER, FIRST, SEVERAL
+from tools.release.train_kinds import DEEPER, FIRST, POORER, SEVERAL
 
 WIDTH = 110
 TITLES = {
@@ -102,6 +102,17 @@ two states alone were better on tissue of the images that choose and worse on qu
 which led to that mean; on the images that choose it is as good as the model before, or better, in every kind.
 They chose the half; of one other share quantitative phase had been scored, too."""
 
+POORER_RECIPE = """
+
+    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --families flow --poorer \\
+        --start FORMER
+
+Then it learned on for {n_steps:,} steps, seed {seed}, with a rate from {decoder_rate:g} ({encoder_rate:g} for
+the encoder) and {poorer:.0%} of the patches made worse: out of focus, noisy, unevenly lit, compressed, under
+fibres or specks (`tools/release/changes.py`). The curve is `curve_poorer.json`. The weights are a mean:
+{learned:.0%} of what this came to, the rest of the model before. Images that choose, and one half of the
+crops of `benchmarks.accuracy.robustness`, decided on the share, one of three."""
+
 SEVERAL_RECIPE = """
 
     python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --deeper \\
@@ -116,6 +127,7 @@ parts of a hundred of what this came to, 35 of the model before, in which the ad
 Images that choose decided on the share, one of four. The other families of that run were better on some
 kinds of them and worse on others, so theirs stayed as they were."""
 
+POORER_LEARNED = 0.5  # share of the shipped weights
 N_BEFORE_COLOURS = 11_940  # steps of the shipped run
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -242,6 +254,16 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
             two=TWO_COLOURS_SHARE,
             bodies=BODIES_SHARE,
             n_before=N_BEFORE_COLOURS,
+        )
+    poorer = folder / "curve_poorer.json"
+    if poorer.exists():
+        recipe += POORER_RECIPE.format(
+            n_steps=_n_steps(poorer),
+            seed=POORER.settings.seed,
+            decoder_rate=POORER.decoder_rate,
+            encoder_rate=POORER.encoder_rate,
+            poorer=POORER.poorer_share,
+            learned=POORER_LEARNED,
         )
     return {
         "data": data_lines(n_learned(data)),

@@ -7,12 +7,15 @@
         --families flow --deeper --start FORMER
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
         --families flow centroid query density --deeper --start FLOW CENTROID QUERY DENSITY
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families flow --poorer --start FORMER
 
 The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
 knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
 one that was stopped goes on from its last state. Patches are drawn by kind, so that rare kinds are learned,
 too. ``--deeper`` goes on from finished models with the blocks of ``deep``, slower steps, and patches that
 nobody has photographed, see ``spoilt.py``; the trunk is that of the first, and each gives its head.
+``--poorer`` goes on with a share of patches that are made worse.
 """
 
 import copy
