@@ -8,6 +8,7 @@ from cellwright.core.data import Cells
 from cellwright.inference.pipeline import count
 from cellwright.inference.scale import (
     CLOSER,
+    _lie_elsewhere,
     is_close,
     mean_confidence,
     zoom_for,
@@ -168,3 +169,14 @@ def test_lengths_grow_with_the_maps_of_a_frame_that_was_shrunk():
     assert found["size"].shape == (2, 80, 120)
     assert np.allclose(found["size"], 28)
     assert np.allclose(found["heatmap"], 0.5)
+
+
+def test_where_no_cell_was_found_none_lies_elsewhere():
+    """Where nothing is found in one colour, a mean over no cells warned."""
+    labels = np.zeros((20, 20), np.int32)
+    labels[4:8, 4:8] = 1
+    none = Cells.empty(2, np.zeros_like(labels))
+    some = Cells(np.full((1, 2), 5.5, np.float32), *(np.empty(0),) * 3, labels)
+    assert not _lie_elsewhere(none, some)
+    assert not _lie_elsewhere(some, some)
+    assert _lie_elsewhere(some, none)
