@@ -159,7 +159,8 @@ def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
     """Return whether the middles of most cells are in none of some others."""
     assert others.labels is not None
     rows, columns = cells.points.round().astype(int).T
-    return np.count_nonzero(others.labels[rows, columns] == 0) > len(rows) / 2
+    n_outside = int(np.count_nonzero(others.labels[rows, columns] == 0))
+    return n_outside > len(rows) / 2
 
 
 def _decoded_again(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
