@@ -10,7 +10,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.spoilt import BODIES_SHARE, EMPTY_SHARE, TWO_COLOURS_SHARE
-from tools.release.train_kinds import DEEPER, FIRST, POORER, SEVERAL
+from tools.release.train_kinds import DEEPER, FIRST, POORER, SEVERAL, Recipe
 
 WIDTH = 110
 TITLES = {
@@ -230,13 +230,10 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
     recipe = RECIPE.format(
         more=" --families density --start FLOW" if family == "density" else "",
         encoder=ENCODER_SHA256,
-        n_steps=_n_steps(first if is_deeper else last),
+        **_schedule(FIRST, first if is_deeper else last),
         curve=(first if is_deeper else last).name,
         batch=FIRST.settings.batch_size,
         patch=FIRST.settings.patch_px,
-        seed=FIRST.settings.seed,
-        decoder_rate=FIRST.decoder_rate,
-        encoder_rate=FIRST.encoder_rate,
         simulated=FIRST.simulated_share,
         smallest=FIRST.settings.smallest_diameter_px,
         largest=FIRST.settings.largest_diameter_px,
@@ -245,10 +242,7 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
     if is_deeper:
         then, text = (DEEPER, DEEPER_RECIPE) if family == "flow" else (SEVERAL, SEVERAL_RECIPE)
         recipe += text.format(
-            n_steps=_n_steps(last),
-            seed=then.settings.seed,
-            decoder_rate=then.decoder_rate,
-            encoder_rate=then.encoder_rate,
+            **_schedule(then, last),
             simulated=then.simulated_share,
             empty=EMPTY_SHARE,
             two=TWO_COLOURS_SHARE,
@@ -258,10 +252,7 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
     poorer = folder / "curve_poorer.json"
     if poorer.exists():
         recipe += POORER_RECIPE.format(
-            n_steps=_n_steps(poorer),
-            seed=POORER.settings.seed,
-            decoder_rate=POORER.decoder_rate,
-            encoder_rate=POORER.encoder_rate,
+            **_schedule(POORER, poorer),
             poorer=POORER.poorer_share,
             learned=POORER_LEARNED,
         )
@@ -296,5 +287,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _n_steps(curve: Path) -> int:
-    return int(json.loads(curve.read_text(encoding="utf-8"))["steps"])
+def _schedule(recipe: Recipe, curve: Path) -> dict[str, float]:
+    """Return how many steps were taken, with which seed and rates."""
+    return {
+        "n_steps": json.loads(curve.read_text(encoding="utf-8"))["steps"],
+        "seed": recipe.settings.seed,
+        "decoder_rate": recipe.decoder_rate,
+        "encoder_rate": recipe.encoder_rate,
+    }
