@@ -11,6 +11,7 @@ from cellwright.core.errors import AnnotationError, SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.registry import FORMATS
+from cellwright.files.images import read_image
 from cellwright.ops.labels import relabel_frames
 
 
@@ -47,6 +48,12 @@ def test_a_dataset_has_the_labels_and_calibration_of_the_session(draw_session, t
     assert (item.is_complete, item.regions, item.split) == (False, (), "train")
     facts = json.loads((tmp_path / "new" / "meta.json").read_text())["items"]["drawn"]["provenance"]
     assert (facts["edits"], facts["cells"], facts["reviewed"]) == (3, session.n_cells, 0)
+
+
+def test_a_file_of_labels_has_the_numbers_of_the_session(draw_session, tmp_path):
+    session = edited(draw_session)
+    to_file(session, tmp_path / "saved.ome.tif", "labels")
+    np.testing.assert_array_equal(read_image(tmp_path / "saved.ome.tif").read(), session.labels)
 
 
 def test_classes_reach_the_dataset(draw_session, tmp_path):

@@ -7,6 +7,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
+from cellwright.files.images import read_image, write_labels
 
 
 def draw(name="a", *, shift=0):
@@ -71,3 +72,12 @@ def test_what_is_read_is_not_written_over(tmp_path):
         with pytest.raises(SettingsError, match=f"{path.name} is an input and would be overwritten"):
             convert([source], to, path, image)
         assert path.read_bytes() == before
+
+
+def test_labels_keep_their_numbers(tmp_path):
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:6, 3:9], labels[10:15, 12:20] = 7, 3
+    write_labels(tmp_path / "a.tif", labels, Image(labels, "YX"))
+    (outlines,) = convert([tmp_path / "a.tif"], "geojson", tmp_path / "a.geojson")
+    (back,) = convert([outlines], "labels", tmp_path / "back.tif")
+    np.testing.assert_array_equal(read_image(back).read(), labels)

@@ -53,10 +53,11 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
         class_names=_class_names(session, cells),
         pixel_size_um=tuple(float(size) for size in image.pixel_size_um),
         image=image,
+        numbers=session.ids(),
     )
     if session.metadata.has_masks:
         return annotation
-    return replace(annotation, labels=None, points=cells.points)
+    return replace(annotation, labels=None, points=cells.points, numbers=None)
 
 
 def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:

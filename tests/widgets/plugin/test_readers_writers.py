@@ -10,6 +10,7 @@ from tests.files.formats.test_registry import CALIBRATED
 
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.registry import FORMATS
+from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers as own
 from cellwright.widgets.plugin.readers_writers import (
     annotation_of,
@@ -17,7 +18,9 @@ from cellwright.widgets.plugin.readers_writers import (
     read_layers,
     write_layers,
 )
+from cellwright.widgets.shared.layer_factory import features_by_number
 
+NUMBERED = ("ome-tiff", "geojson", "imagej-roi")  # formats in which cells keep their numbers
 WRITERS = {name: f"write_{name.replace('-', '_')}" for name in FORMATS}
 
 
@@ -80,7 +83,9 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
     made = [Layer.create(*data) for data in get_cells_reader(path)(path)]
     cells = made[-1]
     if isinstance(cells, Labels):
-        expected = np.unique(labels.data, return_inverse=True)[1].reshape(labels.data.shape)
+        expected = labels.data
+        if name not in NUMBERED:
+            expected = np.unique(labels.data, return_inverse=True)[1].reshape(labels.data.shape)
         if cells.data.shape == expected.shape:
             np.testing.assert_array_equal(cells.data, expected)
         else:  # a file without the size of its image: as small as may be
@@ -94,6 +99,22 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
         column = list(cells.features["class"])
         assert column[-3:] == ["red", "blue", ""]
     assert (name.startswith("labelme") and has_image) == isinstance(made[0], Image)
+
+
+@pytest.mark.parametrize("axes", ["YX", "ZYX"])
+@pytest.mark.parametrize("name", NUMBERED)
+def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, name, axes):
+    image, labels = draw(axes)
+    path = str(tmp_path / f"saved{FORMATS[name].extensions[0]}")
+    own.writer(WRITERS[name])(path, tuples(image, labels))
+    if name == "ome-tiff":
+        np.testing.assert_array_equal(read_image(path).read(), labels.data)
+    layer = Layer.create(*read_layers(path)[-1])
+    assert isinstance(layer, Labels)
+    inside = tuple(map(slice, layer.data.shape))
+    np.testing.assert_array_equal(layer.data, labels.data[inside])
+    if name != "ome-tiff":
+        assert features_by_number(layer)["class"].to_dict() == {0: "", 2: "red", 4: "blue", 9: ""}
 
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX", "TYX"])

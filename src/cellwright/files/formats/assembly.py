@@ -37,6 +37,7 @@ from cellwright.ops.outlines import (
     painted,
 )
 
+MOST_NUMBER = int(np.iinfo(np.int32).max)  # of a cell
 MOST_CORNERS = 1_000_000  # of one outline
 OVAL_CORNERS = 90  # of the polygon of an ellipse
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file, and of its image, where that is not known
@@ -318,8 +319,8 @@ def _points(
 def _labels(
     annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, fill: Fill
 ) -> ImageAnnotation:
-    cells: dict[Any, list[MaskPart]] = {}
-    names: dict[Any, str] = {}
+    cells: dict[tuple[str, Any], list[MaskPart]] = {}
+    names: dict[tuple[str, Any], str] = {}
     for index, one in enumerate(objects):
         key = ("alone", index) if one.group is None else ("group", one.group)
         names.setdefault(key, one.name)
@@ -338,8 +339,18 @@ def _labels(
     labels, left, counts = painted(list(cells.values()), annotation.shape)
     for what, n in counts.items():
         notes.note(what, n)
-    called = list(names.values())
-    return with_classes(annotation, [called[i] for i in left], labels=labels, notices=notes.notices())
+    called, numbers = list(names.values()), _numbers_in_file([list(cells)[i] for i in left])
+    return with_classes(
+        annotation, [called[i] for i in left], labels=labels, numbers=numbers, notices=notes.notices()
+    )
+
+
+def _numbers_in_file(keys: Sequence[tuple[str, Any]]) -> NDArray[np.int32] | None:
+    """Return the number that the file gives each cell, None where it does not give one to all of them."""
+    numbers = [group for kind, group in keys if kind == "group" and isinstance(group, int)]
+    if len(numbers) < len(keys) or not all(0 < number <= MOST_NUMBER for number in numbers):
+        return None
+    return np.array(numbers, np.int32)
 
 
 def _n_steps(part: Shape) -> float:

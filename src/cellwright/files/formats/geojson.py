@@ -274,7 +274,7 @@ def _feature(
     place = dict(zip(annotation.axes, index, strict=False))
     plane = {"c": -1, "z": int(place.get("Z", 0)), "t": int(place.get("T", 0))}
     name = annotation.class_of(row)
-    own: dict[str, Any] = {"objectType": "annotation", "metadata": {NUMBER: str(row + 1)}}
+    own: dict[str, Any] = {"objectType": "annotation", "metadata": {NUMBER: str(annotation.number_of(row))}}
     if name != NO_CLASS:
         own["classification"] = {"name": name}
     return {"type": "Feature", "geometry": {**geometry, "plane": plane}, "properties": own}

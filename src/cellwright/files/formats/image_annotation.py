@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.json_value import JsonValue
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops import labels as label_images
+from cellwright.ops.labels import measure
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
@@ -35,6 +36,7 @@ class ImageAnnotation:
     pixel_size_um: tuple[float, ...] = ()  # of the spatial axes; empty when unknown
     image: Image | None = None  # the pixels, where a file holds them
     parents: NDArray[np.int32] | None = None  # (N,): label each descends from; 0 is none
+    numbers: NDArray[np.int32] | None = None  # (N,): that of each cell where it comes from; None is 1..N
     notices: tuple[str, ...] = ()  # what could not be taken over as it is in the file
 
     @property
@@ -74,6 +76,16 @@ class ImageAnnotation:
             return NO_CLASS
         return self.class_names[number]
 
+    def number_of(self, row: int) -> int:
+        """Return the number of a cell where it comes from, as tables of its cells have it."""
+        return row + 1 if self.numbers is None else int(self.numbers[row])
+
+    def numbered_labels(self) -> Labels | None:
+        """Return the labels with the numbers that cells have where they come from, None without labels."""
+        if self.labels is None or self.numbers is None:
+            return self.labels
+        return np.concatenate([np.zeros(1, np.int32), self.numbers])[self.labels]
+
     def planes(self) -> "tuple[ImageAnnotation, ...]":
         """Return one 2D image for each frame and slice, named after its place; one that is 2D as it is."""
         if len(self.shape) == 2:
@@ -89,7 +101,8 @@ class ImageAnnotation:
             rows = numbers[numbers > 0] - 1
             first = 0 if numbers[0] == 0 else 1  # of the new numbers: 0 is the background
             labels: Labels = (inverse.reshape(plane.shape) + first).astype(np.int32)
-            return replace(plane, labels=labels, classes=_rows(self.classes, rows))
+            numbers = np.array([self.number_of(row) for row in rows], np.int32)
+            return replace(plane, labels=labels, classes=_rows(self.classes, rows), numbers=numbers)
         if self.boxes is not None:
             low, high = np.floor(self.boxes[:, 0, :-2]), np.ceil(self.boxes[:, 1, :-2])
             rows = np.flatnonzero(((low <= index) & (index < np.maximum(high, low + 1))).all(axis=1))
@@ -204,7 +217,8 @@ def too_little_known(holds: str, annotation: ImageAnnotation) -> WriteError:
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
     """Return the annotation of labels, renumbered 1..N in their order; ReadError where they are none.
 
-    Floating-point numbers are labels where all are whole, as scripts save them.
+    Their numbers are kept where 32 bits hold them. Floating-point numbers are labels where all are whole, as
+    scripts save them.
     """
     checked_shape(path, where, values.shape)
     if values.dtype.kind == "f":
@@ -216,7 +230,16 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
             f"{where} of {path} must be labels (whole numbers from 0 on); got {values.dtype} from "
             f"{values.min()}. Choose a label image."
         )
-    return ImageAnnotation(name, values.shape, axes, relabel(values))
+    return with_numbers(ImageAnnotation(name, values.shape, axes), values)
+
+
+def with_numbers(annotation: ImageAnnotation, labels: NDArray[np.integer]) -> ImageAnnotation:
+    """Return an annotation with labels of any numbers, which are kept where 32 bits hold them."""
+    numbers, cells = label_images.numbered(labels)
+    own = None
+    if len(numbers) < numbers.max(initial=0) <= np.iinfo(np.int32).max:
+        own = numbers.astype(np.int32)
+    return replace(annotation, labels=cells, numbers=own)
 
 
 def planes_and_classes(annotation: Sequence[ImageAnnotation]) -> tuple[list[ImageAnnotation], list[str]]:

@@ -258,7 +258,7 @@ def _roi(
 
     corners = np.concatenate(rings)[:, ::-1]
     where = "".join(f"-{axis.lower()}{at:04d}" for axis, at in place.items())
-    title = f"cell-{row + 1:05d}{where}"
+    title = f"cell-{annotation.number_of(row):05d}{where}"
     if annotation.class_of(row) != NO_CLASS:
         title += f" {annotation.class_of(row)}"
     if kind == "POINT":

@@ -68,5 +68,7 @@ def _name_of(path: Path) -> str:
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the labels of one image as int32 OME-TIFF with axes and pixel size."""
     one = only_one(annotation, "TIFF")
-    labels = needing_masks(one, "TIFF")
+    needing_masks(one, "TIFF")
+    labels = one.numbered_labels()
+    assert labels is not None
     write_labels(path, labels, Image(labels, one.axes, one.pixel_size_um, one.name))

@@ -201,7 +201,7 @@ def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
     if annotation.labels is not None:
         found = []
         for _, row, part in cells_of(annotation.labels):
-            found += _cell_shapes(row, annotation.class_of(row), part)
+            found += _cell_shapes(annotation.number_of(row), annotation.class_of(row), part)
         return found
     kind, shift = "rectangle", 0.0
     if annotation.boxes is None:
@@ -209,13 +209,13 @@ def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
     return [_shape(annotation.class_of(row), one + shift, kind) for row, one in enumerate(annotation.corners)]
 
 
-def _cell_shapes(row: int, name: str, part: MaskPart) -> list[dict[str, Any]]:
+def _cell_shapes(number: int, name: str, part: MaskPart) -> list[dict[str, Any]]:
     parts = polygons(part.mask, part.corner)
     if any(len(polygon) > 1 for polygon in parts):
         return [_mask_shape(name, part)]
     shapes = [_shape(name, polygon[0], "polygon") for polygon in parts]
     if len(shapes) > 1:
-        shapes = [{**shape, "group_id": row + 1} for shape in shapes]
+        shapes = [{**shape, "group_id": number} for shape in shapes]
     return shapes
 
 

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered, with_numbers
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.geometry.boxes import box_around, corners_of
-from cellwright.ops.labels import relabel
 from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
@@ -66,8 +65,9 @@ def _cells_layer(marks: ImageAnnotation, axes: Mapping[str, Any]) -> LayerData:
     arguments = {"name": f"{marks.name} {marks.kind}", "metadata": {METADATA: told}, **axes}
     if marks.kind == "labels":
         if marks.classes is not None:
-            arguments["features"] = {"class": ["", *names]}  # the first row is that of the background
-        return marks.labels, arguments, "labels"
+            numbers = [marks.number_of(row) for row in range(len(marks))]
+            arguments["features"] = {"index": [0, *numbers], "class": ["", *names]}  # 0 is the background
+        return marks.numbered_labels(), arguments, "labels"
     if marks.classes is not None:
         arguments["features"] = {"class": names}
     if marks.boxes is not None:
@@ -136,16 +136,14 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
 
 
 def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:
-    numbers = np.unique(data)
-    numbers = numbers[numbers > 0]
-    marks = replace(marks, shape=data.shape, labels=relabel(np.maximum(data, 0)))
+    marks = with_numbers(replace(marks, shape=data.shape), data)
     column = _feature(meta)
     if not column:
         return marks
     features = meta["features"]
     rows = [int(row) for row in features["index"]] if "index" in features else range(len(column))
     own = dict(zip(rows, column, strict=True))
-    names = [str(own.get(int(number)) or NO_CLASS) for number in numbers]
+    names = [str(own.get(marks.number_of(row)) or NO_CLASS) for row in range(len(marks))]
     return _with_names(marks, names, meta.get("metadata", {}).get(METADATA, {}))
 
 
