@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.spec import ModelSpec
@@ -20,10 +20,8 @@ from cellwright.ops.labels import keep, measure
 class ToySettings(BoundedSettings):
     """What can be changed after the network has run."""
 
-    brightness: Annotated[
-        float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest probability of a cell's pixel."}
-    ] = 0.5
-    min_area_px: Annotated[int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell."}] = 9
+    brightness: Annotated[float, about("Lowest probability of a cell's pixel.", 0.0, 1.0, step=0.01)] = 0.5
+    min_area_px: Annotated[int, about("Smallest area of a cell.", 1, 100_000)] = 9
 
 
 SPECS = {

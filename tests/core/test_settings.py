@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import about, check_bounds
 
 
 @dataclass(frozen=True)
 class Settings:
-    share: Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "Of the whole."}] = 0.5
+    share: Annotated[float, about("Of the whole.", 0.0, 1.0)] = 0.5
     steps: Annotated[int, {"min": 1}] = 1
     channel: Annotated[int | None, {"min": 0}] = None
-    name: Annotated[str, {"tooltip": "Free."}] = ""
+    name: Annotated[str, about("Free.")] = ""
 
     def __post_init__(self):
         check_bounds(self)

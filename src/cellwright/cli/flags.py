@@ -28,8 +28,8 @@ UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
     """Give a command one flag for each field of these settings, in place of its ``**flags``.
 
-    They are dataclasses whose fields are annotated with ``{"tooltip": ..., "min": ..., "max": ...}``. A field
-    that an earlier one has is not repeated.
+    They are dataclasses whose fields are annotated by ``core.settings.about``. A field that an earlier one
+    has is not repeated.
     """
 
     def add(command: Command) -> Command:

@@ -17,6 +17,14 @@ KINDS: dict[Any, tuple[Any, str]] = {
 }
 
 
+def about(
+    tooltip: str, low: float | None = None, high: float | None = None, *, step: float | None = None
+) -> dict[str, Any]:
+    """Return what a setting means and its bounds, for ``Annotated``: forms and flags are made from it."""
+    told = {"min": low, "max": high, "step": step, "tooltip": tooltip}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def to_tuples(settings: Any, *names: str) -> None:
     """Make tuples of these fields of frozen settings, lists in files; a text becomes a tuple of one."""
     for name in names:
@@ -31,9 +39,8 @@ def to_tuples(settings: Any, *names: str) -> None:
 def check_bounds(settings: Any) -> None:
     """Check the fields of a settings dataclass against the types and bounds they were declared with.
 
-    Forms and flags are made from the same declarations:
-    ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]``. Only numbers have bounds. The error ends
-    with the tooltip, which tells what the number means.
+    These are ``Annotated[float, about("...", 0.0, 1.0)]``, see :func:`about`. Only numbers have bounds. The
+    error ends with the tooltip, which tells what the number means.
 
     SettingsError where a value is of another type, or lies outside them.
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, repeated
-from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
+from cellwright.core.settings import BoundedSettings, about, check_bounds, to_tuples
 from cellwright.ops.geometry.axes import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
@@ -23,59 +23,49 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 class EngineSettings:
     """How the network runs over an image."""
 
-    device: Annotated[
-        str, {"tooltip": "Where the network runs: auto, cpu, cuda, cuda:1 (and so on) or mps."}
-    ] = "auto"
+    device: Annotated[str, about("Where the network runs: auto, cpu, cuda, cuda:1 (and so on) or mps.")] = (
+        "auto"
+    )
     channel: Annotated[
-        int | None,
-        {
-            "min": 0,
-            "tooltip": "Channel to count in, from 0; empty uses colours together, otherwise the first.",
-        },
+        int | None, about("Channel to count in, from 0; empty uses colours together, otherwise the first.", 0)
     ] = None
     channels: Annotated[
         tuple[str, ...],
-        {"tooltip": "Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."},
+        about("Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."),
     ] = ()
     combine: Annotated[
-        Combination, {"tooltip": "How channels become one image: their maximum or mean, or as colours."}
+        Combination, about("How channels become one image: their maximum or mean, or as colours.")
     ] = "maximum"
-    diameter_px: Annotated[
-        float, {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 estimates it."}
-    ] = 0.0
+    diameter_px: Annotated[float, about("Typical cell diameter in pixels; 0 estimates it.", 0.0, 5000.0)] = (
+        0.0
+    )
     diameter_um: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 100_000.0,
-            "tooltip": "Typical cell diameter in µm, where the pixel size is known; 0 when it is not given.",
-        },
+        about(
+            "Typical cell diameter in µm, where the pixel size is known; 0 when it is not given.",
+            0.0,
+            100_000.0,
+        ),
     ] = 0.0
     flips: Annotated[
-        bool, {"tooltip": "Average the network over mirrored images: steadier, three times slower."}
+        bool, about("Average the network over mirrored images: steadier, three times slower.")
     ] = False
     overlap: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 0.9,
-            "tooltip": "Share by which windows of 512 pixels overlap, averaged with Gaussian weights; "
+        about(
+            "Share by which windows of 512 pixels overlap, averaged with Gaussian weights; "
             "0.6 as published for MEDIAR; 0 cuts tiles with a margin, which is several times faster.",
-        },
+            0.0,
+            0.9,
+        ),
     ] = 0.0
-    link: Annotated[
-        bool, {"tooltip": "Link the outlines in neighbouring slices of a volume into 3D cells."}
-    ] = True
-    tile_px: Annotated[
-        int,
-        {"min": 128, "max": 16384, "tooltip": "Longest side of the tiles the network takes, in pixels."},
-    ] = 2048
-    batch_size: Annotated[
-        int, {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."}
-    ] = 0
+    link: Annotated[bool, about("Link the outlines in neighbouring slices of a volume into 3D cells.")] = True
+    tile_px: Annotated[int, about("Longest side of the tiles the network takes, in pixels.", 128, 16384)] = (
+        2048
+    )
+    batch_size: Annotated[int, about("Tiles the network takes at once; 0 chooses by their size.", 0, 256)] = 0
     precision: Annotated[
-        Precision,
-        {"tooltip": "Precision of the network's numbers; auto takes half precision where it is faster."},
+        Precision, about("Precision of the network's numbers; auto takes half precision where it is faster.")
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -151,19 +141,18 @@ class InputFiles:
 
     regions: Annotated[
         tuple[str, ...],
-        {
-            "tooltip": "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated. "
+        about(
+            "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated. "
             "Those named 'exclude ...' are cut out."
-        },
+        ),
     ] = ()
-    exclude: Annotated[tuple[str, ...], {"tooltip": "File of regions to leave out. May be repeated."}] = ()
-    mask: Annotated[str, {"tooltip": "Image file: count only where its pixels are not 0."}] = ""
-    outside: Annotated[bool, {"tooltip": "Count where the image of --mask is 0 instead."}] = False
-    outside_mask: Annotated[str, {"tooltip": "Image file: count only where its pixels are 0."}] = ""
-    nuclei: Annotated[str, {"tooltip": "Label image of the nuclei of the cells that are counted."}] = ""
+    exclude: Annotated[tuple[str, ...], about("File of regions to leave out. May be repeated.")] = ()
+    mask: Annotated[str, about("Image file: count only where its pixels are not 0.")] = ""
+    outside: Annotated[bool, about("Count where the image of --mask is 0 instead.")] = False
+    outside_mask: Annotated[str, about("Image file: count only where its pixels are 0.")] = ""
+    nuclei: Annotated[str, about("Label image of the nuclei of the cells that are counted.")] = ""
     other: Annotated[
-        tuple[str, ...],
-        {"tooltip": "Further image to measure the intensity in, as NAME=FILE. May be repeated."},
+        tuple[str, ...], about("Further image to measure the intensity in, as NAME=FILE. May be repeated.")
     ] = ()
 
     def __post_init__(self) -> None:
@@ -198,12 +187,12 @@ class InputFiles:
 class FolderSettings(BoundedSettings):
     """Which images of folders are counted."""
 
-    pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
-    plate: Annotated[
-        str, {"tooltip": "How file names give plate, well and site, e.g. {plate}/{well}_s{site}."}
-    ] = ""
+    pattern: Annotated[str, about("File names in folders must match it, e.g. *_DAPI.tif.")] = "*"
+    plate: Annotated[str, about("How file names give plate, well and site, e.g. {plate}/{well}_s{site}.")] = (
+        ""
+    )
     watch: Annotated[
-        bool, {"tooltip": "Keep counting images that a microscope adds to the folders, until Ctrl-C."}
+        bool, about("Keep counting images that a microscope adds to the folders, until Ctrl-C.")
     ] = False
 
 
@@ -212,16 +201,14 @@ class StreamSettings:
     """How an image larger than memory is counted."""
 
     stream: Annotated[
-        bool, {"tooltip": "Count block by block in constant memory into --output; large images are anyway."}
+        bool, about("Count block by block in constant memory into --output; large images are anyway.")
     ] = False
     memory: Annotated[
-        str, {"tooltip": "Memory a block may take while an image is counted block by block, e.g. 2GB."}
+        str, about("Memory a block may take while an image is counted block by block, e.g. 2GB.")
     ] = "2GB"
-    workers: Annotated[
-        int, {"min": 1, "max": 256, "tooltip": "Processes on this machine that share the blocks."}
-    ] = 1
+    workers: Annotated[int, about("Processes on this machine that share the blocks.", 1, 256)] = 1
     scheduler: Annotated[
-        str, {"tooltip": "Address of a dask cluster that shares the blocks, e.g. tcp://10.0.0.1:8786."}
+        str, about("Address of a dask cluster that shares the blocks, e.g. tcp://10.0.0.1:8786.")
     ] = ""
 
     def __post_init__(self) -> None:

@@ -25,33 +25,31 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.core.tasks import stop_point
 from cellwright.ops.geometry.tiles import padded
 from cellwright.ops.labels import measure, relabel
 from cellwright.ops.watershed import OUTSIDE, watershed
 
-MaxGap = Annotated[
-    int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
-]
+MaxGap = Annotated[int, about("Slices in which a cell may be missing between two others.", 0, 10)]
 Waist = Annotated[
     float,
-    {
-        "min": 0.0,
-        "max": 1.0,
-        "step": 0.05,
-        "tooltip": "Cells one above the other are split where they are narrower than this share of their "
+    about(
+        "Cells one above the other are split where they are narrower than this share of their "
         "width above and below; a higher value splits more, 0 never splits.",
-    },
+        0.0,
+        1.0,
+        step=0.05,
+    ),
 ]
 MinSlices = Annotated[
     int,
-    {
-        "min": 1,
-        "max": 100,
-        "tooltip": "Fewest slices of a cell, unless it is as tall as wide or the volume ends there; cells "
+    about(
+        "Fewest slices of a cell, unless it is as tall as wide or the volume ends there; cells "
         "with fewer are dropped.",
-    },
+        1,
+        100,
+    ),
 ]
 SMOOTHING = 0.75  # standard deviation, in slices; with less, single outlines part cells
 LEAST_DROP = 1e-3  # of the height; a saddle as high as both tops is none

@@ -4,34 +4,26 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import BoundedSettings, check_bounds
+from cellwright.core.settings import BoundedSettings, about, check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
 PretrainMethod = Literal["simclr", "colorize"]
 
 # fields that several settings have
-Seed = Annotated[
-    int, {"min": 0, "max": 2**31 - 1, "tooltip": "Random seed; the same seed gives the same weights."}
-]
-StepsPerEpoch = Annotated[int, {"min": 1, "tooltip": "Batches between two checks of the model."}]
-PatchSide = Annotated[int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}]
-PeakRate = Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}]
-WeightDecay = Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}]
-WarmupSteps = Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}]
+Seed = Annotated[int, about("Random seed; the same seed gives the same weights.", 0, 2**31 - 1)]
+StepsPerEpoch = Annotated[int, about("Batches between two checks of the model.", 1)]
+PatchSide = Annotated[int, about("Height and width of a patch, in pixels.", 32, step=16)]
+PeakRate = Annotated[float, about("Peak learning rate.", 0.0)]
+WeightDecay = Annotated[float, about("Weight decay of AdamW.", 0.0)]
+WarmupSteps = Annotated[int, about("Batches over which the learning rate rises.", 0)]
 FrozenSteps = Annotated[
-    int, {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."}
+    int, about("Batches in which only the last layers are trained; the others are frozen.", 0)
 ]
 EmaDecay = Annotated[
-    float,
-    {
-        "min": 0.0,
-        "max": 0.9999,
-        "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
-    },
+    float, about("Decay of the moving average (EMA) of the weights, which is what is saved.", 0.0, 0.9999)
 ]
 Augmentation = Annotated[
-    float,
-    {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."},
+    float, about("Share of the patches whose intensities are changed at random.", 0.0, 1.0)
 ]
 
 
@@ -40,43 +32,30 @@ class TrainingSettings:
     """Two phases: pretraining on everything, then fine-tuning on the dataset itself."""
 
     seed: Seed = 0
-    pretrain_steps: Annotated[
-        int, {"min": 0, "tooltip": "Batches of the first phase: all images, simulated too."}
-    ] = 3000
-    finetune_steps: Annotated[
-        int, {"min": 0, "tooltip": "Batches of the second phase: the dataset, with replay."}
-    ] = 1500
+    pretrain_steps: Annotated[int, about("Batches of the first phase: all images, simulated too.", 0)] = 3000
+    finetune_steps: Annotated[int, about("Batches of the second phase: the dataset, with replay.", 0)] = 1500
     steps_per_epoch: StepsPerEpoch = 250
-    batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch."}] = 8
+    batch_size: Annotated[int, about("Patches in a batch.", 1)] = 8
     patch_px: PatchSide = 192
-    pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the first phase."}] = 2e-3
-    finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the second phase."}] = 7e-4
+    pretrain_rate: Annotated[float, about("Peak learning rate of the first phase.", 0.0)] = 2e-3
+    finetune_rate: Annotated[float, about("Peak learning rate of the second phase.", 0.0)] = 7e-4
     weight_decay: WeightDecay = 0.02
     warmup_steps: WarmupSteps = 100
     frozen_steps: FrozenSteps = 0
     ema_decay: EmaDecay = 0.998
-    smallest_diameter_px: Annotated[
-        float, {"min": 1.0, "tooltip": "Random zoom keeps cells larger than this."}
-    ] = 8.0
-    largest_diameter_px: Annotated[
-        float, {"min": 1.0, "tooltip": "Random zoom keeps cells smaller than this."}
-    ] = 70.0
-    n_simulated: Annotated[int, {"min": 0, "tooltip": "Simulated images added to the first phase."}] = 400
+    smallest_diameter_px: Annotated[float, about("Random zoom keeps cells larger than this.", 1.0)] = 8.0
+    largest_diameter_px: Annotated[float, about("Random zoom keeps cells smaller than this.", 1.0)] = 70.0
+    n_simulated: Annotated[int, about("Simulated images added to the first phase.", 0)] = 400
     n_modalities: Annotated[
-        int, {"min": 1, "tooltip": "Clusters of similar images; rare ones are sampled more often."}
+        int, about("Clusters of similar images; rare ones are sampled more often.", 1)
     ] = 16
     replay: Annotated[
-        float,
-        {"min": 0.0, "max": 1.0, "tooltip": "Share of a fine-tuning batch that comes from the first phase."},
+        float, about("Share of a fine-tuning batch that comes from the first phase.", 0.0, 1.0)
     ] = 0.125
     augmentation: Augmentation = 1.0
     exclude_boundaries: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 1.0,
-            "tooltip": "Chance that touching cells are trained with a gap between them (first phase).",
-        },
+        about("Chance that touching cells are trained with a gap between them (first phase).", 0.0, 1.0),
     ] = 0.1
 
     def __post_init__(self) -> None:
@@ -102,9 +81,9 @@ class FinetuneSettings:
     """How a model learns from a few images without forgetting what it knew; the defaults are ``quick``."""
 
     seed: Seed = 0
-    steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 840
+    steps: Annotated[int, about("Most batches (training steps).", 1)] = 840
     steps_per_epoch: StepsPerEpoch = 140
-    batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch, with those of replay."}] = 8
+    batch_size: Annotated[int, about("Patches in a batch, with those of replay.", 1)] = 8
     patch_px: PatchSide = 192
     rate: PeakRate = 5e-4
     warmup_steps: WarmupSteps = 40
@@ -112,19 +91,14 @@ class FinetuneSettings:
     weight_decay: WeightDecay = 0.01
     ema_decay: EmaDecay = 0.98
     replay: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 0.9,
-            "tooltip": "Share of each batch that repeats what the model gave before on other images.",
-        },
+        float, about("Share of each batch that repeats what the model gave before on other images.", 0.0, 0.9)
     ] = 0.25
-    n_replay: Annotated[int, {"min": 0, "tooltip": "Simulated images for replay."}] = 48
+    n_replay: Annotated[int, about("Simulated images for replay.", 0)] = 48
     augmentation: Augmentation = 0.4
     patience: Annotated[
-        int, {"min": 1, "tooltip": "Stop after so many checks without a better score (once half is done)."}
+        int, about("Stop after so many checks without a better score (once half is done).", 1)
     ] = 3
-    n_validation: Annotated[int, {"min": 1, "tooltip": "Most images that it is checked with each time."}] = 6
+    n_validation: Annotated[int, about("Most images that it is checked with each time.", 1)] = 6
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -145,23 +119,21 @@ class PretrainSettings:
     seed: Seed = 0
     method: Annotated[
         PretrainMethod,
-        {
-            "tooltip": "simclr tells two views of one patch from those of others; colorize colours images "
+        about(
+            "simclr tells two views of one patch from those of others; colorize colours images "
             "with pieces hidden."
-        },
+        ),
     ] = "simclr"
-    steps: Annotated[int, {"min": 1, "tooltip": "Batches (training steps)."}] = 600
-    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two lines of the report."}] = 50
-    batch_size: Annotated[int, {"min": 2, "tooltip": "Patches in a batch; each is seen in two views."}] = 32
-    patch_px: Annotated[int, {"min": 64, "step": 32, "tooltip": "Height and width of a view, in pixels."}] = (
-        96
-    )
+    steps: Annotated[int, about("Batches (training steps).", 1)] = 600
+    steps_per_epoch: Annotated[int, about("Batches between two lines of the report.", 1)] = 50
+    batch_size: Annotated[int, about("Patches in a batch; each is seen in two views.", 2)] = 32
+    patch_px: Annotated[int, about("Height and width of a view, in pixels.", 64, step=32)] = 96
     rate: PeakRate = 1e-3
     weight_decay: WeightDecay = 0.02
     warmup_steps: WarmupSteps = 50
     ema_decay: EmaDecay = 0.99
     temperature: Annotated[
-        float, {"min": 0.01, "max": 10.0, "tooltip": "Of simclr: lower weighs the most similar patches more."}
+        float, about("Of simclr: lower weighs the most similar patches more.", 0.01, 10.0)
     ] = 0.1
 
     def __post_init__(self) -> None:
@@ -175,23 +147,18 @@ class ClassifyTrainingSettings(BoundedSettings):
     """How a classifier learns: crops of all classes, the rare ones shown more often."""
 
     seed: Seed = 0
-    steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500
+    steps: Annotated[int, about("Batches in all.", 1)] = 1500
     steps_per_epoch: StepsPerEpoch = 250
-    batch_size: Annotated[int, {"min": 2, "tooltip": "Crops in a batch."}] = 48
+    batch_size: Annotated[int, about("Crops in a batch.", 2)] = 48
     rate: PeakRate = 2e-3
     weight_decay: WeightDecay = 0.02
-    balance: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."}
-    ] = 0.75
-    jitter: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "Random shift and rescaling of each crop."}
-    ] = 0.12
-    colour: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "Random change of colours and contrast."}
-    ] = 0.5
+    balance: Annotated[float, about("0 shows classes as often as they occur, 1 equally often.", 0.0, 1.0)] = (
+        0.75
+    )
+    jitter: Annotated[float, about("Random shift and rescaling of each crop.", 0.0, 1.0)] = 0.12
+    colour: Annotated[float, about("Random change of colours and contrast.", 0.0, 1.0)] = 0.5
     diameter_px: Annotated[
-        float,
-        {"min": 0.0, "tooltip": "Typical cell diameter where the data are points only; 0 where boxes tell."},
+        float, about("Typical cell diameter where the data are points only; 0 where boxes tell.", 0.0)
     ] = 0.0
 
 

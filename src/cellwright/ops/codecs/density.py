@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.geometry.resample import Grid
 from cellwright.ops.geometry.tiles import Window, padded, pieces
 
@@ -34,22 +34,19 @@ class DensitySettings(BoundedSettings):
 
     calibration: Annotated[
         float,
-        {
-            "min": 0.01,
-            "max": 100.0,
-            "step": 0.01,
-            "tooltip": "True cells for each cell the model counts, from some boxes counted by hand; where it "
+        about(
+            "True cells for each cell the model counts, from some boxes counted by hand; where it "
             "is far from 1, choose another model or state the diameter.",
-        },
+            0.01,
+            100.0,
+            step=0.01,
+        ),
     ] = 1.0
     calibration_error: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 10.0,
-            "step": 0.01,
-            "tooltip": "Standard error of the calibration, as a share of it; widens the interval.",
-        },
+        about(
+            "Standard error of the calibration, as a share of it; widens the interval.", 0.0, 10.0, step=0.01
+        ),
     ] = 0.0
 
 

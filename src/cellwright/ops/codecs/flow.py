@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 
 from cellwright.core.data import Cells, Labels
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.labels import measure, touches_border
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -26,21 +26,11 @@ N_DOUBLINGS = 5  # 8 * 2**5 = 256 steps, more than the 200 of the reference
 PIXELS_AT_ONCE = 1 << 14  # that walk: as many as stay in the cache of a core
 
 CellProbability = Annotated[
-    float,
-    {
-        "min": 0.05,
-        "max": 0.95,
-        "step": 0.01,
-        "tooltip": "Lowest probability for a pixel to be part of a cell.",
-    },
+    float, about("Lowest probability for a pixel to be part of a cell.", 0.05, 0.95, step=0.01)
 ]
-MinScore = Annotated[
-    float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score for a cell to be kept."}
-]
-MinArea = Annotated[
-    int, {"min": 1, "max": 100_000, "tooltip": "Smallest area for a cell to be kept, in pixels."}
-]
-ExcludeBorder = Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}]
+MinScore = Annotated[float, about("Lowest score for a cell to be kept.", 0.0, 1.0, step=0.01)]
+MinArea = Annotated[int, about("Smallest area for a cell to be kept, in pixels.", 1, 100_000)]
+ExcludeBorder = Annotated[bool, about("Drop cells that touch the edge of the image.")]
 
 
 @dataclass(frozen=True, slots=True)

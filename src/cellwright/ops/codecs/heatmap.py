@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.geometry.tiles import overlap
 from cellwright.ops.labels import touches_border
 
@@ -39,27 +39,19 @@ class CentroidSettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     min_score: Annotated[
-        float,
-        {
-            "min": 0.05,
-            "max": 1.0,
-            "step": 0.01,
-            "tooltip": "Lowest height of the heatmap in the middle of a cell to be kept.",
-        },
+        float, about("Lowest height of the heatmap in the middle of a cell to be kept.", 0.05, 1.0, step=0.01)
     ] = 0.45
     max_overlap: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 1.0,
-            "step": 0.01,
-            "tooltip": "Of boxes with an IoU above this, only the one with the highest score is kept.",
-        },
+        about(
+            "Of boxes with an IoU above this, only the one with the highest score is kept.",
+            0.0,
+            1.0,
+            step=0.01,
+        ),
     ] = 0.25
-    min_side_px: Annotated[
-        float, {"min": 0.0, "max": 1000.0, "tooltip": "Smallest height and width of a box, in pixels."}
-    ] = 2.0
-    exclude_border: Annotated[bool, {"tooltip": "Drop boxes that touch the edge of the image."}] = False
+    min_side_px: Annotated[float, about("Smallest height and width of a box, in pixels.", 0.0, 1000.0)] = 2.0
+    exclude_border: Annotated[bool, about("Drop boxes that touch the edge of the image.")] = False
 
 
 def boxes_to_heatmap(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

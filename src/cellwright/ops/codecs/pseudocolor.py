@@ -37,7 +37,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import AxesError
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.axes import Frames, Window, frames
 from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
@@ -56,17 +56,15 @@ class ColourSettings(BoundedSettings):
     """How a slice is coloured; the defaults are those of the reference."""
 
     clip_limit: Annotated[
-        float, {"min": 1.0, "tooltip": "Most pixels of one grey level, in units of an even histogram."}
+        float, about("Most pixels of one grey level, in units of an even histogram.", 1.0)
     ] = 10.0
-    n_tiles: Annotated[int, {"min": 1, "tooltip": "Tiles per axis that are equalised on their own."}] = 16
-    blur: Annotated[int, {"min": 1, "tooltip": "Side of the square that neighbours are averaged over."}] = 8
-    threshold: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "First threshold for the neighbours."}
-    ] = 0.2
+    n_tiles: Annotated[int, about("Tiles per axis that are equalised on their own.", 1)] = 16
+    blur: Annotated[int, about("Side of the square that neighbours are averaged over.", 1)] = 8
+    threshold: Annotated[float, about("First threshold for the neighbours.", 0.0, 1.0)] = 0.2
     adjacent_mean: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "Largest share of a neighbour that is taken to be cells."}
+        float, about("Largest share of a neighbour that is taken to be cells.", 0.0, 1.0)
     ] = 0.03
-    per_channel: Annotated[bool, {"tooltip": "Scale each colour on its own instead of all together."}] = True
+    per_channel: Annotated[bool, about("Scale each colour on its own instead of all together.")] = True
 
 
 REFERENCE = ColourSettings()

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import QueryError
-from cellwright.core.settings import BoundedSettings
+from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.tiles import padded
 from cellwright.ops.labels import measure
@@ -32,13 +32,13 @@ class QuerySettings(BoundedSettings):
     cell_probability: CellProbability = 0.5
     separation: Annotated[
         float,
-        {
-            "min": 0.0,
-            "max": 1.0,
-            "step": 0.01,
-            "tooltip": "How far the distance to the outline must fall between two cells, as a share of what "
+        about(
+            "How far the distance to the outline must fall between two cells, as a share of what "
             "it is in the smaller one; higher joins more.",
-        },
+            0.0,
+            1.0,
+            step=0.01,
+        ),
     ] = 0.15
     min_score: MinScore = 0.4
     min_area_px: MinArea = 20

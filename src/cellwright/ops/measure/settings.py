@@ -3,30 +3,21 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
+from cellwright.core.settings import BoundedSettings, about, check_bounds, to_tuples
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.filters import BorderRule, parse_filter, parse_marker
 from cellwright.ops.measure.regions import RegionRule
 
 # fields that several settings have
-RingGap = Annotated[
-    float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and its ring of background."}
-]
-RingWidth = Annotated[
-    float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring of background, in pixels."}
-]
+RingGap = Annotated[float, about("Pixels between a cell and its ring of background.", 0.0, 1000.0)]
+RingWidth = Annotated[float, about("Width of the ring of background, in pixels.", 0.5, 1000.0)]
 TrackDistance = Annotated[
-    float,
-    {
-        "min": 0.0,
-        "max": 10_000.0,
-        "tooltip": "Farthest a cell may move from frame to frame; 0 uses its diameter.",
-    },
+    float, about("Farthest a cell may move from frame to frame; 0 uses its diameter.", 0.0, 10_000.0)
 ]
-TrackGap = Annotated[int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}]
-Divisions = Annotated[bool, {"tooltip": "Let tracked cells divide."}]
+TrackGap = Annotated[int, about("Frames in which a tracked cell may be missing.", 0, 100)]
+Divisions = Annotated[bool, about("Let tracked cells divide.")]
 FrameInterval = Annotated[
-    float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 uses what the file gives."}
+    float, about("Seconds from frame to frame, for speeds; 0 uses what the file gives.", 0.0)
 ]
 
 
@@ -35,7 +26,7 @@ class MeasureSettings:
     """What is measured."""
 
     measure: Annotated[
-        tuple[str, ...], {"tooltip": "What is measured: groups (shape, intensity, neighbours) or columns."}
+        tuple[str, ...], about("What is measured: groups (shape, intensity, neighbours) or columns.")
     ] = ("shape", "intensity")
     ring_gap_px: RingGap = 2.0
     ring_width_px: RingWidth = 5.0
@@ -62,35 +53,29 @@ class AnalysisSettings:
 
     measure: Annotated[
         tuple[str, ...],
-        {"tooltip": "What to measure: shape, intensity, neighbours or columns; separate several by commas."},
+        about("What to measure: shape, intensity, neighbours or columns; separate several by commas."),
     ] = ()
     ring_gap_px: RingGap = 2.0
     ring_width_px: RingWidth = 5.0
     region_rule: Annotated[
         RegionRule,
-        {"tooltip": "Cells that count in a region: those with their centre, any pixel or all pixels inside."},
+        about("Cells that count in a region: those with their centre, any pixel or all pixels inside."),
     ] = "centre"
     border: Annotated[
-        BorderRule,
-        {"tooltip": "Cells at the border: count all, drop them, or drop those on two of the edges."},
+        BorderRule, about("Cells at the border: count all, drop them, or drop those on two of the edges.")
     ] = "all"
     keep: Annotated[
         tuple[str, ...],
-        {"tooltip": "Count only cells for which this is true, such as 'area_um2>=20' or 'class=WBC'."},
+        about("Count only cells for which this is true, such as 'area_um2>=20' or 'class=WBC'."),
     ] = ()
     positive: Annotated[
         tuple[str, ...],
-        {"tooltip": "Marker-positive cells, such as '2>otsu' or '1>350': channel (from 0) and threshold."},
+        about("Marker-positive cells, such as '2>otsu' or '1>350': channel (from 0) and threshold."),
     ] = ()
     cytoplasm_px: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 1000.0,
-            "tooltip": "Width of the ring used as the cytoplasm of nuclei; 0 for none.",
-        },
+        float, about("Width of the ring used as the cytoplasm of nuclei; 0 for none.", 0.0, 1000.0)
     ] = 0.0
-    track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False
+    track: Annotated[bool, about("Link the cells of a time series to tracks.")] = False
     track_distance_px: TrackDistance = 0.0
     track_gap: TrackGap = 1
     divisions: Divisions = True

@@ -33,7 +33,7 @@ WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted numbe
 class SettingsForm:
     """Rows for the fields of a frozen dataclass; ``changed`` follows every edit.
 
-    The annotation ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]`` gives limits and help.
+    Their annotations, see ``core.settings.about``, give limits and help.
 
     Parameters
     ----------
