@@ -17,8 +17,9 @@ LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,18 @@ from cellwright.files import zarr
 from cellwright.files.atomic import atomic_write, refuse_no_text
 from cellwright.files.metadata import COMPANION, Wanted, blank, describe, stamp_of, with_axes
 from cellwright.files.pictures import described_picture, read_picture
-from cellwright.files.vendors.czi import CZI
-from cellwright.files.vendors.hdf5 import read_hdf5
-from cellwright.files.vendors.lif import LIF
-from cellwright.files.vendors.nd2 import read_nd2
-from cellwright.files.vendors.oif import OIF
 from cellwright.ops.geometry.axes import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
 NPY_START = b"\x93NUMPY"
-READERS: dict[str, Callable[[Path], Iterator[Image]]] = {
-    ".czi": CZI.read,
-    ".nd2": read_nd2,
-    ".lif": LIF.read,
-    ".oif": OIF.read,
-    ".oib": OIF.read,
-    ".h5": read_hdf5,
-    ".hdf5": read_hdf5,
+READERS = {  # modules of ``files.vendors`` that read a file
+    ".czi": "czi",
+    ".nd2": "nd2",
+    ".lif": "lif",
+    ".oif": "oif",
+    ".oib": "oif",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
 }
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 OVERVIEWS = (".vsi", ".mrxs")  # read as pictures they are small ones of a slide whose pixels lie beside them
@@ -349,8 +345,9 @@ def _start_of(path: Path) -> bytes:
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if not path.is_file():  # opening a pipe or a device would wait for ever
         raise ReadError(f"Expected an image file at {path}; it is not a file. Remove it, or name another.")
-    if path.suffix.lower() in READERS:
-        yield from READERS[path.suffix.lower()](path)
+    vendor = READERS.get(path.suffix.lower())
+    if vendor is not None:
+        yield from import_module(f"cellwright.files.vendors.{vendor}").read(path)
         return
     start = _start_of(path)
     if path.suffix.lower() in OVERVIEWS or start.startswith(HDF5_START):

@@ -25,7 +25,6 @@ from cellwright.files.formats.assembly import (
     finished,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
-from cellwright.files.formats.via import REGIONS
 from cellwright.files.json_value import JsonValue, read_table
 from cellwright.ops.outlines import ellipse_ring
 
@@ -35,12 +34,6 @@ CORNER = "vertex-index"  # a column of shapes of napari
 LINES = ("line", "path")
 DECIMALS = 4
 MOST_PX = 1 << 20  # along one axis, where no image tells
-
-
-def is_points_csv(path: Path) -> bool:
-    """Return whether a CSV file is not a table of regions of VIA."""
-    with path.open("rb") as file:
-        return REGIONS.encode() not in file.read(1 << 12)
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:

@@ -113,14 +113,7 @@ _TABLE = (
         check="is_tracking_challenge",
         writer="write_truth",
     ),
-    Format(
-        "points-csv",
-        "Points as CSV",
-        (".csv",),
-        ("points", "classes"),
-        module="points_csv",
-        check="is_points_csv",
-    ),
+    Format("points-csv", "Points as CSV", (".csv",), ("points", "classes"), module="points_csv"),
 )
 FORMATS: dict[str, Format] = {one.name: one for one in _TABLE}
 _markup = partial(Format, extensions=(".xml",), axes="YX", module="markup", writer="")
@@ -128,16 +121,6 @@ _READ_ONLY = (
     _markup("pascal-voc", "Pascal VOC", kinds=("labels", "boxes", "classes"), holds="annotation"),
     _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, holds="annotations"),
     _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", holds="TrackMate"),
-    Format(
-        "via",
-        "VGG Image Annotator",
-        (".json", ".csv"),
-        ALL,
-        axes="YX",
-        has_many=True,
-        module="via",
-        check="is_via",
-    ),
     Format(
         "cellpose-outlines",
         "Cellpose, outlines",
@@ -151,7 +134,18 @@ _READ_ONLY = (
     ),
     Format("label-image", "Label images", LABEL_IMAGES, ("labels",), module="label_image"),
 )
-READERS: dict[str, Format] = {one.name: one for one in (*_TABLE, *_READ_ONLY)}
+_VIA = Format(
+    "via",
+    "VGG Image Annotator",
+    (".json", ".csv"),
+    ALL,
+    axes="YX",
+    has_many=True,
+    module="via",
+    check="is_via",
+)
+# that of VIA before points, for its tables are CSV too
+READERS: dict[str, Format] = {one.name: one for one in (_VIA, *_TABLE, *_READ_ONLY)}
 NAMES = {"labels": "ome-tiff"}  # other names of formats
 
 

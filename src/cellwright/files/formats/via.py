@@ -23,7 +23,7 @@ from cellwright.files.formats.assembly import (
     points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, is_other
-from cellwright.files.json_value import NO_JSON, JsonValue, read_json, read_table, read_text
+from cellwright.files.json_value import NO_JSON, JsonValue, read_json, read_table
 
 REGIONS = "region_shape_attributes"  # a column of its CSV
 PROJECT = "_via_img_metadata"
@@ -40,7 +40,8 @@ SHAPES_OF_3 = {  # what places of version 3 begin with, and what follows
 def is_via(path: Path) -> bool:
     """Return whether a JSON or CSV file is one of VIA."""
     if path.suffix.lower() == ".csv":
-        return REGIONS in read_text(path).partition("\n")[0]
+        with path.open("rb") as file:
+            return REGIONS.encode() in file.read(1 << 12)
     value: Any = read_json(path).value
     if not isinstance(value, dict):
         return False

@@ -200,4 +200,4 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, dict) else []
 
 
-CZI = SceneFormat(_opened, _scenes)
+read = SceneFormat(_opened, _scenes).read

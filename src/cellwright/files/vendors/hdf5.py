@@ -37,7 +37,7 @@ except Exception:
 MOST_SECONDS_OF_WALK = 15.0
 
 
-def read_hdf5(path: Path) -> Iterator[Image]:
+def read(path: Path) -> Iterator[Image]:
     """Yield the one dataset of an image; ReadError where there are several, or it is damaged."""
     module = package_for(path, "h5py")
     if not _comes_to_an_end(path):

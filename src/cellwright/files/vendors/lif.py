@@ -48,15 +48,12 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
         if not names and len(set(shown)) == len(shown):
             names = shown
         colors = [LUT_COLORS.get(name.lower(), "") for name in shown]
-        told = ImageMetadata(  # from metres
-            sizes_of(steps, 1e6), names, colors, frame_interval_s=interval_s
-        )
+        sizes = sizes_of(steps, 1e6)  # from metres
+        told = ImageMetadata(sizes, names, colors, frame_interval_s=interval_s)
         name, axes = scene_name(path, image.name, len(images)), "".join(image.dims).replace("S", "c")
-        mapped = cache(
-            partial(image.asarray, mode="c", out="memmap")
-        )  # which turns blue and red round in memory
-        load = partial(_load_mapped, mapped)
-        yield StoredScene(name, axes, shape, dtype, told, load)
+        # once, which turns blue and red round in memory
+        mapped = cache(partial(image.asarray, mode="c", out="memmap"))
+        yield StoredScene(name, axes, shape, dtype, told, partial(_load_mapped, mapped))
 
 
 def _load_mapped(mapped: Callable[[], NDArray[Any]], window: Sequence[slice]) -> NDArray[Any]:
@@ -73,4 +70,4 @@ def _lut_names(image: Any) -> list[str]:
     return [channel.get("LUTName", "") for channel in channels]
 
 
-LIF = SceneFormat(_opened, _scenes)
+read = SceneFormat(_opened, _scenes).read

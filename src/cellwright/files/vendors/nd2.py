@@ -27,7 +27,7 @@ IN_A_FRAME = "CYXS"  # axes of what is stored together
 LEAST_FRAME_BYTES = 16  # that a file has of each frame: where it lies, and how long it is
 
 
-def read_nd2(path: Path) -> Iterator[Image]:
+def read(path: Path) -> Iterator[Image]:
     """Yield the positions of the stage, each an image that stays on disk."""
     with package_for(path, "nd2").ND2File(path) as file:
         sizes = file.sizes

@@ -142,4 +142,4 @@ def _dye_of(channel: dict[str, Any]) -> str:
     return str(channel.get("CH Name", "")) if dye in ("", "None") else dye
 
 
-OIF = SceneFormat(_opened, _scenes)
+read = SceneFormat(_opened, _scenes).read
