@@ -32,7 +32,7 @@ from cellwright.annotation.records import (
     unpack_entry,
     unpack_start,
 )
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError, WriteError, expecting
 from cellwright.files.atomic import Lock, acquire_lock, atomic_write, make_folder, writing
 
 MAGIC = b"cellwright journal 1\n"
@@ -153,12 +153,8 @@ def read_journal(path: Path) -> Recovered:
 
     ReadError where the file is missing, is no journal, or is damaged before its first edit.
     """
-    try:
+    with expecting(ReadError, f"a journal at {path}", "Choose another file.", OSError):
         data = path.read_bytes()
-    except OSError as error:
-        raise ReadError(
-            f"Expected a journal at {path}; got: {error.strerror or error}. Choose another file."
-        ) from error
     if not data.startswith(MAGIC):
         raise ReadError(f"Expected a journal at {path}; got another kind of file. Choose another file.")
     contents, n_bytes = [], len(MAGIC)

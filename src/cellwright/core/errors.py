@@ -81,6 +81,23 @@ def needed(kind: type[CellwrightError], what: str, extra: str, package: str = ""
         ) from error
 
 
+@contextmanager
+def expecting(
+    kind: type[CellwrightError], what: str, advice: str, *causes: type[Exception]
+) -> Iterator[None]:
+    """Turn errors of these types in the block into one of ours: what was expected, what was got, what to do.
+
+    Those that are ours already pass as they are.
+    """
+    try:
+        yield
+    except CellwrightError:
+        raise
+    except causes as error:
+        got = getattr(error, "strerror", None) or error
+        raise kind(f"Expected {what}; got: {got}. {advice}") from error
+
+
 def error_line(error: Exception) -> str:
     """Return an error as one line for people; one of ours explains itself, others need their type."""
     if isinstance(error, CellwrightError):

@@ -24,7 +24,7 @@ from tempfile import NamedTemporaryFile
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError, WriteError, expecting
 from cellwright.core.tasks import stop_point
 
 Lock = BaseFileLock  # that acquire_lock gives
@@ -88,12 +88,8 @@ def _part_of(path: Path) -> Path:
 @contextmanager
 def writing(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an error of the operating system in the block into a WriteError that says what to do."""
-    try:
+    with expecting(WriteError, f"to write {path}", advice, OSError):
         yield
-    except WriteError:
-        raise
-    except OSError as error:
-        raise WriteError(f"Expected to write {path}; got: {error.strerror or error}. {advice}") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree
@@ -175,14 +175,12 @@ NO_JSON = (ValueError, RecursionError)  # what json raises where a text is none,
 
 def read_text(path: Path) -> str:
     """Return the text of a file; ReadError where it is too large to be one, too."""
-    try:
+    what = f"a readable text file at {path}"
+    with expecting(ReadError, what, "Check the path.", OSError, LookupError, UnicodeError):
         if path.stat().st_size > MOST_BYTES:
             raise ReadError(f"{path} must be smaller than {MOST_BYTES >> 20} MiB. Split it.")
         content = path.read_bytes()
-        text = content.decode(_encoding_of(content))
-    except (OSError, LookupError, UnicodeError) as error:
-        raise ReadError(f"Expected a readable text file at {path}; got: {error}. Check the path.") from error
-    return text
+        return content.decode(_encoding_of(content))
 
 
 def _encoding_of(content: bytes) -> str:
@@ -206,12 +204,10 @@ def read_table(path: Path) -> tuple[list[str], list[JsonValue]]:
     """
     text = read_text(path)
     first = text.partition("\n")[0]
-    try:
+    with expecting(ReadError, f"a whole CSV file at {path}", "Export it again.", csv.Error):
         reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
         reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]
         return header, [JsonValue(row, path, f"Line {number}") for number, row in enumerate(reader, 2)]
-    except csv.Error as error:
-        raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
 
 
 def read_xml(path: Path) -> "ElementTree.Element":
@@ -221,10 +217,9 @@ def read_xml(path: Path) -> "ElementTree.Element":
     text = read_text(path)
     if "<!ENTITY" in text:
         raise ReadError(f"{path} defines entities, which no such file needs. Export it again.")
-    try:
+    what = f"a whole XML file at {path}"
+    with expecting(ReadError, what, "Copy it again.", ElementTree.ParseError, ValueError):
         return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ReadError(f"Expected a whole XML file at {path}; got: {error}. Copy it again.") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -238,9 +233,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> JsonValue:
     """Return the content of a JSON file."""
-    try:
+    advice = "It is damaged or cut short; copy it again."
+    with expecting(ReadError, f"a whole JSON file at {path}", advice, *NO_JSON):
         return JsonValue(json.loads(read_text(path)), path)
-    except NO_JSON as error:
-        raise ReadError(
-            f"Expected a whole JSON file at {path}; got: {error}. It is damaged or cut short; copy it again."
-        ) from error

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.metadata import COMPANION
 from cellwright.files.tiff_checks import files_of_set, is_split_off, ome_of, refuse_false_index
 
@@ -56,11 +56,10 @@ def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
         )
     if not described.name.lower().endswith(COMPANION):
         return tifffile.TiffFile(described, is_shaped=False)
-    try:
+    what = f"OME-XML in {described}"
+    with expecting(ReadError, what, "Export it again.", ElementTree.ParseError, UnicodeDecodeError):
         text = described.read_text(encoding="utf-8")
         named = files_of_set(ElementTree.fromstring(text))
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ReadError(f"Expected OME-XML in {described}; got: {error}. Export it again.") from error
     there = (described.parent / name for name in named if name == Path(name).name)
     first_there = next((file for file in there if os.path.isfile(file)), None)
     if first_there is None:

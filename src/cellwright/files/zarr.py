@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import SPATIAL, ArrayLike, Image
-from cellwright.core.errors import CellwrightError, ReadError, WriteError, needed
+from cellwright.core.errors import CellwrightError, ReadError, WriteError, expecting, needed
 from cellwright.files.atomic import writing
 from cellwright.files.metadata import (
     LEAST_BOMB_BYTES,
@@ -360,12 +360,9 @@ def create_array(folder: Path, image: Image, dtype: str = "int32") -> ArrayLike:
 def open_array(folder: Path) -> ArrayLike:
     """Return what :func:`create_array` made, to be read and written; ReadError where there is none."""
     zarr = _zarr()
-    try:
+    # zarr fails in every possible way on damaged folders
+    with expecting(ReadError, f"an array in {folder}", "Count again into an empty folder.", Exception):
         return zarr.open_group(folder, mode="r+")["0"]
-    except Exception as error:  # zarr fails in every possible way on damaged folders
-        raise ReadError(
-            f"Expected an array in {folder}; got: {error}. Count again into an empty folder."
-        ) from error
 
 
 def small_level(folder: Path, least_px: int) -> tuple[ArrayLike, int]:

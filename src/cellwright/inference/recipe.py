@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
-from cellwright.core.errors import CellwrightError, ReadError, SettingsError, error_line
+from cellwright.core.errors import CellwrightError, ReadError, SettingsError, error_line, expecting
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
@@ -351,16 +351,11 @@ def load_recipe(path: Path | str, models: Sequence[str] = ()) -> Recipe:
     ReadError where the file is missing, damaged or no recipe. SettingsError where a setting is not one of
     ours, or out of its range.
     """
-    try:
+    what = f"settings saved by cellwright at {path}"
+    with expecting(ReadError, what, "Check the path.", OSError, *NO_JSON):
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON) as error:
-        raise ReadError(
-            f"Expected settings saved by cellwright at {path}; got: {error}. Check the path."
-        ) from error
     if not isinstance(values, dict) or values.pop("format", "") != FORMAT:
-        raise ReadError(
-            f"Expected settings saved by cellwright at {path}; it holds something else. Choose another file."
-        )
+        raise ReadError(f"Expected {what}; it holds something else. Choose another file.")
     usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY]}
     usual |= {name: [] for name in ("window", "pixel_size_um", "with_files")}
     usual |= {part: {} for part in ("settings", *PARTS)}

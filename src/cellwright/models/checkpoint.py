@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError, expecting
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
 from cellwright.models.fit import read_fit
@@ -82,12 +82,9 @@ def load_weights(folder: Path, network: nn.Module, title: str) -> None:
     network.
     """
     path = folder / WEIGHTS
-    try:
+    what, advice = f"safetensors weights in {path}", "Copy the model folder again."
+    with expecting(CheckpointError, what, advice, SafetensorError, OSError, ValueError):
         weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected safetensors weights in {path}; got: {error}. Copy the model folder again."
-        ) from error
     _check_finite(weights, path)
     try:
         network.load_state_dict(weights)
@@ -111,12 +108,8 @@ def verified_checksum(folder: Path, expected: str) -> str:
     CheckpointError where the weights are missing or others than expected.
     """
     path = folder / WEIGHTS
-    try:
+    with expecting(CheckpointError, f"weights at {path}", "Choose a complete model folder.", OSError):
         found = checksum(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"Expected weights at {path}; got: {error}. Choose a complete model folder."
-        ) from error
     if expected and found != expected:
         raise CheckpointError(
             f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model "

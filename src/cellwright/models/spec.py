@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import CheckpointError, ReadError
+from cellwright.core.errors import CheckpointError, ReadError, expecting
 from cellwright.files.json_value import NO_JSON, JsonValue
 from cellwright.models.registry import FAMILIES
 from cellwright.ops.crops import Padding
@@ -136,12 +136,9 @@ def _read_values(path: Path, what: str, kind: type[Any], may_have: Set[str] = fr
     CheckpointError where the file is missing, is no JSON, is of another version, or has other fields than
     these dataclasses, ``MAY_LACK`` and ``may_have`` aside.
     """
-    try:
+    wanted, advice = f"a readable {path.name} at {path}", f"Choose a complete {what} folder."
+    with expecting(CheckpointError, wanted, advice, OSError, *NO_JSON):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON) as error:
-        raise CheckpointError(
-            f"Expected a readable {path.name} at {path}; got: {error}. Choose a complete {what} folder."
-        ) from error
     values: dict[str, Any] = {}
     if isinstance(content, dict):
         values = content

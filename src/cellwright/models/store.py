@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from cellwright.core.errors import CheckpointError
+from cellwright.core.errors import CheckpointError, expecting
 from cellwright.files.atomic import atomic_write, writing
 from cellwright.files.json_value import read_object
 from cellwright.models.spec import (
@@ -275,17 +275,15 @@ def _copy_model(source: Path, part: Path, title: str) -> None:
         return
     if not source.is_file():
         raise CheckpointError(f"There is no file {title}. Choose an exported model.")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            for name, member in _members(archive, title).items():
-                with archive.open(member) as packed, (part / name).open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected an exported model, a zip archive, in {title}; got: {error}. Get the file again."
-        ) from error
+    what = f"an exported model, a zip archive, in {title}"
+    damaged = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+    with (
+        expecting(CheckpointError, what, "Get the file again.", *damaged),
+        zipfile.ZipFile(source) as archive,
+    ):
+        for name, member in _members(archive, title).items():
+            with archive.open(member) as packed, (part / name).open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
 
 
 def _copy_folder(source: Path, part: Path, title: str) -> None:

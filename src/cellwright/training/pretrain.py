@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Image
-from cellwright.core.errors import CellwrightError, CheckpointError, ReadError
+from cellwright.core.errors import CellwrightError, CheckpointError, ReadError, expecting
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.folders.image_list import ListedImage
@@ -183,14 +183,12 @@ def start_from(folder: Path, model: CellModel) -> None:
     CheckpointError where the folder holds none, or one of another network.
     """
     network = _with_trunk(model)
-    try:
+    what = f"{PRETRAINED} of `cellwright pretrain` in {folder}"
+    damaged = (OSError, *NO_JSON, KeyError, TypeError, AttributeError)
+    with expecting(CheckpointError, what, "Choose its folder.", *damaged):
         facts = json.loads((folder / PRETRAINED).read_text(encoding="utf-8"))
         preset, names = str(facts["preset"]), [str(name) for name in facts["parts"]]
         parts = nn.ModuleDict({name: network.get_submodule(name) for name in names})
-    except (OSError, *NO_JSON, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"Expected {PRETRAINED} of `cellwright pretrain` in {folder}; got: {error}. Choose its folder."
-        ) from error
     load_weights(folder, parts, f"the {model.spec.preset} preset (they were trained for {preset})")
 
 

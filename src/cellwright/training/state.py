@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError, expecting
 from cellwright.core.words import few
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.dataset.folder import Item
@@ -92,13 +92,10 @@ def save(state: RunState, output: Path) -> None:
         "kept": state.kept,
     }
     path = output / STATE
-    try:
-        with atomic_write(path) as part:
-            torch.save(values, part)
-    except RuntimeError as error:  # it tells of a full disk in its own way
-        raise WriteError(
-            f"Expected to write {path}; got: {error}. Choose a folder on a disk with room."
-        ) from error
+    what, advice = f"to write {path}", "Choose a folder on a disk with room."
+    # a RuntimeError is how torch tells of a full disk
+    with expecting(WriteError, what, advice, RuntimeError), atomic_write(path) as part:
+        torch.save(values, part)
 
 
 def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -> None:

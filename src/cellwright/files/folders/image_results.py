@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import counted_name
 from cellwright.files.images import read_image, read_images, with_channels_of
@@ -94,19 +94,16 @@ def _columns_in(table: "pandas.DataFrame", found: Result) -> dict[str, NDArray[A
 
 def read_found(path: Path) -> Result:
     """Return how cells were found, and what the user should know, without the cells."""
-    try:
+    what = f"{path} as a count has written it"
+    with expecting(ReadError, what, "Count again.", OSError, *NO_JSON, KeyError, TypeError):
         told = json.loads(path.read_text(encoding="utf-8"))
         provenance = Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
         offset, notices = (tuple(told.get(name, ())) for name in ("offset", "notices"))
         return Result(0.0, Cells.empty(2), provenance, offset, notices)
-    except (OSError, *NO_JSON, KeyError, TypeError) as error:
-        raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
 
 
 def _read_cells(path: Path) -> "pandas.DataFrame":
     import pandas
 
-    try:
+    with expecting(ReadError, f"the table {path}", "Count again.", OSError, ValueError):
         return pandas.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error

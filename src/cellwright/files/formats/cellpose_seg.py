@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL, Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import MOST_FILLED_PX, FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import (
@@ -181,7 +181,9 @@ def _described(annotation: ImageAnnotation, content: JsonValue) -> ImageAnnotati
 
 
 def _content(path: Path) -> Any:
-    try:
+    advice = "It is damaged, cut short or holds more than a Cellpose file does; save it again."
+    # damaged pickles fail in every possible way
+    with expecting(ReadError, f"a whole {ENDING} of Cellpose at {path}", advice, Exception):
         with path.open("rb") as file:
             version = npy.read_magic(file)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -194,13 +196,6 @@ def _content(path: Path) -> Any:
         if isinstance(loaded, _Array):
             loaded = loaded.values.item()
         return {name: _plain(loaded[name]) for name in KEPT if name in loaded}
-    except ReadError:
-        raise
-    except Exception as error:  # damaged pickles fail in every possible way
-        raise ReadError(
-            f"Expected a whole {ENDING} of Cellpose at {path}; got: {error}. It is damaged, cut short or "
-            "holds more than a Cellpose file does; save it again."
-        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import (
     OVAL_CORNERS,
@@ -112,18 +112,14 @@ def read_rois(path: Path, faults: list[ReadError] | None = None) -> list[JsonVal
 
     ReadError where the file is damaged, or one of its ROIs and there is no list of faults.
     """
-    try:
+    what = f"a whole .roi, or a .zip of ROIs, at {path}"
+    # damaged files fail in every possible way
+    with expecting(ReadError, what, "Save it in ImageJ again.", Exception):
         content = path.read_bytes()
         if content[:4] == b"Iout":
             return [_parsed(path, path.name, lambda: content)]
         with zipfile.ZipFile(path) as archive:
             return _zipped(path, archive, len(content), faults)
-    except ReadError:
-        raise
-    except Exception as error:  # damaged files fail in every possible way
-        raise ReadError(
-            f"Expected a whole .roi, or a .zip of ROIs, at {path}; got: {error}. Save it in ImageJ again."
-        ) from error
 
 
 def _zipped(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
@@ -77,11 +77,11 @@ def _config(path: Path) -> JsonValue:
 
     if not path.exists():
         return JsonValue({}, path)
-    try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ReadError(f"Expected a whole YAML file at {path}; got: {error}. Copy it again.") from error
-    return JsonValue(content, path)  # where its images lie elsewhere is not followed
+    what = f"a whole YAML file at {path}"
+    with expecting(ReadError, what, "Copy it again.", yaml.YAMLError, RecursionError):
+        return JsonValue(
+            yaml.safe_load(read_text(path)), path
+        )  # where its images lie elsewhere is not followed
 
 
 def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:

@@ -28,7 +28,7 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog
 
 from cellwright.core.data import Image, Labels
-from cellwright.core.errors import CellwrightError, ReadError, WriteError
+from cellwright.core.errors import CellwrightError, ReadError, WriteError, expecting
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write
 from cellwright.files.folders.image_list import COUNTS, PROOFREAD
@@ -166,12 +166,8 @@ def images_of(folder: Path) -> list[Path]:
     inner = folder / "images"
     if not inner.is_dir():
         inner = folder
-    try:
+    with expecting(ReadError, f"a folder of images at {folder}", "Choose another.", OSError):
         paths = sorted(inner.iterdir())
-    except OSError as error:
-        raise ReadError(
-            f"Expected a folder of images at {folder}; got: {error.strerror or error}. Choose another."
-        ) from error
     seen = (path for path in paths if not path.name.startswith("."))
     found = [path for path in seen if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:

@@ -21,7 +21,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
-from cellwright.core.errors import CellwrightError, ReadError
+from cellwright.core.errors import CellwrightError, ReadError, expecting
 from cellwright.core.tasks import once
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.regions import drawn_shapes, read_regions, write_regions
@@ -199,14 +199,11 @@ def _write_labels(
 
 def _shown(viewer: Any, path: Path, name: str) -> Labels:
     """Return a layer of kept labels, if it is there already that one; ReadError without the file."""
-    try:
+    what = f"the labels {name!r} at {path}"
+    with expecting(ReadError, what, "Choose them again.", OSError, ValueError, KeyError, BadZipFile):
         with np.load(path) as file:
             parts = dict(file)
         labels = parts.pop("labels")
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ReadError(
-            f"Expected the labels {name!r} at {path}; got: {error}. Choose them again."
-        ) from error
     for layer in viewer.layers:
         if isinstance(layer, Labels) and layer.name == name and np.array_equal(layer.data, labels):
             return layer
@@ -218,11 +215,10 @@ def _shown(viewer: Any, path: Path, name: str) -> Labels:
 
 def _gate(path: Path) -> ScatterGate | None:
     """Return the gate in a file; ReadError where it is missing or damaged."""
-    try:
+    what = f"a gate at {path}"
+    with expecting(ReadError, what, "Draw it again.", OSError, ValueError, KeyError, TypeError):
         told = json.loads(path.read_text(encoding="utf-8"))
         if told is None:
             return None
         corners = np.array(told["corners"], np.float64)
         return ScatterGate(str(told["x"]), str(told["y"]), corners.reshape(len(corners), 2))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReadError(f"Expected a gate at {path}; got: {error}. Draw it again.") from error

@@ -13,7 +13,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.tables import plain
 from cellwright.widgets.shared.cells.regions import PART, counted_boxes
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, with_axis
@@ -61,7 +61,8 @@ def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> 
     ReadError where the file is missing or damaged.
     """
     source = source_of(image_layer, channel)
-    try:
+    what = f"points or boxes of cells at {path}"
+    with expecting(ReadError, what, "Count again.", OSError, ValueError, KeyError, BadZipFile):
         with np.load(path) as file:
             arrays = dict(file)
         told = json.loads(str(arrays.pop("told")))
@@ -81,5 +82,3 @@ def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> 
         kinds, widths = (arrays.pop(name).tolist() for name in ("shape_type", "edge_width"))
         looks |= {"shape_type": kinds, "edge_width": widths, "face_color": "transparent"}
         return Shapes(shapes, **arrays, **looks)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ReadError(f"Expected points or boxes of cells at {path}; got: {error}. Count again.") from error
