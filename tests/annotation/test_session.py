@@ -158,11 +158,37 @@ def test_a_class_must_have_a_name(session_of):
     assert session.class_of(1) == 1
 
 
+def test_a_class_that_is_added_has_no_cells_of_one_that_was_removed(session_of):
+    session = session_of(class_names=("a", "b"))
+    session.set_class(1, 0)
+    session.set_class(2, 1)
+    assert session.set_class_names(["a"]) == {"b": 1}
+    assert session.set_class_names(["a", "c"]) == {}
+    assert [session.class_of(number) for number in (1, 2)] == [0, None]
+    session.undo()
+    session.undo()
+    assert [session.class_of(number) for number in (1, 2)] == [0, 1]
+
+
+def test_classes_without_a_name_take_that_of_their_place(session_of):
+    session = session_of()
+    session.set_class(1, 0)
+    session.set_class(2, 1)
+    assert session.set_class_names(["a"]) == {}
+    assert session.set_class_names(["a", "b"]) == {}
+    assert [session.class_of(number) for number in (1, 2)] == [0, 1]
+
+
 def test_cells_keep_their_class_where_its_name_moves(session_of):
     session = session_of(class_names=("a", "b"))
     session.set_class(1, 0)
     session.set_class(2, 1)
-    for names, classes in ((["c", "a", "b"], [1, 2]), (["a", "b"], [0, 1]), (["b"], [2, 0]), (["x"], [2, 0])):
+    for names, classes in (
+        (["c", "a", "b"], [1, 2]),
+        (["a", "b"], [0, 1]),
+        (["b"], [None, 0]),
+        (["x"], [None, 0]),
+    ):
         session.set_class_names(names)
         assert [session.class_of(number) for number in (1, 2)] == classes
     for _ in range(4):

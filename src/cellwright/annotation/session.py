@@ -4,6 +4,7 @@ Numbers of cells are stable: no edit renumbers a cell, and none is used again.
 Where only the positions of cells are known, discs stand for them (``metadata.has_masks`` is false).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -437,20 +438,25 @@ class AnnotationSession:
         cell = self.store.cell(number)._replace(is_reviewed=is_reviewed)
         self.history.do("review", cells={number: cell})
 
-    def set_class_names(self, names: Iterable[str]) -> None:
-        """Name the classes; cells keep the class of their name, wherever it stands now.
+    def set_class_names(self, names: Iterable[str]) -> dict[str, int]:
+        """Name the classes; return how many cells of which class have none now, as that name is gone.
 
-        A class whose place another one takes is left without a name, after those that have one.
+        Cells keep the class of their name, wherever it stands now; a new name in the place of one that is
+        gone is that class renamed. Classes that nobody has named yet take the names of their places.
         """
         metadata = replace(self.metadata, class_names=tuple(map(str, names)))
         used = [cell.category for cell in self.store.cells.values() if cell.category is not None]
         n_used = max(len(self.class_names), max(used, default=-1) + 1)
         moved = _moved(self.class_names, metadata.class_names, n_used)
         cells: dict[int, CellMetadata | None] = {}
+        lost: Counter[str] = Counter()
         for number, cell in self.store.cells.items():
             if cell.category in moved:
                 cells[number] = cell._replace(category=moved[cell.category])
+                if moved[cell.category] is None and number in self.store:
+                    lost[self.class_names[cell.category]] += 1
         self.history.do("name classes", cells=cells, metadata=metadata)
+        return dict(lost)
 
     def add_region(self, box: Box) -> None:
         """Declare a box in which every cell is annotated."""
@@ -467,13 +473,16 @@ class AnnotationSession:
         self.history.do("remove region", metadata=replace(self.metadata, regions=regions))
 
 
-def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int]:
-    """Return where classes stand now that other names are given, of those that stand elsewhere."""
-    places: dict[int, int] = {}
+def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int | None]:
+    """Return where classes stand now that other names are given, of those that stand elsewhere or went."""
+    places: dict[int, int | None] = {}
     nameless = max(n_used, len(after))
     for place in range(n_used):
+        is_renamed = place < len(after) and after[place] not in before
         if place < len(before) and before[place] in after:
             places[place] = after.index(before[place])
-        elif place < len(after) and after[place] in before:
+        elif place < len(before) and not is_renamed:
+            places[place] = None  # else the next class that is added would have these cells
+        elif place < len(after) and not is_renamed:  # another class takes the place of one without a name
             places[place], nameless = nameless, nameless + 1
     return {old: new for old, new in places.items() if new != old}

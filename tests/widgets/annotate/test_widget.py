@@ -315,6 +315,19 @@ def test_every_cell_reviewed_ends_the_queue(widget: AnnotateWidget) -> None:
     assert widget.panel.hint.text() == "Every cell has been reviewed."
 
 
+def test_cells_of_a_class_that_is_removed_are_told(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image)
+    widget.viewer.add_labels(blobs.labels.copy())
+    session = start(widget)
+    session.set_class_names(("red", "white"))
+    session.set_class(1, 1)
+    widget.panel.names.setText("red")
+    widget.panel.names.editingFinished.emit()
+    assert widget.panel.message.text() == "Cells without a class now: 1 of white. Undo brings them back."
+    session.undo()
+    assert session.class_of(1) == 1
+
+
 def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(blobs.labels.copy())

@@ -302,7 +302,10 @@ class AnnotateWidget(QWidget):
         names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
         if session is not None and names != session.class_names:
             with telling(self.model.fail):
-                session.set_class_names(names)
+                lost = session.set_class_names(names)
+                if lost:
+                    told = ", ".join(f"{n:,} of {name}" for name, n in lost.items())
+                    self.panel.message.tell(f"Cells without a class now: {told}. Undo brings them back.")
         self.panel.names.clearFocus()
 
     def _pass_settings(self, _: object = None) -> None:
