@@ -5,7 +5,7 @@ Where only the positions of cells are known, discs stand for them (``metadata.ha
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -432,6 +432,19 @@ class AnnotationSession:
             )
         cell = self.store.cell(number)._replace(category=category)
         self.history.do("set class", cells={number: cell})
+
+    def set_classes(self, names: Mapping[int, str]) -> None:
+        """Give cells their class by its name, '' for none, as one edit; new names are added to the classes.
+
+        AnnotationError where there is no such cell.
+        """
+        new = [name for name in dict.fromkeys(names.values()) if name and name not in self.class_names]
+        class_names = (*self.class_names, *new)
+        cells: dict[int, CellMetadata | None] = {}
+        for number, name in names.items():
+            category = class_names.index(name) if name else None
+            cells[number] = self.store.cell(number)._replace(category=category)
+        self.history.do("set class", cells=cells, metadata=replace(self.metadata, class_names=class_names))
 
     def set_reviewed(self, number: int, is_reviewed: bool = True) -> None:  # noqa: FBT001, FBT002 - a value
         """Note that a cell has been looked at, or that it should be again."""

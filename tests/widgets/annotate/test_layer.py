@@ -10,7 +10,7 @@ from napari.layers import Labels
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_factory import class_colour, write_classes
 from cellwright.widgets.shared.napari_private import painted, recolour, redraw_box
 
 
@@ -220,6 +220,23 @@ def test_undo_of_napari_takes_back_nothing_behind_the_session(two: AnnotationLay
     layer.redo()
     assert 7 not in layer.data
     assert session.ids().tolist() == [1, 2]
+
+
+def test_classes_that_are_given_in_a_table_are_those_of_the_annotation(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    session.set_class_names(["red"])
+    session.set_class(1, 0)
+    write_classes(layer, {2: "blue"})  # as Results does
+    assert (session.class_names, session.class_of(1), session.class_of(2)) == (("red", "blue"), 0, 1)
+    assert_colour(layer, 2, class_colour(1))
+    session.grow(2)
+    assert layer.features["class"].tolist() == ["", "red", "blue"]
+    layer.features = layer.features.assign(**{"class": ["", "", "blue"]})  # as napari's own table does
+    assert session.class_of(1) is None
+    for _ in range(3):
+        session.undo()
+    assert layer.features["class"].tolist() == ["", "red", ""]
+    assert (session.class_names, session.class_of(2)) == (("red",), None)
 
 
 def test_features_tell_the_classes_that_tables_and_files_read(two: AnnotationLayer) -> None:

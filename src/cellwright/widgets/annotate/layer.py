@@ -15,6 +15,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.shared.coordinates import expanded, pixel_at, with_axis, without_axis
+from cellwright.widgets.shared.edited_layers import is_our_change
 from cellwright.widgets.shared.layer_factory import (
     LARGEST_OUTLINED_PX,
     NO_CLASS_COLOUR,
@@ -23,6 +24,8 @@ from cellwright.widgets.shared.layer_factory import (
     bright_colours,
     class_colour,
     colours_by_label,
+    features_by_number,
+    texts_of,
     write_classes,
 )
 from cellwright.widgets.shared.napari_private import camera_of, forget_history, painted, recolour, redraw_box
@@ -55,7 +58,7 @@ class AnnotationLayer:
         self.channel_axis, self.tell = channel_axis, on_error
         self.on_painted: Callable[[Sequence[int]], None] = lambda _: None  # told the cells of a stroke
         self.hides_reviewed = False
-        self._is_pressed = self._is_direct = self._has_classes = False
+        self._is_pressed = self._is_direct = self._has_classes = self._is_writing = False
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
@@ -66,14 +69,15 @@ class AnnotationLayer:
         layer.preserve_labels = True
         layer.n_edit_dimensions = 2
         self._colour()
-        if self._has_classes and "class" not in layer.features:  # the journal knows them
-            self._write_classes(session.ids())
+        if self._has_classes and ("class" not in layer.features or self._given_classes()):
+            self._write_classes(session.ids())  # the journal knows them
         forget_history(layer)
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
         session.events.classes.connect(self._on_classes)
         layer.events.paint.connect(self._on_paint)
         layer.events.data.connect(self._on_data)
+        layer.events.features.connect(self._on_features)
         layer.mouse_drag_callbacks.append(self._on_drag)
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
         self._on_ndisplay()
@@ -86,6 +90,7 @@ class AnnotationLayer:
         events.classes.disconnect(self._on_classes)
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.data.disconnect(self._on_data)
+        self.layer.events.features.disconnect(self._on_features)
         self.viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
         if self._on_drag in self.layer.mouse_drag_callbacks:
             self.layer.mouse_drag_callbacks.remove(self._on_drag)
@@ -210,7 +215,32 @@ class AnnotationLayer:
         self._write_classes(numbers)
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
-        write_classes(self.layer, {number: self._class_name(number) for number in numbers})
+        self._is_writing = True
+        try:
+            write_classes(self.layer, {number: self._class_name(number) for number in numbers})
+        finally:
+            self._is_writing = False
+
+    def _given_classes(self) -> dict[int, str]:
+        """Return the cells whose class in the features is another than in the session, and that class."""
+        rows = features_by_number(self.layer)
+        if "class" not in rows:
+            return {}
+        known = dict(zip(rows.index.tolist(), texts_of(rows["class"]), strict=True))
+        numbers = self.session.ids().tolist()
+        return {n: known[n] for n in numbers if n in known and known[n] != self._class_name(n)}
+
+    def _on_features(self, _: Any = None) -> None:
+        """Take over classes that cells were given by other means: in a table, say, or by a classifier."""
+        if self._is_writing or is_our_change(self.layer):
+            return
+        given = self._given_classes()
+        if given:
+            try:
+                self.session.set_classes(given)
+            except CellwrightError as error:
+                self._write_classes(given)
+                self.tell(error)
 
     def _class_name(self, number: int) -> str:
         category = self.session.class_of(number) if number in self.session else None
