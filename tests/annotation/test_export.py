@@ -114,13 +114,13 @@ def test_places_are_exported_as_points(tmp_path, has_region):
     assert annotation_of(session).kind == "points"
 
 
-def spots(axes="YX", shape=(40, 50), journal=None):
+def spots(axes="YX", shape=(40, 50), journal=None, class_names=("RBC", "WBC")):
     """Three places, two of them with a class; the first was given its class by hand."""
     image = Image(np.zeros(shape, np.uint8), axes, (), "spots")
     points = np.array([[5, 7], [20, 30], [33, 44]])
     if "T" in axes:
         points = np.column_stack([[0, 1, 1], points])
-    columns = Columns([0.9, 0.5, 0.7], [-1, 1, -1], ("RBC", "WBC"))
+    columns = Columns([0.9, 0.5, 0.7], [-1, 1, -1], class_names)
     session = AnnotationSession.from_points(points, image, 5, columns, journal=journal)
     session.set_class(1, 0)
     assert (session.score_of(2), session.class_of(2), session.class_of(3)) == (0.5, 1, None)
@@ -167,7 +167,7 @@ def test_classes_of_places_outlast_the_program(tmp_path):
 
 @pytest.mark.parametrize("has_masks", [False, True])
 def test_classes_that_nobody_named_are_numbered(tmp_path, has_masks):
-    session = spots()
+    session = spots(class_names=())
     if has_masks:
         session.replace_labels(session.labels.copy())
         session.set_class(1, 0)

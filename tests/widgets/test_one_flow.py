@@ -200,11 +200,14 @@ def test_undo_brings_back_what_a_count_told_of_a_cell(
     viewer.add_image(blobs.image, name="blobs")
     widget.panel.count.click()
     settled(widget)
-    labels, told = viewer.layers["blobs labels"], ["label", "score", "area_px"]
-    before = labels.features.loc[1, told].tolist()
+    labels, told = viewer.layers["blobs labels"], ["label", "score", "area_px", "class"]
     widget.panel.correct.click()
     session = annotate_widget.model.session
     assert session is not None
+    session.set_class_names(["live"])
+    session.set_class(1, 0)
+    before = labels.features.loc[1, told].tolist()
+    assert before[-1] == "live"
     for edit, is_there in ((lambda: session.delete(1), False), (session.undo, True)):
         edit()
         qtbot.waitUntil(lambda: not followers.follow(viewer).is_busy)

@@ -73,7 +73,10 @@ def bring_back(
     for name in GIVEN:
         if name in table and name in deleted:
             values = table[name].to_numpy(copy=True)
-            values[rows[is_back]] = before.loc[keys[is_back], name].to_numpy()
+            back, given = rows[is_back], before.loc[keys[is_back], name].to_numpy()
+            if name == "class":  # one that an annotation, say, has brought back itself stays
+                given = np.where(values[back] == "", given, values[back])
+            values[back] = given
             table[name] = values
 
 
