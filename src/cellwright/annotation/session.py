@@ -208,8 +208,7 @@ class AnnotationSession:
         """Return the centre (D,) of a cell in pixels, in the axes of the labels."""
         box = self.box_of(number)
         pixels = np.argwhere(self.labels[box] == number)
-        centre: NDArray[np.float64] = pixels.mean(axis=0) + [part.start for part in box]
-        return centre
+        return pixels.mean(axis=0) + [part.start for part in box]
 
     def number_at(self, point: NumpyLike) -> int:
         """Return the cell at a point (pixels, axes of the labels); 0 on background and outside."""

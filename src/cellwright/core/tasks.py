@@ -111,8 +111,7 @@ def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
         try:
             on_progress(next(task))
         except StopIteration as end:
-            result: T = end.value
-            return result
+            return end.value
 
 
 def map_progress(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]:
@@ -122,8 +121,7 @@ def map_progress(task: Task[T], tell: Callable[[Progress], Progress]) -> Task[T]
             try:
                 progress = next(task)
             except StopIteration as end:
-                result: T = end.value
-                return result
+                return end.value
             yield tell(progress)
 
 

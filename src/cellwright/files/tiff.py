@@ -296,8 +296,7 @@ class TiffLevel(FileArray):
         )
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        pixels: NDArray[Any] = self._array[index]
-        return pixels
+        return self._array[index]
 
 
 def _levels(
@@ -440,8 +439,7 @@ def _bytes_of(palette: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _colours(places: NDArray[Any], palette: NDArray[Any]) -> NDArray[np.uint8]:
     table = _bytes_of(palette)
-    colours: NDArray[np.uint8] = table.T[np.minimum(places.astype(np.intp), table.shape[1] - 1)]
-    return colours
+    return table.T[np.minimum(places.astype(np.intp), table.shape[1] - 1)]
 
 
 def cmyk_to_rgb(inks: NDArray[Any]) -> NDArray[Any]:
@@ -451,8 +449,7 @@ def cmyk_to_rgb(inks: NDArray[Any]) -> NDArray[Any]:
     light = paper[..., :3] * paper[..., 3:] * most
     if inks.dtype.kind == "u":
         light = np.rint(light)
-    rgb: NDArray[Any] = light.astype(inks.dtype)
-    return rgb
+    return light.astype(inks.dtype)
 
 
 def _lab_to_rgb(data: NDArray[Any], *, is_icc: bool) -> NDArray[Any]:

@@ -234,8 +234,7 @@ def _intrinsic_axes(scale: Mapping[str, Any], first: Mapping[str, Any]) -> list[
     output = first["coordinateTransformations"][0].get("output")
     name = output.get("name") if isinstance(output, dict) else output
     systems = {system["name"]: system["axes"] for system in scale["coordinateSystems"]}
-    axes: list[Any] = systems.get(name) or scale["coordinateSystems"][0]["axes"]
-    return axes
+    return systems.get(name) or scale["coordinateSystems"][0]["axes"]
 
 
 def _sizes(

@@ -103,13 +103,11 @@ class BoundedCodec(BytesBytesCodec):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the codec as its metadata has it."""
-        told: dict[str, Any] = self.codec.to_dict()
-        return told
+        return self.codec.to_dict()
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         """Return what the codec says."""
-        size: int = self.codec.compute_encoded_size(input_byte_length, chunk_spec)
-        return size
+        return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
         unpack = BoundedNumcodec(self.name, self.most).decode

@@ -45,8 +45,7 @@ class Classes:
     @property
     def numbers(self) -> NDArray[np.int16]:
         """Index into ``names`` of the likeliest class of each cell, int16 (N,)."""
-        numbers: NDArray[np.int16] = self.probabilities.argmax(axis=1).astype(np.int16)
-        return numbers
+        return self.probabilities.argmax(axis=1).astype(np.int16)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -178,8 +177,7 @@ class _Runner:
         with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_half):
             inputs = torch.from_numpy(cut).to(self._device, memory_format=torch.channels_last)
             logits = self._network(inputs, torch.from_numpy(sizes).to(self._device))
-        found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-        return found
+        return logits.float().softmax(dim=1).cpu().numpy()
 
     def _step_down(self) -> None:
         if self.batch_size > 1:
@@ -213,8 +211,7 @@ def _frame_of(points: NDArray[np.float32], parts: Frames, image: Image) -> NDArr
         )
     if n_lead == 0:
         return np.zeros(len(points), np.int64)
-    numbers: NDArray[np.int64] = np.ravel_multi_index(tuple(places.T), lead_shape).astype(np.int64)
-    return numbers
+    return np.ravel_multi_index(tuple(places.T), lead_shape).astype(np.int64)
 
 
 def _together(

@@ -49,8 +49,7 @@ def choose(name: str = "auto") -> torch.device:
 def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     """Return the number type of the network's convolutions; auto is half precision where that is faster."""
     if precision != "auto":
-        chosen: torch.dtype = getattr(torch, precision)
-        return chosen
+        return getattr(torch, precision)
     if device.type == "cuda":
         return torch.float16
     if device.type == "cpu":

@@ -110,8 +110,7 @@ class Networks:
             output = self._forward(windows)
             if not raw:
                 output = self.models[0].to_maps(output)
-            found: Images = output.contiguous().cpu().numpy()
-            return found
+            return output.contiguous().cpu().numpy()
 
         try:
             return unless_out_of_memory(maps, self.device)
@@ -341,7 +340,7 @@ def _ready(model: CellModel, device: torch.device, dtype: torch.dtype) -> nn.Mod
 def _inference_network(model: CellModel, device: torch.device) -> nn.Module:
     """Return a copy of the network, made fast for inference, on this device."""
     network = model.inference_network().eval()
-    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _checksum(network: nn.Module) -> int:

@@ -47,8 +47,7 @@ class SmallNetwork(nn.Module):
     def forward(self, crops: Tensor, sizes: Tensor) -> Tensor:
         """Float (B, C, 64, 64) and octaves (B,) -> logits (B, classes)."""
         features = self.encoder(crops)[-1].mean(dim=(2, 3))  # (B, 112)
-        logits: Tensor = self.head(torch.cat([features, sizes[:, None]], dim=1))
-        return logits
+        return self.head(torch.cat([features, sizes[:, None]], dim=1))
 
 
 class PaperNetwork(nn.Module):
@@ -75,8 +74,7 @@ class PaperNetwork(nn.Module):
 
     def forward(self, crops: Tensor, sizes: Tensor) -> Tensor:
         """Float (B, C, 224, 224) -> logits (B, classes); the sizes are not looked at."""
-        logits: Tensor = self.head(self.features(crops).flatten(1))
-        return logits
+        return self.head(self.features(crops).flatten(1))
 
 
 NETWORKS: Mapping[str, type[SmallNetwork] | type[PaperNetwork]] = {

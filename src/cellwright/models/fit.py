@@ -244,8 +244,7 @@ def _length(maps: Maps, probability: str) -> NDArray[np.floating]:
     """Return the length of the flow; where there is none, the depth or the probability."""
     for name in FLOWS:
         if name in maps:
-            length: NDArray[np.floating] = np.sqrt(np.square(maps[name]).sum(axis=0)).clip(0, 2)
-            return length
+            return np.sqrt(np.square(maps[name]).sum(axis=0)).clip(0, 2)
     return np.asarray(maps.get("depth", maps[probability])[0])
 
 

@@ -107,8 +107,7 @@ def with_channels(cut: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     if given == 1:
         return np.repeat(cut, n, axis=1)
     if n == 1:
-        grey: NDArray[np.float32] = cut.mean(axis=1, keepdims=True)
-        return grey
+        return cut.mean(axis=1, keepdims=True)
     raise AxesError(f"The classifier takes {n} channels; got an image of {given}. Choose one channel.")
 
 

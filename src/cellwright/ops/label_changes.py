@@ -61,8 +61,7 @@ def moved(box: Box, frame: Box) -> Box:
 
 def bounds(mask: Mask) -> Box | None:
     """Return the smallest box that holds all of the mask, None for an empty one."""
-    box: Box | None = ndimage.find_objects(mask, 1)[0]
-    return box
+    return ndimage.find_objects(mask, 1)[0]
 
 
 def boxes_of(labels: Labels) -> dict[int, Box]:
@@ -131,8 +130,7 @@ def nearer_part(
         MCP_Geometric(costs, sampling=sampling).find_costs(list(map(tuple, starts)))[0]
         for starts in (seeds, others)
     )
-    nearer: Mask = mask & (to_seeds < to_others)
-    return nearer
+    return mask & (to_seeds < to_others)
 
 
 def new_number(labels: Labels, new: int | None) -> int:

@@ -329,8 +329,7 @@ def _near(mask: Mask, radius_px: float, sampling: Sequence[float] | None = None)
     """Return what lies within a radius of the mask, itself included."""
     if not mask.any():
         return np.zeros_like(mask)
-    near: Mask = ndimage.distance_transform_edt(~mask, sampling=sampling) <= radius_px
-    return near
+    return ndimage.distance_transform_edt(~mask, sampling=sampling) <= radius_px
 
 
 def _closed(mask: Mask, radius_px: float) -> Mask:
@@ -352,8 +351,7 @@ def _between(lower: Mask, upper: Mask, share: float) -> Mask:
 def _signed_distance(mask: Mask) -> NDArray[np.float64]:
     wide = np.pad(mask, 1)
     inside = ndimage.distance_transform_edt(wide) - ndimage.distance_transform_edt(~wide)
-    distance: NDArray[np.float64] = inside[(slice(1, -1),) * mask.ndim]
-    return distance
+    return inside[(slice(1, -1),) * mask.ndim]
 
 
 def _depth_axis(vertices: NDArray[np.float64]) -> int | None:

@@ -56,8 +56,7 @@ def annotate(labels: Labels) -> Annotation:
 def equivalent_diameters(areas: NDArray[np.floating], ndim: int = 2) -> NDArray[np.float32]:
     """Return the diameter of the disc (or ball, ``ndim=3``) of the same area, in pixels."""
     radius = np.sqrt(areas / np.pi) if ndim == 2 else np.cbrt(areas * 3 / (4 * np.pi))
-    diameters: NDArray[np.float32] = (2 * radius).astype(np.float32)
-    return diameters
+    return (2 * radius).astype(np.float32)
 
 
 def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
@@ -195,5 +194,4 @@ def n_touching(labels: Labels, place: NDArray[np.bool_]) -> int:
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
     first, end = boxes[:, 0], boxes[:, 1]
-    touches: NDArray[np.bool_] = np.any((first <= 0) | (end >= np.asarray(shape)), axis=1)
-    return touches
+    return np.any((first <= 0) | (end >= np.asarray(shape)), axis=1)

@@ -117,8 +117,7 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
     high = np.minimum(first[..., 1, :], second[..., 1, :])
     shared = (high - low).clip(0).prod(axis=-1)
     areas = [(boxes[..., 1, :] - boxes[..., 0, :]).prod(axis=-1) for boxes in (first, second)]
-    iou: NDArray[np.floating] = shared / np.maximum(areas[0] + areas[1] - shared, np.finfo(np.float32).tiny)
-    return iou
+    return shared / np.maximum(areas[0] + areas[1] - shared, np.finfo(np.float32).tiny)
 
 
 def box_overlaps(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> csr_array:

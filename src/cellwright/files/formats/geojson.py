@@ -92,8 +92,7 @@ def _corners(one: FileObject) -> NDArray[np.float64]:
 
 def _middle(one: FileObject) -> NDArray[np.float64]:
     """Return the middle (1, 2) of the box around an outline."""
-    middle: NDArray[np.float64] = box_around(_corners(one)).mean(axis=0, keepdims=True)
-    return middle
+    return box_around(_corners(one)).mean(axis=0, keepdims=True)
 
 
 def _size(one: FileObject) -> float:

@@ -65,8 +65,7 @@ class Format:
         self._function(self.writer)(Path(path), annotation)
 
     def _function(self, name: str) -> Callable[..., Any]:
-        function: Callable[..., Any] = getattr(import_module(f"cellwright.files.formats.{self.module}"), name)
-        return function
+        return getattr(import_module(f"cellwright.files.formats.{self.module}"), name)
 
 
 def _names_in(path: Path) -> Collection[str]:

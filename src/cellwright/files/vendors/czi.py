@@ -174,8 +174,7 @@ def _load_part(scene: Any, window: Sequence[slice]) -> NDArray[Any]:
         if "no subblocks" not in str(error):
             raise
         return np.zeros(shape, scene.dtype)  # what no block covers is dark
-    pixels: NDArray[Any] = part.asarray(fillvalue=0, maxworkers=1).reshape(shape)
-    return pixels
+    return part.asarray(fillvalue=0, maxworkers=1).reshape(shape)
 
 
 def _from_xml(told: Any) -> ImageMetadata:

@@ -285,8 +285,7 @@ def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Resul
 
 def _to_second(centres: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distance of the second nearest, for the nearest is the cell itself; infinite without."""
-    distances: NDArray[np.float64] = KDTree(centres).query(own, k=2)[0][:, 1]
-    return distances
+    return KDTree(centres).query(own, k=2)[0][:, 1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

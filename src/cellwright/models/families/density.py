@@ -85,8 +85,7 @@ class CellcounterNetwork(nn.Module):
         for reduce, mix in zip(self.reduces, self.mixes, strict=True):
             doubled = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = mix(torch.cat([skips.pop(), reduce(doubled)], dim=1))
-        density: Tensor = self.head(x)
-        return density
+        return self.head(x)
 
 
 def _double_conv(n_in: int, n_out: int) -> nn.Sequential:
@@ -227,8 +226,7 @@ def _areas(annotation: Annotation) -> NDArray[np.float32]:
         return np.bincount(annotation.labels.ravel(), minlength=n + 1)[1 : n + 1].astype(np.float32)
     if annotation.boxes is not None:
         sides = annotation.boxes[:, 1] - annotation.boxes[:, 0]
-        areas: NDArray[np.float32] = np.float32(np.pi / 4) * sides.prod(axis=1)
-        return areas
+        return np.float32(np.pi / 4) * sides.prod(axis=1)
     return np.full(len(annotation.points), np.pi / 4 * POINT_DIAMETER_PX**2, np.float32)
 
 

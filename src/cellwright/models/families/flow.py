@@ -74,8 +74,7 @@ class Attention(nn.Module):
         query = self._heads(self.query(tokens))
         key, value = (self._heads(part) for part in self.key_value(source).chunk(2, dim=-1))
         mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, Y * X, C / heads)
-        projected: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return projected
+        return self.project(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.reshape(*tokens.shape[:-1], self.n_heads, -1).transpose(1, 2)
@@ -94,8 +93,7 @@ class MixFeedForward(nn.Module):
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Float (B, Y * X, C) -> the same."""
         spread = self.depthwise(_to_image(self.expand(tokens), height, width))
-        projected: Tensor = self.project(functional.gelu(_to_tokens(spread)))
-        return projected
+        return self.project(functional.gelu(_to_tokens(spread)))
 
 
 class TransformerBlock(nn.Module):
@@ -206,8 +204,7 @@ class PositionAttention(nn.Module):
             conv(x).flatten(2).transpose(1, 2) for conv in (self.centre, self.top, self.bottom)
         )
         mixed = torch.softmax(query @ key.transpose(1, 2), dim=-1) @ value  # (B, Y * X, C)
-        out: Tensor = self.out(x + mixed.transpose(1, 2).reshape(x.shape))
-        return out
+        return self.out(x + mixed.transpose(1, 2).reshape(x.shape))
 
 
 class ChannelGate(nn.Module):
@@ -226,8 +223,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, C, Y, X) -> (B, C, 1, 1)."""
-        weights: Tensor = self.layers(x)
-        return weights
+        return self.layers(x)
 
 
 class FusionAttention(nn.Module):
@@ -243,8 +239,7 @@ class FusionAttention(nn.Module):
         """Float (B, n_in, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
         up = functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="nearest")
         gated = up * (self.coarse_gate(up) + self.skip_gate(skip))
-        mixed: Tensor = self.mix(torch.cat([gated, skip], dim=1))
-        return mixed
+        return self.mix(torch.cat([gated, skip], dim=1))
 
 
 class MANetDecoder(nn.Module):

@@ -80,8 +80,7 @@ class QueryHead(nn.Module):
         sampled = functional.grid_sample(
             around, place, mode="bilinear", padding_mode="border", align_corners=False
         )
-        answers: Tensor = self.answer(sampled)[0, :, 0].T
-        return answers
+        return self.answer(sampled)[0, :, 0].T
 
 
 class PointCode(nn.Module):
@@ -97,8 +96,7 @@ class PointCode(nn.Module):
         """Places (..., 2), x and y from 0 to 1 -> (..., 256)."""
         angles = [place * 2.0**octave for octave in range(OCTAVES)]
         waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
-        code: Tensor = self.layers(torch.cat(waves, dim=-1))
-        return code
+        return self.layers(torch.cat(waves, dim=-1))
 
 
 class PointSegmenter(nn.Module):
@@ -159,8 +157,7 @@ class PointSegmenter(nn.Module):
         around = around.transpose(1, 2).flatten(2)
         code = self.point(places).expand(n_images, -1, -1)
         whole = features[:, np.newaxis, -64:].expand(-1, n, -1)
-        answers: Tensor = self.head(torch.cat([code, around, whole], dim=-1))[..., 0]
-        return answers
+        return self.head(torch.cat([code, around, whole], dim=-1))[..., 0]
 
 
 def _steps(widths: tuple[int, ...], stride: int) -> list[nn.Module]:

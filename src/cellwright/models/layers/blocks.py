@@ -51,8 +51,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, C, Y, X) -> the same."""
-        y: Tensor = self.activation(x + self.second(self.first(x)))
-        return y
+        return self.activation(x + self.second(self.first(x)))
 
 
 class ConvEncoder(nn.Module):
@@ -151,8 +150,7 @@ class ActivatedConv2d(nn.Module):
         """Float (B, C, Y, X) -> (B, channels, Y / stride, X / stride), 0 or more."""
         one_step = torch.ops.mkldnn._convolution_pointwise
         x = x.to(self.weight.dtype)
-        y: Tensor = one_step(x, self.weight, self.bias, *self._shape, *self._activation, None)
-        return y
+        return one_step(x, self.weight, self.bias, *self._shape, *self._activation, None)
 
 
 def fused(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -200,8 +198,7 @@ class GlobalAttention(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         drop = DROP if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=drop)
-        projected: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return projected
+        return self.project(mixed.transpose(1, 2).flatten(2))
 
 
 class TransformerLayer(nn.Module):
@@ -223,8 +220,7 @@ class TransformerLayer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Float (B, n, C) -> the same."""
         tokens = tokens + self.attention(tokens)
-        fed: Tensor = tokens + self.feed(tokens)
-        return fed
+        return tokens + self.feed(tokens)
 
 
 class MobileViTBlock(nn.Module):
@@ -244,8 +240,7 @@ class MobileViTBlock(nn.Module):
         entered = self.enter(x)
         tokens = self.layers(entered.flatten(2).transpose(1, 2))  # (B, Y * X, C)
         seen = tokens.transpose(1, 2).unflatten(2, entered.shape[2:])
-        joined: Tensor = self.join(torch.cat([x, self.leave(seen)], dim=1))
-        return joined
+        return self.join(torch.cat([x, self.leave(seen)], dim=1))
 
 
 def stochastic_depth(branch: Tensor, drop: float, *, is_training: bool) -> Tensor:

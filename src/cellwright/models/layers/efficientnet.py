@@ -153,8 +153,7 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, channels, Y, X) -> the same."""
         mean = x.mean(dim=(2, 3), keepdim=True)
-        gated: Tensor = x * self.excite(functional.silu(self.squeeze(mean))).sigmoid()
-        return gated
+        return x * self.excite(functional.silu(self.squeeze(mean))).sigmoid()
 
 
 class _Row(nn.Module):

@@ -72,8 +72,7 @@ class GatedFusion(nn.Module):
         joined = torch.cat(
             [_double(self.reduce(coarse)), skip * _double(torch.sigmoid(self.gate(coarse)))], dim=1
         )
-        mixed: Tensor = self.mix(joined)
-        return mixed
+        return self.mix(joined)
 
 
 def _twice(rows: slice) -> slice:
@@ -125,13 +124,11 @@ class HeadedNetwork(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Float (B, in_channels, Y, X) -> (B, 24, Y/2, X/2)."""
-        decoded: Tensor = self.decoder(self.encoder(image))
-        return decoded
+        return self.decoder(self.encoder(image))
 
     def forward(self, image: Tensor) -> Tensor:
         """Float (B, in_channels, Y, X) -> (B, n, Y, X)."""
-        maps: Tensor = self.head(self.features(image))
-        return maps
+        return self.head(self.features(image))
 
 
 class TrunkNetwork(HeadedNetwork):

@@ -165,8 +165,7 @@ def _join(ends: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.int32]:
     for dy, dx in NEIGHBOURS:
         grown[places + dy * is_end.shape[1] + dx] = True
     sinks, _ = ndimage.label(grown.reshape(is_end.shape), np.ones((3, 3), int))
-    numbers: NDArray[np.int32] = sinks.reshape(-1)[padded]
-    return numbers
+    return sinks.reshape(-1)[padded]
 
 
 def _first_jump(

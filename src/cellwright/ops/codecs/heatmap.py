@@ -177,8 +177,7 @@ def _read(
 ) -> NDArray[np.float32]:
     """Values (N, samples) around points (N, 2), interpolated."""
     places = (points[:, np.newaxis] + offsets).transpose(2, 0, 1)
-    read: NDArray[np.float32] = ndimage.map_coordinates(values, places, order=1, mode="nearest")
-    return read
+    return ndimage.map_coordinates(values, places, order=1, mode="nearest")
 
 
 def _overlapping(boxes: NDArray[np.float32], max_overlap: float) -> Iterator[NDArray[np.intp]]:
@@ -232,5 +231,4 @@ def _centred_filter(values: NDArray[np.float32], size: int, axis: int) -> NDArra
     if size % 2:
         return first
     second = ndimage.uniform_filter1d(values, size, axis, mode="constant", origin=-1)
-    centred: NDArray[np.float32] = (first + second) / 2
-    return centred
+    return (first + second) / 2

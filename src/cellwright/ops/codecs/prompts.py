@@ -78,8 +78,7 @@ class Prompts:
     def limits(self) -> NDArray[np.float64]:
         """First and last corner (2, 2) of the box with the margin that a cell may take beyond it."""
         margin = np.maximum(MARGIN * np.array(self.sides), LEAST_MARGIN_PX)
-        limits: NDArray[np.float64] = self.corners + np.stack([-margin, margin])
-        return limits
+        return self.corners + np.stack([-margin, margin])
 
     @property
     def is_click(self) -> bool:
@@ -204,8 +203,7 @@ def _grown(own: Mask, mask: Mask, ours: NDArray[np.intp], theirs: NDArray[np.int
     mask = np.isin(pieces, wanted[wanted > 0])
     holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
     kept = np.unique(holes[tuple(theirs.T)])  # those in which a negative point lies
-    filled: Mask = mask | ((holes > 0) & ~np.isin(holes, kept))
-    return filled
+    return mask | ((holes > 0) & ~np.isin(holes, kept))
 
 
 def _pixel(point: Point) -> tuple[int, int]:
@@ -224,15 +222,13 @@ def _log_odds(inside: NDArray[np.float32], threshold: float) -> NDArray[np.float
     chance = np.clip(np.nan_to_num(inside.astype(np.float64)), 1e-4, 1 - 1e-4)
     edge = np.clip(threshold, 1e-3, 1 - 1e-3)
     odds = np.log(chance / (1 - chance)) - np.log(edge / (1 - edge))
-    clipped: NDArray[np.float64] = np.clip(odds, -MOST_ODDS, MOST_ODDS)
-    return clipped
+    return np.clip(odds, -MOST_ODDS, MOST_ODDS)
 
 
 def _within(prompts: Prompts, shape: tuple[int, ...]) -> Mask:
     low, high = prompts.limits
     rows, columns = np.ogrid[: shape[0], : shape[1]]
-    within: Mask = (rows >= low[0]) & (rows <= high[0]) & (columns >= low[1]) & (columns <= high[1])
-    return within
+    return (rows >= low[0]) & (rows <= high[0]) & (columns >= low[1]) & (columns <= high[1])
 
 
 def _roundness(prompts: Prompts, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -299,5 +295,4 @@ def _corrected(
 
 def _bump(shape: tuple[int, ...], pixel: NDArray[np.intp], reach: float) -> NDArray[np.float64]:
     rows, columns = np.ogrid[: shape[0], : shape[1]]
-    bump: NDArray[np.float64] = np.exp(-((rows - pixel[0]) ** 2 + (columns - pixel[1]) ** 2) / (2 * reach**2))
-    return bump
+    return np.exp(-((rows - pixel[0]) ** 2 + (columns - pixel[1]) ** 2) / (2 * reach**2))

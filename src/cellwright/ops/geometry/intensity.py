@@ -297,8 +297,7 @@ def _curves(counts: NDArray[np.integer], clip_limit: float) -> Slice:
     limit = np.maximum(1, (clip_limit * area / N_LEVELS).astype(np.intp))
     clipped = np.minimum(counts, limit)
     shared = clipped + (area - clipped.sum(axis=-1, keepdims=True)) / N_LEVELS
-    curves: Slice = (np.cumsum(shared, axis=-1) / area).astype(np.float32)
-    return curves
+    return (np.cumsum(shared, axis=-1) / area).astype(np.float32)
 
 
 def _between(length: int, tile: int, n_tiles: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Slice]:

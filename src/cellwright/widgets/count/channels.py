@@ -231,8 +231,7 @@ def show_colours(
     colours = expanded(colours, source.channel_axis)
     made = ImageLayer(colours, rgb=True, name=f"{source.image.name} colours", **source.placement)
     made.metadata = {METADATA: {**source.key, "output": COLOURS}}
-    shown: ImageLayer = place(viewer, {COLOURS: made})[COLOURS]
-    return shown
+    return place(viewer, {COLOURS: made})[COLOURS]
 
 
 def lazy_colours(frames: PseudocolorFrames) -> Any:

@@ -84,8 +84,7 @@ class Choices(QObject):
     @property
     def layer(self) -> Layer | None:
         """The chosen image layer; without any, what is active, for an error to tell."""
-        layer: Layer | None = self._panel.image.layer or self._viewer.layers.selection.active
-        return layer
+        return self._panel.image.layer or self._viewer.layers.selection.active
 
     @property
     def also(self) -> tuple[LayerChannel, ...]:

@@ -275,8 +275,7 @@ class ChannelComboBox(PanelComboBox):
     @property
     def channel(self) -> Channel | None:
         """The chosen channel."""
-        channel: Channel | None = self.currentData()
-        return channel
+        return self.currentData()
 
     def list_channels_of(self, layer: Layer | None) -> None:
         """List the channels of a layer; the chosen one stays so where it has the same."""

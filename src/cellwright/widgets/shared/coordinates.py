@@ -182,8 +182,7 @@ def lazy(data: Any) -> Any:
 
 def plane_of(layer: Layer) -> tuple[int, ...]:
     """Return how many rows and columns of pixels a layer has."""
-    shape: tuple[int, ...] = full_resolution(layer).shape[layer.ndim - 2 : layer.ndim]
-    return shape
+    return full_resolution(layer).shape[layer.ndim - 2 : layer.ndim]
 
 
 def full_resolution(layer: Layer) -> Any:

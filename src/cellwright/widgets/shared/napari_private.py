@@ -166,7 +166,7 @@ def draw_outlines_fast(layer: Labels) -> None:
     def fast(labels: NDArray[Any], place: Sequence[slice]) -> NDArray[Any] | None:
         thickness = int(layer.contour)
         if not 1 <= thickness <= FAST_THICKNESS or labels.ndim != 2:
-            return slow(labels, place)  # type: ignore[no-any-return]
+            return slow(labels, place)
         spans = [span.indices(n)[:2] for span, n in zip(place, labels.shape, strict=True)]
         wide = [(max(a - thickness, 0), b + thickness) for a, b in spans]
         outlines = edges_of(labels[tuple(slice(*span) for span in wide)], thickness)
@@ -201,8 +201,7 @@ def _edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
         for first, second in NEIGHBOURS:
             differs[first] |= is_higher[second]
             differs[second] |= is_higher[first]
-    edges: NDArray[Any] = labels * differs
-    return edges
+    return labels * differs
 
 
 def prepare_labels(colours: CyclicLabelColormap) -> None:
@@ -242,8 +241,7 @@ def _put(values: NDArray[Any], box: Box, atom: Any, *, is_new: bool) -> None:
 
 def _box_of(atom: Any) -> Box:
     if hasattr(atom, "slice_key"):
-        box: Box = tuple(slice(int(part.start), int(part.stop)) for part in atom.slice_key)
-        return box
+        return tuple(slice(int(part.start), int(part.stop)) for part in atom.slice_key)
     return tuple(slice(int(np.min(index)), int(np.max(index)) + 1) for index in atom[0])
 
 

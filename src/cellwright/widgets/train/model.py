@@ -319,8 +319,7 @@ def _grey(image: Image) -> NDArray[np.float32]:
     if "C" in axes:
         data = data.mean(axis=axes.index("C"))
     low, high = np.percentile(data, (1, 99.7))
-    grey: NDArray[np.float32] = np.clip((data - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-    return grey
+    return np.clip((data - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 
 def _middle(labels: NDArray[Any]) -> NDArray[Any]:

@@ -458,7 +458,7 @@ def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str, ndim: int) -> Sha
 
 def _shapes(viewer: Any, layer: ImageLayer, name: str, ndim: int) -> Shapes:
     extent = max(full_resolution(layer).shape[-2:])
-    shapes: Shapes = viewer.add_shapes(
+    return viewer.add_shapes(
         ndim=ndim,
         name=name,
         face_color="transparent",
@@ -466,4 +466,3 @@ def _shapes(viewer: Any, layer: ImageLayer, name: str, ndim: int) -> Shapes:
         edge_width=max(extent / 400, 1.0),
         **last_axes(whole_placement(layer), ndim),
     )
-    return shapes
