@@ -10,9 +10,9 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 
+from cellwright.ops.measure.filters import ScatterGate
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.results.model import ScatterGate
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.edited_layers import is_marked

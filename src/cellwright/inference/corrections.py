@@ -21,7 +21,7 @@ from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import n_of
 from cellwright.files.atomic import writing
-from cellwright.files.folders.image_results import read_found, read_listed, read_result
+from cellwright.files.folders.image_results import read_found, read_listed, read_result, take_blocks
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
@@ -30,7 +30,6 @@ from cellwright.files.folders.results import (
     only_run,
     reported_in,
     summed_outcomes,
-    take_blocks,
     whole_mark,
     write_thumbnail,
 )

@@ -17,7 +17,7 @@ from cellwright.core.errors import SettingsError, repeated
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, plain_name
 from cellwright.files.folders.image_list import short_name
-from cellwright.files.folders.results import blocks_folder, take_blocks
+from cellwright.files.folders.image_results import blocks_folder, take_blocks
 from cellwright.files.folders.written import Begun, begin_image, mark_in, mark_written, replacing
 from cellwright.files.images import write_labels, write_map
 from cellwright.files.report import PICTURE_PX, ReportExtras, write_density_report, write_report

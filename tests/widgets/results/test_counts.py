@@ -19,9 +19,10 @@ from cellwright.core.errors import SettingsError
 from cellwright.files.regions import read_regions, write_regions
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, save_recipe
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse, groups_of
+from cellwright.ops.measure.filters import ScatterGate
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
-from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plots import Histogram
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.widget import ResultsWidget

@@ -1,6 +1,7 @@
-"""What was found in one image of a folder, read back from its files."""
+"""The files of one image of a folder: what was found read back, those of a large image put in place."""
 
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import ReadError, expecting
+from cellwright.files.atomic import make_folder, writing
 from cellwright.files.folders.image_list import ListedImage
-from cellwright.files.folders.written import counted_name
+from cellwright.files.folders.written import KEPT, counted_name
 from cellwright.files.images import read_image, read_images, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.metadata import with_axes
@@ -107,3 +109,25 @@ def _read_cells(path: Path) -> "pandas.DataFrame":
 
     with expecting(ReadError, f"the table {path}", "Count again.", OSError, ValueError):
         return pandas.read_csv(path)
+
+
+def blocks_folder(output: Path, name: str) -> Path:
+    """Return where an image is counted block by block, until its files take their place."""
+    return output / KEPT / "blocks" / name
+
+
+def take_blocks(folder: Path, place: Path) -> list[Path]:
+    """Move the files of an image counted block by block to where it belongs; return those to look for."""
+    written: list[Path] = []
+    with writing(place):
+        make_folder(place.parent)
+        for path in sorted(folder.iterdir()):
+            target = place.with_name(path.name)
+            if path.name.startswith("."):
+                continue
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+            written.append(target)
+        shutil.rmtree(folder)
+    return written

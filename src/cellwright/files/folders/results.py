@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
-from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
+from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
     BESIDE,
@@ -231,28 +231,6 @@ def _rows_of_summary(output: Path) -> dict[str, dict[str, str]]:
             return {row["image"]: row for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, csv.Error):
         return {}
-
-
-def blocks_folder(output: Path, name: str) -> Path:
-    """Return where an image is counted block by block, until its files take their place."""
-    return output / KEPT / "blocks" / name
-
-
-def take_blocks(folder: Path, place: Path) -> list[Path]:
-    """Move the files of an image counted block by block to where it belongs; return those to look for."""
-    written: list[Path] = []
-    with writing(place):
-        make_folder(place.parent)
-        for path in sorted(folder.iterdir()):
-            target = place.with_name(path.name)
-            if path.name.startswith("."):
-                continue
-            if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
-            written.append(target)
-        shutil.rmtree(folder)
-    return written
 
 
 def thumbnail_of(output: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.blocks import n_channels, numbers_in_file
 from cellwright.ops.measure.columns import NO_NAMES
+from cellwright.ops.outlines import points_in_ring
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +40,7 @@ SIGNS = {
 COLOURS = ("red", "green", "blue")  # channels of photographs, which name none
 YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}  # as tables show them and files hold them
 MOST_NAMED = 4  # columns, where one is not known
+DIGITS = 6  # of cut-offs, so that what is shown is what is used
 RULE = re.compile(
     r"(?P<channel>\d+|[\w .-]+?)\s*>\s*(?P<threshold>otsu|[-+]?\d*\.?\d+(e[-+]?\d+)?)", re.IGNORECASE
 )
@@ -56,6 +58,13 @@ class ColumnFilter:
         value = self.value
         text = str(value).removesuffix(".0") if isinstance(value, float) else quoted(value, VALUE)
         return f"{quoted(self.column, COLUMN)}{self.sign}{text}"
+
+    @property
+    def shown(self) -> str:
+        """The condition as people read it: with blanks, and no more digits than are used."""
+        value = self.value
+        text = f"{value:.{DIGITS}g}" if isinstance(value, float) else quoted(value, VALUE)
+        return f"{quoted(self.column, COLUMN)} {self.sign} {text}"
 
     def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
         """Return which rows (N,) fulfil it; an empty value (NaN) fulfils only ``!=``.
@@ -78,6 +87,19 @@ class ColumnFilter:
             wanted = kind.get(values.dtype.kind, "text")
             raise SettingsError(f"The column {self.column!r} is compared with {wanted}; got {value!r}.")
         return np.asarray(SIGNS[self.sign](values.to_numpy(), value), bool)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScatterGate:
+    """A polygon (N, 2) in the plane of two columns; cells inside it count."""
+
+    x: str
+    y: str
+    corners: NDArray[np.float64]
+
+    def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
+        """Return which rows lie inside."""
+        return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
 
 
 def parse_filter(rule: str) -> ColumnFilter:

@@ -27,8 +27,9 @@ from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.regions import drawn_shapes, read_regions, write_regions
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
 from cellwright.inference.settings import InputFiles
+from cellwright.ops.measure.filters import ScatterGate
 from cellwright.ops.measure.regions import Region, ShapeRegion, is_excluded
-from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.regions import shapes_layer

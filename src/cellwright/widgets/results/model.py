@@ -5,8 +5,8 @@
     measured table -> border, conditions, gate, regions -> kept -> markers -> counts
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,29 +15,13 @@ from psygnal import Signal
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
+from cellwright.ops.measure import filters
 from cellwright.ops.measure.analysis import Analysis, PlaneCounts, counts_table, per_plane
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.columns import CELL_SIZES, NO_NAMES, heading_of
-from cellwright.ops.measure.filters import (
-    COLUMN,
-    VALUE,
-    BorderRule,
-    ColumnFilter,
-    Marker,
-    add_positive,
-    check_texts,
-    copositive_table,
-    kept_rows,
-    marker_groups,
-    parse_filter,
-    quoted,
-    split_filters,
-    thresholds_of,
-)
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.ops.outlines import points_in_ring
 from cellwright.widgets.shared.cells.measured_cells import MEAN, MeasuredCells
 from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
@@ -45,53 +29,33 @@ from cellwright.widgets.shared.messages import CountEvent
 if TYPE_CHECKING:
     import pandas
 
-DIGITS = 6  # of cut-offs, so that what is shown is what is used
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScatterGate:
-    """A polygon (N, 2) in the plane of two columns; cells inside it count."""
-
-    x: str
-    y: str
-    corners: NDArray[np.float64]
-
-    def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
-        """Return which rows lie inside."""
-        return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
-
 
 class ResultsModel:
-    """State of the results panel; the signals tell what has changed.
+    """State of the results panel; the signals tell what has changed."""
 
-    ``measured_changed`` for another table, ``kept_changed`` when other cells count, ``chosen_changed``
-    with the row that was chosen (-1 for none), ``tracks_changed`` for other tracks or none. Tracks are of the
-    cells that count: when others do, there are none until the cells are tracked again.
-    """
-
-    measured_changed = Signal()
-    kept_changed = Signal()
-    chosen_changed = Signal(int)
-    conditions_changed = Signal(str)
+    measured_changed = Signal()  # another table
+    kept_changed = Signal()  # other cells count
+    chosen_changed = Signal(int)  # row that was chosen, -1 for none
+    conditions_changed = Signal(str)  # as people read them
     let_go = Signal(str)  # what was to be taken up of columns that are not there
-    tracks_changed = Signal()
+    tracks_changed = Signal()  # other tracks or none
 
     def __init__(self) -> None:
         self.measured: MeasuredCells | None = None
         self.count_event: CountEvent | None = None  # the last count, which may have an interval
         self.measuring = MeasureSettings(measure=())
         self.cytoplasm_px = 0.0
-        self.border: BorderRule = "all"
+        self.border: filters.BorderRule = "all"
         self.region_rule: RegionRule = "centre"
-        self.conditions: tuple[ColumnFilter, ...] = ()
-        self.gate: ScatterGate | None = None
+        self.conditions: tuple[filters.ColumnFilter, ...] = ()
+        self.gate: filters.ScatterGate | None = None
         self.markers: dict[str, float | None] = {}
         self.thresholds: dict[str, float] = {}
         # filters, markers and a gate, taken once there is a table for them
-        self.wanted: tuple[str, tuple[Marker, ...], ScatterGate | None] | None = None
+        self.wanted: tuple[str, tuple[filters.Marker, ...], filters.ScatterGate | None] | None = None
         self.kept: NDArray[np.bool_] = np.zeros(0, bool)
         self.chosen = -1
-        self.tracks: Tracks | None = None
+        self.tracks: Tracks | None = None  # of the cells that count; none once others do
         self.tracking = TrackSettings()  # of the tracks that there are
 
     # -- what is known ------------------------------------------------------------------------------------
@@ -208,13 +172,12 @@ class ResultsModel:
         return [] if self.tracks is None else list(self.tracks.columns())
 
     @property
-    def track_axes(self) -> str:
-        """Axes along which the cells can be tracked, TYX or TZYX; empty where they cannot."""
+    def can_track(self) -> bool:
+        """Whether the cells can be tracked: of planes over time, and of volumes where they are linked."""
         if self.measured is None:
-            return ""
+            return False
         axes = label_axes(self.measured.result)
-        can_track = axes == "TYX" or (axes == "TZYX" and is_volumetric(self.measured.result))
-        return axes if can_track else ""
+        return axes == "TYX" or (axes == "TZYX" and is_volumetric(self.measured.result))
 
     @property
     def marker_channels(self) -> list[str]:
@@ -238,9 +201,7 @@ class ResultsModel:
             name = channel.removeprefix("ch") if channel[2:].isdigit() else channel
             positive.append(f"{name}>otsu" if threshold is None else f"{name}>{threshold:g}")
         return AnalysisSettings(
-            measure=self.measuring.measure,
-            ring_gap_px=self.measuring.ring_gap_px,
-            ring_width_px=self.measuring.ring_width_px,
+            **asdict(self.measuring),
             region_rule=self.region_rule,
             border=self.border,
             keep=tuple(map(str, self.conditions)),
@@ -267,9 +228,8 @@ class ResultsModel:
         if is_as_asked and self.wanted is not None:
             conditions, markers, gate = self.wanted
             self.wanted, self.gate = None, gate or self.gate
-            self.conditions = tuple(map(parse_filter, split_filters(conditions)))
             self.markers = {marker.channel: marker.threshold for marker in markers}
-            self.conditions_changed.emit(self.conditions_text)
+            self._take_conditions(map(filters.parse_filter, filters.split_filters(conditions)))
         gone = self._prune()
         self.recount(is_quiet=True)
         if row < 0:
@@ -280,7 +240,7 @@ class ResultsModel:
         if gone:
             self.let_go.emit(f"Not measured here, and left out: {', '.join(gone)}.")
 
-    def set_border(self, rule: BorderRule) -> None:
+    def set_border(self, rule: filters.BorderRule) -> None:
         """Choose which cells at the border count."""
         self.border = rule
         self.recount()
@@ -291,20 +251,23 @@ class ResultsModel:
         Headings are taken for their columns: ``Mean GFP > 300``, with commas or *and* in double quotes.
         SettingsError where it cannot be read, or there is no such column, class or region; nothing changes.
         """
-        parts = split_filters(text)
-        conditions = tuple(map(parse_filter, parts))
+        parts = filters.split_filters(text)
+        conditions = tuple(map(filters.parse_filter, parts))
         if self.table is not None:
             conditions = tuple(map(self._of_a_column, conditions))
             parts = list(map(str, conditions))
-            kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
+            filters.kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
             names = {"class", "regions"} & {*self.table}
             told = {name: {*"; ".join(self.table[name]).split("; ")} - {""} for name in names}
-            check_texts(parts, {name: sorted(texts) for name, texts in told.items()})
-        self.conditions = conditions
+            filters.check_texts(parts, {name: sorted(texts) for name, texts in told.items()})
+        self._take_conditions(conditions)
         self.recount()
+
+    def _take_conditions(self, conditions: Iterable[filters.ColumnFilter]) -> None:
+        self.conditions = tuple(conditions)
         self.conditions_changed.emit(self.conditions_text)
 
-    def _of_a_column(self, condition: ColumnFilter) -> ColumnFilter:
+    def _of_a_column(self, condition: filters.ColumnFilter) -> filters.ColumnFilter:
         """Return a condition on a heading, with its unit or, where one column alone has it, without."""
         if self.table is None or condition.column in self.table:
             return condition
@@ -320,12 +283,10 @@ class ResultsModel:
         others = [one for one in self.conditions if one.column != column or one.sign not in (">=", "<=")]
         for sign, value in ((">=", low), ("<=", high)):
             if value is not None:
-                others.append(ColumnFilter(column, sign, float(f"{value:.{DIGITS}g}")))
-        if tuple(others) == self.conditions:
-            return
-        self.conditions = tuple(others)
-        self.recount()
-        self.conditions_changed.emit(self.conditions_text)
+                others.append(filters.ColumnFilter(column, sign, float(f"{value:.{filters.DIGITS}g}")))
+        if tuple(others) != self.conditions:
+            self._take_conditions(others)
+            self.recount()
 
     def range_of(self, column: str) -> tuple[float | None, float | None]:
         """Return the cut-offs of a column."""
@@ -336,9 +297,9 @@ class ResultsModel:
     @property
     def conditions_text(self) -> str:
         """The conditions as a user writes them."""
-        return " and ".join(_shown(one) for one in self.conditions)
+        return " and ".join(one.shown for one in self.conditions)
 
-    def set_gate(self, gate: ScatterGate | None) -> None:
+    def set_gate(self, gate: filters.ScatterGate | None) -> None:
         """Count only cells inside a polygon drawn over two columns."""
         self.gate = gate
         self.recount()
@@ -347,7 +308,7 @@ class ResultsModel:
         """Tell which cells are positive in a channel; without a threshold Otsu's method finds it."""
         self.markers.pop(channel, None)
         if is_on:
-            self.markers[channel] = None if threshold is None else float(f"{threshold:.{DIGITS}g}")
+            self.markers[channel] = None if threshold is None else float(f"{threshold:.{filters.DIGITS}g}")
         order = self.marker_channels
         self.markers = {name: self.markers[name] for name in order if name in self.markers}
         self.recount()
@@ -365,7 +326,7 @@ class ResultsModel:
             self.kept = np.zeros(0, bool)
         else:
             kept = measured.away_from_border(self.border) & measured.membership.any(axis=1)
-            kept &= kept_rows(measured.table, self.conditions)
+            kept &= filters.kept_rows(measured.table, self.conditions)
             if self.gate is not None:
                 kept &= self.gate.keeps(measured.table)
             if self.tracks is not None and not np.array_equal(kept, self.kept):
@@ -398,10 +359,8 @@ class ResultsModel:
         cells, kept = measured.result.cells, self.kept
         part = replace(cells, labels=None).take(kept)
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
-        interval_s = self.tracking.frame_interval_s or self.image_interval_s
-        return counts_table(
-            result, self.kept_table, self.regions, measured.membership[kept], measured.sizes, interval_s
-        )
+        membership, interval_s = measured.membership[kept], self.frame_interval_s
+        return counts_table(result, self.kept_table, self.regions, membership, measured.sizes, interval_s)
 
     def lineages(self) -> "pandas.DataFrame | None":
         """Return one row per track, None without tracks."""
@@ -415,7 +374,7 @@ class ResultsModel:
     @property
     def frame_interval_s(self) -> float:
         """Seconds from frame to frame, as the cells were tracked with, else as the image tells."""
-        return self.image_interval_s if self.tracks is None else self.tracking.frame_interval_s
+        return self.tracking.frame_interval_s or self.image_interval_s
 
     def first_row_of(self, track: int) -> int:
         """Return the row of the first cell of a track; -1 without tracks."""
@@ -436,7 +395,7 @@ class ResultsModel:
             classes = measured.table["class"].to_numpy(object)
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
         if by == "markers" and self.thresholds:
-            groups = marker_groups(measured.table, tuple(self.thresholds), self.channel_names)
+            groups = filters.marker_groups(measured.table, tuple(self.thresholds), self.channel_names)
             return {name: self.kept & rows for name, rows in groups}
         if by == "frame" and len(label_axes(measured.result)) > 2:
             return {name: self.kept & rows for name, rows in measured.by_frame().items()}
@@ -463,7 +422,7 @@ class ResultsModel:
         """Return which markers go together, None without markers; channels are called by these names."""
         if not self.thresholds or self.measured is None:
             return None
-        return copositive_table(self.kept_table, tuple(self.thresholds), names)
+        return filters.copositive_table(self.kept_table, tuple(self.thresholds), names)
 
     def per_frame(self, cells: NDArray[np.bool_] | None = None) -> PlaneCounts | None:
         """Return how many cells count in each frame or slice; None for one plane.
@@ -506,17 +465,15 @@ class ResultsModel:
             names=self.channel_names,
         )
 
-    # -- parts --------------------------------------------------------------------------------------------
-
     def _mark_positive(self, measured: MeasuredCells) -> None:
         table = measured.table
         for name in [name for name in map(str, table) if name.startswith("positive_")]:
             if name.removeprefix("positive_") not in self.markers:
                 del table[name]
-        markers = [Marker(channel, threshold) for channel, threshold in self.markers.items()]
+        markers = [filters.Marker(channel, threshold) for channel, threshold in self.markers.items()]
         columns = [marker.column for marker in markers]
-        self.thresholds = thresholds_of(table.loc[self.kept, columns], markers)
-        add_positive(table, self.thresholds)
+        self.thresholds = filters.thresholds_of(table.loc[self.kept, columns], markers)
+        filters.add_positive(table, self.thresholds)
 
     def _prune(self) -> list[str]:
         """Let go of what is asked of columns that are not there, and return it as texts."""
@@ -537,12 +494,5 @@ class ResultsModel:
             gone.append(f"the gate over {self.gate.x} and {self.gate.y}")
             self.gate = None
         if tuple(kept) != self.conditions:
-            self.conditions = tuple(kept)
-            self.conditions_changed.emit(self.conditions_text)
+            self._take_conditions(kept)
         return gone
-
-
-def _shown(condition: ColumnFilter) -> str:
-    value = condition.value
-    text = f"{value:.{DIGITS}g}" if isinstance(value, float) else quoted(value, VALUE)
-    return f"{quoted(condition.column, COLUMN)} {condition.sign} {text}"

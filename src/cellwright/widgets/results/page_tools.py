@@ -185,7 +185,7 @@ class TrackTool(QObject):
             self._page.job_bar.cancel()
             return
         model, page = self._model, self._page
-        if model.measured is None or not model.track_axes:
+        if not model.can_track:
             return
         told_s, interval_s = model.image_interval_s, page.interval.value()
         if round(told_s, page.interval.decimals()) == interval_s:  # the box rounds
@@ -230,12 +230,12 @@ class TrackTool(QObject):
         if layer is not self._layer:
             self._is_on = False
         self._layer, self._told_s = layer, told_s
-        can_track = bool(self._model.track_axes)
+        can_track = self._model.can_track
         page.track.setEnabled(can_track)
         page.summary.setText("Press Track to link cells over time." if can_track else NOT_IN_TIME)
 
     def _on_kept_changed(self) -> None:
-        if self._model.tracks is not None or not self._model.track_axes:
+        if self._model.tracks is not None or not self._model.can_track:
             return
         if self._is_wanted:
             self._is_wanted = False

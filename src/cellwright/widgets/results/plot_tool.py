@@ -10,7 +10,8 @@ from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import CELL_SIZES, PIXEL_COUNTS, heading_of
-from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.ops.measure.filters import ScatterGate
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import PLOTS, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink

@@ -13,12 +13,12 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.cells_table import counted_planes, in_planes, is_volumetric
 from cellwright.ops.measure.columns import CELL_SIZES
-from cellwright.ops.measure.filters import parse_marker
+from cellwright.ops.measure.filters import ScatterGate, parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.kept_settings import KeptSettings
 from cellwright.widgets.results.measuring import Measurer
-from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.page_tools import CountsTool, TrackTool
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.view import ResultsView
@@ -254,7 +254,7 @@ class ResultsWidget(QWidget):
                 has_more = model.measuring.measure or view.nuclei.layer is not None or view.cytoplasm.value()
                 view.message.tell(MEASURED if has_more else NOTHING_TICKED)
                 self._is_asked = False
-            view.show_tracks(is_shown=bool(model.track_axes))
+            view.show_tracks(is_shown=model.can_track)
             view.offer_everywhere(view.regions.layer, measured.snapshot.regions, measured.snapshot.image)
             view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
             if "class" in measured.table:
