@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,26 @@ def test_models_are_compared_where_the_cells_are_known(cli, dataset, tmp_path):
         ("mean", "two", "1.000"),
     ]
     assert not tifffile.imread(tmp_path / "out" / "a_disagreement.tif").any()
+
+
+@pytest.mark.usefixtures("oracle")
+def test_each_image_has_a_file_of_its_own(cli, dataset, tmp_path):
+    for name in ("day.1", "day.2"):
+        for part in ("images", "masks"):
+            shutil.copy(dataset / part / "a.tif", dataset / part / f"{name}.tif")
+    (dataset / "meta.json").write_text(json.dumps({"split": {"val": ["day.1", "day.2"]}}))
+    cli("compare", dataset, "--model", "one", "--model", "two", "--output", tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["day.1_disagreement.tif", "day.2_disagreement.tif"]
+
+
+@pytest.mark.usefixtures("oracle")
+@pytest.mark.parametrize("command", [("compare", "--model", "one"), ("evaluate",)])
+def test_a_mask_of_one_value_is_told(cli, dataset, command):
+    labels = tifffile.imread(dataset / "masks" / "a.tif")
+    tifffile.imwrite(dataset / "masks" / "a.tif", (labels > 0).astype(np.uint8))
+    code, _, err = cli(command[0], dataset, *command[1:], "--model", "two")
+    assert (code, "The numbers of the true cells of 'a' lie in" in err) == (0, True)
 
 
 @pytest.mark.usefixtures("oracle")

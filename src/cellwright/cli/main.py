@@ -143,7 +143,11 @@ def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
 
     recipe = choices.recipe
     task = evaluate_model(chosen, choices.models[0], settings=recipe.settings, engine=recipe.engine)
-    return run_with_bar(task, chosen.folder.name, stages=("evaluate",)).to_json()
+    report = run_with_bar(task, chosen.folder.name, stages=("evaluate",))
+    for image in report.images:
+        for notice in image.notices:
+            echo_note(notice)
+    return report.to_json()
 
 
 @with_settings(EngineSettings)
@@ -173,6 +177,10 @@ def compare(
     on_image = None if output is None else partial(write_disagreement, output)
     task = compare_models(model, data, engine=engine, on_image=on_image)
     comparison = run_with_bar(task, source.name, stages=("compare",))
+    for name, rows in comparison.images():
+        told = [f"{name}: {row.model}: {notice}" for row in rows for notice in row.notices]
+        for notice in (*rows[0].truth_notices, *told):
+            echo_note(notice)
     typer.echo(as_text(comparison, as_json=as_json))
 
 
@@ -182,7 +190,7 @@ def write_disagreement(output: Path, image: Image, results: Sequence[Result]) ->
 
     make_folder(output)
     labels = disagreement(results[0].cells, results[1].cells)
-    write_labels(output / f"{Path(image.name).stem}_disagreement.tif", labels, image)
+    write_labels(output / f"{image.name}_disagreement.tif", labels, image)
 
 
 def as_text(comparison: "Comparison", *, as_json: bool) -> str:

@@ -42,6 +42,14 @@ def start(widget: AnnotateWidget) -> AnnotationSession:
     return widget.model.session
 
 
+def test_labels_that_lie_elsewhere_are_not_begun_with(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy(), name="cells", translate=(0, 20))
+    widget.panel.begin.click()
+    assert widget.model.session is None
+    assert "'cells' does not lie where 'blobs' does" in widget.panel.message.text()
+
+
 def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image, name="blobs")
     layer = widget.viewer.add_labels(blobs.labels.copy(), name="cells")

@@ -105,6 +105,18 @@ def test_counts_scores_and_disagreement_are_shown(
     assert LAYER not in [pair.annotation.name for pair in pairs(viewer.layers)]
 
 
+def test_a_mask_of_one_value_and_labels_that_lie_elsewhere_are_told(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
+) -> None:
+    viewer.add_image(blobs.image, name="blobs", scale=(0.5, 0.5))
+    truth = viewer.add_labels((blobs.labels > 0).astype(np.int32), name="truth")  # of a file without a scale
+    compare(comparer, qtbot)
+    assert "The numbers of the true cells of 'blobs' lie in" in comparer.panel.notices.text()
+    for truth.translate, truth.rotate in (((0, 20), 0), ((0, 0), 90)):
+        compare(comparer, qtbot)
+        assert "'truth' does not lie where 'blobs' does" in comparer.panel.message.text()
+
+
 def test_it_begins_with_the_channel_that_was_counted(
     viewer: ViewerModel, blobs: Any, two: Any, qtbot: QtBot, result_of: Callable[..., Any]
 ) -> None:

@@ -17,7 +17,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
-from cellwright.training.evaluation.evaluate import ImageScore, divided, score
+from cellwright.training.evaluation.evaluate import ImageScore, divided, explained, score
 
 OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
@@ -34,6 +34,7 @@ class ModelCount:
     notices: tuple[str, ...] = ()
     score: ImageScore | None = None  # that inside the image's ``n_regions``, if any
     n_regions: int = 0
+    truth_notices: tuple[str, ...] = ()  # on how the true cells were read
 
     @property
     def f1(self) -> float:
@@ -89,14 +90,14 @@ def compare(
     rows: list[ModelCount] = []
     sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
     for source in sources:
-        image, truth = (source, None) if isinstance(source, Image) else source.annotated()
+        image, truth, told = (source, None, ()) if isinstance(source, Image) else explained(source)
         results: list[Result] = []
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
             row = ModelCount(name, image.name, result.count, result.interval, result.notices)
             if truth is not None and isinstance(source, Item):
-                row = replace(row, n_regions=len(source.regions))
+                row = replace(row, n_regions=len(source.regions), truth_notices=told)
                 if result.gives == "instances" or source.is_complete:  # else a count tells nothing
                     scored = replace(score(source, result, truth), is_complete=source.is_complete)
                     row = replace(row, score=scored)

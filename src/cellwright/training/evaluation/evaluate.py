@@ -15,7 +15,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep, measure, pieces_notice
 from cellwright.ops.matching import IOU_THRESHOLDS, ranking_quality
 from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.data.split import is_inside
@@ -39,6 +39,7 @@ class ImageScore:
     shares: Mapping[str, Share] = field(default_factory=dict)  # all cells weigh the same
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     is_right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    notices: tuple[str, ...] = ()  # on how the true cells were read
 
     @property
     def count_error(self) -> float:
@@ -173,12 +174,22 @@ def evaluate(
     scored = []
     for done, item in enumerate(dataset.items):
         yield Progress("evaluate", done, len(dataset), item.name)
-        image, truth = item.annotated()
+        image, truth, notices = explained(item)
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
-        scored.append(score(item, result, truth))
+        scored.append(replace(score(item, result, truth), notices=notices))
     return Report(tuple(scored))
+
+
+def explained(item: Item) -> tuple[Image, Annotation | Labels, tuple[str, ...]]:
+    """Return an image, its true cells, and what the user should know of these: a mask of one value, say."""
+    image, truth, notices = item.explained()
+    labels = truth.labels if isinstance(truth, Annotation) else truth
+    if labels is not None:
+        in_pieces = pieces_notice(labels, f"the true cells of {item.name!r}")
+        notices = (*notices, in_pieces) if in_pieces else notices
+    return image, truth, notices
 
 
 def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:

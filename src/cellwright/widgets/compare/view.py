@@ -259,7 +259,7 @@ def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
 def notices_of(compared: Compared, index: int) -> list[str]:
     """Return what the user should read of how an image was counted and judged."""
     pair = compared.pairs()[index]
-    notices = [f"{row.model}: {one}" for row in pair for one in row.notices]
+    notices = [*pair[0].truth_notices, *(f"{row.model}: {one}" for row in pair for one in row.notices)]
     if compared.disagreements[index] is None:
         notices.append("A density has no single cells, so none can be shown as missing.")
     n_regions = pair[0].n_regions

@@ -24,6 +24,7 @@ UNNAMED = "TZYX"  # meaning of axes of which none are channels, counted from the
 AXES = "cellwright axes"  # key in the metadata of a layer: those the user has chosen
 FILE_PART = "cellwright file"  # the same: FilePart that our reader has read
 SAME_PIXELS = 1e-3  # by which pixels of two layers may differ
+MOST_SHIFT_PX = 0.5 + SAME_PIXELS  # of labels against their image
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
@@ -250,6 +251,24 @@ def check_upon(other: Layer, layer: Layer, n_axes: int = 2) -> None:
         raise WrongLayerError(
             f"{other.name!r} does not lie on {layer.name!r} pixel by pixel. Give both the same scale and "
             "translation, or leave it out."
+        )
+
+
+def check_unmoved(labels: Layer, image: Layer) -> None:
+    """Raise WrongLayerError where labels are shifted or turned in the viewer against an image of their shape.
+
+    Their scale may be another: many files of labels tell none.
+    """
+    matrix, origin = affine_between(labels, image)
+    n_missing = max(image.ndim - labels.ndim, 0)
+    own = matrix[n_missing:, -len(matrix) + n_missing :]
+    sizes = np.diag(own)
+    is_turned = not np.allclose(own, np.diag(sizes), atol=SAME_PIXELS) or (sizes <= 0).any()
+    shift = np.abs(origin[n_missing:]).max(initial=0)
+    if is_turned or shift > MOST_SHIFT_PX:
+        raise WrongLayerError(
+            f"{labels.name!r} does not lie where {image.name!r} does: it is shifted or turned. Give both the "
+            "same translation and rotation."
         )
 
 

@@ -21,7 +21,13 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.cells.regions import WINDOW, box_of, counted_boxes
-from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels, plane_of
+from cellwright.widgets.shared.coordinates import (
+    channels_of,
+    check_unmoved,
+    full_resolution,
+    in_pixels,
+    plane_of,
+)
 from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, likely_image, metadata_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 
@@ -200,7 +206,10 @@ def one_channel(image: Image, number: int | None) -> Image:
 
 
 def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.float32] | None]:
-    """Return labels in the shape of the image without its channels, or points in its pixels."""
+    """Return labels in the shape of the image without its channels, or points in its pixels.
+
+    WrongLayerError where labels that do not tell their image lie elsewhere than this one.
+    """
     layer = pair.annotation
     if isinstance(layer, Points):
         points = in_pixels(layer.data, layer, pair.image)[:, -2:].astype(np.float32)
@@ -211,6 +220,9 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
+    if labels.shape == expected:
+        if metadata_of(layer).get("source") != str(pair.image.unique_id):
+            check_unmoved(layer, pair.image)
     elif labels.ndim == len(expected) and WINDOW in metadata_of(layer):
         part, labels = labels, np.zeros(expected, np.int32)
         labels[tuple(slice(start, stop) for start, stop in metadata_of(layer)[WINDOW])] = part

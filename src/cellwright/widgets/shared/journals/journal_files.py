@@ -27,7 +27,13 @@ from cellwright.core.errors import AnnotationError
 from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.cells.regions import REGIONS, counted_boxes
-from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
+from cellwright.widgets.shared.coordinates import (
+    Channel,
+    axis_of,
+    check_unmoved,
+    full_resolution,
+    in_pixels,
+)
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import source_of
@@ -65,7 +71,8 @@ def fresh_journal(path: Path) -> Path:
 def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels) -> LabelStore:
     """Return the cells of a layer of labels with their scores and classes, in pixels of the whole image.
 
-    Labels of that image are the array itself where they are int32. AnnotationError where they do not fit it.
+    Labels of that image are the array itself where they are int32. AnnotationError where they do not fit it,
+    WrongLayerError where they are shifted or turned against it.
     """
     shape, own = plane_shape(image), found_by(layer)
     data = np.asarray(full_resolution(layer))
@@ -82,8 +89,11 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         whole, own = np.zeros(shape, data.dtype), {}  # of a part
         paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
-    elif is_of_another(layer, str(image_layer.unique_id)):
-        data, own = data.copy(), {}
+    else:
+        if metadata_of(layer).get("source") != str(image_layer.unique_id):
+            check_unmoved(layer, image_layer)
+        if is_of_another(layer, str(image_layer.unique_id)):
+            data, own = data.copy(), {}
     n = int(data.max(initial=0))
     features, columns = features_by_number(layer), UNKNOWN
     if {"score", "class"} & set(features):
