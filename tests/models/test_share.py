@@ -270,6 +270,13 @@ def test_a_flipped_bit_is_found(shared, own):
     assert not (own / "theirs").exists()
 
 
+def test_an_archive_is_named_where_what_it_holds_is_damaged(shared, own):
+    repack(shared, lambda files: _edit_spec(files, version=99))
+    with pytest.raises(CheckpointError, match="got 99") as refused:
+        store.import_model(shared, "fresh")
+    assert f"{shared}{os.sep}spec.json" in str(refused.value)
+
+
 def test_an_archive_that_unpacks_to_too_much_is_not_taken(shared, own, monkeypatch):
     monkeypatch.setattr(store, "MOST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="unpacks to more than"):

@@ -252,7 +252,10 @@ def import_model(source: str | Path, name: str = "") -> Path:
             folder.mkdir()
             path = _downloaded(address, Path(temporary)) if is_remote else Path(source)
             _copy_model(path, folder, address)
-            load_checkpoint(folder)
+            try:
+                load_checkpoint(folder)
+            except CheckpointError as error:  # which names a folder that is gone by now
+                raise CheckpointError(str(error).replace(str(folder), address)) from error
             folder.rename(target)
     return target
 
