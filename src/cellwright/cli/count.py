@@ -204,8 +204,8 @@ def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
     recipe = replace(recipe, settings=settings, **parts)
     if family.gives != "instances" and (recipe.is_analysed or recipe.classifier):
         raise SettingsError(
-            f"Measurements and classes are of single cells; {family.name} gives only their {family.gives}. "
-            "Choose another model, or leave them out."
+            f"Measurements, regions and classes are of single cells; {family.name} gives only their "
+            f"{family.gives}. Choose another model, or leave them out; --window counts a part."
         )
     if recipe.classifier:
         check_texts(recipe.analysis.keep, {"class": store.classifier_of(recipe.classifier).classes})

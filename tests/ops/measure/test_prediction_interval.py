@@ -25,6 +25,19 @@ def test_the_interval_covers_new_images():
     assert np.mean(widths) < 120  # not by being endless: four standard errors are about 65
 
 
+@pytest.mark.parametrize("n", [3, 5, 12])
+def test_the_interval_that_few_images_tell_covers_new_ones(n):
+    covered, widths = [], []
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        (counts, truths), (count, truth) = images(rng, n, bias=1), images(rng, 1, bias=1)
+        low, high = interval_of(count[0], fit_interval(counts, truths))
+        covered.append(low <= truth[0] <= high)
+        widths.append(high - low)
+    assert 0.86 < np.mean(covered) < 0.97
+    assert np.mean(widths) < 150
+
+
 def test_the_interval_lies_on_the_side_of_the_errors():
     counts = np.arange(10, 110, 2.0)
     below, above, power = fit_interval(counts, counts * 1.2)
