@@ -25,7 +25,6 @@ from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.blocks import CellBlock
 
 CORRECTED = "intensity_corrected_mean"
-Grouped = tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]  # values by cell; starts, counts
 Values = dict[str, NDArray[np.float64]]
 BOUNDARIES = {"perimeter", "surface", "circularity", "sphericity"}
 ELLIPSES = {"eccentricity", "orientation", "axis_major", "axis_minor"}
@@ -195,41 +194,53 @@ def _shares(units: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class CellPixels(NamedTuple):
-    """Where the pixels of each cell are, those of one cell together; made once for all channels."""
+    """Where the pixels of each cell are; made once for all channels."""
 
     places: NDArray[np.intp]  # in the flat image
-    starts: NDArray[np.intp]
-    counts: NDArray[np.intp]
+    ids: Labels  # of the cell of each
+    n: int
 
     @classmethod
     def of(cls, labels: Labels, n: int) -> "CellPixels":
         """Return those of the labels 1..n."""
-        inside = np.flatnonzero(labels)
-        ids = labels.reshape(-1)[inside]
-        counts = np.bincount(ids, minlength=n + 1)[1:]
-        return cls(inside[np.argsort(ids, kind="stable")], np.cumsum(counts) - counts, counts)
+        places = np.flatnonzero(labels)
+        return cls(places, labels.reshape(-1)[places], n)
 
-    def values(self, pixels: NDArray[Any]) -> Grouped:
-        """Return the values of all cells in one channel."""
-        return pixels.reshape(-1)[self.places].astype(np.float64), self.starts, self.counts
+    def statistics(self, pixels: NDArray[Any]) -> Callable[[str], NDArray[np.float64]]:
+        """Return what gives the ``mean``, ``median`` ... of each cell in one channel, by its name in pandas.
+
+        It is NaN for cells without pixels, and where a pixel is.
+        """
+        import pandas  # slow to import
+
+        values = pandas.Series(pixels.reshape(-1)[self.places].astype(np.float64))
+        grouped, unknown = values.groupby(self.ids), self.ids[values.isna()]
+
+        def statistic(name: str) -> NDArray[np.float64]:
+            of_cells = grouped.std(ddof=0) if name == "std" else getattr(grouped, name)()
+            found = np.full(self.n + 1, np.nan)
+            found[of_cells.index] = of_cells
+            found[unknown] = np.nan
+            return found[1:]
+
+        return statistic
 
 
 def measure_intensity(
     cells: CellPixels, pixels: NDArray[Any], keys: Sequence[str], ring: CellPixels | None = None
-) -> dict[str, NDArray[np.float64]]:
+) -> Values:
     """Return these columns of the group ``intensity`` for each cell; NaN without pixels.
 
     ``pixels`` are those of one channel in the shape of the labels; ``ring`` is the background around each
     cell, for ``intensity_corrected_mean``.
     """
-    grouped = cells.values(pixels)
-    found = {}
+    statistic, found = cells.statistics(pixels), {}
     for key in keys:
         if key == CORRECTED:
             assert ring is not None
-            found[key] = _mean(grouped) - _median(ring.values(pixels))
+            found[key] = statistic("mean") - ring.statistics(pixels)("median")
         else:
-            found[key] = _STATISTICS[key](grouped)
+            found[key] = statistic(key.removeprefix("intensity_"))
     return found
 
 
@@ -257,53 +268,6 @@ def ring_margins(width_px: float, spacing: Sequence[float]) -> tuple[int, ...]:
     ``width_px`` is in pixels along x, the last of the sides of a pixel.
     """
     return tuple(2 * ceil(width_px * spacing[-1] / side) + 2 for side in spacing)
-
-
-def _reduced(function: np.ufunc, grouped: Grouped) -> NDArray[np.float64]:
-    values, starts, counts = grouped
-    found = np.full(len(counts), np.nan)
-    present = counts > 0
-    if present.any():
-        found[present] = function.reduceat(values, starts[present])
-    return found
-
-
-def _sum(grouped: Grouped) -> NDArray[np.float64]:
-    return _reduced(np.add, grouped)
-
-
-def _mean(grouped: Grouped) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        return np.asarray(_sum(grouped) / grouped[2])
-
-
-def _std(grouped: Grouped) -> NDArray[np.float64]:
-    values, starts, counts = grouped
-    spread = (values - np.repeat(_mean(grouped), counts)) ** 2
-    return np.asarray(np.sqrt(_mean((spread, starts, counts))))
-
-
-def _median(grouped: Grouped) -> NDArray[np.float64]:
-    values, starts, counts = grouped
-    order = np.lexsort((values, np.repeat(np.arange(len(counts)), counts)))
-    ranked = values[order]
-    found = np.full(len(counts), np.nan)
-    present = counts > 0
-    first, n = starts[present], counts[present]
-    middle = (ranked[first + (n - 1) // 2] + ranked[first + n // 2]) / 2
-    last = ranked[first + n - 1]  # NaN where there is one, which leaves the median unknown
-    found[present] = np.where(np.isnan(last), np.nan, middle)
-    return found
-
-
-_STATISTICS: dict[str, Callable[[Grouped], NDArray[np.float64]]] = {
-    "intensity_mean": _mean,
-    "intensity_median": _median,
-    "intensity_min": lambda grouped: _reduced(np.minimum, grouped),
-    "intensity_max": lambda grouped: _reduced(np.maximum, grouped),
-    "intensity_std": _std,
-    "intensity_sum": _sum,
-}
 
 
 def count_touching(block: CellBlock) -> NDArray[np.float64]:
