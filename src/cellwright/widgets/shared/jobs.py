@@ -7,8 +7,11 @@ latest setting wins.
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
+from weakref import WeakSet
 
+from napari.layers import Layer
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QProgressBar, QWidget
@@ -178,6 +181,51 @@ class LiveUpdater(QObject):
         self._job = None
         if self._wanted is not None:
             self._debouncer.throttle()
+
+
+class LayerJobs(QObject):
+    """Works through layers that have changed one by one, beside the viewer, once they have come to rest.
+
+    ``make_task`` gives None for a layer of which nothing is to be done; ``slots`` are those of a job, and are
+    given the layer first.
+    """
+
+    def __init__(
+        self,
+        parent: QObject,
+        wait_ms: int,
+        make_task: Callable[[Layer], Task[Any] | None],
+        **slots: Callable[[Layer, Any], None],
+    ) -> None:
+        super().__init__(parent)
+        self._make_task, self._slots = make_task, slots
+        self.waiting: WeakSet[Layer] = WeakSet()
+        self.current: Layer | None = None  # what is being worked at
+        self._soon = debouncer(self, wait_ms, self._start_next)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a layer is being worked at, or is to be."""
+        return self.current is not None or bool(self.waiting)
+
+    def add(self, layer: Layer) -> None:
+        """Work at a layer soon."""
+        self.waiting.add(layer)
+        self._soon.throttle()
+
+    def _start_next(self) -> None:
+        for layer in () if self.current is not None else list(self.waiting):
+            self.waiting.discard(layer)
+            task = self._make_task(layer)
+            if task is not None:
+                self.current = layer
+                slots = {name: partial(slot, layer) for name, slot in self._slots.items()}
+                Job(task, self).start(finished=self._on_finished, **slots)
+                return
+
+    def _on_finished(self) -> None:
+        self.current = None
+        self._soon.throttle()
 
 
 class RunButton(WrappedButton):

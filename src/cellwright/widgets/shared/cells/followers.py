@@ -7,7 +7,7 @@ the cells are measured beside the viewer, once the layer has come to rest.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
@@ -39,7 +39,7 @@ from cellwright.widgets.shared.edited_layers import (
     our_change,
     repeated_rows,
 )
-from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.jobs import LayerJobs
 from cellwright.widgets.shared.layer_factory import features_by_number, set_features, spread
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
 
@@ -154,13 +154,10 @@ class Followers(QObject):
         super().__init__(QCoreApplication.instance())
         self._viewer = ref(viewer)
         self._tables: WeakSet[Any] = WeakSet()  # of LayerTable
-        self._stale: WeakSet[Layer] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
-        self._job: Job | None = None
-        self._measured: Layer | None = None  # by the job
         self._is_writing = False
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()  # of what is followed
-        self._soon = debouncer(self, READ_MS, self._read)
+        self._jobs = LayerJobs(self, READ_MS, self._task_of, returned=self._on_measured, failed=_warn)
         self.pixels = ImagePixels(self, viewer)
         self.pixels.changed.connect(self._on_pixels_changed)
         for layer in viewer.layers:
@@ -171,7 +168,7 @@ class Followers(QObject):
     @property
     def is_busy(self) -> bool:
         """Whether a layer is being measured, or is to be."""
-        return self._job is not None or bool(self._stale) or self.pixels.is_busy
+        return self._jobs.is_busy or self.pixels.is_busy
 
     def leave_to(self, table: LayerTable) -> None:
         """Leave the layer of a table to it, for as long as it has one."""
@@ -213,8 +210,7 @@ class Followers(QObject):
         names = set(layer.features)
         is_measured = isinstance(layer, Labels) and names & {*PIXEL_COUNTS}
         if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):
-            self._stale.add(layer)
-            self._soon.throttle()
+            self._jobs.add(layer)
 
     def _on_changed(self, event: Any) -> None:
         layer, viewer = event.source, self._viewer()
@@ -229,7 +225,7 @@ class Followers(QObject):
         for table in tables:
             table.read_soon()
         is_told = tables or is_our_change(layer)  # which comes with features of its own
-        is_old = layer is self._measured  # what is being measured are the cells of before
+        is_old = layer is self._jobs.current  # what is being measured are the cells of before
         if is_old or (not is_told and (event.type != "features" or isinstance(layer, Labels))):
             self.look_at(layer)
 
@@ -241,50 +237,30 @@ class Followers(QObject):
             if is_intense and not self._tables_of(layer) and image_layer_under(viewer, layer) is image:
                 self.look_at(layer)
 
-    def _read(self) -> None:
-        """Measure the next layer that has changed, beside the viewer."""
+    def _task_of(self, layer: Layer) -> Task[MeasuredCells] | None:
+        """Return what measures a layer that is still there; None without an image, which the panel tells."""
         viewer = self._viewer()
-        if self._job is not None or viewer is None:
-            return
-        here = [layer for layer in self._stale if layer in viewer.layers]
-        self._stale &= WeakSet(here)
-        if not here:
-            return
-        layer = here[0]
-        self._stale.discard(layer)
-        try:
-            task = _task(layer, viewer)
-        except CellwrightError:
-            self._soon.throttle()  # cells without an image of theirs; the panel tells, once it is about them
-            return
-        self._measured = layer
-        self._job = Job(task, self).start(
-            returned=lambda measured: self._on_measured(layer, measured),
-            failed=lambda error: show_warning(
-                f"The features of {layer.name!r} are not those of its cells as they are now. "
-                f"{error_line(error)}"
-            ),
-            finished=self._on_finished,
-        )
+        with suppress(CellwrightError):
+            if viewer is not None and layer in viewer.layers:
+                return _task(layer, viewer)
+        return None
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
-        if layer in self._stale or self._tables_of(layer):
+        if layer in self._jobs.waiting or self._tables_of(layer):
             return
         with self.writing():
             write_features(layer, measured)
 
-    def _on_finished(self) -> None:
-        self._job = self._measured = None
-        if self._stale:
-            self._soon.throttle()
+
+def _warn(layer: Layer, error: Exception) -> None:
+    told = f"The features of {layer.name!r} are not those of its cells as they are now."
+    show_warning(f"{told} {error_line(error)}")
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
-    groups = _groups(layer)
-    wanted = tuple(name for name in MEASURED if name in groups)
-    image = image_layer_under(viewer, layer)
-    snapshot = snapshot_of(layer, image, channels_beside(viewer, image))
-    return measure_task(snapshot, MeasureSettings(wanted))
+    groups, image = _groups(layer), image_layer_under(viewer, layer)
+    wanted = MeasureSettings(tuple(name for name in MEASURED if name in groups))
+    return measure_task(snapshot_of(layer, image, channels_beside(viewer, image)), wanted)
 
 
 def _groups(layer: Layer) -> set[str]:

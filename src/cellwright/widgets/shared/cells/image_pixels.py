@@ -6,7 +6,7 @@ their checksum, which is made beside the viewer; those that lie in files by the 
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -15,10 +15,10 @@ from qtpy.QtCore import QObject, Signal
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import once
+from cellwright.core.tasks import Task, once
 from cellwright.files.images import read_images
 from cellwright.widgets.shared.edited_layers import checksum
-from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.jobs import LayerJobs
 from cellwright.widgets.shared.napari_private import slice_in_sight
 
 READ_MS = 250
@@ -86,14 +86,13 @@ class ImagePixels(QObject):
         super().__init__(parent)
         self._viewer = ref(viewer)
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
-        self._stale: WeakSet[Layer] = WeakSet()
-        self._job: Job | None = None
-        self._soon = debouncer(self, READ_MS, self._read)
+        self._jobs = LayerJobs(self, READ_MS, _mark_task, returned=self._on_marked)
+        self.look_at = self._jobs.add  # looks soon whether an image has other pixels
 
     @property
     def is_busy(self) -> bool:
         """Whether an image is being looked at, or is to be."""
-        return self._job is not None or bool(self._stale)
+        return self._jobs.is_busy
 
     def watch(self, layer: ImageLayer) -> None:
         """Look at an image whenever it may have other pixels. Cheap to repeat."""
@@ -109,11 +108,6 @@ class ImagePixels(QObject):
             self.watch(layer)
             self.look_at(layer)
 
-    def look_at(self, layer: Layer) -> None:
-        """Look soon whether an image has other pixels."""
-        self._stale.add(layer)
-        self._soon.throttle()
-
     def _on_changed(self, event: Any) -> None:
         layer, viewer = event.source, self._viewer()
         if viewer is None:
@@ -123,20 +117,12 @@ class ImagePixels(QObject):
         if event.type != "set_data" or not is_another_slice:
             self.look_at(layer)
 
-    def _read(self) -> None:
-        layer = next(iter(self._stale), None)  # no pop: it fails where the last one has just been freed
-        if self._job is not None or layer is None:
-            return
-        self._stale.discard(layer)
-        data = layer.data
-        job = Job(once("pixels", lambda: mark_of_pixels(data)), self)
-        self._job = job.start(returned=lambda mark: self._on_marked(layer, mark), finished=self._on_finished)
-
     def _on_marked(self, layer: Layer, mark: int) -> None:
         known, _marks[layer] = mark_of(layer), mark
         if known not in (None, mark):
             self.changed.emit(layer)
 
-    def _on_finished(self) -> None:
-        self._job = None
-        self._soon.throttle()
+
+def _mark_task(layer: Layer) -> Task[int]:
+    data = layer.data
+    return once("pixels", lambda: mark_of_pixels(data))

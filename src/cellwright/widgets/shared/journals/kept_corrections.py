@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -23,13 +23,13 @@ from qtpy.QtCore import QObject
 from cellwright.annotation.journal import is_open
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, WrongLayerError, error_line
-from cellwright.core.tasks import once
+from cellwright.core.tasks import Task, once
 from cellwright.files.atomic import make_folder, writing
 from cellwright.widgets.shared.cells.followers import cells_news, follow
 from cellwright.widgets.shared.cells.regions import PART
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import JOURNAL, engine_of, is_marked, metadata_of
-from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.jobs import LayerJobs
 from cellwright.widgets.shared.journals.journal_files import journal_path, store_of
 from cellwright.widgets.shared.journals.kept_points import arrays_of
 from cellwright.widgets.shared.layer_io import image_of, layer_of_id
@@ -55,9 +55,7 @@ class CorrectionKeeper(QObject):
     def __init__(self, viewer: Any) -> None:
         super().__init__(follow(viewer))
         self._viewer = ref(viewer)
-        self._stale: WeakSet[Layer] = WeakSet()
-        self._job: Job | None = None
-        self._soon = debouncer(self, KEEP_MS, self._write)
+        self._jobs = LayerJobs(self, KEEP_MS, self._task, failed=_tell)
         listen(cells_news.changed, self._on_changed, self)
 
     def _on_changed(self, layer: Layer, _: Any) -> None:
@@ -65,24 +63,14 @@ class CorrectionKeeper(QObject):
         is_counted = type(layer) in KEPT_AS and ("model" in own or PART in own)
         is_here = viewer is not None and layer in viewer.layers  # all viewers are told of
         if is_counted and is_here and (JOURNAL not in own or not is_open(Path(own[JOURNAL]))):
-            self._stale.add(layer)
-            self._soon.throttle()
+            self._jobs.add(layer)
 
-    def _write(self) -> None:
+    def _task(self, layer: Layer) -> Task[None] | None:
         viewer = self._viewer()
-        here = [one for one in self._stale if viewer is not None and one in viewer.layers and is_marked(one)]
-        if self._job is not None or not here:
-            return
-        layer = here[0]
-        self._stale.discard(layer)
+        if viewer is None or layer not in viewer.layers or not is_marked(layer):
+            return None
         image = layer_of_id(viewer, str(metadata_of(layer).get("source")))
-        if isinstance(image, ImageLayer):
-            task = once("keep", _keeping(image, layer))
-            self._job = Job(task, self).start(failed=_tell, finished=self._on_finished)
-
-    def _on_finished(self) -> None:
-        self._job = None
-        self._soon.throttle()
+        return once("keep", _keeping(image, layer)) if isinstance(image, ImageLayer) else None
 
 
 def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
@@ -115,7 +103,7 @@ def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
     return keep
 
 
-def _tell(error: Exception) -> None:
+def _tell(_: Layer, error: Exception) -> None:
     show_warning(f"Corrections by hand would be lost in a crash: {error_line(error)}")
 
 
