@@ -27,8 +27,7 @@ from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
-from cellwright.widgets.shared.journals.kept_corrections import KEPT_AS, written_here
-from cellwright.widgets.shared.journals.kept_points import kept_layer
+from cellwright.widgets.shared.journals.kept_corrections import KEPT_AS, kept_layer, written_here
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,

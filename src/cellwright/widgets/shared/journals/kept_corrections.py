@@ -1,10 +1,12 @@
 """Copies of counted cells that are corrected in napari itself, for a program that is killed loses its layers.
 
 ``<image>.corrected`` lies beside the journals of annotations, in their format: the labels that were corrected
-last, written once they have come to rest. So do ``.corrected_points`` and ``.corrected_boxes``, see
-``kept_points``. Those of an earlier program become ``.corrected.old``, and so on.
+last, written once they have come to rest. So do ``.corrected_points`` and ``.corrected_boxes``, in pixels of
+the image, without its axis of channels, with features and colours. Those of an earlier program become
+``.corrected.old``, and so on.
 """
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,27 +14,37 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
+from zipfile import BadZipFile
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject
 
 from cellwright.annotation.journal import is_open
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.errors import AnnotationError, WrongLayerError, error_line
+from cellwright.core.errors import AnnotationError, ReadError, WrongLayerError, error_line, expecting
 from cellwright.core.tasks import Task, once
 from cellwright.files.atomic import make_folder, writing
+from cellwright.files.tables import plain
 from cellwright.widgets.shared.cells.followers import cells_news, follow
-from cellwright.widgets.shared.cells.regions import PART
-from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.edited_layers import JOURNAL, engine_of, is_marked, metadata_of
+from cellwright.widgets.shared.cells.regions import PART, counted_boxes
+from cellwright.widgets.shared.coordinates import Channel, axis_of, channels_of, in_pixels, with_axis
+from cellwright.widgets.shared.edited_layers import (
+    EDITED,
+    JOURNAL,
+    METADATA,
+    engine_of,
+    is_marked,
+    metadata_of,
+)
 from cellwright.widgets.shared.jobs import LayerJobs
-from cellwright.widgets.shared.journals.journal_files import journal_path, store_of
-from cellwright.widgets.shared.journals.kept_points import arrays_of
-from cellwright.widgets.shared.layer_io import image_of, layer_of_id
+from cellwright.widgets.shared.journals.journal_files import found_by, journal_path, store_of
+from cellwright.widgets.shared.layer_factory import texts_of
+from cellwright.widgets.shared.layer_io import image_of, layer_of_id, source_of
 from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import unwrapped
 
@@ -43,6 +55,7 @@ KEPT_AS: dict[type[Layer], str] = {
 }
 KEPT = KEPT_AS[Labels]
 KEEP_MS = 2000  # after the last edit
+FEATURE = "feature: "  # how the names of arrays begin that are columns of the features
 FOLDER: Path | None = None  # of the copies; None for that of all journals
 
 _one_at_a_time = Lock()  # two viewers may show one image
@@ -79,7 +92,7 @@ def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
     channel = next((one for one in channels_of(image_layer) if one.index == index), None)
     image = image_of(image_layer, channel)
     if isinstance(layer, Points | Shapes):
-        arrays = arrays_of(layer, image_layer, channel)
+        arrays = _arrays_of(layer, image_layer, channel)
 
     def write(part: Path) -> None:
         if isinstance(layer, Points | Shapes):
@@ -116,3 +129,62 @@ def keep_corrections(viewer: Any) -> None:
     found = _keepers.get(viewer)
     if found is None or not isalive(found):
         _keepers[viewer] = CorrectionKeeper(viewer)
+
+
+def _arrays_of(
+    layer: Points | Shapes, image_layer: ImageLayer, channel: Channel | None
+) -> dict[str, NDArray[Any]]:
+    """Return copies of all that is kept of a layer; call it in the GUI thread."""
+    own: dict[str, Any] = {**found_by(layer), "output": type(layer).__name__}
+    if counted_boxes(layer, image_of(image_layer, channel)) is not None:
+        own[PART] = True
+    parts = [np.asarray(one) for one in layer.data] if isinstance(layer, Shapes) else [layer.data]
+    vertices = np.concatenate(parts) if parts else np.zeros((0, layer.ndim))
+    arrays = {
+        "vertices": in_pixels(vertices, layer, image_layer, axis_of(channel)),
+        "told": np.array(json.dumps({"name": layer.name, "own": own}, default=plain)),
+    }
+    if isinstance(layer, Shapes):
+        arrays |= {
+            "lengths": np.array([len(one) for one in parts], np.int64),
+            "shape_type": np.array(layer.shape_type, str),
+            "edge_color": np.array(layer.edge_color),
+            "edge_width": np.array(layer.edge_width, float),
+        }
+    else:
+        arrays |= {"size": np.array(layer.size), "face_color": np.array(layer.face_color)}
+    for name, column in layer.features.items():
+        values = column.to_numpy()
+        if values.dtype.kind not in "iufb":
+            values = np.array(texts_of(column), str)
+        arrays[f"{FEATURE}{name}"] = values
+    return arrays
+
+
+def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> Points | Shapes:
+    """Return the layer in a file, upon its image, marked as changed by hand.
+
+    ReadError where the file is missing or damaged.
+    """
+    source = source_of(image_layer, channel)
+    what = f"points or boxes of cells at {path}"
+    with expecting(ReadError, what, "Count again.", OSError, ValueError, KeyError, BadZipFile):
+        with np.load(path) as file:
+            arrays = dict(file)
+        told = json.loads(str(arrays.pop("told")))
+        vertices = with_axis(arrays.pop("vertices"), source.channel_axis)
+        features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(FEATURE)}
+        looks: dict[str, Any] = {
+            "name": told["name"],
+            "metadata": {METADATA: {**told["own"], "source": source.layer_id, EDITED: True}},
+            "features": {name.removeprefix(FEATURE): values for name, values in features.items()},
+            "ndim": vertices.shape[1],
+            **source.placement,
+        }
+        if "lengths" not in arrays:
+            return Points(vertices, border_color="black", **arrays, **looks)
+        ends = np.cumsum(arrays.pop("lengths"))
+        shapes = np.split(vertices, ends[:-1]) if len(ends) else None
+        kinds, widths = (arrays.pop(name).tolist() for name in ("shape_type", "edge_width"))
+        looks |= {"shape_type": kinds, "edge_width": widths, "face_color": "transparent"}
+        return Shapes(shapes, **arrays, **looks)
