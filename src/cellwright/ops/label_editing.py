@@ -241,14 +241,10 @@ def split_by_line(
                   1 1 | 1 1 1              1 1 1 2 2 2
                   . 1 | 1 1 .              . 1 1 2 2 .
 
-    AnnotationError where the cell is not there, or the line does not cut it.
+    ``line`` (N, D) are its vertices in pixels; the first pixel's middle is at 0. The first part that is new
+    has the number ``new``, else one above all others; the next ones follow.
 
-    Parameters
-    ----------
-    line : (N, D)
-        Its vertices in pixels; the first pixel's middle is at 0.
-    new
-        Number of the first part that is new, the next ones follow; one above all others when not given.
+    AnnotationError where the cell is not there, or the line does not cut it.
     """
     cell = cell_in(labels, number, box)
     vertices = vertices_of(line, labels.ndim) - [part.start for part in cell.window]

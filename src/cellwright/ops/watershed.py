@@ -26,14 +26,9 @@ IsOne = Callable[[Any, Any], Any]  # of the height of tops, and of saddles below
 def watershed(height: NDArray[np.float32], steps: Sequence[Step], is_one: IsOne) -> Labels:
     """Return labels 1..N of the hills of a ``height``, float32 (Y, X) or (Z, Y, X), -inf outside.
 
-    Parameters
-    ----------
-    steps
-        To the neighbours that a pixel climbs to, those on the opposite side left out. Saddles also lie
-        between pixels that share no more than a corner.
-    is_one
-        Tells of the height of the lower top and that of a saddle whether both hills are one; takes arrays,
-        too.
+    ``steps`` lead to the neighbours that a pixel climbs to, those on the opposite side left out; saddles also
+    lie between pixels that share no more than a corner. ``is_one`` tells of the height of the lower top and
+    that of a saddle whether both hills are one; it takes arrays, too.
     """
     ground = _ground(height)
     top = _climb(ground, steps)

@@ -320,17 +320,13 @@ def finetune(
     folder, and ends with the same weights. Without validation images part of what is annotated takes their
     place, see ``training.data.split``.
 
+    The target of ``data`` may be annotated in regions only; what is extra is replayed with its annotation.
+    ``pretrained`` is a folder of ``training.pretrain``, whose encoder the model learns with. What it is
+    compared with, and what it repeats, is the model as it was.
+
     ReadError where no image has the split ``train``. AnnotationError where the family cannot learn from such
     annotation. CheckpointError where there is no such model, it lies in ``output``, or the run there is
     damaged or of another network.
-
-    Parameters
-    ----------
-    data
-        ``target`` may be annotated in regions only; ``extra`` is replayed with its annotation.
-    pretrained
-        Folder of ``training.pretrain``, whose encoder the model learns with. What it is compared with, and
-        what it repeats, is the model as it was.
     """
     model = start_model(start, output)
     begin = model.with_network(copy.deepcopy(model.network))

@@ -246,12 +246,9 @@ def wishes_of(
 ) -> list[Wish]:
     """Return a wish for each point, or for the box around each shape.
 
-    AnnotationError where one lies beyond the image.
+    A layer without slices means the slice in sight, where the viewer stands in the axes of the world.
 
-    Parameters
-    ----------
-    in_sight
-        Where the viewer stands, in the axes of the world: a layer without slices means the slice in sight.
+    AnnotationError where one lies beyond the image.
     """
     axis = axis_of(channel)
     shown = pixel_at(image_layer, in_sight[-image_layer.ndim :], axis)

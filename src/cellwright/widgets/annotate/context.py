@@ -29,10 +29,7 @@ LIKELY, UNSURE = 0.5, 0.15
 class Review(QObject):
     """Steps through the review queue of a session and shows the cell it is at.
 
-    Parameters
-    ----------
-    tools
-        Whose keys mean the cell in review where the cursor is on none.
+    Keys of the tools mean it where the cursor is on none.
     """
 
     moved = Signal(object)  # number of the cell in review, None where there is none

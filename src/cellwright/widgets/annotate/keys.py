@@ -16,17 +16,11 @@ N_CLASS_KEYS = 9
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool.
+    """One tool; its ``help`` says for people what it does.
 
-    Parameters
-    ----------
-    kind
-        ``brush``: a mode of napari's Labels layer. ``drag``: the mouse draws. ``click``: the mouse points.
-        ``prompt``: it points or draws a box, with keys held.
-        ``cell``: the key acts at once on the cell under the cursor, the button on each cell then clicked.
-        ``once``: key and button do the same at once.
-    help
-        What it does, for people.
+    Its ``kind`` is ``brush``: a mode of napari's Labels layer. ``drag``: the mouse draws. ``click``: the
+    mouse points. ``prompt``: it points or draws a box, with keys held. ``cell``: the key acts at once on the
+    cell under the cursor, the button on each cell then clicked. ``once``: key and button do the same at once.
     """
 
     name: str

@@ -37,12 +37,8 @@ HIDDEN = "transparent"
 class AnnotationLayer:
     """Joins a session and the Labels layer that shows it.
 
-    Parameters
-    ----------
-    layer
-        Shows ``session.labels``, with an axis of length one where ``channel_axis`` is given.
-    on_error
-        Told what could not be recorded.
+    The layer shows ``session.labels``, with an axis of length one where ``channel_axis`` is given. What could
+    not be recorded is told to ``on_error``.
     """
 
     def __init__(

@@ -16,12 +16,7 @@ from cellwright.widgets.shared.coordinates import Channel
 class AnnotateModel:
     """State of one annotate panel, which the widget and its tools share.
 
-    Parameters
-    ----------
-    message
-        Tells a sentence, an empty one hides the last, or what went wrong: the ``MessageLabel`` of the panel.
-    tell_done
-        Tells what was done.
+    ``message`` tells a sentence, an empty one hides the last, or what went wrong; ``tell_done`` what is done.
     """
 
     opened = Signal(object)  # AnnotationContext

@@ -45,10 +45,7 @@ SIDES = {"Inside": False, "Outside": True}
 class PanelComboBox(QComboBox):
     """A box that shrinks with its panel, and keeps what is chosen when its entries change.
 
-    Parameters
-    ----------
-    folders
-        Title of the dialog in which a folder can be chosen too; empty for none.
+    ``folders`` is the title of the dialog in which a folder can be chosen too; empty for none.
     """
 
     chosen = QtSignal()  # something else is chosen, by the user or because the entries changed

@@ -190,12 +190,8 @@ class FigureTable(QLabel):
 class FlowLayout(QFlowLayout):
     """Widgets side by side in as many lines as they need, which fill the width.
 
-    Parameters
-    ----------
-    widgets
-        From left to right; those out of sight take no room.
-    is_even
-        Whether they stand in columns that share the width; else the first one of each line grows.
+    Those out of sight take no room. Where ``is_even`` they stand in columns that share the width; else the
+    first one of each line grows.
     """
 
     def __init__(self, widgets: Iterable[QWidget], *, is_even: bool, spacing_px: int) -> None:

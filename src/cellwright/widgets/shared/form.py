@@ -33,14 +33,8 @@ WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted numbe
 class SettingsForm:
     """Rows for the fields of a frozen dataclass; ``changed`` follows every edit.
 
-    Their annotations, see ``core.settings.about``, give limits and help.
-
-    Parameters
-    ----------
-    settings_type
-        A dataclass whose fields all have defaults.
-    names
-        Fields to show, in this order; all when left out.
+    Their annotations, see ``core.settings.about``, give limits and help; all have defaults. Shown are those
+    of ``names``, in this order; all when left out.
     """
 
     changed = Signal()

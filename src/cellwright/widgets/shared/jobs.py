@@ -35,14 +35,9 @@ class Job(QObject):
     deleted. One that has begun lives until its task has ended, for a thread that sends to an object while Qt
     deletes it crashes.
 
-    Parameters
-    ----------
-    task
-        Drained in the worker thread, and closed there whatever the outcome, so that what it holds (memory
-        of a GPU, say) is free before the outcome is told.
-    owner
-        Whom it works for. When Qt deletes the owner, the task stops at its next step and nothing more is
-        told.
+    The task is drained in the worker thread, and closed there whatever the outcome, so that what it holds
+    (memory of a GPU, say) is free before the outcome is told. When Qt deletes the ``owner``, whom it works
+    for, the task stops at its next step and nothing more is told.
     """
 
     progressed = Signal(object)  # Progress
@@ -231,12 +226,7 @@ class LayerJobs(QObject):
 class RunButton(WrappedButton):
     """Starts a job, and stops it while it runs, when it has another text, help and colour.
 
-    Parameters
-    ----------
-    start, stop
-        Text and help.
-    stopping
-        Text from the press that stops it until it has.
+    ``start`` and ``stop`` are text and help, ``stopping`` the text from the press that stops it until it has.
     """
 
     started = Signal()

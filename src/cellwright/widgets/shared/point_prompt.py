@@ -76,12 +76,8 @@ NO_ANSWER: Answer = (None, ())
 class PromptDraft:
     """The one cell that is prompted for, in a layer of its own: its points, the box, the outline of the cell.
 
-    Its prompts lie in one frame; each of them can be taken back.
-
-    Parameters
-    ----------
-    in_layer
-        Takes points (N, D) in pixels of what is counted to pixels of the layer that is prompted in.
+    Its prompts lie in one frame; each of them can be taken back. ``in_layer`` takes points (N, D) in pixels
+    of what is counted to pixels of the layer that is prompted in.
     """
 
     shown = Signal(bool)  # whether a cell is prompted for

@@ -206,18 +206,13 @@ def regions_of(
     A shape of a layer that has the axis of slices or frames holds in the one it was drawn in; a shape of a
     layer without that axis, which napari shows in every slice, holds in every slice. Names are those of a
     feature ``name`` or ``region``, else numbers from 1; with a feature ``exclude`` that is true, or a name
-    that begins with this word, a shape is cut out.
+    that begins with this word, a shape is cut out. Where ``is_drawing`` those without an inside are left out.
+
+    Cells that were ``counted`` in regions lie in these where no shapes are chosen, and in shapes only as far
+    as these reach.
 
     SettingsError where a shape has no inside, or lies across slices. WrongLayerError where the pixels of the
     mask are not those of the image.
-
-    Parameters
-    ----------
-    counted
-        What the cells were counted in; they lie in these regions where no shapes are chosen, and in shapes
-        only as far as these reach.
-    is_drawing
-        Whether shapes may be unfinished: those without an inside are left out.
     """
     drawn: list[Region] = []
     excluded: list[Region] = []
