@@ -33,10 +33,10 @@ from cellwright.models.layers.blocks import PixelHead, match_channels
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry.axes import frames, in_lit_colour, middle_window
+from cellwright.ops.geometry.axes import WHOLE, frames, in_lit_colour, middle_window
 from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
-from cellwright.training.data.samples import MAX_FRAMES, WHOLE, Sample, scaled_channels
+from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainMethod, PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.models.families.flow import SPECS
 from cellwright.ops.labels import measure
+from cellwright.training.data import inspect as inspection
 from cellwright.training.data.inspect import inspect
 
 SPEC = SPECS["small"]
@@ -123,9 +125,10 @@ def test_few_cells(good):
 def test_train_and_validation_are_the_same(folder, good):
     assert codes(good) == []
     for name in "abc":
-        tifffile.imwrite(folder / "images" / f"{name}.tif", (np.eye(64, 72) * ord(name)).astype(np.uint8))
+        pixels = (labels_of(folder, name) > 0) * np.uint8(ord(name))
+        tifffile.imwrite(folder / "images" / f"{name}.tif", pixels)
     assert codes(folder) == []
-    tifffile.imwrite(folder / "images" / "c.tif", (np.eye(64, 72) * ord("a")).astype(np.uint8))
+    shutil.copy(folder / "images" / "a.tif", folder / "images" / "c.tif")
     (warning,) = look(folder).warnings
     assert (warning.code, "(c)" in warning.text) == ("same-images", True)
     change_meta(folder, split={"train": ["a", "b"], "val": ["b"]})
@@ -251,3 +254,35 @@ def test_it_needs_no_torch(good):
         "import cellwright.training.settings; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def scattered(folder, rng):
+    """Discs that lie otherwise when they are turned."""
+    y, x = np.mgrid[:96, :96]
+    for name in "abc":
+        labels = np.zeros((96, 96), np.uint16)
+        for number, (row, column) in enumerate(((12, 20), (30, 60), (44, 14), (60, 40), (80, 78)), start=1):
+            labels[(y - row) ** 2 + (x - column) ** 2 < 64] = number
+        noise = rng.normal(0, 6, labels.shape)
+        tifffile.imwrite(folder / "images" / f"{name}.tif", np.uint8(60 + 90 * (labels > 0) + noise))
+        write_labels(folder, name, labels)
+    return folder
+
+
+@pytest.mark.parametrize("how", inspection.TURNS)
+def test_masks_that_were_turned_are_told(scattered, how):
+    """Each of the seven is undone by what the warning says."""
+    assert "turned" not in codes(scattered)
+    right = labels_of(scattered, "b")
+    undo = inspection.TURNS[how]
+    turned = [turn(right) for turn in inspection.TURNS.values()]
+    write_labels(scattered, "b", next(one for one in turned if np.array_equal(undo(one), right)))
+    told = [warning.text for warning in look(scattered).warnings if warning.code == "turned"]
+    assert told == [inspection.TURNED.format("1 image", how, "b")]
+
+
+def test_masks_of_cells_that_cannot_be_seen_are_not_called_turned(scattered, rng):
+    for name in "abc":
+        tifffile.imwrite(scattered / "images" / f"{name}.tif", np.uint8(rng.normal(60, 6, (96, 96))))
+    assert "turned" not in codes(scattered)

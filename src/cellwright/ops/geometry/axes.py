@@ -36,6 +36,7 @@ WORDS = {
 }
 
 Window = tuple[slice, ...]  # rows and columns
+WHOLE = (slice(None), slice(None))  # all rows and columns of a frame
 
 
 def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:

@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
 
 from cellwright.core.data import Annotation, Labels
 from cellwright.core.errors import CellwrightError
@@ -17,7 +18,7 @@ from cellwright.core.words import few, n_of
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.geometry.axes import frames
+from cellwright.ops.geometry.axes import WHOLE, Frames, frames
 from cellwright.ops.labels import each_frame, equivalent_diameters, keep, measure
 from cellwright.training.data.split import is_inside
 
@@ -33,6 +34,22 @@ SEVERAL_CHANNELS = (
 CONSTANT = (
     "{} of one value everywhere ({}), in which no cell can be seen. Export them again, or take them out."
 )
+TURNED = (
+    "The masks of {} lie on the edges in the image if they are {}: {}. Turn them, or check that these are "
+    "the images they were drawn in."
+)
+TURNS: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
+    "flipped upside down": np.flipud,
+    "mirrored left to right": np.fliplr,
+    "turned by 180°": lambda mask: mask[::-1, ::-1],
+    "turned by 90° to the left": np.rot90,
+    "turned by 90° to the right": lambda mask: np.rot90(mask, -1),
+    "transposed (rows as columns)": np.transpose,
+    "transposed and turned by 180°": lambda mask: mask[::-1, ::-1].T,
+}
+CLEARLY = 1.2  # times as strong as elsewhere, or as otherwise; right masks had 0.84 at most when turned
+FEWEST_TO_TELL = 4  # cells in a plane
+EDGE_PX = 1.5
 RARE_CLASS = "{} with one example or none: {}. Annotate more of it."
 
 
@@ -87,6 +104,7 @@ class _Seen:
     masks: list[str] = field(default_factory=list)
     several_channels: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
+    turned: dict[str, list[str]] = field(default_factory=dict)  # names of images, by what undoes it
     told: dict[str, list[str]] = field(default_factory=dict)  # how cells were read, by kinds of sentences
 
 
@@ -124,6 +142,9 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
     ):
         if names:
             warnings.append(Warning(code, text.format(n_of(len(names), thing), few(names, 3))))
+    for turn in {**train.turned, **validation.turned}:
+        names = train.turned.get(turn, []) + validation.turned.get(turn, [])
+        warnings.append(Warning("turned", TURNED.format(n_of(len(names), "image"), turn, few(names, 3))))
     return Findings(
         n_images=(len(train.names), len(validation.names)),
         n_cells=(train.n_cells, validation.n_cells),
@@ -138,7 +159,7 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
 def _read(seen: _Seen, item: Item) -> None:
     try:
         image, truth, told = item.explained()
-        notice = frames(image).notice
+        planes = frames(image)
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
@@ -148,11 +169,11 @@ def _read(seen: _Seen, item: Item) -> None:
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
-    if notice:
+    if planes.notice:
         seen.several_channels.append(item.name)
     if np.min(image.data) == np.max(image.data):
         seen.constant.append(item.name)
-    n, kind = _add_cells(seen, item, truth, image.label_axes)
+    n, kind = _add_cells(seen, item, truth, planes)
     seen.n_cells += n
     seen.kinds[kind] += 1
     if n == 0:
@@ -162,11 +183,35 @@ def _read(seen: _Seen, item: Item) -> None:
         seen.classes.update(item.classes[number] for number in truth.classes if number >= 0)
 
 
-def _add_cells(seen: _Seen, item: Item, truth: Annotation | Labels, axes: str) -> tuple[int, str]:
+def _seems_turned(planes: Frames, labels: Labels) -> str:
+    """Return how masks have to be turned to lie on edges of the image; empty where they do as they are.
+
+    What is compared is the mean strength of edges under the outlines, in the plane with most cell pixels.
+    """
+    flat = labels.reshape(-1, *labels.shape[-2:])
+    fullest = int(np.argmax(np.count_nonzero(flat, axis=(1, 2))))
+    if len(np.unique(flat[fullest])) <= FEWEST_TO_TELL:
+        return ""
+    outlines = find_boundaries(flat[fullest], mode="inner")
+    plane = np.nan_to_num(planes.read(fullest, WHOLE).astype(np.float32).mean(axis=0))
+    edges = ndimage.gaussian_gradient_magnitude(plane, EDGE_PX)
+    edges = np.minimum(edges, np.percentile(edges, 99))
+    turned = {how: turn(outlines) for how, turn in TURNS.items()}
+    strengths = {how: edges[one].mean() for how, one in turned.items() if one.shape == edges.shape}
+    best = max(strengths, key=strengths.__getitem__)
+    if strengths[best] > CLEARLY * max(edges.mean(), edges[outlines].mean()):
+        return best
+    return ""
+
+
+def _add_cells(seen: _Seen, item: Item, truth: Annotation | Labels, planes: Frames) -> tuple[int, str]:
     """Note the diameters of the cells of an image; return how many there are, and what they are told by."""
     labels = truth.labels if isinstance(truth, Annotation) else truth
     if labels is not None:
-        return _add_labels(seen, item, labels, axes), "masks"
+        turn = _seems_turned(planes, labels)
+        if turn:
+            seen.turned.setdefault(turn, []).append(item.name)
+        return _add_labels(seen, item, labels, planes.image.label_axes), "masks"
     assert isinstance(truth, Annotation)
     inside = is_inside(truth.points, item.regions)
     if truth.boxes is None:

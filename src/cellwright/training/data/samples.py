@@ -17,7 +17,7 @@ from cellwright.files.dataset.meta import Region
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel, MapKind
 from cellwright.ops.geometry import intensity
-from cellwright.ops.geometry.axes import frames, in_lit_colour
+from cellwright.ops.geometry.axes import WHOLE, frames, in_lit_colour
 from cellwright.ops.geometry.resample import resize, resize_annotation, zoomed
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel
 
@@ -25,7 +25,6 @@ MAX_FRAMES = 12  # frames taken from one stack
 SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
 RIM_PX = 3  # of background around masks that may not be all; beyond it nothing is known
 SLIVER_PX = 12  # of a cell that a patch cuts off, less is not counted
-WHOLE = (slice(None), slice(None))  # all rows and columns of a frame
 FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
 
 
