@@ -40,6 +40,7 @@ from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
+    boxed,
     button,
     check_box,
     even_row,
@@ -176,23 +177,19 @@ class AnnotatePanel(QWidget):
             none="Nothing",
             follows_active=True,
         )
-        form = form_layout()
-        form.addRow("Image", self.image)
-        form.addRow("Channel", self.channel)
-        form.addRow("Begin with", self.start)
         self.outline = check_box(
             "Outline each with the model",
             "Have the model outline the cell at each point, or in the box around each shape. Without this, "
             "points become discs and shapes cells as they are.",
         )
         self.outline.setVisible(False)
-        form.addRow(self.outline)
         self.model = ModelComboBox(
             "Model that outlines added cells, checks the mirrored image, counts a folder, and is trained.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
         )
         self.model.choose_preferred()
-        form.addRow("Model", self.model.with_card())
+        begin = ("Image", self.image), ("Channel", self.channel), ("Begin with", self.start)
+        form = form_layout(*begin, self.outline, ("Model", self.model.with_card()))
         self.begin = WrappedButton("Start")
         self.begin.setObjectName("begin")
         self.to_folder = button(
@@ -329,13 +326,8 @@ class SettingsSection(FoldedPart):
         self.through = check_box(
             "Regions go through all slices", "A complete region that is drawn holds in every slice."
         )
-        content = QWidget()
-        form = form_layout(into=content)
-        form.addRow("Grow, shrink by", self.step)
-        form.addRow("Disc diameter", self.diameter)
-        form.addRow(self.ask_model)
-        form.addRow(self.through)
-        super().__init__("Settings", content)
+        sizes = ("Grow, shrink by", self.step), ("Disc diameter", self.diameter)
+        super().__init__("Settings", boxed(form_layout(*sizes, self.ask_model, self.through)))
 
 
 class ExportSection(FoldedPart):
@@ -359,15 +351,9 @@ class ExportSection(FoldedPart):
         )
         self.save_as = button("Save as…", "Save the cells as a file of this format.")
         self.job = JobBar()
-        content = QWidget()
-        form = form_layout(into=content)
-        form.addRow("Split", self.split)
-        form.addRow(self.complete)
-        form.addRow(self.replaces)
-        form.addRow(self.to_dataset)
-        form.addRow(row(self.format, self.save_as))
-        form.addRow(self.job)
-        super().__init__("Export", content)
+        to_dataset = ("Split", self.split), self.complete, self.replaces, self.to_dataset
+        form = form_layout(*to_dataset, row(self.format, self.save_as), self.job)
+        super().__init__("Export", boxed(form))
 
 
 class FolderSection(FoldedPart):
@@ -389,10 +375,8 @@ class FolderSection(FoldedPart):
         )
         self.total = wrapped_label()
         self.steps = even_row(self.previous_image, self.next_image)
-        parts = (self.folder, self.counts_first, self.files, self.total)
-        content = QWidget()
-        stack(*parts, into=content, spacing_px=5)
-        super().__init__("Proofread a folder", content)
+        content = stack(self.folder, self.counts_first, self.files, self.total, spacing_px=5)
+        super().__init__("Proofread a folder", boxed(content))
 
 
 def _size(button: QToolButton) -> None:

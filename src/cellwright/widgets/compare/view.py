@@ -28,6 +28,7 @@ from cellwright.widgets.shared.model_combos import ModelComboBox
 from cellwright.widgets.shared.style import (
     MARGIN_PX,
     MessageLabel,
+    boxed,
     chip,
     fill,
     form_layout,
@@ -122,15 +123,16 @@ class ComparePanel(QWidget):
         self.second = ModelComboBox(
             "The other model to count with.", usual=lambda known: usual_pair(known)[1]
         )
-        form = form_layout()
-        for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
-            form.addRow(title, box)
         self.first.choose_preferred()
         if self.first.currentData() == self.second.currentData():
             self.second.choose_data(usual_pair(self.second.families)[0])
-        for title, model in (("Model 1", self.first), ("Model 2", self.second)):
-            form.addRow(title, model.with_card())
-        return form
+        return form_layout(
+            ("Images", self.data),
+            ("Channel", self.channel),
+            ("Truth", self.truth),
+            ("Model 1", self.first.with_card()),
+            ("Model 2", self.second.with_card()),
+        )
 
     def _card(self) -> QFrame:
         self.card = QFrame()
@@ -145,9 +147,7 @@ class ComparePanel(QWidget):
         self.table, self.hint = ImageTable(), wrapped_label(HINT, "hint")
         for widget in (self.table, self.hint):
             widget.setVisible(False)
-        box = QWidget()
-        stack(self.table, self.hint, into=box)
-        return box
+        return boxed(stack(self.table, self.hint))
 
 
 class ImageTable(QTableWidget):

@@ -18,6 +18,7 @@ from cellwright.widgets.shared.model_combos import ClassifierComboBox, DeviceCom
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
+    boxed,
     button,
     check_box,
     even_row,
@@ -121,11 +122,8 @@ class CountPanel(RegionPanel):
         )
         self.model = ModelComboBox(folders="Model folder")
         self.understood = wrapped_label(name="understood")
-        form = form_layout()
-        form.addRow("Image", self.image)
         axes = stack(self.axes, self.understood, spacing_px=2)
-        form.addRow("Axes", axes)
-        form.addRow("Model", self.model.with_card())
+        form = form_layout(("Image", self.image), ("Axes", axes), ("Model", self.model.with_card()))
         self._show_axes_row = partial(form.setRowVisible, axes)
         self.show_axes("")
         return form
@@ -145,13 +143,14 @@ class CountPanel(RegionPanel):
         )
         self.region.fill((title, name) for name, title in REGIONS.items())
         self._further()
-        self._more_form = form = form_layout()
-        form.addRow("Channel", self.channel)
-        form.addRow("And in", self.further)
-        form.addRow("Combined by", self.combine)
-        form.addRow("Count in", self.region)
-        form.addRow("Region edge", self.rule)
-        form.addRow("Leave out", self.exclude)
+        self._more_form = form = form_layout(
+            ("Channel", self.channel),
+            ("And in", self.further),
+            ("Combined by", self.combine),
+            ("Count in", self.region),
+            ("Region edge", self.rule),
+            ("Leave out", self.exclude),
+        )
         self.add_mask_rows(form)
         form.addRow("Diameter", self._diameter())
         form.addRow("Classes", self.classes)
@@ -168,10 +167,8 @@ class CountPanel(RegionPanel):
         self.show_guide = button(
             "Show the first steps", "Three steps from an image to its results, on a sample image if you like."
         )
-        box = QWidget()
         settings = (self.save_settings, self.load_settings, self.show_guide)
-        stack(form, self._outputs(), self._advanced_box, *settings, into=box)
-        return box
+        return boxed(stack(form, self._outputs(), self._advanced_box, *settings))
 
     def _further(self) -> None:
         """Make the boxes of the channels that are counted in together with the chosen one."""

@@ -42,6 +42,7 @@ from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
+    boxed,
     button,
     check_box,
     fill,
@@ -99,17 +100,16 @@ class FolderView(QWidget):
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
         self.model.choose_preferred()
-        form = form_layout()
-        form.addRow("Images", folders)
-        form.addRow("File names", self.pattern)
-        form.addRow("Plate", self.plate_names)
-        form.addRow("Results", row(self.output, self.choose_output))
-        form.addRow("Model", self.model.with_card())
+        form = form_layout(
+            ("Images", folders),
+            ("File names", self.pattern),
+            ("Plate", self.plate_names),
+            ("Results", row(self.output, self.choose_output)),
+            ("Model", self.model.with_card()),
+        )
         self.taken_over = wrapped_label()
         self.taken_over.hide()
-        box = QWidget()
-        stack(form, self.taken_over, into=box)
-        return box
+        return boxed(stack(form, self.taken_over))
 
     def _folders(self) -> FlowLayout:
         self.folders = _line("Folder")
@@ -132,12 +132,10 @@ class FolderView(QWidget):
         )
         self.xlsx = check_box("Tables for Excel too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
-        self._family_box, own = QVBoxLayout(), form_layout()
-        own.addRow("Channel", self.channel)
-        own.addRow("Device", self.device)
-        box = QWidget()
-        stack(self._family_box, self.engine.native, own, self.xlsx, into=box)
-        self.more = FoldedPart("More", box)
+        self._family_box = QVBoxLayout()
+        own = form_layout(("Channel", self.channel), ("Device", self.device))
+        content = stack(self._family_box, self.engine.native, own, self.xlsx)
+        self.more = FoldedPart("More", boxed(content))
         return self.more
 
     def show_family(self, name: str) -> None:
@@ -239,9 +237,8 @@ class FolderView(QWidget):
             "the images were counted, or that were corrected before they were counted again.",
         )
         self.take_proofread.hide()
-        images = QWidget()
-        stack(self.gallery, self.correct, self.save, self.take_proofread, into=images)
-        self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
+        images = stack(self.gallery, self.correct, self.save, self.take_proofread)
+        self.tabs.addTab(_page(row(self.order, self.whole_plate), boxed(images)), "Images")
         self.plate_names_box = PanelComboBox("The plate that is shown.")
         self.column = PanelComboBox(
             "What the colours show: a column of summary.csv, the mean of a well's images."
@@ -292,11 +289,10 @@ def _line(placeholder: str) -> QLineEdit:
 
 
 def _page(first: FlowLayout, second: QWidget) -> QWidget:
-    box = QWidget()
-    layout = stack(first, second, into=box, spacing_px=6)
+    layout = stack(first, second, spacing_px=6)
     layout.setContentsMargins(4, 6, 4, 4)
     layout.setStretch(1, 1)
-    return box
+    return boxed(layout)
 
 
 class OutcomeList(QAbstractListModel):

@@ -36,6 +36,7 @@ from cellwright.widgets.shared.napari_private import BORDERS
 from cellwright.widgets.shared.panel_area import widen
 from cellwright.widgets.shared.style import (
     MessageLabel,
+    boxed,
     button,
     check_box,
     come_after,
@@ -139,10 +140,7 @@ class ResultsView(RegionPanel):
         self.image = LayerComboBox(
             is_image, "The image the cells lie in, which is measured.", otherwise="no image"
         )
-        form = form_layout(spacing_px=4)
-        form.addRow("Cells", self.layer)
-        form.addRow("Image", self.image)
-        return form
+        return form_layout(("Cells", self.layer), ("Image", self.image), spacing_px=4)
 
     def _card(self) -> QFrame:
         self.number, self.line = QLabel("—"), wrapped_label("Choose a layer with cells.", "resultLine")
@@ -196,12 +194,14 @@ class ResultsView(RegionPanel):
         self.colour_by.fill(GROUPINGS.items())
         self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
-        form = form_layout(spacing_px=4)
-        form.addRow("Border", self.border)
-        form.addRow("Regions", row(self.regions, self.draw_regions))
-        form.addRow("", self.everywhere)
-        form.addRow("Leave out", self.exclude)
-        form.addRow("", self.out_everywhere)
+        form = form_layout(
+            ("Border", self.border),
+            ("Regions", row(self.regions, self.draw_regions)),
+            ("", self.everywhere),
+            ("Leave out", self.exclude),
+            ("", self.out_everywhere),
+            spacing_px=4,
+        )
         self.add_mask_rows(form)
         form.addRow("Region edge", self.rule)
         form.addRow("Colour by", self.colour_by)
@@ -245,11 +245,9 @@ class ResultsView(RegionPanel):
         )
         self.measure = button("Measure", "Measure what is ticked, in the background.")
         self.measure_hint = wrapped_label("Area, diameter and place are always in the table.", "hint")
-        form = form_layout(spacing_px=4)
-        form.addRow("Ring gap", self.ring_gap)
-        form.addRow("Ring width", self.ring_width)
-        form.addRow("Nuclei", self.nuclei)
-        form.addRow("Cytoplasm ring", self.cytoplasm)
+        rings = ("Ring gap", self.ring_gap), ("Ring width", self.ring_width)
+        nuclei = ("Nuclei", self.nuclei), ("Cytoplasm ring", self.cytoplasm)
+        form = form_layout(*rings, *nuclei, spacing_px=4)
         content = QWidget()
         self.others_title = wrapped_label("Also in these images")
         groups = self.groups.values()
@@ -356,8 +354,7 @@ class MarkerRow:
         for control in (self.slider, self.value):
             control.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
-        self.box = QWidget()
-        stack(self.is_on, row(self.slider, self.value, self.otsu), into=self.box)
+        self.box = boxed(stack(self.is_on, row(self.slider, self.value, self.otsu)))
         rows.addWidget(self.box)
 
     def show_channel(self, title: str, low: float, high: float) -> None:
@@ -432,9 +429,5 @@ class TrackPage(QWidget):
         self.gap.valueChanged.connect(lambda n: self.gap.setSuffix(" frame" if n == 1 else " frames"))
         self.gap.setValue(1)
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
-        form = form_layout(spacing_px=4)
-        form.addRow("Max. distance", self.distance)
-        form.addRow("Max. gap", self.gap)
-        form.addRow("Frame interval", self.interval)
-        form.addRow(self.divisions)
-        return form
+        reach = ("Max. distance", self.distance), ("Max. gap", self.gap)
+        return form_layout(*reach, ("Frame interval", self.interval), self.divisions, spacing_px=4)

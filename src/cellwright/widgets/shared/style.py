@@ -204,15 +204,20 @@ class FormLayout(QFormLayout):
                 field.setGeometry(QRect(inside.left(), place.top(), inside.width(), place.height()))
 
 
-def form_layout(*, into: QWidget | None = None, spacing_px: int = 6) -> QFormLayout:
-    """Return a form without rows, as the layout of ``into``; its fields keep to the width of the panel.
+def form_layout(
+    *rows: QWidget | QLayout | tuple[str, QWidget | QLayout], into: QWidget | None = None, spacing_px: int = 6
+) -> QFormLayout:
+    """Return a form of fields, with their names where they have some, as the layout of ``into``.
 
-    A field that has no room beside its name goes below it, as in large letters.
+    They keep to the width of the panel; one that has no room beside its name goes below it, as in large
+    letters.
     """
     form = FormLayout(into)
     form.setSpacing(spacing_px)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+    for one in rows:
+        form.addRow(*(one if isinstance(one, tuple) else (one,)))
     return form
 
 
@@ -232,6 +237,13 @@ def stack(*parts: QWidget | QLayout, into: QWidget | None = None, spacing_px: in
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(spacing_px)
     return layout
+
+
+def boxed(layout: QLayout) -> QWidget:
+    """Return a widget with this layout."""
+    box = QWidget()
+    box.setLayout(layout)
+    return box
 
 
 def row(*widgets: QWidget) -> FlowLayout:

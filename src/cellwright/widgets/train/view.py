@@ -27,6 +27,7 @@ from cellwright.widgets.shared.style import (
     MARGIN_PX,
     FoldedPart,
     MessageLabel,
+    boxed,
     button,
     check_box,
     fill,
@@ -154,18 +155,18 @@ class TrainPanel(QWidget):
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
-        choices = QWidget()
-        form = form_layout(into=choices)
+        form = form_layout(
+            ("Learn from", self.data),
+            self.pairs,
+            self.complete,
+            ("Begin with", self.start.with_card()),
+            self.unlabelled,
+            ("Effort", self.preset),
+            ("Device", self.device),
+            ("New name", self.name),
+        )
         form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("Learn from", self.data)
-        form.addRow(self.pairs)
-        form.addRow(self.complete)
-        form.addRow("Begin with", self.start.with_card())
-        form.addRow(self.unlabelled)
-        form.addRow("Effort", self.preset)
-        form.addRow("Device", self.device)
-        form.addRow("New name", self.name)
-        return choices
+        return boxed(form)
 
     def _buttons(self) -> FlowLayout:
         self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP), "Stopping…")
@@ -202,11 +203,9 @@ class UnlabelledChoices(QWidget):
         self.steps.setValue(PretrainSettings().steps)
         self.steps.setToolTip("Batches of 32 patches of the images; a hundred take minutes on a laptop.")
         stack(self.wanted, choices, into=self)
-        form = form_layout(into=choices)
+        rows = ("Images", self.images), ("Method", self.method), ("Steps", self.steps)
+        form = form_layout(*rows, into=choices)
         form.setContentsMargins(0, 0, 0, 0)  # further in, fields stand below their names in large letters
-        form.addRow("Images", self.images)
-        form.addRow("Method", self.method)
-        form.addRow("Steps", self.steps)
 
     def folder(self) -> Path:
         """Return the chosen folder.

@@ -21,7 +21,7 @@ from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over
 from cellwright.widgets.shared.model_combos import ModelComboBox, model_events
 from cellwright.widgets.shared.napari_private import ask_to_open, ask_to_save
 from cellwright.widgets.shared.panel_area import PanelScrollArea, is_taken_out
-from cellwright.widgets.shared.style import FoldedPart, button, even_row, stack
+from cellwright.widgets.shared.style import FoldedPart, boxed, button, even_row, stack
 from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
 from cellwright.widgets.train.view import TrainPanel
@@ -211,10 +211,8 @@ class OwnModels(QWidget):
         self.delete = button("Delete…", "Delete the model, after confirmation.")
         self.export = button("Export…", "Write the model as one file, to share it.")
         self.add = button("Import…", "Add a model that was exported, or a model folder, to yours.")
-        content = QWidget()
         buttons = even_row(self.rename, self.delete, self.export, self.add)
-        stack(self.box.with_card(), buttons, self.job, into=content)
-        self.collapsible = FoldedPart("My models", content)
+        self.collapsible = FoldedPart("My models", boxed(stack(self.box.with_card(), buttons, self.job)))
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
