@@ -41,8 +41,7 @@ from cellwright.files.tiff_checks import (
     refuse_false_ome,
     refuse_large,
 )
-from cellwright.files.tiff_metadata import metadata_of, scn_image
-from cellwright.files.tiff_sets import opened
+from cellwright.files.tiff_metadata import metadata_of, opened, scn_image
 
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}

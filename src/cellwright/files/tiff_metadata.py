@@ -1,8 +1,11 @@
-"""What a TIFF tells of its pixels, in the dialect of the program that wrote it."""
+"""What a TIFF tells of its pixels, in the dialect of the program that wrote it, and of the set it is of."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,7 +13,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellwright.core.errors import ReadError, expecting
 from cellwright.files.metadata import (
+    COMPANION,
     ON_ITS_SIDE,
     ORIENTATION_TAG,
     UM_PER_UNIT,
@@ -21,12 +26,89 @@ from cellwright.files.metadata import (
     sizes_of,
     um_per,
 )
-from cellwright.files.tiff_checks import ome_of
+from cellwright.files.tiff_checks import files_of_set, is_split_off, ome_of, refuse_false_index
 
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 UNEVEN = 0.1  # by what share of it steps of time may differ from their mean
 XMP_TAG, MICROMANAGER_TAG = 700, 51123
+
+
+def opened(path: Path) -> tifffile.TiffFile:
+    """Return an open TIFF, or the first of those that a companion file describes.
+
+    OME-XML, if there is any, is believed before the shape that tifffile notes.
+    """
+    if path.name.lower().endswith(COMPANION):
+        return _described_by(path, path)
+    tiff = tifffile.TiffFile(path)
+    with ExitStack() as closing:  # where its first page cannot be read, too
+        closing.enter_context(tiff)
+        if is_split_off(tiff):
+            vars(tiff)["is_imagej"] = False
+            _ = tiff.series  # made once: of the plane that is there, not of the stack that is described
+            vars(tiff)["is_imagej"] = True
+        if tiff.is_ome:
+            vars(tiff)["is_shaped"] = False
+            ome = ome_of(tiff.ome_metadata or "")
+            elsewhere = ome.find("{*}BinaryOnly")
+            if elsewhere is not None:
+                return _described_by(path.parent / Path(elsewhere.get("MetadataFile", "")).name, path)
+            names = list(files_of_set(ome))
+            if len(names) == 1 and names[0] == Path(names[0]).name and not (path.parent / names[0]).is_file():
+                return _renamed(ome, path)
+        closing.pop_all()
+    return tiff
+
+
+def _renamed(ome: ElementTree.Element, path: Path) -> tifffile.TiffFile:
+    """Return a TIFF that is not called as its OME-XML calls the one file of its planes."""
+    for planes in ome.findall(".//{*}TiffData"):
+        for place in planes.findall("{*}UUID"):
+            planes.remove(place)
+    return tifffile.TiffFile(path, omexml=ElementTree.tostring(ome, "unicode"), is_ome=True, is_shaped=False)
+
+
+def _described_by(described: Path, path: Path) -> tifffile.TiffFile:
+    """Return the first TIFF of a set, whose OME-XML it holds itself, or a companion file."""
+    if not os.path.isfile(described):  # Path.is_file raises where the system refuses the name
+        raise ReadError(
+            f"{path} is one of a set that {described.name} describes, which does not lie beside it. Copy it "
+            "there."
+        )
+    if not described.name.lower().endswith(COMPANION):
+        return tifffile.TiffFile(described, is_shaped=False)
+    what = f"OME-XML in {described}"
+    with expecting(ReadError, what, "Export it again.", ElementTree.ParseError, UnicodeDecodeError):
+        text = described.read_text(encoding="utf-8")
+        named = files_of_set(ElementTree.fromstring(text))
+    there = (described.parent / name for name in named if name == Path(name).name)
+    first_there = next((file for file in there if os.path.isfile(file)), None)
+    if first_there is None:
+        raise ReadError(
+            f"{described} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
+        )
+    return tifffile.TiffFile(first_there, omexml=text, is_ome=True, is_shaped=False)
+
+
+def set_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the files that are read together with a file; empty where it is one alone.
+
+    They are sets of OME, and stacks of Micro-Manager of which each file holds a part.
+    """
+    try:
+        with opened(path) as file:
+            names = set(files_of_set(ome_of(file.ome_metadata or "")))
+            if file.is_micromanager:
+                refuse_false_index(file, path)
+                names = {
+                    page.parent.filename for one in file.series for page in one.pages if page is not None
+                }
+    except Exception:  # noqa: BLE001 - tifffile fails in every possible way on damaged files; reading tells how
+        return ()
+    if len(names) < 2:
+        return ()
+    return tuple(sorted(names))
 
 
 def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:

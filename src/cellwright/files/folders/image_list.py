@@ -131,7 +131,7 @@ def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
     kept = []
     for path, name in found:
         if path.name.lower().endswith(OME_SUFFIXES) or MICROMANAGER in path.name:
-            from cellwright.files.tiff_sets import set_of  # loads tifffile
+            from cellwright.files.tiff_metadata import set_of  # loads tifffile
 
             others = set_of(path)
             if path.name in others and (path.parent, others) in known:
