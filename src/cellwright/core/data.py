@@ -298,28 +298,14 @@ class Annotation:
     """What is known of the cells of one 2D frame; row ``i`` of every column is the same cell.
 
     Made by ``files.dataset.folder`` and ``ops.labels.annotate``; used by ``make_targets`` of a model.
-
-    Parameters
-    ----------
-    shape
-        (Y, X) of the frame in pixels.
-    points : float32 (N, 2)
-        Centres, in pixels.
-    boxes : float32 (N, 2, 2) or None
-        First and one-past-last corner of each cell, in pixels.
-    labels : int32 (Y, X) or None
-        Row ``i`` is label ``i + 1``.
-    classes : int16 (N,) or None
-    is_complete
-        Whether what is not annotated is background; else nothing is known of it.
     """
 
-    shape: tuple[int, int]
-    points: NDArray[np.float32]
-    boxes: NDArray[np.float32] | None = None
-    labels: Labels | None = None
-    classes: NDArray[np.int16] | None = None
-    is_complete: bool = True
+    shape: tuple[int, int]  # (Y, X) of the frame in pixels
+    points: NDArray[np.float32]  # (N, 2): centres, in pixels
+    boxes: NDArray[np.float32] | None = None  # (N, 2, 2): first and one-past-last corner of each, in pixels
+    labels: Labels | None = None  # (Y, X): row ``i`` is label ``i + 1``
+    classes: NDArray[np.int16] | None = None  # (N,)
+    is_complete: bool = True  # whether what is not annotated is background; else nothing is known of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,20 +100,11 @@ class Window:
 class PointPredictor:
     """Finds the cell at any point of one 2D frame of an image.
 
-    CellwrightError where the image, the model or a setting does not fit; says what to do.
+    Of an image of any size only the windows around the points are read; ``frame`` is the index along each
+    axis before YX. The model, its name or folder, or a tuple of models, is one that outlines cells (query or
+    flow); limits on size, score and border in the settings of its family do not apply.
 
-    Parameters
-    ----------
-    image
-        Of any size; only the windows around the points are read.
-    model
-        Name or folder of a model that outlines cells (query or flow), or a tuple of models.
-    settings
-        Of the model's family; limits on size, score and border do not apply.
-    engine
-        How the network runs; ``diameter_px`` means what it means for counting.
-    frame
-        Index along each axis before YX; empty for a 2D image.
+    CellwrightError where the image, the model or a setting does not fit; says what to do.
     """
 
     def __init__(

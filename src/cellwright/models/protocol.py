@@ -55,15 +55,8 @@ class CellModel:
     to its cells or density), ``stitcher`` (blocks to image) and, for volumes, ``linking``. A family adds
     ``make_targets``, ``loss``, ``to_maps`` and ``postprocess``, or ``decode`` and ``stitcher``.
 
-    Parameters
-    ----------
-    spec
-        The facts of the model.
-    network
-        float (B, in_channels, Y, X) -> float (B, sum of map_channels, Y, X); the channels follow the
-        order of ``spec.map_channels``.
-    sha256
-        Checksum of the weights, empty when they are random.
+    The network takes float (B, in_channels, Y, X) to float (B, sum of map_channels, Y, X), the channels in
+    the order of ``spec.map_channels``. ``sha256`` is the checksum of the weights, empty when they are random.
     """
 
     map_kinds: ClassVar[Mapping[str, MapKind]]  # for each map, how it follows the image

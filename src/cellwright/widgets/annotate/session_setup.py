@@ -112,18 +112,13 @@ def start_session(
 ) -> OpenedSession:
     """Return a new session of an image.
 
+    It begins with Labels, Points or Shapes, or with nothing. Labels of the whole image are edited in their
+    own layer, those of a part or of another image in a new one. Each shape is a cell; discs of
+    ``diameter_px`` stand for points, of a usual one where it is 0. The journal takes the edits; what is there
+    already is kept under another name.
+
     WrongLayerError where there is no image, or the layer to begin with is of another type or position.
     AnnotationError where the cells do not fit the image.
-
-    Parameters
-    ----------
-    start
-        Labels, Points or Shapes to begin with; None begins with nothing. Labels of the whole image are
-        edited in their own layer, those of a part or of another image in a new one. Each shape is a cell.
-    journal
-        Takes the edits; what is there already is kept under another name.
-    diameter_px
-        Of the discs that stand for points; 0 for a usual one.
     """
     image = image_of(image_layer, channel)
     source = source_of(image_layer, channel)

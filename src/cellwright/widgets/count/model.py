@@ -269,16 +269,8 @@ def card_of(
 ) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 
-    Parameters
-    ----------
-    name
-        Of the image.
-    unit
-        As in the preferences.
-    edited
-        One row for each cell that is there now; None where they are as they were found.
-    elsewhere
-        Where the image is, if it is not the one that is chosen.
+    ``name`` is that of the image, ``unit`` as in the preferences. Where cells were ``edited`` it has one row
+    for each that is there now. ``elsewhere`` tells where the image is, if it is not the one that is chosen.
     """
     result, source = counted.result, counted.request.source
     by_hand, outside, sizes, classes = "", "", cells_table(result), class_counts(result)
@@ -421,16 +413,10 @@ class CountInputs:
 class CountModel:
     """The last count, and the way of the tools to what the panel does.
 
-    Parameters
-    ----------
-    read_inputs
-        Gives what is chosen now; raises CellwrightError where that cannot be counted with.
-    message
-        Tells the user a sentence or what went wrong: the ``MessageLabel`` of the panel.
-    run
-        Runs a task, and gives its result to a function.
-    update
-        Runs the task of a CountOutcome that a function makes; the latest one wins.
+    ``read_inputs`` gives what is chosen now, and raises CellwrightError where that cannot be counted with.
+    ``message``, the label of the panel, tells the user a sentence or what went wrong. ``run`` runs a task,
+    and gives its result to a function; ``update`` runs the task of a CountOutcome that a function makes, of
+    which the latest one wins.
     """
 
     outcome_changed = Signal(object)  # CountOutcome, as it is shown now

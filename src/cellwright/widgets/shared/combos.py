@@ -153,18 +153,9 @@ def forget_errors(message: MessageLabel, panel: QWidget) -> None:
 class LayerComboBox(PanelComboBox):
     """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
 
-    Parameters
-    ----------
-    accepts
-        Tells whether a layer is listed.
-    none
-        Title of a first entry, for no layer; empty for none.
-    otherwise
-        Shown where there is nothing to choose.
-    follows_active
-        Whether a layer that becomes the active one is chosen, as long as the box is enabled.
-    folders
-        Title of the dialog in which a folder can be chosen too; empty for none.
+    Listed are those that it ``accepts``, below an entry for no layer where ``none`` is its title;
+    ``otherwise`` is shown where there is nothing to choose. Where it ``follows_active`` a layer that becomes
+    the active one is chosen, as long as the box is enabled.
     """
 
     def __init__(

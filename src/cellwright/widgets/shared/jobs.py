@@ -263,14 +263,9 @@ class RunButton(WrappedButton):
 class JobBar(QWidget):
     """Runs one task at a time beside the viewer; out of sight while nothing runs.
 
-    Parameters
-    ----------
-    run_button
-        Starts and stops its jobs; without it the bar has a Cancel button of its own.
-    describe
-        Gives the line of a step and the seconds left.
-    stages
-        Those that move the bar, a step of which is told at once; all when left out.
+    The ``run_button`` starts and stops its jobs; without it the bar has a Cancel button of its own.
+    ``describe`` gives the line of a step and the seconds left. ``stages`` are those that move the bar, a step
+    of which is told at once; all when left out.
     """
 
     started = Signal()

@@ -46,18 +46,10 @@ model_events = ModelEvents()
 class ModelComboBox(PanelComboBox):
     """The models that travel with the package and the user's own, by what they give back.
 
-    Parameters
-    ----------
-    accepts
-        Tells whether a model is listed.
-    after
-        Further entries, titles and data.
-    usual
-        Gives the name to choose where the chosen one is gone, from the family of each; else it is the first.
-    otherwise
-        Shown where there is no model.
-    folders
-        Title of the dialog in which a model folder can be chosen too; empty for none.
+    Listed are those that it ``accepts``, and ``after`` them further titles and data; ``otherwise`` is shown
+    where there is none. ``usual`` gives the name to choose where the chosen one is gone, from the family of
+    each; else it is the first. ``folders`` is the title of the dialog in which a model folder can be chosen
+    too; empty for none.
     """
 
     failed = QtSignal(object)  # CellwrightError: the chosen folder holds no model
