@@ -201,8 +201,6 @@ def interpolate(
 
     AnnotationError where the labels have no slices, or the cell is not in two of the slices.
 
-    Notes
-    -----
     Source: S. P. Raya and J. K. Udupa, IEEE Transactions on Medical Imaging 9, 32 (1990),
     doi:10.1109/42.52980.
     """
@@ -290,8 +288,6 @@ def split_by_seeds(
 
     AnnotationError where the cell is not there, or the seeds are not two points in it.
 
-    Notes
-    -----
     Source: distances by cost as in L. D. Cohen and R. Kimmel, International Journal of Computer Vision 24,
     57 (1997), doi:10.1023/A:1007922224810; the cost is our own.
     """

@@ -79,21 +79,16 @@ def list_images(
     """Return the images among files and, recursively, in folders, in the order of their names.
 
     Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
-    is seen when it is read. In folders, labels and masks beside their image, ``a_labels.tif`` beside
-    ``a.tif``, are not images.
+    is seen when it is read. In folders, and in folders in them where ``is_deep``, file names must match a
+    pattern such as ``*_DAPI.tif``; labels and masks beside their image, ``a_labels.tif`` beside ``a.tif``,
+    are not images.
+
+    The pattern of a plate, such as ``Plate1/{well}_s{site}_w{channel}``, tells what names look like:
+    ``{well}`` is a letter and a number, ``{site}`` a number, any other name in braces a word. What stands
+    around them is taken as it is.
 
     ReadError where a path is missing, or a folder holds no image. SettingsError where two images would have
     results of the same name in ``output``, or the plate's pattern is none.
-
-    Parameters
-    ----------
-    pattern
-        File names in folders must match it, e.g. ``*_DAPI.tif``.
-    plate_pattern
-        What names look like: ``{well}`` is a letter and a number, ``{site}`` a number, any other name in
-        braces a word, e.g. ``Plate1/{well}_s{site}_w{channel}``. What stands around them is taken as it is.
-    is_deep
-        Whether folders in folders are looked at, too.
     """
     parse = _parser(plate_pattern)
     listed = []

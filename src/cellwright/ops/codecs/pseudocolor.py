@@ -83,8 +83,6 @@ def pseudocolor(
     lowest. Scaled the same for all slices of a volume, dim slices stay dim, and the colours reach above 1;
     without a scaling by the extremes of each slice, as the reference does.
 
-    Notes
-    -----
     A constant slice is 0 everywhere; as a neighbour it has no cells. Floats need not be turned into integers
     first: what counts is the order of the pixels, told apart at 256 levels between their extremes. The
     reference equalises 16-bit slices at 65536 levels, with the same limit relative to an even histogram;
@@ -222,9 +220,8 @@ def pseudocolor_frames(
 ) -> PseudocolorFrames:
     """Return the slices of a volume (ZYX, TZYX, with or without channels), pseudo-coloured when read.
 
-    AxesError where the image is not a volume or has one slice only, which has no context.
-    ImageError, SettingsError
-        As for ``ops.geometry.axes.frames``.
+    AxesError where the image is not a volume or has one slice only, which has no context. ImageError and
+    SettingsError as for ``ops.geometry.axes.frames``.
     """
     n_slices = image.lengths.get("Z", 0)
     if n_slices < 2:

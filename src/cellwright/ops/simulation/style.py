@@ -66,8 +66,6 @@ def draw_style(look: str, rng: np.random.Generator, *, diameter_px: float | None
     ``look`` is "fluorescence", "phase", "tissue" or "brightfield"; without ``diameter_px`` the mean
     diameter is drawn from 8 to 60 px.
 
-    Notes
-    -----
     Wide random appearances instead of one careful imitation: Tobin et al. 2017, "Domain randomization
     for transferring deep neural networks from simulation to the real world", doi:10.1109/IROS.2017.8202133.
     """
