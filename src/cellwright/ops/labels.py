@@ -187,7 +187,7 @@ def n_touching(labels: Labels, place: NDArray[np.bool_]) -> int:
     return len(numbered(labels[ndimage.binary_dilation(place)])[0])
 
 
-def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def touches_border(boxes: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
     first, end = boxes[:, 0], boxes[:, 1]
     return np.any((first <= 0) | (end >= np.asarray(shape)), axis=1)

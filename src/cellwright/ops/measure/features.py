@@ -23,6 +23,7 @@ from scipy import ndimage
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.blocks import CellBlock
+from cellwright.ops.watershed import onward
 
 CORRECTED = "intensity_corrected_mean"
 Values = dict[str, NDArray[np.float64]]
@@ -280,8 +281,7 @@ def count_touching(block: CellBlock) -> NDArray[np.float64]:
 def touching_pairs(labels: Labels) -> NDArray[np.int64]:
     """Return each pair (a, b), a < b, of labels that touch, once (M, 2)."""
     found = [np.zeros((0, 2), np.int64)]
-    steps = [step for step in product((-1, 0, 1), repeat=labels.ndim) if step > (0,) * labels.ndim]
-    for step in steps:
+    for step in onward(labels.ndim):
         here, there = _shifted(labels, step)
         meet = (here != there) & (here > 0) & (there > 0)
         pairs = np.stack([here[meet], there[meet]], axis=1).astype(np.int64)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import SettingsError
+from cellwright.ops.labels import touches_border
 from cellwright.ops.measure.blocks import n_channels, numbers_in_file
 from cellwright.ops.measure.columns import NO_NAMES
 from cellwright.ops.outlines import points_in_ring
@@ -170,10 +171,9 @@ def away_from_border(
     """
     if rule == "all":
         return np.ones(len(boxes), bool)
-    kept = ~(boxes[:, 1] >= np.asarray(shape)).any(axis=1)
     if rule == "drop":
-        kept &= ~(boxes[:, 0] <= 0).any(axis=1)
-    return np.asarray(kept)
+        return ~touches_border(boxes, tuple(shape))
+    return np.asarray(~(boxes[:, 1] >= np.asarray(shape)).any(axis=1))
 
 
 def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> None:
