@@ -608,6 +608,20 @@ def test_regions_of_one_frame_are_written_with_it(tmp_path: Path) -> None:
     assert [one.index for one in read] == [(2,), (None,)]
 
 
+def test_a_table_is_not_saved_before_an_edit_is_in_it(
+    panel: ResultsWidget, read: Read, tmp_path: Path
+) -> None:
+    layer, before = panel.viewer.layers["cells"], panel.model.n_cells
+    layer.data = np.where(layer.data == 1, 0, layer.data)
+    panel.export.save_table(tmp_path / "cells.csv")
+    assert "still being measured" in panel.view.message.text()
+    read(panel)
+    assert not (tmp_path / "cells.csv").exists()
+    panel.export.save_table(tmp_path / "cells.csv")
+    read(panel)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == before - 1
+
+
 def test_a_table_that_cannot_be_written_leaves_the_cells_there(
     panel: ResultsWidget, qtbot: QtBot, tmp_path: Path
 ) -> None:

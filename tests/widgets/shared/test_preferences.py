@@ -194,6 +194,16 @@ def test_a_file_gets_the_ending_of_the_chosen_kind(
     assert ask_to_save(parent, "Save", "cells_RES", "Folder (*_RES)") == Path(folder)
 
 
+def test_the_name_of_a_layer_is_proposed_as_a_file_can_have_it(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, asked = QWidget(), []
+    qtbot.addWidget(parent)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: asked.append(args[2]) or ("", ""))
+    ask_to_save(parent, "Save", "DAPI/GFP: 1.cells.csv", TABLES)
+    assert Path(asked[0]).name == "DAPI_GFP_ 1.cells.csv"
+
+
 def test_the_next_start_of_napari_knows_them(
     page: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -350,7 +350,8 @@ class ResultsExport(QObject):
 
     def _start(self, path: Path, write: Callable[[], object], *, is_measured: bool = True) -> None:
         """Write a file beside the viewer; what is measured not where the image has other pixels by now."""
-        if self._view.job_bar.is_busy:
+        is_behind = is_measured and self._measurer.is_busy  # an edit is not in the table yet
+        if self._view.job_bar.is_busy or is_behind:
             self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
         self._view.message.tell(f"Saving {path}…")

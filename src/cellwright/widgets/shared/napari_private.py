@@ -38,6 +38,7 @@ TOOLS_MS = 20  # between adding a layer and each of its tools; the window answer
 FAST_THICKNESS = 2  # up to which outlines are found fast
 NEIGHBOURS = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 END = object()  # of steps
+NO_NAME = re.compile(r'[\\/:*?"<>|]')  # what a file's name cannot have on every system
 ENDING = re.compile(r"\*(\.\w+)")  # in what a dialog calls a kind of file
 _batches: set[int] = set()  # lists of layers that are changed in a batch now
 # what the Preferences and the panels call devices and rules for the border
@@ -423,6 +424,7 @@ def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **opt
     without ending gets that of the kind chosen among ``formats``; so does one with the ending of another,
     where a kind was chosen that the dialog does not begin with.
     """
+    name = NO_NAME.sub("_", name)  # of a layer, say
     proposed = preferences().path_for(name)
     if proposed == name:
         proposed = str(Path(get_save_history()[0]) / name)
