@@ -229,3 +229,32 @@ def test_labels_in_a_file_are_read_beside_the_viewer(
     with pytest.raises(OutOfMemoryError):
         run(measure_task(snapshot, MeasureSettings(())))
     assert not n_read
+
+
+def test_features_that_somebody_else_has_written_stay(
+    viewer: ViewerModel, scene: Labels, qtbot: QtBot, read: Read
+) -> None:
+    numbers = np.arange(26)
+    theirs = {"label": [f"cell {k}" for k in numbers], "solidity": numbers / 9, "score": ["good"] * 26}
+    theirs |= {"area_px": numbers * 3.0, "class": numbers % 2, "edited": ["no"] * 26, "note": ["mine"] * 26}
+    layer = viewer.add_labels(scene.data, name="theirs", features=theirs)
+    points = viewer.add_points([[1.0, 2.0], [3.0, 4.0]], name="pose", features={"label": ["nose", "ear"]})
+    widget = ResultsWidget(viewer)
+    qtbot.addWidget(widget)
+    for one in (points, layer):
+        widget.view.layer.choose(one)
+        read(widget)
+    assert {name: layer.features[name].tolist() for name in theirs} == {
+        name: list(column) for name, column in theirs.items()
+    }
+    table = widget.model.table
+    assert table["area_px"].tolist() == np.bincount(scene.data.ravel())[1:].tolist()
+    assert table["class"].tolist() == [str(k % 2) for k in numbers[1:]]
+    assert not table["edited"].any()
+    assert "score" not in table
+    layer.data = np.where(layer.data == 3, 0, layer.data)
+    read(widget)
+    assert layer.features["diameter_px"].isna().tolist() == [k in (0, 3) for k in numbers]  # ours follows
+    assert layer.features["area_px"].tolist() == theirs["area_px"].tolist()
+    points.add([5.0, 6.0])
+    assert points.features["label"].tolist()[:2] == ["nose", "ear"]

@@ -21,7 +21,14 @@ from cellwright.files.atomic import atomic_write
 from cellwright.ops.measure.regions import Region, ShapeRegion
 from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
 from cellwright.widgets.shared.coordinates import Channel, axis_of, expanded, in_pixels
-from cellwright.widgets.shared.edited_layers import EDITED, JOURNAL, METADATA, RESUMED, metadata_of
+from cellwright.widgets.shared.edited_layers import (
+    EDITED,
+    JOURNAL,
+    METADATA,
+    RESUMED,
+    metadata_of,
+    note_written,
+)
 from cellwright.widgets.shared.journals.journal_files import (
     SUFFIX,
     columns_of,
@@ -179,6 +186,7 @@ def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
     if (scores != 1).any():  # a model gave them
         rows["score"] = np.where(edited, np.nan, scores)
     set_features(layer, spread(rows))
+    note_written(layer, rows)
 
 
 def start_or_resume(

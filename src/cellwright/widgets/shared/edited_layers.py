@@ -8,7 +8,7 @@ layer never do: the next count makes a layer of its own beside them.
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +30,7 @@ COUNT = ("model", "checkpoint_sha256", "seconds", "image_name")  # in a provenan
 EDITED = "edited"  # key in the metadata of a layer of ours, and column of the features of cells
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 JOURNAL = "journal"  # key of the path of the journal that takes what is annotated
+WRITTEN = "cellwright features"  # key in the metadata of any layer: columns of its features that are ours
 RESUMED = "resumed"  # key of whether it was there before, until a panel has taken up what lies beside it
 CONTENT = "content"  # key of the checksum of Labels that are not in a viewer yet: no work for the GUI thread
 BLOCK_BYTES = 1 << 24  # of a checksum; blocks are read side by side
@@ -147,6 +148,19 @@ def is_edited(layer: Layer) -> bool:
 def is_marked(layer: Layer) -> bool:
     """Return whether an event has told of a change by hand; :func:`is_edited` looks at every pixel, too."""
     return bool(metadata_of(layer).get(EDITED))
+
+
+def own_features(layer: Layer) -> set[str]:
+    """Return the columns of the features of a layer that are ours; the others are not to be written over."""
+    names = set(map(str, layer.features))
+    if WRITTEN in layer.metadata:
+        return names & set(layer.metadata[WRITTEN])
+    return names if "model" in metadata_of(layer) else set()
+
+
+def note_written(layer: Layer, names: Iterable[str]) -> None:
+    """Take these columns of the features of a layer for ours from now on."""
+    layer.metadata = {**layer.metadata, WRITTEN: sorted({*own_features(layer), *map(str, names)})}
 
 
 def edited_rows(features: "pandas.DataFrame") -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from html import escape
 from itertools import zip_longest
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,8 +160,12 @@ def write_classes(layer: Labels | Points, names: Mapping[int, str]) -> None:
 
 
 def texts_of(column: "pandas.Series") -> list[str]:
-    """Return the texts of a column, '' where there is none."""
-    return [one if isinstance(one, str) else "" for one in column.tolist()]
+    """Return the texts of a column, numbers as text, '' where there is none."""
+    texts = []
+    for one in column.tolist():
+        is_number = isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one)
+        texts.append(f"{one:.15g}" if is_number else one if isinstance(one, str) else "")
+    return texts
 
 
 def bright_colours() -> CyclicLabelColormap:

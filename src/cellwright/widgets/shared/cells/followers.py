@@ -36,7 +36,9 @@ from cellwright.widgets.shared.edited_layers import (
     edited_rows,
     is_edited,
     is_our_change,
+    note_written,
     our_change,
+    own_features,
     repeated_rows,
 )
 from cellwright.widgets.shared.jobs import LayerJobs
@@ -76,7 +78,7 @@ class LayerRows:
     def _on_data(self, event: Any) -> None:
         layer = self._layer()
         action = str(getattr(event, "action", "changed")).rsplit(".", 1)[-1].lower()
-        if layer is None or action not in DONE or "label" not in layer.features:
+        if layer is None or action not in DONE or "label" not in own_features(layer):
             return
         if is_our_change(layer):
             self._take(layer)
@@ -86,7 +88,7 @@ class LayerRows:
             return  # napari is still at it
         is_new = self._new_rows(keys) | repeated_rows(features)
         if is_new.any():
-            viewer, features = self._viewer(), _marked(features, is_new)
+            viewer, features = self._viewer(), _marked(features, is_new, own_features(layer))
             image = None if viewer is None else image_layer_under(viewer, layer)
             names = region_names(layer, image, is_new)
             if names is not None and "regions" in features:
@@ -120,19 +122,20 @@ def _keys(layer: Points | Shapes) -> NDArray[Any]:
     return np.array([np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data], object)
 
 
-def _marked(features: "pandas.DataFrame", is_new: Any) -> "pandas.DataFrame":
-    """Return features whose new rows are marked, with numbers of their own and nothing measured."""
+def _marked(features: "pandas.DataFrame", is_new: Any, ours: set[str]) -> "pandas.DataFrame":
+    """Return features whose new rows are marked, with numbers of their own and nothing that we measured."""
     features = features.copy()
     labels, again = features["label"].to_numpy(np.float64, copy=True), repeated_rows(features)
     first = int(np.nanmax(labels, initial=0)) + 1
     labels[again] = np.arange(first, first + again.sum())
     features["label"] = labels.astype(np.int64)
-    for name in features:
-        if name in ("score", *SIZES) or describe(str(name)).group in MEASURED:
+    for name in ours:
+        if name in ("score", *SIZES) or describe(name).group in MEASURED:
             values = features[name].to_numpy(np.float64, copy=True)
             values[is_new] = np.nan
             features[name] = values
-    features["edited"] = edited_rows(features) | is_new
+    if "edited" in ours:
+        features["edited"] = edited_rows(features) | is_new
     return features
 
 
@@ -207,7 +210,7 @@ class Followers(QObject):
 
     def look_at(self, layer: Layer) -> None:
         """Measure a layer soon, if its features tell of what is measured."""
-        names = set(layer.features)
+        names = own_features(layer)
         is_measured = isinstance(layer, Labels) and names & {*PIXEL_COUNTS}
         if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):
             self._jobs.add(layer)
@@ -265,19 +268,26 @@ def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
 
 def _groups(layer: Layer) -> set[str]:
     """Return the groups of what the features of a layer tell."""
-    return {describe(str(name)).group for name in layer.features}
+    return {describe(name).group for name in own_features(layer)}
 
 
 def write_features(layer: Layer, measured: MeasuredCells) -> None:
-    """Let the features of a layer tell what was measured; what was measured before that is taken away."""
+    """Let the features of a layer tell what was measured; what was measured before that is taken away.
+
+    Columns that somebody else has written stay as they are.
+    """
     import pandas
 
     table = measured.table
     if measured.counted_in is not None:
         table = table.assign(regions=measured.counted_in)
+    others, ours = features_by_number(layer), own_features(layer)
+    theirs = set(others) - ours
     names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
-    others = features_by_number(layer)
-    others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
+    names = [name for name in names if name not in theirs]
+    kept = [name for name in others if name in theirs or not (name in names or _is_measured(str(name)))]
+    others = others[kept]
+    note_written(layer, names)
     if isinstance(layer, Points):
         if len(layer.data) != len(table):
             return
@@ -292,6 +302,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
     rows = spread(rows)
     rows["label"] = rows.index
     rows["edited"] = edited_rows(rows)
+    rows = rows.drop(columns=[name for name in rows if name in theirs])
     rows = pandas.concat([rows, others.reindex(rows.index)], axis=1)
     with our_change(layer):
         set_features(layer, rows)

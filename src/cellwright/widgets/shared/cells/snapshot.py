@@ -40,6 +40,7 @@ from cellwright.widgets.shared.edited_layers import (
     is_image,
     likely_image,
     metadata_of,
+    own_features,
 )
 from cellwright.widgets.shared.layer_factory import features_by_number
 
@@ -155,7 +156,7 @@ def snapshot_of(
         pixels=placed.pixels,
         points=placed.points,
         boxes=placed.boxes,
-        features=features_by_number(layer),
+        features=_known_features(layer),
         image=image,
         offset=placed.offset,
         others={_ending_of(one, image): _image(one, {}) for one in further},
@@ -222,6 +223,16 @@ def _ends(layer: Points | Shapes, rows: Sequence[int] | None = None) -> NDArray[
     shapes = layer.data if rows is None else [layer.data[row] for row in rows]
     ends = [(np.min(one, axis=0), np.max(one, axis=0)) for one in shapes]
     return np.array(ends, np.float64).reshape(-1, 2, layer.ndim)
+
+
+def _known_features(layer: Layer) -> "pandas.DataFrame":
+    """Return the features of a layer that are ours, and the scores and classes that others have given."""
+    from pandas.api.types import is_numeric_dtype
+
+    features, known = features_by_number(layer), own_features(layer) | {"class"}
+    if "score" in features and is_numeric_dtype(features["score"]):
+        known.add("score")
+    return features[[name for name in features if name in known]]
 
 
 def _nuclei_of(nuclei: LabelsLayer | None, cells: Layer, pixels: Any) -> Any:
