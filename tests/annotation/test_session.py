@@ -145,6 +145,10 @@ def test_regions_are_cut_to_the_image(session_of):
         session.add_region((slice(0, 5),))
     with pytest.raises(AnnotationError, match="Region 1"):
         session.remove_region(1)
+    with pytest.raises(AnnotationError, match="Region 1"):
+        session.move_region(1, (slice(0, 5), slice(0, 5)))
+    session.move_region(0, (slice(5, 9), slice(5, 500)))
+    assert session.regions == ((slice(5, 9), slice(5, 60)),)
     session.remove_region(0)
     assert session.regions == ()
 

@@ -17,6 +17,7 @@ from cellwright.core.data import Image
 from cellwright.models import store
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import messages
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over
@@ -214,6 +215,23 @@ def test_undo_brings_back_what_a_count_told_of_a_cell(
         assert (labels.features["area_px"].loc[1] > 0) == is_there
     assert labels.features.loc[1, told].tolist() == before
     assert not labels.features.loc[1, "edited"]
+
+
+def test_columns_that_the_next_count_brings_follow_its_cells(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, qtbot: QtBot
+) -> None:
+    image = viewer.add_image(blobs.image, name="blobs")
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    for size in (1.0, 0.5):
+        image.scale, image.units = (size, size), ("um", "um") if size < 1 else ("pixel", "pixel")
+        widget.panel.count.click()
+        settled(widget)
+        qtbot.waitUntil(lambda: not results.measurer.is_busy)
+    labels = viewer.layers["blobs labels"]
+    assert labels.features["area_um2"].loc[2] == labels.features["area_px"].loc[2] / 4
+    labels.data = np.where(labels.data == 1, 0, labels.data)
+    qtbot.waitUntil(lambda: not results.measurer.is_busy and np.isnan(labels.features["area_um2"].loc[1]))
 
 
 def test_what_is_for_another_viewer_or_panel_is_let_be(

@@ -475,14 +475,24 @@ class AnnotationSession:
         regions = (*self.regions, checked_box(box, self.labels.shape))
         self.history.do("add region", metadata=replace(self.metadata, regions=regions))
 
+    def move_region(self, index: int, box: Box) -> None:
+        """Put a box in the place of region ``index``; AnnotationError where there is none."""
+        self._check_region(index)
+        regions = list(self.regions)
+        regions[index] = checked_box(box, self.labels.shape)
+        self.history.do("move region", metadata=replace(self.metadata, regions=tuple(regions)))
+
     def remove_region(self, index: int) -> None:
         """Take back that region ``index`` is annotated completely; AnnotationError where there is none."""
+        self._check_region(index)
+        regions = self.regions[:index] + self.regions[index + 1 :]
+        self.history.do("remove region", metadata=replace(self.metadata, regions=regions))
+
+    def _check_region(self, index: int) -> None:
         if not 0 <= index < len(self.regions):
             raise AnnotationError(
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."
             )
-        regions = self.regions[:index] + self.regions[index + 1 :]
-        self.history.do("remove region", metadata=replace(self.metadata, regions=regions))
 
 
 def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int | None]:

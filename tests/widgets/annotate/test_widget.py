@@ -537,6 +537,30 @@ def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: A
     assert [layer.name for layer in widget.viewer.layers if isinstance(layer, Shapes)] == ["complete regions"]
 
 
+@pytest.mark.parametrize("is_volume", [False, True])
+def test_a_region_that_is_moved_in_its_layer_is_moved(
+    widget: AnnotateWidget, blobs: Any, *, is_volume: bool
+) -> None:
+    image, labels = blobs.image, blobs.labels.copy()
+    lead: tuple[slice, ...] = ()
+    if is_volume:
+        image, labels, lead = np.stack([image] * 3), np.stack([labels] * 3), (slice(1, 3),)
+    widget.viewer.add_image(image, axis_labels="zyx"[-image.ndim :])
+    widget.viewer.add_labels(labels)
+    session = start(widget)
+    session.add_region((*lead, slice(5, 20), slice(5, 30)))
+    session.add_region((*lead, slice(50, 60), slice(5, 30)))
+    (regions,) = [layer for layer in widget.viewer.layers if isinstance(layer, Shapes)]
+    moved = [np.array(one) for one in regions.data]
+    moved[0][:, -2:] += (7.3, 10.9)
+    regions.data = moved
+    expected = ((*lead, slice(12, 27), slice(16, 41)), (*lead, slice(50, 60), slice(5, 30)))
+    assert session.regions == expected
+    assert regions.data[0][:, -2:].min(axis=0).tolist() == [11.5, 15.5]
+    session.undo()
+    assert session.regions[0] == (*lead, slice(5, 20), slice(5, 30))
+
+
 def test_colours_and_slices_of_an_rgb_film_line_up(widget: AnnotateWidget) -> None:
     labels = np.zeros((3, 40, 40), np.int32)
     labels[1, 10:20, 10:20] = 1

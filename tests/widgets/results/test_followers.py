@@ -19,6 +19,7 @@ from cellwright.widgets.shared.napari_private import camera_of
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000
+COUNTED = {"cellwright": {"model": "flow"}}  # in the metadata of a layer of ours
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_rows_of_a_layer_that_was_never_shown_are_deleted(panel: ResultsWidget, 
 def test_boxes_by_hand_have_rows_of_their_own(viewer: ViewerModel) -> None:
     corners = np.array([[1, 1], [1, 5], [5, 5], [5, 1]], float)
     features = {"label": [1, 2], "score": [0.5, 0.75], "area_px": [16.0, 12.0]}
-    boxes = viewer.add_shapes([corners, corners + 10], features=features)
+    boxes = viewer.add_shapes([corners, corners + 10], features=features, metadata=COUNTED)
     rows = LayerRows(boxes, viewer)
     boxes.add_rectangles([corners + 20])
     boxes.data = [boxes.data[0] + 1, *boxes.data[1:]]
@@ -191,7 +192,7 @@ def test_boxes_by_hand_have_rows_of_their_own(viewer: ViewerModel) -> None:
 
 def test_points_that_are_deleted_leave_the_rows_of_the_others(viewer: ViewerModel) -> None:
     points = viewer.add_points(
-        [[1, 1], [2, 2], [3, 3]], features={"label": [4, 5, 6], "score": [0.1, 0.2, 0.3]}
+        [[1, 1], [2, 2], [3, 3]], features={"label": [4, 5, 6], "score": [0.1, 0.2, 0.3]}, metadata=COUNTED
     )
     rows = LayerRows(points, viewer)
     points.selected_data = {0}
@@ -232,7 +233,9 @@ def test_corrections_in_slices_out_of_sight_are_seen(
     data = np.zeros((3, 20, 20), np.int32)
     data[0, 2:6, 2:6], data[2, 10:14, 10:14] = 1, 2
     image = viewer.add_image(data.astype(np.float32), axis_labels=("t", "y", "x"))
-    labels = viewer.add_labels(data, axis_labels=("t", "y", "x"), features={"area_px": [np.nan, 16, 16]})
+    labels = viewer.add_labels(
+        data, axis_labels=("t", "y", "x"), features={"area_px": [np.nan, 16, 16]}, metadata=COUNTED
+    )
     viewer.dims.set_current_step(0, 0)
     follower = follow(viewer)
     annotate_widget.model.open(start_session(image, None, labels, journal=None))

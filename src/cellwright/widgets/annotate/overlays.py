@@ -20,6 +20,7 @@ DRAWN_COLOUR = "#ffe066"
 REVIEW_COLOUR = "#ffffff"
 REVIEW_MARGIN_PX = 4.0
 MOST_SLICES = 256  # of a region that are drawn
+SAME_SIZE_PX = 0.01
 NEW = -1  # region of a shape that the user has drawn
 
 
@@ -122,22 +123,37 @@ class Regions:
             self.layer.feature_defaults = {"region": NEW}
 
     def _on_data(self, event: Any) -> None:
-        """Take over what the user has drawn or deleted in the layer itself."""
-        is_done = str(getattr(event, "action", "")).rsplit(".", 1)[-1].lower() in ("added", "removed")
-        if not is_done or self.layer is None:
+        """Take over what the user has drawn, moved or deleted in the layer itself."""
+        action = str(getattr(event, "action", "")).rsplit(".", 1)[-1].lower()
+        if action not in ("added", "removed", "changed") or self.layer is None:
             return
         session, drawn = self._view.session, self.layer.features["region"].to_numpy()
-        new = [np.asarray(self.layer.data[row]) for row in np.flatnonzero(drawn == NEW)]
-        left = [index for index in range(len(session.regions)) if index in drawn]
+        shapes = [np.asarray(one) for one in self.layer.data]
         try:
             for index in reversed(range(len(session.regions))):
-                if index not in left:
+                region, own = session.regions[index], [shapes[row] for row in np.flatnonzero(drawn == index)]
+                boxes = [self._box(one, region) for one in own]
+                moved = next((box for box in boxes if box[-2:] != region[-2:]), None)
+                if not own:
                     session.remove_region(index)
-            for vertices in new:
-                session.add_region(box_of(self._view.from_layer(vertices), session.labels.shape))
+                elif moved is not None:
+                    session.move_region(index, (*region[:-2], *moved[-2:]))
+            for row in np.flatnonzero(drawn == NEW):
+                session.add_region(self._box(shapes[row]))
         except CellwrightError as error:
             self._view.tell(error)
         self._show()
+
+    def _box(self, vertices: NDArray[np.float64], before: Box | None = None) -> Box:
+        """Return the pixels in a shape; where it was moved alone, as many as the region had ``before``."""
+        points = np.asarray(self._view.from_layer(vertices), float)
+        corners = np.stack([points.min(axis=0), points.max(axis=0)])
+        if before is not None:
+            sides = [part.stop - part.start for part in before[-2:]]
+            if np.allclose(np.ptp(corners[:, -2:], axis=0), sides, atol=SAME_SIZE_PX):
+                corners[0, -2:] = np.rint(corners[0, -2:] + 0.5) - 0.5
+                corners[1, -2:] = corners[0, -2:] + sides
+        return box_of(corners, self._view.session.labels.shape)
 
 
 def rectangle_of(

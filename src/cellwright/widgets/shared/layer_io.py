@@ -39,6 +39,7 @@ from cellwright.widgets.shared.edited_layers import (
     ACTIVE_KEPT,
     CONTENT,
     METADATA,
+    WRITTEN,
     checksum,
     is_edited,
     is_image,
@@ -388,13 +389,19 @@ def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
     if any(layer.metadata[METADATA].get("has_classes") for layer in (old, new)):
         looks = "colormap" if isinstance(old, Labels) else "face_color"
         setattr(old, looks, getattr(new, looks))
-    old.metadata = {**old.metadata, **new.metadata}
+    old.metadata = _joined_metadata(old, new)
     return old
+
+
+def _joined_metadata(old: Layer, new: Layer) -> dict[str, Any]:
+    """Return the metadata of a layer whose cells, with their features, take the place of earlier ones."""
+    kept = {key: value for key, value in old.metadata.items() if key != WRITTEN}
+    return {**kept, **new.metadata}
 
 
 def _replace(viewer: Any, old: Layer, new: Layer) -> Layer:
     new.visible, new.opacity = old.visible, old.opacity
-    new.metadata = {**old.metadata, **new.metadata}
+    new.metadata = _joined_metadata(old, new)
     viewer.layers.insert(viewer.layers.index(old) + 1, new)  # removed first, it can crash the canvas
     viewer.layers.remove(old)
     new.name = old.name

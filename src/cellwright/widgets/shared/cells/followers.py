@@ -134,7 +134,7 @@ def _marked(features: "pandas.DataFrame", is_new: Any, ours: set[str]) -> "panda
             values = features[name].to_numpy(np.float64, copy=True)
             values[is_new] = np.nan
             features[name] = values
-    if "edited" in ours:
+    if "edited" in ours or "edited" not in features:
         features["edited"] = edited_rows(features) | is_new
     return features
 

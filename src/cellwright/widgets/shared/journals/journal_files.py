@@ -130,9 +130,11 @@ def columns_of(table: Any, n: int) -> Columns:
     """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
     if n == 0 or len(table) < n:
         return UNKNOWN
+    import pandas
+
     scores = None
     if "score" in table:
-        scores = table["score"].to_numpy(float)
+        scores = pandas.to_numeric(table["score"], errors="coerce").to_numpy(float)
         scores = np.where(np.isfinite(scores), scores, 1.0)
     if "class" not in table:
         return Columns(scores)

@@ -37,9 +37,11 @@ from cellwright.widgets.shared.edited_layers import (
     EDITED,
     JOURNAL,
     METADATA,
+    WRITTEN,
     engine_of,
     is_marked,
     metadata_of,
+    own_features,
 )
 from cellwright.widgets.shared.jobs import LayerJobs
 from cellwright.widgets.shared.journals.journal_files import found_by, journal_path, store_of
@@ -139,10 +141,11 @@ def _arrays_of(
     if counted_boxes(layer, image_of(image_layer, channel)) is not None:
         own[PART] = True
     parts = [np.asarray(one) for one in layer.data] if isinstance(layer, Shapes) else [layer.data]
+    told = {"name": layer.name, "own": own, "written": sorted(own_features(layer))}
     vertices = np.concatenate(parts) if parts else np.zeros((0, layer.ndim))
     arrays = {
         "vertices": in_pixels(vertices, layer, image_layer, axis_of(channel)),
-        "told": np.array(json.dumps({"name": layer.name, "own": own}, default=plain)),
+        "told": np.array(json.dumps(told, default=plain)),
     }
     if isinstance(layer, Shapes):
         arrays |= {
@@ -174,10 +177,12 @@ def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> 
         told = json.loads(str(arrays.pop("told")))
         vertices = with_axis(arrays.pop("vertices"), source.channel_axis)
         features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(FEATURE)}
+        features = {name.removeprefix(FEATURE): values for name, values in features.items()}
+        own = {**told["own"], "source": source.layer_id, EDITED: True}
         looks: dict[str, Any] = {
             "name": told["name"],
-            "metadata": {METADATA: {**told["own"], "source": source.layer_id, EDITED: True}},
-            "features": {name.removeprefix(FEATURE): values for name, values in features.items()},
+            "metadata": {METADATA: own, WRITTEN: told.get("written", list(features))},
+            "features": features,
             "ndim": vertices.shape[1],
             **source.placement,
         }
