@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image
+from napari.layers import Image, Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 
 from cellwright.core.errors import WrongLayerError
 from cellwright.core.tasks import Progress, Task
@@ -183,6 +184,13 @@ def test_a_look_shows_how_far_it_is_and_can_be_cancelled(
     assert closed.is_set()
     assert "were not checked" in look.label.text()
     assert (look.job.isHidden(), look.label.isHidden()) == (True, False)
+
+
+def test_quotes_are_shown_as_they_are(trainer: TrainWidget) -> None:
+    (labels,) = [layer for layer in trainer.viewer.layers if isinstance(layer, Labels)]
+    labels.name, labels.translate = "a", (0, 20)
+    trainer.data_check.start()
+    assert QLabel.text(trainer.data_check.label).startswith("'a' does not lie where 'blobs' does")
 
 
 def test_another_choice_gives_up_the_look_at_the_last(

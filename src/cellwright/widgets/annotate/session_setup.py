@@ -186,7 +186,7 @@ def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
     if (scores != 1).any():  # a model gave them
         rows["score"] = np.where(edited, np.nan, scores)
     set_features(layer, spread(rows))
-    note_written(layer, rows)
+    note_written(layer, map(str, rows))
 
 
 def start_or_resume(

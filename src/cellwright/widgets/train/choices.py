@@ -210,7 +210,6 @@ class DataCheck(QWidget):
         self._is_stale = False
         self.findings: Findings | None = None
         self.job, self.label = JobBar(), wrapped_label(name="findings")
-        self.label.setTextFormat(Qt.TextFormat.RichText)
         stack(self.job, self.label, into=self)
         self._debouncer = debouncer(self, CHECK_MS, self.start)
         choices.changed.connect(self._debouncer.throttle)
@@ -253,10 +252,14 @@ class DataCheck(QWidget):
             self.start()
 
     def _tell(self, summary: str, warnings: Sequence[str] = ()) -> None:
-        marked = [f"{chip('⚠', WARNING_COLOUR)} {escape(one)}" for one in warnings]
-        lines = [line for line in (escape(summary), *marked) if line]
-        self.label.setText("<br>".join(lines))
-        self.label.setVisible(bool(lines))
+        text, kind = summary, Qt.TextFormat.PlainText
+        if warnings:
+            marked = [f"{chip('⚠', WARNING_COLOUR)} {escape(one)}" for one in warnings]
+            lines = [line for line in (escape(summary), *marked) if line]
+            text, kind = "<br>".join(lines), Qt.TextFormat.RichText
+        self.label.setTextFormat(kind)
+        self.label.setText(text)
+        self.label.setVisible(bool(text))
 
 
 def check_task(source: Dataset | Path, start: str) -> Task[Findings]:
