@@ -381,10 +381,13 @@ def calibration_of(models: Sequence[CellModel], settings: Any) -> FitCalibration
 
 def references_of(model: ModelChoices) -> list[str]:
     """Return by what each of these models can be loaded again: the name or folder that was given."""
-    return [
-        str(choice) if isinstance(choice, str | Path) else f"{choice.spec.family}-{choice.spec.preset}"
-        for choice in _as_tuple(model)
-    ]
+    names = []
+    for choice in _as_tuple(model):
+        if isinstance(choice, str | Path):
+            names.append(str(choice))
+        else:
+            names.append(f"{choice.spec.family}-{choice.spec.preset}")
+    return names
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:

@@ -425,7 +425,9 @@ def parse_window(text: str) -> tuple[tuple[int, int], ...]:
     ((0, 3), (10, 200))
     """
     match = re.fullmatch(r"\d+:\d+(?:,\d+:\d+)+", text.replace(" ", ""))
-    found = [tuple(int(end) for end in part.split(":")) for part in text.split(",")] if match else []
+    found: list[tuple[int, ...]] = []
+    if match:
+        found = [tuple(int(end) for end in part.split(":")) for part in text.split(",")]
     if not found or any(start >= end for start, end in found):
         raise SettingsError(
             "A part of an image is its first and end pixel along each axis, such as '0:3,10:200,30:400' of "

@@ -358,7 +358,9 @@ def _conditions(done: Sequence[ImageOutcome]) -> list[str]:
         for one in done:
             plate = one.image.plate
             if name in plate:
-                unit = f"{plate.get('plate', '')}/{plate['well']}" if "well" in plate else one.image.name
+                unit = one.image.name
+                if "well" in plate:
+                    unit = f"{plate.get('plate', '')}/{plate['well']}"
                 rows.append((plate[name], unit, float(one.row["count"])))
         counts = pandas.DataFrame(rows, columns=["condition", "unit", "count"])
         units = counts.groupby(["condition", "unit"])["count"].mean().groupby("condition")

@@ -240,12 +240,14 @@ def assemble(
 
 def _touched_px(objects: Sequence[FileObject], width: int) -> int:
     """Return how many pixels of labels come into memory with objects: whole pieces of rows."""
-    heights = [
-        part.mask.mask.shape[-2] if part.mask is not None else int(np.ptp(np.concatenate(part.rings)[:, 0]))
-        for one in objects
-        for part in one.shapes
-    ]
-    return sum((height + 1) * width + PIECE_PX for height in heights)
+    n_pixels = 0
+    for part in (shape for one in objects for shape in one.shapes):
+        if part.mask is not None:
+            height = part.mask.mask.shape[-2]
+        else:
+            height = int(np.ptp(np.concatenate(part.rings)[:, 0]))
+        n_pixels += (height + 1) * width + PIECE_PX
+    return n_pixels
 
 
 def _of_one_kind(objects: Sequence[FileObject], notes: ReadingNotes) -> Sequence[FileObject]:

@@ -231,8 +231,7 @@ def _parted(labels: Labels, parents: NDArray[np.int32] | None) -> tuple[Labels, 
             tracks.append(Track(label, int(run[0]), int(run[-1]), parent))
             last_part[row + 1] = label
     own = {track.label for track in tracks if track.label <= n}
-    tracks = [
-        track._replace(parent=int(last_part[track.parent])) if track.label in own and track.parent else track
-        for track in tracks
-    ]
+    for number, track in enumerate(tracks):
+        if track.label in own and track.parent:
+            tracks[number] = track._replace(parent=int(last_part[track.parent]))
     return stack, sorted(tracks)

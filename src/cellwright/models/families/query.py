@@ -203,7 +203,9 @@ class QueryModel(CellModel):
         cut off below 0.95, smoothed by 2 pixels of the view, at least 12 pixels apart.)
         """
         inside = maps["inside"]
-        depth = maps["depth"] if "depth" in maps else inside_to_depth(inside, settings.cell_probability)
+        depth = maps.get("depth")
+        if depth is None:
+            depth = inside_to_depth(inside, settings.cell_probability)
         return query_to_cells(inside, depth, settings)
 
     def query(self, image: NDArray[np.float32], points: ArrayLike) -> NDArray[np.float32]:

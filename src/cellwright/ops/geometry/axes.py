@@ -148,7 +148,9 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
             notice = ""
         return 0, notice
     if not 0 <= channel < n_channels:
-        there = "one channel, number 0" if n_channels == 1 else f"the channels 0 to {n_channels - 1}"
+        there = "one channel, number 0"
+        if n_channels != 1:
+            there = f"the channels 0 to {n_channels - 1}"
         raise SettingsError(
             f"{image.name} has {there}, by its axes {image.axes!r} and shape {image.shape}; got channel "
             f"{channel}. Choose another, or name its axes."

@@ -246,8 +246,10 @@ class PointPromptTool(Prompter):
         if cell is None and prompts.is_click:
             probability = float(self._predictors[context.key].probability(prompts.positive)[0])
             return f"No cell here: probability {probability:.2f}."
+        if cell is None and prompts.box is not None:
+            return "The model sees no cell in this box."
         if cell is None:
-            return "The model sees no cell in this box." if prompts.box is not None else NO_CELL_THERE
+            return NO_CELL_THERE
         known = self._known(self.draft.frame, cell)
         if known and prompts.is_click:
             return KNOWN.format(known, cell.score)
@@ -257,7 +259,9 @@ class PointPromptTool(Prompter):
         source = counted.request.source
         none = Cells.empty(len(source.image.label_axes), np.zeros(source.image.label_shape, np.int32))
         one = with_cell(none, self.draft.frame, cell)
-        return "" if counted.request.regions.membership(one, source.offset).any() else NOT_COUNTED
+        if counted.request.regions.membership(one, source.offset).any():
+            return ""
+        return NOT_COUNTED
 
     def _keep(self) -> None:
         cell, frame = self.draft.cell, self.draft.frame

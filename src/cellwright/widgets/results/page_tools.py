@@ -220,7 +220,9 @@ class TrackTool(QObject):
 
     def _on_failed(self, error: Exception) -> None:
         self._is_on = False
-        text = error_line(error) if isinstance(error, CellwrightError) else f"Tracking failed: {error}"
+        text = f"Tracking failed: {error}"
+        if isinstance(error, CellwrightError):
+            text = error_line(error)
         self._page.summary.setText(text)
 
     def _on_measured_changed(self) -> None:

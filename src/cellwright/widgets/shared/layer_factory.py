@@ -164,7 +164,12 @@ def texts_of(column: "pandas.Series") -> list[str]:
     texts = []
     for one in column.tolist():
         is_number = isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one)
-        texts.append(f"{one:.15g}" if is_number else one if isinstance(one, str) else "")
+        text = ""
+        if is_number:
+            text = f"{one:.15g}"
+        elif isinstance(one, str):
+            text = one
+        texts.append(text)
     return texts
 
 
