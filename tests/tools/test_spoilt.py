@@ -2,7 +2,12 @@
 
 import numpy as np
 import torch
+from skimage.measure import regionprops
 from tools.release import spoilt
+
+from cellwright.models.families import flow
+from cellwright.ops.labels import annotate
+from cellwright.training.data.samples import make_sample
 
 NOTHING = torch.zeros(3, 1, 1)
 
@@ -95,3 +100,29 @@ def test_as_many_patches_are_poorer_as_was_asked():
     poorer = spoilt.with_poorer(images.clone(), 0.25, np.random.default_rng(7))
     changed = (poorer != images).flatten(1).any(dim=1)
     assert 30 <= int(changed.sum()) <= 70
+
+
+def sample_of(blobs):
+    pixels = (blobs.labels > 0).astype(np.float32)[np.newaxis]
+    return make_sample("a", "", pixels, annotate(blobs.labels), flow.build())
+
+
+def test_cells_are_drawn_out_with_their_outlines(draw_blobs):
+    sample, model = sample_of(draw_blobs((200, 200), 20.0)), flow.build()
+    ratios = []
+    for seed in range(12):
+        made = spoilt.drawn_out(sample, model, np.random.default_rng(seed))
+        assert made is not None
+        inside = made.image[0].numpy() > 0.5
+        labels = made.labels.numpy()
+        assert (inside == (labels > 0)).mean() > 0.9
+        clear = [one for one in regionprops(labels) if one.area > 60]
+        ratios.append(np.median([one.axis_major_length / one.axis_minor_length for one in clear]))
+    assert min(ratios) > 1.5
+    assert max(ratios) > 4
+
+
+def test_what_is_not_all_annotated_is_not_drawn_out(draw_blobs):
+    sample = sample_of(draw_blobs((64, 64), 20.0))
+    sample.targets[:] = torch.nan
+    assert spoilt.drawn_out(sample, flow.build(), np.random.default_rng(0)) is None

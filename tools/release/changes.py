@@ -98,7 +98,9 @@ def _ramp(pixels: Pixels) -> Pixels:
     return ramp.reshape((1, -1, 1)[: pixels.ndim])
 
 
-def _resized(zoom_y: float, zoom_x: float) -> Change:
+def resized(zoom_y: float, zoom_x: float) -> Change:
+    """Return what brings pixels and labels to another size, cut to ``MOST_PX`` a side."""
+
     def change(known: Known, rng: np.random.Generator) -> Known:
         del rng
         pixels, zooms = known.pixels, (zoom_y, zoom_x, 1)
@@ -114,7 +116,7 @@ def _with_diameter(diameter_px: float) -> Change:
     def change(known: Known, rng: np.random.Generator) -> Known:
         areas = np.bincount(known.labels.ravel())[1:]
         zoom = diameter_px / float(np.median(equivalent_diameters(areas[areas > 0])))
-        return _resized(zoom, zoom)(known, rng)
+        return resized(zoom, zoom)(known, rng)
 
     return change
 
@@ -245,9 +247,9 @@ CHANGES: Mapping[str, Change] = {
     "inverted": _of_pixels(lambda pixels, _: 1 - pixels),
     "cells of 6 px": _with_diameter(6),
     "cells of 9 px": _with_diameter(9),
-    "large": _resized(3, 3),
-    "elongated 1:3": _resized(0.6, 1.8),
-    "elongated 1:8": _resized(0.35, 2.8),
+    "large": resized(3, 3),
+    "elongated 1:3": resized(0.6, 1.8),
+    "elongated 1:8": resized(0.35, 2.8),
     "debris": _of_pixels(_debris),
     "fibres": _of_pixels(_fibres),
     "blue alone": _colours(BLUE),

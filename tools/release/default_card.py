@@ -10,7 +10,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.spoilt import BODIES_SHARE, EMPTY_SHARE, TWO_COLOURS_SHARE
-from tools.release.train_kinds import DEEPER, FIRST, POORER, SEVERAL, Recipe
+from tools.release.train_kinds import DEEPER, DRAWN_OUT, FIRST, POORER, SEVERAL, Recipe
 
 WIDTH = 110
 TITLES = {
@@ -113,6 +113,17 @@ fibres or specks (`tools/release/changes.py`). The curve is `curve_poorer.json`.
 {learned:.0%} of what this came to, the rest of the model before. Images that choose, and one half of the
 crops of `benchmarks.accuracy.robustness`, decided on the share, one of three."""
 
+DRAWN_OUT_RECIPE = """
+
+    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --families flow \\
+        --drawn-out --start FORMER
+
+Then {n_steps:,} steps more likewise, with {drawn_out:.0%} of the patches cut from training images whose cells
+were drawn out to 2 to 10 times their width (`tools/release/spoilt.py`), and patches of blood cut around
+platelets {small} times as often as around other cells. The curve is `curve_drawn_out.json`. The weights are
+a mean: {learned:.0%} of what this came to, the rest of the model before; the share, one of three, was decided
+on likewise."""
+
 SEVERAL_RECIPE = """
 
     python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --deeper \\
@@ -127,7 +138,8 @@ parts of a hundred of what this came to, 35 of the model before, in which the ad
 Images that choose decided on the share, one of four. The other families of that run were better on some
 kinds of them and worse on others, so theirs stayed as they were."""
 
-POORER_LEARNED = 0.5  # share of the shipped weights
+POORER_LEARNED = 0.5  # share of the weights of that stage
+DRAWN_OUT_LEARNED = 0.7  # likewise
 N_BEFORE_COLOURS = 11_940  # steps of the shipped run
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -255,6 +267,14 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
             **_schedule(POORER, poorer),
             poorer=POORER.poorer_share,
             learned=POORER_LEARNED,
+        )
+    narrow = folder / "curve_drawn_out.json"
+    if narrow.exists():
+        recipe += DRAWN_OUT_RECIPE.format(
+            **_schedule(DRAWN_OUT, narrow),
+            drawn_out=DRAWN_OUT.drawn_out_share,
+            small=DRAWN_OUT.small_repeats,
+            learned=DRAWN_OUT_LEARNED,
         )
     return {
         "data": data_lines(n_learned(data)),

@@ -1,8 +1,9 @@
-"""Patches that nobody has photographed: fields without cells, composites of several colours, poorer images.
+"""Patches that nobody has photographed: fields without cells, composites of several colours, poorer images,
+cells that are drawn out.
 
 A model that has never seen an empty field finds cells in its noise, and one that has seen grey images alone
 takes the colour of a neighbour for a cell. One that has seen nuclei in one colour of several leaves out those
-in the others.
+in the others, and one that has seen round cells alone finds none that are eight times as long as wide.
 """
 
 from io import BytesIO
@@ -15,12 +16,19 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import HIGHEST, LOWEST
-from tools.release.changes import Known, on_even_scale, poorer
+from cellwright.ops.labels import annotate, relabel
+from cellwright.training.data.samples import Sample, Scale, make_sample
+from tools.release.changes import Known, on_even_scale, poorer, resized
 
 EMPTY_SHARE, TWO_COLOURS_SHARE, BODIES_SHARE = 0.025, 0.065, 0.05  # of the patches
 DARK = 0.35  # median intensity below which a grey patch may be one channel of a composite
 COLOURS = ((2,), (2,), (0,), (1,), (1, 2), (0, 2))  # channels in which the nuclei are, blue most often
+RATIOS = (2.0, 10.0)  # of length to width of cells that are drawn out
+WIDTHS_PX = (7.0, 20.0)
+DRAWN_OUT_PX = 384  # side of the image of such cells
+WIDE = Scale(farthest=3.0)
 COARSE_SIDE = 24  # of the mottles of a cell body, in pixels of which a patch has as many on a side
 
 
@@ -61,6 +69,27 @@ def with_poorer(images: Tensor, share: float, rng: np.random.Generator) -> Tenso
             pixels = torch.from_numpy(on_even_scale(changed.pixels)).clamp(LOWEST, HIGHEST)
             images[number] = pixels if pixels.ndim == 2 else pixels.movedim(-1, 0)
     return images
+
+
+def drawn_out(sample: Sample, model: CellModel, rng: np.random.Generator) -> Sample | None:
+    """Return a piece of a sample in which cells are long and narrow; None where it is not all annotated."""
+    ratio, width_px = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (RATIOS, WIDTHS_PX))
+    zooms = np.array([width_px, width_px * ratio]) / sample.diameter_px
+    size = np.array(sample.labels.shape)
+    piece = np.minimum(size, DRAWN_OUT_PX / zooms).astype(int)
+    top, left = rng.integers(0, size - piece + 1)
+    cut = (slice(top, top + piece[0]), slice(left, left + piece[1]))
+    labels = sample.labels[cut].numpy()
+    if not labels.any() or sample.targets[:, *cut].isnan().any():
+        return None
+    pixels = sample.image[:, *cut].movedim(0, -1).numpy()
+    changed = resized(*zooms)(Known(pixels, labels), rng)
+    image, turned = np.moveaxis(changed.pixels, -1, 0), relabel(changed.labels)
+    if rng.random() < 0.5:
+        image, turned = image.swapaxes(1, 2), turned.T
+    name = f"{sample.name}, {ratio:.1f} times as long"
+    annotation = annotate(np.ascontiguousarray(turned))
+    return make_sample(name, sample.group, np.ascontiguousarray(image), annotation, model, scale=WIDE)
 
 
 def _is_grey_on_dark(patch: Tensor) -> bool:

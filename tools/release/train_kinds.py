@@ -9,13 +9,16 @@
         --families flow centroid query density --deeper --start FLOW CENTROID QUERY DENSITY
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
         --families flow --poorer --start FORMER
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families flow --drawn-out --start FORMER
 
 The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
 knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
 one that was stopped goes on from its last state. Patches are drawn by kind, so that rare kinds are learned,
 too. ``--deeper`` goes on from finished models with the blocks of ``deep``, slower steps, and patches that
 nobody has photographed, see ``spoilt.py``; the trunk is that of the first, and each gives its head.
-``--poorer`` goes on with a share of patches that are made worse.
+``--poorer`` goes on with a share of patches that are made worse, ``--drawn-out`` also with long and narrow
+cells, and with platelets in most patches of blood.
 """
 
 import copy
@@ -54,14 +57,17 @@ from tools.command_line import command_line
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
-from tools.release.spoilt import with_poorer, with_spoilt
+from tools.release.spoilt import drawn_out, with_poorer, with_spoilt
 
 FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 1.0}  # weight of each one's loss
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is learned how fast; ``shares`` are those of kinds (dataset, group) that get another."""
+    """What is learned how fast; ``shares`` are those of kinds (dataset, group) that get another.
+
+    ``small_repeats`` says how many times as often as others a small cell of blood is in a patch.
+    """
 
     preset: str
     settings: TrainingSettings
@@ -71,6 +77,8 @@ class Recipe:
     shares: dict[tuple[str, str | None], float] = field(default_factory=dict)
     is_spoilt: bool = False
     poorer_share: float = 0.0
+    drawn_out_share: float = 0.0
+    small_repeats: int = 1
 
 
 FIRST = Recipe(
@@ -124,9 +132,13 @@ POORER = replace(
     decoder_rate=2.5e-4,
     poorer_share=0.25,
 )
+DRAWN_OUT = replace(POORER, drawn_out_share=0.07, small_repeats=10)
 SPOILING = 5  # apart from the random numbers that patches are cut with
 KEEP_SECONDS = 180
+SMEARS = ("bccd", "blood_boxes")
+SMALL = 0.35  # of the area of the median cell
 MODALITIES = 8  # clusters within a kind
+N_DRAWN_OUT = 500  # images of which a piece is drawn out, where it is all annotated
 
 
 def main() -> None:
@@ -147,6 +159,7 @@ def main() -> None:
     )
     parser.add_argument("--deeper", action="store_true", help="add blocks to the trunk of --start")
     parser.add_argument("--poorer", action="store_true", help="go on from --start with images made worse")
+    parser.add_argument("--drawn-out", action="store_true", help="the same, also with long and narrow cells")
     parser.add_argument(
         "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
     )
@@ -158,6 +171,8 @@ def main() -> None:
         recipe = DEEPER if len(options.families) == 1 else SEVERAL
     if options.poorer:
         recipe = POORER
+    if options.drawn_out:
+        recipe = DRAWN_OUT
     model = joint_model(options.families, recipe, options.start)
     state = new_state(model, recipe)
     began = resume(state, options.output / "state.pt")
@@ -221,13 +236,34 @@ def pools_of(
             continue
         name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
         samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
+        if kind.dataset in SMEARS:
+            samples = [small_oftener(sample, recipe.small_repeats) for sample in samples]
         kinds = cluster([appearance(sample) for sample in samples], MODALITIES, recipe.settings.seed)
         share = recipe.shares.get((kind.dataset, kind.group), kind.share) * (1 - recipe.simulated_share)
         pools.append((share, WeightedSamples(tuple(samples), sampling_weights(kinds))))
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
+    if recipe.drawn_out_share:
+        whole = [sample for _, pool in pools for sample in pool.samples if sample.labels.any()]
+        rng = np.random.default_rng(recipe.settings.seed)
+        chosen = [whole[i] for i in rng.permutation(len(whole))[:N_DRAWN_OUT]]
+        made = [drawn_out(sample, model, rng) for sample in chosen]
+        pools.append((recipe.drawn_out_share, _evenly([sample for sample in made if sample])))
     drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, recipe.settings.seed))
-    pools.append((recipe.simulated_share, WeightedSamples(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
+    pools.append((recipe.simulated_share, _evenly(drawn)))
     return pools
+
+
+def small_oftener(sample: Sample, repeats: int) -> Sample:
+    """Return a sample that is cut around its small cells, platelets in blood, so many times as often."""
+    areas = np.bincount(sample.labels.numpy().ravel())
+    rows, columns = sample.points.round().astype(int).T
+    own = areas[sample.labels.numpy()[rows, columns]]
+    small = sample.points[own < SMALL * np.median(own)]
+    return replace(sample, points=np.concatenate([sample.points, *[small] * (repeats - 1)]))
+
+
+def _evenly(samples: list[Sample]) -> WeightedSamples:
+    return WeightedSamples(tuple(samples), np.full(len(samples), 1 / len(samples)))
 
 
 def _diameter(samples: list[Sample]) -> float:
