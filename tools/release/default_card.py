@@ -139,7 +139,7 @@ Images that choose decided on the share, one of four. The other families of that
 kinds of them and worse on others, so theirs stayed as they were."""
 
 POORER_LEARNED = 0.5  # share of the weights of that stage
-DRAWN_OUT_LEARNED = 0.7  # likewise
+DRAWN_OUT_LEARNED = 0.5  # likewise
 N_BEFORE_COLOURS = 11_940  # steps of the shipped run
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
