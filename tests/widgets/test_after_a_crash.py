@@ -17,6 +17,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.edited_layers import is_marked
 from cellwright.widgets.shared.journals import kept_corrections
+from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
 
 LIMIT_MS = 30_000
 LEFT = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 70.0], [0.0, 70.0]])
@@ -38,11 +39,13 @@ class Desk:
         self.rest()
 
     def rest(self) -> None:
-        """Wait until all is measured, and what follows has been written."""
-        results = self.results
+        """Wait until all is measured, what follows has been written, and it is known what is kept."""
+        results, look = self.results, self.annotate.choices.look
         self.qtbot.wait(20)
         self.qtbot.waitUntil(lambda: results.is_filled and not results.measurer.is_busy, timeout=LIMIT_MS)
         self.qtbot.wait(20)
+        wait_for_copies(self.viewer, self.qtbot)
+        self.qtbot.waitUntil(lambda: not look.is_busy, timeout=LIMIT_MS)
 
     def annotated(self, labels: Any) -> None:
         """Begin an annotation of some cells, and delete one."""
@@ -64,6 +67,12 @@ class Desk:
         self.annotate.panel.resume.click()
         self.results.show_layer(self.viewer.layers["blobs annotation"])
         self.rest()
+
+
+def wait_for_copies(viewer: ViewerModel, qtbot: QtBot) -> None:
+    """Wait until the cells of a viewer are measured, and the copies of all that were corrected written."""
+    followers, keeper = follow(viewer), keep_corrections(viewer)
+    qtbot.waitUntil(lambda: not followers.is_busy and not keeper.is_busy, timeout=LIMIT_MS)
 
 
 @pytest.fixture
@@ -223,9 +232,8 @@ def corrected(
     cells = viewer.layers["blobs labels"]
     cells.data_setitem(np.nonzero(cells.data == 3), 0)
     cells.data_setitem((np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 90)
-    kept = tmp_path / "journals"
-    written = kept_corrections.written_here  # noted by the thread once the file is there
-    qtbot.waitUntil(lambda: any(path.parent == kept for path in written), timeout=LIMIT_MS)
+    wait_for_copies(viewer, qtbot)
+    assert list((tmp_path / "journals").glob("*.corrected"))
     return cells
 
 
@@ -330,10 +338,9 @@ def test_points_and_boxes_that_were_corrected_come_back(
     moved = list(cells.data)
     moved[-1] = moved[-1] + 2.0 * (np.arange(cells.ndim) >= cells.ndim - 2)
     cells.data = moved if output == "Shapes" else np.array(moved)
-    written, folder = kept_corrections.written_here, kept_corrections.FOLDER
-    qtbot.waitUntil(lambda: any(path.parent == folder for path in written), timeout=LIMIT_MS)
+    wait_for_copies(viewer, qtbot)
     for _ in range(2):
-        written.clear()
+        kept_corrections.written_here.clear()
         after = Desk(image.copy(), tmp_path / "journals", qtbot, **placement)
         what = {"Shapes": "Boxes", "Points": "Points"}[output]
         assert offer(after).startswith(f"{what} of this image that were corrected in the viewer are kept")

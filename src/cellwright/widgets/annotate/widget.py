@@ -358,9 +358,9 @@ class AnnotateChoices(QObject):
         super().__init__(panel)
         self._model, self._panel = model, panel
         self.offered: Path | None = None  # journal of what can be resumed
-        self._look = LiveUpdater(self)
-        self._look.updated.connect(self._on_looked)
-        self._look.failed.connect(model.fail)
+        self.look = LiveUpdater(self)  # for what can be resumed
+        self.look.updated.connect(self._on_looked)
+        self.look.failed.connect(model.fail)
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in
@@ -414,7 +414,7 @@ class AnnotateChoices(QObject):
     def offer(self) -> None:
         """Offer to resume an annotation of the chosen image, if one was begun."""
         self.offered = None
-        self._look.forget()
+        self.look.forget()
         self._panel.show_offer("")
         image = self._panel.image.layer
         if self._model.session is not None or image is None:
@@ -424,7 +424,7 @@ class AnnotateChoices(QObject):
         except CellwrightError:
             return  # an image that cannot be annotated; Start tells why
         # pixels of the image are read, which takes a while from some disks
-        self._look.request(lambda: once("look", lambda: offered(journal_path(known, folder))))
+        self.look.request(lambda: once("look", lambda: offered(journal_path(known, folder))))
 
     def _on_looked(self, found: Unfinished | None) -> None:
         if found is not None and self._model.session is None:

@@ -73,6 +73,11 @@ class CorrectionKeeper(QObject):
         self._jobs = LayerJobs(self, KEEP_MS, self._task, failed=_tell)
         listen(cells_news.changed, self._on_changed, self)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a copy is being written, or is to be."""
+        return self._jobs.is_busy
+
     def _on_changed(self, layer: Layer, _: Any) -> None:
         own, viewer = metadata_of(layer), self._viewer()
         is_counted = type(layer) in KEPT_AS and ("model" in own or PART in own)
@@ -125,12 +130,13 @@ def _tell(_: Layer, error: Exception) -> None:
 _keepers: WeakKeyDictionary[Any, CorrectionKeeper] = WeakKeyDictionary()
 
 
-def keep_corrections(viewer: Any) -> None:
-    """Keep what is corrected in a viewer from now on. Cheap to repeat."""
+def keep_corrections(viewer: Any) -> CorrectionKeeper:
+    """Keep what is corrected in a viewer from now on; return what does. Cheap to repeat."""
     viewer = unwrapped(viewer)
     found = _keepers.get(viewer)
     if found is None or not isalive(found):
-        _keepers[viewer] = CorrectionKeeper(viewer)
+        found = _keepers[viewer] = CorrectionKeeper(viewer)
+    return found
 
 
 def _arrays_of(
