@@ -202,10 +202,10 @@ def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
     refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))
     settings = changed_by(flags, recipe.settings or family.settings())
     recipe = replace(recipe, settings=settings, **parts)
-    if family.gives != "instances" and (recipe.is_analysed or recipe.classifier):
+    if family.gives != "instances" and recipe.needs_cells:
         raise SettingsError(
-            f"Measurements, regions and classes are of single cells; {family.name} gives only their "
-            f"{family.gives}. Choose another model, or leave them out; --window counts a part."
+            f"Measurements, filters and classes are of single cells; {family.name} gives only their "
+            f"{family.gives}. Choose another model, or leave them out; --regions and --window count parts."
         )
     if recipe.classifier:
         check_texts(recipe.analysis.keep, {"class": store.classifier_of(recipe.classifier).classes})

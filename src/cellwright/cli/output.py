@@ -127,8 +127,8 @@ class Table:
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
         if analysis is not None:
-            for name, number in analysis_lines(analysis):
-                self._print("", name, str(number), "")
+            for name, value in analysis_lines(analysis):
+                self._print("", name, str(value), "")
 
     def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -210,13 +210,13 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
     return row
 
 
-def analysis_lines(analysis: "Analysis") -> list[tuple[str, int]]:
+def analysis_lines(analysis: "Analysis") -> list[tuple[str, float]]:
     """Return the lines that an analysis adds to the printed table, each a name and a number."""
-    lines: list[tuple[str, int]] = []
+    lines: list[tuple[str, float]] = []
     if "regions" in analysis.table:
         for row in analysis.counts.to_dict("records"):
             place = "".join(f" {axis}={row[axis]}" for axis in "tz" if axis in row)
-            lines.append((f"{row['region']}{place}", int(row["count"])))
+            lines.append((f"{row['region']}{place}", plain_count(row["count"])))
     for name, value in analysis_row(analysis).items():
         if isinstance(value, int):
             lines.append((name.replace("_", " "), value))

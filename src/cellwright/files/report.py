@@ -109,11 +109,12 @@ def write_density_report(
     result: Result,
     recipes: Mapping[str, str] | None = None,
     smaller: tuple[ArrayLike, int] | None = None,
+    counts: "pandas.DataFrame | None" = None,
 ) -> None:
     """Write the report of a count by density, which has no single cells, as one HTML file.
 
-    Where the map is on disk and the result has sums alone, the picture is of a ``smaller`` copy of it, given
-    with how many times.
+    ``counts`` are those of regions, where it was counted in some. Where the map is on disk and the
+    result has sums alone, the picture is of a ``smaller`` copy of it, given with how many times.
     """
     density = result.maps["density"]
     over_planes = None
@@ -125,8 +126,11 @@ def write_density_report(
         *_head(result),
         _density_picture(image, result, smaller or (density, 1)),
         *_over_planes(over_planes),
-        *_foot(result, image, recipes),
     ]
+    if counts is not None:
+        rows = counts.head(MOST_ROWS).to_numpy(object).tolist()
+        parts += ["<h2>Counts</h2>", html_table([heading_of(str(name), {}) for name in counts], rows)]
+    parts += _foot(result, image, recipes)
     write_text(Path(path), page(_title(result), parts))
 
 

@@ -218,6 +218,8 @@ def measured_task(result: Result, image: Image, choices: CountChoices) -> Task[C
     needs_cells = recipe.is_analysed or choices.xlsx or choices.parquet  # a report tells of a density, too
     if not choices.is_analysed or (result.gives == "density" and not needs_cells):
         return Counted(result, None)
+    if result.gives == "density" and choices.parquet:
+        raise SettingsError("A density has no single cells to tabulate. Leave --parquet out.")
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
     analysis = yield from analysis_task(result, image, recipe.analysis, inputs)
     return Counted(analysis.result, analysis)
@@ -245,6 +247,11 @@ def streamed_task(
     whole_table = choices.has_tables or (is_summed and choices.is_analysed)
     job = StreamJob(source, output, recipe, whole_table)
     if job.family.gives == "density":  # its report needs no cells
+        if recipe.is_analysed:
+            raise SettingsError(
+                "A density is counted in regions in one piece, and this image is counted block by block. "
+                "Leave --stream out, or count a part of a large image by --window."
+            )
         job = replace(job, whole_table=choices.xlsx or choices.parquet)
     streamed = yield from count_streamed(
         job, partial(_write_streamed, replace(choices, output=output), image)
@@ -304,10 +311,11 @@ def write_counted(choices: CountChoices, name: str, image: Image, counted: Count
     report = choices.report_of(name)
     if report is not None:
         texts = recipe_texts(choices.recipe, image)
-        if counted.analysis is not None:
+        if counted.result.gives == "density":
+            counts = None if counted.analysis is None else counted.analysis.counts
+            write_density_report(report, image, counted.result, texts, counts=counts)
+        elif counted.analysis is not None:
             write_report(report, image, counted.analysis, texts)
-        else:
-            write_density_report(report, image, counted.result, texts)
     return written
 
 
@@ -379,6 +387,8 @@ def recipe_texts(recipe: Recipe, image: Image) -> dict[str, str]:
 def tables_of(analysis: Analysis) -> dict[str, Any]:
     """Return the tables of an analysis by the name of their file or sheet."""
     tables = {"cells": analysis.table, "counts": analysis.counts}
+    if analysis.result.gives == "density":
+        del tables["cells"]
     if analysis.copositive is not None:
         tables["markers"] = analysis.copositive
     if analysis.lineages is not None:
@@ -445,7 +455,7 @@ def _analysis_columns(analysis: Analysis) -> dict[str, Any]:
     if "regions" in analysis.table:
         counts = analysis.counts.groupby("region", sort=False)["count"].sum()
         if len(counts) > 1:  # that of a single one is the count
-            columns |= {f"count_{name}": int(n) for name, n in counts.items()}
+            columns |= {f"count_{name}": plain_count(n) for name, n in counts.items()}
     if analysis.copositive is not None:
         rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)
         columns |= {f"count_{markers}": int(n) for markers, n in rows}

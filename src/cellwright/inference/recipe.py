@@ -56,6 +56,12 @@ class Recipe:
         """Whether more is asked for than a count."""
         return self.analysis != AnalysisSettings() or self.files != InputFiles()
 
+    @property
+    def needs_cells(self) -> bool:
+        """Whether something is asked for that single cells alone have: a density has regions, no more."""
+        files = replace(self.files, regions=(), exclude=(), mask="", outside=False, outside_mask="")
+        return self.analysis != AnalysisSettings() or files != InputFiles() or bool(self.classifier)
+
     def image_of(self, image: Image) -> Image:
         """Return an image that was read with the pixel size of the recipe.
 

@@ -12,7 +12,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,11 @@ class AnalysisInputs:
     regions: RegionSet | None = None
     nuclei: Labels | None = None
     others: Mapping[str, Image] = field(default_factory=dict)
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether there is something that single cells alone can be measured with."""
+        return self.nuclei is not None or bool(self.others)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +168,13 @@ def analysis_task(
     settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
     inputs: AnalysisInputs = AnalysisInputs(),
 ) -> Task[Analysis]:
-    """Return the same as :func:`analyse`, step by step."""
+    """Return the same as :func:`analyse`, step by step.
+
+    Of a density all that is told is how many cells lie in the regions.
+    """
+    needs_cells = inputs.needs_cells or settings != AnalysisSettings()
+    if _is_density(cells) and inputs.regions is not None and not needs_cells:
+        return _density_analysis(cells, image, inputs.regions)
     result, numbers = as_result(cells, image)
     table, compartments = yield from _measured(result, image, settings, inputs)
     if numbers is not None:
@@ -210,6 +221,53 @@ def analysis_task(
         notices=tuple(filter(None, (*left_out_notices(reasons), compartments.notice))),
         names=called(image, thresholds),
     )
+
+
+def _is_density(cells: Result | Labels) -> TypeGuard[Result]:
+    return isinstance(cells, Result) and cells.gives == "density"
+
+
+def _density_analysis(result: Result, image: Image, regions: RegionSet) -> Analysis:
+    """Return how many cells a density has in each region; its table has no rows."""
+    import pandas
+
+    regions.check(image.label_shape)
+    inside, counts = density_inside(result, regions, image.frame_interval_s)
+    table = pandas.DataFrame({"regions": []} if regions.included else {})
+    return Analysis(inside, table, np.zeros(0, np.intp), counts, {})
+
+
+def density_inside(
+    result: Result, regions: RegionSet, frame_interval_s: float = 0.0
+) -> tuple[Result, "pandas.DataFrame"]:
+    """Return a density that is 0 outside the regions, and its counts in each, as :func:`counts_table` does.
+
+    How sure the count is then is not known, so it has no interval.
+    """
+    import pandas
+
+    density = result.maps["density"]
+    start = tuple(result.offset) or (0,) * density.ndim
+    plane, corner = (density.shape[-2], density.shape[-1]), (start[-2], start[-1])
+    inside = np.zeros(density.shape, bool)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in regions.names_and_union}
+    for index in np.ndindex(density.shape[:-2]):
+        place = tuple(at + first for at, first in zip(index, start, strict=False))
+        masks = list(regions.masks(place, plane, corner))
+        inside[index] = np.any(masks, axis=0)
+        for name, mask in zip(rows, [*masks, inside[index]], strict=False):
+            row: dict[str, Any] = {
+                "region": name,
+                **dict(zip(label_axes(result).lower(), place, strict=False)),
+            }
+            row["count"] = float(density[index][mask].sum(dtype=np.float64))
+            if "t" in row and frame_interval_s:
+                row["time_min"] = row["t"] * frame_interval_s / 60
+            rows[name].append(row | _density(row["count"], int(mask.sum()), pixel_sizes(result, 2), 2))
+    density = density * inside
+    maps, count = {**result.maps, "density": density}, float(density.sum(dtype=np.float64))
+    counts = pandas.DataFrame([row for of_region in rows.values() for row in of_region])
+    return replace(result, count=count, interval=None, maps=maps), counts
 
 
 def _measured(
@@ -416,7 +474,7 @@ def _kinds(result: Result, table: "pandas.DataFrame") -> dict[str, NDArray[np.bo
     return kinds | {name: table[name].to_numpy(bool) for name in names}
 
 
-def _density(count: int, size: int, pixel_size_um: Sequence[float], ndim: int) -> dict[str, float]:
+def _density(count: float, size: int, pixel_size_um: Sequence[float], ndim: int) -> dict[str, float]:
     kind = {2: "area", 3: "volume"}[ndim]
     found: dict[str, float] = {f"{kind}_px": size}
     if pixel_size_um:

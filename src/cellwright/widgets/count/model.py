@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Layer
-from numpy.typing import NDArray
 from psygnal import Signal
 
 from cellwright.core.data import Prediction, Result
@@ -19,6 +18,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.geometry.axes import channel_numbers
+from cellwright.ops.measure.analysis import density_inside
 from cellwright.ops.measure.cells_table import cells_table, class_counts, counted_planes, in_planes
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -210,23 +210,9 @@ def inside_regions(request: Request, result: Result) -> Result:
     if regions is None:
         return result
     if "density" in result.maps:
-        density = result.maps["density"] * _mask(regions, result)
-        maps = {**result.maps, "density": density}
-        return replace(result, count=float(density.sum(dtype=np.float64)), interval=None, maps=maps)
+        return density_inside(result, regions)[0]
     rows = np.flatnonzero(regions.membership(result.cells, result.offset).any(axis=1))
     return replace(result, count=float(len(rows)), interval=None, cells=result.cells.take(rows))
-
-
-def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
-    """Return which pixels of a density lie in any of the regions."""
-    density = result.maps["density"]
-    start = tuple(result.offset) or (0,) * density.ndim
-    plane, corner = (density.shape[-2], density.shape[-1]), (start[-2], start[-1])
-    inside = np.zeros(density.shape, bool)
-    for index in np.ndindex(density.shape[:-2]):
-        place = tuple(at + first for at, first in zip(index, start, strict=False))
-        inside[index] = regions.union(place, plane, corner)
-    return inside
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:
