@@ -75,6 +75,34 @@ def test_a_plane_comes_back_as_it_was(tmp_path, draw_kind, name, kind, seed):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("has_others", [True, False])
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in PLANES if "classes" in FORMATS[pair[0]].kinds])
+def test_a_class_that_is_called_as_cells_without_one_are_comes_back(
+    tmp_path, draw_kind, name, kind, has_others
+):
+    marks = replace(draw_kind(kind), class_names=("debris", "cell"))
+    classes = np.arange(len(marks), dtype=np.int16) % 3 - 1
+    if not has_others:
+        classes = np.maximum(classes, 0)
+    marks = replace(marks, classes=classes)
+    path = path_of(tmp_path, name)
+    FORMATS[name].write(path, [marks])
+    (found,) = FORMATS[name].read(path, marks.image)
+    names = [("", *found.class_names)[number + 1] for number in found.classes]
+    assert names == [("", "debris", "cell")[number + 1] for number in classes]
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "yolo-boxes", "geojson", "imagej-roi"])
+def test_a_file_without_classes_has_none(tmp_path, draw_kind, name):
+    marks = replace(draw_kind("labels"), classes=None, class_names=())
+    path = path_of(tmp_path, name)
+    FORMATS[name].write(path, [marks])
+    (found,) = FORMATS[name].read(path, marks.image)
+    assert (found.classes, found.class_names) == (None, ())
+    if name == "coco":
+        assert [one["name"] for one in json.loads(path.read_text())["categories"]] == ["cell"]
+
+
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in PLANES if pair[0] in CALIBRATED])
 def test_size_and_calibration_are_kept_without_the_image(tmp_path, draw_kind, name, kind):
     marks = draw_kind(kind)

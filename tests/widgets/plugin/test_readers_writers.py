@@ -117,6 +117,22 @@ def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, na
         assert features_by_number(layer)["class"].to_dict() == {0: "", 2: "red", 4: "blue", 9: ""}
 
 
+@pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if "classes" in one.kinds])
+@pytest.mark.parametrize("kind", ["labels", "points"])
+def test_a_class_that_is_called_cell_is_saved_and_opened(tmp_path, name, kind):
+    if kind not in FORMATS[name].kinds:
+        return
+    image, cells = draw()
+    cells.features = {"class": ["", "", "cell", "", "blue", "", "", "", "", ""]}
+    if kind == "points":
+        data = [[5, 5], [15, 18], [24, 4]]
+        cells = Points(data, features={"class": ["cell", "blue", ""]}, units=("micrometer",) * 2)
+    path = str(tmp_path / f"saved{(*FORMATS[name].extensions, '')[0]}")
+    own.writer(WRITERS[name])(path, tuples(image, cells))
+    found = Layer.create(*read_layers(path)[-1])
+    assert list(found.features["class"])[-3:] == ["cell", "blue", ""]
+
+
 @pytest.mark.parametrize("axes", ["YX", "ZYX", "TYX"])
 def test_points_are_saved_and_opened(tmp_path, axes):
     image, _ = draw(axes)

@@ -19,7 +19,6 @@ from cellwright.core.errors import ReadError
 from cellwright.core.memory import free_memory
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
-    NO_CLASS,
     ImageAnnotation,
     canvas,
     chosen,
@@ -68,7 +67,7 @@ class FileObject:
 
     node: JsonValue  # where it stands
     shapes: Sequence[Shape]  # corners (y, x) of the plane, the first pixel reaching from 0 to 1
-    name: str = NO_CLASS  # of its class
+    name: str = ""  # of its class; empty for none
     lead: tuple[float, ...] = ()  # frame and slice it lies in, as far as the image has such axes
     group: Hashable | None = None  # objects of one group are one cell; None is a group of its own
 

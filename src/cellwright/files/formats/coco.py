@@ -17,10 +17,11 @@ from cellwright.core.data import Image
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
-    NO_CLASS,
     ImageAnnotation,
     chosen,
+    classes_among,
     is_other,
+    place_of,
     planes_and_classes,
     shape_at,
     too_little_known,
@@ -43,7 +44,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
             own[number].append(row)
         else:
             n_astray += 1
-    known = tuple(name for name in names.values() if name != NO_CLASS)
+    known = classes_among(names.values())
     found = []
     for number, empty in images.items():
         if is_other(empty.name, image, len(images)):
@@ -82,13 +83,13 @@ def _object(
     notes: ReadingNotes, names: dict[str | None, str], shape: tuple[int, ...], row: JsonValue
 ) -> FileObject | None:
     category = row.find("category_id")
-    name = NO_CLASS
+    name = ""
     if category is not None and names:
         name = names.get(_key(row, "category_id"), "")
         notes.note("are of a class that the file does not name", int(not name))
     is_crowd = row.value.get("iscrowd") == 1
     notes.note("may be several cells (iscrowd) and were read as one each", int(is_crowd))
-    return FileObject(row, _shapes_of(row, shape), name or NO_CLASS)
+    return FileObject(row, _shapes_of(row, shape), name)
 
 
 def _shapes_of(row: JsonValue, shape: tuple[int, ...]) -> list[Shape]:
@@ -187,7 +188,7 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
         if plane.kind == "points" and len(plane):
             raise too_little_known("COCO holds outlines and boxes", plane)
         for row, values in enumerate(_shapes(plane, has_polygons=has_polygons)):
-            category = names.index(plane.class_of(row)) + 1
+            category = place_of(plane, row, names) + 1
             own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}
             content["annotations"].append({**own, "iscrowd": 0, **values})
     write_text(path, json.dumps(content))

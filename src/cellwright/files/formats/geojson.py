@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, points_of
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
+from cellwright.files.formats.image_annotation import ImageAnnotation, checked_shape, only_one
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.outlines import Ring, area, cells_of, polygons
@@ -158,7 +158,7 @@ def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None
         notes.note(f"are of the type {geometry.at('type').text()} and were left out")
         return None
     notes.note("have a nucleus of their own, which was left out", int(bool(row.value.get("nucleusGeometry"))))
-    name, number = NO_CLASS, 0
+    name, number = "", 0
     properties = row.find("properties")
     if properties is not None:
         name = _class(properties)
@@ -171,11 +171,11 @@ def _class(properties: JsonValue) -> str:
     found = properties.find("classification")
     if found is None:
         others = [properties.value.get(key) for key in CLASS_KEYS]
-        return next((name for name in others if isinstance(name, str) and name), NO_CLASS)
+        return next((name for name in others if isinstance(name, str) and name), "")
     if not isinstance(found.value, dict):
         return found.word()
     name = found.find("name")
-    return ": ".join(found.texts_at("names")) or (NO_CLASS if name is None else name.word())
+    return ": ".join(found.texts_at("names")) or ("" if name is None else name.word())
 
 
 def _number(metadata: JsonValue | None) -> int:
@@ -274,6 +274,6 @@ def _feature(
     plane = {"c": -1, "z": int(place.get("Z", 0)), "t": int(place.get("T", 0))}
     name = annotation.class_of(row)
     own: dict[str, Any] = {"objectType": "annotation", "metadata": {NUMBER: str(annotation.number_of(row))}}
-    if name != NO_CLASS:
+    if name != annotation.no_class:
         own["classification"] = {"name": name}
     return {"type": "Feature", "geometry": {**geometry, "plane": plane}, "properties": own}

@@ -1,6 +1,6 @@
 """What the files of other programs tell of the cells of one image, in one shape for all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,6 +16,7 @@ from cellwright.ops import labels as label_images
 from cellwright.ops.labels import measure
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
+NOT_CELL = "no class"  # and where one of the classes is called ``cell``
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
 MOST_EXACT = 2.0**53  # from here on floating-point numbers leave whole ones out
 MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
@@ -67,13 +68,18 @@ class ImageAnnotation:
             return replace(self, points=self.boxes.mean(axis=1) - np.float32(0.5))
         return self
 
+    @property
+    def no_class(self) -> str:
+        """What :meth:`class_of` calls cells without a class."""
+        return no_class(self.class_names)
+
     def class_of(self, row: int) -> str:
-        """Return the name of the class of a cell, :data:`NO_CLASS` where it has none."""
+        """Return the name of the class of a cell, :attr:`no_class` where it has none."""
         if self.classes is None:
-            return NO_CLASS
+            return self.no_class
         number = int(self.classes[row])
         if not 0 <= number < len(self.class_names):
-            return NO_CLASS
+            return self.no_class
         return self.class_names[number]
 
     def number_of(self, row: int) -> int:
@@ -116,16 +122,35 @@ def _rows(column: NDArray[np.int16] | None, rows: NDArray[np.integer]) -> NDArra
     return None if column is None else column[rows]
 
 
+def no_class(class_names: Collection[str]) -> str:
+    """Return what cells without a class are called beside these classes.
+
+    Examples
+    --------
+    >>> no_class(["WBC"]), no_class(["cell", "debris"])
+    ('cell', 'no class')
+    """
+    return NOT_CELL if NO_CLASS in class_names else NO_CLASS
+
+
+def classes_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes in what a file names: all but what stands for none, see :func:`no_class`."""
+    names = tuple(names)
+    none = NOT_CELL if NOT_CELL in names else NO_CLASS
+    return tuple(name for name in names if name != none)
+
+
 def numbered(
     names: Iterable[str], known: Sequence[str] = ()
 ) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:
     """Return a class number for each name, and the classes: those known, then the others by name.
 
-    :data:`NO_CLASS` is none; where no cell has a class and none is known, there are no numbers.
+    An empty name and :func:`no_class` are none; where no cell has a class and none is known, there are no
+    numbers.
     """
     names = list(names)
-    others = sorted({name for name in names if name not in known and name != NO_CLASS})
-    classes = (*(name for name in known if name != NO_CLASS), *others)
+    others = sorted({*names} - {*known, "", no_class(known)})
+    classes = (*known, *others)
     if not classes:
         return None, ()
     order = {name: number for number, name in enumerate(classes)}
@@ -243,13 +268,24 @@ def with_numbers(annotation: ImageAnnotation, labels: NDArray[np.integer]) -> Im
 
 
 def planes_and_classes(annotation: Sequence[ImageAnnotation]) -> tuple[list[ImageAnnotation], list[str]]:
-    """Return the 2D images of annotations, and the names of their classes, those of cells without one too."""
+    """Return the 2D images of annotations, and the names of their classes, those of cells without one too.
+
+    One that is called ``cell`` always has the other beside it, by which readers know it from none.
+    """
     planes = [plane for one in annotation for plane in one.planes()]
     names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
-    used = {plane.class_of(row) for plane in planes for row in range(len(plane))}
-    if not names or NO_CLASS in used:
-        names.append(NO_CLASS)
+    is_used = any(plane.class_of(row) == plane.no_class for plane in planes for row in range(len(plane)))
+    if not names or is_used or NO_CLASS in names:
+        names.append(no_class(names))
     return planes, names
+
+
+def place_of(plane: ImageAnnotation, row: int, names: Sequence[str]) -> int:
+    """Return where the class of a cell stands among those of :func:`planes_and_classes`."""
+    name = plane.class_of(row)
+    if name == plane.no_class:
+        return len(names) - 1
+    return names.index(name)
 
 
 def with_classes(annotation: ImageAnnotation, names: Sequence[str], **told: Any) -> ImageAnnotation:

@@ -72,16 +72,17 @@ def _cells(
         axes = image.label_axes
     notes = ReadingNotes(path, len(faults), faults=list(faults), image=image)
     objects = notes.read(rois, partial(_object, notes, axes))
-    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
+    known = tuple({NO_CLASS} & {one.name for one in objects})  # a cell without a class has no name there
+    return finished(ImageAnnotation(path.stem, (), axes, class_names=known), objects, notes, image)
 
 
 def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | None:
     roi = node.value
     kind = roi.roitype.name
-    name, number = NO_CLASS, None
+    name, number = "", None
     own_name = OWN_NAME.match(roi.name or "")
     if own_name:
-        name, number = own_name[4] or NO_CLASS, int(own_name[1])
+        name, number = own_name[4] or "", int(own_name[1])
     lead = tuple(place or 0 for place in plane_of(node, axes))
     if kind == "POINT":
         return FileObject(node, [_points(node)], name, lead, number)
@@ -255,7 +256,7 @@ def _roi(
     corners = np.concatenate(rings)[:, ::-1]
     where = "".join(f"-{axis.lower()}{at:04d}" for axis, at in place.items())
     title = f"cell-{annotation.number_of(row):05d}{where}"
-    if annotation.class_of(row) != NO_CLASS:
+    if annotation.class_of(row) != annotation.no_class:
         title += f" {annotation.class_of(row)}"
     if kind == "POINT":
         roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64))

@@ -32,7 +32,6 @@ from cellwright.files.formats.assembly import (
     points_of,
 )
 from cellwright.files.formats.image_annotation import (
-    NO_CLASS,
     ImageAnnotation,
     as_bytes,
     checked_shape,
@@ -86,7 +85,7 @@ def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     label = row.find("label")
     name = "" if label is None else label.word()
     notes.note("have an empty label and are of no class", int(label is not None and not name))
-    return FileObject(row, [shape], name or NO_CLASS, group=number)
+    return FileObject(row, [shape], name, group=number)
 
 
 def _shape_of(row: JsonValue, kind: str) -> Shape | None:

@@ -56,7 +56,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     def read_row(row: JsonValue) -> FileObject:
         *lead, y, x = place_of(row)
         shape = Shape("point", [np.array([[y, x]]) + 0.5])
-        return FileObject(row, [shape], row.value.get("class") or NO_CLASS, tuple(lead))
+        return FileObject(row, [shape], row.value.get("class") or "", tuple(lead))
 
     def read_shape(row: JsonValue) -> FileObject | None:
         first = row.value[0]
@@ -69,7 +69,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         return FileObject(first, [shape], lead=tuple(places[0, :-2].tolist()))
 
     objects = notes.read(_by_shape(rows), read_shape) if CORNER in header else notes.read(rows, read_row)
-    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
+    known = tuple({NO_CLASS} & {one.name for one in objects})  # a cell without a class has no name there
+    return finished(ImageAnnotation(path.stem, (), axes, class_names=known), objects, notes, image)
 
 
 def _by_shape(rows: Sequence[JsonValue]) -> list[JsonValue]:
@@ -125,7 +126,7 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
         writer.writerow(header)
         for row, point in enumerate(points.tolist()):
             name = one.class_of(row)
-            if name == NO_CLASS:
+            if name == one.no_class:
                 name = ""
             values = [row + 1, *(round(value, DECIMALS) for value in point), name]
             writer.writerow(values[: len(header)])

@@ -24,11 +24,12 @@ from cellwright.core.errors import ReadError, expecting
 from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
-    NO_CLASS,
     ImageAnnotation,
     as_bytes,
     chosen,
+    classes_among,
     needing_masks,
+    place_of,
     planes_and_classes,
     too_little_known,
 )
@@ -92,7 +93,7 @@ def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None)
     shape = _shape(file, folder) if image is None else image.label_shape
     if len(shape) != 2:
         raise ReadError(f"Expected a 2D image of {file}; got {shape} pixels. Choose another image.")
-    known = tuple(name for name in names.values() if name != NO_CLASS)
+    known = classes_among(names.values())
     annotation = ImageAnnotation(file.stem, shape, pixel_size_um=pixel_size, class_names=known)
     notes = ReadingNotes(file, image=image)
     objects = notes.read(read_lines(file), partial(_object, notes, names, (shape[0], shape[1])))
@@ -121,7 +122,7 @@ def _object(
     number = JsonValue(values[0], line.path, f"{line.where}, class").whole(0, MOST_CLASSES)
     if names and number not in names:
         notes.note("are of a class that data.yaml does not name")
-        name = NO_CLASS
+        name = ""
     else:
         name = names.get(number, f"class {number}")
     return FileObject(row, [_shape_of(row, np.array(shape, float))], name)
@@ -172,7 +173,7 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: b
             (folder / kind / "train").mkdir(parents=True)
         for plane in planes:
             rows = _outline_rows(plane) if has_outlines else _box_rows(plane)
-            lines = [f"{names.index(plane.class_of(row))} {text}" for row, text in enumerate(rows)]
+            lines = [f"{place_of(plane, row, names)} {text}" for row, text in enumerate(rows)]
             file = folder / "labels" / "train" / f"{plane.name}.txt"
             file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         for one in annotation:

@@ -60,7 +60,7 @@ def read_layers(path: str) -> list[LayerData]:
 
 def _cells_layer(marks: ImageAnnotation, axes: Mapping[str, Any]) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
-    names = ["" if name == NO_CLASS else name for name in names]
+    names = ["" if name == marks.no_class else name for name in names]
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
     arguments = {"name": f"{marks.name} {marks.kind}", "metadata": {METADATA: told}, **axes}
     if marks.kind == "labels":
@@ -127,7 +127,7 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
     if kind == "labels":
         return _from_labels(marks, np.asarray(data), meta)
-    names = [str(value or NO_CLASS) for value in _feature(meta)] or [NO_CLASS] * len(data)
+    names = [str(value or "") for value in _feature(meta)] or [""] * len(data)
     marks = _with_names(marks, names, told)
     if kind == "points":
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
@@ -143,7 +143,7 @@ def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, 
     features = meta["features"]
     rows = [int(row) for row in features["index"]] if "index" in features else range(len(column))
     own = dict(zip(rows, column, strict=True))
-    names = [str(own.get(marks.number_of(row)) or NO_CLASS) for row in range(len(marks))]
+    names = [str(own.get(marks.number_of(row)) or "") for row in range(len(marks))]
     return _with_names(marks, names, meta.get("metadata", {}).get(METADATA, {}))
 
 
@@ -188,7 +188,10 @@ def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
 
 
 def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str, Any]) -> ImageAnnotation:
-    classes, class_names = numbered(names, tuple(told.get("class_names", ())))
+    known = tuple(told.get("class_names", ()))
+    if NO_CLASS in names and NO_CLASS not in known:
+        known = (*known, NO_CLASS)
+    classes, class_names = numbered(names, known)
     return replace(marks, classes=classes, class_names=class_names)
 
 
