@@ -497,10 +497,10 @@ class Search:
         logging.disable(logging.NOTSET)
 
     def run_for(self, seconds: float) -> float:
-        """Damage and read files for so many seconds of the processor; return how many they became."""
+        """Damage and read files, one at least, for so many processor seconds; return how many it took."""
         start = seconds_taken()
         with suppress(KeyboardInterrupt):
-            self.run(takewhile(lambda _: seconds_taken() < start + seconds, count()))
+            self.run(takewhile(lambda n: n == 0 or seconds_taken() < start + seconds, count()))
         return seconds_taken() - start
 
     def lines(self) -> list[str]:

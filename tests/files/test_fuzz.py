@@ -43,7 +43,7 @@ def test_the_reader_that_was_searched_least_is_next(samples, tmp_path, monkeypat
         fuzz.search_in_want(few, 0.01, None, ledger)
     noted = json.loads(ledger.read_text())
     assert sorted(one["searches"] for one in noted.values()) == [1, 2]
-    fuzz.search_in_want([replace(few[0], read=lambda path: 1 / 0)], 0.01, 7, ledger)
+    fuzz.search_in_want([replace(few[0], read=lambda path: 1 / 0)], 0.0, 7, ledger)
     noted = json.loads(ledger.read_text())[few[0].reader]
     assert noted["faults"] > 0
     assert noted["seconds_since_fault"] == 0 < noted["seconds"]
