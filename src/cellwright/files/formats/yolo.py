@@ -80,9 +80,8 @@ def _config(path: Path) -> JsonValue:
         return JsonValue({}, path)
     what = f"a whole YAML file at {path}"
     with expecting(ReadError, what, "Copy it again.", yaml.YAMLError, RecursionError):
-        return JsonValue(
-            yaml.safe_load(read_text(path)), path
-        )  # where its images lie elsewhere is not followed
+        content = yaml.safe_load(read_text(path))
+    return JsonValue(content, path)  # where its images lie elsewhere is not followed
 
 
 def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:
