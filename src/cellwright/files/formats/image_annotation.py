@@ -140,6 +140,19 @@ def classes_among(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name != none)
 
 
+def with_cell(names: Collection[str], known: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the classes known, and ``cell`` where it is among names in which no class is an empty one.
+
+    Examples
+    --------
+    >>> with_cell(["", "cell"], ("WBC",))
+    ('WBC', 'cell')
+    """
+    if NO_CLASS in names and NO_CLASS not in known:
+        return (*known, NO_CLASS)
+    return known
+
+
 def numbered(
     names: Iterable[str], known: Sequence[str] = ()
 ) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:

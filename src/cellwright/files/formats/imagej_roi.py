@@ -28,7 +28,7 @@ from cellwright.files.formats.assembly import (
     finished,
     points_of,
 )
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
+from cellwright.files.formats.image_annotation import ImageAnnotation, only_one, with_cell
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
 from cellwright.ops.geometry.boxes import corners_of
@@ -72,7 +72,7 @@ def _cells(
         axes = image.label_axes
     notes = ReadingNotes(path, len(faults), faults=list(faults), image=image)
     objects = notes.read(rois, partial(_object, notes, axes))
-    known = tuple({NO_CLASS} & {one.name for one in objects})  # a cell without a class has no name there
+    known = with_cell([one.name for one in objects])
     return finished(ImageAnnotation(path.stem, (), axes, class_names=known), objects, notes, image)
 
 

@@ -24,7 +24,7 @@ from cellwright.files.formats.assembly import (
     box_of,
     finished,
 )
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
+from cellwright.files.formats.image_annotation import ImageAnnotation, only_one, with_cell
 from cellwright.files.json_value import JsonValue, read_table
 from cellwright.ops.outlines import ellipse_ring
 
@@ -69,7 +69,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         return FileObject(first, [shape], lead=tuple(places[0, :-2].tolist()))
 
     objects = notes.read(_by_shape(rows), read_shape) if CORNER in header else notes.read(rows, read_row)
-    known = tuple({NO_CLASS} & {one.name for one in objects})  # a cell without a class has no name there
+    known = with_cell([one.name for one in objects])
     return finished(ImageAnnotation(path.stem, (), axes, class_names=known), objects, notes, image)
 
 

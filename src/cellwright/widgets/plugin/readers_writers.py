@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered, with_numbers
+from cellwright.files.formats.image_annotation import ImageAnnotation, numbered, with_cell, with_numbers
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
@@ -188,10 +188,7 @@ def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
 
 
 def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str, Any]) -> ImageAnnotation:
-    known = tuple(told.get("class_names", ()))
-    if NO_CLASS in names and NO_CLASS not in known:
-        known = (*known, NO_CLASS)
-    classes, class_names = numbered(names, known)
+    classes, class_names = numbered(names, with_cell(names, tuple(told.get("class_names", ()))))
     return replace(marks, classes=classes, class_names=class_names)
 
 

@@ -209,7 +209,9 @@ class LayerJobs(QObject):
         self._soon.throttle()
 
     def _start_next(self) -> None:
-        for layer in () if self.current is not None else list(self.waiting):
+        if self.current is not None:
+            return
+        for layer in list(self.waiting):
             self.waiting.discard(layer)
             task = self._make_task(layer)
             if task is not None:
