@@ -16,7 +16,7 @@ from cellwright.models.families.flow import build
 
 CHECKED = """
 import json, sys
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
     try:
@@ -65,7 +65,7 @@ def met():
 import cellwright
 from cellwright.files import images
 from cellwright.files.formats import registry
-import cellwright.cli.main
+import cellwright.cli.app
 print(*sorted(met()))
 images.read_image(sys.argv[1]).read()
 print(*sorted(met()))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cellwright.cli.main import families_table, main
+from cellwright.__main__ import main
+from cellwright.cli.app import families_table
 from cellwright.files.formats.registry import FORMATS
 from cellwright.ops.measure.columns import documentation
 

@@ -27,7 +27,7 @@ import json, sys
 from cellwright.models import registry
 from tests import toy_family
 registry.FAMILIES["toy"] = toy_family.FAMILY
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 for command in json.loads(sys.argv[1]):
     try:
         main(command)

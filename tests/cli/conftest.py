@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import typer
 
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.models import store
 
 get_command = cache(typer.main.get_command)

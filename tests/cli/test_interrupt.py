@@ -73,7 +73,7 @@ def test_an_interrupt_while_the_command_loads_ends_with_a_word(capsys, monkeypat
         def __getattr__(self, name):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setitem(sys.modules, "cellwright.cli.main", Loading("main"))
+    monkeypatch.setitem(sys.modules, "cellwright.cli.app", Loading("main"))
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert (ended.value.code, capsys.readouterr().err) == (130, "Cancelled.\n")

@@ -33,7 +33,7 @@ def test_another_program_gives_the_same_maps(make_model, tmp_path, rng, family):
 
 
 def test_the_command_writes_it(make_model, tmp_path, capsys):
-    from cellwright.cli.main import main
+    from cellwright.__main__ import main
 
     save_checkpoint(tmp_path / "mine", make_model("flow"))
     with pytest.raises(SystemExit) as ended:

@@ -26,7 +26,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
 import cellwright
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.core.data import Image, Result, known_sizes, without_channels
 from cellwright.core.tasks import run
 from cellwright.files.images import describe_images, read_images

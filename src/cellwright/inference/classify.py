@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError, OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
-from cellwright.inference.device import choose, choose_dtype, free_cache, unless_out_of_memory
+from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier, load
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
@@ -159,7 +158,7 @@ class _Runner:
         start = 0
         while start < len(cut):
             rows = slice(start, start + self.batch_size)
-            part = unless_out_of_memory(partial(self._forward, cut[rows], sizes[rows]), self._device)
+            part = self._attempt(cut[rows], sizes[rows])
             if part is None:
                 self._step_down()
                 continue
@@ -171,6 +170,16 @@ class _Runner:
         """Let go of the memory of the device."""
         self._network.cpu()
         free_cache(self._device)
+
+    def _attempt(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Return the probabilities of crops taken at once, or None when memory ran out."""
+        try:
+            return self._forward(cut, sizes)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_cache(self._device)  # outside except: the error's traceback holds on to the tensors
+        return None
 
     def _forward(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32]:
         is_half = self._dtype != torch.float32

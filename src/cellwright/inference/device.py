@@ -1,14 +1,12 @@
 """Where a network runs: devices by name, their fastest number type, how running out of memory shows."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
 from cellwright.core.errors import DeviceError
 
-T = TypeVar("T")
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 
 
@@ -65,17 +63,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
-
-
-def unless_out_of_memory(attempt: Callable[[], T], device: torch.device) -> T | None:
-    """Return what is attempted on a device, or None where memory ran out; what torch held for it is free."""
-    try:
-        return attempt()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    free_cache(device)  # outside except: the error's traceback holds on to the tensors
-    return None
 
 
 def free_cache(device: torch.device) -> None:

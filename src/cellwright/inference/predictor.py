@@ -23,7 +23,6 @@ from cellwright.inference.device import (
     free_cache,
     free_device_memory,
     is_out_of_memory,
-    unless_out_of_memory,
 )
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import fused, match_channels
@@ -105,19 +104,15 @@ class Networks:
 
         With ``raw`` they are as the network gives them, for :meth:`to_maps`.
         """
-
-        def maps() -> Images:
-            output = self._forward(windows)
-            if not raw:
-                output = self.models[0].to_maps(output)
-            return output.contiguous().cpu().numpy()
-
         try:
-            return unless_out_of_memory(maps, self.device)
-        except Exception:
-            for model in self.models:  # whatever made it fail, the next count starts over
-                _READY.pop(model.network, None)
-            raise
+            return self._maps(windows, raw=raw)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                for model in self.models:  # whatever made it fail, the next count starts over
+                    _READY.pop(model.network, None)
+                raise
+        free_cache(self.device)  # outside except: the error's traceback holds on to the tensors
+        return None
 
     def to_maps(self, raw: Images) -> Images:
         """Return raw output (B, maps, Y, X) in map units."""
@@ -171,6 +166,12 @@ class Networks:
         if not self._networks:
             self._move(torch.device("cpu"))
             self.notice = f"The model does not fit into the memory of {device}; went on with the CPU."
+
+    def _maps(self, windows: Images, *, raw: bool) -> Images:
+        output = self._forward(windows)
+        if not raw:
+            output = self.models[0].to_maps(output)
+        return output.contiguous().cpu().numpy()
 
     def _forward(self, windows: Images) -> Tensor:
         """Return the mean raw output of all networks and mirrored images."""

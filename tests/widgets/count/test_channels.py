@@ -16,7 +16,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
 import cellwright
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
 from cellwright.inference.recipe import as_command, as_python, load_recipe, recipe_of

@@ -10,7 +10,7 @@ import tifffile
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.inference.recipe import load_recipe, save_recipe
 from cellwright.widgets.count.widget import CountWidget
 

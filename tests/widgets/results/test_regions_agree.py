@@ -15,7 +15,7 @@ from pytestqt.qtbot import QtBot
 from skimage.measure import points_in_poly
 
 import cellwright
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.core.data import Image
 from cellwright.files.images import read_image
 from cellwright.files.regions import write_regions

@@ -22,7 +22,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 import cellwright
-from cellwright.cli.main import main
+from cellwright.__main__ import main
 from cellwright.core.data import Result
 from cellwright.inference.recipe import load_recipe
 from cellwright.inference.settings import InputFiles

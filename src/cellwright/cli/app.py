@@ -1,8 +1,6 @@
 """The ``cellwright`` command: what it is made of, and the commands that need no file of their own."""
 
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from math import isnan
@@ -13,11 +11,10 @@ import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, count, make_choices
 from cellwright.cli.flags import GroupedCommand, read_settings, refuse_idle, with_settings
-from cellwright.cli.interrupts import CANCELLED
 from cellwright.cli.output import echo_note, read_folder, run_with_bar
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.data import Image, Result, package_version
-from cellwright.core.errors import CellwrightError, ReadError, SettingsError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.words import n_of
 from cellwright.files.atomic import make_folder
 from cellwright.files.images import read_image, write_labels
@@ -346,21 +343,3 @@ def _base(
     ] = False,
 ) -> None:
     pass
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line (``sys.argv`` when not given) and exit; errors a user can mend are one line."""
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints come as ReadError
-    try:
-        app(args=arguments)
-    except CellwrightError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except OSError as error:  # a name that the system refuses, say, or a disk
-        where = f" at {error.filename}" if error.filename else ""
-        typer.echo(f"error: {error.strerror or error}{where}. Choose another file or folder.", err=True)
-        sys.exit(1)
-    except SystemExit as end:
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
-            typer.echo(CANCELLED, err=True)
-        raise
