@@ -65,7 +65,7 @@ class Annotator:
         table = overlaps(self.session.labels, self.truth).tocoo()
         rows, columns = (index + 1 for index in table.coords)
         is_pair = table.data >= IOU
-        found = set(self.session.ids().tolist()) - set(rows[is_pair].tolist())
+        found = set(self.session.store.numbers().tolist()) - set(rows[is_pair].tolist())
         true = set(self.boxes) - set(columns[is_pair].tolist())
         is_left = np.isin(rows, list(found)) & np.isin(columns, list(true))
         shape = (table.shape[0] + 1, table.shape[1] + 1)
@@ -95,13 +95,13 @@ class Annotator:
         return best
 
     def _gain(self, edit: Edit, n_before: int) -> int:
-        n_edits = self.session.n_edits
+        n_edits = len(self.session.history.done)
         try:
             edit[1]()
         except AnnotationError:
             return 0
         gain = n_before - len(self.faults())
-        if self.session.n_edits > n_edits:
+        if len(self.session.history.done) > n_edits:
             self.session.undo()
         return gain
 
@@ -151,7 +151,7 @@ class Annotator:
         session, box = self.session, padded(self.boxes[true], 40, self.truth.shape)
         wrong = self.faults().found
         parts = [n for n in self._largest(session.labels, mask) if n in wrong]
-        number = parts[0] if parts else session.next_number
+        number = parts[0] if parts else session.store.next_number
         before = session.labels[box].copy()
         own = (before == number) & (mask[box] | (self.truth[box] == 0))
         after = np.where(own, 0, before)

@@ -265,7 +265,7 @@ class World:
     def _n_past(self, layer: Layer) -> int:
         context = self.annotating.model.context
         if context is not None and context.layer.layer is layer:
-            return int(context.session.n_edits)
+            return len(context.session.history.done)
         return len(getattr(layer, "_undo_history", ()))
 
     # -- what the user does to layers ---------------------------------------------------------------------
@@ -443,7 +443,7 @@ class World:
         if context is None:
             return
         tools, session = context.tools, context.session
-        numbers = session.ids().tolist()
+        numbers = session.store.numbers().tolist()
         kind = str(self.rng.choice(["split", "merge", "delete", "draw", "class", "grow", "undo", "redo"]))
         with self.edits(context.layer.layer, kind if kind in ("undo", "redo") else "edit"):
             if kind in ("undo", "redo"):
@@ -458,7 +458,7 @@ class World:
                 session.merge(int(keep), int(gone))
             elif kind == "split" and numbers:
                 number = int(self.rng.choice(numbers))
-                *lead, y, x = session.centre_of(number).tolist()
+                *lead, y, x = session.store.centre_of(number).tolist()
                 session.split_line(number, [[*lead, y, x - 20], [*lead, y, x + 20]])
             elif kind in ("delete", "grow") and numbers:
                 tools.change(kind, int(self.rng.choice(numbers)))

@@ -44,15 +44,15 @@ def volume(folder: Path) -> AnnotationSession:
 
 def tools(session: AnnotationSession, number: int) -> dict[str, Callable[[], object]]:
     """Return each tool, ready to be used on a cell."""
-    centre = session.centre_of(number)
-    box = session.box_of(number)
+    centre = session.store.centre_of(number)
+    box = session.store.box_of(number)
     step = np.zeros(len(centre))
     step[-1] = 6
     flat = centre.round()
     line = np.stack([flat, flat])
     line[:, -2] += [-3, 3]
     before = session.labels[box].copy()
-    last = session.ids()[session.ids() != number]
+    last = session.store.numbers()[session.store.numbers() != number]
     other = int(last[np.searchsorted(last, number) % len(last)])
     free = np.array([part.stop + 2 for part in box])
 
@@ -83,16 +83,16 @@ def measured(session: AnnotationSession, n_cells: int) -> dict[str, list[tuple[f
     """Return the milliseconds of each tool and its undo, for some of the cells."""
     rng = np.random.default_rng(0)
     times: dict[str, list[tuple[float, float]]] = {}
-    for number in rng.choice(session.ids(), n_cells, replace=False).tolist():
+    for number in rng.choice(session.store.numbers(), n_cells, replace=False).tolist():
         for name, tool in tools(session, number).items():
-            n_before = session.n_edits
+            n_before = len(session.history.done)
             start = time.perf_counter()
             try:
                 tool()
             except AnnotationError:
                 continue  # a disc on another cell, a nucleus too thin to shrink
             middle = time.perf_counter()
-            if session.n_edits > n_before:
+            if len(session.history.done) > n_before:
                 session.undo()
             times.setdefault(name, []).append((1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)))
     return times
@@ -109,7 +109,7 @@ def main() -> None:
             start = time.perf_counter()
             session = begin(Path(name))
             title = " x ".join(map(str, session.labels.shape))
-            print(f"{title}, {session.n_cells} cells: begun in {time.perf_counter() - start:.1f} s")
+            print(f"{title}, {len(session.store)} cells: begun in {time.perf_counter() - start:.1f} s")
             for tool, pairs in measured(session, args.cells).items():
                 there, back = zip(*pairs, strict=True)
                 rows.append(

@@ -34,13 +34,13 @@ def draw(axes: str, seed: int = 0, journal: Path | None = None) -> AnnotationSes
 
 def random_edit(session: AnnotationSession, rng: np.random.Generator) -> None:
     """Do one edit with random arguments, undo and redo among them; one that makes no sense does nothing."""
-    ids = session.ids().tolist()
+    ids = session.store.numbers().tolist()
     shape = session.labels.shape
     point = np.array([rng.uniform(-1, n) for n in shape])
     one, other = (int(rng.choice(ids)) if ids else 1 for _ in range(2))
     end = point + rng.normal(0, 6, len(shape)) * (np.arange(len(shape)) >= len(shape) - 2)
     corner = [int(rng.integers(-3, n)) for n in shape]
-    centre = session.centre_of(one) if ids else point
+    centre = session.store.centre_of(one) if ids else point
     near = centre + rng.normal(0, 3, len(shape)) * (np.arange(len(shape)) >= len(shape) - 2)
     across = np.stack([2 * centre - near, near])
     edits: tuple[Callable[[], object], ...] = (
@@ -77,16 +77,21 @@ def paint(session: AnnotationSession, rng: np.random.Generator) -> None:
     corner = [int(rng.integers(0, n)) for n in session.labels.shape]
     box = tuple(slice(c, min(n, c + 6)) for c, n in zip(corner, session.labels.shape, strict=True))
     before = session.labels[box].copy()
-    session.labels[box][rng.random(before.shape) < 0.4] = int(rng.choice([0, 1, 3, session.next_number]))
+    session.labels[box][rng.random(before.shape) < 0.4] = int(
+        rng.choice([0, 1, 3, session.store.next_number])
+    )
     session.record_paint(box, before, session.labels[box].copy())
 
 
 def state(session: AnnotationSession) -> tuple[object, ...]:
     """Return all that a session knows, comparable."""
-    numbers = session.ids().tolist()
-    facts = [(n, session.score_of(n), session.class_of(n), session.is_reviewed(n)) for n in numbers]
-    boxes = [session.box_of(n) for n in numbers]
-    return session.labels.tobytes(), numbers, facts, boxes, session.metadata, session.n_edits
+    numbers = session.store.numbers().tolist()
+    facts = [
+        (n, session.store.cell(n).score, session.store.cell(n).category, session.store.is_reviewed(n))
+        for n in numbers
+    ]
+    boxes = [session.store.box_of(n) for n in numbers]
+    return session.labels.tobytes(), numbers, facts, boxes, session.metadata, len(session.history.done)
 
 
 @pytest.fixture

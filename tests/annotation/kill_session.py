@@ -70,18 +70,18 @@ def start_session(path: Path) -> AnnotationSession:
 def edit_for_ever(folder: Path, seed: int, pipe: Connection) -> None:
     """Edit and tell until killed."""
     session, rng = start_session(folder / "session.journal"), np.random.default_rng(seed)
-    pipe.send(session.n_edits)
+    pipe.send(len(session.history.done))
     while True:
         with suppress(AnnotationError):
             edit(session, rng)
-        pipe.send(session.n_edits)
+        pipe.send(len(session.history.done))
 
 
 def edit(session: AnnotationSession, rng: np.random.Generator) -> None:
     """Do one edit that adds exactly one command, or none."""
     point = rng.integers(0, SIDE, 2)
-    number = session.number_at(point)
-    if session.n_cells > 150 and number:
+    number = session.store.number_at(point)
+    if len(session.store) > 150 and number:
         session.delete(number)
     elif not number:
         session.add_disc(point, 9)
@@ -107,10 +107,10 @@ class Edits:
         """Yield what is wrong with the journal; begin a new one where it has grown long."""
         path = folder / "session.journal"
         session = start_session(path)
-        n_edits = session.n_edits
+        n_edits = len(session.history.done)
         if not told[-1] <= n_edits <= told[-1] + 1:
             yield f"{told[-1]} edits were told, {n_edits} are there"
-        if boxes_of(session.labels) != {n: session.box_of(n) for n in session.ids().tolist()}:
+        if boxes_of(session.labels) != {n: session.store.box_of(n) for n in session.store.numbers().tolist()}:
             yield "the labels are not those of the cells"
         session.close()
         self.n_done += n_edits - told[0]
@@ -234,7 +234,7 @@ def check_item(item: Item, session: AnnotationSession) -> Iterator[str]:
         yield f"{item.name} has labels of another image"
     table = item.image_path.parent.parent / "points" / f"{item.name}.csv"
     classes = [row.split(",")[-1] for row in table.read_text(encoding="utf-8").splitlines()[1:]]
-    if classes != [f"class {session.class_of(1)}"] * 64:
+    if classes != [f"class {session.store.cell(1).category}"] * 64:
         yield f"{item.name} has classes of another image"
 
 

@@ -26,14 +26,14 @@ def to_file(*args):
 def edited(draw_session, axes="YX", seed=1):
     """A session with gaps in its numbers, classes and a cell looked at."""
     session = draw_session(axes, seed)
-    session.delete(int(session.ids()[1]))
-    session.set_class(int(session.ids()[0]), 1)
-    session.set_class(int(session.ids()[2]), 0)
+    session.delete(int(session.store.numbers()[1]))
+    session.set_class(int(session.store.numbers()[0]), 1)
+    session.set_class(int(session.store.numbers()[2]), 0)
     return session
 
 
 def dense(session):
-    return session.cells().labels
+    return session.store.to_cells().labels
 
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX", "TYX", "TZYX"])
@@ -47,7 +47,7 @@ def test_a_dataset_has_the_labels_and_calibration_of_the_session(draw_session, t
     assert (image.axes, image.pixel_size_um) == (axes, session.image.pixel_size_um)
     assert (item.is_complete, item.regions, item.split) == (False, (), "train")
     facts = json.loads((tmp_path / "new" / "meta.json").read_text())["items"]["drawn"]["provenance"]
-    assert (facts["edits"], facts["cells"], facts["reviewed"]) == (3, session.n_cells, 0)
+    assert (facts["edits"], facts["cells"], facts["reviewed"]) == (3, len(session.store), 0)
 
 
 def test_a_file_of_labels_has_the_numbers_of_the_session(draw_session, tmp_path):
@@ -64,7 +64,7 @@ def test_classes_reach_the_dataset(draw_session, tmp_path):
     assert item.classes == ("a", "b")
     rows = (tmp_path / "points" / "own.csv").read_text().splitlines()
     assert [row.split(",")[2] for row in rows] == ["class", "b", "a"]
-    for row, number in zip(rows[1:], session.ids()[[0, 2]], strict=True):
+    for row, number in zip(rows[1:], session.store.numbers()[[0, 2]], strict=True):
         y, x, _ = row.split(",")
         assert session.labels[int(y), int(x)] == number
 
@@ -123,7 +123,11 @@ def spots(axes="YX", shape=(40, 50), journal=None, class_names=("RBC", "WBC")):
     columns = Columns([0.9, 0.5, 0.7], [-1, 1, -1], class_names)
     session = AnnotationSession.from_points(points, image, 5, columns, journal=journal)
     session.set_class(1, 0)
-    assert (session.score_of(2), session.class_of(2), session.class_of(3)) == (0.5, 1, None)
+    assert (session.store.cell(2).score, session.store.cell(2).category, session.store.cell(3).category) == (
+        0.5,
+        1,
+        None,
+    )
     return session
 
 
@@ -160,8 +164,8 @@ def test_a_format_without_points_says_so(tmp_path):
 def test_classes_of_places_outlast_the_program(tmp_path):
     spots(journal=tmp_path / "spots.journal").close()
     session = AnnotationSession.open_journal(tmp_path / "spots.journal")
-    assert [session.class_of(number) for number in (1, 2, 3)] == [0, 1, None]
-    assert (session.class_names, session.metadata.has_masks) == (("RBC", "WBC"), False)
+    assert [session.store.cell(number).category for number in (1, 2, 3)] == [0, 1, None]
+    assert (session.metadata.class_names, session.metadata.has_masks) == (("RBC", "WBC"), False)
     session.close()
 
 
@@ -194,10 +198,10 @@ def test_an_export_that_is_stopped_adds_nothing(draw_session, tmp_path):
 def test_a_copy_is_exported_as_it_was(draw_session, tmp_path):
     session = edited(draw_session)
     copied, expected = session.copy(), dense(session).copy()
-    session.delete(int(session.ids()[0]))
+    session.delete(int(session.store.numbers()[0]))
     to_dataset(copied, tmp_path)
     np.testing.assert_array_equal(read_dataset(tmp_path).items[0].read()[1], expected)
-    assert copied.n_edits == session.n_edits - 1
+    assert len(copied.history.done) == len(session.history.done) - 1
 
 
 def test_places_in_a_film_are_exported_frame_by_frame(tmp_path):
@@ -225,7 +229,7 @@ def test_places_in_a_volume_are_no_dataset(tmp_path):
 def test_an_export_is_replaced_only_when_asked(draw_session, tmp_path):
     session = edited(draw_session)
     to_dataset(session, tmp_path)
-    session.delete(int(session.ids()[0]))
+    session.delete(int(session.store.numbers()[0]))
     with pytest.raises(WriteError, match="replaced"):
         to_dataset(session, tmp_path)
     to_dataset(session, tmp_path, may_replace=True)
@@ -238,11 +242,14 @@ def test_a_session_is_written_in_every_format(draw_session, tmp_path, name):
     path = tmp_path / f"drawn{(*FORMATS[name].extensions, '')[0]}"
     to_file(session, path, name)
     (found,) = FORMATS[name].read(path, session.image)
-    assert len(found) == session.n_cells
+    assert len(found) == len(session.store)
     if found.kind == "labels":
         np.testing.assert_array_equal(found.labels, dense(session))
     if "classes" in FORMATS[name].kinds:
-        names = [{None: "cell", 0: "a", 1: "b"}[session.class_of(n)] for n in session.ids().tolist()]
+        names = [
+            {None: "cell", 0: "a", 1: "b"}[session.store.cell(n).category]
+            for n in session.store.numbers().tolist()
+        ]
         assert [found.class_of(row) for row in range(len(found))] == names
 
 

@@ -27,13 +27,13 @@ session = AnnotationSession(Image(labels.astype(np.uint8), "YX"), labels, journa
 rng = np.random.default_rng(int(sys.argv[2]))
 print("begun", flush=True)
 for n_done in range(1, 100_000):
-    ids = session.ids()
+    ids = session.store.numbers()
     if len(ids) > 20:
         session.delete(int(rng.choice(ids)))
     else:
         y, x = rng.integers(0, 200, 2)
         session.add_disc((y, x), 5) if not labels[y, x] else session.grow(int(labels[y, x]), 1)
-    print(session.n_edits, flush=True)
+    print(len(session.history.done), flush=True)
 """
 
 
@@ -63,7 +63,7 @@ def test_what_is_read_back_is_what_was_done(axes, draw_session, edit_at_random, 
 def test_a_journal_cut_anywhere_gives_the_edits_before(seed, draw_session, state_of, journal):
     session = draw_session("YX", seed, journal)
     ends, states = [journal.stat().st_size], [state_of(session)]
-    for number in session.ids().tolist()[:5]:
+    for number in session.store.numbers().tolist()[:5]:
         session.set_reviewed(number) if number % 2 else session.delete(number)
         ends.append(journal.stat().st_size)
         states.append(state_of(session))
@@ -83,7 +83,7 @@ def test_a_journal_cut_anywhere_gives_the_edits_before(seed, draw_session, state
 
 def test_a_damaged_record_ends_the_journal(draw_session, state_of, journal):
     session = draw_session("YX", 1, journal)
-    first, *others = session.ids().tolist()
+    first, *others = session.store.numbers().tolist()
     session.delete(first)
     expected, length = state_of(session), journal.stat().st_size
     session.delete(others[0])
@@ -163,7 +163,7 @@ def test_a_journal_belongs_to_its_image(draw_session, journal):
 
 def test_opening_leaves_out_what_no_redo_can_reach(draw_session, state_of, journal):
     session = draw_session("YX", 1, journal)
-    numbers = session.ids().tolist()
+    numbers = session.store.numbers().tolist()
     for _ in range(20):
         session.delete(numbers[0])
         session.undo()
@@ -175,7 +175,7 @@ def test_opening_leaves_out_what_no_redo_can_reach(draw_session, state_of, journ
     again = AnnotationSession.open_journal(journal)
     assert journal.stat().st_size < long / 2
     assert again.redo()
-    assert again.n_edits == 3
+    assert len(again.history.done) == 3
     again.close()
     assert state_of(AnnotationSession.open_journal(journal)) == state_of(again)
 
@@ -186,7 +186,7 @@ from pathlib import Path
 from cellwright.annotation.session import AnnotationSession
 
 session = AnnotationSession.open_journal(Path(sys.argv[1]))
-session.delete(int(session.ids()[0]))
+session.delete(int(session.store.numbers()[0]))
 print("open", flush=True)
 time.sleep(600)
 """
@@ -194,13 +194,13 @@ time.sleep(600)
 
 def test_a_journal_is_open_once(draw_session, state_of, journal):
     session = draw_session("YX", 1, journal)
-    session.delete(int(session.ids()[0]))
+    session.delete(int(session.store.numbers()[0]))
     before = journal.read_bytes()
     assert is_open(journal)
     with pytest.raises(WriteError, match=r"another window or program has it.*duplicate the image's layer"):
         AnnotationSession.open_journal(journal)
     assert journal.read_bytes() == before
-    session.delete(int(session.ids()[0]))
+    session.delete(int(session.store.numbers()[0]))
     expected = state_of(session)
     session.close()
     assert not is_open(journal)
@@ -220,7 +220,7 @@ def test_what_cannot_be_opened_is_not_locked(draw_session, journal):
 
 def test_a_program_holds_its_journal_until_it_is_killed(draw_session, journal):
     session = draw_session("YX", 1, journal)
-    n_cells = session.n_cells
+    n_cells = len(session.store)
     session.close()
     with subprocess.Popen([sys.executable, "-c", HOLD, str(journal)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -231,7 +231,7 @@ def test_a_program_holds_its_journal_until_it_is_killed(draw_session, journal):
         holder.kill()
     assert not is_open(journal)
     again = AnnotationSession.open_journal(journal)
-    assert again.n_cells == n_cells - 1
+    assert len(again.store) == n_cells - 1
     again.close()
 
 
@@ -246,6 +246,6 @@ def test_a_killed_program_loses_no_finished_edit(tmp_path: Path):
             process.kill()
             n_told = int((["0", *process.stdout.read().split("\n")[:-1]])[-1])
         session = AnnotationSession.open_journal(path)
-        assert n_told <= session.n_edits <= n_told + 1
+        assert n_told <= len(session.history.done) <= n_told + 1
         assert session.undo() or n_told == 0
         session.close()

@@ -132,9 +132,9 @@ def test_the_queue_follows_edits():
     session, queue = queue_of(field(), scores(_3=0.1))
     assert queue.next() == 3
     (part,) = session.split_line(3, [[9, 30], [9, 60]])
-    assert set(queue.order()) == set(session.ids().tolist())
+    assert set(queue.order()) == set(session.store.numbers().tolist())
     assert queue.current == 3
-    assert session.is_reviewed(part)
+    assert session.store.is_reviewed(part)
     assert queue.next() not in (3, part)
     session.replace_labels(np.where(field() == 1, 1, 0))
     assert queue.order() == (1,)

@@ -43,9 +43,9 @@ def test_boxes_and_facts_follow_every_edit(axes, draw_session, edit_at_random):
         for _ in range(25):
             edit_at_random(session, rng)
             found = boxes_of(session.labels)
-            assert {n: session.box_of(n) for n in session.ids().tolist()} == found
-            assert all(0 <= session.score_of(n) <= 1 for n in found)
-            assert session.next_number > max(found, default=0)
+            assert {n: session.store.box_of(n) for n in session.store.numbers().tolist()} == found
+            assert all(0 <= session.store.cell(n).score <= 1 for n in found)
+            assert session.store.next_number > max(found, default=0)
 
 
 def test_labels_of_the_right_type_are_edited_in_place(three):
@@ -85,7 +85,7 @@ def test_channels_have_no_labels(three):
 
 def test_numbers_are_never_used_again(session_of):
     session = session_of()
-    assert session.next_number == 8
+    assert session.store.next_number == 8
     assert session.add_disc((5, 50), 6) == 8
     session.undo()
     assert session.add_disc((5, 50), 6) == 9
@@ -101,7 +101,7 @@ def test_what_changes_nothing_is_no_edit(session_of):
     assert not session.undo()
     session.set_reviewed(1)
     session.set_reviewed(1)
-    assert session.n_edits == 1
+    assert len(session.history.done) == 1
 
 
 def test_a_new_edit_forgets_what_was_undone(session_of):
@@ -109,36 +109,36 @@ def test_a_new_edit_forgets_what_was_undone(session_of):
     session.delete(1)
     session.undo()
     session.delete(2)
-    assert not session.can_redo
-    assert session.undo_name == "delete"
+    assert not session.history.undone
+    assert session.history.undo_name == "delete"
     assert session.undo()
-    assert session.undo_name == ""
-    assert session.ids().tolist() == [1, 2, 7]
+    assert session.history.undo_name == ""
+    assert session.store.numbers().tolist() == [1, 2, 7]
 
 
 def test_cells_are_rows_in_the_order_of_their_numbers(session_of):
     session = session_of(class_names=("a",))
     session.set_class(7, 0)
-    cells = session.cells()
-    assert session.ids().tolist() == [1, 2, 7]
+    cells = session.store.to_cells()
+    assert session.store.numbers().tolist() == [1, 2, 7]
     assert np.array_equal(np.unique(cells.labels), range(4))
     assert cells.classes.tolist() == [-1, -1, 0]
     assert np.allclose(cells.scores, [0.1, 0.2, 0.7])
     assert cells.areas.tolist() == [100, 100, 60]
-    assert np.allclose(cells.points[2], session.centre_of(7))
-    assert len(AnnotationSession(image()).cells()) == 0
+    assert np.allclose(cells.points[2], session.store.centre_of(7))
+    assert len(AnnotationSession(image()).store.to_cells()) == 0
 
 
 def test_number_at_a_point(session_of):
     session = session_of()
     points = [(10, 10), (9.6, 19.6), (0, 0), (-5, 3), (39, 60)]
-    assert [session.number_at(p) for p in points] == [1, 2, 0, 0, 0]
+    assert [session.store.number_at(p) for p in points] == [1, 2, 0, 0, 0]
 
 
 def test_regions_are_cut_to_the_image(session_of):
     session = session_of()
     session.add_region((slice(-100, 20), slice(None, 500)))
-    assert session.regions in (((slice(0, 20), slice(0, 60)),),)
+    assert session.metadata.regions in (((slice(0, 20), slice(0, 60)),),)
     with pytest.raises(AnnotationError, match="part of the image"):
         session.add_region((slice(50, 60), slice(0, 10)))
     with pytest.raises(AnnotationError, match="2 sides"):
@@ -148,9 +148,9 @@ def test_regions_are_cut_to_the_image(session_of):
     with pytest.raises(AnnotationError, match="Region 1"):
         session.move_region(1, (slice(0, 5), slice(0, 5)))
     session.move_region(0, (slice(5, 9), slice(5, 500)))
-    assert session.regions == ((slice(5, 9), slice(5, 60)),)
+    assert session.metadata.regions == ((slice(5, 9), slice(5, 60)),)
     session.remove_region(0)
-    assert session.regions == ()
+    assert session.metadata.regions == ()
 
 
 def test_a_class_must_have_a_name(session_of):
@@ -159,7 +159,7 @@ def test_a_class_must_have_a_name(session_of):
         session.set_class(1, 1)
     session.set_class_names(["a", "b"])
     session.set_class(1, 1)
-    assert session.class_of(1) == 1
+    assert session.store.cell(1).category == 1
 
 
 def test_a_class_that_is_added_has_no_cells_of_one_that_was_removed(session_of):
@@ -168,10 +168,10 @@ def test_a_class_that_is_added_has_no_cells_of_one_that_was_removed(session_of):
     session.set_class(2, 1)
     assert session.set_class_names(["a"]) == {"b": 1}
     assert session.set_class_names(["a", "c"]) == {}
-    assert [session.class_of(number) for number in (1, 2)] == [0, None]
+    assert [session.store.cell(number).category for number in (1, 2)] == [0, None]
     session.undo()
     session.undo()
-    assert [session.class_of(number) for number in (1, 2)] == [0, 1]
+    assert [session.store.cell(number).category for number in (1, 2)] == [0, 1]
 
 
 def test_classes_without_a_name_take_that_of_their_place(session_of):
@@ -180,7 +180,7 @@ def test_classes_without_a_name_take_that_of_their_place(session_of):
     session.set_class(2, 1)
     assert session.set_class_names(["a"]) == {}
     assert session.set_class_names(["a", "b"]) == {}
-    assert [session.class_of(number) for number in (1, 2)] == [0, 1]
+    assert [session.store.cell(number).category for number in (1, 2)] == [0, 1]
 
 
 def test_cells_keep_their_class_where_its_name_moves(session_of):
@@ -194,18 +194,18 @@ def test_cells_keep_their_class_where_its_name_moves(session_of):
         (["x"], [None, 0]),
     ):
         session.set_class_names(names)
-        assert [session.class_of(number) for number in (1, 2)] == classes
+        assert [session.store.cell(number).category for number in (1, 2)] == classes
     for _ in range(4):
         session.undo()
-    assert [session.class_of(number) for number in (1, 2)] == [0, 1]
+    assert [session.store.cell(number).category for number in (1, 2)] == [0, 1]
 
 
 def test_listeners_are_told_what_changed(session_of):
     session = session_of(class_names=("a",))
     told = []
     for name in ("changed", "reviewed", "classes", "regions"):
-        session.events[name].connect(lambda value, name=name: told.append((name, value)))
-    session.events.history.connect(lambda: told.append(("history", None)))
+        session.history.events[name].connect(lambda value, name=name: told.append((name, value)))
+    session.history.events.history.connect(lambda: told.append(("history", None)))
     session.delete(2)
     assert [name for name, _ in told] == ["changed", "history"]
     edited = told[0][1]
@@ -232,12 +232,12 @@ def test_labels_of_a_part_lie_where_it_does(three):
 def test_discs_of_points_come_back(journal):
     columns = Columns(scores=[0.5, 0.25], class_names=("a",))
     session = AnnotationSession.from_points([[9, 9], [20, 30]], image(), 6, columns, journal=journal)
-    assert session.score_of(2) == 0.25
+    assert session.store.cell(2).score == 0.25
     session.close()
     again = AnnotationSession.open_journal(journal)
     assert np.array_equal(again.labels, session.labels)
     assert not again.metadata.has_masks
-    assert again.class_names == ("a",)
+    assert again.metadata.class_names == ("a",)
 
 
 @pytest.mark.parametrize("axes", AXES)
@@ -245,11 +245,12 @@ def test_every_point_has_a_disc_of_its_own(axes, rng):
     shape = (3, 4, 40, 50)[4 - len(axes) :] if axes != "TYX" else (3, 40, 50)
     places = np.unique(np.stack([rng.integers(0, n, 60) for n in shape], axis=1), axis=0)
     session = AnnotationSession.from_points(places, Image(np.zeros(shape, np.uint8), axes), 9)
-    assert session.n_cells == len(places)
-    assert [session.number_at(place) for place in places] == list(range(1, len(places) + 1))
+    assert len(session.store) == len(places)
+    assert [session.store.number_at(place) for place in places] == list(range(1, len(places) + 1))
     if "T" in axes:
         assert all(
-            session.box_of(n)[0].stop - session.box_of(n)[0].start == 1 for n in session.ids().tolist()
+            session.store.box_of(n)[0].stop - session.store.box_of(n)[0].start == 1
+            for n in session.store.numbers().tolist()
         )
 
 
@@ -257,7 +258,7 @@ def test_every_point_has_a_disc_of_its_own(axes, rng):
 def test_points_that_make_no_cells(points):
     with pytest.raises(AnnotationError, match="Points must"):
         AnnotationSession.from_points(points, image(), 8)
-    assert AnnotationSession.from_points([], image(), 8).n_cells == 0
+    assert len(AnnotationSession.from_points([], image(), 8).store) == 0
 
 
 def test_a_journal_that_cannot_be_written_undoes_the_edit(journal, monkeypatch, state_of, session_of):
@@ -287,7 +288,7 @@ def test_a_copy_lives_by_itself(axes, draw_session, edit_at_random, state_of, jo
     copied, before, length = session.copy(), state_of(session), journal.stat().st_size
     assert state_of(copied) == before
     told = []
-    session.events.history.connect(lambda: told.append("told"))
+    session.history.events.history.connect(lambda: told.append("told"))
     for _ in range(10):
         edit_at_random(copied, rng)
     while copied.undo():

@@ -173,7 +173,7 @@ def test_damaged_settings_are_told_and_the_edits_come_back(
     after = desk()
     after.resumed()
     assert "Expected a gate at" in after.results.view.message.text()
-    assert 2 not in after.annotate.model.session
+    assert 2 not in after.annotate.model.session.store
 
 
 SETTINGS, REGIONS, OF_GATE = "*.results.json", "*.results.geojson", "*.results.gate.json"

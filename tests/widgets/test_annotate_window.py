@@ -76,20 +76,20 @@ def test_keys_and_mouse_reach_the_tools(open_window: tuple[Viewer, AnnotateWidge
     viewer, widget = open_window
     session, hand = widget.model.session, Hand(viewer)
     assert session is not None
-    first, second = session.centre_of(1), session.centre_of(2)
+    first, second = session.store.centre_of(1), session.store.centre_of(2)
     hand.key(Qt.Key.Key_D, first)
-    assert 1 not in session
+    assert 1 not in session.store
     hand.key(Qt.Key.Key_Z, modifier=Qt.KeyboardModifier.ControlModifier)
-    assert 1 in session
+    assert 1 in session.store
     hand.key(Qt.Key.Key_M)
     centre = viewer.scene.camera.center
     hand.drag(first, (first + second) / 2, second)
-    assert 2 not in session
+    assert 2 not in session.store
     qtbot.mouseClick(widget.panel.buttons["undo"], LEFT)
     hand.key(Qt.Key.Key_S)
     up = np.array([10.0, 0.0])
     hand.drag(first - up, first, first + up)
-    assert session.undo_name == "cut"
+    assert session.history.undo_name == "cut"
     np.testing.assert_array_equal(viewer.scene.camera.center, centre)  # tools do not move the image
     widget.model.finish()
 
@@ -100,12 +100,12 @@ def test_a_stroke_of_the_brush_and_the_help_key(
     viewer, widget = open_window
     session, hand = widget.model.session, Hand(viewer)
     assert session is not None
-    number = session.next_number
+    number = session.store.next_number
     hand.key(Qt.Key.Key_P, (1, 1))
     hand.drag((1, 1), (1, 4), (1, 8))
-    assert number in session
+    assert number in session.store
     hand.key(Qt.Key.Key_Z, modifier=Qt.KeyboardModifier.ControlModifier)
-    assert number not in session
+    assert number not in session.store
     hand.key(Qt.Key.Key_Question, modifier=Qt.KeyboardModifier.ShiftModifier)
     qtbot.waitUntil(lambda: widget._sheet is not None and widget._sheet.isVisible(), timeout=5000)
     widget.show_keys()

@@ -109,7 +109,7 @@ def test_where_no_box_is_complete_nothing_is_taken_for_background(
     assert annotate_widget.panel.message.text() == UNKNOWN_HINT
     session = annotate_widget.model.session
     assert session is not None
-    session.delete(int(session.ids()[0]))
+    session.delete(int(session.store.numbers()[0]))
     annotate_widget.panel.exports.complete.setChecked(True)
     annotate_widget.exporter.to_dataset(tmp_path / "set")
     qtbot.waitUntil(lambda: not annotate_widget.panel.exports.job.is_busy)
@@ -135,7 +135,7 @@ def test_the_whole_image_is_taught_as_ever(
     assert (item.is_complete, item.regions) == (True, ())
     widget.panel.correct.click()
     assert annotate_widget.model.session is not None
-    assert annotate_widget.model.session.regions == ()
+    assert annotate_widget.model.session.metadata.regions == ()
     assert not annotate_widget.panel.message.text()
 
 

@@ -43,7 +43,7 @@ class ExportSettings:
 
 def annotation_of(session: AnnotationSession) -> ImageAnnotation:
     """Return what is annotated, as formats hold it: labels, or points where only positions are known."""
-    cells, image = session.cells(), session.image
+    cells, image = session.store.to_cells(), session.image
     annotation = ImageAnnotation(
         plain_name(image.name),
         session.labels.shape,
@@ -53,7 +53,7 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
         class_names=_class_names(session, cells),
         pixel_size_um=tuple(float(size) for size in image.pixel_size_um),
         image=image,
-        numbers=session.ids(),
+        numbers=session.store.numbers(),
     )
     if session.metadata.has_masks:
         return annotation
@@ -92,7 +92,7 @@ def dataset_task(
     damaged.
     """
     yield Progress(MEASURE, 0, 1, "measuring the cells")
-    provenance, cells, entries = _provenance(session), session.cells(), []
+    provenance, cells, entries = _provenance(session), session.store.to_cells(), []
     for span, regions in sorted(_spans_of(session).items()):
         entry = _entry(session, cells, span, settings or ExportSettings())
         is_complete = entry.is_complete or bool(regions)
@@ -114,7 +114,7 @@ def spans_of(regions: Sequence[Box], lead: tuple[int, ...]) -> dict[Span, list[R
 
 def _spans_of(session: AnnotationSession) -> dict[Span, list[Region]]:
     lead = session.labels.shape[:-2]
-    spans = spans_of(session.regions, lead)
+    spans = spans_of(session.metadata.regions, lead)
     if not session.metadata.has_masks and lead:
         spans = _by_frame(session.image, spans)
     return spans
@@ -190,15 +190,17 @@ def suffix_of(image: Image, span: Span) -> str:
 def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
     """Return a name for each class that cells have, numbered as its key where nobody named it."""
     n = int(cells.classes.max(initial=-1)) + 1 if cells.classes is not None else 0
-    return session.class_names + tuple(f"class {i + 1}" for i in range(len(session.class_names), n))
+    return session.metadata.class_names + tuple(
+        f"class {i + 1}" for i in range(len(session.metadata.class_names), n)
+    )
 
 
 def _provenance(session: AnnotationSession) -> dict[str, Any]:
-    numbers = session.ids().tolist()
+    numbers = session.store.numbers().tolist()
     return {
         "program": f"napari-cellwright {package_version()}",
         "image": session.image.name,
-        "edits": session.n_edits,
-        "reviewed": sum(session.is_reviewed(number) for number in numbers),
+        "edits": len(session.history.done),
+        "reviewed": sum(session.store.is_reviewed(number) for number in numbers),
         "cells": len(numbers),
     }

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from psygnal import Signal, SignalGroup
 
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore
@@ -48,6 +50,21 @@ class EditHistory:
         other = EditHistory(store)
         other.done, other.undone = list(self.done), list(self.undone)
         return other
+
+    @property
+    def undo_name(self) -> str:
+        """What undo would take back, '' when nothing."""
+        return self.done[-1].name if self.done else ""
+
+    def edited_numbers(self) -> NDArray[np.int32]:
+        """Return the numbers of the cells that edits have given other voxels than at first, ascending."""
+        labels = self._store.labels
+        first = labels.copy()
+        for command in reversed(self.done):
+            for change in command.inverse().changes:
+                change.apply(first)
+        differs = first != labels
+        return np.intersect1d(self._store.numbers(), np.union1d(first[differs], labels[differs]))
 
     def do(
         self,

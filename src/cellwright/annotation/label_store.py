@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image, Labels
+from cellwright.core.data import Cells, Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined, moved, no_such_cell
+from cellwright.ops.labels import measure
 
 
 class CellMetadata(NamedTuple):
@@ -95,6 +96,36 @@ class LabelStore:
         """Return the metadata of a cell that is in the labels."""
         self.box_of(number)
         return self.cells[number]
+
+    def is_reviewed(self, number: int) -> bool:
+        """Return whether somebody has looked at a cell, be it one that was rejected."""
+        return self.cells.get(number, CellMetadata()).is_reviewed
+
+    def centre_of(self, number: int) -> NDArray[np.float64]:
+        """Return the centre (D,) of a cell in pixels, in the axes of the labels."""
+        box = self.box_of(number)
+        pixels = np.argwhere(self.labels[box] == number)
+        return pixels.mean(axis=0) + [part.start for part in box]
+
+    def number_at(self, point: NumpyLike) -> int:
+        """Return the cell at a point (pixels, axes of the labels); 0 on background and outside."""
+        pixel = np.rint(np.asarray(point, float)).astype(int)
+        if np.any(pixel < 0) or np.any(pixel >= self.labels.shape):
+            return 0
+        return int(self.labels[tuple(pixel)])
+
+    def to_cells(self) -> Cells:
+        """Return all cells: row ``i`` is cell ``numbers()[i]``, which is ``i + 1`` in their labels."""
+        numbers = self.numbers()
+        labels = np.searchsorted(numbers, self.labels.ravel()).astype(np.int32).reshape(self.labels.shape)
+        labels = np.where(self.labels > 0, labels + np.int32(1), np.int32(0))
+        areas, points, boxes = measure(labels)
+        known = [self.cells[int(number)] for number in numbers]
+        scores = np.array([cell.score for cell in known], np.float32)
+        classes = np.array([-1 if cell.category is None else cell.category for cell in known], np.int16)
+        if (classes < 0).all():
+            return Cells(points, boxes, scores, areas, labels)
+        return Cells(points, boxes, scores, areas, labels, classes)
 
     @property
     def has_time(self) -> bool:

@@ -60,7 +60,7 @@ class ReviewQueue:
         self._shapes: dict[int, _Shape] = {}
         self._keys: list[tuple[float, int]] | None = None  # (- chance, number), ascending
         self._at: tuple[float, int] | None = None
-        session.events.changed.connect(self._on_changed)
+        session.history.events.changed.connect(self._on_changed)
 
     def set_disagreement(self, disagreement: Mapping[int, float]) -> None:
         """Judge all cells again, by how far a model disagrees with itself on them (0 to 1, by number)."""
@@ -69,12 +69,12 @@ class ReviewQueue:
 
     def close(self) -> None:
         """Stop following the session."""
-        self._session.events.changed.disconnect(self._on_changed)
+        self._session.history.events.changed.disconnect(self._on_changed)
 
     @property
     def current(self) -> int | None:
         """The cell that is looked at; None before the first and where it is gone."""
-        if self._at is None or self._at[1] not in self._session:
+        if self._at is None or self._at[1] not in self._session.store:
             return None
         return self._at[1]
 
@@ -91,7 +91,7 @@ class ReviewQueue:
         keys = self._sorted()
         start = bisect_right(keys, self._at) if self._at is not None else 0
         for key in keys[start:] + keys[:start]:
-            if not self._session.is_reviewed(key[1]):
+            if not self._session.store.is_reviewed(key[1]):
                 self._at = key
                 return key[1]
         self._at = None
@@ -113,7 +113,7 @@ class ReviewQueue:
 
     def _sorted(self) -> list[tuple[float, int]]:
         if self._keys is None:
-            numbers = self._session.ids().tolist()
+            numbers = self._session.store.numbers().tolist()
             for number in numbers:
                 if number not in self._shapes:
                     self._shapes[number] = _shape_of(self._session, number)
@@ -121,7 +121,7 @@ class ReviewQueue:
             shapes = np.array([self._shapes[number] for number in numbers], float).reshape(-1, 4)
             areas, notches, contact, is_cut = shapes.T
             octaves = np.log2(areas / np.median(areas)) if len(areas) else areas
-            doubts = np.array([1 - self._session.score_of(number) for number in numbers])
+            doubts = np.array([1 - self._session.store.cell(number).score for number in numbers])
             others = np.array([self._disagreement.get(number, 0.0) for number in numbers])
             sizes = SMALL * np.maximum(-octaves, 0) + LARGE * np.maximum(octaves, 0)
             shape = NOTCHES * notches + CONTACT * contact + CUT * is_cut
@@ -136,7 +136,7 @@ class ReviewQueue:
 
 def _shape_of(session: AnnotationSession, number: int) -> _Shape:
     """Return what the voxels of a cell tell; of a time series those of its first time point."""
-    box, labels = session.box_of(number), session.labels
+    box, labels = session.store.box_of(number), session.labels
     if "T" in session.image.axes:
         labels, plane = labels[box[0].start], box[1:]
         inner = bounds(labels[plane] == number)
@@ -181,7 +181,7 @@ def mirror_disagreement(
     yield Progress("load", 0, 1)
     from cellwright.inference.pipeline import count_cells
 
-    image, labels = session.image, session.cells().labels
+    image, labels = session.image, session.store.to_cells().labels
     assert labels is not None  # a session has some, empty as they may be
     flipped = replace(image, data=np.flip(np.asarray(image.data), axis=image.axes.index("X")))
     result = yield from count_cells(flipped, model, None, replace(engine, flips=False))
@@ -194,4 +194,4 @@ def mirror_disagreement(
     best = np.zeros(iou.shape[0])
     if 0 not in iou.shape:
         best = iou.max(axis=1).toarray().ravel()
-    return dict(zip(session.ids().tolist(), (1 - best).tolist(), strict=True))
+    return dict(zip(session.store.numbers().tolist(), (1 - best).tolist(), strict=True))

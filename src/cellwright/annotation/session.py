@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.annotation.history import EditHistory, SessionEvents
+from cellwright.annotation.history import EditHistory
 from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore, lifted
 from cellwright.annotation.records import Start
@@ -28,17 +28,18 @@ from cellwright.annotation.setup import (
     identity_of,
     plane_shape,
 )
-from cellwright.core.data import Cells, Image, Labels
+from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops import label_editing
 from cellwright.ops.label_changes import Box, Change, Mask, boxes_of, change_of
-from cellwright.ops.labels import measure
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
 
 
 class AnnotationSession:
-    """The annotation of one image: a label store, the history of its edits, and their journal.
+    """The annotation of one image: its ``store`` has what there is, its ``history`` what was done.
+
+    Each method is an edit, undone as one, and written to the journal if there is one.
 
     AnnotationError where labels, scores or classes do not fit the image or each other. WriteError where the
     journal cannot be written, or is there already.
@@ -155,13 +156,6 @@ class AnnotationSession:
         self._journal = journal
         self.history.record = journal.append
 
-    # -- what there is ------------------------------------------------------------------------------------
-
-    @property
-    def events(self) -> SessionEvents:
-        """What is told after each edit, undo and redo."""
-        return self.history.events
-
     @property
     def labels(self) -> Labels:
         """The labels themselves; whoever writes into them hands in what changed by :meth:`record_paint`."""
@@ -171,112 +165,6 @@ class AnnotationSession:
     def metadata(self) -> AnnotationMetadata:
         """What is known of the whole annotation."""
         return self.store.metadata
-
-    def ids(self) -> NDArray[np.int32]:
-        """Return the numbers of all cells (N,), ascending."""
-        return self.store.numbers()
-
-    @property
-    def n_cells(self) -> int:
-        """How many cells there are."""
-        return len(self.store)
-
-    def __contains__(self, number: object) -> bool:
-        return number in self.store
-
-    def box_of(self, number: int) -> Box:
-        """Return the box of a cell in the labels."""
-        return self.store.box_of(number)
-
-    def cells(self) -> Cells:
-        """Return all cells as a table: row ``i`` is cell ``ids()[i]``, which is ``i + 1`` in its labels."""
-        numbers = self.ids()
-        labels = np.searchsorted(numbers, self.labels.ravel()).astype(np.int32).reshape(self.labels.shape)
-        labels = np.where(self.labels > 0, labels + np.int32(1), np.int32(0))
-        areas, points, boxes = measure(labels)
-        rows = [self.store.cells[int(number)] for number in numbers]
-        scores = np.array([one.score for one in rows], np.float32)
-        classes = np.full(len(rows), -1, np.int16)
-        for row, one in enumerate(rows):
-            if one.category is not None:
-                classes[row] = one.category
-        if (classes < 0).all():
-            return Cells(points, boxes, scores, areas, labels)
-        return Cells(points, boxes, scores, areas, labels, classes)
-
-    def centre_of(self, number: int) -> NDArray[np.float64]:
-        """Return the centre (D,) of a cell in pixels, in the axes of the labels."""
-        box = self.box_of(number)
-        pixels = np.argwhere(self.labels[box] == number)
-        return pixels.mean(axis=0) + [part.start for part in box]
-
-    def number_at(self, point: NumpyLike) -> int:
-        """Return the cell at a point (pixels, axes of the labels); 0 on background and outside."""
-        pixel = np.rint(np.asarray(point, float)).astype(int)
-        if np.any(pixel < 0) or np.any(pixel >= self.labels.shape):
-            return 0
-        return int(self.labels[tuple(pixel)])
-
-    @property
-    def next_number(self) -> int:
-        """The number the next new cell gets; to be given to a brush that draws a new cell."""
-        return self.store.next_number
-
-    def score_of(self, number: int) -> float:
-        """Return how sure the model was of a cell; 1 where no model was asked."""
-        return self.store.cell(number).score
-
-    def class_of(self, number: int) -> int | None:
-        """Return the class of a cell, None where it has none."""
-        return self.store.cell(number).category
-
-    def is_reviewed(self, number: int) -> bool:
-        """Return whether somebody has looked at a cell, be it one that was rejected."""
-        cell = self.store.cells.get(number)
-        return cell is not None and cell.is_reviewed
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the classes are called."""
-        return self.metadata.class_names
-
-    @property
-    def regions(self) -> tuple[Box, ...]:
-        """The boxes in which every cell is annotated."""
-        return self.metadata.regions
-
-    # -- undo ---------------------------------------------------------------------------------------------
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is an edit to undo."""
-        return bool(self.history.done)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is an edit to do again."""
-        return bool(self.history.undone)
-
-    @property
-    def n_edits(self) -> int:
-        """How many edits undo can take back."""
-        return len(self.history.done)
-
-    def edited_ids(self) -> NDArray[np.int32]:
-        """Return the numbers of the cells that edits have given other voxels than at first, ascending."""
-        first = self.labels.copy()
-        for command in reversed(self.history.done):
-            for change in command.inverse().changes:
-                change.apply(first)
-        differs = first != self.labels
-        return np.intersect1d(self.ids(), np.union1d(first[differs], self.labels[differs]))
-
-    @property
-    def undo_name(self) -> str:
-        """What undo would take back, '' when nothing."""
-        if not self.can_undo:
-            return ""
-        return self.history.done[-1].name
 
     def undo(self) -> bool:
         """Take back the last edit; return whether there was one."""
@@ -320,7 +208,7 @@ class AnnotationSession:
         """Cut a cell along a line (N, D); return the numbers of the new parts."""
         time, points = self.store.at_one_time(line)
         labels, box = self.store.part(number, time)
-        change = label_editing.split_by_line(labels, number, points, new=self.next_number, box=box)
+        change = label_editing.split_by_line(labels, number, points, new=self.store.next_number, box=box)
         return self._split("cut", number, lifted(change, time))
 
     def split_seeds(self, number: int, first: NumpyLike, second: NumpyLike) -> tuple[int, ...]:
@@ -328,7 +216,7 @@ class AnnotationSession:
         time, points = self.store.at_one_time(np.stack([np.asarray(first, float), np.asarray(second, float)]))
         labels, box = self.store.part(number, time)
         change = label_editing.split_by_seeds(
-            labels, number, points, sampling=self.store.sampling, new=self.next_number, box=box
+            labels, number, points, sampling=self.store.sampling, new=self.store.next_number, box=box
         )
         return self._split("split", number, lifted(change, time))
 
@@ -368,7 +256,7 @@ class AnnotationSession:
         if "Z" in self.image.axes:
             changes = self.store.changes(number, label_editing.interpolate, first, last)
         else:
-            box = self.box_of(number)
+            box = self.store.box_of(number)
             changes = [label_editing.interpolate(self.labels, number, first, last, box=box)]
         self._shape("interpolate", number, changes)
 
@@ -377,7 +265,7 @@ class AnnotationSession:
 
         ``corner`` is the index of the mask's first voxel; a mask of fewer axes lies in one slice.
         """
-        number, mask = self.next_number, np.asarray(mask, bool)
+        number, mask = self.store.next_number, np.asarray(mask, bool)
         mask = mask[(np.newaxis,) * (self.labels.ndim - mask.ndim)]
         change = label_editing.add_mask(self.labels, corner, mask, new=number)
         self.history.do("add", [change], {number: CellMetadata(float(score), is_reviewed=True)})
@@ -386,7 +274,7 @@ class AnnotationSession:
     def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
         """Draw a new disc (a ball in a volume) on the background and return its number."""
         time, points = self.store.at_one_time(point)
-        labels, number = self.labels, self.next_number
+        labels, number = self.labels, self.store.next_number
         if time is not None:
             labels = labels[time]
         change = label_editing.draw_disc(
@@ -424,7 +312,7 @@ class AnnotationSession:
 
     def set_class(self, number: int, category: int | None) -> None:
         """Give a cell a class (an index), or none; AnnotationError where there is no such cell or class."""
-        n = len(self.class_names)
+        n = len(self.metadata.class_names)
         if category is not None and not 0 <= category < (n or 1 << 15):
             raise AnnotationError(
                 f"The class of a cell must lie between 0 and {n - 1}; got {category}. Name more classes."
@@ -437,8 +325,8 @@ class AnnotationSession:
 
         AnnotationError where there is no such cell.
         """
-        new = [name for name in dict.fromkeys(names.values()) if name and name not in self.class_names]
-        class_names = (*self.class_names, *new)
+        known = self.metadata.class_names
+        class_names = (*known, *(name for name in dict.fromkeys(names.values()) if name and name not in known))
         cells: dict[int, CellMetadata | None] = {}
         for number, name in names.items():
             category = class_names.index(name) if name else None
@@ -458,40 +346,40 @@ class AnnotationSession:
         """
         metadata = replace(self.metadata, class_names=tuple(map(str, names)))
         used = [cell.category for cell in self.store.cells.values() if cell.category is not None]
-        n_used = max(len(self.class_names), max(used, default=-1) + 1)
-        moved = _moved(self.class_names, metadata.class_names, n_used)
+        n_used = max(len(self.metadata.class_names), max(used, default=-1) + 1)
+        moved = _moved(self.metadata.class_names, metadata.class_names, n_used)
         cells: dict[int, CellMetadata | None] = {}
         lost: Counter[str] = Counter()
         for number, cell in self.store.cells.items():
             if cell.category in moved:
                 cells[number] = cell._replace(category=moved[cell.category])
                 if moved[cell.category] is None and number in self.store:
-                    lost[self.class_names[cell.category]] += 1
+                    lost[self.metadata.class_names[cell.category]] += 1
         self.history.do("name classes", cells=cells, metadata=metadata)
         return dict(lost)
 
     def add_region(self, box: Box) -> None:
         """Declare a box in which every cell is annotated."""
-        regions = (*self.regions, checked_box(box, self.labels.shape))
+        regions = (*self.metadata.regions, checked_box(box, self.labels.shape))
         self.history.do("add region", metadata=replace(self.metadata, regions=regions))
 
     def move_region(self, index: int, box: Box) -> None:
         """Put a box in the place of region ``index``; AnnotationError where there is none."""
         self._check_region(index)
-        regions = list(self.regions)
+        regions = list(self.metadata.regions)
         regions[index] = checked_box(box, self.labels.shape)
         self.history.do("move region", metadata=replace(self.metadata, regions=tuple(regions)))
 
     def remove_region(self, index: int) -> None:
         """Take back that region ``index`` is annotated completely; AnnotationError where there is none."""
         self._check_region(index)
-        regions = self.regions[:index] + self.regions[index + 1 :]
+        regions = self.metadata.regions[:index] + self.metadata.regions[index + 1 :]
         self.history.do("remove region", metadata=replace(self.metadata, regions=regions))
 
     def _check_region(self, index: int) -> None:
-        if not 0 <= index < len(self.regions):
+        if not 0 <= index < len(self.metadata.regions):
             raise AnnotationError(
-                f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."
+                f"Region {index} must be one of {len(self.metadata.regions)}; it is not. Choose another."
             )
 
 

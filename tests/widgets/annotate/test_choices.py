@@ -218,17 +218,17 @@ def test_labels_bring_what_their_features_tell_by_number(
         data[4 * row, 2:5] = number
     told = {"index": numbers, "class": ["a", "b", "a"], "score": [0.1, 0.2, 0.3]}
     session = start_session(image, None, viewer.add_labels(data, features=told), journal=None).session
-    names = [session.class_names[session.class_of(number) or 0] for number in numbers]
+    names = [session.metadata.class_names[session.store.cell(number).category or 0] for number in numbers]
     assert names == told["class"]
-    assert [session.score_of(number) for number in numbers] == pytest.approx(told["score"])
-    assert session.class_of(500) is None
+    assert [session.store.cell(number).score for number in numbers] == pytest.approx(told["score"])
+    assert session.store.cell(500).category is None
 
 
 def test_labels_of_high_numbers_are_annotated_or_refused(viewer: ViewerModel) -> None:
     image, data = viewer.add_image(np.zeros((20, 20))), np.zeros((20, 20), np.int32)
     data[4, 2:5] = high = 2**31 - 2
     plain = viewer.add_labels(data)
-    assert start_session(image, None, plain, journal=None).session.ids().tolist() == [high]
+    assert start_session(image, None, plain, journal=None).session.store.numbers().tolist() == [high]
     told = viewer.add_labels(data, features={"index": [high], "class": ["a"]})
     with pytest.raises(AnnotationError, match=r"up to 10,000,000; got 2,147,483,646"):
         start_session(image, None, told, journal=None)

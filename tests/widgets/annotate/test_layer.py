@@ -41,9 +41,9 @@ def test_a_stroke_of_the_brush_is_one_edit(two: AnnotationLayer) -> None:
         layer.paint((40.0, 40.0), 7)
         layer.paint((40.0, 45.0), 7)
         layer.paint((41.0, 47.0), 7)
-    assert session.n_edits == 1
-    assert 7 in session
-    assert session.is_reviewed(7)
+    assert len(session.history.done) == 1
+    assert 7 in session.store
+    assert session.store.is_reviewed(7)
     painted_labels = session.labels.copy()
     session.undo()
     np.testing.assert_array_equal(session.labels, before)
@@ -58,7 +58,7 @@ def test_erase_fill_and_set_items_are_recorded_too(two: AnnotationLayer) -> None
     layer.fill((15, 15), 0)
     layer.fill((12, 32), 9)
     layer.data_setitem((np.array([50, 51]), np.array([3, 70])), [5, 6])
-    assert session.ids().tolist() == [5, 6, 9]
+    assert session.store.numbers().tolist() == [5, 6, 9]
     while session.undo():
         pass
     np.testing.assert_array_equal(session.labels, before)
@@ -100,7 +100,7 @@ def test_a_volume_is_drawn_again_in_the_slice_in_sight(viewer: ViewerModel) -> N
     view.session.shrink(1, 1.0)
     seen, expected = drawn(view.layer)
     np.testing.assert_array_equal(seen, expected)
-    assert redraw_box(view.layer, view.session.box_of(2))
+    assert redraw_box(view.layer, view.session.store.box_of(2))
     np.testing.assert_array_equal(view.in_layer(view.from_layer(np.ones(3))), np.ones(3))
     np.testing.assert_allclose(view.world_of(np.array([1.0, 2.0, 2.0])), [2.0, 1.0, 1.0])
 
@@ -116,7 +116,7 @@ def test_the_ray_of_a_3d_view_meets_the_first_cell(viewer: ViewerModel) -> None:
     for direction, number in ((1.0, 1), (-1.0, 2)):
         point = view._point((4.0, 10.0, 10.0), (direction, 0.0, 0.0))
         assert point is not None
-        assert view.session.number_at(point) == number
+        assert view.session.store.number_at(point) == number
     assert view._point((4.0, 1.0, 1.0), (1.0, 0.0, 0.0)) is None
     viewer.dims.ndisplay = 2
     assert view.layer.contour > 0
@@ -131,7 +131,7 @@ def test_an_axis_of_channels_is_no_axis_of_the_session(viewer: ViewerModel) -> N
     viewer.dims.set_point(0, 2)
     np.testing.assert_array_equal(view._point((2.0, 0.0, 6.0, 6.0), None), [2, 6, 6])
     layer.paint((2, 0, 15, 15), 2)
-    assert session.box_of(2)[0] == slice(2, 3)
+    assert session.store.box_of(2)[0] == slice(2, 3)
     session.delete(2)
     assert not layer.data[2, 0, 15, 15]
     seen, expected = drawn(layer)
@@ -143,7 +143,7 @@ def test_labels_that_a_model_writes_are_an_edit(two: AnnotationLayer) -> None:
     found = np.zeros((60, 80), np.int32)
     found[30:50, 30:50] = 1
     two.layer.data = found
-    assert two.session.undo_name == "model"
+    assert two.session.history.undo_name == "model"
     np.testing.assert_array_equal(two.session.labels, found)
     assert two.layer.data is two.session.labels
     two.session.undo()
@@ -156,7 +156,7 @@ def test_labels_of_another_shape_are_refused(two: AnnotationLayer) -> None:
     two.layer.data = np.zeros((5, 5), np.int32)
     assert len(told) == 1
     assert two.layer.data is two.session.labels
-    assert two.session.n_edits == 0
+    assert len(two.session.history.done) == 0
 
 
 def test_colours_follow_classes_and_flags(two: AnnotationLayer) -> None:
@@ -208,7 +208,7 @@ def test_recolouring_in_place_gives_what_a_new_colormap_gives(two: AnnotationLay
 def test_a_closed_view_follows_nothing(two: AnnotationLayer) -> None:
     two.close()
     two.layer.paint((50, 50), 4)
-    assert two.session.n_edits == 0
+    assert len(two.session.history.done) == 0
     assert not two.layer.mouse_drag_callbacks
 
 
@@ -219,7 +219,7 @@ def test_undo_of_napari_takes_back_nothing_behind_the_session(two: AnnotationLay
     layer.undo()  # would put back what lay under the stroke
     layer.redo()
     assert 7 not in layer.data
-    assert session.ids().tolist() == [1, 2]
+    assert session.store.numbers().tolist() == [1, 2]
 
 
 def test_classes_that_are_given_in_a_table_are_those_of_the_annotation(two: AnnotationLayer) -> None:
@@ -227,16 +227,20 @@ def test_classes_that_are_given_in_a_table_are_those_of_the_annotation(two: Anno
     session.set_class_names(["red"])
     session.set_class(1, 0)
     write_classes(layer, {2: "blue"})  # as Results does
-    assert (session.class_names, session.class_of(1), session.class_of(2)) == (("red", "blue"), 0, 1)
+    assert (
+        session.metadata.class_names,
+        session.store.cell(1).category,
+        session.store.cell(2).category,
+    ) == (("red", "blue"), 0, 1)
     assert_colour(layer, 2, class_colour(1))
     session.grow(2)
     assert layer.features["class"].tolist() == ["", "red", "blue"]
     layer.features = layer.features.assign(**{"class": ["", "", "blue"]})  # as napari's own table does
-    assert session.class_of(1) is None
+    assert session.store.cell(1).category is None
     for _ in range(3):
         session.undo()
     assert layer.features["class"].tolist() == ["", "red", ""]
-    assert (session.class_names, session.class_of(2)) == (("red",), None)
+    assert (session.metadata.class_names, session.store.cell(2).category) == (("red",), None)
 
 
 def test_features_tell_the_classes_that_tables_and_files_read(two: AnnotationLayer) -> None:

@@ -57,14 +57,14 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     reader = widget.proofreader
     go(widget, qtbot, lambda: reader.open(folder))
     assert widget.model.session is not None
-    n_found = widget.model.session.n_cells
+    n_found = len(widget.model.session.store)
     widget.model.session.delete(1)
     widget.model.session.set_reviewed(2)
     edited = widget.model.session.labels.copy()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     assert widget.model.session is not None
     assert widget.model.session.image.name == "b"
-    assert widget.model.session.n_cells > 0  # the model was asked
+    assert len(widget.model.session.store) > 0  # the model was asked
     assert [layer.name for layer in widget.viewer.layers] == ["b", "b annotation"]
     kept(widget, qtbot)
     saved = read_image(folder / PROOFREAD / "a.tif").data
@@ -72,7 +72,7 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
     assert widget.model.session is not None
     np.testing.assert_array_equal(widget.model.session.labels, edited)
-    assert widget.model.session.n_edits == 2
+    assert len(widget.model.session.history.done) == 2
     with (folder / PROOFREAD / COUNTS).open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert (rows["a"]["found"], rows["a"]["cells"]) == (str(n_found), str(n_found - 1))
@@ -88,8 +88,8 @@ def test_the_list_follows_the_edits_and_begins_where_work_is_left(
     reader, files = widget.proofreader, widget.panel.batch.files
     go(widget, qtbot, lambda: reader.open(folder))
     assert widget.model.session is not None
-    n_found = widget.model.session.n_cells
-    for number in widget.model.session.ids().tolist():
+    n_found = len(widget.model.session.store)
+    for number in widget.model.session.store.numbers().tolist():
         widget.model.session.set_reviewed(number)
     wanted = f"a\n{n_found} cells · {n_found} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
@@ -109,7 +109,7 @@ def test_images_without_labels_need_not_be_counted(
     (folder / "masks" / "a.tif").unlink()
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
     assert widget.model.session is not None
-    assert widget.model.session.n_cells == 0
+    assert len(widget.model.session.store) == 0
 
 
 def test_an_annotation_that_was_finished_is_written_and_another_is_not_counted(
@@ -126,7 +126,7 @@ def test_an_annotation_that_was_finished_is_written_and_another_is_not_counted(
     assert widget.model.session is not None
     widget.model.session.add(np.ones((5, 5), bool), (3, 3))
     reader._on_follow()
-    assert reader.tallies["a"].cells == session.n_cells > 1
+    assert reader.tallies["a"].cells == len(session.store) > 1
     go(widget, qtbot, lambda: reader.step(1))
     kept(widget, qtbot)
     np.testing.assert_array_equal(read_image(folder / PROOFREAD / "a.tif").data, session.labels)

@@ -102,50 +102,50 @@ def test_keys_mean_the_cell_that_is_prompted_for_as_long_as_there_is_one(tools: 
 def test_a_key_acts_on_the_cell_under_the_cursor(tools: ToolBox, key: str, name: str, told: str) -> None:
     press(tools, key, (2, 12, 12))
     assert tools.told == [told]  # type: ignore[attr-defined]
-    assert tools.session.undo_name == name
-    assert tools.session.n_edits == 1
+    assert tools.session.history.undo_name == name
+    assert len(tools.session.history.done) == 1
     press(tools, "Control-Z")
-    assert tools.session.n_edits == 0
+    assert len(tools.session.history.done) == 0
     press(tools, "Control-Shift-Z")
-    assert tools.session.undo_name == name
+    assert tools.session.history.undo_name == name
 
 
 def test_a_key_beside_cells_takes_the_one_in_review_or_none(tools: ToolBox) -> None:
     press(tools, "D", (2, 2, 50))
-    assert tools.session.n_edits == 0
+    assert len(tools.session.history.done) == 0
     tools.fallback = lambda: 3
     press(tools, "D", (2, 2, 50))
-    assert 3 not in tools.session
+    assert 3 not in tools.session.store
 
 
 def test_a_button_makes_clicks_act(tools: ToolBox) -> None:
     tools.choose("delete")
     drag(tools, (2, 12, 12))
-    assert 1 not in tools.session
+    assert 1 not in tools.session.store
     drag(tools, (2, 12, 22), (2, 17, 22))  # a drag moves the image
-    assert 2 in tools.session
+    assert 2 in tools.session.store
 
 
 def test_merging_drags_from_one_cell_to_another(tools: ToolBox) -> None:
     press(tools, "M")
     drag(tools, (2, 12, 12), (2, 12, 18), (2, 12, 22))
-    assert 2 not in tools.session
-    assert tools.session.box_of(1)[2] == slice(10, 30)
+    assert 2 not in tools.session.store
+    assert tools.session.store.box_of(1)[2] == slice(10, 30)
     assert tools.view.layer.mouse_pan
     drag(tools, (2, 5, 5), (2, 12, 12))  # begins beside cells: the image moves
-    assert tools.session.n_edits == 1
+    assert len(tools.session.history.done) == 1
 
 
 def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
     press(tools, "S")
     assert not tools.view.layer.mouse_pan
     drag(tools, (2, 25, 23), (2, 32, 23), (2, 38, 23))
-    assert tools.session.n_cells == 4
-    assert {tools.session.number_at((2, 32, x)) for x in (12, 34)} == {3, 4}
+    assert len(tools.session.store) == 4
+    assert {tools.session.store.number_at((2, 32, x)) for x in (12, 34)} == {3, 4}
     assert tools.overlay.layer is not None
     assert not tools.overlay.layer.data
     drag(tools, (2, 2, 50), (2, 4, 50))
-    assert tools.session.n_cells == 4
+    assert len(tools.session.store) == 4
     press(tools, "Escape")
     assert tools.view.layer.mouse_pan
 
@@ -156,13 +156,13 @@ def test_two_clicks_split_also_across_slices(tools: ToolBox) -> None:
     assert len(tools.overlay.layer.data) == 1  # type: ignore[union-attr]
     tools.view.viewer.dims.set_point(0, 3)
     drag(tools, (3, 32, 34))
-    assert tools.session.number_at((2, 32, 12)) == 3
-    assert tools.session.number_at((2, 32, 34)) == 4
+    assert tools.session.store.number_at((2, 32, 12)) == 3
+    assert tools.session.store.number_at((2, 32, 34)) == 4
     drag(tools, (3, 32, 12))
     press(tools, "Escape")  # forgets the click, keeps the tool
     assert tools.name == "split"
     drag(tools, (3, 2, 2))
-    assert tools.session.n_cells == 4
+    assert len(tools.session.store) == 4
 
 
 def test_painting_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
@@ -170,7 +170,7 @@ def test_painting_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
     press(tools, "P", (2, 12, 12))
     assert (str(layer.mode), layer.selected_label, layer.preserve_labels) == ("paint", 1, True)
     press(tools, "P", (2, 2, 50))
-    assert layer.selected_label == tools.session.next_number
+    assert layer.selected_label == tools.session.store.next_number
     press(tools, "E")
     assert (str(layer.mode), layer.preserve_labels) == ("erase", False)
     press(tools, "F")
@@ -207,8 +207,8 @@ def test_no_edit_comes_between_a_stroke_and_its_record(tools: ToolBox) -> None:
         layer.paint((2, 5, 50), 9)
         press(tools, "Control-Z")
         press(tools, "D", (2, 12, 12))
-        assert tools.session.n_edits == 1
-    assert tools.session.n_edits == 2
+        assert len(tools.session.history.done) == 1
+    assert len(tools.session.history.done) == 2
 
 
 def test_interpolation_fills_the_slices_between(tools: ToolBox) -> None:
@@ -217,28 +217,28 @@ def test_interpolation_fills_the_slices_between(tools: ToolBox) -> None:
     middle = (slice(2, 3), *box[1:])
     session.record_paint(middle, session.labels[middle].copy(), np.zeros((1, 10, 10), np.int32))
     press(tools, "I", (1, 12, 12))
-    assert session.number_at((2, 12, 12)) == 1
+    assert session.store.number_at((2, 12, 12)) == 1
 
 
 def test_holes_are_filled(tools: ToolBox) -> None:
     hole = (slice(1, 4), slice(14, 16), slice(14, 16))
     tools.session.record_paint(hole, tools.session.labels[hole].copy(), np.zeros((3, 2, 2), np.int32))
     press(tools, "O", (2, 12, 12))
-    assert tools.session.undo_name == "fill holes"
+    assert tools.session.history.undo_name == "fill holes"
 
 
 def test_classes_by_key_and_by_click(tools: ToolBox) -> None:
     tools.session.set_class_names(["a", "b"])
     press(tools, "2", (2, 12, 12))
-    assert tools.session.class_of(1) == 1
+    assert tools.session.store.cell(1).category == 1
     press(tools, "0", (2, 12, 12))
-    assert tools.session.class_of(1) is None
+    assert tools.session.store.cell(1).category is None
     press(tools, "9", (2, 12, 12))
     assert "class" in str(tools.told[-1])  # type: ignore[attr-defined]
     tools.category = 0
     tools.choose(CELL)
     drag(tools, (2, 12, 22))
-    assert tools.session.class_of(2) == 0
+    assert tools.session.store.cell(2).category == 0
 
 
 def test_others_are_asked_for_what_a_tool_box_cannot_do(tools: ToolBox) -> None:
@@ -263,7 +263,7 @@ def test_space_lets_the_mouse_move_the_image(tools: ToolBox) -> None:
     next(hold)
     assert layer.mouse_pan
     drag(tools, (2, 1, 1), (2, 9, 9))
-    assert not tools.session.regions
+    assert not tools.session.metadata.regions
     assert next(hold, "ended") == "ended"
     assert not layer.mouse_pan
     assert tools.name == "region"
@@ -273,22 +273,24 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
     regions = Regions(tools.view)
     press(tools, "K")
     drag(tools, (2, 1, 1), (2, 5, 5), (2, 9, 9))
-    assert tools.session.regions == (box_of(np.array([[2, 1, 1], [2, 9, 9.0]]), (5, 40, 60)),)
+    assert tools.session.metadata.regions == (box_of(np.array([[2, 1, 1], [2, 9, 9.0]]), (5, 40, 60)),)
     tools.goes_through_slices = True
     drag(tools, (2, 11, 11), (2, 19, 19))
-    assert tools.session.regions[1] == (slice(0, 5), slice(11, 20), slice(11, 20))
+    assert tools.session.metadata.regions[1] == (slice(0, 5), slice(11, 20), slice(11, 20))
     layer = regions.layer
     assert layer is not None
     assert len(layer.data) == 1 + 5
     layer.selected_data = {0}
     layer.remove_selected()
-    assert len(tools.session.regions) == 1
+    assert len(tools.session.metadata.regions) == 1
     layer.add_rectangles(np.array([[3, 2, 2], [3, 2, 9], [3, 9, 9], [3, 9, 2]], float))
-    assert tools.session.regions[1] == (slice(3, 4), slice(2, 10), slice(2, 10))
+    assert tools.session.metadata.regions[1] == (slice(3, 4), slice(2, 10), slice(2, 10))
     for n in (1, 2, 1, 0):
         tools.session.undo()
-        assert len(tools.session.regions) == n
-        assert len(layer.data) == sum(region[0].stop - region[0].start for region in tools.session.regions)
+        assert len(tools.session.metadata.regions) == n
+        assert len(layer.data) == sum(
+            region[0].stop - region[0].start for region in tools.session.metadata.regions
+        )
 
 
 def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:

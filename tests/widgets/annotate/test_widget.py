@@ -54,7 +54,7 @@ def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWid
     widget.viewer.add_image(blobs.image, name="blobs")
     layer = widget.viewer.add_labels(blobs.labels.copy(), name="cells")
     session = start(widget)
-    assert session.n_cells == len(blobs)
+    assert len(session.store) == len(blobs)
     assert layer.data is session.labels
     session.delete(1)
     assert not (layer.data == 1).any()
@@ -74,8 +74,8 @@ def test_a_count_of_a_part_begins_with_its_scores_in_the_whole_image(
     place(widget.viewer, prepare(result_of(source.image, labels), source))
     session = start(widget)
     assert session.labels.shape == blobs.image.shape
-    assert session.box_of(2) == (slice(50, 65), slice(90, 100))
-    assert session.score_of(1) == pytest.approx(0.5)
+    assert session.store.box_of(2) == (slice(50, 65), slice(90, 100))
+    assert session.store.cell(1).score == pytest.approx(0.5)
     (own,) = [layer for layer in widget.viewer.layers if layer.name == "blobs annotation"]
     np.testing.assert_array_equal(own.scale, (0.5, 0.5))
     assert not widget.viewer.layers["blobs labels"].visible
@@ -85,12 +85,12 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     widget.viewer.add_image(blobs.image, name="blobs")
     widget.viewer.add_points(blobs.points)
     session = start(widget)
-    assert session.n_cells == len(blobs)
+    assert len(session.store) == len(blobs)
     assert not session.metadata.has_masks
     widget.panel.begin.click()
     assert widget.model.session is None
     widget.panel.start.setCurrentIndex(0)
-    assert start(widget).n_cells == 0
+    assert len(start(widget).store) == 0
 
 
 def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> None:
@@ -98,9 +98,9 @@ def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> N
     features = {"class": ["", "B", "A"], "score": [0.5, np.nan, 0.7]}
     widget.viewer.add_points(blobs.points[:3], features=features)
     session = start(widget)
-    assert session.class_names == ("B", "A")
-    assert [session.class_of(number) for number in (1, 2, 3)] == [None, 0, 1]
-    assert [session.score_of(number) for number in (1, 2, 3)] == [0.5, 1.0, 0.7]
+    assert session.metadata.class_names == ("B", "A")
+    assert [session.store.cell(number).category for number in (1, 2, 3)] == [None, 0, 1]
+    assert [session.store.cell(number).score for number in (1, 2, 3)] == [0.5, 1.0, 0.7]
 
 
 def test_without_an_image_there_is_nothing_to_start(widget: AnnotateWidget) -> None:
@@ -152,7 +152,7 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     np.testing.assert_array_equal(widget.model.session.labels, edited)
     assert widget.panel.offer.isHidden()
     widget.model.session.undo()
-    assert 3 in widget.model.session
+    assert 3 in widget.model.session.store
 
 
 def test_what_is_known_of_the_cells_comes_back_with_the_edits(
@@ -169,7 +169,7 @@ def test_what_is_known_of_the_cells_comes_back_with_the_edits(
     session.merge(3, 4)
     session.grow(5)
     session.undo()
-    expected = session.ids()
+    expected = session.store.numbers()
     widget.viewer.layers.remove(labels)  # as a crash would
     widget.show()
     qtbot.waitUntil(lambda: not widget.panel.offer.isHidden(), timeout=LIMIT_MS)
@@ -290,18 +290,18 @@ def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs:
     buttons["next"].click()
     first = context.review.current
     assert first is not None
-    middle = [2 * (part.start + part.stop - 1) / 2 for part in session.box_of(first)]
+    middle = [2 * (part.start + part.stop - 1) / 2 for part in session.store.box_of(first)]
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], middle)
     assert f"Cell {first}" in widget.panel.current.text()
     buttons["accept"].click()
     second = context.review.current
-    assert session.is_reviewed(first)
+    assert session.store.is_reviewed(first)
     assert second not in (None, first)
     buttons["reject"].click()
-    assert second not in session
+    assert second not in session.store
     buttons["back"].click()
     buttons["undo"].click()
-    assert second in session
+    assert second in session.store
     assert widget.panel.bar.value() == 1
     buttons["hide"].click()
     assert context.layer.hides_reviewed
@@ -333,7 +333,7 @@ def test_cells_of_a_class_that_is_removed_are_told(widget: AnnotateWidget, blobs
     widget.panel.names.editingFinished.emit()
     assert widget.panel.message.text() == "Cells without a class now: 1 of white. Undo brings them back."
     session.undo()
-    assert session.class_of(1) == 1
+    assert session.store.cell(1).category == 1
 
 
 def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> None:
@@ -342,7 +342,7 @@ def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> No
     session = start(widget)
     widget.panel.names.setText("red, white ,")
     widget.panel.names.editingFinished.emit()
-    assert session.class_names == ("red", "white")
+    assert session.metadata.class_names == ("red", "white")
     session.set_class(1, 1)
     assert [chip.text() for chip in widget.panel.chips if not chip.isHidden()] == ["1 red · 0", "2 white · 1"]
     widget.panel.chips[0].click()
@@ -364,7 +364,7 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     context = widget.model.context
     assert context is not None
     context.adder.add_each([click_at(blobs.points[0])])
-    qtbot.waitUntil(lambda: session.n_cells == 1 and context.adder.job is None, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: len(session.store) == 1 and context.adder.job is None, timeout=LIMIT_MS)
     np.testing.assert_array_equal(session.labels > 0, blobs.labels == 1)
     context.adder.add_each([click_at(blobs.points[0])])
     assert "already" in widget.panel.hint.text()
@@ -372,13 +372,13 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     background = np.argwhere(blobs.labels == 0)
     far = background[np.argmax([np.abs(blobs.points - place).sum(axis=1).min() for place in background])]
     context.adder.add_each([click_at(far)])
-    qtbot.waitUntil(lambda: session.n_cells == 2, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: len(session.store) == 2, timeout=LIMIT_MS)
     assert "disc" in widget.panel.hint.text()
     session.undo()
     session.undo()
-    assert session.n_cells == 0
+    assert len(session.store) == 0
     context.adder.prompt(np.array([[-5.0, 1.0]]))
-    assert session.n_edits == 0
+    assert len(session.history.done) == 0
 
 
 def test_another_diameter_has_the_model_look_again(
@@ -397,7 +397,7 @@ def test_another_diameter_has_the_model_look_again(
     for n_cells, diameter in enumerate((6.0, 6.0, 9.0), start=1):
         widget.panel.settings.diameter.setValue(diameter)
         widget.model.context.adder.add_each([click_at((20 * n_cells, 10))])
-        qtbot.waitUntil(lambda n=n_cells: session.n_cells == n, timeout=LIMIT_MS)
+        qtbot.waitUntil(lambda n=n_cells: len(session.store) == n, timeout=LIMIT_MS)
     assert seen == [6.0, 9.0]
 
 
@@ -429,7 +429,7 @@ def test_a_cell_is_prompted_for_shown_corrected_and_kept(
     first, second = blobs.points[:2]
     assert prompting(first) == ["path", "ellipse"]
     assert "score" in widget.panel.hint.text()
-    assert session.n_cells == 0
+    assert len(session.store) == 0
     shapes, layer = drawn(widget), widget.viewer.layers["blobs"]
     middle = shapes.data_to_world(shapes.data[1].mean(axis=0))
     np.testing.assert_allclose(middle, layer.data_to_world((1, *first)))
@@ -453,10 +453,10 @@ def test_what_is_prompted_for_can_be_dropped(widget: AnnotateWidget, blobs: Any,
     assert not drawn(widget).data
     prompting(blobs.points[0], said="negative")
     assert "needs a positive point" in widget.panel.message.text()
-    assert session.n_cells == 0
+    assert len(session.store) == 0
     prompting(blobs.points[0])
     prompting(blobs.points[1], said="next")
-    assert session.n_cells == 1
+    assert len(session.store) == 1
     widget.model.finish()
     assert not [one for one in widget.viewer.layers if one.name == "prompts"]
 
@@ -485,7 +485,7 @@ def test_without_the_model_a_click_adds_a_disc_at_once_and_boxes_are_flat(widget
     widget.panel.settings.ask_model.setChecked(False)
     adder = widget.model.context.adder  # type: ignore[union-attr]
     adder.prompt(np.array([(30.0, 30.0)]))
-    assert session.n_cells == 1
+    assert len(session.store) == 1
     assert "the model was not asked" in widget.panel.hint.text()
     assert adder.draft.prompts is None
     adder.prompt(np.array([(30.0, 30.0)]), "negative")
@@ -493,7 +493,7 @@ def test_without_the_model_a_click_adds_a_disc_at_once_and_boxes_are_flat(widget
     widget.viewer.dims.ndisplay = 3
     adder.prompt(np.array([(10.0, 50.0), (20.0, 70.0)]))
     assert "2D view" in widget.panel.message.text()
-    assert session.n_cells == 1
+    assert len(session.store) == 1
 
 
 @pytest.mark.parametrize("kind", ["boxes", "points"])
@@ -514,13 +514,13 @@ def test_each_box_or_point_of_a_layer_becomes_the_cell_the_model_sees_there(
     assert not widget.panel.outline.isHidden()
     widget.panel.outline.setChecked(True)
     session = start(widget)
-    qtbot.waitUntil(lambda: session.n_cells == 3, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: len(session.store) == 3, timeout=LIMIT_MS)
     found, truth = session.labels[1] > 0, np.isin(blobs.labels, (1, 2, 3))
     assert (found & truth).sum() / (found | truth).sum() > 0.95
     assert not session.labels[0].any()
-    assert session.n_edits == 3
+    assert len(session.history.done) == 3
     session.undo()
-    assert session.n_cells == 2
+    assert len(session.store) == 2
 
 
 def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: Any) -> None:
@@ -555,10 +555,10 @@ def test_a_region_that_is_moved_in_its_layer_is_moved(
     moved[0][:, -2:] += (7.3, 10.9)
     regions.data = moved
     expected = ((*lead, slice(12, 27), slice(16, 41)), (*lead, slice(50, 60), slice(5, 30)))
-    assert session.regions == expected
+    assert session.metadata.regions == expected
     assert regions.data[0][:, -2:].min(axis=0).tolist() == [11.5, 15.5]
     session.undo()
-    assert session.regions[0] == (*lead, slice(5, 20), slice(5, 30))
+    assert session.metadata.regions[0] == (*lead, slice(5, 20), slice(5, 30))
 
 
 def test_colours_and_slices_of_an_rgb_film_line_up(widget: AnnotateWidget) -> None:

@@ -140,7 +140,7 @@ class Adder(Prompter):
         """Tell of the cell that is there already, or draw one where the model is not to be asked."""
         known = 0
         if wish.prompts.is_click:
-            known = self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
+            known = self._session.store.number_at([*wish.frame, *wish.prompts.positive[0]])
         if not known and self.uses_model:
             return False
         self._wishes.pop(0)
@@ -286,8 +286,8 @@ def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
 
 def typical_diameter(session: AnnotationSession) -> float:
     """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
-    numbers = session.ids()[:: max(session.n_cells // SAMPLE, 1)].tolist()
-    sides = [part.stop - part.start for number in numbers for part in session.box_of(number)[-2:]]
+    numbers = session.store.numbers()[:: max(len(session.store) // SAMPLE, 1)].tolist()
+    sides = [part.stop - part.start for number in numbers for part in session.store.box_of(number)[-2:]]
     if not sides:
         return DISC_PX
     return float(np.median(sides))

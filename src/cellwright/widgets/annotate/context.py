@@ -42,11 +42,11 @@ class Review(QObject):
         self._overlay: Overlay = tools.overlay
         self._queue: ReviewQueue | None = None
         tools.fallback = lambda: self.current
-        view.session.events.history.connect(self._on_history)
+        view.session.history.events.history.connect(self._on_history)
 
     def close(self) -> None:
         """Follow the session no longer."""
-        self._session.events.history.disconnect(self._on_history)
+        self._session.history.events.history.disconnect(self._on_history)
         if self._queue is not None:
             self._queue.close()
 
@@ -71,8 +71,8 @@ class Review(QObject):
     @property
     def progress(self) -> tuple[int, int]:
         """How many cells have been reviewed, of how many."""
-        numbers = self._session.ids().tolist()
-        return sum(map(self._session.is_reviewed, numbers)), len(numbers)
+        numbers = self._session.store.numbers().tolist()
+        return sum(map(self._session.store.is_reviewed, numbers)), len(numbers)
 
     def act(self, name: str) -> None:
         """Do what the keys of the review do: accept, reject, next, back."""
@@ -104,7 +104,7 @@ class Review(QObject):
                 self.moved.emit(None)
             return
         self.centre_on(number)
-        self._overlay.show_cell(self._session.box_of(number))
+        self._overlay.show_cell(self._session.store.box_of(number))
         self.moved.emit(number)
 
     def line(self, number: int) -> str:
@@ -115,16 +115,16 @@ class Review(QObject):
             how = "likely wrong"
         elif chance >= UNSURE:
             how = "unsure"
-        state = ", reviewed" if self._session.is_reviewed(number) else ""
+        state = ", reviewed" if self._session.store.is_reviewed(number) else ""
         return f"Cell {number}: {how} (chance of a mistake {chance:.0%}){state}"
 
     def centre_on(self, number: int) -> None:
         """Move slice and camera so that a cell is in the middle, large enough to be judged."""
         view, viewer = self._view, self._view.viewer
-        box = self._session.box_of(number)
+        box = self._session.store.box_of(number)
         middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
         if len(box) > 2:
-            middle[:-2] = np.rint(self._session.centre_of(number))[:-2]
+            middle[:-2] = np.rint(self._session.store.centre_of(number))[:-2]
         look_at(viewer, view.world_of(middle))
         camera = camera_of(viewer)
         step = float(np.abs(view.layer.scale[-2:]).mean())
@@ -136,7 +136,7 @@ class Review(QObject):
         """Keep the frame around the cell in review, which edits reshape or take away."""
         number = self.current
         if number is not None:
-            self._overlay.show_cell(self._session.box_of(number))
+            self._overlay.show_cell(self._session.store.box_of(number))
             return
         self._overlay.show_cell(None)
         if self._queue is not None:

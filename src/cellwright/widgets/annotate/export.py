@@ -64,7 +64,7 @@ class Exporter(QObject):
         part, session = self._section, self._copy()
         if session is not None:
             session.image = one_channel(session.image, self._model.channel_index)  # the one it is to teach
-            is_unknown = session.metadata.is_part and not session.regions
+            is_unknown = session.metadata.is_part and not session.metadata.regions
             is_complete = part.complete.isChecked() and not is_unknown
             settings = ExportSettings(split=part.split.currentData(), is_complete=is_complete)
             task = dataset_task(session, folder, settings, may_replace=part.replaces.isChecked())

@@ -66,11 +66,11 @@ class AnnotationLayer:
         layer.n_edit_dimensions = 2
         self._colour()
         if self._has_classes and ("class" not in layer.features or self._given_classes()):
-            self._write_classes(session.ids())  # the journal knows them
+            self._write_classes(session.store.numbers())  # the journal knows them
         forget_history(layer)
-        session.events.changed.connect(self._on_changed)
-        session.events.reviewed.connect(self._on_reviewed)
-        session.events.classes.connect(self._on_classes)
+        session.history.events.changed.connect(self._on_changed)
+        session.history.events.reviewed.connect(self._on_reviewed)
+        session.history.events.classes.connect(self._on_classes)
         layer.events.paint.connect(self._on_paint)
         layer.events.data.connect(self._on_data)
         layer.events.features.connect(self._on_features)
@@ -80,7 +80,7 @@ class AnnotationLayer:
 
     def close(self) -> None:
         """Leave the layer as it is and follow neither it nor the session."""
-        events = self.session.events
+        events = self.session.history.events
         events.changed.disconnect(self._on_changed)
         events.reviewed.disconnect(self._on_reviewed)
         events.classes.disconnect(self._on_classes)
@@ -163,8 +163,8 @@ class AnnotationLayer:
 
     def _colour(self) -> None:
         """Colour cells by class where there are classes, else unlike their neighbours; hide some."""
-        numbers = self.session.ids().tolist()
-        self._has_classes = any(self.session.class_of(number) is not None for number in numbers)
+        numbers = self.session.store.numbers().tolist()
+        self._has_classes = any(self.session.store.cell(number).category is not None for number in numbers)
         self._is_direct = self._has_classes or self.hides_reviewed
         if not self._is_direct:
             self.layer.colormap = bright_colours()
@@ -173,8 +173,8 @@ class AnnotationLayer:
         self.layer.colormap = colours_by_label(colours, NO_CLASS_COLOUR)
 
     def _colour_of(self, number: int) -> str:
-        category = self.session.class_of(number)
-        if self.hides_reviewed and number not in self._fresh and self.session.is_reviewed(number):
+        category = self.session.store.cell(number).category
+        if self.hides_reviewed and number not in self._fresh and self.session.store.is_reviewed(number):
             return HIDDEN
         if category is not None:
             return class_colour(category)
@@ -183,13 +183,13 @@ class AnnotationLayer:
         return bright_colour(number)
 
     def _recolour(self, numbers: Iterable[int]) -> None:
-        there = [number for number in numbers if number in self.session]
+        there = [number for number in numbers if number in self.session.store]
         if not there:
             return
         if not self._is_direct or not recolour(self.layer, {n: self._colour_of(n) for n in there}):
             self._colour()
             return
-        self.redraw(self.session.box_of(number) for number in there)
+        self.redraw(self.session.store.box_of(number) for number in there)
 
     def _on_changed(self, edited: Edited) -> None:
         before, self._fresh = self._fresh, set(edited.numbers)
@@ -206,7 +206,7 @@ class AnnotationLayer:
             self._recolour(numbers)
 
     def _on_classes(self, numbers: Sequence[int]) -> None:
-        numbers = numbers or self.session.ids().tolist()  # without numbers, names have changed
+        numbers = numbers or self.session.store.numbers().tolist()  # without numbers, names have changed
         self._recolour(numbers)
         self._write_classes(numbers)
 
@@ -223,7 +223,7 @@ class AnnotationLayer:
         if "class" not in rows:
             return {}
         known = dict(zip(rows.index.tolist(), texts_of(rows["class"]), strict=True))
-        numbers = self.session.ids().tolist()
+        numbers = self.session.store.numbers().tolist()
         return {n: known[n] for n in numbers if n in known and known[n] != self._class_name(n)}
 
     def _on_features(self, _: Any = None) -> None:
@@ -239,10 +239,10 @@ class AnnotationLayer:
                 self.tell(error)
 
     def _class_name(self, number: int) -> str:
-        category = self.session.class_of(number) if number in self.session else None
+        category = self.session.store.cell(number).category if number in self.session.store else None
         if category is None:
             return ""
-        names = self.session.class_names
+        names = self.session.metadata.class_names
         return names[category] if category < len(names) else str(category + 1)  # one without a name yet
 
     def _on_ndisplay(self, _: object = None) -> None:

@@ -89,17 +89,17 @@ class Regions:
     def __init__(self, view: AnnotationLayer) -> None:
         self._view = view
         self.layer: Shapes | None = None
-        view.session.events.regions.connect(self._show)
+        view.session.history.events.regions.connect(self._show)
         self._show()
 
     def close(self) -> None:
         """Follow the session no longer; the layer stays."""
-        self._view.session.events.regions.disconnect(self._show)
+        self._view.session.history.events.regions.disconnect(self._show)
         if self.layer is not None:
             self.layer.events.data.disconnect(self._on_data)
 
     def _show(self, _: object = None) -> None:
-        regions = self._view.session.regions
+        regions = self._view.session.metadata.regions
         is_there = self.layer is not None and self.layer in self._view.viewer.layers
         if not is_there:
             if not regions:
@@ -130,8 +130,8 @@ class Regions:
         session, drawn = self._view.session, self.layer.features["region"].to_numpy()
         shapes = [np.asarray(one) for one in self.layer.data]
         try:
-            for index in reversed(range(len(session.regions))):
-                region, own = session.regions[index], [shapes[row] for row in np.flatnonzero(drawn == index)]
+            for index, region in reversed(list(enumerate(session.metadata.regions))):
+                own = [shapes[row] for row in np.flatnonzero(drawn == index)]
                 boxes = [self._box(one, region) for one in own]
                 moved = next((box for box in boxes if box[-2:] != region[-2:]), None)
                 if not own:

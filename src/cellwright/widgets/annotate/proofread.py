@@ -346,7 +346,7 @@ class Proofreader(QObject):
         own = metadata_of(context.layer.layer)
         if self._layer is not None and own.get("source") == str(self._layer.unique_id):
             self._context = context
-            context.session.events.history.connect(self._on_history)
+            context.session.history.events.history.connect(self._on_history)
 
     def _on_history(self) -> None:
         self._follow.throttle()

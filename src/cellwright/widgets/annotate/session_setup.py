@@ -177,11 +177,11 @@ def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
     """Tell in the features of a layer what the journal knows of its cells, as those of a count are told."""
     import pandas
 
-    ids = session.ids()
+    ids = session.store.numbers()
     if not len(ids):
         return
-    scores = np.array([session.score_of(number) for number in ids])
-    edited = np.isin(ids, session.edited_ids())
+    scores = np.array([session.store.cell(number).score for number in ids])
+    edited = np.isin(ids, session.history.edited_numbers())
     rows = pandas.DataFrame({"label": ids, "edited": edited}, index=ids)
     if (scores != 1).any():  # a model gave them
         rows["score"] = np.where(edited, np.nan, scores)

@@ -84,16 +84,16 @@ class ToolBox(QObject):
     def paint(self) -> None:
         """Take the brush: it goes on with the cell under the cursor, elsewhere it draws a new one."""
         number = self.number_at(self.view.point_under_cursor())
-        self.view.layer.selected_label = number or self.session.next_number
+        self.view.layer.selected_label = number or self.session.store.next_number
         self.choose("paint")
 
     def _tell_pieces(self, numbers: Sequence[int]) -> None:
         """Tell of a cell that a stroke leaves in pieces: they count as one."""
         session, is_series = self.session, self.session.image.label_axes.startswith("T")
         for number in numbers:
-            if number not in session:
+            if number not in session.store:
                 continue
-            mask = session.labels[session.box_of(number)] == number
+            mask = session.labels[session.store.box_of(number)] == number
             touching = np.ones((3,) * mask.ndim, int)
             if is_series:
                 touching[[0, 2]] = 0  # frames are pieces of their own anyway
@@ -124,16 +124,16 @@ class ToolBox(QObject):
         if self.view.is_painting or self.takes(name):
             return
         if name == "undo":
-            what = self.session.undo_name
-            if not self.session.can_undo:
+            what = self.session.history.undo_name
+            if not self.session.history.done:
                 self.done.emit("There is nothing to undo.")
             elif self.attempt(self.session.undo):
                 self.done.emit(f"Undo: {what}.")
         elif name == "redo":
-            if not self.session.can_redo:
+            if not self.session.history.undone:
                 self.done.emit("There is nothing to redo.")
             elif self.attempt(self.session.redo):
-                self.done.emit(f"Redo: {self.session.undo_name}.")
+                self.done.emit(f"Redo: {self.session.history.undo_name}.")
         else:
             self.pressed.emit(name)
 
@@ -155,10 +155,10 @@ class ToolBox(QObject):
         if name == CELL:
             self.attempt(lambda: self.session.set_class(number, self.category))
             return
-        before = self.session.n_edits
+        before = len(self.session.history.done)
         if self.attempt(lambda: self._change(name, number)):
             text = f"{PAST[name]} cell {number}."
-            if self.session.n_edits == before:
+            if len(self.session.history.done) == before:
                 text = f"Cell {number}: nothing to change."
             self.done.emit(text)
 
@@ -168,7 +168,7 @@ class ToolBox(QObject):
             if session.labels.ndim == 2:
                 raise AnnotationError("Interpolation needs slices; this image is 2D. Paint instead.")
             axis = max(session.image.label_axes.find("Z"), 0)  # without Z over time
-            part = session.box_of(number)[axis]
+            part = session.store.box_of(number)[axis]
             session.interpolate(number, part.start, part.stop - 1)
         elif name in ("grow", "shrink"):
             getattr(session, name)(number, self.step_px)
@@ -292,7 +292,7 @@ class ToolBox(QObject):
 
     def number_at(self, point: Point | None) -> int:
         """Return the cell at a point, 0 for none."""
-        return 0 if point is None else self.session.number_at(point)
+        return 0 if point is None else self.session.store.number_at(point)
 
 
 class InputHandler:

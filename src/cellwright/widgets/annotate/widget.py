@@ -157,7 +157,7 @@ class AnnotateWidget(QWidget):
                 self.panel.message.tell(PIXELS_HINT)
             self.model.open(opened).adder.add_each(wishes)
             if opened.session.metadata.is_part:
-                is_known = bool(opened.session.regions)
+                is_known = bool(opened.session.metadata.regions)
                 self.panel.message.tell(PART_HINT if is_known else UNKNOWN_HINT, is_warning=not is_known)
 
     def _on_resume_clicked(self) -> None:
@@ -210,7 +210,7 @@ class AnnotateWidget(QWidget):
             part.failed.connect(self.model.fail)
         review.told.connect(self.model.tell_done)
         review.moved.connect(self._on_review_moved)
-        context.session.events.history.connect(self._on_history)
+        context.session.history.events.history.connect(self._on_history)
         self.model.channel = self.panel.channel.channel
         self._pass_settings()
         self.panel.show_offer("")
@@ -299,7 +299,7 @@ class AnnotateWidget(QWidget):
     def _on_names_edited(self) -> None:
         session = self.model.session
         names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
-        if session is not None and names != session.class_names:
+        if session is not None and names != session.metadata.class_names:
             with telling(self.model.fail):
                 lost = session.set_class_names(names)
                 if lost:
@@ -333,11 +333,11 @@ class AnnotateWidget(QWidget):
         session = context.session
         n_reviewed, n_cells = context.review.progress
         panel.show_count(n_cells, n_reviewed)
-        panel.buttons["undo"].setEnabled(session.can_undo)
-        panel.buttons["redo"].setEnabled(session.can_redo)
-        classes = [session.class_of(number) for number in session.ids().tolist()]
-        counts = tuple(classes.count(index) for index in range(len(session.class_names)))
-        panel.show_classes(session.class_names, counts)
+        panel.buttons["undo"].setEnabled(bool(session.history.done))
+        panel.buttons["redo"].setEnabled(bool(session.history.undone))
+        classes = [session.store.cell(number).category for number in session.store.numbers().tolist()]
+        counts = tuple(classes.count(index) for index in range(len(session.metadata.class_names)))
+        panel.show_classes(session.metadata.class_names, counts)
         panel.message.tell("")
         self._follow.throttle()
 
