@@ -326,7 +326,8 @@ class AnnotationSession:
         AnnotationError where there is no such cell.
         """
         known = self.metadata.class_names
-        class_names = (*known, *(name for name in dict.fromkeys(names.values()) if name and name not in known))
+        new = [name for name in dict.fromkeys(names.values()) if name and name not in known]
+        class_names = (*known, *new)
         cells: dict[int, CellMetadata | None] = {}
         for number, name in names.items():
             category = class_names.index(name) if name else None
