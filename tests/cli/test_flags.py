@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cellwright.cli import count, main, train
+from cellwright.cli import app, count, train
 from cellwright.cli.flags import read_settings, with_settings
 from cellwright.core.errors import SettingsError
 from cellwright.inference.settings import FlagRule
@@ -142,7 +142,7 @@ def test_evaluate_has_no_flags_of_what_it_does_not_do(cli):
         assert (code, "No such option" in err) == (2, True)
 
 
-@pytest.mark.parametrize("module", [count, train, main], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("module", [count, train, app], ids=lambda one: one.__name__)
 def test_rules_are_about_flags_that_there_are(module):
     commands = [one for one in vars(module).values() if inspect.isfunction(one)]
     known = {name for one in commands for name in inspect.signature(one).parameters}
