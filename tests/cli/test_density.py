@@ -1,10 +1,12 @@
 """Densities on the command line: a count, its interval, a map as file, regions, no cells and no classes."""
 
 import base64
+import contextlib
 import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pandas
@@ -65,6 +67,11 @@ def test_a_density_has_a_report_and_no_tables_of_cells(
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "redder where cells are denser" in text
     assert "<h2>The same from the command line</h2><pre>cellwright count" in text  # as from the viewer
+    script = unescape(text.partition("<h2>The same from Python</h2><pre>")[2].partition("</pre>")[0])
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        exec(script, {})
+    assert f'<span class="number">{shown.getvalue().strip()}</span>' in text
     code, _, err = cli(*asked, "--xlsx")
     assert code == 1
     assert "A density has no single cells to measure, filter or tabulate." in err

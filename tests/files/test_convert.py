@@ -74,10 +74,12 @@ def test_what_is_read_is_not_written_over(tmp_path):
         assert path.read_bytes() == before
 
 
-def test_labels_keep_their_numbers(tmp_path):
+@pytest.mark.parametrize("name", ["a.geojson", "a_seg.npy", "a.json"])
+def test_labels_keep_their_numbers(tmp_path, name):
     labels = np.zeros((20, 30), np.int32)
     labels[2:6, 3:9], labels[10:15, 12:20] = 7, 3
     write_labels(tmp_path / "a.tif", labels, Image(labels, "YX"))
-    (outlines,) = convert([tmp_path / "a.tif"], "geojson", tmp_path / "a.geojson")
+    formats = {"a.geojson": "geojson", "a_seg.npy": "cellpose", "a.json": "coco"}
+    (outlines,) = convert([tmp_path / "a.tif"], formats[name], tmp_path / name)
     (back,) = convert([outlines], "labels", tmp_path / "back.tif")
     np.testing.assert_array_equal(read_image(back).read(), labels)

@@ -82,6 +82,21 @@ def test_images_of_all_axes_are_read_and_broken_ones_left_out(images):
     assert [tuple(sample.image.shape) for sample in samples] == [(1, 90, 80), *[(1, 70, 70)] * 5, (3, 64, 64)]
 
 
+def test_of_images_that_do_not_fit_into_memory_the_middle_is_kept(tmp_path, rng, monkeypatch):
+    for name in "abcdef":
+        tifffile.imwrite(tmp_path / f"{name}.tif", rng.integers(0, 255, (300, 600)).astype(np.uint8))
+    images = list_images([tmp_path])
+    whole, _ = run(read_unannotated(images, flow()))
+    most = 4 * 6 * 256 * 300
+    monkeypatch.setattr("cellwright.training.pretrain.free_memory", lambda: 4.0 * most, raising=False)
+    samples, left_out = run(read_unannotated(images, flow()))
+    assert (len(samples), left_out) == (6, 0)
+    assert sum(sample.image.nbytes for sample in samples) <= most
+    for sample, larger in zip(samples, whole, strict=True):
+        assert tuple(sample.image.shape) == (1, 256, 256)
+        assert torch.allclose(sample.image, larger.image[:, 22:278, 172:428], atol=0.1)
+
+
 def test_without_an_image_that_can_be_read_the_error_is_that_of_the_first(images):
     broken = [listed for listed in images if listed.name == "broken"]
     with pytest.raises(CellwrightError, match="broken"):

@@ -21,6 +21,7 @@ from cellwright.inference.settings import COUNT_RULES, EngineSettings, InputFile
 from cellwright.models import registry, store
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.blocks import cropped
+from cellwright.ops.measure.cells_table import plain_count
 from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -211,7 +212,8 @@ def as_python(recipe: Recipe | Result) -> str:
             given.append(f"read_inputs({files}, image, {recipe.analysis.region_rule!r})")
         script.lines.append(f"analysis = analyse(result, image, {', '.join(given)})")
         script.lines.append("result = analysis.result")
-    script.lines.append("print(int(result.count))")
+    script.add(plain_count.__module__, plain_count.__name__)
+    script.lines.append("print(plain_count(result.count))")
     return script.text()
 
 

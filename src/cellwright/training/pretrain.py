@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, CheckpointError, ReadError, expecting
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.folders.image_list import ListedImage
@@ -48,13 +49,16 @@ PROJECTION = (256, 128, 64)  # widths of the layers that SimCLR compares through
 HIDDEN_PX = 12  # side of a hidden piece
 HIDDEN_GAP_PX = 6  # between two pieces, and at the edge
 HIDDEN_SHARE = 0.5  # of the pieces
-MOST_SIDE_PX = 2048  # of one image that is kept in memory
+MOST_SIDE_PX, LEAST_SIDE_PX = 2048, 128  # of one image that is kept in memory, the least where there are many
+MEMORY_SHARE = 0.25  # of what is free, that all images may take
 ANY_DIAMETER_PX = (0.0, np.inf)
 NIPY_SPECTRAL = (  # red, green and blue at 0, 0.05, ... 1 of the colour map of that name
     (0, 7 / 15, 8 / 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11 / 15, 14 / 15, 1, 1, 1, 13 / 15, 0.8, 0.8),
     (0, 0, 0, 0, 0, 0.4, 0.6, 2 / 3, 2 / 3, 0.6, 11 / 15, 13 / 15, 1, 1, 14 / 15, 0.8, 0.6, 0, 0, 0, 0.8),
     (0, 8 / 15, 0.6, 2 / 3, 13 / 15, 13 / 15, 13 / 15, 2 / 3, 8 / 15, *[0] * 11, 0.8),
 )
+
+Plane = TypeVar("Plane", NDArray[Any], Tensor)
 
 
 class SimClr(nn.Module):
@@ -169,6 +173,7 @@ def pretrain(
         "preset": model.spec.preset,
         "parts": sorted(name for name, _ in parts.named_children()),
         "n_images": len(images) - left_out,
+        "n_left_out": left_out,
         "settings": asdict(settings),
         "history": state.history,
     }
@@ -217,19 +222,27 @@ def _with_trunk(model: CellModel) -> HeadedNetwork:
 def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[tuple[Sample, ...], int]]:
     """Read images, at most a dozen planes of each, as samples without targets; return how many were left out.
 
-    Those are what cannot be read, and images of one intensity, which teach nothing.
+    Those are what cannot be read, and images of one intensity, which teach nothing. Of large images the
+    middle is kept, a smaller one where there are too many for the memory.
 
     CellwrightError where no image can be read, the error is that of the first; or all are of one intensity.
     """
     samples: list[Sample] = []
     left_out = 0
     first_error: CellwrightError | None = None
+    side, n_bytes, most_bytes = MOST_SIDE_PX, 0, MEMORY_SHARE * free_memory()
     for done, listed in enumerate(images):
         yield Progress("read", done, len(images), f"reading {listed.name}")
         n_before = len(samples)
         try:
             for image in read_images(listed.path):
-                samples += [one for one in _samples_of(image, model) if one.image.amin() < one.image.amax()]
+                planes = _samples_of(image, model, side)
+                samples += [one for one in planes if one.image.amin() < one.image.amax()]
+                n_bytes += sum(one.image.nbytes for one in planes)
+                while n_bytes > most_bytes and side > LEAST_SIDE_PX:
+                    side //= 2
+                    samples = [_unlabelled(one.name, _middle(one.image, side).clone()) for one in samples]
+                    n_bytes = sum(one.image.nbytes for one in samples)
         except CellwrightError as error:
             first_error = first_error or error
         left_out += len(samples) == n_before
@@ -243,16 +256,19 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
     raise first_error or ReadError("Pretraining needs images; got none. Choose another folder.")
 
 
-def _samples_of(image: Image, model: CellModel) -> list[Sample]:
+def _samples_of(image: Image, model: CellModel, side: int) -> list[Sample]:
     planes = in_lit_colour(frames(image))
     chosen = np.unique(np.linspace(0, len(planes) - 1, MAX_FRAMES).round().astype(int)).tolist()
-    return [_sample(f"{image.name}:{n}", planes.read(n, WHOLE), model) for n in chosen]
+    return [_sample(f"{image.name}:{n}", _middle(planes.read(n, WHOLE), side), model) for n in chosen]
+
+
+def _middle(plane: Plane, side: int) -> Plane:
+    """Return the middle of an image (C, Y, X), ``side`` pixels long at most."""
+    return plane[(slice(None), *middle_window(plane.shape[1:], side))]
 
 
 def _sample(name: str, plane: NDArray[Any], model: CellModel) -> Sample:
-    """Return one image (C, Y, X), the middle of it where it is large."""
-    middle = plane[(slice(None), *middle_window(plane.shape[1:], MOST_SIDE_PX))]
-    return _unlabelled(name, torch.from_numpy(np.ascontiguousarray(scaled_channels(middle, model))))
+    return _unlabelled(name, torch.from_numpy(np.ascontiguousarray(scaled_channels(plane, model))))
 
 
 def _unlabelled(name: str, image: Tensor) -> Sample:

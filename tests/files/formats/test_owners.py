@@ -357,6 +357,28 @@ def test_points_in_a_region_of_qupath_are_the_cells(tmp_path):
     assert (found.kind, len(found)) == ("points", 3)
 
 
+def test_coco_keeps_the_numbers_of_cells_in_several_images(tmp_path, draw_marks):
+    marks = draw_marks("YX")
+    numbers = 2 * np.arange(1, len(marks) + 1, dtype=np.int32)
+    images = [replace(marks, name=name, numbers=numbers, image=None) for name in ("a", "b")]
+    path = tmp_path / "a.json"
+    FORMATS["coco"].write(path, images)
+    rows = json.loads(path.read_text())["annotations"]
+    assert [row["id"] for row in rows] == list(range(1, 2 * len(marks) + 1))  # COCO wants one of each
+    for found in FORMATS["coco"].read(path):
+        np.testing.assert_array_equal(found.labels, marks.labels)
+        np.testing.assert_array_equal(found.numbers, numbers)
+    FORMATS["coco"].write(path, images[:1])
+    content = json.loads(path.read_text())
+    assert [row["id"] for row in content["annotations"]] == numbers.tolist()
+    for odd in (2, [2], "2", None, -1, 1 << 40):
+        content["annotations"][1]["number"] = odd  # cells of one number, or of none, stay cells of their own
+        path.write_text(json.dumps(content))
+        (found,) = FORMATS["coco"].read(path)
+        np.testing.assert_array_equal(found.labels, marks.labels)
+        assert found.numbers is None
+
+
 def test_coco_mixes_boxes_and_outlines(tmp_path):
     own = {"image_id": 1, "category_id": 1}
     rows = [{**own, "id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]], "bbox": [2, 2, 10, 10]}]
@@ -729,6 +751,23 @@ def test_lineages_come_back(tmp_path, draw_marks, name):
         files = sorted((tmp_path / "a").glob("*.tif"))
         frames = [i for i, file in enumerate(files) if (tifffile.imread(file) == label).any()]
         assert frames == list(range(first, last + 1))
+
+
+def test_lineages_keep_the_numbers_of_their_cells(tmp_path, draw_marks):
+    labels, parents = movie()
+    numbers = np.array([40, 3, 9, 7, 100], np.int32)
+    marks = replace(draw_marks("TYX"), labels=labels, shape=labels.shape, parents=parents, image=None)
+    FORMATS["tracking-challenge"].write(tmp_path / "a", [replace(marks, numbers=numbers)])
+    rows = [
+        tuple(map(int, line.split())) for line in (tmp_path / "a" / "res_track.txt").read_text().splitlines()
+    ]
+    assert rows == [(3, 3, 5, 40), (7, 0, 1, 0), (9, 3, 5, 40), (40, 0, 2, 0), (100, 2, 5, 0), (101, 4, 5, 7)]
+    (found,) = FORMATS["tracking-challenge"].read(tmp_path / "a")
+    np.testing.assert_array_equal(found.numbered_labels(), np.array([0, *numbers])[labels])
+    assert dict(zip(found.numbers, found.parents, strict=True)) == {3: 4, 7: 0, 9: 4, 40: 0, 100: 0}
+    numbers[4] = 70_000  # more than a mask of 16 bits holds
+    FORMATS["tracking-challenge"].write(tmp_path / "b", [replace(marks, numbers=numbers)])
+    np.testing.assert_array_equal(FORMATS["tracking-challenge"].read(tmp_path / "b")[0].labels, labels)
 
 
 @pytest.mark.parametrize(

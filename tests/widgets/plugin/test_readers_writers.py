@@ -20,7 +20,9 @@ from cellwright.widgets.plugin.readers_writers import (
 )
 from cellwright.widgets.shared.layer_factory import features_by_number
 
-NUMBERED = ("ome-tiff", "geojson", "imagej-roi")  # formats in which cells keep their numbers
+OF_TIME = ("tracking-challenge", "tracking-challenge-truth")
+# formats in which cells keep their numbers
+NUMBERED = ("ome-tiff", "geojson", "imagej-roi", "cellpose", "coco", "coco-rle", *OF_TIME)
 WRITERS = {name: f"write_{name.replace('-', '_')}" for name in FORMATS}
 
 
@@ -101,11 +103,17 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
     assert (name.startswith("labelme") and has_image) == isinstance(made[0], Image)
 
 
-@pytest.mark.parametrize("axes", ["YX", "ZYX"])
-@pytest.mark.parametrize("name", NUMBERED)
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        *((name, "YX") for name in NUMBERED if name not in OF_TIME),
+        *((name, "ZYX") for name in ("ome-tiff", "geojson", "imagej-roi", "cellpose")),
+        *((name, "TYX") for name in OF_TIME),
+    ],
+)
 def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, name, axes):
     image, labels = draw(axes)
-    path = str(tmp_path / f"saved{FORMATS[name].extensions[0]}")
+    path = str(tmp_path / f"saved{(*FORMATS[name].extensions, '')[0]}")
     own.writer(WRITERS[name])(path, tuples(image, labels))
     if name == "ome-tiff":
         np.testing.assert_array_equal(read_image(path).read(), labels.data)
@@ -113,7 +121,7 @@ def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, na
     assert isinstance(layer, Labels)
     inside = tuple(map(slice, layer.data.shape))
     np.testing.assert_array_equal(layer.data, labels.data[inside])
-    if name != "ome-tiff":
+    if "classes" in FORMATS[name].kinds:
         assert features_by_number(layer)["class"].to_dict() == {0: "", 2: "red", 4: "blue", 9: ""}
 
 

@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QLabel
 
 from cellwright.core.errors import WrongLayerError
 from cellwright.core.tasks import Progress, Task
-from cellwright.training.run_folder import Plan, unfinished, write_plan
-from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.training.run_folder import Plan, unfinished, write_curve, write_plan
+from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.messages import HandOver
 from cellwright.widgets.train import choices
 from cellwright.widgets.train.choices import ResumeOffer
@@ -122,6 +122,21 @@ def test_a_left_run_can_be_gone_on_with(offer: ResumeOffer, plan: Plan, qtbot: Q
         offer.resume.click()
     assert accepted.args == [plan]
     assert unfinished() == [plan]
+
+
+def test_a_run_left_in_its_first_part_tells_how_far_that_is(home: Path, qtbot: QtBot) -> None:
+    plan = Plan("mine", "flow", "data", unlabelled="many", pretraining=PretrainSettings(steps=60))
+    write_plan(plan)
+    offer = ResumeOffer()
+    qtbot.addWidget(offer)
+    offer.refresh()
+    assert offer.line.text() == "The training of 'mine' on unlabelled images stopped at step 0 of 60."
+    write_curve(plan.encoder, {}, [{"step": 50, "loss": 3.0}])
+    offer.refresh()
+    assert offer.line.text() == "The training of 'mine' on unlabelled images stopped at step 50 of 60."
+    write_curve(plan.output, {}, [{"step": 0, "ap50": 0.5}, {"step": 140, "ap50": 0.5}])
+    offer.refresh()
+    assert offer.line.text() == "The training of 'mine' stopped at step 140 of 840."
 
 
 def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from cellwright.core.data import Annotation, Image, Labels, Result
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, run
+from cellwright.files.atomic import write_text
 from cellwright.training import pretrain as pretraining
 from cellwright.training.finetune import finetune as finetuning
-from cellwright.training.run_folder import Plan, unfinished
+from cellwright.training.run_folder import Plan, unfinished, write_curve
 from cellwright.training.settings import PretrainSettings
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.model import FOUND_COLOUR, GAP_PX, SIDE_PX, TRUE_COLOUR, validation_picture
@@ -56,6 +58,37 @@ def test_a_run_that_fails_before_it_begins_is_deleted(home: Path) -> None:
     model.fail(ValueError("no"))
     assert [str(error) for error in errors] == ["no"]
     assert unfinished() == []
+
+
+@pytest.mark.parametrize("n_epochs", [0, 1])
+def test_what_was_learned_without_annotation_outlives_an_error(home: Path, n_epochs: int) -> None:
+    model = train_model.TrainModel()
+    plan = Plan("mine", "flow", "data", unlabelled="many")
+    next(model.start(plan, None))
+    write_curve(plan.encoder, {}, [{"step": 50.0, "loss": 1.0}][:n_epochs])
+    model.fail(WriteError("disk full"))
+    assert unfinished() == [plan][:n_epochs]
+
+
+def test_images_without_annotation_that_were_left_out_are_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretrain(plan: Plan) -> Any:
+        yield Progress("pretrain", 1, 2)
+        write_text(plan.encoder / pretraining.PRETRAINED, '{"n_images": 9, "n_left_out": 4}')
+
+    def finetune(_: Plan) -> Any:
+        yield Progress("fine-tune", 1, 2)
+        return SimpleNamespace(before={}, after={}, notices=("first",), is_better=False)
+
+    monkeypatch.setattr(train_model, "_pretrain", pretrain)
+    monkeypatch.setattr(train_model, "_finetune", finetune)
+    gate = threading.Event()
+    gate.set()
+    outcome = run(train_model.train_task(Plan("mine", "flow", "data", unlabelled="many"), gate))
+    told = "4 of 13 unlabelled images cannot be read or show nothing; they were left out."
+    assert outcome.notices == ("first", told)
+    assert run(train_model.train_task(Plan("mine", "flow", "data"), gate)).notices == ("first",)
 
 
 def test_what_was_learned_without_annotation_starts_the_training(

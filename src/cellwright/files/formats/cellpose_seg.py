@@ -126,7 +126,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the labels of a file of Cellpose, numbered without gaps.
+    """Return the labels of a file of Cellpose.
 
     ReadError where the file is damaged, holds anything but plain values and arrays, or does not fit the
     image.
@@ -214,16 +214,17 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     from skimage.segmentation import find_boundaries  # slow to import
 
     one = only_one(annotation, "Cellpose")
-    labels = needing_masks(one, "Cellpose")
-    n = len(one)
-    masks = labels.astype(np.uint16 if n < 2**16 - 1 else np.uint32)
+    needing_masks(one, "Cellpose")
+    labels = one.numbered_labels()
+    assert labels is not None
+    masks = labels.astype(np.uint16 if labels.max(initial=0) < 2**16 - 1 else np.uint32)
     planes = labels.reshape(-1, *labels.shape[-2:])
     edges = [find_boundaries(plane, mode="inner") for plane in planes]
     content: dict[str, Any] = {
         "outlines": masks * np.reshape(edges, labels.shape),
         "masks": masks,
         "chan_choose": [0, 0],
-        "ismanual": np.ones(n, bool),
+        "ismanual": np.ones(len(one), bool),
         "filename": f"{one.name}.tif",
         "flows": [[], [], [], [], [[]]],
         "est_diam": 0.0,

@@ -1,7 +1,8 @@
 """COCO JSON: any number of 2D images, cells as polygons, run lengths or boxes.
 
 Lin et al., Microsoft COCO, ECCV 2014, doi 10.1007/978-3-319-10602-1_48; format of its instances files.
-Stacks are written plane by plane. ``pixel_size_um`` of an image is ours; other programs pass over it.
+Stacks are written plane by plane. ``pixel_size_um`` of an image and ``number`` of a cell, that of the table of
+cells, are ours; other programs pass over them. It is the ``id`` too where no other cell of the file has it.
 """
 
 import json
@@ -28,6 +29,8 @@ from cellwright.files.formats.image_annotation import (
 )
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.outlines import MaskPart, Ring, cells_of, filled, polygons
+
+NUMBER = "number"
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -57,6 +60,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         if not shape and image is not None and len(image.label_shape) == 2:
             shape = image.label_shape
         objects = notes.read(own[number], partial(_object, notes, names, shape))
+        if len({one.group for one in objects}) < len(objects):  # without numbers, or with one twice
+            objects = [replace(one, group=None) for one in objects]
         annotation = replace(empty, shape=shape, class_names=known)
         fill = partial(_fill, shape=shape) if shape else filled
         found.append(assemble(annotation, objects, notes, image, fill))
@@ -89,7 +94,8 @@ def _object(
         notes.note("are of a class that the file does not name", int(not name))
     is_crowd = row.value.get("iscrowd") == 1
     notes.note("may be several cells (iscrowd) and were read as one each", int(is_crowd))
-    return FileObject(row, _shapes_of(row, shape), name)
+    number = row.value.get(NUMBER)
+    return FileObject(row, _shapes_of(row, shape), name, group=number if isinstance(number, int) else None)
 
 
 def _shapes_of(row: JsonValue, shape: tuple[int, ...]) -> list[Shape]:
@@ -184,13 +190,16 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
     content["categories"] = [
         {"id": number, "name": name, "supercategory": "cell"} for number, name in enumerate(names, start=1)
     ]
-    for number, plane in enumerate(planes, start=1):
+    numbers = [plane.number_of(row) for plane in planes for row in range(len(plane))]
+    is_unique = len({*numbers}) == len(numbers)
+    for image, plane in enumerate(planes, start=1):
         if plane.kind == "points" and len(plane):
             raise too_little_known("COCO holds outlines and boxes", plane)
         for row, values in enumerate(_shapes(plane, has_polygons=has_polygons)):
+            place, number = len(content["annotations"]) + 1, plane.number_of(row)
+            own = {"id": number if is_unique else place, NUMBER: number, "image_id": image}
             category = place_of(plane, row, names) + 1
-            own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}
-            content["annotations"].append({**own, "iscrowd": 0, **values})
+            content["annotations"].append({**own, "category_id": category, "iscrowd": 0, **values})
     write_text(path, json.dumps(content))
 
 

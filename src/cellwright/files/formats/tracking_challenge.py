@@ -64,10 +64,11 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     stack = _stack(folder, TABLES[table.name])
     tracks = [_track(line) for line in read_lines(table)]
     _check(table, tracks, stack)
-    labels, parents = _joined(stack, tracks)
+    labels, parents, numbers = _joined(stack, tracks)
     axes = "TYX" if labels.ndim == 3 else "TZYX"
     name = folder.name.removesuffix("_RES")
-    return chosen(path, [ImageAnnotation(name, labels.shape, axes, labels, parents=parents)], image)
+    found = ImageAnnotation(name, labels.shape, axes, labels, parents=parents, numbers=numbers)
+    return chosen(path, [found], image)
 
 
 def _stack(folder: Path, start: str) -> NDArray[np.integer]:
@@ -123,8 +124,10 @@ def _check(table: Path, tracks: Sequence[Track], stack: NDArray[np.integer]) -> 
         raise ReadError(f"The tracks of {table} must have {fault}; they do not. Export the folder again.")
 
 
-def _joined(stack: NDArray[np.integer], tracks: Sequence[Track]) -> tuple[Labels, NDArray[np.int32]]:
-    """Return labels 1..N in which a cell that was away is one, and the parents of each."""
+def _joined(
+    stack: NDArray[np.integer], tracks: Sequence[Track]
+) -> tuple[Labels, NDArray[np.int32], NDArray[np.int32]]:
+    """Return labels 1..N in which a cell that was away is one, and parent and number of each."""
     children: dict[int, list[Track]] = {}
     for track in tracks:
         children.setdefault(track.parent, []).append(track)
@@ -149,7 +152,7 @@ def _joined(stack: NDArray[np.integer], tracks: Sequence[Track]) -> tuple[Labels
     for track in tracks:
         if track.label not in same and track.parent:
             parents[number[track.label] - 1] = number[root(track.parent)]
-    return table[stack], parents
+    return table[stack], parents, np.array(kept, np.int32)
 
 
 def is_as_written(folder: Path) -> bool:
@@ -185,7 +188,7 @@ def _write(
     labels = needing_masks(one, "The Cell Tracking Challenge")
     if not one.axes.startswith("T"):
         raise WriteError(f"The Cell Tracking Challenge needs a time axis; {one.name!r} has {one.axes!r}.")
-    stack, tracks = _parted(labels, one.parents)
+    stack, tracks = _numbered(one, *_parted(labels, one.parents))
     if len(tracks) > MOST_LABELS:
         raise WriteError(f"The Cell Tracking Challenge allows {MOST_LABELS} tracks; got {len(tracks)}.")
     digits = max(3, len(str(len(stack) - 1)))
@@ -211,6 +214,18 @@ write_truth = partial(_write, table="man_track.txt")
 def rewrite(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write results; a folder that was written so and that nobody has changed since is replaced."""
     write(path, annotation, may_replace=is_as_written(path))
+
+
+def _numbered(one: ImageAnnotation, stack: Labels, tracks: list[Track]) -> tuple[Labels, list[Track]]:
+    """Return tracks with the numbers that cells have where they come from, if the format can hold these."""
+    n = len(one)
+    numbers = [one.number_of(row) for row in range(n)]
+    following = max(numbers, default=0) + 1  # of further parts of cells
+    own = np.array([0, *numbers, *range(following, following + len(tracks) - n)])
+    if own.max() > MOST_LABELS:
+        return stack, tracks
+    renamed = [track._replace(label=int(own[track.label]), parent=int(own[track.parent])) for track in tracks]
+    return own[stack], sorted(renamed)
 
 
 def _parted(labels: Labels, parents: NDArray[np.int32] | None) -> tuple[Labels, list[Track]]:

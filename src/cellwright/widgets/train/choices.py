@@ -186,9 +186,13 @@ class ResumeOffer(QFrame):
         self.plan = next(iter(unfinished()), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
-            epochs, steps = epochs_in(self.plan.output), self.plan.settings.steps
+            epochs, steps, data = epochs_in(self.plan.output), self.plan.settings.steps, ""
+            if self.plan.unlabelled and not epochs:
+                data = " on unlabelled images"
+                epochs, steps = epochs_in(self.plan.encoder), self.plan.pretraining.steps
             step = int(epochs[-1]["step"]) if epochs else 0
-            self.line.setText(f"The training of {self.plan.name!r} stopped at step {step:,} of {steps:,}.")
+            name = self.plan.name
+            self.line.setText(f"The training of {name!r}{data} stopped at step {step:,} of {steps:,}.")
 
     def _on_discard_clicked(self) -> None:
         if self.plan is not None:

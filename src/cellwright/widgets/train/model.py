@@ -23,6 +23,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import make_folder
 from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
+from cellwright.files.json_value import read_object
 from cellwright.models import registry, store
 from cellwright.training.data.split import split
 from cellwright.training.run_folder import (
@@ -112,7 +113,7 @@ class TrainModel:
 
     def fail(self, error: Exception) -> None:
         """Tell of an error; a run that had not begun is deleted, since there is nothing to resume."""
-        if self.plan is not None and not self.epochs:
+        if self.plan is not None and not (self.epochs or epochs_in(self.plan.encoder)):
             discard(self.plan)
         self.failed.emit(error)
 
@@ -132,7 +133,8 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
     with _fewer_threads():
         yield from _paced(_pretrain(plan), gate, plan)
         outcome = yield from _paced(_finetune(plan), gate, plan)
-    return _ended(plan, outcome.before, outcome.after, outcome.notices, is_better=outcome.is_better)
+    notices = (*outcome.notices, *_left_out(plan))
+    return _ended(plan, outcome.before, outcome.after, notices, is_better=outcome.is_better)
 
 
 def stop(plan: Plan) -> TrainingOutcome:
@@ -197,6 +199,20 @@ def _pretrain(plan: Plan) -> Task[None]:
         model = store.load(model)
     images = list_images([Path(plan.unlabelled)])
     yield from pretrain(images, model, plan.encoder, plan.pretraining, device=plan.device)
+
+
+def _left_out(plan: Plan) -> tuple[str, ...]:
+    """Return a sentence where images without annotation could not be learned from."""
+    from cellwright.training.pretrain import PRETRAINED
+
+    if not plan.unlabelled:
+        return ()
+    facts = read_object(plan.encoder / PRETRAINED)
+    n_left_out = facts.get("n_left_out", 0)
+    if not n_left_out:
+        return ()
+    total = facts["n_images"] + n_left_out
+    return (f"{n_left_out:,} of {total:,} unlabelled images cannot be read or show nothing; they were left out.",)
 
 
 def _finetune(plan: Plan) -> Task[Any]:
