@@ -99,8 +99,10 @@ def test_every_family_trains_and_resumes(family, preset, dataset, tmp_path):
     assert progress.done == 1
 
     torch.manual_seed(1)  # a resumed run does not depend on the weights it is started with
-    steps = []
-    run(trainer.train(data, entry.load().build(preset), output, SHORT, device="cpu"), steps.append)
+    steps, given = [], entry.load().build(preset)
+    before = {name: value.clone() for name, value in given.network.state_dict().items()}
+    run(trainer.train(data, given, output, SHORT, device="cpu"), steps.append)
+    assert all(torch.equal(value, before[name]) for name, value in given.network.state_dict().items())
     assert [step.done for step in steps if step.stage == "epoch"] == [2]
     model = load_checkpoint(output)
     assert (model.spec.family, model.spec.preset) == (family, preset)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cellwright.core.errors import CellwrightError, CheckpointError, ReadError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.files.folders.image_list import list_images
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.training.pretrain import (
     HIDDEN_PX,
     contrastive_loss,
@@ -137,6 +137,17 @@ def test_what_was_learned_starts_another_family(method, parts, images, tmp_path)
     rest = [name for name in after if name.split(".")[0] not in parts]
     assert rest
     assert all(torch.equal(after[name], before[name]) for name in rest)
+
+
+@pytest.mark.parametrize("method", ["simclr", "colorize"])
+def test_the_model_that_others_count_with_stays_as_it_is(method, images, tmp_path):
+    model = store.load("flow")  # one for all that count in this program
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    run(pretrain(images, model, tmp_path / "encoder", replace(SHORT, method=method), device="cpu"))
+    assert store.load("flow") is model
+    assert not model.network.training
+    assert not any(part.training for part in model.network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
 
 
 def test_the_loss_falls(images, tmp_path):

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
     QDoubleSpinBox,
+    QLabel,
     QLineEdit,
     QSlider,
     QSpinBox,
@@ -150,6 +151,17 @@ def test_one_sees_where_the_keys_go(panel: QWidget, qtbot: QtBot) -> None:
                 if looks[0] == looks[1]:
                     unseen.append(f"{theme}: {told(stop)}")
     assert not unseen
+
+
+def test_a_screen_reader_has_a_name_for_every_control(panel: QWidget) -> None:
+    nameless = []
+    for page in pages(panel):
+        labelled = [label.buddy() for label in panel.findChildren(QLabel)]
+        for one in reachable(panel):
+            words = one.text() if isinstance(one, QAbstractButton) else ""
+            if len(words) < 2 and one not in labelled and not one.accessibleName():
+                nameless.append(f"{page}: {told(one)}")
+    assert not nameless
 
 
 @pytest.mark.parametrize("name", PANELS)

@@ -265,7 +265,7 @@ def train_classifier(
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
-    state = first_state(classifier.network.to(torch_device), settings.weight_decay)
+    state = first_state(classifier.network, torch_device, settings.weight_decay)
     state.facts = facts_of(
         classes=spec.classes,
         preset=preset,

@@ -161,8 +161,8 @@ def pretrain(
     told = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
     torch_device = devices.choose(device)
     torch.manual_seed(settings.seed)
-    task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
-    state = first_state(task, settings.weight_decay)
+    task = METHODS[settings.method](network, model.spec.in_channels, settings)
+    state = first_state(task, torch_device, settings.weight_decay)
     resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)

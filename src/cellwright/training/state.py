@@ -41,8 +41,9 @@ class RunState:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what it learns from, for those who resume it
 
 
-def first_state(network: nn.Module, weight_decay: float) -> RunState:
-    """Return the state before the first step of a network, on its device, that will be trained."""
+def first_state(network: nn.Module, torch_device: torch.device, weight_decay: float) -> RunState:
+    """Return the state before the first step of a copy of a network: others may be counting with it."""
+    network = copy.deepcopy(network).to(torch_device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay, fused=True)
     return RunState(network, copy.deepcopy(network), optimizer)
 

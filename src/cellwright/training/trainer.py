@@ -127,7 +127,7 @@ def fit(
     everything = (*material.target, *material.extra)
     kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
     first, second = WeightedSamples(everything, sampling_weights(kinds)), None
-    state = first_state(model.network.to(torch_device), settings.weight_decay)
+    state = first_state(model.network, torch_device, settings.weight_decay)
     state.facts = facts_of(
         n_images=[len(material.target), len(material.extra)],
         checked=[item.name for item in material.validation.items],

@@ -20,6 +20,7 @@ from cellwright.ops.labels import keep, measure
 from cellwright.widgets.compare.model import RingPixels, whole_progress
 from cellwright.widgets.compare.view import compare_line
 from cellwright.widgets.compare.widget import CompareWidget
+from cellwright.widgets.shared.flow import BREAK
 from cellwright.widgets.shared.layer_dataset import pairs
 from cellwright.widgets.shared.layer_io import REGIONS_NAME, place, prepare, source_of
 from cellwright.widgets.shared.model_combos import model_events
@@ -98,6 +99,7 @@ def test_counts_scores_and_disagreement_are_shown(
     text = comparer.panel.summary.text()
     assert text.count(f">{len(blobs)}<") == 4  # both counts, and twice the truth
     assert text.count("1.000") == 2
+    assert ">truth: blobs labels<" in text.replace(BREAK, "")
     assert not viewer.layers[LAYER].data.any()
     assert viewer.layers.selection.active.name == "blobs labels"
     compare(comparer, qtbot)
@@ -337,6 +339,11 @@ def test_bad_input_is_told_and_changes_nothing(
     panel.truth.setCurrentIndex(panel.truth.findText("other"))
     compare(comparer, qtbot)
     assert "Labels must have the image's shape" in panel.message.text()
+    panel.truth.setCurrentIndex(0)
+    compare(comparer, qtbot)
+    assert not panel.card.isHidden()
+    assert "truth: " not in panel.summary.text()
+    viewer.layers.remove("blobs disagreement")
     for folder in (tmp_path, tmp_path / "gone"):
         comparer.panel.data.add_folder(folder)
         compare(comparer, qtbot)

@@ -156,6 +156,14 @@ def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWi
     assert len(ring.data) == 0
 
 
+def test_the_ring_is_seen_on_what_was_opened_since(panel: ResultsWidget) -> None:
+    panel.view.table.row_chosen.emit(0)
+    panel.viewer.add_image(np.ones((50, 60)), name="opened since")
+    panel.view.table.row_chosen.emit(2)
+    assert [layer.name for layer in panel.viewer.layers] == ["squares", "cells", "opened since", "chosen cell"]
+    assert panel.viewer.layers.selection.active is panel.viewer.layers["opened since"]
+
+
 def test_another_row_moves_the_ring_and_leaves_the_list_of_layers_alone(panel: ResultsWidget) -> None:
     panel.view.table.row_chosen.emit(0)
     ring, thumbnails = panel.viewer.layers["chosen cell"], []

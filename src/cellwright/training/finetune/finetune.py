@@ -338,7 +338,7 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    state = first_state(begin.network.to(torch_device), settings.weight_decay)
+    state = first_state(begin.network, torch_device, settings.weight_decay)
     state.facts = facts_of(
         images=[
             [f"{one.folder.name}/{item.name}" for item in one.items]

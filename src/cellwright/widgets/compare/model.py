@@ -139,12 +139,14 @@ def rings(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:
 class Compared(NamedTuple):
     """What two models found: figures, and of each image the cells only one has, None where one gives none.
 
-    Neither labels nor maps: those of many images do not fit into memory. ``items`` are those of a folder.
+    Neither labels nor maps: those of many images do not fit into memory. ``items`` are those of a folder,
+    ``truth`` is the name of the layer that the cells of an image were compared with.
     """
 
     comparison: "Comparison"
     disagreements: tuple[Disagreement | None, ...]
     items: tuple[Item, ...] = ()
+    truth: str = ""
 
     def pairs(self) -> list[tuple["ModelCount", "ModelCount"]]:
         """Return what both models found in each image."""
@@ -166,13 +168,14 @@ class Compared(NamedTuple):
 class CompareRequest:
     """Two models, and the image or the images of a dataset to compare them on.
 
-    With a ``source`` there is one image, its own.
+    With a ``source`` there is one image, its own, and ``truth`` is the name of the layer of its true cells.
     """
 
     models: tuple[str, str]
     data: Dataset | Image
     source: Source | None = None
     channel: int | None = None
+    truth: str = ""
 
 
 class CompareModel:
@@ -210,7 +213,7 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
         return Compared(comparison, tuple(found), request.data.items), None
     (disagreement,) = found
     layer = None if disagreement is None else disagreement.layer(comparison.models, request.source)
-    return Compared(comparison, tuple(found)), layer
+    return Compared(comparison, tuple(found), truth=request.truth), layer
 
 
 def whole_progress(task: Task[Found]) -> Task[Found]:

@@ -239,6 +239,8 @@ def summary_of(compared: Compared) -> str:
     n_unique = compared.n_unique()
     if n_unique is not None:
         rows.append(("unique", [f"{one:,}" for one in n_unique]))
+    if compared.truth:
+        named.insert(0, escape(f"truth: {wrappable(shortened(compared.truth, LONGEST_NAME))}"))
     named.insert(0, escape(wrappable(of)))  # another image may be chosen by now
     names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
     return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"

@@ -66,8 +66,8 @@ class CompareWidget(QWidget):
     def compare(self) -> None:
         """Count with both models; tells in the panel why it cannot."""
         with telling(self.panel.message.fail):
+            self.model.show(None)  # what is refused has no figures, and those before are not its own
             request = self.choices.request()
-            self.model.show(None)
             task = whole_progress(compare_task(request))
             self.jobs.start(task, lambda found: self._show(found, request.source))
 
@@ -137,7 +137,7 @@ class CompareChoices(QObject):
         assert isinstance(item, LayerItem)
         picture = replace(source.image, name=item.name)  # with the axes of the chosen channel
         dataset = replace(dataset, items=(replace(item, picture=picture),))
-        return CompareRequest(models, dataset, source, index)
+        return CompareRequest(models, dataset, source, index, truth.name)
 
     def hide(self, layers: Iterable[Layer]) -> None:
         """Leave these layers out of the images that can be chosen, no longer those of before."""

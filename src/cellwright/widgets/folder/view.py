@@ -351,6 +351,7 @@ class Gallery(QListView):
         super().__init__()
         self.outcomes = OutcomeList(self)
         self.setModel(self.outcomes)
+        self.setAccessibleName("Images that were counted")
         self.setViewMode(QListView.ViewMode.IconMode)
         self.setIconSize(QSize(PICTURE_PX, PICTURE_PX))
         self._fit_to_font()

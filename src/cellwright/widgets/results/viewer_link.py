@@ -136,8 +136,10 @@ class ViewerLink:
         size = max(RING_SHARE * diameter, RING_LEAST_PX)
         if self._ring is None or self._ring not in self.viewer.layers or self._ring.ndim != layer.ndim:
             self._add_ring(layer)
-        ring = self._ring
+        ring, layers = self._ring, self.viewer.layers
         assert ring is not None
+        if layers[-1] is not ring:  # an image that was opened since would hide it
+            layers.move(layers.index(ring), len(layers))
         if not np.array_equal(ring.translate, layer.translate) or not np.array_equal(ring.scale, layer.scale):
             ring.scale, ring.translate = layer.scale, layer.translate
         ring.current_size = size

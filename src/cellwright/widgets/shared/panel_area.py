@@ -8,6 +8,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QPainter, QPaintEvent, QPen, QShowEvent
 from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
     QAbstractSpinBox,
     QApplication,
     QComboBox,
@@ -44,6 +46,8 @@ TABS = {"Count a folder": "Folder"}  # words of tabs where the first one of the 
 HANDED_OVER = "handed over"  # property of a dock that another panel has opened
 FOLLOWED = "followed"  # property of boxes of numbers that are as wide as what they hold
 HAVE_VALUES = (QComboBox, QAbstractSpinBox, QSlider)  # which the wheel would change
+CONTROLS = (*HAVE_VALUES, QAbstractButton, QLineEdit, QAbstractItemView)
+LEAST_WORDS = 2  # letters on a button; a sign alone tells a screen reader nothing
 
 
 class _FocusRing(QWidget):
@@ -98,6 +102,16 @@ def _widen_fields(panel: QWidget) -> None:
     for line in panel.findChildren(QLineEdit):
         if not isinstance(line.parent(), QAbstractSpinBox | QComboBox):
             line.setMinimumWidth(LINE_LETTERS * line.fontMetrics().averageCharWidth())
+
+
+def _name_controls(panel: QWidget) -> None:
+    """Give screen readers the first sentence of its help as the name of what has no label and no words."""
+    labelled = [label.buddy() for label in panel.findChildren(QLabel)]
+    for kind in CONTROLS:
+        for one in panel.findChildren(kind):
+            words = one.text() if isinstance(one, QAbstractButton) else ""
+            if len(words) < LEAST_WORDS and one not in labelled and not one.accessibleName():
+                one.setAccessibleName(one.toolTip().partition(". ")[0].removesuffix("."))
 
 
 def widen(spin: QAbstractSpinBox, _: str = "") -> None:
@@ -166,8 +180,7 @@ class PanelScrollArea(QScrollArea):
 
     def _on_shown(self) -> None:
         self.shown.emit()
-        self.follow_font()
-        self.keep_values()
+        join_panel(self._panel)
         QTimer.singleShot(0, self._find_place)  # once napari has placed the dock
 
     def _find_place(self) -> None:
@@ -282,11 +295,12 @@ def _scroll_to(part: QWidget) -> None:
 
 
 def join_panel(part: QWidget) -> None:
-    """Give a part that came late what its panel has: letters, room, values that no wheel changes."""
+    """Give a part that came late what its panel has: letters, room, names, values that no wheel changes."""
     area = area_of(part)
     if area is not None:
         area.follow_font()
         area.keep_values()
+        _name_controls(part)
 
 
 def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
