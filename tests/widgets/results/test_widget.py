@@ -160,7 +160,12 @@ def test_the_ring_is_seen_on_what_was_opened_since(panel: ResultsWidget) -> None
     panel.view.table.row_chosen.emit(0)
     panel.viewer.add_image(np.ones((50, 60)), name="opened since")
     panel.view.table.row_chosen.emit(2)
-    assert [layer.name for layer in panel.viewer.layers] == ["squares", "cells", "opened since", "chosen cell"]
+    assert [layer.name for layer in panel.viewer.layers] == [
+        "squares",
+        "cells",
+        "opened since",
+        "chosen cell",
+    ]
     assert panel.viewer.layers.selection.active is panel.viewer.layers["opened since"]
 
 

@@ -1,8 +1,8 @@
 """COCO JSON: any number of 2D images, cells as polygons, run lengths or boxes.
 
 Lin et al., Microsoft COCO, ECCV 2014, doi 10.1007/978-3-319-10602-1_48; format of its instances files.
-Stacks are written plane by plane. ``pixel_size_um`` of an image and ``number`` of a cell, that of the table of
-cells, are ours; other programs pass over them. It is the ``id`` too where no other cell of the file has it.
+Stacks are written plane by plane. ``pixel_size_um`` of an image and ``number`` of a cell, that of tables of
+the cells, are ours; other programs pass over them. Where all numbers differ they are the ``id`` too.
 """
 
 import json

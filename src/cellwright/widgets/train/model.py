@@ -212,7 +212,9 @@ def _left_out(plan: Plan) -> tuple[str, ...]:
     if not n_left_out:
         return ()
     total = facts["n_images"] + n_left_out
-    return (f"{n_left_out:,} of {total:,} unlabelled images cannot be read or show nothing; they were left out.",)
+    return (
+        f"{n_left_out:,} of {total:,} unlabelled images cannot be read or show nothing; they were left out.",
+    )
 
 
 def _finetune(plan: Plan) -> Task[Any]:
