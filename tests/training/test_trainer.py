@@ -43,7 +43,21 @@ def material(draw_sample, tmp_path):
 
 
 @pytest.fixture
-def train_tiny(material, tiny_flow, tmp_path):
+def trained(monkeypatch):
+    """The networks that runs have trained, which are copies of those that they were given."""
+    networks, first_state = [], trainer.first_state
+
+    def noted(*arguments):
+        state = first_state(*arguments)
+        networks.append(state.network)
+        return state
+
+    monkeypatch.setattr(trainer, "first_state", noted)
+    return networks
+
+
+@pytest.fixture
+def train_tiny(material, tiny_flow, tmp_path, trained):
     """Function (name, settings) -> final weights of a run in that folder."""
 
     def go(name, settings=SHORT, stop_after=None, model=None):
@@ -53,7 +67,7 @@ def train_tiny(material, tiny_flow, tmp_path):
             if progress.stage != "epoch" and progress.done == stop_after:
                 task.close()
                 return None
-        return {key: value.clone() for key, value in model.network.state_dict().items()}
+        return {key: value.clone() for key, value in trained[-1].state_dict().items()}
 
     return go
 
@@ -229,17 +243,17 @@ def test_without_memory_the_average_is_the_network_itself(train_tiny, tmp_path):
     assert same(weights_in(tmp_path / "model"), final)
 
 
-def test_the_kept_weights_are_a_running_average(material, tiny_flow, tmp_path):
+def test_the_kept_weights_are_a_running_average(material, tiny_flow, tmp_path, trained):
     settings = replace(SHORT, ema_decay=0.5)
     model = tiny_flow()
     expected = model.network.state_dict()["head.weight"].double().clone()
     for step in fit(material, model, tmp_path / "model", settings, device="cpu"):
         if step.stage != "epoch":
             memory = min(0.5, step.done / (step.done + 10))
-            expected = memory * expected + (1 - memory) * model.network.state_dict()["head.weight"].double()
+            expected = memory * expected + (1 - memory) * trained[-1].state_dict()["head.weight"].double()
     found = weights_in(tmp_path / "model")
     assert torch.allclose(found["head.weight"].double(), expected, atol=1e-6)
-    assert not torch.equal(found["head.weight"], model.network.state_dict()["head.weight"])
+    assert not torch.equal(found["head.weight"], trained[-1].state_dict()["head.weight"])
     assert int(found["encoder.first.1.num_batches_tracked"]) == SHORT.n_steps
 
 

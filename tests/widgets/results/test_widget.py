@@ -209,8 +209,38 @@ def test_a_clicked_cell_has_its_row_chosen(panel: ResultsWidget) -> None:
     assert panel.view.table.currentIndex().row() == 2
 
 
+def click_at(position: tuple[float, ...], **seen: Any) -> SimpleNamespace:
+    own = {"view_direction": None, "dims_displayed": [0, 1], "modifiers": (), "type": "mouse_release"}
+    return SimpleNamespace(pos=(5, 5), position=position, **{**own, **seen})
+
+
+def test_a_click_in_the_3d_view_chooses_the_first_cell_behind_it(
+    viewer: ViewerModel, qtbot: QtBot, read: Read
+) -> None:
+    labels = np.zeros((20, 30, 30), np.int32)
+    labels[3:8, 2:12, 2:12], labels[12:18, 2:12, 2:12], labels[12:18, 16:28, 16:28] = 4, 7, 9
+    viewer.add_image(np.random.default_rng(0).random(labels.shape), name="volume")
+    viewer.add_labels(labels, name="volume labels")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    viewer.dims.ndisplay = 3
+    down, seen = np.array([1.0, 0.0, 0.0]), {"dims_displayed": [0, 1, 2]}
+    slanted = np.array([5.0, -15.0, -15.0]) / np.linalg.norm([5.0, -15.0, -15.0])
+    for start, direction, row in (
+        ((-9.0, 6.0, 6.0), down, 0),
+        ((30.0, 6.0, 6.0), -down, 1),
+        ((-9.0, 20.0, 20.0), down, 2),
+        ((-9.0, 6.0, 20.0), down, -1),
+        ((0.0, 25.0, 25.0), slanted, 0),  # past the third one, on to the first
+    ):
+        panel.model.choose(-1)
+        list(panel.link._on_mouse_drag(viewer, click_at(start, view_direction=direction, **seen)))
+        assert panel.model.chosen == row
+
+
 def test_drawing_a_region_chooses_no_cell(panel: ResultsWidget) -> None:
-    event = SimpleNamespace(pos=(5, 5), position=(33 * 0.5, 7 * 0.5), modifiers=(), type="mouse_release")
+    event = click_at((33 * 0.5, 7 * 0.5))
     panel.view.draw_regions.click()
     shapes = panel.viewer.layers["regions"]
     for mode, row in (("add_polygon_lasso", -1), ("direct", -1), ("vertex_insert", -1), ("pan_zoom", 1)):

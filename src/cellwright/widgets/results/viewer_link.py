@@ -216,12 +216,15 @@ class ViewerLink:
 
     # -- from the viewer to the table ---------------------------------------------------------------------
 
-    def row_at(self, position: Sequence[float]) -> int:
-        """Return the row of the cell at a place of the world; -1 where there is none."""
+    def row_at(self, position: Sequence[float], direction: Any = None, shown: Any = None) -> int:
+        """Return the row of the cell at a place of the world; -1 where there is none.
+
+        In 3D it is the first cell on the way from there in a direction, among the axes that are shown.
+        """
         layer, measured = self.layer, self.model.measured
         if layer is None or measured is None or layer not in self.viewer.layers:
             return -1
-        value = layer.get_value(position, world=True)
+        value = layer.get_value(position, view_direction=direction, dims_displayed=shown, world=True)
         if isinstance(value, tuple):
             value = value[-1]
         if value is None:
@@ -236,7 +239,8 @@ class ViewerLink:
 
     def _on_mouse_drag(self, viewer: Any, event: Any) -> Iterator[None]:
         """Choose the cell that is clicked, where a click has no other meaning."""
-        start, position = np.asarray(event.pos, float), tuple(event.position)
+        start = np.asarray(event.pos, float)
+        ray = tuple(event.position), event.view_direction, event.dims_displayed
         active = viewer.layers.selection.active
         if str(getattr(active, "mode", "")).startswith(BRUSHES) or tuple(event.modifiers):
             return
@@ -244,7 +248,7 @@ class ViewerLink:
         while event.type == "mouse_move":
             yield
         if np.abs(np.asarray(event.pos, float) - start).max() <= CLICK_PX:
-            row = self.row_at(position)
+            row = self.row_at(*ray)
             if row >= 0:
                 self._is_clicked = True
                 self.model.choose(row)
