@@ -23,7 +23,7 @@ from cellwright.core.data import Cells, Labels, Maps
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 
 LIMIT_MS = 60_000  # what a test waits for at most
 
@@ -73,8 +73,8 @@ class FakeModel(CellModel):
     def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
         labels, n = ndimage.label(maps["probability"][0] > settings.cell_probability)
         sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-        labels = keep(labels.astype(np.int32), sizes >= settings.min_area_px)
-        areas, points, boxes = measure(labels)
+        labels = keep_labels(labels.astype(np.int32), sizes >= settings.min_area_px)
+        areas, points, boxes = label_properties(labels)
         return Cells(points, boxes, np.ones(len(areas), np.float32), areas, labels)
 
 
@@ -228,7 +228,7 @@ def draw_blobs(rng: np.random.Generator) -> Callable[..., Blobs]:
             window[(rows + top - y) ** 2 + (columns + left - x) ** 2 <= (diameter / 2) ** 2] = index
         labels = ndimage.label(labels)[0].astype(np.int32)
         assert labels.max() == len(centres)
-        return Blobs((labels > 0).astype(np.float32), labels, measure(labels).points)
+        return Blobs((labels > 0).astype(np.float32), labels, label_properties(labels).points)
 
     return draw
 

@@ -44,6 +44,7 @@ TENANTS = {
 LAZY_TENANTS = {"torch": {"cli", "widgets"}}  # inside a function only
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MOST_MODULES = 15  # in one package
+SAME_EVERYWHERE = {"build", "read", "write", "main"}  # of families, formats and programs
 
 
 @cache
@@ -192,6 +193,17 @@ def class_twins(sources: Mapping[str, str]) -> dict[str, list[str]]:
     return {name: paths for name, paths in homes.items() if len(paths) > 1}
 
 
+def function_twins(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Public functions of several modules that share a name, commands aside, which are called as users do."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path, source in sources.items():
+        for node in tree_of(source).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                homes[node.name].append(path)
+    ours = {name: [path for path in paths if not path.startswith("cli/")] for name, paths in homes.items()}
+    return {name: paths for name, paths in ours.items() if len(paths) > 1 and name not in SAME_EVERYWHERE}
+
+
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
     paths = sorted(ROOT.rglob("*.py"))
@@ -247,6 +259,15 @@ def test_widgets_live_in_packages(sources: dict[str, str]) -> None:
 
 def test_no_class_name_is_used_twice(sources: dict[str, str]) -> None:
     assert class_twins(sources) == {}
+
+
+def test_a_name_of_a_function_means_one_thing(sources: dict[str, str]) -> None:
+    assert function_twins(sources) == {}
+
+
+def test_functions_of_one_name_are_found() -> None:
+    made = {"a.py": "def rings(): ...\ndef read(): ...", "b.py": "def rings(): ...\ndef read(): ..."}
+    assert function_twins({**made, "cli/app.py": "def rings(): ..."}) == {"rings": ["a.py", "b.py"]}
 
 
 LIGHT = """

@@ -11,9 +11,9 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.core.settings import BoundedSettings, about
 from cellwright.models import registry
-from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of_preset
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class ToyModel(CellModel):
 
     def postprocess(self, maps: Maps, settings: ToySettings) -> Cells:
         labels = ndimage.label(maps["bright"][0] > settings.brightness)[0].astype(np.int32)
-        labels = keep(labels, np.bincount(labels.ravel())[1:] >= settings.min_area_px)
-        areas, points, boxes = measure(labels)
+        labels = keep_labels(labels, np.bincount(labels.ravel())[1:] >= settings.min_area_px)
+        areas, points, boxes = label_properties(labels)
         return Cells(points, boxes, np.ones(len(areas), np.float32), areas, labels)
 
 
 def build(preset: str = "small") -> ToyModel:
-    return ToyModel(spec_of(SPECS, preset), ToyNetwork())
+    return ToyModel(spec_of_preset(SPECS, preset), ToyNetwork())
 
 
 FAMILY = registry.Family(

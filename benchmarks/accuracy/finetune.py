@@ -36,7 +36,7 @@ from cellwright.files.folders.image_list import list_images
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.training.data.sampler import appearance, cluster
+from cellwright.training.data.sampler import appearance, cluster_images
 from cellwright.training.data.samples import load_samples
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.finetune.finetune import Outcome, finetune
@@ -216,7 +216,7 @@ def from_one(
 def alike(dataset: Dataset) -> list[Dataset]:
     """Return the images of a dataset by how they look."""
     samples = run(load_samples(dataset, store.load("flow")))
-    kinds = cluster([appearance(sample) for sample in samples], N_TISSUES, seed=0)
+    kinds = cluster_images([appearance(sample) for sample in samples], N_TISSUES, seed=0)
     members = [
         tuple(item for item, own in zip(dataset.items, kinds, strict=True) if own == kind)
         for kind in np.unique(kinds)

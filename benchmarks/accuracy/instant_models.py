@@ -17,7 +17,7 @@ from cellwright.inference import pipeline, point_prompt
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import registry, store
 from cellwright.ops.codecs.prompts import Prompts
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 
 DISC_PX = 2.5  # radius of a cell that is added by click
 NO_CELL = 0.1  # share of clicks that the model sees nothing at
@@ -79,8 +79,8 @@ def _decoded(image: Image, model: Any, settings: Any, found_in: Provenance) -> R
         near[[0, 2]] = False  # frames have cells of their own
     labels, n = ndimage.label(data > threshold, near)
     sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-    labels = keep(labels.astype(np.int32), sizes >= settings.min_area_px)
-    areas, points, boxes = measure(labels)
+    labels = keep_labels(labels.astype(np.int32), sizes >= settings.min_area_px)
+    areas, points, boxes = label_properties(labels)
     scores = np.linspace(0.5, 1.0, len(areas), dtype=np.float32)
     name = registry.get(family_of(model)).name
     found_in = replace(found_in, settings={**found_in.settings, name: asdict(settings)})

@@ -32,9 +32,9 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models import store
 from cellwright.models.checkpoint import WEIGHTS
-from cellwright.models.classifier import load as load_classifier
+from cellwright.models.classifier import load_classifier as load_classifier
 from cellwright.models.store import find_classifier
-from cellwright.training.cell_classifier import read_cell_crops, score
+from cellwright.training.cell_classifier import read_cell_crops, score_classifier
 from cellwright.training.evaluation.evaluate import evaluate
 
 FAMILIES = ("query", "density", "pseudocolor")
@@ -103,7 +103,7 @@ def classifier_rows(title: str, folder: Path, data: Path) -> list[list[object]]:
     for source in train_classifier.sources_of(train_classifier.RECIPES[CLASSIFIER], data, held_out=False):
         cells = run(read_cell_crops([source], classifier.spec, "val"))
         began = time.perf_counter()
-        scores = run(score(classifier, cells))
+        scores = run(score_classifier(classifier, cells))
         seconds = (time.perf_counter() - began) / len(cells) * 1000
         for name, value in (("accuracy", scores.accuracy), ("mean recall", scores.summary()["mean_recall"])):
             rows.append(

@@ -25,7 +25,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.data.sampler import appearance, cluster
+from cellwright.training.data.sampler import appearance, cluster_images
 from cellwright.training.data.samples import Sample
 from cellwright.training.evaluation.evaluate import Report, evaluate
 from cellwright.training.settings import TrainingSettings
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def folds_of(samples: Sequence[Sample]) -> dict[str, set[str]]:
     """Return the image names of each fold, called by its commonest frame size."""
-    kinds = cluster([appearance(sample) for sample in samples], N_KINDS, seed=0)
+    kinds = cluster_images([appearance(sample) for sample in samples], N_KINDS, seed=0)
     folds: dict[str, set[str]] = {}
     for kind in np.unique(kinds):
         members = [sample for sample, own in zip(samples, kinds, strict=True) if own == kind]

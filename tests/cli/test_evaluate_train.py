@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from cellwright.core.data import Image
 from cellwright.files.images import read_image
 from cellwright.models.checkpoint import load_checkpoint
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_several_models_are_scored_side_by_side(cli, dataset):
 @pytest.mark.usefixtures("oracle")
 def test_a_folder_of_boxes_is_scored_by_recall(cli, dataset):
     for path in (dataset / "masks").iterdir():
-        boxes = measure(tifffile.imread(path).astype(np.int32)).boxes[1:]  # one cell has no box
+        boxes = label_properties(tifffile.imread(path).astype(np.int32)).boxes[1:]  # one cell has no box
         rows = [f"{left},{top},{right},{bottom},cell" for (top, left), (bottom, right) in boxes]
         (dataset / "boxes").mkdir(exist_ok=True)
         table = "\n".join(["xmin,ymin,xmax,ymax,class", *rows])

@@ -222,7 +222,7 @@ def read_as_model(folder: Path) -> int:
     from cellwright.models import classifier as network
     from cellwright.models.checkpoint import load_checkpoint
 
-    return _try(lambda: load_checkpoint(folder), lambda: network.load(folder))
+    return _try(lambda: load_checkpoint(folder), lambda: network.load_classifier(folder))
 
 
 def read_as_dataset(folder: Path) -> int:

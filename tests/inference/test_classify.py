@@ -13,7 +13,7 @@ from cellwright.inference.classify import Classes, classify, predict_classes
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier
 from cellwright.models.spec import ClassifierSpec
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 CPU = EngineSettings(device="cpu", precision="float32")
 SPEC = ClassifierSpec("small", "Bright or not", ("dim", "bright", "large"), crop_px=16, diameter_px=12.0)
@@ -46,7 +46,7 @@ def scene(blobs):
     """Every other disc is half as bright; (image, cells, which are bright)."""
     is_bright = np.arange(len(blobs)) % 2 == 0
     image = blobs.image * np.where(is_bright, 1.0, 0.3)[np.maximum(blobs.labels - 1, 0)].astype(np.float32)
-    areas, points, boxes = measure(blobs.labels)
+    areas, points, boxes = label_properties(blobs.labels)
     return image, Cells(points, boxes, np.ones(len(areas), np.float32), areas, blobs.labels), is_bright
 
 
@@ -198,7 +198,7 @@ def test_progress_ends_with_all_cells(scene):
 def test_going_on_on_the_cpu_is_told(scene, monkeypatch):
     data, cells, is_bright = scene
     image, forward = Image(data, "YX"), classify_module._Runner._forward
-    monkeypatch.setattr(classify_module, "choose", lambda _: torch.device("meta"))
+    monkeypatch.setattr(classify_module, "choose_device", lambda _: torch.device("meta"))
     monkeypatch.setattr(BrightNetwork, "to", lambda self, _: self)
 
     def fits_on_the_cpu(self, *given):

@@ -3,7 +3,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.inference import context as context_module
-from cellwright.inference.context import in_rounds as in_memory
+from cellwright.inference.context import in_seam_order as in_memory
 from cellwright.inference.context import open_context
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.streaming.plan import StreamPlan, blocks_of, in_rounds

@@ -22,7 +22,7 @@ from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.prediction_interval import (
     DOUBTED_BELOW,
     crowd_notice,
-    disagreement,
+    disagreement_notice,
     fit_interval,
     overlapping,
     recalibrated,
@@ -501,8 +501,8 @@ def test_a_calibration_that_cannot_be_is_refused(field):
 
 def test_what_flow_and_density_differ_in_is_said():
     interval = (100.0, 150.0)
-    assert disagreement(100, 120.0, interval) == disagreement(149.9, 120.0, interval) == ""
-    fewer, more = disagreement(80, 120.0, interval), disagreement(200, 120.0, interval)
+    assert disagreement_notice(100, 120.0, interval) == disagreement_notice(149.9, 120.0, interval) == ""
+    fewer, more = disagreement_notice(80, 120.0, interval), disagreement_notice(200, 120.0, interval)
     assert "80, fewer than the density's 120 (100 to 150)" in fewer
     assert "200, more than" in more
     assert all(sentence.endswith(".") for sentence in (fewer, more))

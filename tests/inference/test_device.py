@@ -3,7 +3,7 @@ import torch
 
 from cellwright.core.errors import DeviceError
 from cellwright.inference import device, predictor
-from cellwright.inference.device import choose, choose_dtype, devices, is_out_of_memory
+from cellwright.inference.device import choose_device, choose_dtype, devices, is_out_of_memory
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 
@@ -16,17 +16,17 @@ def test_the_cpu_is_always_there_and_last():
         assert devices()[-1].title == title
     finally:
         torch.set_num_threads(n)
-    assert choose("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_auto_is_the_first_device():
-    assert str(choose("auto")) == devices()[0].name
+    assert str(choose_device("auto")) == devices()[0].name
 
 
 @pytest.mark.parametrize("name", ["cuda:7", "tpu", "", "CPU0"])
 def test_a_device_that_is_not_here_is_refused(name):
     with pytest.raises(DeviceError, match=f"cpu; got '{name}'"):
-        choose(name)
+        choose_device(name)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
@@ -34,7 +34,7 @@ def test_gpus_are_refused_where_there_are_none(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="one of those in this machine: cpu; got"):
-        choose(name)
+        choose_device(name)
 
 
 def test_gpus_are_found_by_name(monkeypatch):
@@ -43,7 +43,7 @@ def test_gpus_are_found_by_name(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert [one.name for one in devices()] == ["cuda:0", "cuda:1", "mps", "cpu"]
     assert devices()[1].title == "GPU 1: Model 1"
-    assert [str(choose(name)) for name in ("auto", "cuda", "cuda:1", "mps")] == [
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:1", "mps")] == [
         "cuda:0",
         "cuda:0",
         "cuda:1",
@@ -97,7 +97,7 @@ def test_a_gpu_takes_as_many_tiles_as_its_free_memory_holds(monkeypatch, oracle_
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gb * 0.75e9), 80_000_000_000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(free_gb * 0.35e9))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: int(free_gb * 0.10e9))
-    monkeypatch.setattr(predictor, "choose", lambda _: gpu)
+    monkeypatch.setattr(predictor, "choose_device", lambda _: gpu)
     monkeypatch.setattr(predictor, "_inference_network", lambda model, _: model.network)
     monkeypatch.setattr(predictor, "free_cache", lambda _: None)
     engine = Networks([oracle_model], EngineSettings())

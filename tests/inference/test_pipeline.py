@@ -36,7 +36,7 @@ from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families import flow
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 CPU = EngineSettings(device="cpu")
 
@@ -53,7 +53,7 @@ def counted_with_maps(pixels, model, axes="YX", settings=None, **engine):
 def assert_rows_fit_labels(cells, points_atol=1e-3):
     """Row i is label i + 1, and every column says so."""
     flat = cells.labels.reshape(-1, *cells.labels.shape[-2:])
-    areas, points, boxes = measure(flat)
+    areas, points, boxes = label_properties(flat)
     assert cells.labels.dtype == np.int32
     assert np.array_equal(cells.areas, areas)
     assert np.allclose(cells.points[:, -2:], points[:, 1:], atol=points_atol)

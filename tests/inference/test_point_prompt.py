@@ -160,7 +160,7 @@ def test_the_answers_are_those_of_the_network(rng, preset):
     engine = EngineSettings(device="cpu", diameter_px=24, precision="float32")
     points = rng.uniform(0, 70, (200, 2))
     found = questions(image, model, engine=engine).probability(points)
-    scaled = intensity.apply(intensity.fit(image, model.spec.percentiles), image)
+    scaled = intensity.apply(intensity.fit_scaling(image, model.spec.percentiles), image)
     assert np.abs(found - model.query(scaled[np.newaxis], points)).max() < 0.1
 
 

@@ -191,7 +191,7 @@ def test_a_gpu_without_memory_hands_over_to_the_cpu(rng, monkeypatch, hungry_mod
             raise RuntimeError(message)
         return forward(engine, windows)
 
-    monkeypatch.setattr(maps_module, "choose", lambda name: torch.device("meta"))
+    monkeypatch.setattr(maps_module, "choose_device", lambda name: torch.device("meta"))
     monkeypatch.setattr(Networks, "_forward", small_gpu)
     images = images_of(rng, shape=(300, 300))
     engine = Networks([model], EngineSettings())
@@ -210,7 +210,7 @@ def test_a_model_too_large_for_the_gpu_runs_on_the_cpu(rng, monkeypatch, oracle_
             raise torch.OutOfMemoryError("CUDA out of memory")
         return copy_network(model, device)
 
-    monkeypatch.setattr(maps_module, "choose", lambda name: torch.device("meta"))
+    monkeypatch.setattr(maps_module, "choose_device", lambda name: torch.device("meta"))
     monkeypatch.setattr(maps_module, "_inference_network", small_gpu)
     engine = Networks([oracle_model], EngineSettings())
     assert engine.device == torch.device("cpu")

@@ -19,7 +19,7 @@ from cellwright.inference.scale import (
 from cellwright.models.families.flow import SPECS, FlowModel
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry.resample import Grid, resize, resize_labels
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_cells_come_back_in_pixels_of_the_image(oracle_model, blobs, factor):
     assert cells.labels.shape == shape
     assert len(cells) == len(blobs)
     assert np.abs(cells.points[:, None] - blobs.points).max(axis=2).min(axis=1).max() < 0.3
-    assert cells.areas == pytest.approx(measure(blobs.labels).areas, rel=0.15)
-    assert np.array_equal(cells.areas, measure(cells.labels).areas)
+    assert cells.areas == pytest.approx(label_properties(blobs.labels).areas, rel=0.15)
+    assert np.array_equal(cells.areas, label_properties(cells.labels).areas)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, with_faint
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 from cellwright.ops.measure.analysis import analyse, analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -252,7 +252,7 @@ def cells_of_a_view(part):
     for number, (y, x) in enumerate(rng.integers(0, np.array(shape) - 9, (250, 2)), 1):
         labels[y : y + rng.integers(8, 16), x : x + rng.integers(8, 16)] = number
     labels = relabel(labels)
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     return Cells(points, boxes, rng.random(len(areas)).astype(np.float32), areas, labels)
 
 
@@ -1246,7 +1246,7 @@ def test_processes_start_while_other_work_is_done(monkeypatch: pytest.MonkeyPatc
         told.append("closed")
 
     monkeypatch.setattr(cluster, "_cluster", slow)
-    with cluster.cluster(job_of(None, None, "flow")) as lent:
+    with cluster.dask_cluster(job_of(None, None, "flow")) as lent:
         may_start.set()  # it would never be, had the start been waited for
         assert lent() is client
     assert told == [True, "closed"]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cellwright.core.errors import CheckpointError, WriteError
-from cellwright.models.checkpoint import checksum, load_checkpoint, save_checkpoint
+from cellwright.models.checkpoint import file_sha256, load_checkpoint, save_checkpoint
 from cellwright.models.families.flow import build
 from cellwright.models.spec import read_spec
 
@@ -38,7 +38,7 @@ def change_spec(folder, **changes):
 
 def sign(folder):
     """Make the checksum fit, so that something else has to notice the damage."""
-    change_spec(folder, weights_sha256=checksum(folder / "weights.safetensors"))
+    change_spec(folder, weights_sha256=file_sha256(folder / "weights.safetensors"))
 
 
 def change_weights(folder, change):
@@ -157,7 +157,7 @@ def test_every_damage_is_told(folder, saved, name):
     with pytest.raises(CheckpointError, match=words) as told:
         load_checkpoint(folder)
     assert "\n" not in str(told.value)
-    assert load_checkpoint(saved).sha256 == checksum(saved / "weights.safetensors")
+    assert load_checkpoint(saved).sha256 == file_sha256(saved / "weights.safetensors")
 
 
 class Bomb:
@@ -194,7 +194,7 @@ def test_a_failed_save_leaves_the_old_model_whole(folder, make_model, monkeypatc
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = checksum(folder / "weights.safetensors")
+    before = file_sha256(folder / "weights.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr("cellwright.files.atomic.os.replace", fail)
         with pytest.raises(WriteError, match=r"Expected to write .*No space"):

@@ -8,8 +8,8 @@ import torch
 
 from cellwright.core.errors import CheckpointError
 from cellwright.models import store
-from cellwright.models.checkpoint import checksum, save_checkpoint
-from cellwright.models.classifier import NETWORKS, PRESETS, build, load, save_classifier
+from cellwright.models.checkpoint import file_sha256, save_checkpoint
+from cellwright.models.classifier import NETWORKS, PRESETS, build, load_classifier, save_classifier
 from cellwright.models.spec import CLASSIFIER, read_classifier_spec
 from cellwright.models.store import classifiers, find_classifier
 
@@ -101,8 +101,8 @@ def change(folder, **values):
 def test_what_is_saved_is_what_is_loaded(tmp_path, preset):
     classifier = build(TITLES, preset)
     save_classifier(tmp_path, classifier, {"accuracy": 0.5})
-    loaded = load(tmp_path)
-    digest = checksum(tmp_path / "weights.safetensors")
+    loaded = load_classifier(tmp_path)
+    digest = file_sha256(tmp_path / "weights.safetensors")
     assert (loaded.sha256, loaded.spec.weights_sha256) == (digest, digest)
     assert loaded.spec.classes == TITLES
     assert not loaded.network.training
@@ -118,7 +118,7 @@ def cut_weights(folder):
 
 def forge_weights(folder):
     cut_weights(folder)
-    change(folder, weights_sha256=checksum(folder / "weights.safetensors"))
+    change(folder, weights_sha256=file_sha256(folder / "weights.safetensors"))
 
 
 DAMAGES = {
@@ -143,11 +143,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_every_damage_is_told_even_after_it_was_loaded(folder, name):
-    load(folder)
+    load_classifier(folder)
     damage, words = DAMAGES[name]
     damage(folder)
     with pytest.raises(CheckpointError, match=words):
-        load(folder)
+        load_classifier(folder)
 
 
 def test_classifiers_and_models_that_count_are_kept_apart(shelves, folder, make_model):
@@ -161,7 +161,7 @@ def test_classifiers_and_models_that_count_are_kept_apart(shelves, folder, make_
     with pytest.raises(CheckpointError, match=r"one of: blood; .*flow has no classifier\.json"):
         find_classifier("flow")
     with pytest.raises(CheckpointError, match="Expected a readable classifier"):
-        load("broken")
+        load_classifier("broken")
 
 
 def test_a_users_classifier_hides_the_shipped_one_of_its_name(shelves, folder):
@@ -176,14 +176,14 @@ def test_a_users_classifier_hides_the_shipped_one_of_its_name(shelves, folder):
 @pytest.mark.parametrize("name", ["absent", "../shipped", "/nowhere/blood"])
 def test_an_unknown_classifier_is_refused(shelves, name):
     with pytest.raises(CheckpointError, match="one of: none; got"):
-        load(name)
+        load_classifier(name)
 
 
 def test_every_shipped_classifier_is_whole_and_light():
     shipped = [path.parent for path in store.shipped_folder().glob(f"*/{CLASSIFIER}")]
     assert "blood" in {path.name for path in shipped}
     for path in shipped:
-        classifier = load(path)
+        classifier = load_classifier(path)
         assert len(classifier.sha256) == 64
         assert read_classifier_spec(path / CLASSIFIER).title
         assert (path / "card.md").read_text(encoding="utf-8").startswith("# ")
@@ -191,4 +191,4 @@ def test_every_shipped_classifier_is_whole_and_light():
 
 
 def test_the_blood_classifier_names_the_cells_of_blood():
-    assert load("blood").spec.classes == ("Platelet", "RBC", "WBC")
+    assert load_classifier("blood").spec.classes == ("Platelet", "RBC", "WBC")

@@ -14,7 +14,7 @@ from cellwright.models.families import centroid, density, flow, query
 from cellwright.models.families.flow import Attention, MixTransformer, TransformerBlock
 from cellwright.models.layers import trunk
 from cellwright.models.layers.blocks import ActivatedConv2d, fused
-from cellwright.ops.geometry.intensity import apply, fit
+from cellwright.ops.geometry.intensity import apply, fit_scaling
 from cellwright.ops.simulation.simulate import simulate
 
 
@@ -102,7 +102,7 @@ def test_beyond_the_halo_of_the_default_model_pixels_hardly_count(look, axis):
     shape = [side, side]
     shape[axis - 2] = 96 + 2 * receptive_px
     drawn = simulate(look, tuple(shape), np.random.default_rng(3), diameter_px=24, n_cells=400).image
-    scaled = np.atleast_3d(apply(fit(drawn), drawn))
+    scaled = np.atleast_3d(apply(fit_scaling(drawn), drawn))
     image = torch.from_numpy(scaled).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
     seen = axis, receptive_px - model.spec.halo, side
     with torch.inference_mode():

@@ -236,7 +236,9 @@ def test_it_learns_one_image(make_model, names):
     image = image_for(model, drawn.image)
     parts = model.frames(image, None)
     window = (slice(0, side), slice(0, side))
-    scaled = intensity.apply(intensity.fit(parts.sample(), model.spec.percentiles), parts.read(0, window))
+    scaled = intensity.apply(
+        intensity.fit_scaling(parts.sample(), model.spec.percentiles), parts.read(0, window)
+    )
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
     as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
     first, result = None, None

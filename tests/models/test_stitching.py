@@ -6,11 +6,11 @@ import pytest
 from cellwright.core.data import Cells
 from cellwright.models.stitching import SAME_CENTRE, CellStitcher
 from cellwright.ops.geometry.tiles import Layout, grid
-from cellwright.ops.labels import keep, measure, relabel
+from cellwright.ops.labels import keep_labels, label_properties, relabel
 
 
 def cells_of(labels):
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     return Cells(points, boxes, np.full(len(areas), 0.5, np.float32), areas, labels)
 
 
@@ -18,7 +18,7 @@ def cells_in_window(labels, tile):
     """What decoding a block finds: every region in its window, those cut off at its edge too."""
     window = labels[tile.read]
     wanted = np.bincount(window.ravel(), minlength=labels.max() + 1)[1:] > 0
-    return cells_of(keep(window, wanted))
+    return cells_of(keep_labels(window, wanted))
 
 
 def same_regions(first, second):
@@ -37,7 +37,7 @@ def test_blocks_put_together_are_the_whole(blobs, core, halo):
     cells = stitcher.cells()
     assert len(cells) == len(blobs)
     assert same_regions(blobs.labels, cells.labels)
-    areas, points, boxes = measure(cells.labels)
+    areas, points, boxes = label_properties(cells.labels)
     assert np.array_equal(cells.areas, areas)
     assert np.allclose(cells.points, points, atol=1e-3)
     assert np.array_equal(cells.boxes, boxes)
@@ -68,7 +68,7 @@ def test_a_cell_mostly_taken_is_dropped_and_one_hardly_taken_is_cut():
         stitcher.add(0, blocks[1], cells_of(other))
         cells = stitcher.cells()
         assert len(cells) == expected
-        assert np.array_equal(cells.areas, measure(cells.labels).areas)
+        assert np.array_equal(cells.areas, label_properties(cells.labels).areas)
         assert cells.areas[0] == 20 * 16
 
 
@@ -115,7 +115,7 @@ def test_a_clump_that_blocks_see_differently_is_counted(left, right, n_cells, is
     cells = stitcher.cells()
     assert n_cells[0] <= len(cells) <= n_cells[1]
     if has_labels:
-        measured = measure(cells.labels)
+        measured = label_properties(cells.labels)
         assert np.array_equal(cells.areas, measured.areas)
         assert np.array_equal(cells.boxes, measured.boxes)
 

@@ -6,8 +6,8 @@ from skimage.measure import regionprops
 
 from cellwright.ops.labels import (
     equivalent_diameters,
-    keep,
-    measure,
+    keep_labels,
+    label_properties,
     numbered,
     relabel,
     seem_labels,
@@ -29,7 +29,7 @@ def boxes_of(regions, ndim):
 def test_measures_are_those_of_regionprops(seed, shape):
     labels = drawn(seed, shape)
     regions = regionprops(labels)
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     assert len(areas) == labels.max() == len(regions) > 0
     assert np.array_equal(areas, [region.area for region in regions])
     assert np.allclose(points, [region.centroid for region in regions], atol=1e-3)
@@ -41,18 +41,18 @@ def test_measures_are_those_of_regionprops(seed, shape):
 def test_diameters_are_those_of_regionprops(ndim):
     labels = drawn(1, (96, 120) if ndim == 2 else (9, 48, 40))
     expected = [region.equivalent_diameter_area for region in regionprops(labels)]
-    assert np.allclose(equivalent_diameters(measure(labels).areas, ndim), expected, rtol=1e-5)
+    assert np.allclose(equivalent_diameters(label_properties(labels).areas, ndim), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_every_integer_type_is_measured(dtype):
-    areas, points, _ = measure(np.array([[1, 1, 0], [0, 2, 2]], dtype))
+    areas, points, _ = label_properties(np.array([[1, 1, 0], [0, 2, 2]], dtype))
     assert areas.tolist() == [2, 2]
     assert points.tolist() == [[0, 0.5], [1, 1.5]]
 
 
 def test_a_label_that_does_not_occur_has_no_area_and_no_place():
-    areas, points, boxes = measure(np.array([[3, 3], [0, 1]], np.int32))
+    areas, points, boxes = label_properties(np.array([[3, 3], [0, 1]], np.int32))
     assert areas.tolist() == [1, 0, 2]
     assert np.isnan(points[1]).all()
     assert not boxes[1].any()
@@ -61,13 +61,13 @@ def test_a_label_that_does_not_occur_has_no_area_and_no_place():
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 1), (2, 3, 4)])
 def test_background_alone_has_no_rows(shape):
-    areas, points, boxes = measure(np.zeros(shape, np.int32))
+    areas, points, boxes = label_properties(np.zeros(shape, np.int32))
     n = len(shape)
     assert (areas.shape, points.shape, boxes.shape) == ((0,), (0, n), (0, 2, n))
 
 
 def test_parts_of_one_label_are_measured_together():
-    areas, points, boxes = measure(np.array([[1, 0, 0, 1]], np.int32))
+    areas, points, boxes = label_properties(np.array([[1, 0, 0, 1]], np.int32))
     assert (areas.tolist(), points.tolist(), boxes.tolist()) == ([2], [[0, 1.5]], [[[0, 0], [1, 4]]])
 
 
@@ -75,7 +75,7 @@ def test_parts_of_one_label_are_measured_together():
 def test_keep_numbers_the_rest_in_their_old_order(seed):
     labels = drawn(seed)
     wanted = np.random.default_rng(seed).random(labels.max()) < 0.5
-    kept = keep(labels, wanted)
+    kept = keep_labels(labels, wanted)
     ids = np.flatnonzero(wanted) + 1
     assert kept.dtype == np.int32
     assert np.array_equal(np.unique(kept), np.arange(len(ids) + 1))
@@ -86,9 +86,9 @@ def test_keep_numbers_the_rest_in_their_old_order(seed):
 def test_keep_all_and_keep_none():
     labels = drawn(2)
     n = int(labels.max())
-    assert np.array_equal(keep(labels, np.ones(n, bool)), labels)
-    assert not keep(labels, np.zeros(n, bool)).any()
-    assert not keep(np.zeros((3, 3), np.int32), np.zeros(0, bool)).any()
+    assert np.array_equal(keep_labels(labels, np.ones(n, bool)), labels)
+    assert not keep_labels(labels, np.zeros(n, bool)).any()
+    assert not keep_labels(np.zeros((3, 3), np.int32), np.zeros(0, bool)).any()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_relabel_of_an_image_without_pixels():
 def test_touches_border_on_every_side():
     labels = np.zeros((6, 8), np.int32)
     labels[0, 3], labels[5, 2], labels[2, 0], labels[3, 7], labels[3, 4] = 1, 2, 3, 4, 5
-    touches = touches_border(measure(labels).boxes, labels.shape)
+    touches = touches_border(label_properties(labels).boxes, labels.shape)
     assert touches.tolist() == [True, True, True, True, False]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cellwright.core.data import Cells
 from cellwright.core.errors import AxesError
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 from cellwright.ops.link import LinkSettings, anisotropy_of, link_cells
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
@@ -20,7 +20,7 @@ def sliced(labels, *, scores=None, classes=None):
     for index, one in enumerate(flat):
         outlines[index] = np.where(one > 0, relabel(one) + outlines.max(), 0)
     outlines = outlines.reshape(labels.shape)
-    areas, points, boxes = measure(outlines)
+    areas, points, boxes = label_properties(outlines)
     scores = np.linspace(0.2, 0.9, len(areas), dtype=np.float32) if scores is None else scores
     return Cells(points, boxes, scores, areas, outlines, classes)
 
@@ -87,7 +87,7 @@ def test_time_points_are_linked_on_their_own(seed):
     assert not np.intersect1d(cells.labels[0][first > 0], cells.labels[1][second > 0]).size
     for found, truth in zip(cells.labels, series, strict=True):
         assert match_labels(relabel(found), truth).f1 > 0.93
-    assert np.array_equal(cells.areas, measure(cells.labels).areas)
+    assert np.array_equal(cells.areas, label_properties(cells.labels).areas)
 
 
 def test_the_settings_and_the_pixel_size_are_handed_on(boxes):

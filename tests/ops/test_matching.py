@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 from cellwright.ops.matching import (
     IOU_THRESHOLDS,
     box_iou,
@@ -154,7 +154,7 @@ def test_no_points_and_no_cells_make_no_pairs(shape):
 def test_centroids_lie_in_their_own_cells(seed):
     drawn = simulate("fluorescence", (96, 96), np.random.default_rng(seed), diameter_px=14, n_cells=20)
     truth = relabel(drawn.labels)
-    areas, points, _ = measure(truth)
+    areas, points, _ = label_properties(truth)
     pairs = points_in_cells(points, areas, truth)
     assert len(pairs) >= 0.95 * truth.max()  # a crescent's centroid may lie outside of it
     assert (pairs[:, 0] == pairs[:, 1]).mean() > 0.95

@@ -11,18 +11,18 @@ import torch
 from cellwright.core.errors import AnnotationError, CheckpointError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.models.classifier import load
-from cellwright.ops.labels import measure
+from cellwright.models.classifier import load_classifier
+from cellwright.ops.labels import label_properties
 from cellwright.training.cell_classifier import (
     CellCrops,
     ClassDataset,
     Scores,
     augmented,
+    balanced_weights,
     intensities,
     kept_px,
     read_cell_crops,
-    sampling_weights,
-    score,
+    score_classifier,
     spec_for,
     train_classifier,
 )
@@ -58,7 +58,7 @@ def write_rows(path, names, rows):
 
 
 def write_truth(folder, name, kind, labels, classes):
-    _, points, boxes = measure(labels)
+    _, points, boxes = label_properties(labels)
     if kind == "boxes":
         rows = [(b[0][1], b[0][0], b[1][1], b[1][0], c) for b, c in zip(boxes, classes, strict=True)]
         write_rows(folder / "boxes" / f"{name}.csv", ("xmin", "ymin", "xmax", "ymax", "class"), rows)
@@ -107,9 +107,11 @@ def trained(boxed, tmp_path_factory):
 
 def test_colours_are_learnt(trained, boxed):
     folder, reports = trained
-    classifier = load(folder)
+    classifier = load_classifier(folder)
     assert (classifier.spec.classes, classifier.spec.title) == (("blue", "red"), "Red and blue")
-    scores = run(score(classifier, run(read_cell_crops([ClassDataset(boxed)], classifier.spec, "val"))))
+    scores = run(
+        score_classifier(classifier, run(read_cell_crops([ClassDataset(boxed)], classifier.spec, "val")))
+    )
     assert scores.accuracy == 1
     assert scores.confusion.sum() == 20
     assert json.loads((folder / "scores.json").read_text()) == scores.summary()
@@ -145,7 +147,7 @@ def test_the_same_seed_gives_the_same_weights(boxed, tmp_path):
     first, second = (
         run(train_classifier([ClassDataset(boxed)], tmp_path / name, few, device="cpu")) for name in "ab"
     )
-    assert load(first).sha256 == load(second).sha256
+    assert load_classifier(first).sha256 == load_classifier(second).sha256
 
 
 def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed, tmp_path):
@@ -164,7 +166,7 @@ def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed
     reports = []
     halves = run(task("halves"), reports.append)
     assert [report.done for report in reports if report.stage == "epoch"] == [2]
-    first, second = load(whole).network.state_dict(), load(halves).network.state_dict()
+    first, second = load_classifier(whole).network.state_dict(), load_classifier(halves).network.state_dict()
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
     assert not (halves / "training.pt").exists()
 
@@ -248,7 +250,7 @@ def test_an_unknown_preset_is_refused(boxed):
 def test_balance_goes_from_as_they_occur_to_equally_often():
     classes = np.array([0] * 90 + [1] * 10)
     for balance, share in ((0.0, 0.1), (0.5, 0.25), (1.0, 0.5)):
-        chances = sampling_weights(classes, balance)
+        chances = balanced_weights(classes, balance)
         assert chances.sum() == pytest.approx(1)
         assert chances[90:].sum() == pytest.approx(share)
 

@@ -8,11 +8,11 @@ import pytest
 from cellwright.core.errors import CheckpointError
 from cellwright.training.run_folder import (
     Plan,
-    check_name,
+    checked_name,
     epochs_in,
     only_scores,
     selection_score,
-    unfinished,
+    unfinished_runs,
     write_curve,
     write_plan,
 )
@@ -30,18 +30,18 @@ def test_a_damaged_plan_hides_no_other(home: Path) -> None:
         (home / "training" / name).mkdir(parents=True)
         (home / "training" / name / "run.json").write_text(text)
     write_plan(Plan("c", "flow", "data"))
-    assert unfinished() == [Plan("c", "flow", "data")]
+    assert unfinished_runs() == [Plan("c", "flow", "data")]
 
 
 def test_a_plan_comes_back_as_written_and_older_ones_lack_what_came_later(home: Path) -> None:
     plan = Plan("a", "flow", "data", unlabelled="many", pretraining=PretrainSettings(steps=7))
     write_plan(plan)
-    assert unfinished() == [plan]
+    assert unfinished_runs() == [plan]
     path = home / "training" / "a" / "run.json"
     facts = json.loads(path.read_text())
     del facts["unlabelled"], facts["pretraining"]
     path.write_text(json.dumps(facts))
-    assert unfinished() == [Plan("a", "flow", "data")]
+    assert unfinished_runs() == [Plan("a", "flow", "data")]
 
 
 def test_the_module_imports_no_torch():
@@ -66,7 +66,7 @@ def test_the_best_epoch_is_chosen_by_merit_then_score():
 
 def test_a_name_ends_as_the_folder_of_a_model_may_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cellwright.models.store.user_folder", lambda: home / "models")
-    assert check_name(" nuclei 2 ") == "nuclei 2"
+    assert checked_name(" nuclei 2 ") == "nuclei 2"
     for name in ("nuclei.", "flow"):
         with pytest.raises(CheckpointError, match="Choose another name"):
-            check_name(name)
+            checked_name(name)

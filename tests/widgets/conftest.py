@@ -26,7 +26,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.training.run_folder import Plan, epochs_in
 from cellwright.widgets.annotate import proofread
 from cellwright.widgets.annotate import widget as annotate_module
@@ -115,7 +115,7 @@ def result_of() -> Callable[[Image, Labels], Result]:
     """Function (image, labels) -> the result that a model finding exactly these labels would give."""
 
     def make(image: Image, labels: Labels) -> Result:
-        areas, points, boxes = measure(labels)
+        areas, points, boxes = label_properties(labels)
         scores = np.linspace(0.5, 1.0, len(areas), dtype=np.float32)
         provenance = Provenance(
             "0.1", "flow", "abc", {}, image.name, image.shape, image.axes, image.pixel_size_um, "cpu", 1.8

@@ -219,7 +219,7 @@ def test_every_file_is_the_same_in_viewer_command_line_and_python(
             expected *= n if letter == "T" else 1
         assert python.count == expected, name
         assert (f"{path}: No axes are named" in told) == python.is_guessed, name
-        for reader in (image_reader.read_layers, _magic_imreader):
+        for reader in (image_reader.read_images_of_file, _magic_imreader):
             assert answer_in_viewer(opened_by(reader, path)) == python, (name, reader)
 
 
@@ -291,7 +291,7 @@ def test_odd_files_are_right_in_viewer_command_line_and_python(tmp_path: Path) -
     for file, (axes, sizes, names) in files.items():
         images = list(read_images(folder / file))
         assert [image.name for image in images] == names
-        layers = image_reader.read_layers(str(folder / file))
+        layers = image_reader.read_images_of_file(str(folder / file))
         layers = layers[:: len(layers) // len(names)]  # the first channel of each image
         for image, layer in zip(images, layers, strict=True):
             facts, command = answer_of_command(output / NAMES_OF_RESULTS.get(image.name, image.name))
@@ -332,7 +332,7 @@ def test_odd_objects_are_right_in_viewer_command_line_and_python(
         (found,) = written[target]
         assert (len(found), notice in found.notices[0]) == (n_cells, True)
         told.clear()
-        ((labels, _, _),) = readers_writers.read_layers(str(tmp_path / name))
+        ((labels, _, _),) = readers_writers.read_cell_layers(str(tmp_path / name))
         assert (len(np.unique(labels)) - 1, notice in told[0]) == (n_cells, True)
         np.testing.assert_array_equal(labels, found.labels[: len(labels), : labels.shape[1]])
         again = ["--output", str(tmp_path / "again.ome.tif"), "--image", str(tmp_path / "image.npy")]
@@ -535,7 +535,7 @@ def test_what_another_reader_shows_otherwise_is_told(tmp_path: Path) -> None:
     colormap = np.stack([np.arange(255, -1, -1, dtype=np.uint16) * 257] * 3)
     path = tmp_path / "palette.tif"
     tifffile.imwrite(path, discs(), photometric="palette", colormap=colormap, metadata=None)
-    assert image_of(opened_by(image_reader.read_layers, path)).notices == ()
+    assert image_of(opened_by(image_reader.read_images_of_file, path)).notices == ()
     (notice,) = image_of(opened_by(_magic_imreader, path)).notices
     assert notice.startswith("The file holds places in a palette")
     cut = opened_by(_magic_imreader, path)

@@ -12,8 +12,14 @@ from textwrap import fill
 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.models.classifier import load
-from cellwright.training.cell_classifier import ClassDataset, Scores, read_cell_crops, score, train_classifier
+from cellwright.models.classifier import load_classifier
+from cellwright.training.cell_classifier import (
+    ClassDataset,
+    Scores,
+    read_cell_crops,
+    score_classifier,
+    train_classifier,
+)
 from cellwright.training.settings import ClassifyTrainingSettings
 from tools.command_line import command_line
 from tools.release.default_card import data_line
@@ -140,7 +146,7 @@ def main() -> None:
     sources = sources_of(recipe, options.data, held_out=options.held_out)
     if not options.score_only:
         run(train_classifier(sources, folder, recipe.settings, title=recipe.title), show)
-    classifier = load(folder)
+    classifier = load_classifier(folder)
     tables = []
     for source in sources:
         n_images = len(source.dataset.select("val"))
@@ -148,7 +154,7 @@ def main() -> None:
         for bare in (False, True):
             cohort = run(read_cell_crops([source], classifier.spec, "val", sighted=not bare, bare=bare))
             how = f"{source.dataset.folder.name} {kind}{', places alone' if bare else ''}"
-            tables.append(score_lines(how, n_images, run(score(classifier, cohort))))
+            tables.append(score_lines(how, n_images, run(score_classifier(classifier, cohort))))
     print("\n\n".join(tables))
     card = CARD.format(
         name=options.name,

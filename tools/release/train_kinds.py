@@ -44,7 +44,7 @@ from cellwright.ops.labels import annotate
 from cellwright.training.data.sampler import (
     WeightedSamples,
     appearance,
-    cluster,
+    cluster_images,
     make_batch,
     one_ahead,
     sampling_weights,
@@ -238,7 +238,7 @@ def pools_of(
         samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
         if kind.dataset in SMEARS:
             samples = [small_oftener(sample, recipe.small_repeats) for sample in samples]
-        kinds = cluster([appearance(sample) for sample in samples], MODALITIES, recipe.settings.seed)
+        kinds = cluster_images([appearance(sample) for sample in samples], MODALITIES, recipe.settings.seed)
         share = recipe.shares.get((kind.dataset, kind.group), kind.share) * (1 - recipe.simulated_share)
         pools.append((share, WeightedSamples(tuple(samples), sampling_weights(kinds))))
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)

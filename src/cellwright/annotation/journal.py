@@ -171,7 +171,9 @@ def read_journal(path: Path) -> Recovered:
     return Recovered(start, records, n_bytes)
 
 
-def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: Sequence[Command]) -> int:
+def rewrite_journal(
+    path: Path, recovered: Recovered, done: Sequence[Command], undone: Sequence[Command]
+) -> int:
     """Replace a journal by one without what no undo or redo can reach; return its length in bytes.
 
     Commands are given in the order in which they were done; those that a redo would do come last.

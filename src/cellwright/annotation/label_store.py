@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined, moved, no_such_cell
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 
 class CellMetadata(NamedTuple):
@@ -119,7 +119,7 @@ class LabelStore:
         numbers = self.numbers()
         labels = np.searchsorted(numbers, self.labels.ravel()).astype(np.int32).reshape(self.labels.shape)
         labels = np.where(self.labels > 0, labels + np.int32(1), np.int32(0))
-        areas, points, boxes = measure(labels)
+        areas, points, boxes = label_properties(labels)
         known = [self.cells[int(number)] for number in numbers]
         scores = np.array([cell.score for cell in known], np.float32)
         classes = np.array([-1 if cell.category is None else cell.category for cell in known], np.int16)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
 from cellwright.annotation.history import EditHistory
-from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
+from cellwright.annotation.journal import Journal, locked, read_journal, rewrite_journal
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore, lifted
 from cellwright.annotation.records import Start
 from cellwright.annotation.setup import (
@@ -131,7 +131,7 @@ class AnnotationSession:
             history.replay(recovered.records)
             n_bytes = recovered.n_bytes
             if "undo" in recovered.records or "redo" in recovered.records:
-                n_bytes = rewrite(path, recovered, history.done, history.undone[::-1])
+                n_bytes = rewrite_journal(path, recovered, history.done, history.undone[::-1])
             session._write_to(Journal(path, n_bytes, lock))
         return session
 

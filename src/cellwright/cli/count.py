@@ -194,9 +194,9 @@ def make_choices(flags: dict[str, Any], recipe: Recipe) -> CountChoices:
     parts = {part: changed_by(flags, getattr(recipe, part)) for part in PARTS}
     with quick_loading(), heeded_interrupts():
         from cellwright.inference.context import load_models
-        from cellwright.inference.device import choose
+        from cellwright.inference.device import choose_device
 
-        choose(parts["engine"].device)
+        choose_device(parts["engine"].device)
         loaded = load_models(recipe.models)
     family = registry.get(loaded[0].spec.family)
     refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))

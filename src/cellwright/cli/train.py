@@ -110,10 +110,10 @@ def train(
     target, others = read_dataset(dataset), tuple(read_folder(folder) for folder in extra)
     import torch
 
-    from cellwright.inference.device import choose
+    from cellwright.inference.device import choose_device
     from cellwright.training import trainer
 
-    choose(device)
+    choose_device(device)
     torch.manual_seed(settings.seed)
     begin = model_to_train(family.load().build(preset), start, pretrained)
     print_findings(target, begin.spec)
@@ -171,12 +171,12 @@ def tune_model(
         _print_outcome(run_with_bar(counted, folders[0].name), output)
         return
     from cellwright.files.dataset.folder import read_dataset
-    from cellwright.inference.device import choose
+    from cellwright.inference.device import choose_device
     from cellwright.models import store
 
     spec = store.spec_of(start)
     target, others = read_dataset(folders[0]), tuple(read_folder(folder) for folder in folders[1:])
-    choose(device)
+    choose_device(device)
     print_findings(target, spec)
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
@@ -244,11 +244,11 @@ def pretrain(
     listed = list_images(images, pattern)
     import torch
 
-    from cellwright.inference.device import choose
+    from cellwright.inference.device import choose_device
     from cellwright.models import store
     from cellwright.training import pretrain as pretraining
 
-    choose(device)
+    choose_device(device)
     torch.manual_seed(settings.seed)
     begin = store.load(start) if start else registry.get(model).load().build(preset)
     if imagenet:

@@ -21,7 +21,7 @@ from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.lazy import LazyArray
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.geojson import features, shapes_of
-from cellwright.files.formats.imagej_roi import plane_of, read_rois, rings_of
+from cellwright.files.formats.imagej_roi import read_rois, rings_of, roi_plane
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.labels import as_int32
@@ -288,4 +288,4 @@ def _roi(node: JsonValue, image: Image, number: int) -> ShapeRegion:
     if roi.roitype.name == "POINT":
         raise JsonValue("POINT", node.path, node.where).refuse("an area")
     rings = tuple(ring - MIDDLE for ring in rings_of(node))
-    return ShapeRegion(roi.name or f"region {number}", rings, plane_of(node, image.label_axes))
+    return ShapeRegion(roi.name or f"region {number}", rings, roi_plane(node, image.label_axes))

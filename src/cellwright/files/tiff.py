@@ -41,7 +41,7 @@ from cellwright.files.tiff_checks import (
     refuse_false_ome,
     refuse_large,
 )
-from cellwright.files.tiff_metadata import metadata_of, opened, scn_image
+from cellwright.files.tiff_metadata import opened, scn_image, series_metadata
 
 OLD_JPEG = 6
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
@@ -83,7 +83,7 @@ def read_tiff(path: Path, wanted: Wanted) -> Iterator[Image]:
             refuse_compression(one.keyframe, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
-            told = metadata_of(tiff, index)
+            told = series_metadata(tiff, index)
             doubts = [*_no_light(one, path), *_turned_apart(tiff, one, path)]
             told = replace(told, notices=[*left_out, *thumbnail, *told.notices, *doubts])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):

@@ -111,7 +111,7 @@ def set_of(path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
+def series_metadata(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
     """Return sizes, names and colors of channels of a series, in the dialect of the file."""
     series = tiff.series[index]
     for dialect, reader in DIALECTS.items():

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError, OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
-from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
+from cellwright.inference.device import choose_device, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.classifier import Classifier, load
+from cellwright.models.classifier import Classifier, load_classifier
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import Frames, frames
@@ -92,7 +92,7 @@ def classifier_facts(classifier: ClassifierChoice) -> dict[str, Any]:
 def _loaded(classifier: ClassifierChoice) -> Classifier:
     if isinstance(classifier, Classifier):
         return classifier
-    return load(classifier)
+    return load_classifier(classifier)
 
 
 def predict_classes(
@@ -119,7 +119,7 @@ def predict_classes(
     diameter_px = engine.in_pixels(image.known_sizes_um).diameter_px
     extents = extents_of(cells.boxes, cells.areas, diameter_px or spec.diameter_px)
     if scale is None:
-        scale = CropScale(intensity.fit(parts.sample(), spec.percentiles), typical_extent(extents))
+        scale = CropScale(intensity.fit_scaling(parts.sample(), spec.percentiles), typical_extent(extents))
     typical = scale.typical_px
     sides, sizes = spec.sides(extents, typical), relative_sizes(extents, typical)
     probabilities = np.zeros((len(cells), len(spec.classes)), np.float32)
@@ -147,7 +147,7 @@ class _Runner:
 
     def __init__(self, classifier: Classifier, settings: EngineSettings) -> None:
         self.batch_size = settings.batch_size or BATCH_SIZE
-        self._device = choose(settings.device)
+        self._device = choose_device(settings.device)
         self._dtype = choose_dtype(self._device, settings.precision)
         self._network = classifier.inference_network().to(self._device)
         self.notice = ""

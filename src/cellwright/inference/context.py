@@ -258,7 +258,7 @@ def block_layout(
     )
 
 
-def in_rounds(batches: Sequence[BlockBatch]) -> list[BlockBatch]:
+def in_seam_order(batches: Sequence[BlockBatch]) -> list[BlockBatch]:
     """Return batches in the order of streams: of cells that meet at a seam the first keeps its pixels."""
     height, width = (core.stop - core.start for core in batches[0].block.core)
 

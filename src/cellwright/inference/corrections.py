@@ -39,8 +39,8 @@ from cellwright.files.folders.written import (
     Begun,
     FileFacts,
     counted_name,
+    done_file,
     facts_of,
-    mark_of,
     name_in,
 )
 from cellwright.files.tables import write_table
@@ -104,7 +104,7 @@ def save_corrected(
         given = _as_result(cells, part, machine)
         for notice in given.notices[len(machine.notices) :]:
             on_notice(notice)
-        if opened_ns not in (None, facts_of(mark_of(name, output)).changed_ns) and COUNTED in kept:
+        if opened_ns not in (None, facts_of(done_file(name, output)).changed_ns) and COUNTED in kept:
             _refuse_others(given, read_result(output, name, part), name)
         corrected = _compared(given, machine)
         counted = yield from measured_task(corrected.result, image, choices)

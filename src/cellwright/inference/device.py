@@ -29,7 +29,7 @@ def devices() -> tuple[Device, ...]:
     return tuple(found)
 
 
-def choose(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``: auto (the fastest), cpu, cuda, cuda:N or mps.
 
     DeviceError where there is no such device in this machine.

@@ -46,9 +46,9 @@ from cellwright.files.folders.written import (
     begin_image,
     begun_of,
     changed_meanwhile,
+    done_file,
     facts_of,
     mark_in,
-    mark_of,
     read_mark,
     replacing,
 )
@@ -181,7 +181,7 @@ def _find_done(
         for outcome in found:
             on_outcome(outcome)
     left = [image for index, image in enumerate(images) if index not in known]
-    if any(read_mark(mark_of(image.name, output)) for image in left):
+    if any(read_mark(done_file(image.name, output)) for image in left):
         forget_tables(output, choices.report)
     return known
 

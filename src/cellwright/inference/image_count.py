@@ -407,7 +407,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     if analysis.tracks is None or (labels is None and streamed is None):
         return False
     from cellwright.files.formats.image_annotation import ImageAnnotation
-    from cellwright.files.formats.tracking_challenge import rewrite
+    from cellwright.files.formats.tracking_challenge import replace_results
 
     if labels is not None:
         numbered = analysis.tracks.relabelled(labels)
@@ -421,7 +421,7 @@ def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: Array
     annotation = ImageAnnotation(
         image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
     )
-    rewrite(folder, [annotation])
+    replace_results(folder, [annotation])
     return True
 
 

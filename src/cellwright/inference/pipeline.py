@@ -36,7 +36,7 @@ from cellwright.inference.context import (
     Predicted,
     Preparation,
     calibration_of,
-    in_rounds,
+    in_seam_order,
     load_models,
     open_context,
     references_of,
@@ -268,7 +268,7 @@ def _stitch(
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
         return (yield from stitcher.finish(settings)), None
-    batches = in_rounds(context.batches(zoom))
+    batches = in_seam_order(context.batches(zoom))
     n_bytes = 4 * context.networks.n_maps * len(frames) * prod(zoomed(frames.shape, zoom))
     keep_maps &= batches[0].shape == frames.shape and n_bytes <= KEPT_MAPS_BYTES
     alike = [one for one in trials if (one.zoom, one.scaling) == (zoom, scale.scaling)]

@@ -33,7 +33,7 @@ from cellwright.ops.codecs.prompts import Prompts, prompted_mask
 from cellwright.ops.codecs.query import check_points, points_inside
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.geometry.tiles import Tile, grid, whole_tile
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 PROBABILITIES = ("inside", "probability")  # maps that tell the chance of a pixel to be part of a cell
 WHOLE_PX = 2048  # a frame up to this long is encoded at once
@@ -347,7 +347,7 @@ def _prompted_cell(
     if not mask.any():
         return None
     found = mask.astype(np.int32)
-    _, points, boxes = measure(found)
+    _, points, boxes = label_properties(found)
     box = boxes[0].astype(np.intp)
     return PromptedCell(
         point=(points_inside(found, points)[0] + corner).astype(np.float32),

@@ -18,7 +18,7 @@ from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import (
-    choose,
+    choose_device,
     choose_dtype,
     free_cache,
     free_device_memory,
@@ -27,7 +27,7 @@ from cellwright.inference.device import (
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import fused, match_channels
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
+from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split_tile
 
 SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
 LARGEST_BATCH = 64
@@ -81,7 +81,7 @@ class Networks:
         self.divisor = lcm(*(model.spec.divisor for model in models))
         self.n_maps = sum(self.spec.map_channels.values())
         self.notice = ""
-        self._move(choose(settings.device))
+        self._move(choose_device(settings.device))
 
     def layout(self, shape: tuple[int, int]) -> Layout:
         """Return how a frame of this shape is cut into tiles."""
@@ -306,7 +306,7 @@ def _split_first(pending: deque[ImageTile], networks: Networks, shape: tuple[int
     if tile.core_px <= max(networks.tile_px, networks.divisor):
         return 0
     pending.popleft()
-    parts = split(tile, networks.layout(shape))
+    parts = split_tile(tile, networks.layout(shape))
     pending.extendleft((index, part) for part in reversed(parts))
     return len(parts) - 1
 

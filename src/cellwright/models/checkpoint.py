@@ -68,7 +68,7 @@ def write_model(
             save_file(weights, part)
             part.chmod(0o644)  # safetensors lets its owner alone read it
         _write_json(folder / SCORES, dict(scores or {}))
-        _write_json(folder / spec_name, {**spec, "weights_sha256": checksum(folder / WEIGHTS)})
+        _write_json(folder / spec_name, {**spec, "weights_sha256": file_sha256(folder / WEIGHTS)})
     except SafetensorError as error:  # it tells of a full disk in its own way
         raise WriteError(
             f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
@@ -96,7 +96,7 @@ def load_weights(folder: Path, network: nn.Module, title: str) -> None:
         ) from error
 
 
-def checksum(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,7 +109,7 @@ def verified_checksum(folder: Path, expected: str) -> str:
     """
     path = folder / WEIGHTS
     with expecting(CheckpointError, f"weights at {path}", "Choose a complete model folder.", OSError):
-        found = checksum(path)
+        found = file_sha256(path)
     if expected and found != expected:
         raise CheckpointError(
             f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model "

@@ -127,13 +127,13 @@ def save_classifier(folder: Path, classifier: Classifier, scores: Mapping[str, f
     write_model(folder, classifier.network, CLASSIFIER, classifier.spec.to_json(), scores)
 
 
-def load(name: str | Path) -> Classifier:
+def load_classifier(name: str | Path) -> Classifier:
     """Return a classifier by name or folder; read from disk only when its files have changed.
 
     CheckpointError where there is none of this name, or a file of it is missing or damaged.
     """
     folder = store.find_classifier(name).resolve()
-    return _load(folder, store.stamp(folder))
+    return _load(folder, store.file_stamp(folder))
 
 
 @lru_cache(maxsize=4)

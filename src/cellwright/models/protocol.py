@@ -184,7 +184,7 @@ def in_model_pixels(settings: Any, zoom: float) -> Any:
     return scaled
 
 
-def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
+def spec_of_preset(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
     """Return the spec of a preset.
 
     CheckpointError where there is no such preset.

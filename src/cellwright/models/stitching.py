@@ -24,7 +24,7 @@ from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.codecs.density import DensitySettings, even_out, to_integer_counts
 from cellwright.ops.geometry.tiles import Tile, Window, whole_tile, window_between
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 from cellwright.ops.measure.prediction_interval import count_interval
 
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
@@ -255,12 +255,12 @@ def claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
 def _not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     """Return the cells that a block claims, less what other blocks have put into the window already."""
     is_own = claimed(cells.points, block)
-    labels = np.where(window > 0, np.int32(0), keep(own, is_own))
+    labels = np.where(window > 0, np.int32(0), keep_labels(own, is_own))
     rows = np.flatnonzero(is_own)
     left = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
     free = left > TAKEN * cells.areas[rows]
-    labels = keep(labels, free)
-    areas, _, boxes = measure(labels)
+    labels = keep_labels(labels, free)
+    areas, _, boxes = label_properties(labels)
     kept = replace(cells, labels=None).take(rows[free])
     return replace(kept, boxes=boxes, areas=areas, labels=labels)
 
@@ -312,7 +312,7 @@ def _with_free(own: Cells, open_now: Unclaimed, block: Tile, window: Labels) -> 
     if not free:
         return own
     labels = np.maximum(-whose, 0).astype(np.int32)
-    areas, _, boxes = measure(labels)
+    areas, _, boxes = label_properties(labels)
     added = _moved(open_now.cells.take(np.array(free)), -_corner(block))
     together = Cells.concatenate([replace(own, labels=None), added], labels)
     return replace(together, areas=areas, boxes=boxes)

@@ -179,7 +179,7 @@ def load(name: str | Path) -> "CellModel":
     found = find(name)
     folder = found.resolve()
     try:
-        return _load(folder, stamp(folder))
+        return _load(folder, file_stamp(folder))
     except CheckpointError as error:
         if found.parent != user_folder() or not is_folder(shipped_folder() / found.name):
             raise
@@ -372,7 +372,7 @@ def _free(name: str) -> Path:
     return user_folder() / name
 
 
-def stamp(folder: Path) -> tuple[object, ...]:
+def file_stamp(folder: Path) -> tuple[object, ...]:
     """Return what changes when a file of a model is replaced: names, times and sizes of the files."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.exists()]
     return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)

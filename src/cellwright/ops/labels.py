@@ -22,7 +22,7 @@ class Measures(NamedTuple):
     boxes: NDArray[np.float32]  # (N, 2, D) first corner, one past the last corner
 
 
-def measure(labels: Labels) -> Measures:
+def label_properties(labels: Labels) -> Measures:
     """Return area, centroid and bounding box of each label 1..N, in pixels.
 
     ``labels`` are int (Y, X) or (Z, Y, X), 0 is background; labels that do not occur get area 0 and
@@ -50,7 +50,7 @@ def measure(labels: Labels) -> Measures:
 
 def annotate(labels: Labels) -> Annotation:
     """Return labels (Y, X) numbered 1..N as a complete annotation."""
-    _, points, boxes = measure(labels)
+    _, points, boxes = label_properties(labels)
     return Annotation(labels.shape[:2], points, boxes, labels)
 
 
@@ -60,7 +60,7 @@ def equivalent_diameters(areas: NDArray[np.floating], ndim: int = 2) -> NDArray[
     return (2 * radius).astype(np.float32)
 
 
-def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
+def keep_labels(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
     """Return labels renumbered 1..N in their old order, without those where ``wanted`` is false.
 
     ``wanted`` has one entry for each of the labels 1..N.

@@ -28,7 +28,7 @@ from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import BoundedSettings, about
 from cellwright.core.tasks import stop_point
 from cellwright.ops.geometry.tiles import padded
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 from cellwright.ops.watershed import OUTSIDE, watershed
 
 MaxGap = Annotated[int, about("Slices in which a cell may be missing between two others.", 0, 10)]
@@ -221,7 +221,7 @@ def anisotropy_of(pixel_size_um: Sequence[float]) -> float:
 
 def _measured(cells: Cells, labels: Labels, n: int) -> Cells:
     """Return the cells of these labels 1..N; scores and classes are those of the outlines that they hold."""
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     assert cells.labels is not None
     shared = (labels > 0) & (cells.labels > 0)  # not what was filled
     cell, outline = labels[shared] - 1, cells.labels[shared] - 1

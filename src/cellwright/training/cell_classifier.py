@@ -28,9 +28,16 @@ from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_exte
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
 from cellwright.ops.labels import annotate
-from cellwright.training.run_folder import facts_of, forget, only_scores
+from cellwright.training.run_folder import forget, learned_from, only_scores
 from cellwright.training.settings import ClassifyTrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume, write_card
+from cellwright.training.state import (
+    RunState,
+    check_same_run,
+    first_state,
+    note_epoch,
+    resume_run,
+    write_card,
+)
 from cellwright.training.trainer import cosine, epoch_report, half_precision, take_step
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
@@ -134,7 +141,7 @@ def read_cell_crops(
         if len(rows) == 0:
             continue
         parts = frames(image)  # scaled as inference does
-        scaling = intensity.fit(parts.sample(), spec.percentiles)
+        scaling = intensity.fit_scaling(parts.sample(), spec.percentiles)
         scaled = intensity.apply(scaling, parts.read(0, (slice(None), slice(None))))
         extents = _extents(annotation, spec.diameter_px)
         typical = typical_extent(extents)
@@ -264,18 +271,18 @@ def train_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
-    torch_device = devices.choose(device)
+    torch_device = devices.choose_device(device)
     state = first_state(classifier.network, torch_device, settings.weight_decay)
-    state.facts = facts_of(
+    state.facts = learned_from(
         classes=spec.classes,
         preset=preset,
         images=[f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items],
     )
     check_same_run(output, settings, state.facts)
-    resume(state, output, settings)
+    resume_run(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
-        scores = (yield from score(_trained(spec, state), validation)).summary()
+        scores = (yield from score_classifier(_trained(spec, state), validation)).summary()
         note_epoch(state, output, settings, scores)
         yield epoch_report(state, settings.steps)
     scores = only_scores(state.history[-1])
@@ -291,7 +298,7 @@ def _trained(spec: ClassifierSpec, state: RunState) -> Classifier:
     return Classifier(spec, copy.deepcopy(state.average).eval().cpu())
 
 
-def score(classifier: Classifier, data: CellCrops) -> Task[Scores]:
+def score_classifier(classifier: Classifier, data: CellCrops) -> Task[Scores]:
     """Return how a classifier does on cells whose class is known, cut out as they are annotated."""
     n = len(classifier.spec.classes)
     confusion = np.zeros((n, n), np.int64)
@@ -314,7 +321,7 @@ def _epoch(
     settings: ClassifyTrainingSettings,
     torch_device: torch.device,
 ) -> Task[None]:
-    weights = sampling_weights(training.classes.numpy(), settings.balance)
+    weights = balanced_weights(training.classes.numpy(), settings.balance)
     state.network.train()
     state.losses.clear()
     torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
@@ -333,7 +340,7 @@ def _epoch(
         yield Progress("train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
 
-def sampling_weights(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+def balanced_weights(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
     """Return the chance of each cell to be shown: 0 leaves classes as they occur, 1 makes them equal."""
     n_of = np.bincount(classes).astype(np.float64)
     weights: NDArray[np.float64] = n_of[classes] ** -balance

@@ -40,7 +40,7 @@ from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainMethod, PretrainSettings
-from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume
+from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume_run
 from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine
 
 PRETRAINED = "pretrained.json"
@@ -159,11 +159,11 @@ def pretrain(
     network = _with_trunk(model)
     samples, left_out = yield from read_unannotated(images, model)
     told = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
-    torch_device = devices.choose(device)
+    torch_device = devices.choose_device(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings)
     state = first_state(task, torch_device, settings.weight_decay)
-    resume(state, output, settings)
+    resume_run(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         note_epoch(state, output, settings)

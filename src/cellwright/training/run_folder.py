@@ -84,23 +84,23 @@ def free_name(start: str) -> str:
     elif "-tuned" not in base:
         base += "-tuned"
     names = (base, *(f"{base}-{n}" for n in range(2, 1000)))
-    taken = {entry.name for entry in store.models()} | {plan.name for plan in unfinished()}
+    taken = {entry.name for entry in store.models()} | {plan.name for plan in unfinished_runs()}
     return next(one for one in names if one not in taken and not store.is_taken(one))
 
 
-def check_name(name: str) -> str:
+def checked_name(name: str) -> str:
     """Return a name for a new model without spaces around it.
 
     CheckpointError where it cannot be a name, or is taken.
     """
     name = name.strip()
     store.check_name(name)
-    if store.is_taken(name) or name in {plan.name for plan in unfinished()}:
+    if store.is_taken(name) or name in {plan.name for plan in unfinished_runs()}:
         raise CheckpointError(f"There is already a model or a training {name!r}. Choose another name.")
     return name
 
 
-def unfinished() -> list[Plan]:
+def unfinished_runs() -> list[Plan]:
     """Return the runs that were neither stopped nor came to an end; damaged ones are left out."""
     plans = []
     for path in sorted(runs_folder().glob(f"*/{RUN}")):
@@ -142,7 +142,7 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_bette
     return "a smaller error on the images it is checked with, and kept"
 
 
-def facts_of(**values: object) -> dict[str, str]:
+def learned_from(**values: object) -> dict[str, str]:
     """Return a checksum of what a run learns from: names of images stay out of the folder of the model."""
     return {"learns_from": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
 

@@ -48,7 +48,7 @@ def first_state(network: nn.Module, torch_device: torch.device, weight_decay: fl
     return RunState(network, copy.deepcopy(network), optimizer)
 
 
-def keep(
+def keep_epoch(
     state: RunState,
     scores: Mapping[str, float],
     model: CellModel,
@@ -121,7 +121,7 @@ def _is_begun(output: Path) -> bool:
     return bool(read_object(output / CURVE).get("epochs", True))  # its curve may be damaged, its state not
 
 
-def resume(state: RunState, output: Path, settings: Any) -> None:
+def resume_run(state: RunState, output: Path, settings: Any) -> None:
     """Bring a new state to where the run in ``output`` ended; where there is none, note that one begins.
 
     What a run that is killed at any moment leaves is so never taken for a finished model.

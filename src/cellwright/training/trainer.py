@@ -21,7 +21,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.training.data.sampler import (
     WeightedSamples,
     appearance,
-    cluster,
+    cluster_images,
     embedding,
     make_batch,
     one_ahead,
@@ -30,15 +30,15 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.run_folder import epochs_in, facts_of, forget, only_scores, selection_score
+from cellwright.training.run_folder import epochs_in, forget, learned_from, only_scores, selection_score
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import (
     RunState,
     check_same_run,
     first_state,
-    keep,
+    keep_epoch,
     names_in_words,
-    resume,
+    resume_run,
     write_card,
 )
 
@@ -123,17 +123,19 @@ def fit(
     material: Material, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
-    torch_device = devices.choose(device)
+    torch_device = devices.choose_device(device)
     everything = (*material.target, *material.extra)
-    kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
+    kinds = cluster_images(
+        [appearance(sample) for sample in everything], settings.n_modalities, settings.seed
+    )
     first, second = WeightedSamples(everything, sampling_weights(kinds)), None
     state = first_state(model.network, torch_device, settings.weight_decay)
-    state.facts = facts_of(
+    state.facts = learned_from(
         n_images=[len(material.target), len(material.extra)],
         checked=[item.name for item in material.validation.items],
     )
     check_same_run(output, settings, state.facts)
-    resume(state, output, settings)
+    resume_run(state, output, settings)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and second is None:
             second = _tuning_samples(material, state, settings)
@@ -143,7 +145,7 @@ def fit(
             averaged = model.with_network(copy.deepcopy(state.average))
             engine = EngineSettings(device=device)
             scores = (yield from evaluate(material.validation, averaged, engine=engine)).summary()
-        keep(state, scores, model, output, settings)
+        keep_epoch(state, scores, model, output, settings)
         yield epoch_report(state, settings.n_steps)
     forget(output)
     return output
@@ -157,7 +159,7 @@ def _tuning_samples(material: Material, state: RunState, settings: TrainingSetti
             features = [appearance(sample) for sample in material.target]
         else:
             features = [embedding(sample, encoder.eval()) for sample in material.target]
-        kinds = cluster(features, settings.n_modalities, settings.seed)
+        kinds = cluster_images(features, settings.n_modalities, settings.seed)
         state.sampling_weights = sampling_weights(kinds).tolist()
     return WeightedSamples(material.target, np.asarray(state.sampling_weights))
 

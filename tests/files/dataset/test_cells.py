@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cellwright.core.errors import ReadError
-from cellwright.files.dataset.cells import read_cells, write_classes
+from cellwright.files.dataset.cells import read_cells, write_class_points
 
 
 def test_classes_of_masks_are_kept_at_a_pixel_of_the_cell(tmp_path):
@@ -10,7 +10,7 @@ def test_classes_of_masks_are_kept_at_a_pixel_of_the_cell(tmp_path):
     labels[2:8, 2:8], labels[10:18, 10:18] = 1, 2
     labels[12:16, 12:16] = 0  # the middle of a ring is no pixel of it
     path = tmp_path / "points" / "ring.csv"
-    write_classes(path, labels, "YX", np.array([0, 1], np.int16), ("A", "B"))
+    write_class_points(path, labels, "YX", np.array([0, 1], np.int16), ("A", "B"))
     marks = read_cells(path, (20, 24), ("A", "B"), is_complete=False)
     places = marks.points.astype(int)
     assert labels[tuple(places.T)].tolist() == [1, 2]

@@ -7,7 +7,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.files.formats.image_annotation import ImageAnnotation
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 
 
 def draw_plane(seed=0, shape=(37, 46)):
@@ -47,7 +47,7 @@ def draw_marks():
 
 def of_kind(marks, kind):
     """Return marks of which only boxes or points are known."""
-    _, points, boxes = measure(marks.labels)
+    _, points, boxes = label_properties(marks.labels)
     if kind == "boxes":
         return replace(marks, labels=None, boxes=boxes)
     return replace(marks, labels=None, points=points)

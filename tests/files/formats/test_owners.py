@@ -24,7 +24,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.dataset.meta import checked_pixel_size
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS
-from cellwright.files.formats.tracking_challenge import rewrite
+from cellwright.files.formats.tracking_challenge import replace_results
 from cellwright.files.json_value import JsonValue
 from cellwright.files.regions import read_regions
 
@@ -806,12 +806,12 @@ def test_damaged_frames_are_refused(tmp_path, draw_marks, damage):
 
 def test_tracks_with_a_damaged_mask_are_not_written_over(tmp_path):
     tracks = ImageAnnotation("a", (2, 9, 9), "TYX", np.ones((2, 9, 9), np.int32))
-    rewrite(tmp_path / "a", [tracks])
-    rewrite(tmp_path / "a", [tracks])
+    replace_results(tmp_path / "a", [tracks])
+    replace_results(tmp_path / "a", [tracks])
     mask = tmp_path / "a" / "mask001.tif"
     with tifffile.TiffFile(mask) as file:
         (first,), (n_bytes,) = file.pages.first.dataoffsets, file.pages.first.databytecounts
     content = mask.read_bytes()
     mask.write_bytes(content[:first] + b"\xff" * n_bytes + content[first + n_bytes :])
     with pytest.raises(WriteError, match="with content"):
-        rewrite(tmp_path / "a", [tracks])
+        replace_results(tmp_path / "a", [tracks])

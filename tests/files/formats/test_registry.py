@@ -15,7 +15,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 KINDS = ("labels", "boxes", "points")
 HELD = [(name, kind) for name, one in FORMATS.items() for kind in KINDS if kind in one.kinds]
@@ -552,7 +552,7 @@ def test_a_real_label_image_comes_back_with_300_classes_of_odd_names(tmp_path, n
     marks = ImageAnnotation("drawn", labels.shape, labels=labels, class_names=names,
                             classes=(np.arange(573) % 300).astype(np.int16))  # fmt: skip
     if "labels" not in FORMATS[name].kinds:
-        _, points, boxes = measure(labels)
+        _, points, boxes = label_properties(labels)
         known = {"boxes": boxes} if "boxes" in FORMATS[name].kinds else {"points": points}
         marks = replace(marks, labels=None, **known)
     path = path_of(tmp_path, name)

@@ -10,7 +10,7 @@ from cellwright.models.families import flow, pseudocolor
 from cellwright.models.layers.efficientnet import Block
 from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
-from cellwright.ops.geometry.intensity import fit
+from cellwright.ops.geometry.intensity import fit_scaling
 from cellwright.ops.labels import annotate
 from cellwright.ops.link import LinkSettings
 from cellwright.ops.matching import match_labels
@@ -113,7 +113,7 @@ def test_the_weights_of_flow_are_a_start(preset):
 
 def test_small_sees_colours_and_plain_sees_none(volume):
     image = Image(volume.image, "ZYX")
-    scaling = fit(volume.image, pseudocolor.SPECS["small"].percentiles)
+    scaling = fit_scaling(volume.image, pseudocolor.SPECS["small"].percentiles)
     expected = coloured(*volume.image[:3], scaling=scaling)
     small, plain = (pseudocolor.build(preset).frames(image, None) for preset in ("small", "plain"))
     assert np.array_equal(small.read(1, WHOLE), expected)

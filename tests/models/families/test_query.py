@@ -26,7 +26,7 @@ def drawn(seed=0, shape=(96, 112)):
 
 
 def scaled(image, n_channels=1):
-    one = intensity.apply(intensity.fit(image), image)
+    one = intensity.apply(intensity.fit_scaling(image), image)
     return np.repeat(one[np.newaxis], n_channels, axis=0)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from cellwright.ops.codecs import flow as flow_module
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import LOOKS, simulate
 
@@ -180,7 +180,7 @@ def test_row_i_is_label_i_plus_1(seed, settings):
     flow = labels_to_flow(labels) + rng.normal(0, 0.2, (2, *labels.shape)).astype(np.float32)
     probability = np.clip((labels > 0) * 0.8 + rng.normal(0.1, 0.05, labels.shape), 0, 1).astype(np.float32)
     cells = flow_to_cells(flow, probability, settings)
-    areas, points, boxes = measure(cells.labels)
+    areas, points, boxes = label_properties(cells.labels)
     assert len(cells) == cells.labels.max() > 0
     assert np.array_equal(np.unique(cells.labels), np.arange(len(cells) + 1))
     assert np.array_equal(cells.areas, areas)

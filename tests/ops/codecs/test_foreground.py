@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cellwright.ops.codecs.pseudocolor import PseudocolorSettings, foreground_to_cells
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.ops.matching import match_labels
 
 
@@ -22,7 +22,7 @@ def test_round_cells_that_touch_are_parted(seed):
     truth = discs(*[(30, at, radius) for at, radius in zip(x, radii, strict=True)])
     cells = foreground_to_cells((truth > 0).astype(np.float32), PseudocolorSettings())
     assert match_labels(cells.labels, truth, 0.8).f1 == 1
-    assert np.allclose(cells.points, measure(cells.labels).points)
+    assert np.allclose(cells.points, label_properties(cells.labels).points)
     assert cells.scores.tolist() == [1.0] * 4
 
 

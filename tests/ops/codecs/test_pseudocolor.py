@@ -17,7 +17,7 @@ from cellwright.ops.codecs.pseudocolor import (
     pseudocolor,
     pseudocolor_frames,
 )
-from cellwright.ops.geometry.intensity import Scaling, apply, equalised, fit, unit_range
+from cellwright.ops.geometry.intensity import Scaling, apply, equalised, fit_scaling, unit_range
 from cellwright.ops.simulation.simulate import simulate
 
 SMALL = ColourSettings(n_tiles=3, blur=4, adjacent_mean=0.2)
@@ -137,7 +137,7 @@ def test_all_colours_may_be_scaled_together():
 
 def test_with_the_scale_of_the_volume_dim_slices_stay_dim():
     slices = volume(2)
-    scaling = fit(slices)
+    scaling = fit_scaling(slices)
     dim = pseudocolor(None, slices[2] // 4, None, scaling=scaling)
     assert np.array_equal(dim[1], apply(scaling, slices[2] // 4))
     both = pseudocolor(slices[1], slices[2], slices[3], scaling=scaling)
@@ -239,17 +239,17 @@ def test_the_scale_of_the_volume_is_fitted_once(context):
     slices = volume(1)
     colouring = Colouring(context=context, percentiles=(1, 99))
     frames = pseudocolor_frames(Image(slices, "ZYX"), colouring=colouring)
-    scaling = fit(slices, (1, 99))
+    scaling = fit_scaling(slices, (1, 99))
     neighbours = (slices[1], slices[3]) if context else (None, None)
     expected = pseudocolor(neighbours[0], slices[2], neighbours[1], scaling=scaling)
     assert np.array_equal(frames.read(2, WHOLE), expected if context else expected[:1])
-    again = fit(frames.sample(), (1, 99))
+    again = fit_scaling(frames.sample(), (1, 99))
     assert (again.low, again.high) == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_the_sample_tells_a_constant_volume_and_nothing_else():
-    assert fit(pseudocolor_frames(Image(volume(1), "ZYX")).sample(), (0, 100)) == Scaling(0.0, 1.0)
-    flat = fit(pseudocolor_frames(Image(np.full((3, 20, 20), 9), "ZYX")).sample(), (0, 100))
+    assert fit_scaling(pseudocolor_frames(Image(volume(1), "ZYX")).sample(), (0, 100)) == Scaling(0.0, 1.0)
+    flat = fit_scaling(pseudocolor_frames(Image(np.full((3, 20, 20), 9), "ZYX")).sample(), (0, 100))
     assert flat.low == flat.high
 
 

@@ -16,7 +16,7 @@ from cellwright.ops.codecs.query import (
     points_inside,
     query_to_cells,
 )
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
 
@@ -175,7 +175,7 @@ def test_row_i_is_label_i_plus_1(seed, settings):
     inside = np.clip(0.8 * inside_of(labels) + rng.normal(0.1, 0.05, labels.shape), 0, 1).astype(np.float32)
     depth = (labels_to_depth(labels) + rng.normal(0, 0.2, labels.shape)).astype(np.float32)
     cells = query_to_cells(inside, depth, settings)
-    areas, _, boxes = measure(cells.labels)
+    areas, _, boxes = label_properties(cells.labels)
     assert len(cells) == cells.labels.max() > 0
     assert np.array_equal(np.unique(cells.labels), np.arange(len(cells) + 1))
     assert np.array_equal(cells.areas, areas)
@@ -200,7 +200,7 @@ def test_points_of_bent_cells_lie_inside():
     labels = np.zeros((30, 30), np.int32)
     labels[disc((30, 30), (15, 15), 12) & ~disc((30, 30), (15, 11), 10)] = 1  # a crescent
     labels[0, :5] = 2
-    _, points, _ = measure(labels)
+    _, points, _ = label_properties(labels)
     assert labels[tuple(np.rint(points[0]).astype(int))] == 0
     moved = points_inside(labels, points)
     assert labels[tuple(np.rint(moved[0]).astype(int))] == 1

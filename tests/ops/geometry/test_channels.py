@@ -7,7 +7,7 @@ import pytest
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.geometry.axes import StackedPixels, channel_numbers, combined
-from cellwright.ops.geometry.intensity import apply, fit
+from cellwright.ops.geometry.intensity import apply, fit_scaling
 
 NAMES = ("DAPI", "GFP", "membrane, far red")
 
@@ -20,7 +20,7 @@ def image(rng):
 
 
 def scaled(image, *channels):
-    return [apply(fit(image.data[:, one]), image.data[:, one]) for one in channels]
+    return [apply(fit_scaling(image.data[:, one]), image.data[:, one]) for one in channels]
 
 
 @pytest.mark.parametrize(

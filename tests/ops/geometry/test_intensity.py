@@ -13,8 +13,8 @@ from cellwright.ops.geometry.intensity import (
     apply,
     bridged,
     brightened,
-    fit,
     fit_compressed,
+    fit_scaling,
     grain,
     sample,
     sample_steps,
@@ -26,7 +26,7 @@ from cellwright.ops.geometry.intensity import (
 )
 def test_the_percentiles_become_0_and_1(rng, dtype):
     pixels = rng.integers(0, 120, (90, 110)).astype(dtype)
-    scaled = apply(fit(pixels, (1, 99)), pixels)
+    scaled = apply(fit_scaling(pixels, (1, 99)), pixels)
     assert scaled.dtype == np.float32
     assert np.percentile(scaled, [1, 99]) == pytest.approx([0, 1], abs=1e-6)
 
@@ -34,45 +34,45 @@ def test_the_percentiles_become_0_and_1(rng, dtype):
 def test_bool_becomes_0_and_1():
     pixels = np.zeros((20, 20), bool)
     pixels[5:10] = True
-    assert np.array_equal(apply(fit(pixels), pixels), pixels.astype(np.float32))
+    assert np.array_equal(apply(fit_scaling(pixels), pixels), pixels.astype(np.float32))
 
 
 def test_far_values_are_clipped(rng):
     pixels = rng.normal(size=(100, 100))
     pixels[0, :2] = -1e6, 1e6
-    scaled = apply(fit(pixels), pixels)
+    scaled = apply(fit_scaling(pixels), pixels)
     assert (scaled.min(), scaled.max()) == (-0.5, 2.0)
 
 
 def test_an_offset_and_a_gain_change_nothing(rng):
     pixels = rng.random((64, 64))
-    first, second = (apply(fit(p), p) for p in (pixels, pixels * 3e4 + 1e9))
+    first, second = (apply(fit_scaling(p), p) for p in (pixels, pixels * 3e4 + 1e9))
     assert np.allclose(first, second, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
 def test_constant_becomes_zero(value):
     pixels = np.full((5, 6), value, np.uint8)
-    assert not apply(fit(pixels), pixels).any()
+    assert not apply(fit_scaling(pixels), pixels).any()
 
 
 def test_few_cells_on_black_keep_their_contrast():
     pixels = np.zeros((1000, 1000), np.uint16)
     pixels[100:120, 100:120] = 900
-    scaled = apply(fit(pixels), pixels)
+    scaled = apply(fit_scaling(pixels), pixels)
     assert (scaled[0, 0], scaled[110, 110]) == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_not_a_number_and_infinity_are_left_out_and_become_zero(rng, dtype):
     pixels = rng.random((50, 50)).astype(dtype)
-    clean = fit(pixels[1:])
+    clean = fit_scaling(pixels[1:])
     pixels[0, :3] = np.nan, np.inf, -np.inf
     pixels[0, 3:] = pixels[1, 3:]
-    scaled = apply(fit(pixels), pixels)
+    scaled = apply(fit_scaling(pixels), pixels)
     assert np.isfinite(scaled).all()
     assert not scaled[0, :3].any()
-    assert fit(pixels).high == pytest.approx(clean.high, rel=0.05)
+    assert fit_scaling(pixels).high == pytest.approx(clean.high, rel=0.05)
 
 
 def test_narrow_gaps_are_bridged_and_wide_ones_stay():
@@ -86,7 +86,7 @@ def test_narrow_gaps_are_bridged_and_wide_ones_stay():
     assert np.isnan(whole[1, :, 10:15]).all()
     assert np.isnan(whole[1, :, :2]).all()
     assert np.array_equal(pixels, before, equal_nan=True)
-    assert np.isfinite(apply(fit(pixels), pixels)).all()
+    assert np.isfinite(apply(fit_scaling(pixels), pixels)).all()
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,22 @@ def test_narrow_gaps_are_bridged_and_wide_ones_stay():
 )
 def test_pixels_that_cannot_be_used_are_named(pixels, message):
     with pytest.raises(ImageError, match=message):
-        fit(pixels)
+        fit_scaling(pixels)
 
 
 def test_numpy_dask_and_zarr_agree(rng):
     pixels = rng.integers(0, 60000, (3, 900, 1100)).astype(np.uint16)
     stored = zarr.array(pixels, chunks=(1, 256, 256))
-    assert fit(pixels) == fit(da.from_array(pixels, chunks=(2, 300, 300))) == fit(stored)
+    assert (
+        fit_scaling(pixels) == fit_scaling(da.from_array(pixels, chunks=(2, 300, 300))) == fit_scaling(stored)
+    )
 
 
 def test_a_large_image_is_sampled(rng):
     pixels = rng.normal(100, 10, (3000, 2500)).astype(np.float32)
     assert sample(pixels).size <= 1_000_000
     exact = np.percentile(pixels, [0.5, 99.8])
-    assert [fit(pixels).low, fit(pixels).high] == pytest.approx(exact, abs=0.3)
+    assert [fit_scaling(pixels).low, fit_scaling(pixels).high] == pytest.approx(exact, abs=0.3)
 
 
 @pytest.mark.parametrize("shape", [(5000, 5000), (1, 40_000_000), (300, 512, 512), (70, 70, 70, 70), (3,)])
@@ -132,9 +134,9 @@ def test_the_array_is_left_as_it_was(rng):
 
 def test_what_is_dim_beside_a_few_bright_spots_is_brightened(rng):
     pixels = np.kron(rng.random((8, 8)), np.ones((8, 8)))[np.newaxis] * 0.1
-    assert brightened(fit(pixels), pixels) is None
+    assert brightened(fit_scaling(pixels), pixels) is None
     pixels[0, :3, :3] = 1
-    scaling = brightened(fit(pixels), pixels)
+    scaling = brightened(fit_scaling(pixels), pixels)
     assert "brightened" in scaling.notice
     quarter = scaling.low + 0.25 * (scaling.high - scaling.low)
     assert apply(scaling, np.array([scaling.low - 1, quarter, scaling.high])) == pytest.approx([0, 0.5, 1])
@@ -168,7 +170,7 @@ def test_what_holds_no_blocks_is_left_alone(rng, shape):
     pixels = rng.random(shape)
     pixels[..., :2] = np.nan
     pixels[..., 2] = np.inf
-    assert fit_compressed(pixels, (0.5, 99.8), pixels) == fit(pixels)
+    assert fit_compressed(pixels, (0.5, 99.8), pixels) == fit_scaling(pixels)
 
 
 @pytest.mark.parametrize(("brightest", "levels"), [(1, 0), (5, 6), (40, 0)])

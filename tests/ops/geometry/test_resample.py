@@ -15,11 +15,11 @@ from cellwright.ops.geometry.resample import (
     resize_window,
     zoomed,
 )
-from cellwright.ops.labels import annotate, measure
+from cellwright.ops.labels import annotate, label_properties
 
 
 def cells_of(labels):
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     return Cells(points, boxes, np.linspace(0, 1, len(areas), dtype=np.float32), areas, labels)
 
 
@@ -108,7 +108,7 @@ def test_cells_are_measured_in_the_new_pixels(blobs):
     back = resize_cells(cells_of(enlarged), Grid.of(enlarged.shape, shape))
     assert np.allclose(back.points, blobs.points, atol=1e-4)
     assert np.array_equal(back.labels, blobs.labels)
-    assert np.array_equal(back.areas, measure(blobs.labels).areas)
+    assert np.array_equal(back.areas, label_properties(blobs.labels).areas)
 
 
 def test_cells_that_vanish_are_dropped_with_their_rows():

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cellwright.ops.geometry.tiles import Layout, grid, pad, split
+from cellwright.ops.geometry.tiles import Layout, grid, pad, split_tile
 
 SHAPES = [(1, 1), (7, 300), (64, 64), (65, 63), (129, 257), (200, 31)]
 LAYOUTS = list(itertools.product([20, 32, 50, 128], [0, 5, 40], [1, 8, 32]))
@@ -64,7 +64,7 @@ def test_split_partitions_the_core(shape):
     for core, halo, divisor in LAYOUTS:
         for tile in grid(Layout(shape, core, halo, divisor)):
             counts = np.zeros(shape, int)
-            for part in split(tile, Layout(shape, max(core // 2, 1), halo, divisor)):
+            for part in split_tile(tile, Layout(shape, max(core // 2, 1), halo, divisor)):
                 counts[part.core] += 1
             assert (counts[tile.core] == 1).all()
             assert counts.sum() == counts[tile.core].size

@@ -11,7 +11,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, ImageError, SettingsError
 from cellwright.ops.measure import measurement
 from cellwright.ops.measure.blocks import blocks
-from cellwright.ops.measure.columns import COLUMNS, describe, documentation, group_help, keys_of
+from cellwright.ops.measure.columns import COLUMNS, column_of, documentation, group_help, keys_of
 from cellwright.ops.measure.features import boundary_sizes, rings
 from cellwright.ops.measure.measurement import measure, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
@@ -232,17 +232,17 @@ def test_every_column_is_described(draw_cells):
     for spacing in ((1.0, 1.0), (2.0, 0.5, 0.5)):
         drawn = draw_cells(spacing)
         for name in measure(drawn.labels, drawn.image, ALL):
-            column = describe(name)
+            column = column_of(name)
             assert column.description, name
             assert column.title, name
 
 
 def test_units_are_told():
-    assert describe("perimeter_um").unit == "µm"
-    assert describe("volume_px").heading == "Volume [voxels]"
-    assert describe("intensity_corrected_mean_ch2").title == "Mean - background ch2"
-    assert describe("cytoplasm_intensity_mean_ch0").group == "compartments"
-    assert describe("mine").title == "mine"
+    assert column_of("perimeter_um").unit == "µm"
+    assert column_of("volume_px").heading == "Volume [voxels]"
+    assert column_of("intensity_corrected_mean_ch2").title == "Mean - background ch2"
+    assert column_of("cytoplasm_intensity_mean_ch0").group == "compartments"
+    assert column_of("mine").title == "mine"
     assert len(documentation().splitlines()) == len(COLUMNS) + 2
 
 

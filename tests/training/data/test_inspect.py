@@ -11,7 +11,7 @@ import tifffile
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.models.families.flow import SPECS
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.training.data import inspect as inspection
 from cellwright.training.data.inspect import inspect
 
@@ -60,7 +60,7 @@ def to_csv(folder, kind, classes=None):
     """Turn the masks of a dataset into boxes or points."""
     (folder / kind).mkdir()
     for path in (folder / "masks").iterdir():
-        _, points, boxes = measure(tifffile.imread(path).astype(np.int32))
+        _, points, boxes = label_properties(tifffile.imread(path).astype(np.int32))
         rows = ["xmin,ymin,xmax,ymax,class" if kind == "boxes" else "y,x,class"]
         for index in range(len(points)):
             corners = boxes[index][:, ::-1].ravel() if kind == "boxes" else points[index]

@@ -8,7 +8,14 @@ from tools.release.joint import JointModel
 
 from cellwright.models.families import centroid, density, flow
 from cellwright.ops.codecs.flow import labels_to_flow
-from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
+from cellwright.ops.labels import (
+    annotate,
+    equivalent_diameters,
+    keep_labels,
+    label_properties,
+    relabel,
+    touches_border,
+)
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.samples import SLIVER_PX, make_sample
 
@@ -18,8 +25,8 @@ WIDE = (1.0, 1000.0)
 def whole_cells(labels):
     """The cells that do not touch the edge and are more than a few pixels."""
     labels = relabel(labels.numpy())
-    areas, _, boxes = measure(labels)
-    return keep(labels, ~touches_border(boxes, labels.shape) & (areas > 40))
+    areas, _, boxes = label_properties(labels)
+    return keep_labels(labels, ~touches_border(boxes, labels.shape) & (areas > 40))
 
 
 def test_the_flow_of_a_patch_is_that_of_its_labels(draw_sample):
@@ -115,7 +122,7 @@ def zooms(sample, allowed):
     found = []
     for seed in range(40):
         labels = cut_patch(sample, 160, allowed, np.random.default_rng(seed)).labels.numpy()
-        areas = measure(whole_cells(torch.from_numpy(ndimage.label(labels)[0]))).areas
+        areas = label_properties(whole_cells(torch.from_numpy(ndimage.label(labels)[0]))).areas
         found.append(np.median(equivalent_diameters(areas)) / sample.diameter_px)
     return np.array(found)
 
@@ -164,7 +171,7 @@ def test_density_keeps_its_integral_under_zoom(cut_for, seed):
     """As where it is learned with other families, whose patches are cut from whole maps."""
     patch, _ = cut_for(density, seed, count=None)
     labels = relabel(patch.labels.numpy())
-    inside = keep(labels, ~touches_border(measure(labels).boxes, labels.shape))
+    inside = keep_labels(labels, ~touches_border(label_properties(labels).boxes, labels.shape))
     counts = [
         float(patch.targets[0][torch.from_numpy(inside == i)].sum()) for i in range(1, inside.max() + 1)
     ]
@@ -175,7 +182,7 @@ def test_density_keeps_its_integral_under_zoom(cut_for, seed):
 def test_what_a_patch_shows_of_a_cell_counts_as_one(cut_for, seed):
     patch, _ = cut_for(density, seed)
     areas = np.bincount(patch.labels.numpy().ravel())[1:]
-    assert touches_border(measure(relabel(patch.labels.numpy())).boxes, patch.labels.shape).any()
+    assert touches_border(label_properties(relabel(patch.labels.numpy())).boxes, patch.labels.shape).any()
     assert float(patch.targets[0].sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
 
 
@@ -205,7 +212,7 @@ def test_sizes_are_those_of_the_patch_and_unknown_after_other_than_quarter_turns
             assert size.isnan().all()
             continue
         labels = relabel(patch.labels.numpy())
-        areas, points, boxes = measure(labels)
+        areas, points, boxes = label_properties(labels)
         whole = np.flatnonzero(~touches_border(boxes, labels.shape) & (areas > 60))
         for point, box in zip(points[whole].round().astype(int), boxes[whole], strict=True):
             assert float(heatmap[tuple(point)]) > 0.9

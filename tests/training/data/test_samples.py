@@ -12,11 +12,11 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.families import density, flow, pseudocolor
 from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.geometry import intensity
-from cellwright.ops.labels import annotate, equivalent_diameters, measure
+from cellwright.ops.labels import annotate, equivalent_diameters, label_properties
 from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.training.data.inspect import inspect
 from cellwright.training.data.samples import MAX_FRAMES, RIM_PX, load_samples, make_sample, within
-from cellwright.training.evaluation.evaluate import score
+from cellwright.training.evaluation.evaluate import score_image
 
 WIDE = (1.0, 1000.0)
 
@@ -28,7 +28,7 @@ def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs, sample_of):
     assert torch.equal(sample.image[0], torch.from_numpy(blobs.image))
     assert np.array_equal(sample.labels.numpy(), blobs.labels)
     assert np.allclose(sample.targets[:2].numpy(), labels_to_flow(blobs.labels), atol=1e-3)
-    expected = np.median(equivalent_diameters(measure(blobs.labels).areas))
+    expected = np.median(equivalent_diameters(label_properties(blobs.labels).areas))
     assert sample.diameter_px == pytest.approx(expected)
 
 
@@ -49,7 +49,7 @@ def test_what_is_learned_from_is_what_is_counted_in(write_dataset, tiny_flow, ax
     taken = np.moveaxis(channels, axes.index("C"), 0)[:n_taken]
     (sample,) = run(load_samples(dataset, tiny_flow()))
     model = tiny_flow()
-    expected = intensity.apply(intensity.fit(taken, model.spec.percentiles), taken)
+    expected = intensity.apply(intensity.fit_scaling(taken, model.spec.percentiles), taken)
     np.testing.assert_allclose(sample.image, expected, atol=1e-6)
     warned = [one.code for one in run(inspect(dataset, model.spec)).warnings if one.code == "channels"]
     assert warned == ["channels"] * (axes == "CYX")
@@ -174,6 +174,6 @@ def test_outside_of_the_known_part_of_a_stack_nothing_is_known(tmp_path, draw_bl
     (item,) = dataset.items
     image, truth = item.annotated()
     found = result_of_labels(labels, image)[0]
-    table = score(item, replace(found, count=float(len(found.cells))), truth)
+    table = score_image(item, replace(found, count=float(len(found.cells))), truth)
     assert bool(table.average_precision) == is_known == table.is_complete
     assert table.score == 1

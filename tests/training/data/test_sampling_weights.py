@@ -6,7 +6,7 @@ import torch
 from scipy.cluster.vq import ClusterError
 
 from cellwright.training.data import sampler
-from cellwright.training.data.sampler import appearance, cluster, embedding, sampling_weights
+from cellwright.training.data.sampler import appearance, cluster_images, embedding, sampling_weights
 
 
 def is_parted(clusters, n_first):
@@ -17,7 +17,7 @@ def is_parted(clusters, n_first):
 @pytest.mark.parametrize("seed", range(5))
 def test_two_kinds_of_images_fall_into_two_clusters(draw_sample, seed):
     samples = [draw_sample(i) for i in range(8)] + [draw_sample(i, "tissue") for i in range(4)]
-    found = cluster([appearance(sample) for sample in samples], 2, seed)
+    found = cluster_images([appearance(sample) for sample in samples], 2, seed)
     assert is_parted(found, 8)
     assert set(found) == {0, 1}
 
@@ -27,7 +27,7 @@ def test_an_encoder_tells_bright_from_dark_cells(draw_blobs, tiny_flow, sample_o
     bright = [sample_of("", "", blobs.image[None], blobs.labels, (0, 100)) for blobs in drawn]
     dark = [replace(sample, image=1 - sample.image) for sample in bright[:4]]
     encoder = tiny_flow().network.encoder.eval()
-    found = cluster([embedding(sample, encoder) for sample in bright + dark], 2, 0)
+    found = cluster_images([embedding(sample, encoder) for sample in bright + dark], 2, 0)
     assert is_parted(found, 6)
 
 
@@ -42,22 +42,22 @@ def test_embeddings_have_one_length_for_all_sizes(draw_sample, tiny_flow, shape,
 
 def test_clusters_depend_on_the_seed_alone(rng):
     features = list(rng.normal(size=(60, 5)))
-    assert np.array_equal(cluster(features, 6, 1), cluster(features, 6, 1))
-    found = cluster(features, 6, 1)
+    assert np.array_equal(cluster_images(features, 6, 1), cluster_images(features, 6, 1))
+    found = cluster_images(features, 6, 1)
     assert found.dtype == np.int64
     assert set(found) == set(range(found.max() + 1))
 
 
 def test_few_images_are_one_kind(rng):
-    assert cluster(list(rng.normal(size=(4, 5))), 4, 0).tolist() == [0, 0, 0, 0]
-    assert cluster([np.ones(3)] * 9, 4, 0).tolist() == [0] * 9
+    assert cluster_images(list(rng.normal(size=(4, 5))), 4, 0).tolist() == [0, 0, 0, 0]
+    assert cluster_images([np.ones(3)] * 9, 4, 0).tolist() == [0] * 9
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_more_clusters_than_kinds(seed):
     """Images that are all alike within two kinds, as frames of two movies are."""
     features = [np.array([0.0, 1.0, 5.0])] * 12 + [np.array([1.0, 0.0, 5.0])] * 8
-    assert is_parted(cluster(features, 6, seed), 12)
+    assert is_parted(cluster_images(features, 6, seed), 12)
 
 
 def test_a_cluster_that_runs_empty_is_done_without(monkeypatch):
@@ -71,7 +71,7 @@ def test_a_cluster_that_runs_empty_is_done_without(monkeypatch):
 
     monkeypatch.setattr(sampler, "kmeans2", kmeans2)
     features = np.array([[-1.0], [2.0], [-3.0], [4.0], [5.0]])
-    assert cluster(list(features), 4, 0).tolist() == [0, 1, 0, 1, 1]
+    assert cluster_images(list(features), 4, 0).tolist() == [0, 1, 0, 1, 1]
     assert asked == [4, 3, 2]
 
 

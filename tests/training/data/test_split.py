@@ -6,9 +6,9 @@ import pytest
 from cellwright.core.data import Annotation, Cells, Provenance, Result
 from cellwright.core.errors import ReadError
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.ops.labels import annotate, measure
-from cellwright.training.data.split import STRIP, crop_annotation, part_of, split
-from cellwright.training.evaluation.evaluate import inside_regions
+from cellwright.ops.labels import annotate, label_properties
+from cellwright.training.data.split import STRIP, crop_annotation, part_of, split_dataset
+from cellwright.training.evaluation.evaluate import in_annotated_regions
 
 NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 
@@ -18,19 +18,19 @@ def names(dataset):
 
 
 def test_a_validation_split_is_left_as_it_is(write_dataset):
-    parts = split(read_dataset(write_dataset({"train": ["a"], "val": ["b", "c"]})))
+    parts = split_dataset(read_dataset(write_dataset({"train": ["a"], "val": ["b", "c"]})))
     assert (names(parts.train), names(parts.validation), parts.notice) == (["a"], ["b", "c"], "")
 
 
 def test_at_most_so_many_images_validate(write_dataset):
     dataset = read_dataset(write_dataset({"train": ["a"], "val": list("bcdefgh")}))
-    assert names(split(dataset, most=3).validation) == ["b", "e", "h"]
+    assert names(split_dataset(dataset, most=3).validation) == ["b", "e", "h"]
 
 
 @pytest.mark.parametrize(("n", "n_held"), [(4, 1), (6, 1), (8, 2), (20, 5)])
 def test_of_some_images_every_fourth_validates(write_dataset, n, n_held):
     dataset = read_dataset(write_dataset({"train": [f"i{index:02}" for index in range(n)]}))
-    train, validation, notice = split(dataset)
+    train, validation, notice = split_dataset(dataset)
     assert (len(train), len(validation)) == (n - n_held, n_held)
     assert not set(names(train)) & set(names(validation))
     them = ("was", "it") if n_held == 1 else ("were", "them")
@@ -40,7 +40,7 @@ def test_of_some_images_every_fourth_validates(write_dataset, n, n_held):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
     dataset = read_dataset(write_dataset({"train": list("abc")[:n]}))
-    train, validation, notice = split(dataset)
+    train, validation, notice = split_dataset(dataset)
     images = "1 annotated image" if n == 1 else f"{n} annotated images"
     assert notice.startswith(f"With {images} none can be spared to check the model with: 30% of the area")
     for teach, judge, whole in zip(train.items, validation.items, dataset.items, strict=True):
@@ -57,13 +57,13 @@ def test_no_cell_is_cut_where_a_model_is_judged(write_dataset, monkeypatch):
     monkeypatch.setattr("cellwright.training.data.split.AROUND_PX", 12)  # one diameter
     dataset = read_dataset(write_dataset({"train": ["a"]}))
     labels = dataset.items[0].read()[1]
-    strip = split(dataset).validation.items[0]
+    strip = split_dataset(dataset).validation.items[0]
     image, truth = strip.annotated()
     assert image.data.size < labels.size
-    areas, points, boxes = measure(truth)
+    areas, points, boxes = label_properties(truth)
     cells = Cells(points, boxes, np.ones(len(areas), np.float32), areas, truth)
     found = Result(float(len(areas)), cells, NOBODY)
-    judged, true = inside_regions(strip, found, truth)
+    judged, true = in_annotated_regions(strip, found, truth)
     whole = np.bincount(labels.ravel())[1:].tolist()
     assert 0 < len(judged.cells) < len(whole)
     assert set(judged.cells.areas) <= set(whole)
@@ -73,7 +73,7 @@ def test_no_cell_is_cut_where_a_model_is_judged(write_dataset, monkeypatch):
 def test_an_image_whose_cells_cannot_be_divided_does_both(write_dataset):
     dataset = read_dataset(write_dataset({"train": ["a"]}))
     item = replace(dataset.items[0], regions=(((0, 0), (20, 20)),))  # with one cell, in a corner
-    train, validation, notice = split(replace(dataset, items=(item,)))
+    train, validation, notice = split_dataset(replace(dataset, items=(item,)))
     assert names(train) == names(validation) == ["a"]
     assert "the scores say little" in notice
 
@@ -82,7 +82,7 @@ def test_a_model_is_judged_in_regions_alone(write_dataset):
     dataset = read_dataset(write_dataset({"train": ["a"], "val": ["b"]}))
     regions = (((0, 0), (30, 72)), ((34, 10), (64, 50)))
     items = (dataset.items[0], replace(dataset.items[1], regions=regions))
-    validation = split(replace(dataset, items=items)).validation
+    validation = split_dataset(replace(dataset, items=items)).validation
     assert [item.regions for item in validation.items] == [(region,) for region in regions]
     assert [item.annotated()[1].shape for item in validation.items] == [(64, 72)] * 2  # with what is around
 
@@ -119,7 +119,7 @@ def test_points_keep_their_classes():
 
 def test_without_training_images_there_is_nothing_to_do(tmp_path):
     with pytest.raises(ReadError, match="split 'train'"):
-        split(Dataset(tmp_path, ()))
+        split_dataset(Dataset(tmp_path, ()))
 
 
 def test_a_part_that_reaches_beyond_the_image_ends_with_it(write_dataset):

@@ -13,7 +13,7 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
-from cellwright.ops.labels import annotate, measure
+from cellwright.ops.labels import annotate, label_properties
 from cellwright.training.evaluation.compare import Comparison, ModelCount, alone, compare, disagreement
 from cellwright.training.evaluation.evaluate import ImageScore
 
@@ -38,7 +38,7 @@ def thinned(labels):
 
 
 def cells_of(labels):
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     return Cells(points, boxes, np.ones(len(areas), np.float32), areas, labels)
 
 
@@ -116,7 +116,7 @@ def test_only_what_lies_in_the_regions_is_scored(write_dataset):
     dataset = read_dataset(write_dataset({"val": ["a"]}))
     item = dataset.items[0]
     labels = item.read()[1]
-    left = measure(labels).points[:, 1] < 29.5
+    left = label_properties(labels).points[:, 1] < 29.5
     in_part = replace(dataset, items=(replace(item, regions=(((0, 0), (64, 30)),)),))
     comparison = run(compare(["good", "half"], in_part, engine=CPU))
     n, n_half = left.sum(), left[::2].sum()  # the second model has every other cell

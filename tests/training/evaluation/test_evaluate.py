@@ -12,7 +12,7 @@ from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import density
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 from cellwright.ops.matching import IOU_THRESHOLDS
 from cellwright.training.evaluation import evaluate as module
 from cellwright.training.evaluation.evaluate import Report, evaluate, score_cells, score_count, score_found
@@ -42,7 +42,7 @@ def cells_at(points, boxes, *, labels=None, classes=None, scores=None):
 
 
 def cells_of(labels, **columns):
-    _, points, boxes = measure(labels)
+    _, points, boxes = label_properties(labels)
     return cells_at(points, boxes, labels=labels, **columns)
 
 
@@ -83,7 +83,7 @@ def test_a_film_of_tracked_cells_is_judged_frame_by_frame(dataset, oracle_model)
 def test_what_lies_outside_of_the_regions_is_not_judged(dataset, oracle_model):
     item = replace(dataset.items[0], regions=(((0, 0), (64, 30)),))
     labels = item.read()[1]
-    labels = keep(labels, measure(labels).points[:, 1] < 29.5)
+    labels = keep_labels(labels, label_properties(labels).points[:, 1] < 29.5)
     tifffile.imwrite(item.truth_path, labels)
     report = run(evaluate(replace(dataset, items=(item,)), oracle_model, engine=CPU))
     assert labels.max() > 0
@@ -274,7 +274,7 @@ def test_folders_of_boxes_are_scored(tmp_path, draw_blobs, oracle_model):
     for part in ("images", "boxes"):
         (tmp_path / part).mkdir()
     tifffile.imwrite(tmp_path / "images" / "a.tif", (blobs.image * 200).astype(np.uint8))
-    boxes = measure(blobs.labels).boxes[::2]  # every second cell is annotated
+    boxes = label_properties(blobs.labels).boxes[::2]  # every second cell is annotated
     rows = [f"{left},{top},{right},{bottom},cell" for (top, left), (bottom, right) in boxes]
     (tmp_path / "boxes" / "a.csv").write_text("\n".join(["xmin,ymin,xmax,ymax,class", *rows]))
     (tmp_path / "meta.json").write_text(json.dumps({"split": {"val": ["a"]}, "classes": ["cell"]}))

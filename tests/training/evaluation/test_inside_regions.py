@@ -5,8 +5,8 @@ import pytest
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.ops.labels import annotate, measure
-from cellwright.training.evaluation.evaluate import inside_regions
+from cellwright.ops.labels import annotate, label_properties
+from cellwright.training.evaluation.evaluate import in_annotated_regions
 
 NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 LEFT = ((0, 0), (64, 30))
@@ -19,7 +19,7 @@ def item(write_dataset):
 
 
 def found_in(labels, *, has_outlines=True):
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     scores = np.linspace(0, 1, len(areas), dtype=np.float32)
     classes = np.arange(len(areas), dtype=np.int16)
     cells = Cells(points, boxes, scores, areas, labels if has_outlines else None, classes)
@@ -33,7 +33,7 @@ def inside_of(points, *regions):
 def test_without_regions_all_is_judged(item):
     labels = item.read()[1]
     result = found_in(labels)
-    assert inside_regions(item, result, labels) == (result, labels)
+    assert in_annotated_regions(item, result, labels) == (result, labels)
 
 
 @pytest.mark.parametrize("has_outlines", [True, False])
@@ -42,7 +42,7 @@ def test_a_cell_is_judged_whole_where_its_middle_is(item, has_outlines):
     result = found_in(labels, has_outlines=has_outlines)
     inside = inside_of(result.cells.points + 0.5, LEFT, CORNER)
     assert 0 < sum(inside) < len(inside)
-    part, truth = inside_regions(replace(item, regions=(LEFT, CORNER)), result, labels)
+    part, truth = in_annotated_regions(replace(item, regions=(LEFT, CORNER)), result, labels)
     assert part.count == len(part.cells) == truth.max() == sum(inside)
     np.testing.assert_array_equal(part.cells.points, result.cells.points[inside])
     np.testing.assert_array_equal(part.cells.classes, np.flatnonzero(inside))
@@ -58,7 +58,7 @@ def test_points_and_masks_of_an_annotation_are_those_inside(item):
     known = replace(annotate(labels), classes=np.arange(labels.max(), dtype=np.int16))
     inside = inside_of(known.points + 0.5, LEFT)
     for truth in (known, replace(known, labels=None, boxes=None)):
-        _, part = inside_regions(replace(item, regions=(LEFT,)), found_in(labels), truth)
+        _, part = in_annotated_regions(replace(item, regions=(LEFT,)), found_in(labels), truth)
         np.testing.assert_array_equal(part.points, known.points[inside])
         np.testing.assert_array_equal(part.classes, np.flatnonzero(inside))
         assert (part.boxes is None) == (part.labels is None) == (truth.boxes is None)
@@ -70,7 +70,7 @@ def test_a_density_is_counted_inside_where_nothing_tells_how_far_it_is_off(item)
     empty = Cells(*(np.zeros(shape, np.float32) for shape in ((0, 3), (0, 2, 3), 0, 0)))
     density = np.full((2, 64, 72), 0.5, np.float32)
     result = Result(density.sum(), empty, NOBODY, maps={"density": density}, interval=(0.0, 1e6))
-    part, truth = inside_regions(replace(item, regions=(LEFT, CORNER)), result, labels)
+    part, truth = in_annotated_regions(replace(item, regions=(LEFT, CORNER)), result, labels)
     assert part.count == 0.5 * 2 * (64 * 30 + 34 * 52 - 34 * 10)
     assert part.interval is None
     assert 0 < truth.max() < labels.max()

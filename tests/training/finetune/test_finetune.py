@@ -19,12 +19,12 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.training.data import sampler
 from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune import replay
-from cellwright.training.finetune.finetune import FinetuneReport, finetune, learning_rate
-from cellwright.training.run_folder import facts_of, verdict
+from cellwright.training.finetune.finetune import FinetuneReport, finetune, finetuning_rate
+from cellwright.training.run_folder import learned_from, verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
@@ -462,7 +462,7 @@ def test_a_run_on_other_images_is_not_gone_on_with(tune, tmp_path):
     path = tmp_path / "tuned" / "curve.json"
     curve = json.loads(path.read_text())
     assert list(curve["facts"]) == ["learns_from"]
-    path.write_text(json.dumps({**curve, "facts": facts_of(images=["other/a"])}))
+    path.write_text(json.dumps({**curve, "facts": learned_from(images=["other/a"])}))
     with pytest.raises(CheckpointError, match="other settings, images or weights"):
         tune()
     path.write_text(json.dumps(curve))
@@ -596,7 +596,7 @@ def _to_csv(dataset, kind):
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "complete": True}))
     (dataset.folder / kind).mkdir()
     for item in dataset.items:
-        _, points, boxes = measure(item.read()[1])
+        _, points, boxes = label_properties(item.read()[1])
         rows = ["y,x"] if kind == "points" else ["ymin,xmin,ymax,xmax"]
         rows += [",".join(map(str, row)) for row in (points if kind == "points" else boxes.reshape(-1, 4))]
         (dataset.folder / kind / f"{item.name}.csv").write_text("\n".join(rows))
@@ -626,7 +626,7 @@ def test_a_model_that_was_tuned_can_be_loaded(dataset, tmp_path, scripted):
 
 def test_the_rate_rises_twice_and_falls():
     settings = replace(SHORT, steps=100, frozen_steps=20, warmup_steps=10, rate=1.0)
-    rates = [learning_rate(step, settings) for step in range(100)]
+    rates = [finetuning_rate(step, settings) for step in range(100)]
     assert rates[0] < 0.1
     assert rates[12] > 0.9
     assert rates[20] < 0.1

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from cellwright.core.tasks import run
-from cellwright.inference.device import choose
+from cellwright.inference.device import choose_device
 from cellwright.models import registry
 from cellwright.training.finetune.replay import (
     Teacher,
     interpolate_weights,
-    prepare,
     retention_score,
     retention_set,
+    set_training_mode,
 )
 from cellwright.training.trainer import forward, trunk_of
 
@@ -48,7 +48,7 @@ def test_weights_between_others():
 
 def test_replayed_patches_ask_for_what_the_model_gave(tiny_flow):
     model = tiny_flow()
-    teacher = Teacher(model, choose("cpu"))
+    teacher = Teacher(model, choose_device("cpu"))
     images = torch.rand(2, 3, 32, 32)
     expected = model.to_maps(forward(model.network.eval(), model, images))
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_replayed_patches_ask_for_what_the_model_gave(tiny_flow):
 def test_a_network_of_one_channel_can_be_asked(tiny_flow):
     model = tiny_flow()
     grey = model.with_network(GreyNetwork(model.network), spec=replace(model.spec, in_channels=1))
-    assert Teacher(grey, choose("cpu")).targets(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+    assert Teacher(grey, choose_device("cpu")).targets(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32)
 
 
 class GreyNetwork(torch.nn.Module):
@@ -77,10 +77,10 @@ class GreyNetwork(torch.nn.Module):
 
 def test_the_trunk_learns_last_and_statistics_never(tiny_flow):
     network = tiny_flow().network
-    prepare(network, is_frozen=True)
+    set_training_mode(network, is_frozen=True)
     learning = {name for name, weights in network.named_parameters() if weights.requires_grad}
     assert learning == {"head.weight", "head.bias"}
-    prepare(network, is_frozen=False)
+    set_training_mode(network, is_frozen=False)
     assert all(weights.requires_grad for weights in network.parameters())
     before = network.encoder.first[1].running_mean.clone()
     network(torch.rand(2, 3, 32, 32))
@@ -91,5 +91,5 @@ def test_the_trunk_learns_last_and_statistics_never(tiny_flow):
 @pytest.mark.parametrize("network", [torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential()])
 def test_a_network_without_a_trunk_learns_at_once(network):
     assert trunk_of(network) == []
-    prepare(network, is_frozen=True)
+    set_training_mode(network, is_frozen=True)
     assert all(weights.requires_grad for weights in network.parameters())

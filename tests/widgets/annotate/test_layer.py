@@ -11,7 +11,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import class_colour, write_classes
-from cellwright.widgets.shared.napari_private import painted, recolour, redraw_box
+from cellwright.widgets.shared.napari_private import recolour, redraw_box, stroke_of
 
 
 def view_of(viewer: ViewerModel, labels: Any, axes: str, **placement: Any) -> AnnotationLayer:
@@ -72,7 +72,7 @@ def test_painted_takes_dabs_that_overlap() -> None:
         place = (np.array(rows), np.array(columns))
         atoms.append((place, labels[place].copy(), number))
         labels[place] = number
-    box, before, after = painted(labels, atoms)
+    box, before, after = stroke_of(labels, atoms)
     assert box == (slice(1, 6), slice(1, 7))
     np.testing.assert_array_equal(before, start[box])
     np.testing.assert_array_equal(after, labels[box])

@@ -144,7 +144,7 @@ def test_an_image_whose_counts_cannot_be_written_stays_open(
         raise WriteError("The disk is full.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(proofread, "write_counts", full)
+        patch.setattr(proofread, "write_tallies", full)
         reader.step(1)
     assert (reader.index, reader.job, widget.model.session) == (0, None, session)
     assert "full" in widget.panel.message.text()

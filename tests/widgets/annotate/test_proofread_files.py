@@ -21,8 +21,8 @@ from cellwright.widgets.annotate.proofread import (
     Tally,
     images_of,
     labels_path,
-    read_counts,
-    write_counts,
+    read_tallies,
+    write_tallies,
 )
 from cellwright.widgets.shared.journals.journal_files import fresh_journal
 from cellwright.widgets.shared.layer_io import layer_arguments
@@ -109,12 +109,12 @@ def test_the_program_does_not_end_before(tmp_path: Path) -> None:
 
 def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:
     tallies = {"a": Tally(5, 4, 2), "b": Tally(-1, 0, 0)}
-    write_counts(tmp_path / "x" / COUNTS, [Path("a.png"), Path("b.png"), Path("c.png")], tallies)
-    assert read_counts(tmp_path / "x" / COUNTS) == tallies
-    assert read_counts(tmp_path / "none.csv") == {}
+    write_tallies(tmp_path / "x" / COUNTS, [Path("a.png"), Path("b.png"), Path("c.png")], tallies)
+    assert read_tallies(tmp_path / "x" / COUNTS) == tallies
+    assert read_tallies(tmp_path / "none.csv") == {}
     (tmp_path / "bad.csv").write_text("name,found\na,x\n")
     with pytest.raises(ReadError, match="Remove it"):
-        read_counts(tmp_path / "bad.csv")
+        read_tallies(tmp_path / "bad.csv")
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

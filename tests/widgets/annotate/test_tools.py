@@ -14,7 +14,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.annotate.overlays import Regions, box_of
+from cellwright.widgets.annotate.overlays import Regions
 from cellwright.widgets.annotate.tools import CELL, InputHandler, ToolBox
 
 Pointed = Callable[..., None]
@@ -273,7 +273,7 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
     regions = Regions(tools.view)
     press(tools, "K")
     drag(tools, (2, 1, 1), (2, 5, 5), (2, 9, 9))
-    assert tools.session.metadata.regions == (box_of(np.array([[2, 1, 1], [2, 9, 9.0]]), (5, 40, 60)),)
+    assert tools.session.metadata.regions == (pixel_box(np.array([[2, 1, 1], [2, 9, 9.0]]), (5, 40, 60)),)
     tools.goes_through_slices = True
     drag(tools, (2, 11, 11), (2, 19, 19))
     assert tools.session.metadata.regions[1] == (slice(0, 5), slice(11, 20), slice(11, 20))

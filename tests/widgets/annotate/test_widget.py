@@ -19,13 +19,13 @@ from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.annotate import widget as annotate_widget
-from cellwright.widgets.annotate.session_setup import unfinished
+from cellwright.widgets.annotate.session_setup import unfinished_journal
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared import point_prompt
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_factory import features_by_number
-from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 from cellwright.widgets.shared.point_prompt import Wish, yx
 
 LIMIT_MS = 60_000
@@ -71,7 +71,7 @@ def test_a_count_of_a_part_begins_with_its_scores_in_the_whole_image(
     source = source_of(image, None, (slice(20, 100), slice(40, 140)))
     labels = np.zeros((80, 100), np.int32)
     labels[10:20, 10:20], labels[30:45, 50:60] = 1, 2
-    place(widget.viewer, prepare(result_of(source.image, labels), source))
+    place(widget.viewer, prepare_layers(result_of(source.image, labels), source))
     session = start(widget)
     assert session.labels.shape == blobs.image.shape
     assert session.store.box_of(2) == (slice(50, 65), slice(90, 100))
@@ -138,7 +138,7 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     widget.viewer.layers.remove(labels)  # as a crash would
     assert widget.model.session is None
     path = journal_path(Image(blobs.image, "YX", name=layer.name), widget.model.journals)
-    found = unfinished(path)
+    found = unfinished_journal(path)
     assert found is not None
     assert found.n_edits == 2
     widget.show()
@@ -193,7 +193,7 @@ def test_how_the_cells_were_found_comes_back_with_the_edits(
     engine = {"channels": ("0",), "diameter_px": np.float32(12)}
     told = replace(result.provenance, model="flow").noting(engine=engine)
     told_besides = {"regions": RegionSet(rule="overlap")} if in_regions else {}
-    prepared = prepare(replace(result, provenance=told), source, told=told_besides)
+    prepared = prepare_layers(replace(result, provenance=told), source, told=told_besides)
     (labels,) = place(widget.viewer, prepared).values()
     session = start(widget)
     session.delete(1)
@@ -270,14 +270,14 @@ def test_two_windows_do_not_annotate_one_image_at_once(
 
 def test_an_empty_or_damaged_journal_is_not_offered(tmp_path: Path, blobs: Any) -> None:
     path = tmp_path / "a.journal"
-    assert unfinished(path) is None
+    assert unfinished_journal(path) is None
     path.write_bytes(b"no journal")
-    assert unfinished(path) is None
+    assert unfinished_journal(path) is None
     session = AnnotationSession(Image(blobs.image, "YX"), blobs.labels.copy(), journal=tmp_path / "b.journal")
     session.delete(1)
     session.undo()
     session.close()
-    assert unfinished(tmp_path / "b.journal") is None
+    assert unfinished_journal(tmp_path / "b.journal") is None
 
 
 def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs: Any) -> None:

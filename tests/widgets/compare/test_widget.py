@@ -16,13 +16,13 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import keep, measure
+from cellwright.ops.labels import keep_labels, label_properties
 from cellwright.widgets.compare.model import RingPixels, whole_progress
 from cellwright.widgets.compare.view import compare_line
 from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.shared.flow import BREAK
 from cellwright.widgets.shared.layer_dataset import pairs
-from cellwright.widgets.shared.layer_io import REGIONS_NAME, place, prepare, source_of
+from cellwright.widgets.shared.layer_io import REGIONS_NAME, place, prepare_layers, source_of
 from cellwright.widgets.shared.model_combos import model_events
 
 LIMIT_MS = 60_000
@@ -55,8 +55,8 @@ def picky(monkeypatch: pytest.MonkeyPatch, two: Any) -> Callable[..., None]:
 
         def every_other(maps: Any, settings: Any) -> Cells:
             labels = two.postprocess(maps, FlowSettings()).labels
-            labels = keep(labels, np.arange(labels.max()) % 2 == 0)
-            areas, points, boxes = measure(labels)
+            labels = keep_labels(labels, np.arange(labels.max()) % 2 == 0)
+            areas, points, boxes = label_properties(labels)
             scores = np.ones(len(points), np.float32)
             return Cells(points, boxes, scores, areas, labels if has_outlines else None)
 
@@ -125,7 +125,7 @@ def test_it_begins_with_the_channel_that_was_counted(
     viewer.add_image(np.zeros_like(blobs.image), name="GFP")
     counted = viewer.add_image(blobs.image, name="DAPI")
     source = source_of(counted)
-    place(viewer, prepare(result_of(source.image, blobs.labels), source))
+    place(viewer, prepare_layers(result_of(source.image, blobs.labels), source))
     viewer.layers.selection.active = viewer.layers["GFP"]
     widget = CompareWidget(viewer)
     qtbot.addWidget(widget)

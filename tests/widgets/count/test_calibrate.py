@@ -25,7 +25,7 @@ from cellwright.ops.codecs.density import DensitySettings
 from cellwright.ops.measure.cells_table import plain_count
 from cellwright.ops.measure.prediction_interval import with_calibration
 from cellwright.widgets.count import save
-from cellwright.widgets.count.calibrate import LAYER_NAME, boxes_of, sum_in
+from cellwright.widgets.count.calibrate import LAYER_NAME, drawn_boxes, sum_in
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.coordinates import is_understood
 from cellwright.widgets.shared.layer_io import source_of
@@ -293,7 +293,7 @@ def test_boxes_are_those_of_the_pixels(viewer: ViewerModel, counted: CountWidget
     counted.panel.calibrate.click()
     draw(viewer, counted, (3, 4, 10, 12))
     source = counted.counted.request.source
-    (box,) = boxes_of(viewer.layers[LAYER_NAME], source)
+    (box,) = drawn_boxes(viewer.layers[LAYER_NAME], source)
     assert box.tolist() == [[3, 4], [10, 12]]
     density = np.zeros((20, 20), np.float32)
     density[3:10, 4:12] = 1
@@ -306,7 +306,7 @@ def test_boxes_of_a_frame_are_of_that_frame_alone(viewer: ViewerModel, counted: 
 
     source = source_of(viewer.add_image(np.zeros((5, 20, 20)), axis_labels=("t", "y", "x")))
     drawn = Shapes([[[3, 1.5, 1.5], [3, 1.5, 5.5], [3, 6.5, 5.5], [3, 6.5, 1.5]]])
-    assert boxes_of(drawn, source).tolist() == [[[3, 2, 2], [4, 7, 6]]]
+    assert drawn_boxes(drawn, source).tolist() == [[[3, 2, 2], [4, 7, 6]]]
 
 
 @pytest.mark.parametrize("way", ["file", "array", "regions"])

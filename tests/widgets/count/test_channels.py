@@ -24,7 +24,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.channels import further_channels
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.plugin.image_reader import read_layers
+from cellwright.widgets.plugin.image_reader import read_images_of_file
 from cellwright.widgets.shared.coordinates import channels_of
 
 Settled = Callable[[CountWidget], None]
@@ -49,7 +49,7 @@ def path(stained: np.ndarray, tmp_path: Path) -> Path:
 @pytest.fixture
 def layers(viewer: ViewerModel, path: Path) -> list[Layer]:
     """The channels of the file as layers of our reader."""
-    return [viewer.add_layer(Layer.create(*one)) for one in read_layers(str(path))]
+    return [viewer.add_layer(Layer.create(*one)) for one in read_images_of_file(str(path))]
 
 
 def tick(widget: CountWidget, *titles: str) -> None:
@@ -218,7 +218,7 @@ def test_channels_of_two_files_are_repeated_by_one_command(
     tifffile.imwrite(paths[0], stained[1])
     tifffile.imwrite(paths[1], stained[[0, 2]], imagej=True, metadata={"axes": "CYX"})
     for path in paths:
-        for one in read_layers(str(path)):
+        for one in read_images_of_file(str(path)):
             viewer.add_layer(Layer.create(*one))
     first, last = viewer.layers[0], viewer.layers[-1]
     widget.panel.image.choose(first)

@@ -16,7 +16,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.edited_layers import ASKED, is_edited
-from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, source_of
+from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare_layers, remove, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 N_SEQUENCES, N_STEPS = 6, 14
@@ -148,25 +148,25 @@ def test_every_kind_of_edit_is_seen(
     viewer: ViewerModel, result_of: ResultOf, output: str, edit: Callable[[Any], None]
 ) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    layer = place(viewer, prepare(result, source, [output]))[output]
+    layer = place(viewer, prepare_layers(result, source, [output]))[output]
     assert not is_edited(layer)
     layer.features = layer.features.assign(mean_intensity=1.0)  # a column more is no edit
     assert not is_edited(layer)
     edit(layer)
     assert is_edited(layer)
-    beside = place(viewer, prepare(result, source, [output]))[output]
+    beside = place(viewer, prepare_layers(result, source, [output]))[output]
     assert beside is not layer
-    assert place(viewer, prepare(result, source, [output]))[output].name == beside.name
+    assert place(viewer, prepare_layers(result, source, [output]))[output].name == beside.name
     assert len(viewer.layers) == 3
 
 
 def test_a_copy_belongs_to_the_user(viewer: ViewerModel, result_of: ResultOf) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    labels = place(viewer, prepare(result, source))["Labels"]
+    labels = place(viewer, prepare_layers(result, source))["Labels"]
     copy = Labels(labels.data.copy(), name="copy", metadata=dict(labels.metadata))
     viewer.add_layer(copy)
     viewer.layers.remove(labels)
-    place(viewer, prepare(result, source))
+    place(viewer, prepare_layers(result, source))
     remove(viewer, source.key)
     assert [layer.name for layer in viewer.layers] == ["image", "copy"]
 
@@ -224,7 +224,7 @@ class World:
         n_cells = int(self.rng.integers(0, 4))
         labels = cells(n_cells)[:, : source.image.shape[-1]].copy()
         outputs = [name for name in ALL if self.rng.random() < 0.7]
-        shown = place(self.viewer, prepare(self.result_of(source.image, labels), source, outputs))
+        shown = place(self.viewer, prepare_layers(self.result_of(source.image, labels), source, outputs))
         self.found |= {layer: content(layer) for layer in shown.values()}
 
     def region(self) -> None:
@@ -326,7 +326,7 @@ def test_what_another_family_found_is_kept_out_of_sight(viewer: ViewerModel, res
     def found_by(family: str, n: int) -> Layer:
         result = result_of(source.image, numbered(n))
         own = replace(result.provenance, model=family, settings={family: {}})
-        return place(viewer, prepare(replace(result, provenance=own), source))["Labels"]
+        return place(viewer, prepare_layers(replace(result, provenance=own), source))["Labels"]
 
     flow, query = found_by("flow", 2), found_by("query", 3)
     assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (False, True, 2, 3)
@@ -360,18 +360,18 @@ def test_cells_added_by_click_stay_when_the_next_count_comes(
     viewer: ViewerModel, result_of: ResultOf
 ) -> None:
     source, result = pictured(viewer, result_of, n_cells=3)
-    place(viewer, prepare(result, source))
+    place(viewer, prepare_layers(result, source))
     settings = {**result.provenance.settings, ASKED: 1}
     more = result_of(source.image, cells(4))
     more = replace(more, provenance=replace(result.provenance, settings=settings))
-    clicked = place(viewer, prepare(more, source))["Labels"]
+    clicked = place(viewer, prepare_layers(more, source))["Labels"]
     assert [layer.name for layer in viewer.layers] == [
         "image",
         "image labels",
     ]  # the same count with one more
     again = result_of(source.image, cells(2))
     beside = place(
-        viewer, prepare(replace(again, provenance=replace(again.provenance, seconds=9.0)), source)
+        viewer, prepare_layers(replace(again, provenance=replace(again.provenance, seconds=9.0)), source)
     )["Labels"]
     assert beside is not clicked
     assert clicked.data.max() == 4

@@ -15,7 +15,7 @@ from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
 from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool
-from cellwright.widgets.count.prompted_cells import covering, with_cell
+from cellwright.widgets.count.prompted_cells import covering, with_prompted_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.point_prompt import prompt_model
@@ -427,7 +427,7 @@ def counted_cells(labels: Any) -> Cells:
 def test_pixels_of_other_cells_stay_with_them() -> None:
     labels = np.zeros((20, 20), np.int32)
     labels[5:8, 8:11] = 1
-    cells = with_cell(counted_cells(labels), (), asked_cell())
+    cells = with_prompted_cell(counted_cells(labels), (), asked_cell())
     assert (labels == 2).sum() == 0  # what was counted is left as it is
     assert (cells.labels == 1).sum() == 9
     assert (cells.labels == 2).sum() == 9
@@ -438,7 +438,7 @@ def test_pixels_of_other_cells_stay_with_them() -> None:
 
 def test_cells_without_labels_and_with_classes_take_one_more() -> None:
     classed = replace(counted_cells(None), classes=np.zeros(1, np.int16))
-    cells = with_cell(classed, (), asked_cell())
+    cells = with_prompted_cell(classed, (), asked_cell())
     assert cells.labels is None
     assert cells.classes.tolist() == [0, -1]
 

@@ -29,7 +29,7 @@ from cellwright.inference.corrections import save_corrected
 from cellwright.inference.image_count import counted_task
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
-from cellwright.widgets.folder.model import FolderModel, open_task
+from cellwright.widgets.folder.model import FolderModel, open_counted
 from cellwright.widgets.folder.view import PICTURE_PX, SCROLL_BAR_PX, FolderView, Gallery, help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.edited_layers import mark_edited
@@ -617,11 +617,11 @@ def test_points_and_densities_open_too(tmp_path: Path, blobs: Any) -> None:
     result = Result(2.0, Cells(points, np.stack([points - 2, points + 2], axis=1), ones, ones), facts)
     write_table(tmp_path / "a.cells.csv", result)
     write_provenance(tmp_path / "a.json", result)
-    opened = drain(open_task(outcome, tmp_path))
+    opened = drain(open_counted(outcome, tmp_path))
     np.testing.assert_allclose(opened.cells["Points"].data, points)
     density = np.full(blobs.image.shape, 0.5, np.float32)
     write_map(tmp_path / "a.density.tif", density, Image(blobs.image, "YX", name="a"))
-    opened = drain(open_task(outcome, tmp_path))
+    opened = drain(open_counted(outcome, tmp_path))
     np.testing.assert_array_equal(opened.cells["Image"].data, density)
 
 

@@ -19,7 +19,7 @@ from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import image_reader, readers_writers
-from cellwright.widgets.plugin.image_reader import get_image_reader, read_layers
+from cellwright.widgets.plugin.image_reader import get_image_reader, read_images_of_file
 from cellwright.widgets.plugin.meanwhile import beside_window
 from cellwright.widgets.shared.layer_io import image_of
 
@@ -34,7 +34,7 @@ def told(monkeypatch):
 
 
 def opened(path):
-    return [Layer.create(*data) for data in read_layers(str(path))]
+    return [Layer.create(*data) for data in read_images_of_file(str(path))]
 
 
 def grey(*shape):
@@ -294,7 +294,7 @@ def test_notices_of_annotations_are_told(tmp_path, told):
     import json
 
     (tmp_path / "a.geojson").write_text(json.dumps([feature, line]))
-    readers_writers.read_layers(str(tmp_path / "a.geojson"))
+    readers_writers.read_cell_layers(str(tmp_path / "a.geojson"))
     assert told[0] == "Of 2 objects in a.geojson 1 are of the type LineString and were left out."
     assert told[1].startswith("a.geojson does not give the size of its image: (900, 25) is the least")
 
@@ -302,7 +302,7 @@ def test_notices_of_annotations_are_told(tmp_path, told):
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.tif").write_text("no image")
     with pytest.raises(ReadError):
-        read_layers(str(tmp_path / "a.tif"))
+        read_images_of_file(str(tmp_path / "a.tif"))
 
 
 def test_more_scenes_are_chosen_from_a_list(tmp_path, told, monkeypatch, qtbot):
@@ -323,7 +323,7 @@ def test_more_scenes_are_chosen_from_a_list(tmp_path, told, monkeypatch, qtbot):
     assert [layer.data.shape for layer in opened(tmp_path / "a.tif")] == [(20, 31), (20, 35)]
     assert not told
     monkeypatch.setattr(Dialog, "exec", lambda _: False)
-    assert read_layers(str(tmp_path / "a.tif")) == [(None,)]
+    assert read_images_of_file(str(tmp_path / "a.tif")) == [(None,)]
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a_labels.tif"])

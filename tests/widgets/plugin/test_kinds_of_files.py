@@ -95,7 +95,7 @@ def test_every_kind_is_the_same_in_python_and_the_viewer(kind: Kind, tmp_path: P
     path = tmp_path / kind.name
     drawn = (kind.draw or OF_INSTRUMENTS[kind.name])(path)
     images = list(read_images(path))
-    layers = [Layer.create(*data) for data in image_reader.read_layers(str(path))]
+    layers = [Layer.create(*data) for data in image_reader.read_images_of_file(str(path))]
     assert len(images) == len(drawn)
     for image, pixels in zip(images, drawn, strict=True):
         assert (image.axes, image.known_sizes_um) == (kind.axes, pytest.approx(kind.sizes_um))
@@ -129,7 +129,7 @@ def planes_of(image: Image) -> list[tuple[str, NDArray[Any]]]:
 def test_an_ome_set_with_a_file_missing_is_refused_by_both(tmp_path: Path) -> None:
     ome_set(tmp_path)
     (tmp_path / "part1.ome.tif").unlink()
-    for read in (list, lambda images: image_reader.read_layers(str(tmp_path / "part0.ome.tif"))):
+    for read in (list, lambda images: image_reader.read_images_of_file(str(tmp_path / "part0.ome.tif"))):
         with pytest.raises(ReadError, match="are missing"):
             read(read_images(tmp_path / "part0.ome.tif"))
 

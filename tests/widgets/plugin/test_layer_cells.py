@@ -12,7 +12,7 @@ from cellwright.core.errors import CheckpointError, WrongLayerError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.inference import classify
 from cellwright.inference.classify import Classes
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.plugin.commands import (
     choose_classifier,
@@ -41,7 +41,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> None:
         return Classes(NAMES, np.stack([~is_right * 0.9, is_right * 0.9], axis=1).astype(np.float32))
 
     monkeypatch.setattr(classify, "predict_classes", predict_classes)
-    monkeypatch.setattr(commands, "classifiers", lambda: [("blood: RBC, WBC", "blood")])
+    monkeypatch.setattr(commands, "classifier_choices", lambda: [("blood: RBC, WBC", "blood")])
 
 
 def test_points_are_read_in_pixels_of_their_image(viewer: ViewerModel) -> None:
@@ -132,9 +132,9 @@ def test_labels_are_measured_beside_the_viewer_and_the_bar_cancels(
 
     def measured(labels: Any) -> Any:
         threads.append(threading.current_thread())
-        return measure(labels)
+        return label_properties(labels)
 
-    monkeypatch.setattr(commands, "measure", measured)
+    monkeypatch.setattr(commands, "label_properties", measured)
     monkeypatch.setattr(commands, "show_info", told.append)
     viewer.add_image(np.zeros((40, 60)))
     labels = viewer.add_labels(np.pad(np.ones((4, 4), int), 9), name="cells")
@@ -153,13 +153,13 @@ def test_labels_are_measured_beside_the_viewer_and_the_bar_cancels(
 
 
 def test_without_a_classifier_the_folders_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "classifiers", list)
+    monkeypatch.setattr(commands, "classifier_choices", list)
     with pytest.raises(CheckpointError, match="weights"):
         choose_classifier()
 
 
 def test_of_several_classifiers_the_user_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "classifiers", lambda: [("a: x, y", "a"), ("b: x, y", "b")])
+    monkeypatch.setattr(commands, "classifier_choices", lambda: [("a: x, y", "a"), ("b: x, y", "b")])
     for answer, name in ((("b: x, y", True), "b"), (("a: x, y", False), "")):
         monkeypatch.setattr(commands.QInputDialog, "getItem", lambda *_, answer=answer, **__: answer)
         assert choose_classifier() == name

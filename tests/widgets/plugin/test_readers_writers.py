@@ -13,9 +13,9 @@ from cellwright.files.formats.registry import FORMATS
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers as own
 from cellwright.widgets.plugin.readers_writers import (
-    annotation_of,
+    annotation_of_layers,
     get_cells_reader,
-    read_layers,
+    read_cell_layers,
     write_layers,
 )
 from cellwright.widgets.shared.layer_factory import features_by_number
@@ -80,7 +80,7 @@ def test_labels_are_saved_and_opened_with_their_scale(tmp_path, name, has_image)
         path = f"{path}/{table}"
     if name.startswith("yolo") and not has_image:
         with pytest.raises(ReadError, match="relative to its size"):
-            read_layers(path)
+            read_cell_layers(path)
         return
     made = [Layer.create(*data) for data in get_cells_reader(path)(path)]
     cells = made[-1]
@@ -117,7 +117,7 @@ def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, na
     own.writer(WRITERS[name])(path, tuples(image, labels))
     if name == "ome-tiff":
         np.testing.assert_array_equal(read_image(path).read(), labels.data)
-    layer = Layer.create(*read_layers(path)[-1])
+    layer = Layer.create(*read_cell_layers(path)[-1])
     assert isinstance(layer, Labels)
     inside = tuple(map(slice, layer.data.shape))
     np.testing.assert_array_equal(layer.data, labels.data[inside])
@@ -137,7 +137,7 @@ def test_a_class_that_is_called_cell_is_saved_and_opened(tmp_path, name, kind):
         cells = Points(data, features={"class": ["cell", "blue", ""]}, units=("micrometer",) * 2)
     path = str(tmp_path / f"saved{(*FORMATS[name].extensions, '')[0]}")
     own.writer(WRITERS[name])(path, tuples(image, cells))
-    found = Layer.create(*read_layers(path)[-1])
+    found = Layer.create(*read_cell_layers(path)[-1])
     assert list(found.features["class"])[-3:] == ["cell", "blue", ""]
 
 
@@ -155,7 +155,7 @@ def test_points_are_saved_and_opened(tmp_path, axes):
     for name in ("points-csv", "geojson", "imagej-roi"):
         path = tmp_path / f"saved{FORMATS[name].extensions[0]}"
         own.writer(WRITERS[name])(str(path), tuples(image, points))
-        (found,) = [Layer.create(*one) for one in read_layers(str(path))]
+        (found,) = [Layer.create(*one) for one in read_cell_layers(str(path))]
         assert isinstance(found, Points)
         np.testing.assert_allclose(found.data[:, -2:], data[:, -2:], atol=1e-3)
         np.testing.assert_allclose(found.data, data, atol=1e-3)
@@ -168,19 +168,19 @@ def test_rectangles_are_boxes_and_other_shapes_are_outlines(tmp_path):
     image, _ = draw()
     rectangle = np.array([[1.5, 2.5], [1.5, 9.5], [8.5, 9.5], [8.5, 2.5]])
     shapes = Shapes([rectangle], shape_type="rectangle", features={"class": ["red"]})
-    found = annotation_of(tuples(image, shapes), FORMATS["coco"])
+    found = annotation_of_layers(tuples(image, shapes), FORMATS["coco"])
     np.testing.assert_allclose(found.boxes, [[[2, 3], [9, 10]]])
     assert (found.shape, found.class_names, found.pixel_size_um) == ((30, 40), ("red",), ())
-    assert annotation_of(tuples(image, shapes), FORMATS["cellpose"]).labels.sum() == 49
+    assert annotation_of_layers(tuples(image, shapes), FORMATS["cellpose"]).labels.sum() == 49
     shapes.add_ellipses([np.array([[10, 10], [10, 20], [20, 20], [20, 10]])])
     shapes.add_polygons([np.array([[22.5, 1.5], [22.5, 6.5], [26.5, 6.5]])])
-    found = annotation_of(tuples(shapes), FORMATS["coco"])
+    found = annotation_of_layers(tuples(shapes), FORMATS["coco"])
     areas = np.bincount(found.labels.ravel())[1:]
     assert areas[0] == 49
     assert abs(areas[1] - np.pi * 25) < 12
     assert abs(areas[2] - 10) <= 2
     write_coco = own.writer("write_coco")(str(tmp_path / "a.json"), tuples(image, shapes))
-    (layer,) = [Layer.create(*one) for one in read_layers(write_coco[0])]
+    (layer,) = [Layer.create(*one) for one in read_cell_layers(write_coco[0])]
     np.testing.assert_array_equal(layer.data[:27, :21], found.labels[:27, :21])
 
 
@@ -195,10 +195,10 @@ def test_boxes_are_opened_where_they_were_drawn(tmp_path):
             tuples(image, shapes),
             one,
         )
-        found = [Layer.create(*data) for data in read_layers(path)][-1]
+        found = [Layer.create(*data) for data in read_cell_layers(path)][-1]
         assert isinstance(found, Shapes)
         np.testing.assert_allclose(found.data[0], rectangle, atol=1e-3)
-        again = annotation_of(
+        again = annotation_of_layers(
             tuples(found), one
         )  # without the image its size is still known where the file told
         assert again.shape == ((9, 10) if name == "imagej-roi" else (30, 40))
@@ -216,27 +216,27 @@ def test_what_of_shapes_is_not_written_is_told(tmp_path, monkeypatch):
 def test_lines_are_no_cells():
     shapes = Shapes([np.array([[1, 1], [5, 5]])], shape_type="line")
     with pytest.raises(WriteError, match="line"):
-        annotation_of(tuples(shapes), FORMATS["coco"])
+        annotation_of_layers(tuples(shapes), FORMATS["coco"])
 
 
 def test_shapes_across_planes_are_refused():
     shapes = Shapes([np.array([[0, 1, 1], [1, 5, 5], [2, 5, 1]])], shape_type="polygon")
     with pytest.raises(WriteError, match="one plane"):
-        annotation_of(tuples(shapes), FORMATS["geojson"])
+        annotation_of_layers(tuples(shapes), FORMATS["geojson"])
 
 
 def test_units_that_are_no_lengths_are_no_pixel_size():
     labels = Labels(np.ones((4, 5), int), scale=(3, 3))
-    assert annotation_of(tuples(labels), FORMATS["coco"]).pixel_size_um == ()
+    assert annotation_of_layers(tuples(labels), FORMATS["coco"]).pixel_size_um == ()
     labels = Labels(np.ones((4, 5), int), scale=(300, 200), units=("nm", "nm"))
-    assert annotation_of(tuples(labels), FORMATS["coco"]).pixel_size_um == pytest.approx((0.3, 0.2))
+    assert annotation_of_layers(tuples(labels), FORMATS["coco"]).pixel_size_um == pytest.approx((0.3, 0.2))
 
 
 def test_colour_images_go_with_their_cells(tmp_path):
     image = Image(np.zeros((30, 40, 3), np.uint8), rgb=True, name="stained")
     _, labels = draw()
     own.writer("write_labelme")(str(tmp_path / "a.json"), tuples(image, labels))
-    picture, cells = [Layer.create(*one) for one in read_layers(str(tmp_path / "a.json"))]
+    picture, cells = [Layer.create(*one) for one in read_cell_layers(str(tmp_path / "a.json"))]
     assert (picture.rgb, picture.name, cells.name) == (True, "stained", "stained labels")
 
 

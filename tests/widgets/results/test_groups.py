@@ -17,7 +17,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.snapshot import session_table
-from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 
 CLASSES = ("big", "small", "big", "small", "small", "big")
 PLACES = ((0, 4, 4), (0, 4, 24), (1, 4, 4), (1, 24, 4), (1, 24, 24), (2, 24, 24))  # frame, y, x
@@ -142,10 +142,10 @@ def test_corrected_cells_stay_in_the_table_of_a_session_beside_a_new_count(
     pixels, labels = squares
     layer = viewer.add_image(pixels, name="first")
     count = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
-    corrected = place(viewer, prepare(count, source_of(layer)))["Labels"]
+    corrected = place(viewer, prepare_layers(count, source_of(layer)))["Labels"]
     corrected.data_setitem(np.nonzero(labels == 1), 0)
     later = replace(count.provenance, seconds=count.provenance.seconds + 1)
-    place(viewer, prepare(replace(count, provenance=later), source_of(layer)))
+    place(viewer, prepare_layers(replace(count, provenance=later), source_of(layer)))
     rows = session_table(viewer)[["layer", "corrected", "count"]].to_numpy().tolist()
     assert sorted(rows) == [["first labels", True, 3], ["first labels [1]", False, 4]]
 
@@ -162,7 +162,7 @@ def test_the_images_of_a_session_have_one_table_and_one_report(
     for name, cells in (("first", labels), ("second", np.where(labels > 2, labels - 2, 0))):
         layer = viewer.add_image(pixels, name=name)
         image = Image(pixels, "YX", name=name)
-        place(viewer, prepare(result_of(image, cells.astype(np.int32)), source_of(layer)))
+        place(viewer, prepare_layers(result_of(image, cells.astype(np.int32)), source_of(layer)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     panel.show_layer(viewer.layers["first labels"])

@@ -28,11 +28,11 @@ from cellwright.inference.recipe import load_recipe
 from cellwright.inference.settings import InputFiles
 from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.plugin.image_reader import read_layers
+from cellwright.widgets.plugin.image_reader import read_images_of_file
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.cells.image_pixels import OTHER_THAN_FILE
-from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 
 SAMPLE = Path(cellwright.__file__).parents[2] / "sample_data" / "nuclei_2d.tif"
 
@@ -57,7 +57,7 @@ def counted_panel(
     layer = Layer.create(tifffile.imread(path), {"name": "nuclei"}, "image")
     layer._source = layer.source.model_copy(update={"path": str(path)})
     viewer.add_layer(layer)
-    place(viewer, prepare(result, source_of(layer)))
+    place(viewer, prepare_layers(result, source_of(layer)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
@@ -217,7 +217,7 @@ def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
         step = 0.25 if kind == 2 else 0.5
         arguments |= {"scale": (1, step, step), "units": ("pixel", "um", "um"), "axis_labels": tuple("cyx")}
     if kind == 1:
-        data, own, _ = read_layers(str(path))[1]
+        data, own, _ = read_images_of_file(str(path))[1]
         arguments = {**own, "name": "stained"}
     layer = Layer.create(data, arguments, "image")
     layer._source = layer.source.model_copy(update={"path": str(path)})
@@ -235,7 +235,7 @@ def add_others(viewer: ViewerModel, blobs: Any, folder: Path, kind: int) -> None
         if kind == 3:
             data, axes = np.stack([data] * 3), "TYX"
         tifffile.imwrite(folder / f"{name}.tif", data, imagej=True, metadata={"axes": axes})
-        layer = Layer.create(*read_layers(str(folder / f"{name}.tif"))[0])
+        layer = Layer.create(*read_images_of_file(str(folder / f"{name}.tif"))[0])
         layer.scale, layer.units = scale[-layer.ndim :], units[-layer.ndim :]
         viewer.layers.insert(0, layer)
 
@@ -367,13 +367,13 @@ def test_of_a_further_image_of_a_file_it_is_told_why_nothing_repeats_it(
     with tifffile.TiffWriter(path, ome=True) as file:
         for _ in range(3):
             file.write((blobs.image * 200).astype(np.uint8), metadata={"axes": "YX"})
-    for number, one in enumerate(read_layers(str(path))):
+    for number, one in enumerate(read_images_of_file(str(path))):
         layer = Layer.create(*one)
         layer._source = layer.source.model_copy(update={"path": str(path)})
         viewer.add_layer(layer)
         if number == 1:
             source = source_of(layer)
-            place(viewer, prepare(cellwright.count(source.image, "flow"), source))
+            place(viewer, prepare_layers(cellwright.count(source.image, "flow"), source))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
@@ -388,7 +388,7 @@ def test_settings_of_pixels_in_no_file_are_saved(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Callable[[ResultsWidget], None], tmp_path: Path
 ) -> None:
     source = source_of(viewer.add_image(blobs.image, name="blobs"))
-    place(viewer, prepare(cellwright.count(source.image, "flow"), source))
+    place(viewer, prepare_layers(cellwright.count(source.image, "flow"), source))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)

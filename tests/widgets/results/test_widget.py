@@ -15,7 +15,7 @@ from qtpy.QtCore import QItemSelectionModel, QSize, Qt
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.tasks import Progress, Task
-from cellwright.ops.labels import measure as measure_labels
+from cellwright.ops.labels import label_properties
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.table import FrameModel
 from cellwright.widgets.results.view import ResultsView
@@ -23,7 +23,7 @@ from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.layer_dataset import pairs
-from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import camera_of
 
@@ -366,7 +366,7 @@ def test_points_are_told_of_too(viewer: ViewerModel, qtbot: QtBot, read: Read) -
 
 
 def counted(blobs: Any) -> Result:
-    areas, points, boxes = measure_labels(blobs.labels)
+    areas, points, boxes = label_properties(blobs.labels)
     scores = np.linspace(0.5, 1.0, len(areas), dtype=np.float32)
     cells = Cells(points, boxes, scores, areas, blobs.labels)
     image = Image(blobs.image, "YX")
@@ -380,7 +380,7 @@ def test_a_count_is_told_of_with_its_interval(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    shown = place(viewer, prepare(result, source_of(image)))
+    shown = place(viewer, prepare_layers(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown["Labels"])
@@ -398,7 +398,9 @@ def told_panel(
 ) -> tuple[Result, LabelsLayer, ResultsWidget]:
     """A count, its Labels layer, and the panel that was told of it."""
     result = counted(blobs)
-    shown = place(viewer, prepare(result, source_of(viewer.add_image(blobs.image, name="blobs"))))["Labels"]
+    shown = place(viewer, prepare_layers(result, source_of(viewer.add_image(blobs.image, name="blobs"))))[
+        "Labels"
+    ]
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     tell_results(viewer, result, shown)
@@ -415,7 +417,9 @@ def test_an_interval_is_told_of_its_own_count_alone(
     if change == "another count":  # with as many cells, of which the panel is not told
         later = replace(result, provenance=replace(result.provenance, image_name="other"), interval=None)
         panel.show_layer(
-            place(viewer, prepare(later, source_of(viewer.add_image(blobs.image, name="other"))))["Labels"]
+            place(viewer, prepare_layers(later, source_of(viewer.add_image(blobs.image, name="other"))))[
+                "Labels"
+            ]
         )
     elif change == "an edit":
         shown.data_setitem(np.nonzero(shown.data == 1), 0)
@@ -487,13 +491,13 @@ def test_another_count_in_the_same_layer_is_no_edit(
 ) -> None:
     image = viewer.add_image(blobs.image, name="blobs")
     result = counted(blobs)
-    place(viewer, prepare(result, source_of(image)))
+    place(viewer, prepare_layers(result, source_of(image)))
     panel = ResultsWidget(viewer)
     qtbot.addWidget(panel)
     read(panel)
     fewer = result.cells.take(np.arange(len(blobs) // 2))
     provenance = replace(result.provenance, seconds=0.1)
-    place(viewer, prepare(Result(float(len(fewer)), fewer, provenance), source_of(image)))
+    place(viewer, prepare_layers(Result(float(len(fewer)), fewer, provenance), source_of(image)))
     read(panel)
     assert panel.view.number.text() == str(len(fewer))
     assert panel.model.measured.n_edited == 0

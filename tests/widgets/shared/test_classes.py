@@ -18,7 +18,7 @@ from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared import model_combos
 from cellwright.widgets.shared.cells import followers
-from cellwright.widgets.shared.model_combos import classifiers
+from cellwright.widgets.shared.model_combos import classifier_choices
 
 Settled = Callable[[CountWidget], None]
 
@@ -45,7 +45,7 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(engine, "classify", classify)
     monkeypatch.setattr(
-        model_combos, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")]
+        model_combos, "classifier_choices", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")]
     )
     made = CountWidget(viewer)
     qtbot.addWidget(made)
@@ -167,5 +167,5 @@ def test_letting_go_of_classes_leaves_the_rest(result_of: Any) -> None:
 
 
 def test_every_classifier_on_the_shelf_names_its_classes() -> None:
-    for title, name in classifiers():
+    for title, name in classifier_choices():
         assert title.startswith(f"{name}: ")

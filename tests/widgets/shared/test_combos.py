@@ -20,7 +20,7 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
-from cellwright.widgets.plugin.image_reader import read_layers
+from cellwright.widgets.plugin.image_reader import read_images_of_file
 from cellwright.widgets.shared import combos, model_combos
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image
 from cellwright.widgets.shared.model_combos import (
@@ -84,7 +84,7 @@ def test_the_first_channel_of_a_file_is_chosen_until_the_user_chooses(qtbot: QtB
     qtbot.addWidget(before)
     qtbot.addWidget(after)
     before.follow(viewer)
-    for data in read_layers(str(path)):
+    for data in read_images_of_file(str(path)):
         viewer.add_layer(Layer.create(*data))
     after.follow(viewer)
     first, second, last = viewer.layers

@@ -19,7 +19,7 @@ from cellwright.widgets.shared.layer_factory import (
     legend,
     make_layer,
 )
-from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 from cellwright.widgets.shared.napari_private import OF_COLOURS, labels_layer
 
 ALL = ("Labels", "Points", "Shapes")
@@ -79,7 +79,7 @@ def test_classes_come_to_layers_and_go(viewer: ViewerModel, classed: Result, lab
     source = source_of(viewer.add_image(labels.astype(float)))
     plain = replace(classed, cells=replace(classed.cells, classes=None))
     for result in (plain, classed, plain):
-        shown = place(viewer, prepare(result, source, ALL))
+        shown = place(viewer, prepare_layers(result, source, ALL))
         has_classes = result is classed
         assert isinstance(shown["Labels"].colormap, DirectLabelColormap) == has_classes
         wanted = colours_of(1, 0, -1) if has_classes else transform_color([COLOUR] * 3)
@@ -113,12 +113,12 @@ def test_a_density_glows_over_the_image(viewer: ViewerModel, result_of: ResultOf
     source = source_of(viewer.add_image(labels.astype(float), scale=(0.5, 0.5)))
     density = (labels > 0).astype(np.float32) / 100
     result = replace(result_of(source.image, labels * 0), maps={"density": density}, interval=(2.0, 4.0))
-    layer = place(viewer, prepare(result, source, ("Image",)))["Image"]
+    layer = place(viewer, prepare_layers(result, source, ("Image",)))["Image"]
     assert (layer.blending, layer.colormap.name) == ("additive", "inferno")
     assert layer.contrast_limits == pytest.approx([0, 0.01])
     np.testing.assert_array_equal(layer.scale, (0.5, 0.5))
     again = replace(result, maps={"density": 3 * density})
-    shown = place(viewer, prepare(again, source, ("Image",)))["Image"]
+    shown = place(viewer, prepare_layers(again, source, ("Image",)))["Image"]
     assert len(viewer.layers) == 2
     assert shown.contrast_limits == pytest.approx([0, 0.03])
     assert make_layer("Image", result_of(source.image, labels), {}) is None

@@ -19,7 +19,7 @@ from cellwright.widgets.shared import napari_private
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import OUTLINE_PX, bright_colours
-from cellwright.widgets.shared.layer_io import hidden_for, image_of, place, prepare, remove, source_of
+from cellwright.widgets.shared.layer_io import hidden_for, image_of, place, prepare_layers, remove, source_of
 from cellwright.widgets.shared.napari_private import prepare_labels
 
 ALL = ("Labels", "Points", "Shapes")
@@ -82,7 +82,7 @@ def test_cells_lie_on_the_image_under_any_transform(
     source = source_of(layer, window=window)
     part = labels[window] if window else labels
     result = replace(result_of(source.image, part), offset=source.offset)
-    shown = place(viewer, prepare(result, source, ALL))
+    shown = place(viewer, prepare_layers(result, source, ALL))
     for name in ("scale", "rotate", "shear", "units", "axis_labels"):
         for made in shown.values():
             np.testing.assert_array_equal(getattr(made, name), getattr(layer, name))
@@ -104,7 +104,7 @@ def test_cells_lie_on_the_image_under_any_transform(
 def test_boxes_go_around_the_pixels(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     source = source_of(layer)
-    box = prepare(result_of(source.image, two_cells()), source, ("Shapes",))["Shapes"].data[0]
+    box = prepare_layers(result_of(source.image, two_cells()), source, ("Shapes",))["Shapes"].data[0]
     np.testing.assert_allclose(box, [[9.5, 19.5], [9.5, 27.5], [15.5, 27.5], [15.5, 19.5]])
 
 
@@ -114,7 +114,7 @@ def test_frames_of_a_stack_keep_their_place(viewer: ViewerModel, result_of: Resu
     layer = viewer.add_image(np.zeros(labels.shape), scale=(3, 1, 1))
     window = (slice(4, 5), slice(0, 40), slice(10, 60))
     source = source_of(layer, window=window)
-    shown = place(viewer, prepare(result_of(source.image, labels[window]), source, ALL))
+    shown = place(viewer, prepare_layers(result_of(source.image, labels[window]), source, ALL))
     world = layer.data_to_world([4, 12, 24])
     assert label_at(shown["Labels"], world) == 1
     assert shown["Points"].data_to_world(shown["Points"].data[0])[0] == 12
@@ -124,7 +124,7 @@ def test_frames_of_a_stack_keep_their_place(viewer: ViewerModel, result_of: Resu
 def test_a_leading_channel_axis_is_no_axis_of_the_cells(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.25), translate=(0, 7, 8))
     source = source_of(layer, channels_of(layer)[1])
-    shown = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
+    shown = place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ALL))
     assert {made.ndim for made in shown.values()} == {2}
     np.testing.assert_allclose(shown["Labels"].translate, (7, 8))
 
@@ -135,7 +135,7 @@ def test_cells_of_an_inner_channel_axis_lie_on_their_channel(
     layer = viewer.add_image(np.zeros((5, 3, 40, 60)), axis_labels=("z", "c", "y", "x"))
     source = source_of(layer, channels_of(layer)[2])
     labels = two_cells((5, 40, 60))
-    shown = place(viewer, prepare(result_of(source.image, labels), source, ALL))
+    shown = place(viewer, prepare_layers(result_of(source.image, labels), source, ALL))
     assert shown["Labels"].data.shape == (5, 1, 40, 60)
     assert label_at(shown["Labels"], (1, 2, 12, 24)) == 1
     assert label_at(shown["Labels"], (1, 0, 12, 24)) is None
@@ -145,7 +145,7 @@ def test_cells_of_an_inner_channel_axis_lie_on_their_channel(
 def test_features_names_and_provenance(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)), scale=(0.5, 0.5), units=("um", "um"), name="nuclei")
     source = source_of(layer)
-    shown = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
+    shown = place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ALL))
     assert [made.name for made in shown.values()] == ["nuclei labels", "nuclei points", "nuclei boxes"]
     names = ["label", "score", "area_px", "diameter_px", "area_um2", "diameter_um"]
     for output in ("Points", "Shapes"):
@@ -164,19 +164,19 @@ def test_features_names_and_provenance(viewer: ViewerModel, result_of: ResultOf)
 
 def test_without_a_unit_there_are_no_physical_features(viewer: ViewerModel, result_of: ResultOf) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60)), scale=(0.5, 0.5)))
-    made = prepare(result_of(source.image, two_cells()), source, ("Points",))["Points"]
+    made = prepare_layers(result_of(source.image, two_cells()), source, ("Points",))["Points"]
     assert list(made.features) == ["label", "score", "area_px", "diameter_px"]
 
 
 def test_a_second_run_updates_the_layers_of_the_first(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     source = source_of(layer)
-    first = place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
+    first = place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ALL))
     first["Labels"].opacity, first["Labels"].name, first["Shapes"].name = 0.3, "mine", "my boxes"
     window = (slice(20, 40), slice(30, 60))
     part = source_of(layer, window=window)
     labels = (two_cells()[window] > 0).astype(np.int32)
-    second = place(viewer, prepare(result_of(part.image, labels), part, ALL))
+    second = place(viewer, prepare_layers(result_of(part.image, labels), part, ALL))
     assert len(viewer.layers) == 4
     assert second["Labels"] is first["Labels"]
     assert second["Points"] is first["Points"]
@@ -191,14 +191,14 @@ def test_a_second_run_updates_the_layers_of_the_first(viewer: ViewerModel, resul
 def test_a_copy_of_the_image_gets_layers_of_its_own(viewer: ViewerModel, result_of: ResultOf) -> None:
     for _ in range(2):
         source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
-        place(viewer, prepare(result_of(source.image, two_cells()), source))
+        place(viewer, prepare_layers(result_of(source.image, two_cells()), source))
     assert len(viewer.layers) == 4
 
 
 def test_no_cells_still_update_every_layer(viewer: ViewerModel, result_of: ResultOf) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60))))
-    place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
-    shown = place(viewer, prepare(result_of(source.image, np.zeros((40, 60), np.int32)), source, ALL))
+    place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ALL))
+    shown = place(viewer, prepare_layers(result_of(source.image, np.zeros((40, 60), np.int32)), source, ALL))
     assert len(viewer.layers) == 4
     assert len(shown["Points"].data) == len(shown["Shapes"].data) == 0
     assert not shown["Labels"].data.any()
@@ -208,7 +208,7 @@ def test_cells_without_labels_show_as_points_only(viewer: ViewerModel, result_of
     source = source_of(viewer.add_image(np.zeros((40, 60))))
     result = result_of(source.image, two_cells())
     result = replace(result, cells=replace(result.cells, labels=None))
-    assert list(prepare(result, source, ALL)) == ["Points", "Shapes"]
+    assert list(prepare_layers(result, source, ALL)) == ["Points", "Shapes"]
 
 
 def test_labels_are_built_in_the_gui_thread_and_once(
@@ -217,7 +217,7 @@ def test_labels_are_built_in_the_gui_thread_and_once(
     source = source_of(viewer.add_image(np.zeros((40, 60))))
     result = result_of(source.image, two_cells())
     with ThreadPoolExecutor() as pool:
-        prepared = pool.submit(prepare, result, source, ALL).result()
+        prepared = pool.submit(prepare_layers, result, source, ALL).result()
     assert builders == []  # napari silences a warning there for all threads
     shown = place(viewer, prepared)["Labels"]
     assert prepared["Labels"] is shown
@@ -229,9 +229,9 @@ def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: Res
     layer = viewer.add_image(np.zeros((3, 40, 60)))
     channel, *_, slices = channels_of(layer)
     source = source_of(layer, channel)
-    place(viewer, prepare(result_of(source.image, two_cells()), source))
+    place(viewer, prepare_layers(result_of(source.image, two_cells()), source))
     source = source_of(layer, slices)
-    shown = place(viewer, prepare(result_of(source.image, two_cells((3, 40, 60))), source))
+    shown = place(viewer, prepare_layers(result_of(source.image, two_cells((3, 40, 60))), source))
     assert len(viewer.layers) == 2
     assert shown["Labels"].ndim == 3
 
@@ -239,7 +239,7 @@ def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: Res
 def test_the_selection_stays(viewer: ViewerModel, result_of: ResultOf) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     source = source_of(layer)
-    place(viewer, prepare(result_of(source.image, two_cells()), source, ALL))
+    place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ALL))
     assert viewer.layers.selection.active is layer
 
 
@@ -247,8 +247,8 @@ def test_previews_are_kept_apart_and_removed_alone(viewer: ViewerModel, result_o
     source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
     preview = replace(source, is_preview=True)
     result = result_of(source.image, two_cells())
-    place(viewer, prepare(result, source))
-    shown = place(viewer, prepare(result, preview))
+    place(viewer, prepare_layers(result, source))
+    shown = place(viewer, prepare_layers(result, preview))
     assert shown["Labels"].name == "nuclei preview labels"
     remove(viewer, preview.key)
     assert [made.name for made in viewer.layers] == ["nuclei", "nuclei labels"]
@@ -258,7 +258,7 @@ def test_a_place_outlives_its_image_layer(viewer: ViewerModel, result_of: Result
     layer = viewer.add_image(np.zeros((40, 60)), **PLACEMENT)
     source = source_of(layer)
     viewer.layers.remove(layer)
-    place(viewer, prepare(result_of(source.image, two_cells()), source))
+    place(viewer, prepare_layers(result_of(source.image, two_cells()), source))
     np.testing.assert_allclose(viewer.layers[0].translate, PLACEMENT["translate"])
 
 
@@ -268,7 +268,7 @@ def test_outlines_for_frames_that_napari_can_outline_quickly(
     for side, outline in ((40, OUTLINE_PX), (1300, 0)):
         source = source_of(viewer.add_image(np.zeros((side, 60 * side // 40), np.uint8)))
         labels = np.zeros(source.image.shape, np.int32)
-        made = prepare(result_of(source.image, labels), source)["Labels"]
+        made = prepare_layers(result_of(source.image, labels), source)["Labels"]
         assert made.contour == outline
 
 
@@ -283,7 +283,7 @@ def test_tools_that_napari_draws_on_labels_come_in_turns_of_their_own(
         QTimer.singleShot(0, lambda: made.append("turn"))
 
     def add() -> list[Any]:
-        layer = place(viewer, prepare(result_of(source.image, two_cells()), source))["Labels"]
+        layer = place(viewer, prepare_layers(result_of(source.image, two_cells()), source))["Labels"]
         tools = [layer._overlays[name] for name in ("polygon", "brush_stroke") if name in layer._overlays]
         for tool in tools:
             tool.events.visible.connect(note)
@@ -307,12 +307,12 @@ def test_an_active_layer_stays_so_all_the_time(viewer: ViewerModel, result_of: R
     source = source_of(viewer.add_image(np.zeros((40, 60))))
     chosen: list[Any] = []  # napari builds the controls of each
     viewer.layers.selection.events.active.connect(lambda event: chosen.append(event.value))
-    made = place(viewer, prepare(result_of(source.image, two_cells()), source, ("Labels",)))
+    made = place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ("Labels",)))
     assert made["Labels"] in viewer.layers
     assert not chosen
     viewer.layers.selection.active = None
     viewer.layers.remove(made["Labels"])
-    made = place(viewer, prepare(result_of(source.image, two_cells()), source, ("Labels",)))
+    made = place(viewer, prepare_layers(result_of(source.image, two_cells()), source, ("Labels",)))
     assert viewer.layers.selection.active is made["Labels"]  # else there would be none
 
 
@@ -338,16 +338,16 @@ def test_outlines_of_cells_that_were_found_are_found_fast(
 
     monkeypatch.setattr(napari_private, "edges_of", counted)
     source = source_of(viewer.add_image(np.zeros((40, 60))))
-    place(viewer, prepare(result_of(source.image, two_cells()), source))
+    place(viewer, prepare_layers(result_of(source.image, two_cells()), source))
     assert outlined == [(40, 60)]  # and once
 
 
 def test_shapes_keep_their_place_in_the_list(viewer: ViewerModel, result_of: ResultOf) -> None:
     source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
     result = result_of(source.image, two_cells())
-    place(viewer, prepare(result, source, ("Shapes", "Labels")))
+    place(viewer, prepare_layers(result, source, ("Shapes", "Labels")))
     before = [made.name for made in viewer.layers]
-    replaced = place(viewer, prepare(result, source, ("Shapes",)))["Shapes"]
+    replaced = place(viewer, prepare_layers(result, source, ("Shapes",)))["Shapes"]
     assert [made.name for made in viewer.layers] == before
     assert isinstance(replaced, Shapes)
 
@@ -361,7 +361,7 @@ def test_what_another_family_found_makes_way_whatever_layers_it_has(
 
     def show(family: str, *outputs: str) -> list[str]:
         found = replace(result, provenance=result.provenance.noting(**{family: {}}))
-        prepared = prepare(found, source, outputs)
+        prepared = prepare_layers(found, source, outputs)
         place(viewer, prepared)
         assert drawn.visible  # no cells of a count
         assert set(hidden_for(viewer, prepared)).isdisjoint(one.name for one in viewer.layers if one.visible)

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QLabel
 
 from cellwright.core.errors import WrongLayerError
 from cellwright.core.tasks import Progress, Task
-from cellwright.training.run_folder import Plan, unfinished, write_curve, write_plan
+from cellwright.training.run_folder import Plan, unfinished_runs, write_curve, write_plan
 from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.messages import HandOver
 from cellwright.widgets.train import choices
@@ -121,7 +121,7 @@ def test_a_left_run_can_be_gone_on_with(offer: ResumeOffer, plan: Plan, qtbot: Q
     with qtbot.waitSignal(offer.accepted) as accepted:
         offer.resume.click()
     assert accepted.args == [plan]
-    assert unfinished() == [plan]
+    assert unfinished_runs() == [plan]
 
 
 def test_a_run_left_in_its_first_part_tells_how_far_that_is(home: Path, qtbot: QtBot) -> None:
@@ -142,7 +142,7 @@ def test_a_run_left_in_its_first_part_tells_how_far_that_is(home: Path, qtbot: Q
 def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:
     with qtbot.waitSignal(offer.discarded):
         offer.discard.click()
-    assert unfinished() == []
+    assert unfinished_runs() == []
     assert offer.isHidden()
 
 

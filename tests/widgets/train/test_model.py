@@ -16,7 +16,7 @@ from cellwright.core.tasks import Progress, run
 from cellwright.files.atomic import write_text
 from cellwright.training import pretrain as pretraining
 from cellwright.training.finetune import finetune as finetuning
-from cellwright.training.run_folder import Plan, unfinished, write_curve
+from cellwright.training.run_folder import Plan, unfinished_runs, write_curve
 from cellwright.training.settings import PretrainSettings
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.model import FOUND_COLOUR, GAP_PX, SIDE_PX, TRUE_COLOUR, validation_picture
@@ -30,7 +30,7 @@ def test_torch_leaves_a_core_to_the_viewer(training: Any, monkeypatch: pytest.Mo
     ended = run(train_model.train_task(Plan("mine", "flow", "data"), gate))
     assert training.n_threads == [1]
     assert ended.model == "mine"
-    assert unfinished() == []
+    assert unfinished_runs() == []
 
 
 def test_a_run_that_is_stopped_ends_and_one_that_is_left_stays(training: Any) -> None:
@@ -44,7 +44,7 @@ def test_a_run_that_is_stopped_ends_and_one_that_is_left_stays(training: Any) ->
         task.close()
         model.is_leaving = is_leaving
         model.end_stopped()
-        assert len(unfinished()) == is_leaving
+        assert len(unfinished_runs()) == is_leaving
     assert [one.model for one in outcomes] == ["mine"]
 
 
@@ -53,11 +53,11 @@ def test_a_run_that_fails_before_it_begins_is_deleted(home: Path) -> None:
     model.failed.connect(errors.append)
     task = model.start(Plan("mine", "flow", "data"), None)
     next(task)
-    assert len(unfinished()) == 1
+    assert len(unfinished_runs()) == 1
     task.close()
     model.fail(ValueError("no"))
     assert [str(error) for error in errors] == ["no"]
-    assert unfinished() == []
+    assert unfinished_runs() == []
 
 
 @pytest.mark.parametrize("n_epochs", [0, 1])
@@ -67,7 +67,7 @@ def test_what_was_learned_without_annotation_outlives_an_error(home: Path, n_epo
     next(model.start(plan, None))
     write_curve(plan.encoder, {}, [{"step": 50.0, "loss": 1.0}][:n_epochs])
     model.fail(WriteError("disk full"))
-    assert unfinished() == [plan][:n_epochs]
+    assert unfinished_runs() == [plan][:n_epochs]
 
 
 def test_images_without_annotation_that_were_left_out_are_told(

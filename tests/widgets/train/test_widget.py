@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import JobError
 from cellwright.core.tasks import Progress, Task
-from cellwright.training.run_folder import Plan, unfinished
+from cellwright.training.run_folder import Plan, unfinished_runs
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.train import model as train_model
@@ -94,7 +94,7 @@ def test_a_worse_model_is_not_kept(
     assert -0.1 < low < high < 1.1  # of a precision
     assert "no better: the model it began with is kept" in trainer.panel.message.text()
     assert not (home / "models").exists()
-    assert unfinished() == []
+    assert unfinished_runs() == []
 
 
 @pytest.mark.parametrize(("second", "is_kept"), [(0.6, True), (0.4, False)])
@@ -119,7 +119,7 @@ def test_stop_keeps_the_best_so_far(
     assert (home / "models" / "mine" / "spec.json").exists() == is_kept
     assert ("'mine': better, and kept" in trainer.panel.message.text()) == is_kept
     assert ("Annotate more images for scores to be trusted" in trainer.panel.message.text()) == is_kept
-    assert unfinished() == []
+    assert unfinished_runs() == []
 
 
 def test_a_run_is_left_with_its_panel(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:
@@ -131,7 +131,7 @@ def test_a_run_is_left_with_its_panel(ended: Wait, trainer: TrainWidget, trainin
     qtbot.waitUntil(lambda: epochs_shown(trainer) == 2, timeout=LIMIT_MS)
     trainer.setParent(None)  # as napari does where the panel is closed
     ended(trainer)
-    assert unfinished() == training.plans
+    assert unfinished_runs() == training.plans
 
 
 def test_pause_and_go_on(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:
@@ -229,7 +229,7 @@ def test_a_failure_is_told_and_leaves_nothing(
     trainer.panel.train.click()
     ended(trainer)
     assert trainer.panel.message.text() == "no such thing"
-    assert unfinished() == []
+    assert unfinished_runs() == []
     assert trainer.panel.train.text() == "Train"
 
 
@@ -267,7 +267,7 @@ def test_the_check_before_a_training_has_a_bar_and_can_be_stopped(
     trainer.panel.train.click()
     ended(trainer)
     assert "Stopped before what it learned was first checked." in trainer.panel.message.text()
-    assert unfinished() == []
+    assert unfinished_runs() == []
 
 
 def test_a_run_that_was_stopped_at_once_is_not_called_no_better(trainer: TrainWidget) -> None:

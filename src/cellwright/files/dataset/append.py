@@ -15,7 +15,7 @@ from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.atomic import change_folder, plain_name
-from cellwright.files.dataset.cells import write_cells, write_classes
+from cellwright.files.dataset.cells import write_cells, write_class_points
 from cellwright.files.dataset.meta import Region, read_meta, write_meta
 from cellwright.files.images import write_image, write_labels
 
@@ -102,7 +102,7 @@ def _write_files(folder: Path, name: str, entry: Entry) -> None:
     labels, axes = np.asarray(truth), image.label_axes
     write_labels(folder / "masks" / f"{name}.tif", labels, image)
     if entry.classes is not None:
-        write_classes(folder / "points" / f"{name}.csv", labels, axes, entry.classes, entry.class_names)
+        write_class_points(folder / "points" / f"{name}.csv", labels, axes, entry.classes, entry.class_names)
 
 
 def _meta_with(meta: dict[str, Any], name: str, entry: Entry) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def write_cells(path: Path, truth: Annotation, class_names: Sequence[str]) -> No
     _write_rows(path, header, [[*row, name] for row, name in zip(values, called, strict=True)])
 
 
-def write_classes(
+def write_class_points(
     path: Path, labels: Labels, axes: str, classes: NDArray[np.int16], class_names: Sequence[str]
 ) -> None:
     """Write a pixel of each cell that has a class, the nearest to its middle, and the class.

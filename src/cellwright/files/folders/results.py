@@ -38,9 +38,9 @@ from cellwright.files.folders.written import (
     FileFacts,
     checksums_of,
     counted_name,
+    done_file,
     facts_of,
     is_as_written,
-    mark_of,
     name_in,
     read_mark,
 )
@@ -103,11 +103,11 @@ def outcomes_before(
 
 def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
     """Return the mark of an image; empty where it is not done, or done in another way."""
-    kept = read_mark(mark_of(image.name, output))
+    kept = read_mark(done_file(image.name, output))
     sources = [list(one) for one in made.sources]
     if (kept.get("counter"), kept.get("sources")) != (made.fingerprint, sources):
         return {}
-    marked_ns = facts_of(mark_of(image.name, output)).changed_ns
+    marked_ns = facts_of(done_file(image.name, output)).changed_ns
     for name, n_bytes in kept.get("files", {}).items():
         checksum = kept.get("checksums", {}).get(name)
         if not is_as_written(output / name, n_bytes, checksum, marked_ns):
@@ -121,7 +121,7 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     ReadError where it was not counted in the folder, or it or its files are no longer what they were then.
     SettingsError where it was counted block by block, or another image has the name of what is kept of it.
     """
-    kept = read_mark(mark_of(name, output))
+    kept = read_mark(done_file(name, output))
     if "row" not in kept:
         raise ReadError(f"There is no count of {name} in {output}. Count the folder first.")
     if any(one.endswith(".zarr") for one in kept["files"]):
@@ -130,7 +130,7 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
             "part of it, and correct that."
         )
     aside = counted_name(Path(f"{name}.json")).as_posix().removesuffix(".json")
-    if mark_of(aside, output).exists():
+    if done_file(aside, output).exists():
         raise SettingsError(
             f"{name} cannot be corrected beside {aside}, whose files have the names of those that are kept. "
             "Rename that image, and count again."
@@ -175,7 +175,7 @@ def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[Lis
 def _write_mark(image: ListedImage, output: Path, made: Made, facts: Mapping[str, Any]) -> None:
     own = {"version": MARK_VERSION, "name": image.name, "path": str(image.path)}
     content = {**own, "counter": made.fingerprint, "sources": made.sources, **facts}
-    write_text(mark_of(image.name, output), json.dumps(content))
+    write_text(done_file(image.name, output), json.dumps(content))
 
 
 def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:

@@ -76,7 +76,7 @@ def begin_image(
     Files that no count is known to have written are kept, unless ``begun`` is there: a file to be removed
     once all are written, which tells a run that comes after one that was killed that they are ours.
     """
-    mark = mark_of(name, output)
+    mark = done_file(name, output)
     kept = read_mark(mark)
     notices: list[str] = []
     others = {}
@@ -171,7 +171,7 @@ def begun_of(name: str, output: Path) -> Path:
     return output / KEPT / f"{name}.begun"
 
 
-def mark_of(name: str, output: Path) -> Path:
+def done_file(name: str, output: Path) -> Path:
     """Return the file that tells that an image of a folder is done."""
     return output / KEPT / f"{name}.json"
 

@@ -13,7 +13,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.json_value import JsonValue
 from cellwright.ops import labels as label_images
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 NOT_CELL = "no class"  # and where one of the classes is called ``cell``
@@ -62,7 +62,7 @@ class ImageAnnotation:
     def with_boxes(self) -> "ImageAnnotation":
         """Return the same with boxes and points where they follow from what is known."""
         if self.labels is not None:
-            _, points, boxes = measure(self.labels)
+            _, points, boxes = label_properties(self.labels)
             return replace(self, points=points, boxes=boxes)
         if self.boxes is not None and self.points is None:
             return replace(self, points=self.boxes.mean(axis=1) - np.float32(0.5))
@@ -153,7 +153,7 @@ def with_cell(names: Collection[str], known: tuple[str, ...] = ()) -> tuple[str,
     return known
 
 
-def numbered(
+def class_numbers(
     names: Iterable[str], known: Sequence[str] = ()
 ) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:
     """Return a class number for each name, and the classes: those known, then the others by name.
@@ -303,7 +303,7 @@ def place_of(plane: ImageAnnotation, row: int, names: Sequence[str]) -> int:
 
 def with_classes(annotation: ImageAnnotation, names: Sequence[str], **told: Any) -> ImageAnnotation:
     """Return an annotation with what is told: cells, of which each has a class by name, and notices."""
-    classes, class_names = numbered(names, annotation.class_names)
+    classes, class_names = class_numbers(names, annotation.class_names)
     return replace(annotation, classes=classes, class_names=class_names, **told)
 
 

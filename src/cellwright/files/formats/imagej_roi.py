@@ -83,7 +83,7 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
     own_name = OWN_NAME.match(roi.name or "")
     if own_name:
         name, number = own_name[4] or "", int(own_name[1])
-    lead = tuple(place or 0 for place in plane_of(node, axes))
+    lead = tuple(place or 0 for place in roi_plane(node, axes))
     if kind == "POINT":
         return FileObject(node, [_points(node)], name, lead, number)
     if kind not in AREAS or roi.subtype.name not in FLAT:
@@ -211,7 +211,7 @@ def _stack_place(node: JsonValue) -> int:
     return int(roi.position)
 
 
-def plane_of(node: JsonValue, axes: str) -> tuple[int | None, ...]:
+def roi_plane(node: JsonValue, axes: str) -> tuple[int | None, ...]:
     """Return frame and slice, as far as the image has such axes; None where a ROI does not tell it."""
     lead = axes[:-2]
     places = {"T": node.value.t_position, "Z": node.value.z_position}

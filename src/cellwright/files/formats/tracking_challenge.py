@@ -155,7 +155,7 @@ def _joined(
     return table[stack], parents, np.array(kept, np.int32)
 
 
-def is_as_written(folder: Path) -> bool:
+def holds_own_results(folder: Path) -> bool:
     """Return whether a folder holds what ``write`` left there and nothing else."""
     table = folder / "res_track.txt"
     if not table.is_file():
@@ -211,9 +211,9 @@ write = partial(_write, table="res_track.txt")
 write_truth = partial(_write, table="man_track.txt")
 
 
-def rewrite(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+def replace_results(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write results; a folder that was written so and that nobody has changed since is replaced."""
-    write(path, annotation, may_replace=is_as_written(path))
+    write(path, annotation, may_replace=holds_own_results(path))
 
 
 def _numbered(one: ImageAnnotation, stack: Labels, tracks: list[Track]) -> tuple[Labels, list[Track]]:

@@ -28,21 +28,21 @@ from cellwright.inference.streaming.plan import (
     blocks_of,
     factor_of,
     kept_plan,
-    labels_of,
+    label_range,
     tell,
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import DoneBlock, Unclaimed, boxes_with_lead, own_cells, with_lead
 from cellwright.ops.geometry.tiles import Window
-from cellwright.ops.labels import measure, numbered
+from cellwright.ops.labels import label_properties, numbered
 from cellwright.ops.link import link_cells
 from cellwright.ops.measure.cells_table import cells_table
 
 LEFT = ("points", "boxes", "scores", "areas")  # columns of the cells that a block leaves
 
 
-def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
+def window_image(image: Image, block: StreamBlock, level: int = 0) -> Image:
     """Return the window of a block as an image, its pixels read, those of a smaller copy where that is asked.
 
     ImageError where they cannot be read.
@@ -118,7 +118,7 @@ def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
     maps = {name: (grown(one) / factor**2).astype(np.float32) for name, one in result.maps.items()}
     if cells.labels is not None:
         labels = grown(cells.labels)
-        areas, points, boxes = measure(labels)
+        areas, points, boxes = label_properties(labels)
         faint = None if cells.faint is None else grown(cells.faint)
         cells = replace(cells, points=points, boxes=boxes, areas=areas, labels=labels, faint=faint)
         return replace(result, cells=cells)
@@ -199,7 +199,7 @@ def _density_written(job: StreamJob, block: StreamBlock, result: Result) -> pand
 def _cells_written(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result) -> pandas.DataFrame:
     """Write the labels of a block's own cells, if they have any, and what it leaves; return their table."""
     blocks = blocks_of(job.image, plan)
-    numbers = labels_of(block, len(blocks))
+    numbers = label_range(block, len(blocks))
     has_labels, files = result.cells.labels is not None, job.files
     done = []
     for other in blocks:

@@ -19,7 +19,7 @@ from cellwright.core.tasks import Task, ahead, run
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings, StreamSettings
-from cellwright.inference.streaming.block import count_block, link_block, part_of
+from cellwright.inference.streaming.block import count_block, link_block, window_image
 from cellwright.inference.streaming.plan import StreamBlock, StreamJob, StreamPlan
 from cellwright.inference.streaming.second_pass import measure_block
 from cellwright.models.protocol import CellModel
@@ -37,7 +37,7 @@ LentClient = Callable[[], "Client | None"]
 
 def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) -> Iterator[int]:
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
-    parts = ahead(lambda block: part_of(job.image, block, plan.level), blocks)
+    parts = ahead(lambda block: window_image(job.image, block, plan.level), blocks)
     for block in blocks:
         for step in count_block(job, plan, block, next(parts).result()):
             if step.done == step.total:  # what the network took is not kept beside what follows
@@ -117,7 +117,7 @@ def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None
     """Count a block in another process."""
     job = _there(job)
     here = plan.with_networks(_networks_there(job.models, job.recipe.engine))
-    run(count_block(job, here, block, part_of(job.image, block, plan.level)))
+    run(count_block(job, here, block, window_image(job.image, block, plan.level)))
 
 
 def link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
@@ -157,7 +157,7 @@ def _environment(n_workers: int) -> dict[str, str]:
 
 
 @contextmanager
-def cluster(job: StreamJob) -> Iterator[LentClient]:
+def dask_cluster(job: StreamJob) -> Iterator[LentClient]:
     """Lend what gives a client of the cluster that shares the blocks, or None where there is no cluster.
 
     The cluster starts meanwhile, and its processes load the networks.

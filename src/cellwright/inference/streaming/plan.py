@@ -35,6 +35,7 @@ from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
 from cellwright.ops.geometry.tiles import Tile, padded, pieces
 from cellwright.ops.link import anisotropy_of
 from cellwright.ops.measure.analysis import AnalysisInputs
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 
 CORE_PX = BLOCK_PX  # side of the part of an image that a block answers for; less where there are many slices
@@ -120,6 +121,11 @@ class StreamJob:
         return read_inputs(self.recipe.files, self.image, self.recipe.analysis.region_rule)
 
     @property
+    def regions(self) -> RegionSet:
+        """Where cells count."""
+        return self.inputs.regions or RegionSet(rule=self.recipe.analysis.region_rule)
+
+    @property
     def has_second_pass(self) -> bool:
         """Whether more is wanted of the cells than a count gives."""
         return self.recipe.is_analysed or self.whole_table or bool(self.recipe.classifier)
@@ -139,7 +145,7 @@ class StreamJob:
             "engine": self.recipe.engine.facts,
         }
         if isinstance(self.source, Image):  # it may be of no file, or changed since it was read
-            facts["pixels"] = mark_of_pixels(image)
+            facts["pixels"] = sampled_checksum(image)
         if image.source and not address_of(image.source):
             facts["file"] = facts_of(Path(image.source))
         if image.source_files:
@@ -249,7 +255,7 @@ class StreamFiles:
         return self.output / f"{self.name}.cells.{ending}"
 
 
-def mark_of_pixels(image: Image) -> int:
+def sampled_checksum(image: Image) -> int:
     """Return a checksum of windows all over an image, by which it is told from others of its size."""
     lengths = image.lengths
     starts = [np.linspace(0, max(0, lengths[axis] - COMPARED_PX), MARKED).astype(int) for axis in "YX"]
@@ -305,7 +311,7 @@ def _apart(core: int, halo: int, chunk: int) -> int:
     return 1 + ceil(2 * reach / core)
 
 
-def labels_of(block: StreamBlock, n_blocks: int) -> range:
+def label_range(block: StreamBlock, n_blocks: int) -> range:
     """Return the labels that the cells of a block may have."""
     n = MOST_LABELS // n_blocks
     return range(block.number * n + 1, (block.number + 1) * n + 1)

@@ -54,8 +54,8 @@ from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
     LentClient,
     OnBlock,
-    cluster,
     count_there,
+    dask_cluster,
     each,
     link_there,
     measure_there,
@@ -122,7 +122,7 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
     _check(job)
     known, name = job.fingerprint, job.image.name
     with _only_run(job), ExitStack() as held:
-        lent = held.enter_context(cluster(job))
+        lent = held.enter_context(dask_cluster(job))
         networks = held.enter_context(closing(Networks(job.models, job.recipe.engine)))
         first = job
         if job.is_linked:

@@ -25,7 +25,7 @@ from cellwright.files.atomic import atomic_write, writing
 from cellwright.files.tables import write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
-from cellwright.inference.streaming.block import centres_in, compact, part_of, placed
+from cellwright.inference.streaming.block import centres_in, compact, placed, window_image
 from cellwright.inference.streaming.plan import (
     FREE_SHARE,
     Kept,
@@ -33,10 +33,10 @@ from cellwright.inference.streaming.plan import (
     StreamJob,
     StreamPlan,
     blocks_of,
-    labels_of,
+    label_range,
     tell,
 )
-from cellwright.models.classifier import load
+from cellwright.models.classifier import load_classifier
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
@@ -103,29 +103,24 @@ def check_second_pass(job: StreamJob) -> None:
 def _known_texts(job: StreamJob, inputs: AnalysisInputs) -> dict[str, Sequence[str]]:
     known: dict[str, Sequence[str]] = {}
     if job.recipe.classifier:
-        known["class"] = load(job.recipe.classifier).spec.classes
+        known["class"] = load_classifier(job.recipe.classifier).spec.classes
     if inputs.regions is not None and inputs.regions.included:
         known["regions"] = inputs.regions.names
     return known
-
-
-def regions_of(job: StreamJob) -> RegionSet:
-    """Return where the cells of an image count."""
-    return job.inputs.regions or RegionSet(rule=job.recipe.analysis.region_rule)
 
 
 def crop_scale(job: StreamJob, parts: Sequence[Path]) -> CropScale | None:
     """Return what a classifier has to know of the whole image; None where there is no classifier."""
     if not job.recipe.classifier:
         return None
-    spec = load(job.recipe.classifier).spec
+    spec = load_classifier(job.recipe.classifier).spec
     sides = ["box_y0", "box_x0", "box_y1", "box_x1"]
     boxes = [pandas.read_csv(part, usecols=sides)[sides].to_numpy(np.float32) for part in parts]
     every = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).reshape(-1, 2, 2)
     extents = extents_of(every, np.zeros(len(every), np.float32), spec.diameter_px)
     seen = job.recipe.engine.seen(job.image)
     sample = frames(seen.image, seen.channel).sample()
-    return CropScale(intensity.fit(sample, spec.percentiles), typical_extent(extents), seen.scalings)
+    return CropScale(intensity.fit_scaling(sample, spec.percentiles), typical_extent(extents), seen.scalings)
 
 
 class _Window(NamedTuple):
@@ -152,7 +147,7 @@ def measure_block(
 
     CellwrightError where a measurement does not fit the image, or a file cannot be read or written.
     """
-    files, regions = job.files, regions_of(job)
+    files, regions = job.files, job.regions
     table = pandas.read_csv(files.of(Kept.CELLS, block))
     membership, nuclei = np.zeros((0, len(regions.names)), bool), _BlockNuclei()
     measured = files.of(Kept.MEASURED, block)
@@ -184,11 +179,11 @@ def _window_of(job: StreamJob, plan: StreamPlan, block: StreamBlock, table: pand
     """Return a block with what lies around it; ``table`` has one row for each of its own cells."""
     image = job.image
     wide = block.grown(image.spatial_shape, _margins(job, plan))
-    part = part_of(image, wide)
+    part = window_image(image, wide)
     stored = np.asarray(open_array(job.files.labels)[wide.place(image.label_axes)])
     labels, present = compact(stored)
     found = result_of_labels(labels, part, is_volume=job.recipe.engine.link)
-    numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(job.image, plan)))
+    numbers, ours = present[found.numbers], label_range(block, len(blocks_of(job.image, plan)))
     own = np.flatnonzero((numbers >= ours.start) & (numbers < ours.stop))
     rows = own[np.searchsorted(numbers[own], table["label"])]
     points = found.result.cells.points.copy()  # a count knows them better than outlines tell
@@ -207,7 +202,7 @@ def _columns(
     nuclei, told = None, _BlockNuclei()
     if inputs.nuclei is not None:
         nuclei = np.asarray(inputs.nuclei[block.place(job.image.label_axes)])
-    others = {name: part_of(other, block) for name, other in inputs.others.items()}
+    others = {name: window_image(other, block) for name, other in inputs.others.items()}
     columns = yield from measure_result(found, part, measuring, others)
     compartments = yield from compartments_task(
         found, part, measuring.measure, nuclei, job.recipe.analysis.cytoplasm_px, others
@@ -306,7 +301,7 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     A run that was stopped does it again from the measured tables, so it may be stopped at any moment.
     """
     image = job.image
-    files, settings, regions = job.files, job.recipe.analysis, regions_of(job)
+    files, settings, regions = job.files, job.recipe.analysis, job.regions
     reasons: Counter[str] = Counter()
     memberships, nuclei = [], np.zeros(len(_BlockNuclei._fields), np.int64)
     lengths = dict(zip(image.label_axes, image.label_shape, strict=True))
@@ -376,7 +371,7 @@ def analysis_of(
         _add_columns(parts, table[list(tracks.columns())])
     if job.recipe.files.nuclei:
         n_outside = selected.n_outside
-    counts = counts_table(result, table, regions_of(job), selected.membership, selected.sizes, interval_s)
+    counts = counts_table(result, table, job.regions, selected.membership, selected.sizes, interval_s)
     return Analysis(
         result,
         table,
@@ -405,7 +400,7 @@ def _cells_of(job: StreamJob, table: pandas.DataFrame) -> Cells:
     area = next(name for name in PIXEL_COUNTS if name in table)
     classes = None
     if job.recipe.classifier:
-        names = load(job.recipe.classifier).spec.classes
+        names = load_classifier(job.recipe.classifier).spec.classes
         numbers = {name: number for number, name in enumerate(names)}
         classes = np.array([numbers[name] for name in table.get("class", ())], np.int16)
     scores, areas = (table[name].to_numpy(np.float32) for name in ("score", area))

@@ -17,7 +17,14 @@ from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.layers.blocks import MobileViTBlock
 from cellwright.models.layers.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.layers.trunk import deep_head, network_of, trained_specs
-from cellwright.models.protocol import CellModel, MapKind, boxes_in, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.protocol import (
+    CellModel,
+    MapKind,
+    boxes_in,
+    known_mean,
+    soft_cross_entropy,
+    spec_of_preset,
+)
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.heatmap import CentroidSettings, boxes_to_heatmap, boxes_to_sizes, heatmap_to_cells
 
@@ -146,7 +153,7 @@ class CentroidModel(CellModel):
 
 def build(preset: str = "small") -> CentroidModel:
     """Return a centroid model of this preset with random weights."""
-    spec = spec_of(SPECS, preset)
+    spec = spec_of_preset(SPECS, preset)
     if preset == "paper":
         return CentroidModel(spec, CellCentroidFormer(spec.in_channels))
     return CentroidModel(spec, network_of(preset, deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))

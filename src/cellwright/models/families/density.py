@@ -19,7 +19,7 @@ from cellwright.core.data import Annotation, Maps
 from cellwright.models.families.flow import flow_loss, flow_maps
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.trunk import FEATURES, Heads, broad_head, network_of, trained_specs
-from cellwright.models.protocol import POINT_DIAMETER_PX, CellModel, MapKind, Stitcher, spec_of
+from cellwright.models.protocol import POINT_DIAMETER_PX, CellModel, MapKind, Stitcher, spec_of_preset
 from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
@@ -269,7 +269,7 @@ def _count_loss(found: Tensor, true: Tensor) -> Tensor:
 
 def build(preset: str = "small") -> DensityModel:
     """Return a density model of this preset with random weights."""
-    spec = spec_of(SPECS, preset)
+    spec = spec_of_preset(SPECS, preset)
     if preset == "paper":
         network = CellcounterNetwork(spec.in_channels)
         _expect_few_cells(network.head)

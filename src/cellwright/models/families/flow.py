@@ -18,7 +18,7 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.layers.blocks import PixelHead, conv_norm, stochastic_depth
 from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
-from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of_preset
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
 
@@ -344,7 +344,7 @@ class FlowModel(CellModel):
 
 def build(preset: str = "small") -> FlowModel:
     """Return a flow model of this preset with random weights."""
-    spec = spec_of(SPECS, preset)
+    spec = spec_of_preset(SPECS, preset)
     if preset == "paper":
         return FlowModel(spec, MediarFormer(spec.in_channels))
     head = PixelHead(FEATURES, sum(MAP_CHANNELS.values()))

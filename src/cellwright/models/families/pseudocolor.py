@@ -21,7 +21,7 @@ from cellwright.models.families import flow
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.layers.trunk import FEATURES, network_of
-from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of_preset
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import (
@@ -160,7 +160,7 @@ class EfficientCellSegModel(CellModel):
 
 def build(preset: str = "small") -> PseudocolorModel | EfficientCellSegModel:
     """Return a pseudocolor model of this preset with random weights."""
-    spec = spec_of(SPECS, preset)
+    spec = spec_of_preset(SPECS, preset)
     if preset == "paper":
         return EfficientCellSegModel(spec, EfficientCellSeg(spec.in_channels))
     head = PixelHead(FEATURES, sum(spec.map_channels.values()))

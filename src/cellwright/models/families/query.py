@@ -16,7 +16,14 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.layers.blocks import conv_norm_relu
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HeadedNetwork, network_of, trained_specs
-from cellwright.models.protocol import CellModel, MapKind, boxes_in, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.protocol import (
+    CellModel,
+    MapKind,
+    boxes_in,
+    known_mean,
+    soft_cross_entropy,
+    spec_of_preset,
+)
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.query import (
     QuerySettings,
@@ -253,7 +260,7 @@ class PaperQueryModel(QueryModel):
 
 def build(preset: str = "small") -> QueryModel:
     """Return a query model of this preset with random weights."""
-    spec = spec_of(SPECS, preset)
+    spec = spec_of_preset(SPECS, preset)
     if preset == "paper":
         return PaperQueryModel(spec, PointSegmenter(spec.in_channels))
     return QueryModel(spec, network_of(preset, QueryHead(), spec.in_channels))

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.settings import BoundedSettings, about
-from cellwright.ops.labels import measure, touches_border
+from cellwright.ops.labels import label_properties, touches_border
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 STRIDE_STEPS = 8  # walking steps that become one jump
@@ -68,7 +68,7 @@ def _diffuse(labels: Labels, flat: NDArray[np.intp]) -> NDArray[np.float64]:
     ids = labels.reshape(-1)[flat]
     centres = _centres(ids, y, x)
     average = _neighbour_average(labels, flat, y, x)
-    extents = measure(labels).boxes
+    extents = label_properties(labels).boxes
     n_steps = 2 * int((extents[:, 1] - extents[:, 0]).sum(axis=1).max() + 2)
     heat = np.zeros(len(flat))
     for _ in range(n_steps):
@@ -115,7 +115,7 @@ def flow_to_cells(
     """
     flow, probability = finite(flow), finite(probability)
     labels = flow_to_labels(flow, probability > settings.cell_probability)
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     scores = _scores(flow, probability, labels, points)
     return wanted_cells(Cells(points, boxes, scores, areas, labels), settings)
 

@@ -40,8 +40,8 @@ from cellwright.core.errors import AxesError
 from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.axes import Frames, Window, frames
-from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
-from cellwright.ops.labels import measure
+from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit_scaling, unit_range
+from cellwright.ops.labels import label_properties
 from cellwright.ops.link import LinkSettings, MaxGap, MinSlices, Waist
 
 MOST_THRESHOLDS = 30
@@ -233,7 +233,7 @@ def pseudocolor_frames(
     plain = frames(image, channel)
     scaling, notice = None, plain.notice
     if colouring.percentiles is not None:
-        scaling = fit(plain.sample(), colouring.percentiles)
+        scaling = fit_scaling(plain.sample(), colouring.percentiles)
         notice = f"{notice} {scaling.notice}".strip()
     return PseudocolorFrames(
         plain.image,
@@ -275,7 +275,7 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     is_peak = mask & (distance == ndimage.maximum_filter(distance, PEAK_WINDOW))
     peaks, _ = ndimage.label(is_peak, np.ones((3, 3), int))
     labels = watershed(-distance, peaks, mask=mask).astype(np.int32)
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     scores = ndimage.mean(probability, labels, np.arange(1, len(areas) + 1)).astype(np.float32)
     return with_faint(wanted_cells(Cells(points, boxes, scores, areas, labels), settings), probability)
 

@@ -18,7 +18,7 @@ from cellwright.core.errors import QueryError
 from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.tiles import padded
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.ops.watershed import OUTSIDE, onward, watershed
 
 SMOOTH_PX = 1.0  # of the depth: evens out single pixels
@@ -90,7 +90,7 @@ def query_to_cells(inside: NDArray[np.float32], depth: NDArray[np.float32], sett
     probability, height = finite(inside[0]), finite(depth[0])
     smooth = ndimage.gaussian_filter(height, SMOOTH_PX, mode="nearest")
     labels = depth_to_labels(smooth, probability > settings.cell_probability, settings.separation)
-    areas, points, boxes = measure(labels)
+    areas, points, boxes = label_properties(labels)
     scores = _scores(probability, height, labels, len(areas))
     cells = wanted_cells(Cells(points, boxes, scores, areas, labels), settings)
     assert cells.labels is not None

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.lazy import LazyArray, index_of_each_axis
-from cellwright.ops.geometry.intensity import UNKNOWN, Scaling, apply, check_pixels, fit, sample_steps
+from cellwright.ops.geometry.intensity import UNKNOWN, Scaling, apply, check_pixels, fit_scaling, sample_steps
 
 COLOUR_NAMES = ("red", "green", "blue")
 DARK = 0.03  # of the light of the brightest colour, below which another is dark
@@ -330,7 +330,7 @@ def combined(
             f"Two or three channels become colours; got {len(numbers)}. Combine them by maximum or mean."
         )
     if not scalings:
-        scalings = [fit(StackedPixels(((image, number),))) for number in numbers]
+        scalings = [fit_scaling(StackedPixels(((image, number),))) for number in numbers]
     pixels = CombinedPixels(image, numbers, tuple(scalings), how)
     axes = image.label_axes + CHANNEL if how == "colours" else image.label_axes
     seen = replace(image, data=pixels, axes=axes, channel_names=(), channel_colors=(), levels=())

@@ -67,7 +67,7 @@ class Scaling:
         return " ".join(told)
 
 
-def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:
+def fit_scaling(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:
     """Return the intensities at two percentiles of all finite pixels, from a regular sample of them.
 
     One pair serves all channels, so that colours keep their ratio. Where both percentiles coincide though
@@ -108,13 +108,13 @@ def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
 
 
 def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], middle: NDArray[Any]) -> Scaling:
-    """Return the scaling of :func:`fit`, with noise that hides the edges of JPEG blocks where they show.
+    """Return what :func:`fit_scaling` does, with noise that hides the edges of JPEG blocks where they show.
 
     A field compressed strongly has lost its noise: squares are left of it, which look like cells.
 
     ``middle`` (channels, Y, X) is a part of the image without gaps, ``sampled`` a sample of all of it.
     """
-    scaling = fit(sampled, percentiles)
+    scaling = fit_scaling(sampled, percentiles)
     scaling = replace(scaling, levels=_few_levels(sampled, percentiles, scaling))
     with np.errstate(invalid="ignore"):  # NaN and infinity have no edges
         grey = middle.mean(axis=0, dtype=np.float64)
@@ -122,7 +122,9 @@ def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], midd
     if step <= LEAST_STEP * (scaling.high - scaling.low):
         return scaling
     noise = GRAIN * step
-    noisy = fit(sampled + noise * np.random.default_rng(0).standard_normal(sampled.shape), percentiles)
+    noisy = fit_scaling(
+        sampled + noise * np.random.default_rng(0).standard_normal(sampled.shape), percentiles
+    )
     return replace(
         noisy, missing=scaling.missing, levels=scaling.levels, grain=noise / (noisy.high - noisy.low)
     )

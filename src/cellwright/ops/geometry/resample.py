@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Annotation, Cells
 from cellwright.ops.geometry.tiles import Window, whole_tile
-from cellwright.ops.labels import annotate, keep, measure
+from cellwright.ops.labels import annotate, keep_labels, label_properties
 
 Shape = tuple[int, int]
 
@@ -146,8 +146,8 @@ def resize_cells(cells: Cells, grid: Grid) -> Cells:
         return replace(cells, points=points, boxes=boxes, areas=cells.areas * factors.prod())
     resized = resize_labels(cells.labels, grid)
     left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
-    resized = keep(resized, left)
-    areas, _, boxes = measure(resized)
+    resized = keep_labels(resized, left)
+    areas, _, boxes = label_properties(resized)
     kept = replace(cells, points=points, labels=None).take(left)
     faint = None if cells.faint is None else resize_labels(cells.faint, grid)
     return replace(kept, boxes=boxes, areas=areas, labels=resized, faint=faint)
@@ -161,7 +161,9 @@ def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:
         classes = annotation.classes
         if classes is not None:
             classes = classes[left]
-        return replace(annotate(keep(resized, left)), classes=classes, is_complete=annotation.is_complete)
+        return replace(
+            annotate(keep_labels(resized, left)), classes=classes, is_complete=annotation.is_complete
+        )
     factors = np.array([new / old for new, old in zip(shape, annotation.shape, strict=True)], np.float32)
     boxes = annotation.boxes
     if boxes is not None:

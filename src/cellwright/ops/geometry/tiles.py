@@ -94,7 +94,7 @@ class Layout:
 
 def grid(layout: Layout) -> tuple[Tile, ...]:
     """Return the tiles of a frame, row by row; just one when the frame is no longer than a core."""
-    return split(whole_tile(layout.shape), layout)
+    return split_tile(whole_tile(layout.shape), layout)
 
 
 def whole_tile(shape: tuple[int, int]) -> Tile:
@@ -103,7 +103,7 @@ def whole_tile(shape: tuple[int, int]) -> Tile:
     return Tile(whole, whole)
 
 
-def split(tile: Tile, layout: Layout) -> tuple[Tile, ...]:
+def split_tile(tile: Tile, layout: Layout) -> tuple[Tile, ...]:
     """Return tiles whose cores, at most ``layout.core`` long, partition the core of ``tile``."""
     rows, columns = (_cut(core, layout) for core in tile.core)
     return tuple(_tile((row, column), layout) for row, column in product(rows, columns))

@@ -46,7 +46,7 @@ class Column:
     units: tuple[str, ...] = ()  # endings the name can have, the first that applies; empty for a plain number
     ndim: int = 0  # the only number of spatial axes it exists for; 0 for both
     per_channel: bool = False  # whether there is one for each channel and further image
-    unit: str = ""  # as shown beside the title; set by :func:`describe`
+    unit: str = ""  # as shown beside the title; set by :func:`column_of`
     group: str = field(kw_only=True)  # key of :data:`GROUPS`
 
     @property
@@ -246,10 +246,10 @@ def heading_of(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> str:
         return f"Median {heading[:1].lower()}{heading[1:]}"
     if name.startswith(CLASS):
         return f"Class {name.removeprefix(CLASS)}"
-    return OWN_TITLES.get(name) or describe(name, channel_names).heading
+    return OWN_TITLES.get(name) or column_of(name, channel_names).heading
 
 
-def describe(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> Column:
+def column_of(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> Column:
     """Return what a column of a table means; one that is not ours has its name as title.
 
     ``channel_names`` are those of :func:`heading_of`.

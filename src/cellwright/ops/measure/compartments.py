@@ -15,7 +15,7 @@ from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import CORRECTED, rings
-from cellwright.ops.measure.measurement import measure_labels, padded, pixel_sizes, result_of_labels
+from cellwright.ops.measure.measurement import measure_labels, pixel_sizes, result_of_labels, zero_padded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,9 +101,9 @@ def compartments_task(
         own = _own_numbers(nuclei, result)
         found, notice = nuclei_in_cells(own, labels), pieces_notice(own, "the nuclei")
         parts = {"nucleus": found.nuclear, "cytoplasm": found.cytoplasm}
-        columns["nuclei"] = padded(found.nuclei_per_cell, n)
+        columns["nuclei"] = zero_padded(found.nuclei_per_cell, n)
         name = f"nuclei_area_um{ndim}" if sizes else "nuclei_area_px"
-        columns[name] = padded(found.nuclear_pixels, n) * float(np.prod(sizes or 1.0))
+        columns[name] = zero_padded(found.nuclear_pixels, n) * float(np.prod(sizes or 1.0))
     keys = [key for key in keys_of(measure, ndim) if COLUMNS[key].group == "intensity" and key != CORRECTED]
     for part, within in parts.items():
         if keys:

@@ -145,15 +145,17 @@ def measure_labels(
     labels: Labels, result: Result, image: Image, keys: Sequence[str], others: Mapping[str, Image]
 ) -> Task[Columns]:
     """Return intensities within other labels numbered like the cells of a result (their cytoplasm)."""
-    areas, _, boxes = label_images.measure(labels)
+    areas, _, boxes = label_images.label_properties(labels)
     n = len(result.cells)
-    cells = Cells(result.cells.points, padded(boxes, n), result.cells.scores, padded(areas, n), labels)
+    cells = Cells(
+        result.cells.points, zero_padded(boxes, n), result.cells.scores, zero_padded(areas, n), labels
+    )
     ndim = cell_ndim(result)
     job = _Job(cells, sources_of(result, image, others), keys, (1.0,) * ndim, MeasureSettings())
     return (yield from _measured(job, ndim))
 
 
-def padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+def zero_padded(values: NDArray[Any], n: int) -> NDArray[Any]:
     """Return ``n`` rows: those of an array and zeros after them."""
     return np.concatenate([values, np.zeros((n - len(values), *values.shape[1:]), values.dtype)])
 
@@ -222,7 +224,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
             rows[index] += np.int32(n) * (rows[index] > 0)
         numbers.append(present.astype(np.int64))
         n += len(present)
-    areas, points, boxes = label_images.measure(rows)
+    areas, points, boxes = label_images.label_properties(rows)
     cells = Cells(points, boxes, np.ones(n, np.float32), areas, rows)
     provenance = Provenance.of_image(image, link=is_volume)
     return LabelledCells(

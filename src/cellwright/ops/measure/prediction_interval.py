@@ -264,7 +264,7 @@ def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
     )
 
 
-def disagreement(
+def disagreement_notice(
     cell_count: float, density_count: float, interval: tuple[float, float], *, has_density: bool = True
 ) -> str:
     """Return a sentence for the user where a count of single cells lies outside the interval of a density.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.errors import SettingsError
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import label_properties
 from cellwright.ops.simulation.light import (
     Field,
     Numbers,
@@ -381,7 +381,7 @@ def _style(look: str, rng: np.random.Generator, diameter_px: float | None, style
 def _painted(look: str, scene: Scene, style: Style, rng: np.random.Generator) -> Simulation:
     image = PAINTERS[look](scene, style, rng)
     classes = scene.outlines.dividing.astype(np.int16)
-    return Simulation(image, scene.labels, measure(scene.labels).points, classes, style)
+    return Simulation(image, scene.labels, label_properties(scene.labels).points, classes, style)
 
 
 def _checked(look: str, shape: Sequence[int], n_cells: int | None) -> tuple[int, ...]:

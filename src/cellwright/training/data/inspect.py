@@ -19,7 +19,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import WHOLE, Frames, frames
-from cellwright.ops.labels import each_frame, equivalent_diameters, keep, measure
+from cellwright.ops.labels import each_frame, equivalent_diameters, keep_labels, label_properties
 from cellwright.training.data.split import is_inside
 
 TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the more an annotation tells
@@ -226,9 +226,9 @@ def _add_labels(seen: _Seen, item: Item, labels: Labels, axes: str) -> int:
 
     The diameters are those in each plane, by which a model brings images to its own.
     """
-    areas, points, _ = measure(labels)
+    areas, points, _ = label_properties(labels)
     inside = (areas > 0) & is_inside(points[:, -2:], item.regions)
-    for plane in keep(labels, inside).reshape(-1, *labels.shape[-2:]):
+    for plane in keep_labels(labels, inside).reshape(-1, *labels.shape[-2:]):
         in_plane = np.bincount(plane.ravel())[1:].astype(np.float32)
         seen.diameters.append(equivalent_diameters(in_plane[in_plane > 0]))
     if _is_mask(each_frame(labels, axes)):

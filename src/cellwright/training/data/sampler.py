@@ -139,7 +139,7 @@ def embedding(sample: Sample, encoder: nn.Module) -> NDArray[np.float64]:
     return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).double().cpu().numpy()
 
 
-def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int) -> NDArray[np.int64]:
+def cluster_images(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int) -> NDArray[np.int64]:
     """Return the cluster (0..k - 1) of each feature vector, k-means on features scaled to unit spread."""
     table = np.stack(features)
     spread = table.std(axis=0) > 1e-9
@@ -150,7 +150,7 @@ def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int)
         rng = np.random.default_rng(seed)
         _, found = kmeans2(whiten(table[:, spread]), n_clusters, minit="++", rng=rng, missing="raise")
     except ClusterError:  # a cluster ran empty: the images fall into fewer kinds
-        return cluster(features, n_clusters - 1, seed)
+        return cluster_images(features, n_clusters - 1, seed)
     return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 

@@ -117,7 +117,7 @@ def volume_samples(
     labels = truth.reshape(-1, *truth.shape[-2:])
     diameter = diameter_of([annotate(relabel(one)) for one in labels])
     n = min(len(labels), max(MAX_FRAMES, SLICE_PIXELS // labels[0].size))
-    scaling = intensity.fit(slices.sample(), model.spec.percentiles)
+    scaling = intensity.fit_scaling(slices.sample(), model.spec.percentiles)
     samples = []
     for index in np.linspace(0, len(labels) - 1, n).round().astype(int):
         if not is_complete and not labels[index].any():
@@ -172,7 +172,7 @@ def scaled_channels(image: np.ndarray, model: CellModel) -> np.ndarray:
     channels = image[:3]
     if len(channels) < 3:
         channels = image[:1]
-    return intensity.apply(intensity.fit(channels, model.spec.percentiles), channels)
+    return intensity.apply(intensity.fit_scaling(channels, model.spec.percentiles), channels)
 
 
 def _sample(

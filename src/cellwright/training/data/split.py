@@ -12,7 +12,7 @@ from cellwright.core.errors import ReadError
 from cellwright.core.words import n_of
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 
 FEW = 4  # images; of fewer each is divided, so that all of them teach
 HELD_OUT = 4  # one of so many images validates
@@ -92,7 +92,7 @@ class Split(NamedTuple):
         return any(item.name in taught for item in self.validation.items)
 
 
-def split(dataset: Dataset, *, most: int | None = None) -> Split:
+def split_dataset(dataset: Dataset, *, most: int | None = None) -> Split:
     """Return the training and the validation part of a dataset, made where there is no validation split.
 
     Of ``FEW`` images and more every fourth validates. Of fewer a strip along one side of each validates (the
@@ -149,7 +149,7 @@ def _halves(item: Item) -> tuple[Item, Item]:
     """
     image, truth = item.annotated()
     height, width = (image.shape[image.axes.index(axis)] for axis in "YX")
-    points = truth.points if isinstance(truth, Annotation) else measure(truth).points[:, -2:]
+    points = truth.points if isinstance(truth, Annotation) else label_properties(truth).points[:, -2:]
     points = points[np.isfinite(points).all(axis=1)]
     row, column = round(height * STRIP), round(width * STRIP)
     whole = ((0, 0), (height, width))

@@ -17,7 +17,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
-from cellwright.training.evaluation.evaluate import ImageScore, divided, explained, score
+from cellwright.training.evaluation.evaluate import ImageScore, divided, explained, score_image
 
 OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
@@ -99,7 +99,7 @@ def compare(
             if truth is not None and isinstance(source, Item):
                 row = replace(row, n_regions=len(source.regions), truth_notices=told)
                 if result.gives == "instances" or source.is_complete:  # else a count tells nothing
-                    scored = replace(score(source, result, truth), is_complete=source.is_complete)
+                    scored = replace(score_image(source, result, truth), is_complete=source.is_complete)
                     row = replace(row, score=scored)
             rows.append(row)
             results.append(result)

@@ -15,7 +15,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
-from cellwright.ops.labels import keep, measure, pieces_notice
+from cellwright.ops.labels import keep_labels, label_properties, pieces_notice
 from cellwright.ops.matching import IOU_THRESHOLDS, ranking_quality
 from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.data.split import is_inside
@@ -178,7 +178,7 @@ def evaluate(
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
-        scored.append(replace(score(item, result, truth), notices=notices))
+        scored.append(replace(score_image(item, result, truth), notices=notices))
     return Report(tuple(scored))
 
 
@@ -192,12 +192,12 @@ def explained(item: Item) -> tuple[Image, Annotation | Labels, tuple[str, ...]]:
     return image, truth, notices
 
 
-def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
+def score_image(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
     """Return how well what was found in an image fits what is annotated, inside its regions.
 
     AnnotationError where the result is a bare count and not every cell is annotated.
     """
-    result, truth = inside_regions(item, result, truth)
+    result, truth = in_annotated_regions(item, result, truth)
     if result.gives == "density":
         return score_count(item, result, truth)
     if isinstance(truth, Annotation):
@@ -205,7 +205,7 @@ def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
     return score_cells(item, result, truth)
 
 
-def inside_regions(
+def in_annotated_regions(
     item: Item, result: Result, truth: Annotation | Labels
 ) -> tuple[Result, Annotation | Labels]:
     """Return what was found and what is true inside an item's regions; all of it where it has none.
@@ -219,7 +219,7 @@ def inside_regions(
     if isinstance(truth, Annotation):
         true: Annotation | Labels = _annotation_inside(truth, is_inside(truth.points, regions))
     else:
-        true = keep(truth, is_inside(measure(truth).points[:, -2:], regions))
+        true = keep_labels(truth, is_inside(label_properties(truth).points[:, -2:], regions))
     cells = result.cells.take(is_inside(result.cells.points[:, -2:], regions))
     density = result.maps.get("density")
     if density is None:
@@ -237,7 +237,7 @@ def _annotation_inside(truth: Annotation, inside: NDArray[np.bool_]) -> Annotati
     if truth.boxes is not None:
         part = replace(part, boxes=truth.boxes[inside])
     if truth.labels is not None:
-        part = replace(part, labels=keep(truth.labels, inside))
+        part = replace(part, labels=keep_labels(truth.labels, inside))
     if truth.classes is not None:
         part = replace(part, classes=truth.classes[inside])
     return part
@@ -286,7 +286,7 @@ def score_cells(item: Item, result: Result, truth: Labels) -> ImageScore:
     )
     if not item.is_complete:
         return by_points
-    iou = matching.box_iou(cells.boxes[pairs[:, 0]], measure(truth).boxes[pairs[:, 1]])
+    iou = matching.box_iou(cells.boxes[pairs[:, 0]], label_properties(truth).boxes[pairs[:, 1]])
     by_points = replace(
         by_points,
         score=divided(*shares["point_f1"], empty=1.0),

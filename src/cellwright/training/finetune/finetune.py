@@ -38,7 +38,7 @@ from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
-from cellwright.training.data.split import split
+from cellwright.training.data.split import split_dataset
 from cellwright.training.evaluation.evaluate import Report, evaluate
 from cellwright.training.finetune.replay import (
     SampleSets,
@@ -46,21 +46,21 @@ from cellwright.training.finetune.replay import (
     batches,
     fixed_patches,
     interpolate_weights,
-    prepare,
     read_sample_sets,
     retention_score,
     retention_set,
+    set_training_mode,
 )
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import facts_of, forget, only_scores, selection_score, verdict
+from cellwright.training.run_folder import forget, learned_from, only_scores, selection_score, verdict
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import (
     RunState,
     check_same_run,
     first_state,
-    keep,
+    keep_epoch,
     names_in_words,
-    resume,
+    resume_run,
     write_card,
 )
 from cellwright.training.trainer import Data, EpochReport, cosine, forward, in_words, take_step, warm_up
@@ -115,12 +115,12 @@ class Run:
         state.losses.clear()
         torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
         for images, targets, n_asked in batches(range(state.step, min(stop, settings.steps)), sets, settings):
-            prepare(state.network, is_frozen=state.step < settings.frozen_steps)
+            set_training_mode(state.network, is_frozen=state.step < settings.frozen_steps)
             images, targets = images.to(torch_device), targets.to(torch_device)
             if n_asked:
                 targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
             loss = self.start.loss(forward(state.network, self.start, images), targets)
-            take_step(state, loss, learning_rate(state.step, settings), settings.ema_decay)
+            take_step(state, loss, finetuning_rate(state.step, settings), settings.ema_decay)
             yield Progress("fine-tune", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
     def present(self) -> CellModel:
@@ -130,7 +130,7 @@ class Run:
     def validate(self, model: CellModel) -> Task[FinetuneReport]:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
-        keep(self.state, scores, model, self.output, self.settings)
+        keep_epoch(self.state, scores, model, self.output, self.settings)
         self._write_card()
         latest, shown = self.state.history[-1], only_scores(scores)
         loss = latest.get("loss", math.nan)
@@ -279,7 +279,7 @@ def _check(task: Task[T], n_before: int, n: int) -> Task[T]:
     return map_progress(task, tell)
 
 
-def learning_rate(step: int, settings: FinetuneSettings) -> float:
+def finetuning_rate(step: int, settings: FinetuneSettings) -> float:
     """Return the rate of a step: warm-up for the last layers, again for the whole, a cosine down to 1 %."""
     since = step if step < settings.frozen_steps else step - settings.frozen_steps
     return settings.rate * warm_up(since, settings.warmup_steps) * cosine(step, settings.steps)
@@ -332,14 +332,14 @@ def finetune(
     begin = model.with_network(copy.deepcopy(model.network))
     if pretrained is not None:
         start_from(pretrained, begin)
-    parts = split(data.target, most=settings.n_validation)
+    parts = split_dataset(data.target, most=settings.n_validation)
     if parts.is_shared:
         settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
     check_writable(output)
-    torch_device = devices.choose(device)
+    torch_device = devices.choose_device(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
     state = first_state(begin.network, torch_device, settings.weight_decay)
-    state.facts = facts_of(
+    state.facts = learned_from(
         images=[
             [f"{one.folder.name}/{item.name}" for item in one.items]
             for one in (parts.train, parts.validation, *data.extra)
@@ -364,7 +364,7 @@ def finetune(
         device=device,
         told=_learned_from(start, parts.train, parts.validation),
     )
-    resume(state, output, settings)
+    resume_run(state, output, settings)
     if not state.history:
         yield (yield from run.validate(model))
     while not run.is_over():

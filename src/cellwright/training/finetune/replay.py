@@ -180,7 +180,7 @@ def interpolate_weights(
     return weights
 
 
-def prepare(network: nn.Module, *, is_frozen: bool) -> None:
+def set_training_mode(network: nn.Module, *, is_frozen: bool) -> None:
     """Set a network up to learn; statistics of normalisations stay as they are, the trunk if it is frozen.
 
     Few patches of one kind of image would make statistics that suit no other.

@@ -208,7 +208,7 @@ class Adder(Prompter):
 
     @property
     def _diameter(self) -> float:
-        return self.diameter_px or typical_diameter(self._session)
+        return self.diameter_px or median_diameter(self._session)
 
     @property
     def _why_drawn(self) -> str:
@@ -284,7 +284,7 @@ def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     return mask, (int(first[0]), int(first[1]))
 
 
-def typical_diameter(session: AnnotationSession) -> float:
+def median_diameter(session: AnnotationSession) -> float:
     """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
     numbers = session.store.numbers()[:: max(len(session.store) // SAMPLE, 1)].tolist()
     sides = [part.stop - part.start for number in numbers for part in session.store.box_of(number)[-2:]]

@@ -28,7 +28,13 @@ from cellwright.widgets.shared.layer_factory import (
     texts_of,
     write_classes,
 )
-from cellwright.widgets.shared.napari_private import camera_of, forget_history, painted, recolour, redraw_box
+from cellwright.widgets.shared.napari_private import (
+    camera_of,
+    forget_history,
+    recolour,
+    redraw_box,
+    stroke_of,
+)
 
 RAY_STEP_PX = 0.5
 HIDDEN = "transparent"
@@ -263,7 +269,7 @@ class AnnotationLayer:
         self._is_pressed = False
 
     def _on_paint(self, event: Any) -> None:
-        box, before, after = painted(self.layer.data, event.value)
+        box, before, after = stroke_of(self.layer.data, event.value)
         if self.channel_axis is not None:
             box = box[: self.channel_axis] + box[self.channel_axis + 1 :]
             before, after = (np.squeeze(one, axis=self.channel_axis) for one in (before, after))

@@ -11,7 +11,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.cells.regions import box_of
+from cellwright.widgets.shared.cells.regions import pixel_box
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
 
@@ -153,7 +153,7 @@ class Regions:
             if np.allclose(np.ptp(corners[:, -2:], axis=0), sides, atol=SAME_SIZE_PX):
                 corners[0, -2:] = np.rint(corners[0, -2:] + 0.5) - 0.5
                 corners[1, -2:] = corners[0, -2:] + sides
-        return box_of(corners, self._view.session.labels.shape)
+        return pixel_box(corners, self._view.session.labels.shape)
 
 
 def rectangle_of(

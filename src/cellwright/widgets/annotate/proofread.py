@@ -36,7 +36,7 @@ from cellwright.files.images import read_image, write_labels
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.session_setup import start_or_resume, unfinished
+from cellwright.widgets.annotate.session_setup import start_or_resume, unfinished_journal
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.jobs import Job, debouncer
@@ -62,7 +62,7 @@ class Tally:
     reviewed: int = 0
 
 
-def read_counts(path: Path) -> dict[str, Tally]:
+def read_tallies(path: Path) -> dict[str, Tally]:
     """Return the counts of an earlier time, none where there are none.
 
     ReadError where the file is damaged.
@@ -82,7 +82,7 @@ def read_counts(path: Path) -> dict[str, Tally]:
         ) from error
 
 
-def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
+def write_tallies(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
     """Write the counts of all images that have been open.
 
     WriteError where the folder cannot be written.
@@ -193,7 +193,7 @@ def read_task(path: Path, journals: Path, *, counts: bool, model: str = DEFAULT_
     yield Progress("load", 0, 1)
     image = read_image(path)
     image = replace(image, data=np.asarray(image.data), name=path.stem)
-    if unfinished(journal_path(image, journals)) is not None:
+    if unfinished_journal(journal_path(image, journals)) is not None:
         return Read(image, None, None, is_counted=False)
     beside = labels_path(path)
     if beside is not None:
@@ -243,7 +243,7 @@ class Proofreader(QObject):
         if not self.leave():
             return
         with telling(self._model.fail):
-            images, tallies = images_of(folder), read_counts(folder / PROOFREAD / COUNTS)
+            images, tallies = images_of(folder), read_tallies(folder / PROOFREAD / COUNTS)
             self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
             self._show()
             open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
@@ -363,7 +363,7 @@ class Proofreader(QObject):
         known = self.tallies.get(name, Tally())
         self.tallies[name] = replace(known, cells=n_cells, reviewed=n_reviewed)
         try:
-            write_counts(self._journals / COUNTS, self.images, self.tallies)
+            write_tallies(self._journals / COUNTS, self.images, self.tallies)
         except CellwrightError as error:
             self._model.fail(error)
             return False

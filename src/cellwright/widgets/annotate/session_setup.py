@@ -86,7 +86,7 @@ def offered(path: Path) -> Unfinished | None:
 
     It is what changed last; cells that this program has corrected, or brought back, are in its layers.
     """
-    begun = unfinished(path)
+    begun = unfinished_journal(path)
     found = [] if begun is None else [begun]
     for kept in sorted({path.with_suffix(ending) for ending in KEPT_AS.values()} - written_here):
         if kept.exists():
@@ -95,7 +95,7 @@ def offered(path: Path) -> Unfinished | None:
     return max(found, key=lambda one: one.changed, default=None)
 
 
-def unfinished(path: Path) -> Unfinished | None:
+def unfinished_journal(path: Path) -> Unfinished | None:
     """Return what a journal offers; None where there is none, all is undone, or it is damaged."""
     try:
         recovered = read_journal(path)
@@ -154,7 +154,7 @@ def start_session(
     return OpenedSession(session, source, _layer_of(session, source, start, channel))
 
 
-def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
+def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
     """Return the session of an image as it was at its last finished edit.
 
     AnnotationError where the journal belongs to another image. ReadError where it is missing or damaged.
@@ -193,8 +193,8 @@ def start_or_resume(
     image_layer: ImageLayer, labels: NDArray[Any] | None, scores: NDArray[Any] | None, journal: Path
 ) -> OpenedSession:
     """Return a session of labels that lie in no layer yet; where there is a journal, that is resumed."""
-    if unfinished(journal) is not None:
-        return resume(image_layer, None, journal)
+    if unfinished_journal(journal) is not None:
+        return resume_session(image_layer, None, journal)
     image, source = image_of(image_layer), source_of(image_layer)
     session = AnnotationSession(image, labels, scores=scores, journal=fresh_journal(journal))
     return OpenedSession(session, source, _layer_of(session, source, None))

@@ -16,7 +16,7 @@ from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay
-from cellwright.widgets.shared.cells.regions import box_of
+from cellwright.widgets.shared.cells.regions import pixel_box
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
@@ -247,7 +247,7 @@ class ToolBox(QObject):
             self._cut(points)
         else:
             shape = self.session.labels.shape
-            box = box_of(points[[0, -1]], shape)
+            box = pixel_box(points[[0, -1]], shape)
             if self.goes_through_slices:
                 box = (*(slice(0, n) for n in shape[:-2]), *box[-2:])
             self.attempt(lambda: self.session.add_region(box))

@@ -20,7 +20,7 @@ from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import AWAY_HINT, HELP_KEY, HINTS, IDLE_HINT, CheatSheet
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
-from cellwright.widgets.annotate.session_setup import Unfinished, offered, resume, start_session
+from cellwright.widgets.annotate.session_setup import Unfinished, offered, resume_session, start_session
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
@@ -166,7 +166,7 @@ class AnnotateWidget(QWidget):
             return
         with telling(self.model.fail):
             if path.suffix not in (KEPT_AS[Points], KEPT_AS[Shapes]):
-                self.model.open(resume(image, channel, path))
+                self.model.open(resume_session(image, channel, path))
                 return
             layer = self.viewer.add_layer(kept_layer(path, image_layer(image), channel))
             written_here.add(path)  # of which this program has the layer now

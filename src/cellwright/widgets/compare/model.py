@@ -104,8 +104,8 @@ def disagreement_of(first: Cells, second: Cells) -> Disagreement:
     unique = alone(first, second)
     n_unique = int(unique[0].sum()), int(unique[1].sum())
     if first.labels is not None and second.labels is not None:
-        drawn = rings(first.labels, unique[0], 0)
-        above = rings(second.labels, unique[1], n_unique[0])
+        drawn = outlines_of(first.labels, unique[0], 0)
+        above = outlines_of(second.labels, unique[1], n_unique[0])
         drawn = np.where(above > 0, above, drawn)
         pixels = np.flatnonzero(drawn)
         return Disagreement(n_unique, RingPixels(drawn.shape, pixels, drawn.ravel()[pixels]))
@@ -118,7 +118,7 @@ def disagreement_of(first: Cells, second: Cells) -> Disagreement:
     return Disagreement(n_unique, points, diameter)
 
 
-def rings(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:
+def outlines_of(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:
     """Return the outlines of the chosen cells (N,), numbered from ``start`` + 1; so that others show through.
 
     Of volumes the outlines in each slice.
@@ -235,7 +235,7 @@ def whole_progress(task: Task[Found]) -> Task[Found]:
     return map_progress(task, tell)
 
 
-def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:
+def open_compared(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:
     """Return the layers of one image of a dataset: itself, and where the models disagree."""
     yield Progress("open", 0, 1)
     image = compared.items[index].image()

@@ -17,7 +17,7 @@ from cellwright.widgets.compare.model import (
     CompareModel,
     CompareRequest,
     compare_task,
-    open_task,
+    open_compared,
     whole_progress,
 )
 from cellwright.widgets.compare.view import NO_TRUTH, ComparePanel
@@ -74,7 +74,7 @@ class CompareWidget(QWidget):
     def open(self, index: int) -> None:
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
         if self.model.compared is not None:
-            self.jobs.start(open_task(self.model.compared, index), self._show_opened)
+            self.jobs.start(open_compared(self.model.compared, index), self._show_opened)
 
     def _show(self, found: tuple[Compared, Layer | None], source: Source | None) -> None:
         compared, layer = found

@@ -128,13 +128,13 @@ def whole_task(request: Request) -> Task[WholeCount]:
     """Count an image block by block into a folder; a count that was cancelled goes on where it was."""
     yield Progress("load", 0, 1)
     from cellwright.inference.image_count import folder_beside
-    from cellwright.inference.streaming.plan import StreamJob, mark_of_pixels
+    from cellwright.inference.streaming.plan import StreamJob, sampled_checksum
     from cellwright.inference.streaming.run import count_streamed
 
     source = request.source
     image = replace(source.image, name=plain_name(source.image.name))
     if not image.source:  # all such images share a folder, and layers may be called as others were before
-        image = replace(image, name=f"{image.name}~{mark_of_pixels(image):08x}")
+        image = replace(image, name=f"{image.name}~{sampled_checksum(image):08x}")
     folder = folder_beside(image)
     found = yield from count_streamed(StreamJob(image, folder, request.recipe))
     build = layer_of(found.labels, source) if found.labels is not None else None

@@ -162,7 +162,7 @@ class CalibrateTool(QObject):
         counted = self._model.outcome
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
-        boxes = boxes_of(self.shapes, counted.request.source)
+        boxes = drawn_boxes(self.shapes, counted.request.source)
         rows = self.shapes.features
         is_known = ~(rows["box"].duplicated() | rows["box"].isna())
         counts = [int(one) for one in rows["count"].where(is_known, UNKNOWN).fillna(UNKNOWN)]
@@ -185,7 +185,9 @@ class CalibrateTool(QObject):
         self._model.tell(" ".join(counted.result.notices), is_warning=True)
 
     def _counted_boxes(self, source: Source) -> tuple[NDArray[np.float32], list[int]]:
-        boxes = boxes_of(self.shapes, source) if self.shapes is not None else np.zeros((0, 2, 2), np.float32)
+        boxes = (
+            drawn_boxes(self.shapes, source) if self.shapes is not None else np.zeros((0, 2, 2), np.float32)
+        )
         counts = self.form.counts
         known = [row for row, count in enumerate(counts) if count != UNKNOWN]
         if not known:
@@ -244,7 +246,7 @@ def boxes_layer(source: Source, result: Result) -> Shapes:
     )
 
 
-def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
+def drawn_boxes(shapes: Shapes, source: Source) -> NDArray[np.float32]:
     """Return the boxes (N, 2, D) around drawn shapes: first and one-past-last corner, in pixels."""
     boxes = []
     for vertices in shapes.data:

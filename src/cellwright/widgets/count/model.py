@@ -25,11 +25,11 @@ from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW, RegionLayers
-from cellwright.widgets.shared.cells.snapshot import is_inside
+from cellwright.widgets.shared.cells.snapshot import rows_in_regions
 from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
 from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
-from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare
+from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare_layers
 from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
@@ -188,14 +188,14 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
 def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
-    told = {WINDOW: window_of(request.source)}
+    told = {WINDOW: counted_window(request.source)}
     if request.regions is not None:
         told[REGIONS] = request.regions
-    layers = prepare(result, request.source, request.outputs, told)
+    layers = prepare_layers(result, request.source, request.outputs, told)
     return CountOutcome(request, result, layers, prediction)
 
 
-def window_of(source: Source) -> Any:
+def counted_window(source: Source) -> Any:
     """Return the part of the image that was counted: first and end pixel along each axis of the labels."""
     lengths = zip(source.offset, source.image.label_shape, strict=True)
     return tuple((start, start + n) for start, n in lengths)
@@ -263,7 +263,7 @@ def card_of(
     if edited is not None:
         by_hand = by_hand_line(edited, len(result.cells))
         if counted.request.regions is not None and "regions" in edited:
-            n_there, edited = len(edited), edited[is_inside(edited)]
+            n_there, edited = len(edited), edited[rows_in_regions(edited)]
             if n_there > len(edited):
                 outside = f"{n_there - len(edited):,} outside the regions"
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
@@ -453,7 +453,7 @@ class CountModel:
         n_by_density, interval = density
         if interval is None:
             return ""
-        from cellwright.ops.measure.prediction_interval import disagreement
+        from cellwright.ops.measure.prediction_interval import disagreement_notice
 
         has_density = outcome.result.gives == "density"
-        return disagreement(cells[0], n_by_density, interval, has_density=has_density)
+        return disagreement_notice(cells[0], n_by_density, interval, has_density=has_density)

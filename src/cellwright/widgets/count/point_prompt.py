@@ -25,7 +25,7 @@ from cellwright.widgets.count.prompted_cells import (
     covering,
     empty_result,
     number_in,
-    with_cell,
+    with_prompted_cell,
 )
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
@@ -258,7 +258,7 @@ class PointPromptTool(Prompter):
             return ""
         source = counted.request.source
         none = Cells.empty(len(source.image.label_axes), np.zeros(source.image.label_shape, np.int32))
-        one = with_cell(none, self.draft.frame, cell)
+        one = with_prompted_cell(none, self.draft.frame, cell)
         if counted.request.regions.membership(one, source.offset).any():
             return ""
         return NOT_COUNTED

@@ -34,7 +34,7 @@ def added_task(
     yield Progress("ask", 0, 1)
     result, cells = counted.result, counted.result.cells
     for frame, cell in found:
-        cells = with_cell(cells, frame, cell)
+        cells = with_prompted_cell(cells, frame, cell)
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - len(result.cells)
     provenance = result.provenance.noting(**{ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
@@ -65,7 +65,7 @@ def empty_result(context: PromptContext, *, has_labels: bool) -> Result:
     )
 
 
-def with_cell(cells: Cells, frame: Frame, cell: "PromptedCell") -> Cells:
+def with_prompted_cell(cells: Cells, frame: Frame, cell: "PromptedCell") -> Cells:
     """Return cells with one more at the end; pixels that belong to another cell stay with that."""
     labels, classes = cells.labels, None
     if labels is not None:

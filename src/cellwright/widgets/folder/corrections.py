@@ -12,7 +12,7 @@ from cellwright.core.tasks import Task
 from cellwright.core.words import n_of
 from cellwright.files.folders.image_list import proofread_labels
 from cellwright.files.folders.results import ImageOutcome
-from cellwright.files.folders.written import BESIDE, facts_of, mark_of
+from cellwright.files.folders.written import BESIDE, done_file, facts_of
 from cellwright.files.images import read_image
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.folder.model import FolderModel, Place
@@ -135,7 +135,7 @@ class Corrections(QObject):
         output, found = self._model.output or Path(), []
         for one in self._model.done:
             image = one.image
-            counted_ns = facts_of(mark_of(image.name, output)).changed_ns
+            counted_ns = facts_of(done_file(image.name, output)).changed_ns
             labels = None if image.part else proofread_labels(image.path)
             is_newer = labels is not None and facts_of(labels).changed_ns > counted_ns
             beside = str(one.row.get(BESIDE, ""))
@@ -193,6 +193,6 @@ def save_task(corrected: Sequence[Correction]) -> Task[Saved]:
         except CellwrightError as error:  # the others are saved
             saved.errors.append(str(error))
         else:
-            place = Place(output, name, facts_of(mark_of(name, output)).changed_ns)
+            place = Place(output, name, facts_of(done_file(name, output)).changed_ns)
             saved.outcomes.append((one._replace(place=place), outcome))
     return saved

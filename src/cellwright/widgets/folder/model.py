@@ -16,10 +16,10 @@ from cellwright.core.tasks import Progress, Task, map_progress
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import ImageOutcome, check_output
-from cellwright.files.folders.written import facts_of, mark_of
+from cellwright.files.folders.written import done_file, facts_of
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.plates import PlateMap, plate_map, well_place
-from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
+from cellwright.widgets.shared.layer_io import layer_arguments, prepare_layers, source_of
 
 ORDERS = {
     "fit": "Worst fit first",
@@ -206,17 +206,17 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
     return told
 
 
-def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
+def open_counted(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     """Return the layers of an image and of its cells as they are in the files.
 
     ReadError where one of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
-    place = Place(output, outcome.image.name, facts_of(mark_of(outcome.image.name, output)).changed_ns)
+    place = Place(output, outcome.image.name, facts_of(done_file(outcome.image.name, output)).changed_ns)
     image = read_listed(outcome.image, output)
     layer = ImageLayer(image.data, **layer_arguments(image))
     result = read_result(output, place.name, image)
     yield Progress("layers", 0, 1)
-    made = (prepare(result, source_of(layer), (name,)) for name in OUTPUTS)
+    made = (prepare_layers(result, source_of(layer), (name,)) for name in OUTPUTS)
     is_streamed = (output / f"{place.name}.labels.zarr").exists()
     return OpenedImage(layer, next(filter(len, made), {}), place, is_streamed)

@@ -23,7 +23,7 @@ from cellwright.widgets.folder.model import (
     OpenedImage,
     check_request,
     folder_task,
-    open_task,
+    open_counted,
 )
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.combos import forget_errors
@@ -247,7 +247,7 @@ class FolderWidget(QWidget):
             return
         shown = self.corrections.show_again(output, outcome.image.name)
         if shown is None:
-            self.opener.request(lambda: open_task(outcome, output))
+            self.opener.request(lambda: open_counted(outcome, output))
         else:
             self._opened, self._cells = shown
             self.viewer.layers.selection.active = self._opened

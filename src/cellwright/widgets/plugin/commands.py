@@ -19,7 +19,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.ops.labels import measure, relabel
+from cellwright.ops.labels import label_properties, relabel
 from cellwright.widgets.count.model import (
     CountOutcome,
     Request,
@@ -41,7 +41,7 @@ from cellwright.widgets.shared.layer_factory import (
 )
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
 from cellwright.widgets.shared.messages import tell_results, telling
-from cellwright.widgets.shared.model_combos import classifiers
+from cellwright.widgets.shared.model_combos import classifier_choices
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def choose_classifier() -> str:
 
     CheckpointError where there is none.
     """
-    choices = dict(classifiers())
+    choices = dict(classifier_choices())
     if not choices:
         raise CheckpointError(
             f"Classes need a classifier; none was found in {store.shipped_folder()} and "
@@ -179,7 +179,7 @@ def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells
     else:
         data = np.maximum(np.asarray(full_resolution(layer)), 0)
         rows = np.setdiff1d(data, 0)
-        areas, points, boxes = measure(relabel(data))
+        areas, points, boxes = label_properties(relabel(data))
     if not len(points):
         raise WrongLayerError(f"Layer {layer.name!r} holds no cells. Count or mark some first.")
     axis = channels_of(image_layer)[0].axis

@@ -49,11 +49,11 @@ def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerDat
     if not isinstance(path, str):
         return None if any(_is_labels(Path(one)) for one in path) else read_stack
     if address_of(path):
-        return read_layers
+        return read_images_of_file
     file = Path(path)
     if file.is_dir() and not is_zarr(file):
-        return read_folder if beside_window(_images_in, file) else None
-    return None if _is_labels(file) else read_layers
+        return read_images_of_folder if beside_window(_images_in, file) else None
+    return None if _is_labels(file) else read_images_of_file
 
 
 def _is_labels(file: Path) -> bool:
@@ -70,7 +70,7 @@ def _images_in(folder: Path) -> list[ListedImage]:
 
 
 @unless_closed(NO_LAYERS)
-def read_layers(path: str) -> list[LayerData]:
+def read_images_of_file(path: str) -> list[LayerData]:
     """Return all images of a file or store as layers.
 
     ReadError where it is damaged or no image, or a package is missing.
@@ -113,7 +113,7 @@ def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> 
 
 
 @unless_closed(NO_LAYERS)
-def read_folder(path: str) -> list[LayerData]:
+def read_images_of_folder(path: str) -> list[LayerData]:
     """Return the images of a folder as layers; what cannot be read is told and left out."""
     notices: dict[str, None] = {}
     listed = beside_window(_images_in, Path(path))

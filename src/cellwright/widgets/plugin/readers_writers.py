@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
-from cellwright.files.formats.image_annotation import ImageAnnotation, numbered, with_cell, with_numbers
+from cellwright.files.formats.image_annotation import ImageAnnotation, class_numbers, with_cell, with_numbers
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
@@ -36,11 +36,11 @@ METADATA = "cellwright_file"  # key in the metadata of a layer: what its file to
 
 def get_cells_reader(path: str | Sequence[str]) -> Reader | None:
     """Return what reads a file into layers; None for several files at once."""
-    return read_layers if isinstance(path, str) else None
+    return read_cell_layers if isinstance(path, str) else None
 
 
 @unless_closed(NO_LAYERS)
-def read_layers(path: str) -> list[LayerData]:
+def read_cell_layers(path: str) -> list[LayerData]:
     """Return the cells of a file as Labels, Shapes or Points layers, and its image if it holds one.
 
     ReadError where it is damaged, or of no format known.
@@ -95,14 +95,14 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
         if "_" in ending:
             stem = stem.removesuffix(Path(ending).suffix)
         file = file.with_name(stem + ending)
-    annotation = annotation_of(layer_data, one)
+    annotation = annotation_of_layers(layer_data, one)
     one.write(file, [annotation])
     for notice in annotation.notices:
         show_warning(notice)
     return [str(file)]
 
 
-def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
+def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
     """Return what layers say of the cells of an image, as far as a format can hold it.
 
     WriteError where there are shapes that are not areas, or of several planes.
@@ -188,7 +188,7 @@ def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
 
 
 def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str, Any]) -> ImageAnnotation:
-    classes, class_names = numbered(names, with_cell(names, tuple(told.get("class_names", ()))))
+    classes, class_names = class_numbers(names, with_cell(names, tuple(told.get("class_names", ()))))
     return replace(marks, classes=classes, class_names=class_names)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
 
-from cellwright.ops.measure.columns import NO_NAMES, describe, heading_of
+from cellwright.ops.measure.columns import NO_NAMES, column_of, heading_of
 
 if TYPE_CHECKING:
     import pandas
@@ -111,7 +111,7 @@ class FrameModel(QAbstractTableModel):
         if role == Role.DisplayRole:
             return heading_of(name, self._channel_names)
         if role == Role.ToolTipRole:
-            return f"{name}\n{describe(name).description}".strip()
+            return f"{name}\n{column_of(name).description}".strip()
         return None
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:

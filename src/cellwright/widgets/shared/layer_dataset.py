@@ -20,7 +20,7 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
 from cellwright.ops.labels import as_int32, relabel_frames
-from cellwright.widgets.shared.cells.regions import WINDOW, box_of, counted_boxes
+from cellwright.widgets.shared.cells.regions import WINDOW, counted_boxes, pixel_box
 from cellwright.widgets.shared.coordinates import (
     channels_of,
     check_unmoved,
@@ -242,7 +242,7 @@ def _regions_of(pair: Pair, image: Image, layers: Sequence[Layer]) -> list[Box]:
         in_all = range(max(pair.image.ndim - layer.ndim, 0))
         n_in_all = sum(place != axis for place in in_all)
         for vertices in layer.data:
-            box = box_of(in_pixels(vertices, layer, pair.image, axis), shape)
+            box = pixel_box(in_pixels(vertices, layer, pair.image, axis), shape)
             boxes.append((*(slice(0, n) for n in shape[:n_in_all]), *box[n_in_all:]))
     return _joined([box for box in boxes if all(part.start < part.stop for part in box)])
 

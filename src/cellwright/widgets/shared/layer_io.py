@@ -65,7 +65,7 @@ REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is a
 class Source:
     """The counted part of an image layer and where it lies; still right when the layer has been removed.
 
-    Made by :func:`source_of`; used by :func:`prepare` and :func:`place`.
+    Made by :func:`source_of`; used by :func:`prepare_layers` and :func:`place`.
     """
 
     image: Image  # the part that is counted
@@ -167,7 +167,7 @@ class Prepared(Mapping[str, Layer]):
         return len(self._made)
 
 
-def prepare(
+def prepare_layers(
     result: Result,
     source: Source,
     outputs: Iterable[str] = ("Labels",),

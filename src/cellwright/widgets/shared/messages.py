@@ -202,7 +202,7 @@ def _callable_of(title: str) -> Callable[..., Any]:
     return panel.get_callable()
 
 
-def choose(box: QComboBox, data: str) -> None:
+def choose_entry(box: QComboBox, data: str) -> None:
     """Choose the entry with this data as a user would; nothing where there is none."""
     place = box.findData(data)
     if data and place >= 0:
@@ -213,7 +213,7 @@ def choose(box: QComboBox, data: str) -> None:
 def choose_layer(box: QComboBox, layer: Layer | None) -> None:
     """Choose the entry of a layer; nothing where there is none."""
     if layer is not None:
-        choose(box, str(layer.unique_id))
+        choose_entry(box, str(layer.unique_id))
 
 
 def hand_over(viewer: Any, panel: str, what: HandOver) -> None:

@@ -24,7 +24,7 @@ from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours
-from cellwright.widgets.shared.messages import choose, listen
+from cellwright.widgets.shared.messages import choose_entry, listen
 from cellwright.widgets.shared.napari_private import DEVICES, preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
 
@@ -145,7 +145,7 @@ class ModelComboBox(PanelComboBox):
         if model and self.findData(model) < 0:
             with suppress(CellwrightError):
                 self._list_folder(model)
-        choose(self, model)
+        choose_entry(self, model)
 
     def _list_folder(self, model: str) -> None:
         folder = store.find(model)
@@ -213,7 +213,7 @@ class ClassifierComboBox(PanelComboBox):
 
     def __init__(self) -> None:
         super().__init__("Classify the cells after counting.")
-        self.fill([("None", ""), *classifiers()])
+        self.fill([("None", ""), *classifier_choices()])
 
     @property
     def classifier(self) -> str:
@@ -251,7 +251,7 @@ class DeviceComboBox(PanelComboBox):
         show_warning(f"The devices of this machine could not be listed: {error_line(error)}")
 
 
-def classifiers() -> list[tuple[str, str]]:
+def classifier_choices() -> list[tuple[str, str]]:
     """Return title and name of every classifier: ``[("blood: RBC, WBC, Platelet", "blood")]``."""
     entries = store.classifiers()
     return [(f"{entry.name}: {', '.join(entry.spec.classes)}", entry.name) for entry in entries]

@@ -135,7 +135,7 @@ def set_pixels(layer: Labels, indices: tuple[NDArray[Any], ...], value: int) -> 
     layer.data_setitem(indices, value)
 
 
-def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
+def stroke_of(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
     """Return the box of a stroke of napari's brush, and what it held before and after.
 
     napari tells of a stroke once it is painted, but of a fill or a polygon just before. The atoms are the

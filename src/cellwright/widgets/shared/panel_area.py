@@ -275,7 +275,7 @@ class PanelScrollArea(QScrollArea):
         return is_handled
 
 
-def area_of(part: QWidget) -> PanelScrollArea | None:
+def scroll_area_of(part: QWidget) -> PanelScrollArea | None:
     """Return what scrolls the panel of a part."""
     around = part.parentWidget()
     while around is not None and not isinstance(around, PanelScrollArea):
@@ -289,14 +289,14 @@ def scroll_to(part: QWidget) -> None:
 
 
 def _scroll_to(part: QWidget) -> None:
-    area = area_of(part) if isalive(part) else None
+    area = scroll_area_of(part) if isalive(part) else None
     if area is not None:
         area.ensureWidgetVisible(part)
 
 
 def join_panel(part: QWidget) -> None:
     """Give a part that came late what its panel has: letters, room, names, values that no wheel changes."""
-    area = area_of(part)
+    area = scroll_area_of(part)
     if area is not None:
         area.follow_font()
         area.keep_values()

@@ -17,17 +17,17 @@ from cellwright.training.data.inspect import Findings, inspect
 from cellwright.training.run_folder import (
     SCRATCH,
     Plan,
-    check_name,
+    checked_name,
     data_folder,
     discard,
     epochs_in,
     free_name,
-    unfinished,
+    unfinished_runs,
 )
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.jobs import JobBar, debouncer
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
-from cellwright.widgets.shared.messages import HandOver, choose, listen
+from cellwright.widgets.shared.messages import HandOver, choose_entry, listen
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.style import button, chip, fill, row, stack, wrapped_label
 from cellwright.widgets.train.model import TrainModel
@@ -78,7 +78,7 @@ class TrainChoices(QObject):
 
         CellwrightError where the name cannot be used, no layer is chosen, or the folder is no dataset.
         """
-        name, source = check_name(self._panel.name.text()), self.source()
+        name, source = checked_name(self._panel.name.text()), self.source()
         layers = None
         if isinstance(source, Dataset):
             layers, data = source, data_folder(name)
@@ -126,7 +126,7 @@ class TrainChoices(QObject):
     def take(self, what: HandOver) -> None:
         """Learn from one annotation and begin with one model, as another panel sends them."""
         self.look_again()
-        choose(self._panel.data, LAYERS)
+        choose_entry(self._panel.data, LAYERS)
         self._panel.start.take(what.model)
         if what.cells is not None:
             key = str(what.cells.unique_id)
@@ -183,7 +183,7 @@ class ResumeOffer(QFrame):
 
     def refresh(self) -> None:
         """Offer the first run that was not ended, if there is one."""
-        self.plan = next(iter(unfinished()), None)
+        self.plan = next(iter(unfinished_runs()), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
             epochs, steps, data = epochs_in(self.plan.output), self.plan.settings.steps, ""

@@ -25,7 +25,7 @@ from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.json_value import read_object
 from cellwright.models import registry, store
-from cellwright.training.data.split import split
+from cellwright.training.data.split import split_dataset
 from cellwright.training.run_folder import (
     SCRATCH,
     Plan,
@@ -156,7 +156,7 @@ def stop(plan: Plan) -> TrainingOutcome:
 def _how_it_was_checked(plan: Plan) -> str:
     """Return a sentence where few images had to teach and to check; nothing where they are gone by now."""
     try:
-        return split(read_dataset(Path(plan.data))).notice
+        return split_dataset(read_dataset(Path(plan.data))).notice
     except CellwrightError:
         return ""
 
@@ -269,17 +269,17 @@ class _Painter:
         result: Result | None = getattr(progress, "preview", None)
         picture = None
         if result is not None:
-            from cellwright.training.evaluation.evaluate import inside_regions
+            from cellwright.training.evaluation.evaluate import in_annotated_regions
 
             self._known = self._known or self._read()
             item, image, truth = self._known
-            found, true = inside_regions(item, result, truth)
+            found, true = in_annotated_regions(item, result, truth)
             picture = validation_picture(image, true, found)
         name = str(getattr(progress, "preview_name", ""))
         return EpochPicture(progress.stage, progress.done, progress.total, progress.note, picture, name)
 
     def _read(self) -> tuple[Item, Image, Annotation | Labels]:
-        parts = split(read_dataset(self._plan.data), most=self._plan.settings.n_validation)
+        parts = split_dataset(read_dataset(self._plan.data), most=self._plan.settings.n_validation)
         item = parts.validation.items[0]
         return item, *item.annotated()
 

@@ -21,7 +21,7 @@ from qtpy.QtCore import QCoreApplication, QObject
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Task
-from cellwright.ops.measure.columns import MEASURED, PIXEL_COUNTS, describe
+from cellwright.ops.measure.columns import MEASURED, PIXEL_COUNTS, column_of
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.image_pixels import ImagePixels
@@ -130,7 +130,7 @@ def _marked(features: "pandas.DataFrame", is_new: Any, ours: set[str]) -> "panda
     labels[again] = np.arange(first, first + again.sum())
     features["label"] = labels.astype(np.int64)
     for name in ours:
-        if name in ("score", *SIZES) or describe(name).group in MEASURED:
+        if name in ("score", *SIZES) or column_of(name).group in MEASURED:
             values = features[name].to_numpy(np.float64, copy=True)
             values[is_new] = np.nan
             features[name] = values
@@ -268,7 +268,7 @@ def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
 
 def _groups(layer: Layer) -> set[str]:
     """Return the groups of what the features of a layer tell."""
-    return {describe(name).group for name in own_features(layer)}
+    return {column_of(name).group for name in own_features(layer)}
 
 
 def write_features(layer: Layer, measured: MeasuredCells) -> None:
@@ -310,7 +310,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
 
 
 def _is_measured(name: str) -> bool:
-    return describe(name).group in (*MEASURED, "tracks") or name in SIZES
+    return column_of(name).group in (*MEASURED, "tracks") or name in SIZES
 
 
 _of_viewers: WeakKeyDictionary[Any, Followers] = WeakKeyDictionary()

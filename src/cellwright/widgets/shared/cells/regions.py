@@ -100,7 +100,7 @@ def _longest_px(cells: Layer, shape: Sequence[int], n_spatial: int) -> list[floa
     return [float(longest) for longest in np.max(lengths, axis=0)]
 
 
-def box_of(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
+def pixel_box(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
     """Return the box of the pixels that lie within corners (N, D); whole slices along the hidden axes."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     starts = np.floor(low + 0.5).astype(int)

@@ -280,7 +280,7 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
             numbers = numbers[numbers > 0]
         cells = features_by_number(layer).reindex(numbers)
         if counted_regions(layer) is not None and "regions" in cells:
-            cells = cells[is_inside(cells)]
+            cells = cells[rows_in_regions(cells)]
         image = image_layer_under(viewer, layer)
         row = {
             "image": own.get("image_name", "") if image is None else image.name,
@@ -315,7 +315,7 @@ def region_names(
     return regions.joined_names(regions.contain(without_axis(middles @ matrix.T + origin, axis)))
 
 
-def is_inside(rows: "pandas.DataFrame") -> NDArray[np.bool_]:
+def rows_in_regions(rows: "pandas.DataFrame") -> NDArray[np.bool_]:
     """Return which rows are of cells in the regions that were counted in, by their column ``regions``."""
     return np.asarray(rows["regions"].fillna("") != "")
 
