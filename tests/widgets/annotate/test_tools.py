@@ -16,6 +16,7 @@ from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions
 from cellwright.widgets.annotate.tools import CELL, InputHandler, ToolBox
+from cellwright.widgets.shared.cells.regions import pixel_box
 
 Pointed = Callable[..., None]
 
