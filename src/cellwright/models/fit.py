@@ -23,8 +23,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,13 +124,41 @@ def _check(fit: FitCalibration) -> None:
             raise ValueError(f"{name} of shape {getattr(fit, name).shape}")
 
 
+class Sums(NamedTuple):
+    """What part of an image tells, summed over pixels that are evenly spread, and over cells.
+
+    The sums of several parts add up to those of the whole; 0 stands for what a family does not tell.
+    """
+
+    n_cell: float = 0.0  # pixels that are likely cell
+    n_ground: float = 0.0  # all others
+    n_unsure: float = 0.0  # pixels that are neither for sure
+    flow_on_cell: float = 0.0  # length of the flow on the first
+    flow_on_ground: float = 0.0  # on the second
+    probability: float = 0.0  # of the first
+    n_taken: float = 0.0  # of the first, those that cells were made of
+    n_single: float = 0.0  # cells of a density, found one by one
+    n_dense: float = 0.0  # cells of a density, as its sum
+    n_cells: float = 0.0
+    n_cut: float = 0.0  # of these cells, those that pixels without a value may cut
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Return the sums of two parts together."""
+        return Sums(*map(add, self, other))
+
+    @property
+    def covered(self) -> float:
+        """The share of the pixels that are likely cell."""
+        return round(float(self.n_cell / max(self.n_cell + self.n_ground, 1.0)), 4)
+
+
 class FactCollector:
     """Collects what the blocks of a count tell of how well it went; nothing where there is no calibration."""
 
     def __init__(self, fit: FitCalibration | None) -> None:
         self._fit = fit
-        self.sums = np.zeros(11)  # what was added; that of several parts of an image makes up the whole
-        self._of_frames: dict[int, NDArray[np.float64]] = {}  # pixels of cells and others, as far as told
+        self.sums = Sums()
+        self._of_frames: dict[int, Sums] = {}  # as far as blocks tell in which frame they lie
 
     def add(
         self,
@@ -145,14 +174,14 @@ class FactCollector:
         """
         if self._fit is not None:
             for at, (one_maps, one) in enumerate(zip(maps, decoded, strict=True)):
-                cut = [len(one) if isinstance(one, Cells) else 0, n_cut[at] if n_cut else 0]
-                self.add_sums(np.append(_sums(one_maps, one), cut), frames[at] if frames else None)
+                sums = _sums(one_maps, one)._replace(n_cut=float(n_cut[at]) if n_cut else 0.0)
+                self.add_sums(sums, frames[at] if frames else None)
 
-    def add_sums(self, sums: NDArray[np.float64], frame: int | None = None) -> None:
-        """Add the ``sums`` of a part of an image, which lies in a frame."""
-        self.sums += sums
+    def add_sums(self, sums: Sums, frame: int | None = None) -> None:
+        """Add the sums of a part of an image, which lies in a frame."""
+        self.sums = self.sums.plus(sums)
         if frame is not None:
-            self._of_frames[frame] = self._of_frames.get(frame, np.zeros(2)) + sums[:2]
+            self._of_frames[frame] = self._of_frames.get(frame, Sums()).plus(sums)
 
     @property
     def crowding(self) -> dict[str, Any]:
@@ -160,41 +189,38 @@ class FactCollector:
 
         Of several frames also ``most_covered``: the one with the largest share, and that share.
         """
-        told: dict[str, Any] = {"covered": _share(self.sums)}
+        found: dict[str, Any] = {"covered": self.sums.covered}
         if len(self._of_frames) > 1:
-            worst = max(self._of_frames, key=lambda frame: _share(self._of_frames[frame]))
-            told["most_covered"] = (worst, _share(self._of_frames[worst]))
-        return told
+            worst = max(self._of_frames, key=lambda frame: self._of_frames[frame].covered)
+            found["most_covered"] = (worst, self._of_frames[worst].covered)
+        return found
 
     @property
     def cutting(self) -> dict[str, float]:
         """The share of the cells that pixels without a value may ``cut``, as a provenance keeps it."""
-        n_cells, n_cut = self.sums[-2:].tolist()
-        return {"cut": round(n_cut / n_cells, 4)} if n_cut else {}
+        return {"cut": round(self.sums.n_cut / self.sums.n_cells, 4)} if self.sums.n_cut else {}
 
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
 
         ``cells`` are those of the whole image, in one or several parts; none of a density.
         """
-        scores = np.concatenate([one.scores for one in cells])
-        n_cell, n_ground, n_unsure, on_cells, on_ground, likely, taken = self.sums[:7].tolist()
-        n_single, n_dense = self.sums[7:9].tolist()
-        if self._fit is None or (not len(scores) and n_dense < FEWEST):
+        sums, scores = self.sums, np.concatenate([one.scores for one in cells])
+        if self._fit is None or (not len(scores) and sums.n_dense < FEWEST):
             return None
-        n_cell = max(n_cell, 1.0)
+        n_cell = max(sums.n_cell, 1.0)
         facts = {
-            "flow_length": on_cells / n_cell,
-            "flow_ground": on_ground / max(n_ground, 1.0),
-            "probability": likely / n_cell,
-            "ambiguous": n_unsure / n_cell,
+            "flow_length": sums.flow_on_cell / n_cell,
+            "flow_ground": sums.flow_on_ground / max(sums.n_ground, 1.0),
+            "probability": sums.probability / n_cell,
+            "ambiguous": sums.n_unsure / n_cell,
         }
-        if taken:
-            facts["left_over"] = 1 - min(taken / n_cell, 1.0)
+        if sums.n_taken:
+            facts["left_over"] = 1 - min(sums.n_taken / n_cell, 1.0)
         if len(scores):
             facts |= {"confidence": mean_confidence(cells), "score_low": float(np.quantile(scores, 0.1))}
-        if n_dense:
-            facts["agreement"] = min(n_single, n_dense) / max(n_single, n_dense)
+        if sums.n_dense:
+            facts["agreement"] = min(sums.n_single, sums.n_dense) / max(sums.n_single, sums.n_dense)
         return lessened(self._fit.expected_f1(facts), self.cutting)
 
 
@@ -205,10 +231,6 @@ def lessened(expected_f1: float | None, told: Mapping[str, Any]) -> float | None
     return expected_f1 * (1 - float(told.get("cut", 0.0)) / 2)
 
 
-def _share(sums: NDArray[np.float64]) -> float:
-    return round(float(sums[0] / max(sums[:2].sum(), 1.0)), 4)
-
-
 def mean_confidence(cells: Sequence[Cells]) -> float:
     """Return the mean score of the cells, weighted by their area: how well the model knows what it sees."""
     areas = np.concatenate([one.areas for one in cells])
@@ -216,28 +238,30 @@ def mean_confidence(cells: Sequence[Cells]) -> float:
     return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
-def _sums(maps: Maps, decoded: Any) -> NDArray[np.float64]:
-    """Return what a frame tells, of pixels that are evenly spread.
-
-    The numbers of cell, other and unsure pixels, the summed length of the flow on the first and on the
-    second, the summed probability of the first and how many of them cells were made of, 0 where cells have no
-    outlines; of a density, the cells that were found one by one, and its sum.
-    """
+def _sums(maps: Maps, decoded: Any) -> Sums:
+    """Return what a frame tells, of pixels that are evenly spread."""
     name = next(one for one in PROBABILITIES if one in maps)
     step = max(1, ceil((maps[name].size / MOST_PIXELS) ** 0.5))
     maps = {one: values[:, ::step, ::step] for one, values in maps.items()}
     probability, length = maps[name][0], _length(maps, name)
     is_cell = probability > CELL
     is_unsure = (probability > UNSURE[0]) & (probability < UNSURE[1])
-    numbers = [is_cell.sum(), (~is_cell).sum(), is_unsure.sum()]
-    numbers += [length[is_cell].sum(), length[~is_cell].sum(), probability[is_cell].sum()]
+    sums = Sums(
+        n_cell=float(is_cell.sum()),
+        n_ground=float((~is_cell).sum()),
+        n_unsure=float(is_unsure.sum()),
+        flow_on_cell=float(length[is_cell].sum()),
+        flow_on_ground=float(length[~is_cell].sum()),
+        probability=float(probability[is_cell].sum()),
+    )
     if not isinstance(decoded, Cells):
-        cells = 0.0 if decoded.cells is None else decoded.cells.sum(dtype=np.float64)
-        return np.array([*numbers, 0, cells, decoded.density.sum(dtype=np.float64)], np.float64)
-    taken = 0.0
-    if decoded.labels is not None:
-        taken = decoded.areas.sum() / prod(decoded.labels.shape) * probability.size
-    return np.array([*numbers, taken, 0, 0], np.float64)
+        single = 0.0 if decoded.cells is None else float(decoded.cells.sum(dtype=np.float64))
+        return sums._replace(n_single=single, n_dense=float(decoded.density.sum(dtype=np.float64)))
+    sums = sums._replace(n_cells=float(len(decoded)))
+    if decoded.labels is None:
+        return sums
+    taken = decoded.areas.sum() / prod(decoded.labels.shape) * probability.size
+    return sums._replace(n_taken=float(taken))
 
 
 def _length(maps: Maps, probability: str) -> NDArray[np.floating]:

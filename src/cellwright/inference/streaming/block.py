@@ -85,7 +85,7 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     if networks is not None:
         tell(path, networks.notice)
     if calibration is not None:
-        write_text(job.files.of(Kept.FIT, block), json.dumps(facts.sums.tolist()))
+        write_text(job.files.of(Kept.FIT, block), json.dumps(facts.sums))
     write_csv(path, table, in_digits)
     maps.unlink(missing_ok=True)
 

@@ -84,7 +84,7 @@ from cellwright.inference.streaming.second_pass import (
     measure_block,
     select,
 )
-from cellwright.models.fit import FactCollector, warning
+from cellwright.models.fit import FactCollector, Sums, warning
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.columns import PIXEL_COUNTS
@@ -331,7 +331,7 @@ def _expected(job: StreamJob, blocks: Sequence[StreamBlock]) -> Expected:
     told = [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
     facts, cells = FactCollector(calibration_of(job.models, job.settings)), [Cells.empty(2)]
     for block, path in zip(told, job.files.all_of(Kept.FIT, told), strict=True):
-        facts.add_sums(np.array(json.loads(path.read_text(encoding="utf-8"))), block.time)
+        facts.add_sums(Sums(*json.loads(path.read_text(encoding="utf-8"))), block.time)
     if job.family.gives != "density":
         cells += map(_scored, job.files.all_of(Kept.CELLS, told))
     return Expected(facts.expected_f1(cells), facts.crowding)
