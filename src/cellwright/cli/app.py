@@ -175,8 +175,8 @@ def compare(
     task = compare_models(model, data, engine=engine, on_image=on_image)
     comparison = run_with_bar(task, source.name, stages=("compare",))
     for name, rows in comparison.images():
-        told = [f"{name}: {row.model}: {notice}" for row in rows for notice in row.notices]
-        for notice in (*rows[0].truth_notices, *told):
+        notices_of_models = [f"{name}: {row.model}: {notice}" for row in rows for notice in row.notices]
+        for notice in (*rows[0].truth_notices, *notices_of_models):
             echo_note(notice)
     typer.echo(as_text(comparison, as_json=as_json))
 

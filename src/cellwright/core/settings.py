@@ -21,8 +21,8 @@ def about(
     tooltip: str, low: float | None = None, high: float | None = None, *, step: float | None = None
 ) -> dict[str, Any]:
     """Return what a setting means and its bounds, for ``Annotated``: forms and flags are made from it."""
-    told = {"min": low, "max": high, "step": step, "tooltip": tooltip}
-    return {name: value for name, value in told.items() if value is not None}
+    metadata = {"min": low, "max": high, "step": step, "tooltip": tooltip}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def to_tuples(settings: Any, *names: str) -> None:

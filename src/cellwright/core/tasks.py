@@ -89,7 +89,7 @@ def detached(stage: str, task: Task[T]) -> Task[T]:
     return _waited(act, lambda: last)
 
 
-def _waited(act: Callable[[], T], told: Callable[[], Progress]) -> Task[T]:
+def _waited(act: Callable[[], T], progress: Callable[[], Progress]) -> Task[T]:
     """Return the task of a call in a thread of its own, which tells how far that is."""
     stopped, pool = Event(), ThreadPoolExecutor(1)
     token = _stopped.set(stopped)
@@ -97,7 +97,7 @@ def _waited(act: Callable[[], T], told: Callable[[], Progress]) -> Task[T]:
     _stopped.reset(token)
     try:
         while True:
-            yield told()
+            yield progress()
             if wait((called,), STEP_S).done:
                 return called.result()
     finally:

@@ -90,8 +90,8 @@ def read_image(
     image = next(read_images(path, axes, has_levels=has_levels, are_labels=are_labels))
     file = str(path).rstrip("/").rpartition("/")[2]
     if image.name not in (Path(file).stem, file):  # each of several has a name of its own
-        told = f"{file} holds several images; this is the first, {image.name}."
-        image = replace(image, notices=(*image.notices, told))
+        notice = f"{file} holds several images; this is the first, {image.name}."
+        image = replace(image, notices=(*image.notices, notice))
     return image
 
 
@@ -146,7 +146,7 @@ def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
         numbers = list(range(one.shape[one.axes.index(CHANNEL)])) if CHANNEL in one.axes else [None]
         channels += [(one, number) for number in numbers]
         own = [one.name] if len(numbers) == 1 else [f"{one.name} {number}" for number in numbers]
-        names += [told or name for told, name in zip(one.channel_names or own, own, strict=True)]
+        names += [given or name for given, name in zip(one.channel_names or own, own, strict=True)]
         folders += [Path(place).parent.name] * len(numbers)
     return replace(
         image,

@@ -143,18 +143,18 @@ class Wanted:
     are_labels: bool = False  # whether colours on black only show labels, whose numbers are wanted
 
 
-def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:
+def describe(data: ArrayLike, axes: str, name: str, known: ImageMetadata | None = None) -> Image:
     """Return an image; axes that the file does not tell ('', or other letters) are guessed, with a notice.
 
     AxesError where there are less than two axes or more than five. ReadError where its values are complex, or
     not numbers.
     """
-    told = told or ImageMetadata()
+    known = known or ImageMetadata()
     if np.dtype(data.dtype).kind not in "biuf":
         raise ReadError(
             f"The values of {name} must be numbers, no complex ones; got {data.dtype}. Export it again."
         )
-    notices = list(told.notices)
+    notices = list(known.notices)
     shape = tuple(data.shape)
     if isinstance(data, np.ndarray) and (not axes or data.ndim > len(AXES)):
         data = _with_one_end(data)
@@ -165,25 +165,25 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         is_guessed = len(axes) > 2
     if is_guessed:
         notices.append(guess_notice(axes, shape))
-    return _with_what_fits(Image(data, axes, name=name, axes_are_guessed=is_guessed), told, notices)
+    return _with_what_fits(Image(data, axes, name=name, axes_are_guessed=is_guessed), known, notices)
 
 
-def _with_what_fits(image: Image, told: ImageMetadata, notices: list[str]) -> Image:
+def _with_what_fits(image: Image, known: ImageMetadata, notices: list[str]) -> Image:
     """Return an image with sizes, channels and time as far as what is told fits its axes, and notices."""
     lengths = image.lengths
-    if "X" in told.sizes and "Y" in told.sizes:
-        sizes = tuple(told.sizes.get(axis, 0.0) for axis in image.spatial_axes)
+    if "X" in known.sizes and "Y" in known.sizes:
+        sizes = tuple(known.sizes.get(axis, 0.0) for axis in image.spatial_axes)
         image = replace(image, pixel_size_um=sizes)
-        if "Z" not in told.sizes and lengths.get("Z", 1) > 1:
+        if "Z" not in known.sizes and lengths.get("Z", 1) > 1:
             notices.append(NO_STEP)
-    elif told.sizes:
-        notices.append(NO_SIZE.format(" and ".join(told.sizes).lower()))
-    if len(told.channel_names) == lengths.get("C", 0) and any(told.channel_names):
-        image = replace(image, channel_names=tuple(told.channel_names))
-    if len(told.channel_colors) == lengths.get("C", 0) and all(told.channel_colors):
-        image = replace(image, channel_colors=tuple(told.channel_colors))
+    elif known.sizes:
+        notices.append(NO_SIZE.format(" and ".join(known.sizes).lower()))
+    if len(known.channel_names) == lengths.get("C", 0) and any(known.channel_names):
+        image = replace(image, channel_names=tuple(known.channel_names))
+    if len(known.channel_colors) == lengths.get("C", 0) and all(known.channel_colors):
+        image = replace(image, channel_colors=tuple(known.channel_colors))
     if lengths.get("T", 1) > 1:
-        image = replace(image, frame_interval_s=told.frame_interval_s)
+        image = replace(image, frame_interval_s=known.frame_interval_s)
     return replace(image, notices=tuple(notices))
 
 
@@ -208,8 +208,8 @@ def with_axes(image: Image, axes: str) -> Image:
         )
     of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
     notices = [notice for notice in image.notices if notice not in of_axes]
-    told = replace(known_metadata(image), notices=notices)
-    named = describe(image.data, axes, image.name, told)
+    known = replace(known_metadata(image), notices=notices)
+    named = describe(image.data, axes, image.name, known)
     return replace(
         named, is_converted=image.is_converted, levels=image.levels, source_files=image.source_files
     )
@@ -332,13 +332,13 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     parts = list(file)
     match = _match(shape, facts, parts)
     axes, axes_from = _best_axes(shape, facts, match)
-    told = ImageMetadata() if match is None else known_metadata(match.image)
-    told = replace(told, notices=_doubts(match, parts))
+    known = ImageMetadata() if match is None else known_metadata(match.image)
+    known = replace(known, notices=_doubts(match, parts))
     letters = axes or guess_axes(shape, np.dtype(data.dtype))
     steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}
-    interval_s = facts.frame_interval_s or told.frame_interval_s
-    told = replace(told, sizes={**told.sizes, **steps}, frame_interval_s=interval_s)
-    image = describe(data, axes, name, told)
+    interval_s = facts.frame_interval_s or known.frame_interval_s
+    known = replace(known, sizes={**known.sizes, **steps}, frame_interval_s=interval_s)
+    image = describe(data, axes, name, known)
     if image.shape != shape:
         raise AxesError(f"Arrays are counted as they lie, with {image.shape} of {image.axes}; got {shape}.")
     if match is None:

@@ -122,8 +122,8 @@ def read_picture(path: Path, start: bytes, wanted: Wanted) -> Image:
 
 def _of_picture(path: Path, pixels: NDArray[Any], *, is_seen_through: bool) -> Image:
     """Return an image of the light of a picture."""
-    told = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * is_seen_through)
-    return describe(pixels, "YXC"[: pixels.ndim], path.stem, told)
+    metadata = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * is_seen_through)
+    return describe(pixels, "YXC"[: pixels.ndim], path.stem, metadata)
 
 
 def _is_seen_through(picture: Any) -> bool:

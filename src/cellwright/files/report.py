@@ -194,9 +194,9 @@ def _picture(image: Image, result: Result, labels: ArrayLike | None = None) -> s
     return _plane_figure(colours, image, result, _fullest_plane(result), "with the outlines of the cells")
 
 
-def _density_picture(image: Image, result: Result, told: tuple[ArrayLike, int]) -> str:
+def _density_picture(image: Image, result: Result, values: tuple[ArrayLike, int]) -> str:
     """Return the plane with the most cells as a figure, redder where cells are denser."""
-    density, times = told
+    density, times = values
     shape = density.shape[:-2]
     sums = np.array([np.asarray(density[place]).sum() for place in np.ndindex(shape)]).reshape(shape)
     index = tuple(int(place) for place in np.unravel_index(sums.argmax(), shape))
@@ -211,7 +211,7 @@ def _density_picture(image: Image, result: Result, told: tuple[ArrayLike, int]) 
 
 
 def _plane_figure(
-    colours: NDArray[np.uint8], image: Image, result: Result, index: tuple[int, ...], told: str
+    colours: NDArray[np.uint8], image: Image, result: Result, index: tuple[int, ...], caption: str
 ) -> str:
     from PIL import Image as Picture
 
@@ -219,7 +219,7 @@ def _plane_figure(
     Picture.fromarray(colours).save(content, "PNG", optimize=True)
     places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(label_axes(result), index, strict=False))
     where = f" at {places}" if places else ""
-    return figure(content.getvalue(), "png", f"{image.name}{where} {told}")
+    return figure(content.getvalue(), "png", f"{image.name}{where} {caption}")
 
 
 def figure(content: bytes, kind: str, caption: str, legend: str = "") -> str:
@@ -417,10 +417,10 @@ def box_plot(heading: str, by: str, groups: Mapping[str, NDArray[np.float64]], o
     scale = (f"{low:.4g}", PLOT_BASE), (f"{high:.4g}", 17)
     drawing += "</g>" + "".join(_left_text(text, at) for text, at in scale)
     drawing += _ticks([(x, place, "middle") for place, x in enumerate(middles, 1)])
-    told = ", ".join(
+    numbers = ", ".join(
         f"{place} {one} ({len(values)} {of})" for place, (one, values) in enumerate(groups.items(), 1)
     )
-    caption = f"{heading} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
+    caption = f"{heading} by {by.lower()}, median, quartiles, 5 to 95 %: {numbers}"
     return _drawn(drawing, f"Boxes of {heading} by {by.lower()}", caption)
 
 

@@ -83,11 +83,11 @@ def read_tiff(path: Path, wanted: Wanted) -> Iterator[Image]:
             refuse_compression(one.keyframe, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
-            told = series_metadata(tiff, index)
+            metadata = series_metadata(tiff, index)
             doubts = [*_no_light(one, path), *_turned_apart(tiff, one, path)]
-            told = replace(told, notices=[*left_out, *thumbnail, *told.notices, *doubts])
+            metadata = replace(metadata, notices=[*left_out, *thumbnail, *metadata.notices, *doubts])
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
-                image = describe(seen.data, seen.axes, name + suffix, told)
+                image = describe(seen.data, seen.axes, name + suffix, metadata)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
@@ -135,13 +135,13 @@ def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
 def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     """Return notices of pictures of a slide, and of planes that the description of a file does not name."""
     pictures = [name for name in map(partial(_picture_of_slide, tiff), tiff.series) if name]
-    told = []
+    sentences = []
     if 0 < len(pictures) < len(tiff.series):
-        told = [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
+        sentences = [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
     if tiff.is_bif:
-        told.append(f"{tiff.filename}: {TILES_OF_BIF}")
-    if told:
-        return told
+        sentences.append(f"{tiff.filename}: {TILES_OF_BIF}")
+    if sentences:
+        return sentences
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes = len(tiff.pages)
@@ -173,11 +173,11 @@ def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series]
     most = max(sides, key=prod, default=[])
     if not sides or any(n * THUMBNAIL_TIMES > large for n, large in zip(sides[0], most, strict=True)):
         return series, []
-    told = (
+    notice = (
         f"The first image of {path.name} has {sides[0]} pixels, far less than {most} of what follows: it is "
         "treated as a thumbnail and left out."
     )
-    return series[1:], [told]
+    return series[1:], [notice]
 
 
 def _images(tiff: tifffile.TiffFile) -> list[_Series]:

@@ -78,8 +78,8 @@ def refuse_compression(page: Any, path: Path) -> None:
 
 def refuse_false_index(tiff: tifffile.TiffFile, path: Path) -> None:
     """Raise ReadError where the index of Micro-Manager names more planes than a file can hold."""
-    told = (tiff.is_micromanager and tiff.micromanager_metadata) or {}
-    places, summary = told.get("IndexMap"), told.get("Summary", {})
+    metadata = (tiff.is_micromanager and tiff.micromanager_metadata) or {}
+    places, summary = metadata.get("IndexMap"), metadata.get("Summary", {})
     if places is None or not len(places):
         return
     planned = [summary.get(key, 1) for key in ("Channels", "Slices", "Frames", "Positions")]
@@ -213,9 +213,9 @@ def _claimed_samples(name: str, data: bytes) -> int:
     try:
         getattr(imagecodecs, name)(data, out=np.empty(0, np.uint8))
     except ValueError as error:
-        told = re.search(r"shape=\(([0-9, ]+)\)$", str(error))
-        if told:
-            return prod(int(n) for n in told[1].split(",") if n.strip())
+        claimed = re.search(r"shape=\(([0-9, ]+)\)$", str(error))
+        if claimed:
+            return prod(int(n) for n in claimed[1].split(",") if n.strip())
     raise ValueError(f"{name} does not give the size of a tile")
 
 

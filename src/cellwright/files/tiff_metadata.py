@@ -115,41 +115,41 @@ def series_metadata(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
     """Return sizes, names and colors of channels of a series, in the dialect of the file."""
     series = tiff.series[index]
     for dialect, reader in DIALECTS.items():
-        told = reader(tiff, series) if getattr(tiff, dialect) else None
-        if told is not None:
-            return told
+        metadata = reader(tiff, series) if getattr(tiff, dialect) else None
+        if metadata is not None:
+            return metadata
     return ImageMetadata(_plain_sizes(series.keyframe))
 
 
 def _from_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
-    told = tiff.imagej_metadata or {}
-    luts = np.asarray(told.get("LUTs", ()))
+    metadata = tiff.imagej_metadata or {}
+    luts = np.asarray(metadata.get("LUTs", ()))
     if luts.ndim == 2:  # of one channel, which tifffile gives without a list around it
         luts = luts[np.newaxis]
     colors = [color_of(lut[:3, -1]) for lut in luts if lut.ndim == 2]
-    interval_s = seconds_of(told.get("finterval"), str(told.get("tunit", "s")))
-    sizes = _imagej_sizes(told, series.keyframe)
+    interval_s = seconds_of(metadata.get("finterval"), str(metadata.get("tunit", "s")))
+    sizes = _imagej_sizes(metadata, series.keyframe)
     return ImageMetadata(sizes, channel_colors=colors, frame_interval_s=interval_s)
 
 
 def _from_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
-    told = tiff.lsm_metadata or {}
-    sizes = sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6)
-    channels = told.get("ChannelColors") or {}
+    metadata = tiff.lsm_metadata or {}
+    sizes = sizes_of({axis: metadata.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6)
+    channels = metadata.get("ChannelColors") or {}
     colors = [color_of(rgb[:3]) for rgb in channels.get("Colors", ())]
-    interval_s = seconds_of(told.get("TimeIntervall"))  # as Zeiss spells it
+    interval_s = seconds_of(metadata.get("TimeIntervall"))  # as Zeiss spells it
     return ImageMetadata(sizes, channels.get("ColorNames", ()), colors, frame_interval_s=interval_s)
 
 
 def _from_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
-    told = tiff.stk_metadata or {}
-    steps = {axis: told.get(f"{axis}Calibration") for axis in "XY"}
-    distances = np.unique(told.get("ZDistance", ()))
+    metadata = tiff.stk_metadata or {}
+    steps = {axis: metadata.get(f"{axis}Calibration") for axis in "XY"}
+    distances = np.unique(metadata.get("ZDistance", ()))
     if len(distances) == 1:  # the same between all planes
         steps["Z"] = distances[0]
-    is_on = told.get("SpatialCalibration", True)
-    known = _calibrated(steps, told.get("CalibrationUnits"), is_on) or _from_metaseries(tiff, series)
-    created = told.get("DatetimeCreated")
+    is_on = metadata.get("SpatialCalibration", True)
+    known = _calibrated(steps, metadata.get("CalibrationUnits"), is_on) or _from_metaseries(tiff, series)
+    created = metadata.get("DatetimeCreated")
     if created is None or "T" not in series.axes:
         return known
     interval_s, notices = _interval_of(np.diff(created) / np.timedelta64(1, "s"))
@@ -157,10 +157,10 @@ def _from_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Image
 
 
 def _from_metaseries(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
-    told = (tiff.metaseries_metadata or {}).get("PlaneInfo", {})
-    steps = {axis: told.get(f"spatial-calibration-{axis.lower()}") for axis in "XY"}
-    is_on = told.get("spatial-calibration-state", True)
-    return _calibrated(steps, told.get("spatial-calibration-units"), is_on)
+    metadata = (tiff.metaseries_metadata or {}).get("PlaneInfo", {})
+    steps = {axis: metadata.get(f"spatial-calibration-{axis.lower()}") for axis in "XY"}
+    is_on = metadata.get("spatial-calibration-state", True)
+    return _calibrated(steps, metadata.get("spatial-calibration-units"), is_on)
 
 
 def _calibrated(steps: Mapping[str, Any], unit: Any, is_on: Any) -> ImageMetadata | None:
@@ -170,8 +170,8 @@ def _calibrated(steps: Mapping[str, Any], unit: Any, is_on: Any) -> ImageMetadat
 
 
 def _from_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
-    told = tifffile.tifffile.svs_description_metadata(series.keyframe.description)
-    return ImageMetadata(sizes_of(dict.fromkeys("XY", told.get("MPP"))))
+    metadata = tifffile.tifffile.svs_description_metadata(series.keyframe.description)
+    return ImageMetadata(sizes_of(dict.fromkeys("XY", metadata.get("MPP"))))
 
 
 def _from_scn(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
@@ -190,14 +190,14 @@ def scn_image(
 
     Source: https://openslide.org/formats/leica
     """
-    told = [
+    images = [
         (image, collection)
         for collection in ome_of(tiff.scn_metadata or "").findall("{*}collection")
         for image in collection.findall("{*}image")
         for pixels in image.findall("{*}pixels")
         if pixels.find("{*}dimension") is not None
     ]
-    image, collection = told[tiff.series.index(series)]  # as tifffile goes through them
+    image, collection = images[tiff.series.index(series)]  # as tifffile goes through them
     found = image.find("{*}view")
     view = {} if found is None else found.attrib
     is_whole = all(collection.get(key, "") == view.get(key) for key in ("sizeX", "sizeY"))
@@ -205,8 +205,8 @@ def scn_image(
 
 
 def _from_bif(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
-    told = tiff.pages.first.tags.valueof(XMP_TAG)
-    found = re.search(rb'ScanRes="([0-9.]+)"', told if isinstance(told, bytes) else b"")
+    xmp = tiff.pages.first.tags.valueof(XMP_TAG)
+    found = re.search(rb'ScanRes="([0-9.]+)"', xmp if isinstance(xmp, bytes) else b"")
     return ImageMetadata(sizes_of(dict.fromkeys("XY", found and found[1])))
 
 
@@ -244,8 +244,8 @@ def _from_qptiff(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     channels = [ome_of(page.aspage().description) for page in series.pages if page is not None]
     names = [channel.findtext("Name", "") for channel in channels]
     colors = [channel.findtext("Color", "").split(",") for channel in channels]
-    told = [color_of([int(n) for n in rgb]) for rgb in colors if [n.isdigit() for n in rgb] == [True] * 3]
-    return ImageMetadata(_plain_sizes(series.keyframe), names, told)
+    known = [color_of([int(n) for n in rgb]) for rgb in colors if [n.isdigit() for n in rgb] == [True] * 3]
+    return ImageMetadata(_plain_sizes(series.keyframe), names, known)
 
 
 def _from_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
@@ -267,9 +267,9 @@ def _from_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Image
 
 
 def _ome_interval(pixels: ElementTree.Element) -> tuple[float, list[str]]:
-    told = seconds_of(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
-    if told:
-        return told, []
+    increment_s = seconds_of(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    if increment_s:
+        return increment_s, []
     times: dict[int, float] = {}
     for plane in pixels.findall("{*}Plane"):
         frame, unit = plane.get("TheT", ""), plane.get("DeltaTUnit", "s")

@@ -60,8 +60,8 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
     Wells that the plate names and that are not there are told, too: reading them fails.
     """
     try:
-        told = "".join((folder / name).read_text() for name in ATTRIBUTES if (folder / name).is_file())
-        if not any(f'"{kind}' in told for kind in ("plate", "well", "bioformats2raw")):
+        attributes = "".join((folder / name).read_text() for name in ATTRIBUTES if (folder / name).is_file())
+        if not any(f'"{kind}' in attributes for kind in ("plate", "well", "bioformats2raw")):
             return {}  # zarr is not needed to know that
         import zarr
 
@@ -164,31 +164,31 @@ def _server_options(address: str) -> dict[str, Any] | None:
 
 def _ome(group: Any) -> Mapping[str, Any]:
     attributes = dict(group.attrs)
-    told = attributes.get("ome", attributes)
-    return told if isinstance(told, dict) else {}
+    ome = attributes.get("ome", attributes)
+    return ome if isinstance(ome, dict) else {}
 
 
 def _image_paths(group: Any) -> list[str]:
     """Return the paths of the images in a group: its own ('') or those below it."""
-    told = _ome(group)
-    if told.get("multiscales"):
+    ome = _ome(group)
+    if ome.get("multiscales"):
         return [""]
-    if "plate" in told:
-        wells = [well for well in _wells(told) if well in group]
+    if "plate" in ome:
+        wells = [well for well in _wells(ome) if well in group]
         return [f"{well}/{path}" for well in wells for path in _image_paths(group[well])]
-    if "well" in told:
-        return [str(image["path"]) for image in told["well"]["images"]]
-    if "bioformats2raw.layout" in told:
+    if "well" in ome:
+        return [str(image["path"]) for image in ome["well"]["images"]]
+    if "bioformats2raw.layout" in ome:
         listed = list(_ome(group["OME"]).get("series") or ()) if "OME" in group else []
         numbers = sorted((key for key in group.group_keys() if key.isdigit()), key=int)
         return [str(path) for path in listed or numbers if _ome(group[str(path)]).get("multiscales")]
-    if isinstance(told.get("labels"), list):
-        return [str(path) for path in told["labels"]]
+    if isinstance(ome.get("labels"), list):
+        return [str(path) for path in ome["labels"]]
     return []
 
 
-def _wells(told: Mapping[str, Any]) -> list[str]:
-    return [str(well["path"]) for well in (told.get("plate") or {}).get("wells") or ()][:MOST_IMAGES]
+def _wells(ome: Mapping[str, Any]) -> list[str]:
+    return [str(well["path"]) for well in (ome.get("plate") or {}).get("wells") or ()][:MOST_IMAGES]
 
 
 def _missing_wells(group: Any) -> list[str]:
@@ -200,8 +200,8 @@ def _missing_wells(group: Any) -> list[str]:
 
 
 def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:
-    told = _ome(group)
-    scale = told["multiscales"][0]
+    ome = _ome(group)
+    scale = ome["multiscales"][0]
     first = scale["datasets"][0]
     array = _checked(group[first["path"]], source)
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
@@ -211,9 +211,9 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
     axes = letters_of([axis["name"] for axis in named])
     sizes, notices, interval_s = _sizes(named, axes, transformed)
-    if len(told["multiscales"]) > 1:
-        notices.append(f"{name} describes {len(told['multiscales'])} images in one group; the first is read.")
-    channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
+    if len(ome["multiscales"]) > 1:
+        notices.append(f"{name} describes {len(ome['multiscales'])} images in one group; the first is read.")
+    channels = [one for one in (ome.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
     known = ImageMetadata(
         sizes,
         [str(one.get("label") or one.get("name") or "") for one in channels],
@@ -246,10 +246,10 @@ def _sizes(
     scales = [step["scale"] for step in steps if step["type"] == "scale"]
     unfit = [scale for scale in scales if len(scale) != len(named)]
     if unfit:
-        told = (
+        notice = (
             f"Its scale {unfit[0]} does not have a number for each of its {len(named)} axes; it is left out."
         )
-        return {}, [told], 0.0
+        return {}, [notice], 0.0
     if not scales:
         return {}, [], 0.0
     factors = np.prod(np.asarray(scales, float), axis=0)
@@ -403,10 +403,10 @@ def finish_array(folder: Path, image: Image) -> None:
             datasets.append(v05.Dataset(path=str(index), coordinateTransformations=[scaled]))
         named = [_axis(axis, sizes) for axis in axes]
         scales = v05.Multiscale(name=image.name, axes=named, datasets=datasets)
-        told = v05.Image(multiscales=[scales])
+        ome = v05.Image(multiscales=[scales])
         if is_labels:
-            told = v05.LabelImage.model_validate({"multiscales": [scales], "image-label": v05.ImageLabel()})
-        group.attrs["ome"] = told.model_dump(mode="json", exclude_none=True, by_alias=True)
+            ome = v05.LabelImage.model_validate({"multiscales": [scales], "image-label": v05.ImageLabel()})
+        group.attrs["ome"] = ome.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:

@@ -116,12 +116,12 @@ class CountContext:
 
     def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
         """Return what all parts of the image are to be counted with."""
-        told = Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places)
+        preparation = Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places)
         if isinstance(self.frames, PseudocolorFrames):
-            told = told._replace(colouring=self.frames.scaling)
+            preparation = preparation._replace(colouring=self.frames.scaling)
         if isinstance(self.frames.channel, int):
-            told = told._replace(channel=self.frames.channel)
-        return told
+            preparation = preparation._replace(channel=self.frames.channel)
+        return preparation
 
     def in_one_colour(self, only: int) -> Self:
         """Return what counting one colour of the image needs."""
@@ -150,13 +150,13 @@ class CountContext:
 
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
-        told = list(image.notices)
+        notices = list(image.notices)
         if _holds_labels(image):
-            told.append(LABELS.format(image.name))
+            notices.append(LABELS.format(image.name))
         stated, side = self.engine.diameter_px, min(self.frames.shape)
         if stated > side:
-            told.append(TOO_WIDE.format(stated, side))
-        return (*told, self.frames.notice, self.scaling.notice, missing_chunks(image.data))
+            notices.append(TOO_WIDE.format(stated, side))
+        return (*notices, self.frames.notice, self.scaling.notice, missing_chunks(image.data))
 
     @property
     def is_blank(self) -> bool:

@@ -131,8 +131,8 @@ def _refuse_others(given: Result, there: Result, name: str) -> None:
 
 def _choices_of(kept: Mapping[str, Any], output: Path) -> CountChoices:
     """Return how an image was counted and what was written of it, by its mark."""
-    told = json.loads(kept["counter"])
-    recipe, (xlsx, parquet) = told["recipe"], told["tables"]
+    kept_choices = json.loads(kept["counter"])
+    recipe, (xlsx, parquet) = kept_choices["recipe"], kept_choices["tables"]
     repeated = recipe_of(
         read_found(output / f"{kept['name']}.json"),
         analysis=AnalysisSettings(**recipe["analysis"]),
@@ -167,9 +167,9 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
         if np.shape(cells) != image.label_shape:
             raise misfit(image, np.shape(cells))
         found = result_of_labels(cells, image, is_volume=machine.provenance.is_linked).result.cells
-        told = pieces_notice(cells, "the corrected labels")
-        if told:
-            machine = replace(machine, notices=(*machine.notices, told))
+        notice = pieces_notice(cells, "the corrected labels")
+        if notice:
+            machine = replace(machine, notices=(*machine.notices, notice))
     provenance = replace(machine.provenance, settings=settings)
     return replace(machine, count=float(len(found)), cells=found, maps={}, provenance=provenance)
 
@@ -224,10 +224,10 @@ def _marked(
         rows = analysis.rows
     is_drawn, is_changed = corrected.is_drawn[rows], corrected.is_changed[rows]
     n = int(is_changed.sum()) + corrected.n_removed
-    told = f"{n_of(n, 'cell', 'd')} corrected by hand; the model had found {plain_count(machine.count)}."
+    notice = f"{n_of(n, 'cell', 'd')} corrected by hand; the model had found {plain_count(machine.count)}."
     provenance = result.provenance.noting(**{CORRECTED: n})
     fit = None if n else machine.provenance.settings.get("expected_f1")  # of cells of the model alone
-    result = replace(result, notices=(*result.notices, told), provenance=provenance, fit=fit)
+    result = replace(result, notices=(*result.notices, notice), provenance=provenance, fit=fit)
     columns = {"score": np.where(is_drawn, np.nan, result.cells.scores), "edited": is_changed}
     if analysis is not None:
         analysis = replace(analysis, result=result, table=analysis.table.assign(**columns))

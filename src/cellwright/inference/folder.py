@@ -197,8 +197,8 @@ def _open(file: ListedImage, choices: CountChoices) -> _Opened:
     first = next(images)
     n_bytes = int(np.prod(first.shape)) * np.dtype(first.data.dtype).itemsize
     if n_bytes <= READ_AHEAD_BYTES:
-        told = filter(None, [missing_chunks(first.data)])  # of which pixels in memory tell no more
-        first = replace(first, data=first.read(), notices=(*first.notices, *told))
+        notices = filter(None, [missing_chunks(first.data)])  # of which pixels in memory tell no more
+        first = replace(first, data=first.read(), notices=(*first.notices, *notices))
     return _Opened(made, chain([first], images))
 
 

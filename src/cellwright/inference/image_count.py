@@ -237,10 +237,10 @@ def streamed_task(
     from cellwright.inference.streaming.run import count_streamed
 
     recipe, output = choices.recipe, choices.output
-    told = []
+    notices = []
     if output is None:
         output = folder_beside(image)
-        told = [f"The image was counted block by block, so its cells were written to {output}."]
+        notices = [f"The image was counted block by block, so its cells were written to {output}."]
     source: Image | Path = image
     if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
@@ -258,7 +258,7 @@ def streamed_task(
     )
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
-    return streamed.with_notices(told)._replace(folder=output)
+    return streamed.with_notices(notices)._replace(folder=output)
 
 
 def folder_beside(image: Image) -> Path:

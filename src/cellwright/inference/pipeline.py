@@ -164,11 +164,11 @@ def count_with_prediction(
             link = partial(_linked, cells, image, models[0], context.settings)
             cells, link_notice = yield from beside("link", link)
             n = float(len(cells))
-        told, crowd = {**stitched.facts, **facts.cutting}, ""
+        found_facts, crowd = {**stitched.facts, **facts.cutting}, ""
         if stitched.maps:
-            told |= facts.crowding
-            crowd = crowd_notice(n, told["covered"], told.get("most_covered"))
-        provenance = provenance_of(context, image, model, scale.zoom, started, fit, **told)
+            found_facts |= facts.crowding
+            crowd = crowd_notice(n, found_facts["covered"], found_facts.get("most_covered"))
+        provenance = provenance_of(context, image, model, scale.zoom, started, fit, **found_facts)
         rescaled = zoom_notice(scale.zoom, context.engine.diameter_px, scale.n_places)
         ran_out = context.networks.notice
         notices = (*context.notices(image), rescaled, link_notice, ran_out, warning(fit), crowd)
@@ -179,7 +179,7 @@ def count_with_prediction(
         offset=(0,) * cells.points.shape[1],
         notices=tuple(notice for notice in notices if notice),
         maps=stitched.maps,
-        interval=widened(stitched.interval, n, fit, told.get("covered", 0.0)),
+        interval=widened(stitched.interval, n, fit, found_facts.get("covered", 0.0)),
         fit=fit,
     )
     return result, prediction

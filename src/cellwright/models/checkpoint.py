@@ -89,9 +89,9 @@ def load_weights(folder: Path, network: nn.Module, title: str) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        told = " ".join(str(error).split()[:12])  # it goes on with hundreds of tensors
+        reason = " ".join(str(error).split()[:12])  # it goes on with hundreds of tensors
         raise CheckpointError(
-            f"The weights in {path} do not fit {title}: {told} ... Choose weights of the same "
+            f"The weights in {path} do not fit {title}: {reason} ... Choose weights of the same "
             "family and preset."
         ) from error
 

@@ -224,11 +224,11 @@ class FactCollector:
         return lessened(self._fit.expected_f1(facts), self.cutting)
 
 
-def lessened(expected_f1: float | None, told: Mapping[str, Any]) -> float | None:
+def lessened(expected_f1: float | None, facts: Mapping[str, Any]) -> float | None:
     """Return an expected F1 less that of the cells that may be ``cut``, of which half are taken for wrong."""
     if expected_f1 is None:
         return None
-    return expected_f1 * (1 - float(told.get("cut", 0.0)) / 2)
+    return expected_f1 * (1 - float(facts.get("cut", 0.0)) / 2)
 
 
 def mean_confidence(cells: Sequence[Cells]) -> float:

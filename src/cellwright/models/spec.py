@@ -110,21 +110,21 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
     CheckpointError where the file is missing, is no JSON, is of a newer version, or a field is missing or of
     the wrong type.
     """
-    told = JsonValue(_read_values(path, "classifier", ClassifierSpec), path)
+    node = JsonValue(_read_values(path, "classifier", ClassifierSpec), path)
     try:
-        low, high = told.at("percentiles").numbers(2).tolist()
+        low, high = node.at("percentiles").numbers(2).tolist()
         return ClassifierSpec(
-            preset=told.at("preset").text(),
-            title=told.at("title").text(),
-            classes=told.texts_at("classes"),
-            in_channels=told.at("in_channels").whole(1),
-            crop_px=told.at("crop_px").whole(1),
-            window=told.at("window").one_of(get_args(Window)),
-            context=told.at("context").number(),
-            padding=told.at("padding").one_of(get_args(Padding)),
-            diameter_px=told.at("diameter_px").number(),
+            preset=node.at("preset").text(),
+            title=node.at("title").text(),
+            classes=node.texts_at("classes"),
+            in_channels=node.at("in_channels").whole(1),
+            crop_px=node.at("crop_px").whole(1),
+            window=node.at("window").one_of(get_args(Window)),
+            context=node.at("context").number(),
+            padding=node.at("padding").one_of(get_args(Padding)),
+            diameter_px=node.at("diameter_px").number(),
             percentiles=(low, high),
-            weights_sha256=told.at("weights_sha256").text(),
+            weights_sha256=node.at("weights_sha256").text(),
         )
     except ReadError as error:
         raise CheckpointError(f"A field has the wrong type or value. {error}") from error
@@ -157,26 +157,26 @@ def _read_values(path: Path, what: str, kind: type[Any], may_have: Set[str] = fr
     return values
 
 
-def _from_json(told: JsonValue, options: set[str]) -> ModelSpec:
-    percentiles = _pair(told.at("percentiles"), 100)
+def _from_json(node: JsonValue, options: set[str]) -> ModelSpec:
+    percentiles = _pair(node.at("percentiles"), 100)
     if percentiles[0] == percentiles[1]:  # which would spoil every count, silently
-        raise told.at("percentiles").refuse("two different numbers")
+        raise node.at("percentiles").refuse("two different numbers")
     return ModelSpec(
-        family=told.at("family").text(),
-        preset=told.at("preset").text(),
-        title=told.at("title").text(),
-        in_channels=told.at("in_channels").whole(1),
-        map_channels={name: n.whole(1) for name, n in told.at("map_channels").fields().items()},
-        divisor=told.at("divisor").whole(1, MOST_PX),
-        halo=told.at("halo").whole(0, MOST_PX),
+        family=node.at("family").text(),
+        preset=node.at("preset").text(),
+        title=node.at("title").text(),
+        in_channels=node.at("in_channels").whole(1),
+        map_channels={name: n.whole(1) for name, n in node.at("map_channels").fields().items()},
+        divisor=node.at("divisor").whole(1, MOST_PX),
+        halo=node.at("halo").whole(0, MOST_PX),
         percentiles=percentiles,
-        diameter_px=told.at("diameter_px").number(LEAST_PX, MOST_PX),
-        diameter_range_px=_pair(told.at("diameter_range_px"), MOST_PX),
-        classes=told.texts_at("classes"),
-        weights_sha256=told.at("weights_sha256").text(),
-        count_error=tuple(one.number() for one in told.rows_at("count_error")),
-        tuned_diameter_px=told.at("tuned_diameter_px").number(0, MOST_PX),
-        options={name: told.at(name).number() for name in options},
+        diameter_px=node.at("diameter_px").number(LEAST_PX, MOST_PX),
+        diameter_range_px=_pair(node.at("diameter_range_px"), MOST_PX),
+        classes=node.texts_at("classes"),
+        weights_sha256=node.at("weights_sha256").text(),
+        count_error=tuple(one.number() for one in node.rows_at("count_error")),
+        tuned_diameter_px=node.at("tuned_diameter_px").number(0, MOST_PX),
+        options={name: node.at(name).number() for name in options},
     )
 
 

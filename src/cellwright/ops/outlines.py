@@ -62,11 +62,11 @@ def painted(
             left.append(row)
         if 0 < n_own < areas[row]:
             n_cut += 1
-    told = {
+    reasons = {
         "cover no pixel of their own and were left out": len(parts) - len(left),
         "overlap others (the smaller lies on top)": n_cut,
     }
-    return labels, np.array(left, np.intp), told
+    return labels, np.array(left, np.intp), reasons
 
 
 Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first

@@ -287,9 +287,9 @@ def train_classifier(
         yield epoch_report(state, settings.steps)
     scores = only_scores(state.history[-1])
     save_classifier(output, _trained(spec, state), scores)
-    told = [f"Trained on the classes of images of `{source.dataset.folder.name}`." for source in sources]
+    sentences = [f"Trained on the classes of images of `{source.dataset.folder.name}`." for source in sources]
     checked = f"Validated with {len(validation)} cells; without any, nothing tells how good it is."
-    write_card(output, spec.title, [*told, checked], {"value": scores}, state.history)
+    write_card(output, spec.title, [*sentences, checked], {"value": scores}, state.history)
     forget(output)
     return output
 

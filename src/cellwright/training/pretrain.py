@@ -158,7 +158,7 @@ def pretrain(
     check_same_run(output, settings)
     network = _with_trunk(model)
     samples, left_out = yield from read_unannotated(images, model)
-    told = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
+    aside = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
     torch_device = devices.choose_device(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings)
@@ -167,7 +167,7 @@ def pretrain(
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         note_epoch(state, output, settings)
-        yield epoch_report(state, settings.steps, told)
+        yield epoch_report(state, settings.steps, aside)
     parts = state.average.get_submodule("parts")
     facts = {
         "preset": model.spec.preset,

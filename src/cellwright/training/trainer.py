@@ -94,13 +94,13 @@ def _write_card(data: Data, material: Material, model: CellModel, folder: Path) 
     """Write what the finished model of a run learned from, and the epoch that is kept."""
     epochs = epochs_in(folder)
     learned = data.target.select("train").items
-    told = [f"Trained on images of `{data.target.folder.name}`: {names_in_words(learned)}."]
-    told += [f"Its first phase saw `{other.folder.name}` too." for other in data.extra]
+    sentences = [f"Trained on images of `{data.target.folder.name}`: {names_in_words(learned)}."]
+    sentences += [f"Its first phase saw `{other.folder.name}` too." for other in data.extra]
     checked = "Validated with no images: the last weights are kept, and how good they are is not known."
     if len(material.validation):
         checked = f"Validated with: {names_in_words(material.validation.items)}. The best epoch is kept."
     best = max(reversed(epochs), key=lambda epoch: selection_score(epoch, epoch["step"]))
-    write_card(folder, model.spec.title, [*told, checked], {"value": only_scores(best)}, epochs)
+    write_card(folder, model.spec.title, [*sentences, checked], {"value": only_scores(best)}, epochs)
 
 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
@@ -290,11 +290,11 @@ def take_step(state: RunState, loss: Tensor, rate: float, decay: float) -> None:
                 averaged.copy_(present[name])
 
 
-def epoch_report(state: RunState, total: int, told: str = "") -> EpochReport:
+def epoch_report(state: RunState, total: int, aside: str = "") -> EpochReport:
     """Return the report of the epoch that was noted last, of ``total`` steps in all."""
     epoch = state.history[-1]
     loss, scores = epoch["loss"], only_scores(epoch)
-    note = in_words({"loss": loss, **scores}) + told
+    note = in_words({"loss": loss, **scores}) + aside
     return EpochReport("epoch", state.step, total, note, loss, epoch["rate"], scores)
 
 

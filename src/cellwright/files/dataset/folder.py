@@ -90,8 +90,8 @@ class Item:
         """Return the image alone."""
         image = read_image(self.image_path)
         fits = len(self.pixel_size_um) == sum(axis in SPATIAL for axis in image.axes)
-        told = self.pixel_size_um if fits else ()  # a dataset may hold images and volumes
-        return replace(image, name=self.name, pixel_size_um=image.pixel_size_um or told)
+        sizes_um = self.pixel_size_um if fits else ()  # a dataset may hold images and volumes
+        return replace(image, name=self.name, pixel_size_um=image.pixel_size_um or sizes_um)
 
     def read(self) -> tuple[Image, Labels]:
         """Return the image and its labels, numbered 1..N; ReadError where there are no masks."""

@@ -23,11 +23,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
     ReadError where it is missing or damaged, or does not tell the images of each split.
     """
-    told = read_json(folder / "meta.json")
-    split, classes = told.at("split"), told.find("classes")
-    meta: dict[str, Any] = {"items": {}, **told.value}
+    node = read_json(folder / "meta.json")
+    split, classes = node.at("split"), node.find("classes")
+    meta: dict[str, Any] = {"items": {}, **node.value}
     meta["split"] = {name: list(split.texts_at(name)) for name in split.fields()}
-    for item in JsonValue(meta["items"], told.path, "items").fields().values():
+    for item in JsonValue(meta["items"], node.path, "items").fields().values():
         item.fields()  # which refuses what is no object
     if classes is not None and not isinstance(classes.value, list | dict):
         raise classes.refuse("a list of names")

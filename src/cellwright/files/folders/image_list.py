@@ -150,8 +150,8 @@ def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) ->
         return [ListedImage(path, short_name(name), parse(name))]
     own = {place: f"{name}{PART}{place.replace('/', '_')}" for place in inside}
     return [
-        ListedImage(path / place, short_name(own[place]), {**parse(own[place]), **told})
-        for place, told in inside.items()
+        ListedImage(path / place, short_name(own[place]), {**parse(own[place]), **facts})
+        for place, facts in inside.items()
     ]
 
 

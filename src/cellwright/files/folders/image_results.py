@@ -98,9 +98,9 @@ def read_found(path: Path) -> Result:
     """Return how cells were found, and what the user should know, without the cells."""
     what = f"{path} as a count has written it"
     with expecting(ReadError, what, "Count again.", OSError, *NO_JSON, KeyError, TypeError):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        provenance = Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
-        offset, notices = (tuple(told.get(name, ())) for name in ("offset", "notices"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        provenance = Provenance(**{item.name: kept[item.name] for item in fields(Provenance)})
+        offset, notices = (tuple(kept.get(name, ())) for name in ("offset", "notices"))
         return Result(0.0, Cells.empty(2), provenance, offset, notices)
 
 

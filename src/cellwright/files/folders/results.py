@@ -188,8 +188,8 @@ def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
     rows, summed_ns = _rows_of_summary(output), facts_of(output / SUMMARY).changed_ns
     for path in sorted((output / KEPT).rglob("*.json")):
         kept = read_mark(path)
-        told = rows.get(str(kept.get("name")), {"error": "not told"} if rows else {})
-        is_told = not told.get("error") or facts_of(path).changed_ns >= summed_ns
+        known_row = rows.get(str(kept.get("name")), {"error": "not told"} if rows else {})
+        is_told = not known_row.get("error") or facts_of(path).changed_ns >= summed_ns
         if "row" in kept and is_told:
             image = listed_in(kept)
             found[image.name] = ImageOutcome(image, kept["row"], was_done=True)
@@ -220,8 +220,8 @@ def summed_outcomes(output: Path, corrected: ImageOutcome) -> tuple[ImageOutcome
 
 def _failed_in(row: Mapping[str, str], plate: Iterable[str] = ()) -> ImageOutcome:
     """Return the outcome of an image that failed by its row in the summary, with these columns of plates."""
-    told = {name: row[name] for name in plate if row.get(name)}
-    return ImageOutcome(ListedImage(Path(row["image"]), row["image"], told), error=row["error"])
+    plate_columns = {name: row[name] for name in plate if row.get(name)}
+    return ImageOutcome(ListedImage(Path(row["image"]), row["image"], plate_columns), error=row["error"])
 
 
 def _rows_of_summary(output: Path) -> dict[str, dict[str, str]]:
@@ -442,10 +442,10 @@ def note_report(output: Path, path: Path | None, settings: str) -> None:
 
 def reported_in(output: Path) -> tuple[Path | None, str]:
     """Return where the last run wrote the report of a folder, and the text of its settings."""
-    told = read_object(output / KEPT / REPORT)
-    if not told.get("path"):
+    known = read_object(output / KEPT / REPORT)
+    if not known.get("path"):
         return None, ""
-    return output / told["path"], told["settings"]
+    return output / known["path"], known["settings"]
 
 
 def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:

@@ -101,14 +101,14 @@ def begin_image(
 
 def _beside(name: str, output: Path, kept: Mapping[str, Any], begun: Path | None) -> str:
     """Return what corrected cells of an image are called once they make way or made it; '' for none."""
-    told = ""
+    sentence = ""
     with suppress(OSError):  # a run that was killed may have renamed them
-        told = "" if begun is None else begun.read_text(encoding="utf-8")
-    if COUNTED in kept and not told:
+        sentence = "" if begun is None else begun.read_text(encoding="utf-8")
+    if COUNTED in kept and not sentence:
         labels = output / f"{name}.labels.tif"
         return name_in(output, _free_name(labels if labels.exists() else output / f"{name}.cells.csv"))
-    told = told or kept.get("row", {}).get(BESIDE, "")
-    return told if (output / told).is_file() or COUNTED in kept else ""
+    sentence = sentence or kept.get("row", {}).get(BESIDE, "")
+    return sentence if (output / sentence).is_file() or COUNTED in kept else ""
 
 
 def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
@@ -133,15 +133,15 @@ def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterato
 
     Files that the block does not write stay as they are; ``mark_at`` tells where the checksum of one is kept.
     """
-    told = []
+    notices = []
     for path in paths:
         mark = mark_at(path)
         with writing(path), suppress(FileNotFoundError, ValueError):
-            told += _set_aside(path, int(mark.read_text(encoding="utf-8")))
+            notices += _set_aside(path, int(mark.read_text(encoding="utf-8")))
         with suppress(OSError):
             mark.unlink()
     try:
-        yield told
+        yield notices
     finally:
         for path in paths:
             with suppress(OSError):  # what was counted is worth more than the mark

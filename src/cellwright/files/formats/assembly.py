@@ -123,11 +123,11 @@ class ReadingNotes:
     def notices(self) -> tuple[str, ...]:
         """Return all of it as one sentence, or nothing; another where the size of the image is a guess."""
         notices = []
-        told = [f"{n} {what}" for what, n in self.counts.items()]
+        sentences = [f"{n} {what}" for what, n in self.counts.items()]
         if self.faults:
-            told.append(f"{len(self.faults)} made no sense and were left out, first: {self.faults[0]}")
-        if told:
-            text = "; ".join(told).removesuffix(".")
+            sentences.append(f"{len(self.faults)} made no sense and were left out, first: {self.faults[0]}")
+        if sentences:
+            text = "; ".join(sentences).removesuffix(".")
             notices.append(f"Of {self.n_objects} objects in {self.path.name} {text}.")
         if self.least_shape:
             notices.append(

@@ -147,8 +147,8 @@ def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnno
 def _object_type(row: JsonValue) -> str:
     """Return what QuPath takes a feature for: as id up to 0.2, as ``object_type`` up to 0.3."""
     properties = row.value.get("properties") or {}
-    told = next((properties[key] for key in TYPE_KEYS if key in properties), "")
-    return TYPES_BY_ID.get(str(row.value.get("id", "")), str(told))
+    kind = next((properties[key] for key in TYPE_KEYS if key in properties), "")
+    return TYPES_BY_ID.get(str(row.value.get("id", "")), str(kind))
 
 
 def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None:

@@ -214,11 +214,11 @@ def shape_at(node: JsonValue, *keys: str) -> tuple[int, ...]:
     ReadError where it is told and makes no sense.
     """
     found = [node.find(key) for key in keys]
-    told = [one for one in found if one is not None and one.value != 0]
-    if len(told) < len(keys):
+    known = [one for one in found if one is not None and one.value != 0]
+    if len(known) < len(keys):
         return ()
-    where = " and ".join(one.where for one in told)
-    return checked_shape(node.path, where, [one.whole(1) for one in told])
+    where = " and ".join(one.where for one in known)
+    return checked_shape(node.path, where, [one.whole(1) for one in known])
 
 
 def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple[int, ...]:

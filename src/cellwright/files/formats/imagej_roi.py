@@ -55,8 +55,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
 def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of an overlay, which is taken for them instead of the pixels of its file."""
-    told = f"The outlines of the overlay in {path.name} are read, not its pixels as labels."
-    return tuple(replace(one, notices=(*one.notices, told)) for one in _cells(path, rois, image))
+    notice = f"The outlines of the overlay in {path.name} are read, not its pixels as labels."
+    return tuple(replace(one, notices=(*one.notices, notice)) for one in _cells(path, rois, image))
 
 
 def _cells(

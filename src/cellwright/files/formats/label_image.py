@@ -47,9 +47,9 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         found = replace(found, data=channels[0], axes=found.label_axes)
     annotation = labels_of(path, "The content", found.read(), found.axes, _name_of(path))
     assert annotation.labels is not None
-    told = pieces_notice(annotation.labels, path.name)
-    if told:
-        annotation = replace(annotation, notices=(told,))
+    notice = pieces_notice(annotation.labels, path.name)
+    if notice:
+        annotation = replace(annotation, notices=(notice,))
     return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
 
 

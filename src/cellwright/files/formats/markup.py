@@ -221,10 +221,10 @@ def _pairs(node: JsonValue) -> NDArray[np.float64]:
 
 def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
     """Return spots as points, or as labels where they have outlines."""
-    told = content.at("Settings").at("ImageData")
-    lengths = {axis: told.at(key).whole(1) for axis, key in
+    image_data = content.at("Settings").at("ImageData")
+    lengths = {axis: image_data.at(key).whole(1) for axis, key in
                (("T", "nframes"), ("Z", "nslices"), ("Y", "height"), ("X", "width"))}  # fmt: skip
-    sizes = {axis: told.at(key).number(1e-9) for axis, key in
+    sizes = {axis: image_data.at(key).number(1e-9) for axis, key in
              (("Z", "voxeldepth"), ("Y", "pixelheight"), ("X", "pixelwidth"))}  # fmt: skip
     axes = "".join(axis for axis in "TZYX" if axis in "YX" or lengths[axis] > 1)
     shape = checked_shape(content.path, "ImageData", [lengths[axis] for axis in axes])
@@ -236,7 +236,7 @@ def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnot
     frames = content.at("Model").at("AllSpots").rows_at("SpotsInFrame")
     rows = [row for frame in frames for row in frame.rows_at("Spot")]
     objects = notes.read(rows, partial(_spot, notes, axes, sizes))
-    annotation = ImageAnnotation(_stem(told, "filename"), shape, axes, pixel_size_um=pixel_size)
+    annotation = ImageAnnotation(_stem(image_data, "filename"), shape, axes, pixel_size_um=pixel_size)
     return finished(annotation, objects, notes, image)
 
 

@@ -69,8 +69,8 @@ def _of_json(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
     if set(content.value) >= OF_VERSION_3:
         return _views(content)
     images = content.find(PROJECT) or content
-    told = [images.at(key) for key in images.value]
-    return [(row.at("filename").stem(), _regions(row)) for row in told]
+    rows = [images.at(key) for key in images.value]
+    return [(row.at("filename").stem(), _regions(row)) for row in rows]
 
 
 def _of_table(path: Path) -> list[tuple[str, list[JsonValue]]]:
@@ -80,9 +80,9 @@ def _of_table(path: Path) -> list[tuple[str, list[JsonValue]]]:
     for row in rows:
         name = row.find("filename") or row.at("#filename")
         regions = own.setdefault(name.stem(), [])
-        told = {key: _parsed(row.at(key).text()) for key in (REGIONS, "region_attributes")}
-        if told[REGIONS]:  # else the image has none
-            regions.append(replace(row, value={"shape_attributes": told.pop(REGIONS), **told}))
+        values = {key: _parsed(row.at(key).text()) for key in (REGIONS, "region_attributes")}
+        if values[REGIONS]:  # else the image has none
+            regions.append(replace(row, value={"shape_attributes": values.pop(REGIONS), **values}))
     return list(own.items())
 
 
@@ -111,13 +111,13 @@ def _views(content: JsonValue) -> list[tuple[str, list[JsonValue]]]:
 def _as_version_2(content: JsonValue, row: JsonValue) -> JsonValue:
     kind, *numbers = row.at("xy").value
     name, keys = SHAPES_OF_3.get(kind, ("line", ()))
-    told = {"name": name, **dict(zip(keys, numbers, strict=False))}
+    shape = {"name": name, **dict(zip(keys, numbers, strict=False))}
     if name == "polygon":
-        told |= {"all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
+        shape |= {"all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
     values = row.find("av")
     attributes = {} if values is None else values.fields()
     names = {key: _option(content, key, str(value.value)) for key, value in attributes.items()}
-    return replace(row, value={"shape_attributes": told, "region_attributes": names})
+    return replace(row, value={"shape_attributes": shape, "region_attributes": names})
 
 
 def _option(content: JsonValue, key: str, value: str) -> str:
@@ -136,9 +136,9 @@ def _regions(row: JsonValue) -> list[JsonValue]:
 
 
 def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
-    told = row.at("shape_attributes")
-    kind = told.at("name").text()
-    shape = _shape_of(told, kind)
+    node = row.at("shape_attributes")
+    kind = node.at("name").text()
+    shape = _shape_of(node, kind)
     if shape is None:
         notes.note(f"are of the type {kind} and were left out")
         return None
@@ -156,25 +156,25 @@ def _class(row: JsonValue) -> str:
     return next((text for text in texts if text), NO_CLASS)
 
 
-def _shape_of(told: JsonValue, kind: str) -> Shape | None:
+def _shape_of(attributes: JsonValue, kind: str) -> Shape | None:
     if kind == "rect":
-        first = np.array([told.at("y").number(), told.at("x").number()])
-        extent = [told.at("height").number(), told.at("width").number()]
-        return box_of(told, np.stack([first, first + extent]))
+        first = np.array([attributes.at("y").number(), attributes.at("x").number()])
+        extent = [attributes.at("height").number(), attributes.at("width").number()]
+        return box_of(attributes, np.stack([first, first + extent]))
     if kind == "polygon":
-        axes = [[node.number() for node in told.at(f"all_points_{axis}").rows()] for axis in "yx"]
+        axes = [[node.number() for node in attributes.at(f"all_points_{axis}").rows()] for axis in "yx"]
         if len(axes[0]) != len(axes[1]):
-            raise told.refuse("as many x as y")
-        return area_of(told, np.array(axes).T.reshape(-1, 2))
+            raise attributes.refuse("as many x as y")
+        return area_of(attributes, np.array(axes).T.reshape(-1, 2))
     if kind not in ("circle", "ellipse", "point"):
         return None
-    middle = np.array([told.at("cy").number(), told.at("cx").number()])
+    middle = np.array([attributes.at("cy").number(), attributes.at("cx").number()])
     if kind == "point":
-        return points_of(told, middle[np.newaxis])
+        return points_of(attributes, middle[np.newaxis])
     if kind == "circle":
-        radii, turn = np.full(2, told.at("r").number()), 0.0
+        radii, turn = np.full(2, attributes.at("r").number()), 0.0
     else:
-        radii = np.array([told.at("ry").number(), told.at("rx").number()])
-        theta = told.find("theta")
+        radii = np.array([attributes.at("ry").number(), attributes.at("rx").number()])
+        theta = attributes.find("theta")
         turn = 0.0 if theta is None else theta.number()
-    return oval_of(told, middle, radii, turn)
+    return oval_of(attributes, middle, radii, turn)

@@ -96,8 +96,8 @@ def _old_scenes(file: Any, path: Path) -> Iterator[StoredScene]:
         of_planes = [at for at, axis in enumerate(axes) if axis not in IN_A_PLANE]
         n_planes = prod(shape[at] for at in of_planes)
         lacking = missing_planes(name, len(np.unique(starts[own][:, of_planes], axis=0)), n_planes)
-        told = replace(metadata, notices=lacking)
-        yield StoredScene(name, letters, shape, np.dtype(file.dtype), told, load)
+        without_sizes = replace(metadata, notices=lacking)
+        yield StoredScene(name, letters, shape, np.dtype(file.dtype), without_sizes, load)
 
 
 def _refuse_circles(path: Path) -> None:
@@ -177,12 +177,12 @@ def _load_part(scene: Any, window: Sequence[slice]) -> NDArray[Any]:
     return part.asarray(fillvalue=0, maxworkers=1).reshape(shape)
 
 
-def _from_xml(told: Any) -> ImageMetadata:
+def _from_xml(xml: Any) -> ImageMetadata:
     """Return what the XML of a CZI, as dictionaries, tells."""
-    told = (told or {}).get("ImageDocument", {}).get("Metadata", {})
-    distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
+    xml = (xml or {}).get("ImageDocument", {}).get("Metadata", {})
+    distances = _as_list(xml.get("Scaling", {}).get("Items", {}).get("Distance"))
     sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
-    dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
+    dimensions = xml.get("Information", {}).get("Image", {}).get("Dimensions", {})
     channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
     step: Any = dimensions
     for name in ("T", "Positions", "Interval", "Increment"):

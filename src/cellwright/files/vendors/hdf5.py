@@ -55,8 +55,8 @@ def read(path: Path) -> Iterator[Image]:
         _refuse_chunks_beyond(images[0], path)
         axes = letters_of([dimension.label for dimension in images[0].dims])
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis
-            told = json.loads(images[0].attrs["axistags"])
-            axes = "".join(str(axis["key"]).upper() for axis in told["axes"])
+            axis_tags = json.loads(images[0].attrs["axistags"])
+            axes = "".join(str(axis["key"]).upper() for axis in axis_tags["axes"])
         sizes = images[0].attrs.get("element_size_um", ())  # of Fiji and PlantSeg
         data, letters = images[0][()], axes
         if len(axes) == data.ndim:

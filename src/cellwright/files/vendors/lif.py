@@ -49,11 +49,11 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
             names = shown
         colors = [LUT_COLORS.get(name.lower(), "") for name in shown]
         sizes = sizes_of(steps, 1e6)  # from metres
-        told = ImageMetadata(sizes, names, colors, frame_interval_s=interval_s)
+        metadata = ImageMetadata(sizes, names, colors, frame_interval_s=interval_s)
         name, axes = scene_name(path, image.name, len(images)), "".join(image.dims).replace("S", "c")
         # once, which turns blue and red round in memory
         mapped = cache(partial(image.asarray, mode="c", out="memmap"))
-        yield StoredScene(name, axes, shape, dtype, told, partial(_load_mapped, mapped))
+        yield StoredScene(name, axes, shape, dtype, metadata, partial(_load_mapped, mapped))
 
 
 def _load_mapped(mapped: Callable[[], NDArray[Any]], window: Sequence[slice]) -> NDArray[Any]:

@@ -36,7 +36,7 @@ def read(path: Path) -> Iterator[Image]:
         steps, interval_s = _nd2_steps(file), _nd2_interval(file.experiment)
         is_there = _is_stored(file, sizes)
         pixels = file.to_dask()  # which opens the file again where it is looked at
-    told = ImageMetadata(
+    metadata = ImageMetadata(
         steps,
         [str(one.name) for one in channels],
         [color_of((one.color.r, one.color.g, one.color.b)) for one in channels],
@@ -52,7 +52,7 @@ def read(path: Path) -> Iterator[Image]:
         index, letters = squeezed(scene.shape, axes.replace("P", ""))
         name = scene_name(path, str(n), len(scenes))
         lacking = missing_planes(name, int(stored.sum()), stored.size)
-        yield describe(scene[index], letters, name, replace(told, notices=lacking))
+        yield describe(scene[index], letters, name, replace(metadata, notices=lacking))
 
 
 def _is_stored(file: Any, sizes: Mapping[str, int]) -> NDArray[np.bool_]:

@@ -107,8 +107,10 @@ def _scenes(file: Any, path: Path) -> Iterator[StoredScene]:
     n_channels = series.shape[axes.index("C")] if "C" in axes else 0
     names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
     notices = missing_planes(path.name, len(planes), prod(series.shape))
-    told = ImageMetadata(sizes, names, notices=notices, frame_interval_s=interval_s)
-    yield StoredScene(path.stem, axes, shape, first.dtype, told, partial(_load_plane, file, planes, first))
+    metadata = ImageMetadata(sizes, names, notices=notices, frame_interval_s=interval_s)
+    yield StoredScene(
+        path.stem, axes, shape, first.dtype, metadata, partial(_load_plane, file, planes, first)
+    )
 
 
 def _load_plane(

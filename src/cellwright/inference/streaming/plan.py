@@ -277,8 +277,8 @@ def tell(path: Path, notice: str) -> None:
 
 def notices_of_blocks(files: StreamFiles) -> tuple[str, ...]:
     """Return what was kept of all blocks, each sentence once."""
-    told = sorted(files.parts.rglob("*.told"))
-    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in told))
+    paths = sorted(files.parts.rglob("*.told"))
+    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))
 
 
 def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:

@@ -141,11 +141,11 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         yield Progress("pyramid and table", 0, 1)
         if replace(job).fingerprint != known:  # which looks again
             raise changed_meanwhile(name)
-        told = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
+        notices = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
         found = _finish(job, here, selected, expected, started)
-        told += _write_more(job, found, write)
+        notices += _write_more(job, found, write)
     shutil.rmtree(job.files.parts)
-    return found._replace(result=replace(found.result, maps={})).with_notices(told)
+    return found._replace(result=replace(found.result, maps={})).with_notices(notices)
 
 
 def _check(job: StreamJob) -> None:
@@ -179,8 +179,8 @@ def _forget_selected(job: StreamJob) -> None:
     """Forget the plan of a run that was stopped once it had taken cells out, where others are wanted now."""
     parts = job.files.parts
     if any(parts.glob(f"*.{Kept.SELECTED}")):
-        told = (parts / MEASURED).read_text(encoding="utf-8")
-        if not job.has_second_pass or told != job.second_fingerprint:
+        known = (parts / MEASURED).read_text(encoding="utf-8")
+        if not job.has_second_pass or known != job.second_fingerprint:
             (parts / PLAN).unlink(missing_ok=True)
 
 
@@ -305,10 +305,10 @@ def _finish(
 def _write_more(job: StreamJob, found: Counted, write: WriteMore) -> list[str]:
     """Have the rest written, and note what was written; return sentences for the user."""
     files = job.files
-    others, told = write(found)
+    others, notices = write(found)
     own = [files.labels, files.density, files.table("csv"), files.table("parquet")]
     mark_written(job.image.name, job.output, [*others, *(path for path in own if path.exists())])
-    return told
+    return notices
 
 
 def _found_by(
@@ -321,19 +321,19 @@ def _found_by(
         provenance = provenance_of(context, image, job.recipe.models, preparation.zoom, started, fit)
         rescaled = zoom_notice(preparation.zoom, context.engine.diameter_px, preparation.n_places)
         missing = missing_chunks(image.levels[plan.level - 1]) if plan.level else ""
-        told = notices_of_blocks(job.files)
-        notices = (*context.notices(image), missing, rescaled, *told, warning(fit))
+        of_blocks = notices_of_blocks(job.files)
+        notices = (*context.notices(image), missing, rescaled, *of_blocks, warning(fit))
         return provenance, notices, context.settings
 
 
 def _expected(job: StreamJob, blocks: Sequence[StreamBlock]) -> Expected:
     """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
-    told = [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
+    with_facts = [block for block in blocks if job.files.of(Kept.FIT, block).exists()]
     facts, cells = FactCollector(calibration_of(job.models, job.settings)), [Cells.empty(2)]
-    for block, path in zip(told, job.files.all_of(Kept.FIT, told), strict=True):
+    for block, path in zip(with_facts, job.files.all_of(Kept.FIT, with_facts), strict=True):
         facts.add_sums(Sums(*json.loads(path.read_text(encoding="utf-8"))), block.time)
     if job.family.gives != "density":
-        cells += map(_scored, job.files.all_of(Kept.CELLS, told))
+        cells += map(_scored, job.files.all_of(Kept.CELLS, with_facts))
     return Expected(facts.expected_f1(cells), facts.crowding)
 
 

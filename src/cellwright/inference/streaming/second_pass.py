@@ -199,7 +199,7 @@ def _columns(
     """Return what is measured of the cells of a block, and what is told of its nuclei."""
     block, part, found, rows = window
     inputs, measuring = job.inputs, job.recipe.analysis.measuring
-    nuclei, told = None, _BlockNuclei()
+    nuclei, of_nuclei = None, _BlockNuclei()
     if inputs.nuclei is not None:
         nuclei = np.asarray(inputs.nuclei[block.place(job.image.label_axes)])
     others = {name: window_image(other, block) for name, other in inputs.others.items()}
@@ -214,8 +214,8 @@ def _columns(
     if nuclei is not None and compartments.nuclei is not None:
         core: Any = (..., *block.tile.local)
         outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.recipe.engine.link)
-        told = _BlockNuclei(outside, *pieces_of(nuclei[core]))
-    return own, told
+        of_nuclei = _BlockNuclei(outside, *pieces_of(nuclei[core]))
+    return own, of_nuclei
 
 
 def _margins(job: StreamJob, plan: StreamPlan) -> tuple[int, ...]:
@@ -329,13 +329,13 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
         sizes = sizes.sum(axis=2, keepdims=True)
     lead = [n for axis, n in lengths.items() if axis == "T" or (axis == "Z" and not job.recipe.engine.link)]
     n_outside, n_numbers, n_pieces = nuclei.tolist()
-    told = (*left_out_notices(reasons), pieces_line(n_numbers, n_pieces, "the nuclei"))
+    notices = (*left_out_notices(reasons), pieces_line(n_numbers, n_pieces, "the nuclei"))
     return Selected(
         np.concatenate(memberships),
         sizes.reshape(-1, *lead),
         n_outside,
         thresholds,
-        tuple(filter(None, told)),
+        tuple(filter(None, notices)),
         reasons,
     )
 

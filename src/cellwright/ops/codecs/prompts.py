@@ -121,16 +121,16 @@ class Prompts:
         return replace(self, positive=move(self.positive), negative=move(self.negative), box=box)
 
 
-def _points(told: Iterable[Iterable[float]]) -> tuple[Point, ...]:
+def _points(given: Iterable[Iterable[float]]) -> tuple[Point, ...]:
     """Return points as pairs of numbers, those of an array, too."""
     try:
-        points = np.array([list(one) for one in told], float).reshape(-1, 2)
-        is_whole = len(points) == len(list(told)) and bool(np.isfinite(points).all())
+        points = np.array([list(one) for one in given], float).reshape(-1, 2)
+        is_whole = len(points) == len(list(given)) and bool(np.isfinite(points).all())
     except (TypeError, ValueError):
         is_whole = False
     if not is_whole:
         raise QueryError(
-            f"A point is two numbers, y and x in pixels; got {told}. Give one pair for each point."
+            f"A point is two numbers, y and x in pixels; got {given}. Give one pair for each point."
         )
     return tuple((y, x) for y, x in points.tolist())
 

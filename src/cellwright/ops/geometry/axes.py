@@ -394,14 +394,14 @@ def _notice(pixels: CombinedPixels) -> str:
     """Return how channels were combined, and which of them tell nothing."""
     names = pixels.image.channel_names
     called = [names[number] if names else str(number) for number in pixels.channels]
-    told = (
+    sentence = (
         f"Counted in channels {', '.join(called)} together: each scaled by its own intensities, then "
         f"{WORDS[pixels.how]}."
     )
     for name, scaling in zip(called, pixels.scalings, strict=True):
         if scaling.low == scaling.high:
-            told += f" Channel {name} has one intensity throughout and adds nothing."
+            sentence += f" Channel {name} has one intensity throughout and adds nothing."
         if scaling.missing:
             share = max(scaling.missing, 0.001)
-            told += f" {share:.1%} of the pixels of channel {name} are NaN or infinite; {UNKNOWN}."
-    return told
+            sentence += f" {share:.1%} of the pixels of channel {name} are NaN or infinite; {UNKNOWN}."
+    return sentence

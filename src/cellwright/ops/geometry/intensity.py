@@ -46,25 +46,25 @@ class Scaling:
     @property
     def notice(self) -> str:
         """What the user should know: of pixels that are missing, and of what was changed; else empty."""
-        told = []
+        sentences = []
         if self.missing:
             share = max(self.missing, 0.001)
-            told.append(f"{share:.1%} of the pixels are NaN or infinite; {UNKNOWN}.")
+            sentences.append(f"{share:.1%} of the pixels are NaN or infinite; {UNKNOWN}.")
         if self.power != 1:
-            told.append(
+            sentences.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."
             )
         if self.grain:
-            told.append(
+            sentences.append(
                 "The image was compressed so strongly that the edges of square blocks show, as in JPEG of "
                 "low quality; noise was added for the count to hide them. Dim cells may be lost."
             )
         if self.levels:
-            told.append(
+            sentences.append(
                 f"The image has only {self.levels:.0f} grey levels from dark to bright: what was found may "
                 "be noise."
             )
-        return " ".join(told)
+        return " ".join(sentences)
 
 
 def fit_scaling(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:

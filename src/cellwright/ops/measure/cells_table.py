@@ -191,8 +191,8 @@ def counted_planes(result: Result) -> dict[str, int]:
 
 def in_planes(planes: Mapping[str, Any]) -> str:
     """Return `` in 8 frames of 5 slices`` for what :func:`counted_planes` tells, alone or within a row."""
-    told = " of ".join(f"{planes[name]:,} {name}" for name in PLANES.values() if name in planes)
-    return f" in {told}" if told else ""
+    counts = " of ".join(f"{planes[name]:,} {name}" for name in PLANES.values() if name in planes)
+    return f" in {counts}" if counts else ""
 
 
 def pixel_um_along(result: Result, wanted: str) -> tuple[float, ...]:

@@ -158,12 +158,12 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
 
 def _read(seen: _Seen, item: Item) -> None:
     try:
-        image, truth, told = item.explained()
+        image, truth, notices = item.explained()
         planes = frames(image)
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
-    for text in told:
+    for text in notices:
         kind = re.sub(r"\d[\d.,]*", "#", text.replace(item.truth_path.name, "").replace(repr(item.name), ""))
         seen.told.setdefault(kind, []).append(text)
     seen.names.append(item.name)
@@ -268,15 +268,15 @@ def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator
 
 def _about_reading(train: _Seen, validation: _Seen) -> Iterator[Warning]:
     """Yield how cells were read, once for all images of which the same is told."""
-    told = [
+    sentences = [
         train.told.get(kind, []) + validation.told.get(kind, []) for kind in {**train.told, **validation.told}
     ]
-    for first, *others in told[:MOST_TOLD]:
+    for first, *others in sentences[:MOST_TOLD]:
         text = first
         if others:
             text += f" The same holds for {n_of(len(others), 'more image')}."
         yield Warning("read", text)
-    n_more = sum(map(len, told[MOST_TOLD:]))
+    n_more = sum(map(len, sentences[MOST_TOLD:]))
     if n_more:
         yield Warning("read", f"The cells of {n_of(n_more, 'more image')} were read with other notices.")
 

@@ -90,14 +90,14 @@ def compare(
     rows: list[ModelCount] = []
     sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
     for source in sources:
-        image, truth, told = (source, None, ()) if isinstance(source, Image) else explained(source)
+        image, truth, notices = (source, None, ()) if isinstance(source, Image) else explained(source)
         results: list[Result] = []
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
             row = ModelCount(name, image.name, result.count, result.interval, result.notices)
             if truth is not None and isinstance(source, Item):
-                row = replace(row, n_regions=len(source.regions), truth_notices=told)
+                row = replace(row, n_regions=len(source.regions), truth_notices=notices)
                 if result.gives == "instances" or source.is_complete:  # else a count tells nothing
                     scored = replace(score_image(source, result, truth), is_complete=source.is_complete)
                     row = replace(row, score=scored)

@@ -200,8 +200,8 @@ class Run:
         before, is_better = only_scores(history[0]), self.state.best > history[0]["merit"]
         title = self.tuned.title if is_better else self.start.spec.title
         notices = (notice,) if notice else ()
-        told = [*self.told, f"Outcome: {verdict(before, after, is_better=is_better)}.", *notices]
-        write_card(self.output, title, told, {"before": before, "after": after}, history)
+        sentences = [*self.told, f"Outcome: {verdict(before, after, is_better=is_better)}.", *notices]
+        write_card(self.output, title, sentences, {"before": before, "after": after}, history)
         forget(self.output)
         return Outcome(self.output, before, after, is_better, notices)
 
@@ -388,14 +388,14 @@ def start_model(start: CellModel | str | Path, output: Path) -> CellModel:
 
 def _learned_from(start: CellModel | str | Path, taught: Dataset, validation: Dataset) -> list[str]:
     """Return the sentences of the card that hold from the beginning of a run on."""
-    told = [
+    sentences = [
         f"Fine-tuned on images: {names_in_words(taught.items)}.",
         f"Validated with: {names_in_words(validation.items)}.",
         "*Retention* is the score on simulated images, of kinds that the model knew before.",
     ]
     if isinstance(start, (str, Path)):
-        told += [f"It began with the weights of `{Path(start).name}`, whose card states their licence."]
-    return told
+        sentences += [f"It began with the weights of `{Path(start).name}`, whose card states their licence."]
+    return sentences
 
 
 def tuned_title(spec: ModelSpec) -> str:

@@ -68,8 +68,8 @@ class Exporter(QObject):
             is_complete = part.complete.isChecked() and not is_unknown
             settings = ExportSettings(split=part.split.currentData(), is_complete=is_complete)
             task = dataset_task(session, folder, settings, may_replace=part.replaces.isChecked())
-            told = f"{folder}. {UNKNOWN}" if is_unknown else str(folder)
-            self._start(task, lambda names: f"Exported {', '.join(names)} to {told}")
+            where = f"{folder}. {UNKNOWN}" if is_unknown else str(folder)
+            self._start(task, lambda names: f"Exported {', '.join(names)} to {where}")
 
     def to_file(self, path: Path) -> None:
         """Write the annotation as it is now in the chosen format."""

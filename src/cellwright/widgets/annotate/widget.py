@@ -303,8 +303,8 @@ class AnnotateWidget(QWidget):
             with telling(self.model.fail):
                 lost = session.set_class_names(names)
                 if lost:
-                    told = ", ".join(f"{n:,} of {name}" for name, n in lost.items())
-                    self.panel.message.tell(f"Cells without a class now: {told}. Undo brings them back.")
+                    numbers = ", ".join(f"{n:,} of {name}" for name, n in lost.items())
+                    self.panel.message.tell(f"Cells without a class now: {numbers}. Undo brings them back.")
         self.panel.names.clearFocus()
 
     def _pass_settings(self, _: object = None) -> None:

@@ -176,15 +176,15 @@ def _place_in_files(
         return part, ()
     starts, n, axes_of = {}, 0, {}
     for file in files:
-        told = describe_images(file)
-        if len(told) != 1 or told[0].axes.endswith(CHANNEL):
+        described = describe_images(file)
+        if len(described) != 1 or described[0].axes.endswith(CHANNEL):
             return part, ()
         starts[file] = n
         image = next(one for one in images if one.source == file)
         axes_of[file] = image.axes if image.source_part is None else image.source_part[0]
-        if len(axes_of[file]) != len(told[0].shape):  # chosen, and the file cannot have them
-            axes_of[file] = told[0].axes
-        n += dict(zip(axes_of[file], told[0].shape, strict=True)).get(CHANNEL, 1)
+        if len(axes_of[file]) != len(described[0].shape):  # chosen, and the file cannot have them
+            axes_of[file] = described[0].axes
+        n += dict(zip(axes_of[file], described[0].shape, strict=True)).get(CHANNEL, 1)
     numbers = []
     for one, image in zip(together, images, strict=True):
         number: Any = one.channel.index or 0

@@ -188,10 +188,10 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
 def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
-    told = {WINDOW: counted_window(request.source)}
+    metadata = {WINDOW: counted_window(request.source)}
     if request.regions is not None:
-        told[REGIONS] = request.regions
-    layers = prepare_layers(result, request.source, request.outputs, told)
+        metadata[REGIONS] = request.regions
+    layers = prepare_layers(result, request.source, request.outputs, metadata)
     return CountOutcome(request, result, layers, prediction)
 
 
@@ -279,8 +279,8 @@ def card_of(
         line = f"of {name!r}, {elsewhere}: {line}"
     whose = joined_by_dots(name, channels_line(counted.request))
     details = (guess_line(result), interval_line(result), whose, sizes_line(sizes, unit))
-    told = "\n".join(filter(None, details))
-    return CountCard(f"{result.count:,.0f}", line, told, legend(classes, classes.values()))
+    lines = "\n".join(filter(None, details))
+    return CountCard(f"{result.count:,.0f}", line, lines, legend(classes, classes.values()))
 
 
 def joined_by_dots(*parts: str) -> str:

@@ -133,10 +133,10 @@ class SettingsFileTool(QObject):
         with telling(self._model.fail):
             recipe = load_recipe(path)
             not_here = self.take(recipe)
-            told = f"Settings of {path.name} loaded; count to use them.{not_here}"
+            sentence = f"Settings of {path.name} loaded; count to use them.{not_here}"
             if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
-                told += " Its filters, borders and measurements are for Results."
-            self._model.tell(told)
+                sentence += " Its filters, borders and measurements are for Results."
+            self._model.tell(sentence)
 
     def take(self, recipe: Recipe) -> str:
         """Choose models, settings and channels; return sentences on what is not here to be chosen.

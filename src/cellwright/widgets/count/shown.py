@@ -221,8 +221,8 @@ class ShownCount(QObject):
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, hidden: {', '.join(hidden)}.")
-        told = list(filter(None, notices))
-        self._model.tell(" ".join(filter(None, (expected, *told, aside))), is_warning=bool(told))
+        warnings = list(filter(None, notices))
+        self._model.tell(" ".join(filter(None, (expected, *warnings, aside))), is_warning=bool(warnings))
 
     def _unseen_channel(self, counted: CountOutcome) -> str:
         """Return the channel that the cells lie in, where the viewer shows another one; else nothing."""
@@ -241,9 +241,9 @@ class ShownCount(QObject):
         self._panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         for button in (self._panel.save, self._panel.correct):  # its cells are in files alone
             button.setEnabled(False)
-        told = list(filter(None, (*whole.notices, *more)))
-        expected = "" if whole.expected in told else whole.expected  # as a warning
-        self._model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
+        warnings = list(filter(None, (*whole.notices, *more)))
+        expected = "" if whole.expected in warnings else whole.expected  # as a warning
+        self._model.tell(" ".join(filter(None, (expected, *warnings))), is_warning=bool(warnings))
 
     def take_up(self, take_settings: Callable[[Recipe], str]) -> None:
         """Show a count that was made before this panel was there: of the chosen image, if it has one.

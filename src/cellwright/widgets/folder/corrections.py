@@ -167,11 +167,11 @@ class Corrections(QObject):
                 self._model.arrived.append(outcome)
         self._model.take_arrived()
         self.offer_proofread()
-        told = [*saved.notices, *saved.errors]
+        sentences = [*saved.notices, *saved.errors]
         if saved.outcomes:
             names = ", ".join(outcome.image.name for _, outcome in saved.outcomes)
-            told.insert(0, f"Saved {names}; summary and report follow.")
-        self._view.message.tell(" ".join(told), is_warning=bool(saved.errors))
+            sentences.insert(0, f"Saved {names}; summary and report follow.")
+        self._view.message.tell(" ".join(sentences), is_warning=bool(saved.errors))
 
 
 def save_task(corrected: Sequence[Correction]) -> Task[Saved]:

@@ -191,7 +191,7 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
     choices = CountChoices(
         load_models(request.recipe.models), request.recipe, output, output / REPORT, request.xlsx
     )
-    told: list[str] = []
+    notices: list[str] = []
     whole = Progress("images", 0, 1)
 
     def tell_whole(step: Progress) -> Progress:
@@ -201,9 +201,9 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
             whole = Progress(step.stage, step.done, step.total)
         return whole
 
-    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=told.append)
+    counting = count_folder(images, output, choices, on_outcome=arrived.append, on_notice=notices.append)
     yield from map_progress(counting, tell_whole)
-    return told
+    return notices
 
 
 def open_counted(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:

@@ -246,8 +246,8 @@ class FolderView(QWidget):
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)
         self.tabs.addTab(self.failed, "Failed")
-        for place, told in enumerate(("The images that were counted", "The wells of a plate", "What failed")):
-            self.tabs.setTabToolTip(place, told)
+        for place, hint in enumerate(("The images that were counted", "The wells of a plate", "What failed")):
+            self.tabs.setTabToolTip(place, hint)
         self.page_bar = PageBar(self.tabs)
 
     def show_outcomes(self, model: FolderModel) -> None:

@@ -101,8 +101,8 @@ def _layers_in(path: str, notices: dict[str, None]) -> list[LayerData]:
 def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> list[LayerData]:
     layers: list[LayerData] = []
     for image in images:
-        told = filter(None, (*image.notices, missing_chunks(image.data)))  # which a layer does not tell
-        notices.update(dict.fromkeys(told))
+        sentences = filter(None, (*image.notices, missing_chunks(image.data)))  # which a layer does not tell
+        notices.update(dict.fromkeys(sentences))
         layers += layers_of(image)
     layers += _labels_inside(path, notices)
     if any(not isinstance(image.data, np.ndarray) for image in images):

@@ -61,8 +61,8 @@ def read_cell_layers(path: str) -> list[LayerData]:
 def _cells_layer(marks: ImageAnnotation, axes: Mapping[str, Any]) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
     names = ["" if name == marks.no_class else name for name in names]
-    told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
-    arguments = {"name": f"{marks.name} {marks.kind}", "metadata": {METADATA: told}, **axes}
+    own = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
+    arguments = {"name": f"{marks.name} {marks.kind}", "metadata": {METADATA: own}, **axes}
     if marks.kind == "labels":
         if marks.classes is not None:
             numbers = [marks.number_of(row) for row in range(len(marks))]
@@ -110,7 +110,7 @@ def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageA
     (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
     image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
     data, meta, kind = cells
-    told = meta.get("metadata", {}).get(METADATA, {})
+    own = meta.get("metadata", {}).get(METADATA, {})
     if kind == "labels":
         n_axes = data.ndim
     elif kind == "points":
@@ -118,17 +118,17 @@ def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageA
     elif len(data):
         n_axes = np.shape(data[0])[-1]
     else:
-        n_axes = len(told.get("shape", (0, 0)))
+        n_axes = len(own.get("shape", (0, 0)))
     if image is None:
-        name, axes, shape = meta.get("name", "cells"), _axes(meta, n_axes), tuple(told.get("shape", ()))
+        name, axes, shape = meta.get("name", "cells"), _axes(meta, n_axes), tuple(own.get("shape", ()))
     else:
         name, axes, shape = image.name, image.label_axes, image.label_shape
-    name = plain_name(str(told.get("name") or name))
+    name = plain_name(str(own.get("name") or name))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
     if kind == "labels":
         return _from_labels(marks, np.asarray(data), meta)
     names = [str(value or "") for value in _feature(meta)] or [""] * len(data)
-    marks = _with_names(marks, names, told)
+    marks = _with_names(marks, names, own)
     if kind == "points":
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
         return replace(marks, shape=shape or _extent(points + 1), points=points)
@@ -187,8 +187,8 @@ def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
     return filled([plane]).at(tuple(lead.tolist()))
 
 
-def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str, Any]) -> ImageAnnotation:
-    classes, class_names = class_numbers(names, with_cell(names, tuple(told.get("class_names", ()))))
+def _with_names(marks: ImageAnnotation, names: Sequence[str], own: Mapping[str, Any]) -> ImageAnnotation:
+    classes, class_names = class_numbers(names, with_cell(names, tuple(own.get("class_names", ()))))
     return replace(marks, classes=classes, class_names=class_names)
 
 

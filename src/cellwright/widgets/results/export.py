@@ -161,9 +161,9 @@ class ResultsExport(QObject):
     def _pixel_size_um(self) -> tuple[float, ...]:
         """The pixel size of the layer; empty where its file tells the same."""
         image = self._image()
-        told = next((one.pixel_size_um for one in describe_images(image.source)), ())
+        sizes_um = next((one.pixel_size_um for one in describe_images(image.source)), ())
         own = image.pixel_size_um
-        is_told = len(told) == len(own) and np.allclose(told, own, rtol=1e-9, atol=0)
+        is_told = len(sizes_um) == len(own) and np.allclose(sizes_um, own, rtol=1e-9, atol=0)
         return () if is_told else own
 
     @property
@@ -216,8 +216,8 @@ class ResultsExport(QObject):
             clipboard = QApplication.clipboard()
             if differ and clipboard is not None and clipboard.text() == text:
                 clipboard.setText(f"# {OTHER_THAN_FILE}\n{text}")
-                told = f"{self._view.message.text()} {OTHER_THAN_FILE}"
-                self._view.message.tell(told, is_warning=True)
+                sentence = f"{self._view.message.text()} {OTHER_THAN_FILE}"
+                self._view.message.tell(sentence, is_warning=True)
 
         task = once("files", lambda: any(map(differs_from_file, images)))
         fail = self._view.message.fail

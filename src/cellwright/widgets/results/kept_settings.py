@@ -218,8 +218,8 @@ def _gate(path: Path) -> ScatterGate | None:
     """Return the gate in a file; ReadError where it is missing or damaged."""
     what = f"a gate at {path}"
     with expecting(ReadError, what, "Draw it again.", OSError, ValueError, KeyError, TypeError):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told is None:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept is None:
             return None
-        corners = np.array(told["corners"], np.float64)
-        return ScatterGate(str(told["x"]), str(told["y"]), corners.reshape(len(corners), 2))
+        corners = np.array(kept["corners"], np.float64)
+        return ScatterGate(str(kept["x"]), str(kept["y"]), corners.reshape(len(corners), 2))

@@ -258,8 +258,8 @@ class ResultsModel:
             parts = list(map(str, conditions))
             filters.kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
             names = {"class", "regions"} & {*self.table}
-            told = {name: {*"; ".join(self.table[name]).split("; ")} - {""} for name in names}
-            filters.check_texts(parts, {name: sorted(texts) for name, texts in told.items()})
+            known_texts = {name: {*"; ".join(self.table[name]).split("; ")} - {""} for name in names}
+            filters.check_texts(parts, {name: sorted(texts) for name, texts in known_texts.items()})
         self._take_conditions(conditions)
         self.recount()
 
@@ -441,8 +441,8 @@ class ResultsModel:
         result = replace(self.kept_result, count=float(self.n_kept), interval=self.interval)
         notices = []
         if self.n_kept < self.n_cells:
-            told = ", ".join([f"{self.n_cells} cells were left out", *self.left_out])
-            notices.append(f"{self.n_cells - self.n_kept} of {told}.")
+            sentence = ", ".join([f"{self.n_cells} cells were left out", *self.left_out])
+            notices.append(f"{self.n_cells - self.n_kept} of {sentence}.")
         if measured.n_edited:
             notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
         elif self.by_hand:

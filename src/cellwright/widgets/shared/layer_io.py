@@ -171,16 +171,16 @@ def prepare_layers(
     result: Result,
     source: Source,
     outputs: Iterable[str] = ("Labels",),
-    told: Mapping[str, Any] = MappingProxyType({}),
+    metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
     """Return the napari layers that show the cells, by output, not yet in a viewer.
 
     Slow for many cells, so best called in a worker thread. Of the outputs, those of :func:`make_layer`, what
-    the result lacks is left out; ``told`` is what else their metadata is to tell.
+    the result lacks is left out; ``metadata`` is what else their metadata is to tell.
     """
     made = {}
     for output in outputs:
-        own = {**asdict(result.provenance), **source.key, "output": output, PIXELS: source.pixels, **told}
+        own = {**asdict(result.provenance), **source.key, "output": output, PIXELS: source.pixels, **metadata}
         labels = result.cells.labels
         if output == "Labels" and labels is not None:
             own[FOUND] = cells_table(result)
@@ -192,8 +192,8 @@ def prepare_layers(
         placement = {**source.placement, "name": name, "metadata": {METADATA: own}}
         layer = make_layer(output, result, placement, source.channel_axis)
         # points alone do not tell by which rule they lie in regions
-        if isinstance(layer, Points | Shapes) and REGIONS in told:
-            regions: RegionSet = told[REGIONS]
+        if isinstance(layer, Points | Shapes) and REGIONS in metadata:
+            regions: RegionSet = metadata[REGIONS]
             names = regions.joined_names(regions.membership(result.cells, result.offset))
             layer.features = layer.features.assign(regions=names)
         if layer is not None:

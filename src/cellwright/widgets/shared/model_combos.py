@@ -137,8 +137,8 @@ class ModelComboBox(PanelComboBox):
             try:
                 self._list_folder(own)
             except CellwrightError as error:
-                told = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
-                QTimer.singleShot(0, partial(self._tell, told))  # once it is listened to
+                wrong = CheckpointError(f"The model set in the Preferences is not used. {error_line(error)}")
+                QTimer.singleShot(0, partial(self._tell, wrong))  # once it is listened to
 
     def take(self, model: str) -> None:
         """Choose a model that another panel sends, as a user would; a folder is listed, if it can be."""

@@ -157,11 +157,11 @@ class TrainWidget(QWidget):
         if outcome.epochs:
             self.panel.card.show_curves(outcome.epochs, outcome.plan.settings.steps)
         words = verdict(outcome.before, outcome.after, is_better=bool(outcome.model))
-        told = f"{outcome.plan.name!r}: {words}."
+        sentence = f"{outcome.plan.name!r}: {words}."
         if outcome.model:
-            told = f"{outcome.model!r}: {words}. It is in the model lists now."
+            sentence = f"{outcome.model!r}: {words}. It is in the model lists now."
         is_warning = bool(outcome.notices) or not outcome.model
-        self.panel.message.tell(" ".join([told, *outcome.notices]), is_warning=is_warning)
+        self.panel.message.tell(" ".join([sentence, *outcome.notices]), is_warning=is_warning)
         if not outcome.model:
             return
         self.own.box.refresh(outcome.model)

@@ -92,9 +92,9 @@ class LayerRows:
             image = None if viewer is None else image_layer_under(viewer, layer)
             names = region_names(layer, image, is_new)
             if names is not None and "regions" in features:
-                told = features["regions"].to_numpy(object, copy=True)
-                told[is_new] = names
-                features["regions"] = told
+                given_regions = features["regions"].to_numpy(object, copy=True)
+                given_regions[is_new] = names
+                features["regions"] = given_regions
             with layer.events.data.blocker(self._on_data):
                 layer.features = features
         cells_news.changed.emit(layer, layer.features)
@@ -256,8 +256,8 @@ class Followers(QObject):
 
 
 def _warn(layer: Layer, error: Exception) -> None:
-    told = f"The features of {layer.name!r} are not those of its cells as they are now."
-    show_warning(f"{told} {error_line(error)}")
+    sentence = f"The features of {layer.name!r} are not those of its cells as they are now."
+    show_warning(f"{sentence} {error_line(error)}")
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:

@@ -261,10 +261,10 @@ def _shape_regions(
 
 
 def _shape_name(shapes: Shapes, number: int) -> str:
-    told = shapes.features.iloc[number].to_dict() if len(shapes.features.columns) else {}
-    texts = [str(told[column]) for column in ("name", "region") if column in told]
+    row = shapes.features.iloc[number].to_dict() if len(shapes.features.columns) else {}
+    texts = [str(row[column]) for column in ("name", "region") if column in row]
     name = next((text for text in texts if text not in ("", "nan", "None")), f"region {number + 1}")
-    if told.get("exclude") in (True, 1, "True", "true") and not is_excluded(name):
+    if row.get("exclude") in (True, 1, "True", "true") and not is_excluded(name):
         name = f"{EXCLUDED} {name}"
     return name
 

@@ -147,11 +147,11 @@ def _arrays_of(
     if counted_boxes(layer, image_of(image_layer, channel)) is not None:
         own[PART] = True
     parts = [np.asarray(one) for one in layer.data] if isinstance(layer, Shapes) else [layer.data]
-    told = {"name": layer.name, "own": own, "written": sorted(own_features(layer))}
+    facts = {"name": layer.name, "own": own, "written": sorted(own_features(layer))}
     vertices = np.concatenate(parts) if parts else np.zeros((0, layer.ndim))
     arrays = {
         "vertices": in_pixels(vertices, layer, image_layer, axis_of(channel)),
-        "told": np.array(json.dumps(told, default=plain)),
+        "told": np.array(json.dumps(facts, default=plain)),
     }
     if isinstance(layer, Shapes):
         arrays |= {
@@ -180,14 +180,14 @@ def kept_layer(path: Path, image_layer: ImageLayer, channel: Channel | None) -> 
     with expecting(ReadError, what, "Count again.", OSError, ValueError, KeyError, BadZipFile):
         with np.load(path) as file:
             arrays = dict(file)
-        told = json.loads(str(arrays.pop("told")))
+        facts = json.loads(str(arrays.pop("told")))
         vertices = with_axis(arrays.pop("vertices"), source.channel_axis)
         features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(FEATURE)}
         features = {name.removeprefix(FEATURE): values for name, values in features.items()}
-        own = {**told["own"], "source": source.layer_id, EDITED: True}
+        own = {**facts["own"], "source": source.layer_id, EDITED: True}
         looks: dict[str, Any] = {
-            "name": told["name"],
-            "metadata": {METADATA: own, WRITTEN: told.get("written", list(features))},
+            "name": facts["name"],
+            "metadata": {METADATA: own, WRITTEN: facts.get("written", list(features))},
             "features": features,
             "ndim": vertices.shape[1],
             **source.placement,
