@@ -365,6 +365,18 @@ def test_of_colours_that_show_different_things_that_of_the_nuclei_is_counted(sta
     assert np.array_equal(count(pixels, "nuclei", channels=colour).cells.labels, result.cells.labels)
 
 
+def test_centres_of_nuclei_are_told_from_threads_of_another_colour(stained, rng):
+    labels, nuclei, _ = stained
+    threads = ndimage.gaussian_filter(rng.random(nuclei.shape), (1, 9)) > 0.53
+    pixels = np.zeros((*nuclei.shape, 3), np.uint8)
+    pixels[..., 1], pixels[..., 0] = 220 * nuclei, 220 * threads
+    result = count(pixels, "centroid")
+    assert "Counted in its green alone" in " ".join(result.notices)
+    rows, columns = result.cells.points.round().astype(int).T
+    assert len(np.unique(labels[rows, columns])) > 0.9 * labels.max()
+    assert np.array_equal(count(pixels, "centroid", channels=1).cells.points, result.cells.points)
+
+
 def test_the_default_model_knows_nuclei_from_the_bodies_around_them(shipped, stained):
     labels, nuclei, bodies = stained
     pixels = np.zeros((*nuclei.shape, 3), np.uint8)

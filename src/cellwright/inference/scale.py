@@ -136,8 +136,8 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
     in different places (nuclei of which some are red and some green); where nothing tells; and in a series,
     of which one frame does not decide.
     """
-    calibration, family = context.calibration, context.family
-    is_told = calibration is not None and "Labels" in family.returns
+    family = context.family
+    is_told = context.calibration is not None and family.gives == "instances"
     if not context.frames.apart or not is_told or context.zoom is not None or len(context.frames) > 1:
         return context
     zoom = zoom_for(context.engine.diameter_px, context.spec)
@@ -156,11 +156,11 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
 
 
 def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
-    """Return whether the middles of most cells are in none of some others."""
-    assert others.labels is not None
-    rows, columns = cells.points.round().astype(int).T
-    n_outside = int(np.count_nonzero(others.labels[rows, columns] == 0))
-    return n_outside > len(rows) / 2
+    """Return whether the middles of most cells are in no box of some others."""
+    is_inside = np.zeros(len(cells), bool)
+    for low, high in others.boxes:
+        is_inside |= ((cells.points >= low) & (cells.points < high)).all(axis=1)
+    return int(is_inside.sum()) < len(cells) / 2
 
 
 def _decoded_again(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
