@@ -1,11 +1,12 @@
 """Patches that nobody has photographed: what is changed, and what is left as it was."""
 
 import numpy as np
+import pytest
 import torch
 from skimage.measure import regionprops
 from tools.release import spoilt
 
-from cellwright.models.families import flow
+from cellwright.models.families import centroid, flow
 from cellwright.ops.labels import annotate
 from cellwright.training.data.samples import make_sample
 
@@ -102,13 +103,15 @@ def test_as_many_patches_are_poorer_as_was_asked():
     assert 30 <= int(changed.sum()) <= 70
 
 
-def sample_of(blobs):
+def sample_of(blobs, model):
     pixels = (blobs.labels > 0).astype(np.float32)[np.newaxis]
-    return make_sample("a", "", pixels, annotate(blobs.labels), flow.build())
+    return make_sample("a", "", pixels, annotate(blobs.labels), model)
 
 
-def test_cells_are_drawn_out_with_their_outlines(draw_blobs):
-    sample, model = sample_of(draw_blobs((200, 200), 20.0)), flow.build()
+@pytest.mark.parametrize("family", [flow, centroid])  # of a centre the size is known, of the ground none
+def test_cells_are_drawn_out_with_their_outlines(draw_blobs, family):
+    model = family.build()
+    sample = sample_of(draw_blobs((200, 200), 20.0), model)
     ratios = []
     for seed in range(12):
         made = spoilt.drawn_out(sample, model, np.random.default_rng(seed))
@@ -123,6 +126,7 @@ def test_cells_are_drawn_out_with_their_outlines(draw_blobs):
 
 
 def test_what_is_not_all_annotated_is_not_drawn_out(draw_blobs):
-    sample = sample_of(draw_blobs((64, 64), 20.0))
+    model = flow.build()
+    sample = sample_of(draw_blobs((64, 64), 20.0), model)
     sample.targets[:] = torch.nan
-    assert spoilt.drawn_out(sample, flow.build(), np.random.default_rng(0)) is None
+    assert spoilt.drawn_out(sample, model, np.random.default_rng(0)) is None

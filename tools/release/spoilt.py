@@ -80,7 +80,7 @@ def drawn_out(sample: Sample, model: CellModel, rng: np.random.Generator) -> Sam
     top, left = rng.integers(0, size - piece + 1)
     cut = (slice(top, top + piece[0]), slice(left, left + piece[1]))
     labels = sample.labels[cut].numpy()
-    if not labels.any() or sample.targets[:, *cut].isnan().any():
+    if not labels.any() or sample.targets[:, *cut].isnan().all(dim=0).any():
         return None
     pixels = sample.image[:, *cut].movedim(0, -1).numpy()
     changed = resized(*zooms)(Known(pixels, labels), rng)

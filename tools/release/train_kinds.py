@@ -11,6 +11,8 @@
         --families flow --poorer --start FORMER
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
         --families flow --drawn-out --start FORMER
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40 \\
+        --families centroid query --drawn-out --start CENTROID QUERY
 
 The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``), or the trunk from a model that
 knows all kinds. The learning rate falls with the clock, so that a run ends when it should on a busy machine;
@@ -21,6 +23,7 @@ nobody has photographed, see ``spoilt.py``; the trunk is that of the first, and 
 cells, and with platelets in most patches of blood.
 """
 
+import argparse
 import copy
 import json
 import signal
@@ -166,19 +169,24 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    recipe = FIRST
-    if options.deeper:
-        recipe = DEEPER if len(options.families) == 1 else SEVERAL
-    if options.poorer:
-        recipe = POORER
-    if options.drawn_out:
-        recipe = DRAWN_OUT
+    recipe = recipe_of(options)
     model = joint_model(options.families, recipe, options.start)
     state = new_state(model, recipe)
     began = resume(state, options.output / "state.pt")
     pools = pools_of(options.data, model, recipe, options.cache, options.leave_out)
     ends = datetime.combine(datetime.now(), datetime.strptime(options.until, "%H:%M").time()).timestamp()
     train(state, model, recipe, pools, (began, ends), options.output)
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """Return what is asked for; what goes on with images made worse keeps the layers it starts with."""
+    if options.deeper:
+        return DEEPER if len(options.families) == 1 else SEVERAL
+    if options.drawn_out:
+        return replace(DRAWN_OUT, preset=load_checkpoint(options.start[0]).spec.preset)
+    if options.poorer:
+        return replace(POORER, preset=load_checkpoint(options.start[0]).spec.preset)
+    return FIRST
 
 
 def joint_model(families: Sequence[str], recipe: Recipe, starts: Sequence[Path] = ()) -> JointModel:
