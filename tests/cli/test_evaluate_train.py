@@ -255,6 +255,13 @@ def test_an_encoder_pretrained_without_annotation_starts_a_training(cli, dataset
     assert all(torch.equal(begun[name], ended[name]) for name in learned)
 
 
+def test_the_encoder_of_a_model_is_named_with_how_that_model_takes_it(cli, dataset, tmp_path):
+    short = ("--steps", 1, "--patch", 64, "--batch-size", 2, "--output", tmp_path / "e")
+    code, out, _ = cli("pretrain", dataset / "images", "--start", "flow", *short)
+    assert code == 0
+    assert f"cellwright train DATASET --from flow --pretrained {tmp_path / 'e'} " in " ".join(out.split())
+
+
 def test_what_is_no_encoder_is_refused(cli, dataset, tmp_path):
     start = ("--output", tmp_path / "m", "--pretrained", tmp_path, "--from")
     code, _, err = cli("train", dataset, *start, "flow")

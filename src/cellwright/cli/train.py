@@ -255,9 +255,10 @@ def pretrain(
         pretraining.start_from_imagenet(begin)
     task = pretraining.pretrain(listed, begin, output, settings, device=device)
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
+    what = f"--from {start}" if start else f"--model {model} --preset {begin.spec.preset}"
     typer.echo(
-        f"The encoder is in {folder}. Use it with: cellwright train DATASET --preset {begin.spec.preset} "
-        f"--pretrained {folder} --output MODEL"
+        f"The encoder is in {folder}. Use it with: cellwright train DATASET {what} --pretrained {folder} "
+        "--output MODEL"
     )
 
 

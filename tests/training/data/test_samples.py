@@ -7,6 +7,7 @@ import tifffile
 import torch
 from scipy import ndimage
 
+from cellwright.core.errors import ReadError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.families import density, flow, pseudocolor
@@ -30,6 +31,17 @@ def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs, sample_of):
     assert np.allclose(sample.targets[:2].numpy(), labels_to_flow(blobs.labels), atol=1e-3)
     expected = np.median(equivalent_diameters(label_properties(blobs.labels).areas))
     assert sample.diameter_px == pytest.approx(expected)
+
+
+def test_more_images_than_memory_holds_are_refused(write_dataset, tiny_flow, monkeypatch):
+    dataset = read_dataset(write_dataset({"train": list("abcdef")}))
+    kept = run(load_samples(dataset, tiny_flow()))
+    n_bytes = sum(one.image.nbytes + one.targets.nbytes + one.labels.nbytes for one in kept) / len(kept)
+    free = [6 * n_bytes / 0.9 + 1, 3.5 * n_bytes / 0.9]
+    monkeypatch.setattr("cellwright.training.data.samples.free_memory", lambda: free.pop(0), raising=False)
+    assert len(run(load_samples(dataset, tiny_flow()))) == 6
+    with pytest.raises(ReadError, match="must fit into memory to be learned from; 4 of"):
+        run(load_samples(dataset, tiny_flow()))
 
 
 @pytest.mark.parametrize(("n_given", "n_taken"), [(1, 1), (2, 1), (3, 3), (4, 3)])

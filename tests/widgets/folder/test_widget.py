@@ -212,7 +212,7 @@ def test_a_click_on_a_well_shows_its_images(
     view.plate.resize(300, 220)
     side = view.plate.side
     assert view.plate.text_of((0, 0)) == f"A01: {len(blobs)} (mean of 2 images)"
-    assert view.plate.text_of((1, 0)) == "B01: no image"
+    assert view.plate.text_of((1, 0)) == "B01: no image counted"
     assert view.plate.legend == "mean of its images"
     place = QPoint(round(20 + 1.5 * side), round(20 + 1.5 * side))
     qtbot.mouseClick(view.plate, Qt.MouseButton.LeftButton, pos=place)

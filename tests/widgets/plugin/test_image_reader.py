@@ -9,7 +9,7 @@ import zarr
 from magicgui.widgets import Dialog
 from napari import current_viewer
 from napari.components import ViewerModel
-from napari.layers import Layer
+from napari.layers import Labels, Layer
 from npe2 import PluginManifest
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
@@ -17,6 +17,8 @@ from qtpy.QtWidgets import QMainWindow, QWidget
 
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
+from cellwright.files.formats.image_annotation import ImageAnnotation, with_numbers
+from cellwright.files.formats.registry import FORMATS
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.plugin.image_reader import get_image_reader, read_images_of_file
@@ -241,6 +243,17 @@ def test_folders_without_an_image_of_their_own_are_left_to_others(tmp_path):
     tifffile.imwrite(tmp_path / "images" / "a.tif", grey(20, 30))
     (tmp_path / "meta.json").write_text("{}")
     assert get_image_reader(str(tmp_path)) is None
+
+
+def test_a_folder_of_masks_in_time_is_opened_as_cells(tmp_path, viewer_with_readers):
+    labels = np.zeros((3, 20, 30), np.int32)
+    labels[:, 2:9, 3:12], labels[1:, 12:18, 12:25] = 4, 2
+    marks = with_numbers(ImageAnnotation("movie", labels.shape, "TYX"), labels)
+    FORMATS["tracking-challenge"].write(tmp_path / "movie_RES", [marks])
+    viewer_with_readers.open(str(tmp_path / "movie_RES"), plugin="napari-cellwright")
+    (layer,) = viewer_with_readers.layers
+    assert isinstance(layer, Labels)
+    np.testing.assert_array_equal(layer.data, labels)
 
 
 def test_files_opened_as_a_stack_are_slices(tmp_path, told, viewer_with_readers):

@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.data import Image
@@ -365,6 +366,11 @@ def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
     assert view.plots.currentWidget() is panel.plots.scatter
     assert len(panel.plots.scatter._rows) == 4
     assert view.plots.count() == 2
+    plot, font = panel.plots.scatter, panel.font()
+    font.setPointSize(20)
+    plot.setFont(font)
+    tick = QFontMetrics(plot.getAxis("left").style["tickFont"])
+    assert plot.getPlotItem().getContentsMargins()[1] >= tick.height() // 2  # the highest is whole
 
 
 def test_a_lasso_gates(panel: ResultsWidget) -> None:

@@ -1,3 +1,4 @@
+import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from napari.layers import Labels as LabelsLayer
 from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QItemSelectionModel, QSize, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.tasks import Progress, Task
@@ -154,6 +157,22 @@ def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWi
     assert not annotate.panel.start.accepts(ring)
     panel.model.choose(-1)
     assert len(ring.data) == 0
+
+
+def test_chosen_rows_are_copied_with_their_headings(panel: ResultsWidget, qtbot: QtBot) -> None:
+    table = panel.view.table
+    table.sortByColumn(panel.view.frame.names.index("area_px"), Qt.SortOrder.DescendingOrder)
+    table.selectAll()
+    qtbot.keyClick(table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
+    copied = pd.read_csv(io.StringIO(QApplication.clipboard().text()), sep="\t")
+    frame, across = panel.view.frame, Qt.Orientation.Horizontal
+    assert list(copied) == [frame.headerData(n, across) for n in range(frame.columnCount())]
+    expected = panel.model.table.sort_values("area_px", ascending=False, kind="stable")
+    for number, name in enumerate(panel.view.frame.names):
+        np.testing.assert_allclose(copied.iloc[:, number], expected[name])
+    table.choose(1)
+    qtbot.keyClick(table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
+    assert QApplication.clipboard().text().count("\n") == 2
 
 
 def test_the_ring_is_seen_on_what_was_opened_since(panel: ResultsWidget) -> None:
@@ -344,6 +363,11 @@ def test_a_class_is_set_for_chosen_rows_and_in_the_table(panel: ResultsWidget, r
     read(panel)
     assert panel.model.table["class"].tolist() == ["WBC", "RBC", "WBC", ""]
     assert panel.model.counts()["class_WBC"].tolist() == [2]
+    choose_rows(panel, 3)
+    panel.view.class_name.setEditText("PLT")
+    QTest.keyClick(panel.view.class_name, Qt.Key.Key_Return)
+    read(panel)
+    assert panel.model.table["class"].tolist() == ["WBC", "RBC", "WBC", "PLT"]
 
 
 def test_points_are_told_of_too(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import JobError
@@ -65,6 +66,8 @@ def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtB
     trainer.panel.train.click()
     canvas = plot.graphics.viewport()
     qtbot.waitUntil(lambda: not canvas.visibleRegion().isEmpty(), timeout=5000)
+    highest = QFontMetrics(plot.plots[0].getAxis("left").style["tickFont"])
+    assert plot.graphics.ci.layout.getContentsMargins()[1] >= highest.height() // 2  # else it is cut
 
 
 def test_what_is_told_does_not_lie_below_the_settings(

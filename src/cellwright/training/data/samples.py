@@ -11,6 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.errors import ReadError
+from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset
 from cellwright.files.dataset.meta import Region
@@ -25,6 +27,7 @@ MAX_FRAMES = 12  # frames taken from one stack
 SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
 RIM_PX = 3  # of background around masks that may not be all; beyond it nothing is known
 SLIVER_PX = 12  # of a cell that a patch cuts off, less is not counted
+MEMORY_SHARE = 0.9  # of what is free, that the images of a dataset may take
 FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
 
 
@@ -53,6 +56,11 @@ class Sample:
     zoom: float = 1.0  # pixels of the sample per pixel of the image it was made from
     count: "Recount | None" = None  # makes the targets of a count again for each patch; None: not learned
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that its pixels take."""
+        return self.image.nbytes + self.targets.nbytes + self.labels.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Recount:
@@ -78,10 +86,20 @@ def load_samples(
     """Read every item of a dataset; a stack gives one sample for each of its frames that has a cell.
 
     Images whose cells are ``farthest`` times beyond the model's range are resized to its diameter.
+
+    ReadError where they do not fit into the memory that is free.
     """
     samples: list[Sample] = []
+    n_counted, left = 0, MEMORY_SHARE * free_memory()
     for done, item in enumerate(dataset.items):
         yield Progress("read", done, len(dataset), f"reading {item.name}")
+        left -= sum(sample.n_bytes for sample in samples[n_counted:])
+        n_counted = len(samples)
+        if left < 0:
+            raise ReadError(
+                f"The {len(dataset)} images of {dataset.folder} must fit into memory to be learned from; "
+                f"{done} of them fill it. Learn from fewer or smaller ones, or close other programs."
+            )
         image, truth = item.annotated()
         if model.needs_volumes:
             found = volume_samples(item.name, item.group, (image, truth), model, is_complete=item.is_complete)

@@ -97,7 +97,7 @@ class PlateView(QWidget):
             return ""
         name, n = well_name(*well), int(self._map.n_images[well])
         if not n:
-            return f"{name}: no image"
+            return f"{name}: no image counted"
         value = f"{name}: {self._map.values[well]:,.6g}"
         if n > 1:
             value += f" (mean of {n} images)"

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import QApplication
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import CellwrightError, ReadError
 from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.formats.tracking_challenge import is_tracking_challenge
 from cellwright.files.images import describe_images, image_names, read_image, read_images
 from cellwright.files.metadata import FilePart, blank, guess_notice
 from cellwright.files.zarr import address_of, is_zarr, missing_chunks
@@ -45,14 +46,15 @@ FILES = {
 
 @unless_closed(lambda _: NO_LAYERS)
 def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """Return what reads images into layers; None for label images and folders without an image."""
+    """Return what reads images into layers; None for label images and folders of them or without an image."""
     if not isinstance(path, str):
         return None if any(_is_labels(Path(one)) for one in path) else read_stack
     if address_of(path):
         return read_images_of_file
     file = Path(path)
     if file.is_dir() and not is_zarr(file):
-        return read_images_of_folder if beside_window(_images_in, file) else None
+        has_images = not is_tracking_challenge(file) and beside_window(_images_in, file)
+        return read_images_of_folder if has_images else None
     return None if _is_labels(file) else read_images_of_file
 
 

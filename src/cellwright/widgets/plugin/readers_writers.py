@@ -20,6 +20,7 @@ from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import ImageAnnotation, class_numbers, with_cell, with_numbers
 from cellwright.files.formats.registry import FORMATS, Format, recognise
+from cellwright.files.formats.tracking_challenge import is_tracking_challenge
 from cellwright.ops.geometry.boxes import box_around, corners_of
 from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
@@ -35,8 +36,11 @@ METADATA = "cellwright_file"  # key in the metadata of a layer: what its file to
 
 
 def get_cells_reader(path: str | Sequence[str]) -> Reader | None:
-    """Return what reads a file into layers; None for several files at once."""
-    return read_cell_layers if isinstance(path, str) else None
+    """Return what reads a file, or a folder of masks in time, into layers; None for several at once."""
+    if not isinstance(path, str):
+        return None
+    is_other_folder = Path(path).is_dir() and not is_tracking_challenge(Path(path))
+    return None if is_other_folder else read_cell_layers
 
 
 @unless_closed(NO_LAYERS)

@@ -7,7 +7,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal
-from qtpy.QtGui import QShowEvent
+from qtpy.QtGui import QFontMetrics, QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import class_colour
@@ -69,6 +69,8 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         if event is not None and event.type() == QEvent.Type.FontChange:
             font = self.font()
             font.setPointSizeF(LETTERS * font.pointSizeF())
+            half = QFontMetrics(font).height() // 2  # of the highest tick
+            self.getPlotItem().setContentsMargins(0, half, 0, BELOW_PX)
             for name in ("left", "bottom"):
                 axis = self.getAxis(name)
                 axis.setTickFont(font)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
+from qtpy.QtGui import QKeyEvent, QKeySequence
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QApplication,
+    QHeaderView,
+    QSizePolicy,
+    QTableView,
+    QWidget,
+)
 
 from cellwright.ops.measure.columns import NO_NAMES, column_of, heading_of
 
@@ -68,6 +76,16 @@ class FrameModel(QAbstractTableModel):
     def place_of(self, row: int) -> int:
         """Return where a row of the DataFrame stands; -1 where it is not shown."""
         return int(self._places[row]) if 0 <= row < len(self._places) else -1
+
+    def text_of(self, rows: Sequence[int]) -> str:
+        """Return rows of the DataFrame under the headings, with tabs between, as spreadsheets take them."""
+        import pandas
+
+        part = pandas.DataFrame(
+            {name: column[list(rows)] for name, column in zip(self.names, self._columns, strict=True)}
+        )
+        headings = [heading_of(name, self._channel_names) for name in self.names]
+        return str(part.to_csv(sep="\t", index=False, header=headings))
 
     def rowCount(self, parent: QModelIndex = NO_INDEX) -> int:
         """Return the number of rows shown."""
@@ -222,10 +240,19 @@ class CellsTable(QTableView):
             self._fitted = []
             self._fit_columns()
 
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Copy whole rows; called by Qt, which would copy a single value."""
+        clipboard = QApplication.clipboard()
+        if event is None or clipboard is None or not event.matches(QKeySequence.StandardKey.Copy):
+            super().keyPressEvent(event)
+        elif self.chosen_rows:
+            clipboard.setText(self.frame.text_of(self.chosen_rows))
+
     @property
     def chosen_rows(self) -> list[int]:
-        """Rows of the DataFrame that are chosen."""
-        return [int(self.frame.order[index.row()]) for index in self._selection.selectedRows()]
+        """Rows of the DataFrame that are chosen, in the order in which they stand."""
+        places = sorted(index.row() for index in self._selection.selectedRows())
+        return [int(self.frame.order[place]) for place in places]
 
     def choose(self, row: int) -> None:
         """Choose a row of the DataFrame and scroll to it; nothing where it is not shown."""

@@ -170,6 +170,7 @@ class ResultsView(RegionPanel):
         assert edit is not None
         edit.setPlaceholderText("class")
         self.set_class = button("Set class", "Give the chosen cells this class.")
+        edit.returnPressed.connect(self.set_class.click)
         page = QWidget()
         layout = page_layout(page)
         layout.addWidget(self.filter)

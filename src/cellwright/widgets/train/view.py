@@ -426,7 +426,6 @@ class CurvePlot(QWidget):
             self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
             self.graphics.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # nothing to be done in it by keys
             self.graphics.ci.setSpacing(PLOT_SPACING_PX)
-            self.graphics.ci.setContentsMargins(2, 2, 8, 2)
             self._layout.addWidget(self.graphics)
         self.graphics.clear()
         self.plots, self._lines = [], []
@@ -454,6 +453,7 @@ class CurvePlot(QWidget):
         font = self.font()
         font.setPointSizeF(LETTERS * font.pointSizeF())
         metrics, ink = QFontMetrics(font), self.palette().windowText().color()
+        self.graphics.ci.setContentsMargins(2, metrics.height() // 2, 8, 2)  # half of the highest tick
         for plot in self.plots:
             left, bottom = plot.getAxis("left"), plot.getAxis("bottom")
             left.setWidth(metrics.horizontalAdvance("0.000") + 3 * metrics.height() // 2)  # the same in each
