@@ -171,3 +171,19 @@ def test_labels_beside_their_image_are_no_images(tmp_path):
     assert [image.name for image in list_images([tmp_path])] == ["a", "b_labels", "in/a"]
     assert [image.name for image in list_images([tmp_path], "*_labels*")] == ["a_labels", "b_labels"]
     assert [image.name for image in list_images([tmp_path / "a_mask.tif"])] == ["a_mask"]
+
+
+def test_masks_in_a_folder_beside_that_of_their_images_are_no_images(tmp_path):
+    names = (
+        "images/a.tif",
+        "masks/a.png",
+        "masks/b.tif",
+        "set/imgs/c.tif",
+        "set/labels/c.tif",
+        "labels/c.tif",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert [one.name for one in list_images([tmp_path])] == ["images/a", "labels/c", "masks/b", "set/imgs/c"]
+    assert [one.name for one in list_images([tmp_path / "masks"])] == ["a", "b"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, repeated
 from cellwright.files.atomic import as_stored, plain_name, refuse_no_text
-from cellwright.files.dataset.folder import ENDINGS
+from cellwright.files.dataset.folder import ENDINGS, IMAGE_FOLDERS, MASK_FOLDERS
 from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
@@ -80,8 +80,8 @@ def list_images(
 
     Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
     is seen when it is read. In folders, and in folders in them where ``is_deep``, file names must match a
-    pattern such as ``*_DAPI.tif``; labels and masks beside their image, ``a_labels.tif`` beside ``a.tif``,
-    are not images.
+    pattern such as ``*_DAPI.tif``; labels and masks beside their image, ``a_labels.tif`` beside ``a.tif`` or
+    ``masks/a.tif`` beside ``images/a.tif``, are not images.
 
     The pattern of a plate, such as ``Plate1/{well}_s{site}_w{channel}``, tells what names look like:
     ``{well}`` is a letter and a number, ``{site}`` a number, any other name in braces a word. What stands
@@ -137,9 +137,16 @@ def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
 
 
 def _without_labels(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Return paths and names without labels and masks beside their image: ``a_labels`` beside ``a``."""
+    """Return paths and names without labels and masks beside their image.
+
+    ``a_labels`` beside ``a``, ``masks/a`` beside ``images/a``.
+    """
     names = {name for _, name in found}
     theirs = {f"{name}{ending}" for name in names for ending in ENDINGS}
+    for name in names:
+        *above, folder, stem = ("", *name.split("/"))
+        if folder in IMAGE_FOLDERS:
+            theirs |= {"/".join([*above[1:], masks, stem]) for masks in MASK_FOLDERS}
     return [(path, name) for path, name in found if name not in theirs]
 
 

@@ -245,8 +245,10 @@ class CellsTable(QTableView):
         clipboard = QApplication.clipboard()
         if event is None or clipboard is None or not event.matches(QKeySequence.StandardKey.Copy):
             super().keyPressEvent(event)
-        elif self.chosen_rows:
-            clipboard.setText(self.frame.text_of(self.chosen_rows))
+            return
+        rows = self.chosen_rows
+        if rows:
+            clipboard.setText(self.frame.text_of(rows))
 
     @property
     def chosen_rows(self) -> list[int]:
