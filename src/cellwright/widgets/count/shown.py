@@ -1,6 +1,6 @@
 """The count that is shown: its layers, its number and what is told of it, in line with what is chosen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -203,9 +203,6 @@ class ShownCount(QObject):
         What is told aside is no warning.
         """
         notices = [*counted.result.notices, self._model.disagreement(counted), *more]
-        expected = expectation(counted.result.fit, counted.result.notices)
-        if expected in notices:  # as a warning
-            expected = ""
         channel = self._unseen_channel(counted)
         n_images = len(describe_images(counted.request.source.image.source))
         if channel:
@@ -221,7 +218,13 @@ class ShownCount(QObject):
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, hidden: {', '.join(hidden)}.")
+        self._tell_all(expectation(counted.result.fit, counted.result.notices), notices, aside)
+
+    def _tell_all(self, expected: str, notices: Iterable[str], aside: str = "") -> None:
+        """Tell how well a count can be expected to be, unless a notice does, and its notices as warnings."""
         warnings = list(filter(None, notices))
+        if expected in warnings:
+            expected = ""
         self._model.tell(" ".join(filter(None, (expected, *warnings, aside))), is_warning=bool(warnings))
 
     def _unseen_channel(self, counted: CountOutcome) -> str:
@@ -241,9 +244,7 @@ class ShownCount(QObject):
         self._panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         for button in (self._panel.save, self._panel.correct):  # its cells are in files alone
             button.setEnabled(False)
-        warnings = list(filter(None, (*whole.notices, *more)))
-        expected = "" if whole.expected in warnings else whole.expected  # as a warning
-        self._model.tell(" ".join(filter(None, (expected, *warnings))), is_warning=bool(warnings))
+        self._tell_all(whole.expected, (*whole.notices, *more))
 
     def take_up(self, take_settings: Callable[[Recipe], str]) -> None:
         """Show a count that was made before this panel was there: of the chosen image, if it has one.
