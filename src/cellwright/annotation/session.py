@@ -39,7 +39,7 @@ DISC_PX = 12.0  # where the diameter of cells is not known either
 class AnnotationSession:
     """The annotation of one image: its ``store`` has what there is, its ``history`` what was done.
 
-    Each method is an edit, undone as one, and written to the journal if there is one.
+    A call that changes cells or regions is one edit, undone as one, and in the journal if there is one.
 
     AnnotationError where labels, scores or classes do not fit the image or each other. WriteError where the
     journal cannot be written, or is there already.
