@@ -365,16 +365,36 @@ def test_of_colours_that_show_different_things_that_of_the_nuclei_is_counted(sta
     assert np.array_equal(count(pixels, "nuclei", channels=colour).cells.labels, result.cells.labels)
 
 
-def test_centres_of_nuclei_are_told_from_threads_of_another_colour(stained, rng):
-    labels, nuclei, _ = stained
+@pytest.fixture
+def threaded(stained, rng):
+    """Nuclei in green, threads in red: uint8 (Y, X, 3)."""
+    _, nuclei, _ = stained
     threads = ndimage.gaussian_filter(rng.random(nuclei.shape), (1, 9)) > 0.53
-    pixels = np.zeros((*nuclei.shape, 3), np.uint8)
-    pixels[..., 1], pixels[..., 0] = 220 * nuclei, 220 * threads
-    result = count(pixels, "centroid")
+    return np.stack([220 * threads, 220 * nuclei, 0 * nuclei], axis=-1).astype(np.uint8)
+
+
+def test_centres_of_nuclei_are_told_from_threads_of_another_colour(stained, threaded):
+    labels, _, _ = stained
+    result = count(threaded, "centroid")
     assert "Counted in its green alone" in " ".join(result.notices)
     rows, columns = result.cells.points.round().astype(int).T
     assert len(np.unique(labels[rows, columns])) > 0.9 * labels.max()
-    assert np.array_equal(count(pixels, "centroid", channels=1).cells.points, result.cells.points)
+    assert np.array_equal(count(threaded, "centroid", channels=1).cells.points, result.cells.points)
+
+
+def test_a_density_is_told_from_threads_of_another_colour(threaded):
+    result = count(threaded, "density")
+    assert "Counted in its green alone" in " ".join(result.notices)
+    assert result.count == count(threaded, "density", channels=1).count
+
+
+def test_the_density_of_different_nuclei_is_that_of_all_colours(stained):
+    _, nuclei, _ = stained
+    left = nuclei * (np.indices(nuclei.shape)[1] < 120)
+    pixels = np.stack([220 * left, 220 * (nuclei - left), 0 * nuclei], axis=-1).astype(np.uint8)
+    result = count(pixels, "density")
+    assert "counted together" in " ".join(result.notices)
+    assert result.count == pytest.approx(count(220 * nuclei, "density").count, rel=0.2)
 
 
 def test_the_default_model_knows_nuclei_from_the_bodies_around_them(shipped, stained):

@@ -32,6 +32,7 @@ CLOSER = 1.5  # zoom at which an image is tried that promises little as it is
 FARTHER = (0.5, 0.25)  # zooms at which one is tried that promises next to nothing: cells may be very large
 BETTER_COLOUR = 0.05  # by which one colour alone has to promise more than all together
 ABOUT_AS_MUCH = 0.1
+FAR_LESS = 0.3  # another colour has to promise, where nothing tells whether both show the same cells
 BETTER_LIGHT = 0.05  # by which the brightened image has to promise more
 FAR_BETTER = 0.3  # by which they have to promise more, since small cells are lost in them
 JUDGED_PX = 512  # side of the window in which brightness is judged
@@ -133,12 +134,11 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
     """Return the context of that colour of an image whose count promises most, if they show different things.
 
     They stay together where no colour alone promises more, or where two promise about as much and show cells
-    in different places (nuclei of which some are red and some green); where nothing tells; and in a series,
-    of which one frame does not decide.
+    in different places (nuclei of which some are red and some green), which a density does not tell; where
+    nothing tells; and in a series, of which one frame does not decide.
     """
-    family = context.family
-    is_told = context.calibration is not None and family.gives == "instances"
-    if not context.frames.apart or not is_told or context.zoom is not None or len(context.frames) > 1:
+    calibration, family = context.calibration, context.family
+    if not context.frames.apart or calibration is None or context.zoom is not None or len(context.frames) > 1:
         return context
     zoom = zoom_for(context.engine.diameter_px, context.spec)
     batch = _batch_at(context.batches(zoom), 0.5)
@@ -148,11 +148,15 @@ def in_best_colour(context: CountContext) -> Task[CountContext]:
         predicted = yield from plain.decode(batch, zoom, plain.progress([batch], zoom))
         found.append((_promise(plain, predicted), predicted.decoded[0], one))
     together, *alone = found
-    promised, cells, best = max(alone, key=itemgetter(0))
-    rivals = [other for likely, other, _ in alone if likely > promised - ABOUT_AS_MUCH]
-    if promised <= together[0] + BETTER_COLOUR or any(_lie_elsewhere(other, cells) for other in rivals):
+    (promised, cells, best), *others = sorted(alone, key=itemgetter(0), reverse=True)
+    if promised <= together[0] + BETTER_COLOUR:
         return context
-    return best
+    if family.gives == "density":
+        has_rival = any(likely > promised - FAR_LESS for likely, _, _ in others)
+    else:
+        rivals = [other for likely, other, _ in others if likely > promised - ABOUT_AS_MUCH]
+        has_rival = any(_lie_elsewhere(other, cells) for other in rivals)
+    return context if has_rival else best
 
 
 def _lie_elsewhere(cells: Cells, others: Cells) -> bool:
@@ -277,7 +281,8 @@ def _promise(context: CountContext, predicted: Predicted) -> float:
     """Return the F1 to expect of what was found; 0 where no cell was, or nothing tells."""
     facts = FactCollector(context.calibration)
     facts.add(predicted.maps, predicted.decoded)
-    return facts.expected_f1(predicted.decoded) or 0.0
+    cells = [one for one in predicted.decoded if isinstance(one, Cells)]
+    return facts.expected_f1(cells or [Cells.empty(2)]) or 0.0
 
 
 def zoom_for(diameter_px: float, spec: ModelSpec) -> float:
