@@ -151,6 +151,26 @@ def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
     assert tools.view.layer.mouse_pan
 
 
+def test_naparis_own_polygon_is_ended_by_its_keys(tools: ToolBox) -> None:
+    layer, corners = tools.view.layer, [(2, 2, 45), (2, 2, 53), (2, 8, 53), (2, 8, 45)]
+    before = len(tools.session.store)
+    layer.selected_label = 90
+    layer.mode = "polygon"
+    polygon = layer._overlays["polygon"]
+    polygon.points = corners
+    press(tools, "Escape")
+    assert (polygon.points, str(layer.mode)) == ([], "polygon")
+    polygon.points = corners
+    press(tools, "Enter")
+    assert polygon.points == []
+    assert tools.session.store.number_at((2, 5, 49)) == 90
+    assert len(tools.session.store) == before + 1
+    press(tools, "Control-Z")
+    assert len(tools.session.store) == before
+    press(tools, "Escape")
+    assert layer.mouse_pan
+
+
 def test_two_clicks_split_also_across_slices(tools: ToolBox) -> None:
     press(tools, "T")
     drag(tools, (2, 32, 12))

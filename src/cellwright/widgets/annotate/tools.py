@@ -17,6 +17,7 @@ from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, PAST, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay
 from cellwright.widgets.shared.cells.regions import pixel_box
+from cellwright.widgets.shared.napari_private import end_polygon
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
@@ -188,8 +189,8 @@ class ToolBox(QObject):
     # -- what mouse and keys tell -------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Drop the cell that is prompted for, else forget the first of two clicks, else put the tool down."""
-        if self.takes("cancel"):
+        """Drop the cell or polygon that is begun, else the first of two clicks, else put the tool down."""
+        if end_polygon(self.view.layer, is_kept=False) or self.takes("cancel"):
             return
         if self._first_seed is not None:
             self._forget_seed()
@@ -321,7 +322,7 @@ class InputHandler:
             self._bind_key(str(category + 1), partial(tools.class_target, category))
         self._bind_key("0", partial(tools.class_target, None))
         self._bind_key("Escape", tools.cancel)
-        self._bind_key("Enter", lambda: tools.takes("accept"))
+        self._bind_key("Enter", lambda: end_polygon(self._layer, is_kept=True) or tools.takes("accept"))
         self._bind_key("F1", lambda: tools.pressed.emit("help"))
         self._layer.bind_key("Space", self._hold, overwrite=True)
         self._keys.append("Space")

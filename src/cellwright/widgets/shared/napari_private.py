@@ -441,6 +441,17 @@ def ask_to_save(parent: QWidget, title: str, name: str, formats: str = "", **opt
     return target
 
 
+def end_polygon(layer: Labels, *, is_kept: bool) -> bool:
+    """Paint the polygon that napari's own tool is drawing, or drop it; return whether there is one."""
+    polygon = getattr(layer, "_overlays", {}).get("polygon")
+    if polygon is None or not polygon.points:
+        return False
+    if is_kept:
+        polygon.add_polygon_to_labels(layer)
+    polygon.points = []
+    return True
+
+
 def ask_to_open(parent: QWidget, title: str, formats: str) -> Path | None:
     """Return the file that the user chooses to read, None where none; looked for where files are saved."""
     path, _ = QFileDialog.getOpenFileName(parent, title, preferences().path_for(""), formats)
