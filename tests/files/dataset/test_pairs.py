@@ -137,6 +137,15 @@ def test_folders_may_have_capitals(tmp_path):
     assert "3 images found: Train/Images/a.tif with Train/Masks/a.tif" in dataset.notice
 
 
+def test_images_with_counts_alone_are_refused_with_the_command_that_takes_them(tmp_path):
+    write_images(tmp_path, "a")
+    with pytest.raises(ReadError, match=r"Export a dataset with masks\.$"):
+        read_dataset(tmp_path)
+    (tmp_path / "counts.csv").write_text("image,count\na.tif,3\n")
+    with pytest.raises(ReadError, match="cellwright train TABLE.csv --from density"):
+        read_dataset(tmp_path)
+
+
 def test_masks_that_jpeg_has_changed_are_refused(tmp_path):
     write_images(tmp_path, "a")
     Picture.fromarray((255 * (squares() > 0)).astype(np.uint8)).save(tmp_path / "a_mask.jpg")

@@ -373,7 +373,7 @@ def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
     assert plot.getPlotItem().getContentsMargins()[1] >= tick.height() // 2  # the highest is whole
 
 
-def test_a_lasso_gates(panel: ResultsWidget) -> None:
+def test_a_lasso_gates(panel: ResultsWidget, qtbot: QtBot) -> None:
     view = panel.view
     view.tabs.setCurrentIndex(3)
     view.plot_kind.setCurrentIndex(1)
@@ -385,6 +385,9 @@ def test_a_lasso_gates(panel: ResultsWidget) -> None:
     assert not view.lasso.isChecked()
     assert panel.model.kept_table["label"].tolist() == [1, 2]
     assert "gate" in panel.model.analysis().notices[-1]
+    qtbot.waitUntil(lambda: view.plot_hint.text() == "2 of 4 cells count.")
+    view.plot_x.setCurrentIndex(view.plot_x.findData("area_px"))  # where the gate is not drawn
+    assert view.plot_hint.text() == "2 of 4 cells count. The gate lies over x and y."
     view.no_gate.click()
     assert view.number.text() == "4"
 

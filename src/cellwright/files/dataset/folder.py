@@ -351,10 +351,13 @@ def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]
             truths = [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
         pairs = _matched(files, truths, is_apart=masks is not None)
     if not pairs:
+        advice = "Export a dataset with masks."
+        if next(folder.glob("*.csv"), None) is not None:
+            advice += " Counts alone are for the command `cellwright train TABLE.csv --from density`."
         raise ReadError(
             f"Expected images with their masks in {folder}: a.tif with a_mask.tif, img_1.tif with "
             "mask_1.tif, images/ with masks/, a_seg.npy of Cellpose, a COCO JSON, or a training folder with "
-            "meta.json. There are none. Export a dataset with masks."
+            f"meta.json. There are none. {advice}"
         )
     return [
         PairedItem(image.stem, split, "", image, truth, is_complete=has_masks.get(image.stem, True))

@@ -185,7 +185,9 @@ class PlotTool(QObject):
             text = f"{model.n_kept:,} of {model.n_cells:,} cells count. Drag the edges to set cut-offs."
         elif kind == "Scatter":
             self.scatter.set_kept(model.kept)
-            text = f"{model.n_kept:,} of {model.n_cells:,} cells count."
+            text, gate = f"{model.n_kept:,} of {model.n_cells:,} cells count.", model.gate
+            if gate is not None and (gate.x, gate.y) != (x, view.plot_y.currentData()):
+                text += f" The gate lies over {self._heading(gate.x)} and {self._heading(gate.y)}."
             if self.scatter.is_thinned:
                 text += " Only some of them are drawn; the gate applies to all."
         elif kind == STRIP:
