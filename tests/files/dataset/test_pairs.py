@@ -142,7 +142,7 @@ def test_images_with_counts_alone_are_refused_with_the_command_that_takes_them(t
     with pytest.raises(ReadError, match=r"Export a dataset with masks\.$"):
         read_dataset(tmp_path)
     (tmp_path / "counts.csv").write_text("image,count\na.tif,3\n")
-    with pytest.raises(ReadError, match="cellwright train TABLE.csv --from density"):
+    with pytest.raises(ReadError, match=r"cellwright train TABLE\.csv --from density"):
         read_dataset(tmp_path)
 
 
