@@ -176,7 +176,8 @@ def test_where_no_cell_was_found_none_lies_elsewhere():
     labels = np.zeros((20, 20), np.int32)
     labels[4:8, 4:8] = 1
     none = Cells.empty(2, np.zeros_like(labels))
-    some = Cells(np.full((1, 2), 5.5, np.float32), *(np.empty(0),) * 3, labels)
+    boxes = np.array([[[4, 4], [8, 8]]], np.float32)
+    some = Cells(np.full((1, 2), 5.5, np.float32), boxes, *(np.empty(0),) * 2, labels)
     assert not _lie_elsewhere(none, some)
     assert not _lie_elsewhere(some, some)
     assert _lie_elsewhere(some, none)

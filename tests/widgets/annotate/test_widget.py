@@ -193,7 +193,7 @@ def test_how_the_cells_were_found_comes_back_with_the_edits(
     engine = {"channels": ("0",), "diameter_px": np.float32(12)}
     told = replace(result.provenance, model="flow").noting(engine=engine)
     told_besides = {"regions": RegionSet(rule="overlap")} if in_regions else {}
-    prepared = prepare_layers(replace(result, provenance=told), source, told=told_besides)
+    prepared = prepare_layers(replace(result, provenance=told), source, metadata=told_besides)
     (labels,) = place(widget.viewer, prepared).values()
     session = start(widget)
     session.delete(1)
