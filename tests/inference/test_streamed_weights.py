@@ -26,6 +26,7 @@ from cellwright.ops.simulation.simulate import simulate
 
 SIDE_PX, BLOCK_PX = 640, 256
 LEAST_IOU = 0.99  # networks see other borders in a block
+FARTHEST_PX = {"flow": 0.5, "centroid": 1.5}  # of two summits of a heatmap, alike to 0.001, either is taken
 ROUNDING_PX = 1  # of the smallest cells it is more than that
 
 
@@ -69,7 +70,9 @@ def test_blocks_find_the_cells_of_the_whole(
     partners = partners_of(table, expected)
     assert sorted(partners) == list(range(len(expected)))  # none twice, none left out
     same = expected.iloc[partners].reset_index(drop=True)
-    np.testing.assert_allclose(table[["y", "x"]], same[["y", "x"]], atol=0.5)
+    apart = np.abs(table[["y", "x"]] - same[["y", "x"]]).max(axis=1)
+    assert np.quantile(apart, 0.99) <= 0.5
+    assert apart.max() <= FARTHEST_PX[model]
     np.testing.assert_allclose(table["score"], same["score"], atol=0.1)
     if whole.cells.labels is None:
         assert found.labels is None

@@ -124,6 +124,20 @@ platelets {small} times as often as around other cells. The curve is `curve_draw
 a mean: {learned:.0%} of what this came to, the rest of the model before; the share, one of three, was decided
 on likewise."""
 
+TOGETHER_RECIPE = """
+
+    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --families centroid query \\
+        --drawn-out --start CENTROID QUERY
+
+Then both learned on together for {n_steps:,} steps, seed {seed}, with a rate from {decoder_rate:g}
+({encoder_rate:g} for the encoder). Of the patches {poorer:.0%} were made worse: out of focus, noisy, unevenly
+lit, compressed, under fibres or specks (`tools/release/changes.py`). {drawn_out:.0%} were cut from training
+images whose cells were drawn out to 2 to 10 times their width (`tools/release/spoilt.py`), patches of blood
+{small} times as often around platelets as around other cells. The curve is `curve_drawn_out.json`. The
+weights are a mean: {learned:.0%} of what this came to, the rest of the model before. Images that choose, and
+one half
+of the crops of `benchmarks.accuracy.robustness`, decided on the share, one of three."""
+
 SEVERAL_RECIPE = """
 
     python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM --deeper \\
@@ -270,8 +284,10 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
         )
     narrow = folder / "curve_drawn_out.json"
     if narrow.exists():
-        recipe += DRAWN_OUT_RECIPE.format(
+        text = DRAWN_OUT_RECIPE if family == "flow" else TOGETHER_RECIPE
+        recipe += text.format(
             **_schedule(DRAWN_OUT, narrow),
+            poorer=DRAWN_OUT.poorer_share,
             drawn_out=DRAWN_OUT.drawn_out_share,
             small=DRAWN_OUT.small_repeats,
             learned=DRAWN_OUT_LEARNED,

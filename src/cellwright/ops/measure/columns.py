@@ -256,7 +256,7 @@ def column_of(name: str, channel_names: Mapping[str, str] = NO_NAMES) -> Column:
 
     Examples
     --------
-    >>> describe("intensity_mean_ch1").title, describe("area_um2").unit
+    >>> column_of("intensity_mean_ch1").title, column_of("area_um2").unit
     ('Mean ch1', 'µm²')
     """
     for part in PARTS:
