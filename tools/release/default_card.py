@@ -135,8 +135,7 @@ lit, compressed, under fibres or specks (`tools/release/changes.py`). {drawn_out
 images whose cells were drawn out to 2 to 10 times their width (`tools/release/spoilt.py`), patches of blood
 {small} times as often around platelets as around other cells. The curve is `curve_drawn_out.json`. The
 weights are a mean: {learned:.0%} of what this came to, the rest of the model before. Images that choose, and
-one half
-of the crops of `benchmarks.accuracy.robustness`, decided on the share, one of three."""
+one half of the crops of `benchmarks.accuracy.robustness`, decided on the share, one of three."""
 
 SEVERAL_RECIPE = """
 
