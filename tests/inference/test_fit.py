@@ -388,11 +388,17 @@ def test_a_density_is_told_from_threads_of_another_colour(threaded):
     assert result.count == count(threaded, "density", channels=1).count
 
 
-def test_the_density_of_different_nuclei_is_that_of_all_colours(stained):
+@pytest.fixture
+def two_coloured(stained):
+    """Nuclei in red on the left, in green on the right: uint8 (Y, X, 3)."""
     _, nuclei, _ = stained
     left = nuclei * (np.indices(nuclei.shape)[1] < 120)
-    pixels = np.stack([220 * left, 220 * (nuclei - left), 0 * nuclei], axis=-1).astype(np.uint8)
-    result = count(pixels, "density")
+    return np.stack([220 * left, 220 * (nuclei - left), 0 * nuclei], axis=-1).astype(np.uint8)
+
+
+def test_the_density_of_different_nuclei_is_that_of_all_colours(stained, two_coloured):
+    _, nuclei, _ = stained
+    result = count(two_coloured, "density")
     assert "counted together" in " ".join(result.notices)
     assert result.count == pytest.approx(count(220 * nuclei, "density").count, rel=0.2)
 
@@ -406,11 +412,8 @@ def test_the_default_model_knows_nuclei_from_the_bodies_around_them(shipped, sta
     assert result.fit > WARN_BELOW
 
 
-def test_colours_of_different_nuclei_stay_together(shipped, stained):
-    labels, nuclei, _ = stained
-    pixels = np.zeros((*nuclei.shape, 3), np.uint8)
-    left = nuclei * (np.indices(nuclei.shape)[1] < 120)
-    pixels[..., 0], pixels[..., 1] = 220 * left, 220 * (nuclei - left)
-    result = count(pixels, shipped)
+def test_colours_of_different_nuclei_stay_together(shipped, stained, two_coloured):
+    labels, _, _ = stained
+    result = count(two_coloured, shipped)
     assert "counted together" in " ".join(result.notices)
     assert 0.8 * labels.max() < result.count <= labels.max() or result.fit < WARN_BELOW

@@ -182,10 +182,9 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     """Return what is asked for; what goes on with images made worse keeps the layers it starts with."""
     if options.deeper:
         return DEEPER if len(options.families) == 1 else SEVERAL
-    if options.drawn_out:
-        return replace(DRAWN_OUT, preset=load_checkpoint(options.start[0]).spec.preset)
-    if options.poorer:
-        return replace(POORER, preset=load_checkpoint(options.start[0]).spec.preset)
+    if options.drawn_out or options.poorer:
+        recipe = DRAWN_OUT if options.drawn_out else POORER
+        return replace(recipe, preset=load_checkpoint(options.start[0]).spec.preset)
     return FIRST
 
 

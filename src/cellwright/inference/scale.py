@@ -281,8 +281,7 @@ def _promise(context: CountContext, predicted: Predicted) -> float:
     """Return the F1 to expect of what was found; 0 where no cell was, or nothing tells."""
     facts = FactCollector(context.calibration)
     facts.add(predicted.maps, predicted.decoded)
-    cells = [one for one in predicted.decoded if isinstance(one, Cells)]
-    return facts.expected_f1(cells or [Cells.empty(2)]) or 0.0
+    return facts.expected_f1([one for one in predicted.decoded if isinstance(one, Cells)]) or 0.0
 
 
 def zoom_for(diameter_px: float, spec: ModelSpec) -> float:

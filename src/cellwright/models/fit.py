@@ -205,7 +205,8 @@ class FactCollector:
 
         ``cells`` are those of the whole image, in one or several parts; none of a density.
         """
-        sums, scores = self.sums, np.concatenate([one.scores for one in cells])
+        sums = self.sums
+        scores = np.concatenate([np.zeros(0, np.float32), *(one.scores for one in cells)])
         if self._fit is None or (not len(scores) and sums.n_dense < FEWEST):
             return None
         n_cell = max(sums.n_cell, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, repeated
@@ -143,10 +143,9 @@ def _without_labels(found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
     """
     names = {name for _, name in found}
     theirs = {f"{name}{ending}" for name in names for ending in ENDINGS}
-    for name in names:
-        *above, folder, stem = ("", *name.split("/"))
-        if folder in IMAGE_FOLDERS:
-            theirs |= {"/".join([*above[1:], masks, stem]) for masks in MASK_FOLDERS}
+    for name in map(PurePosixPath, names):
+        if name.parent.name in IMAGE_FOLDERS:
+            theirs |= {str(name.parent.with_name(masks) / name.name) for masks in MASK_FOLDERS}
     return [(path, name) for path, name in found if name not in theirs]
 
 

@@ -329,8 +329,9 @@ def finetune(
     damaged or of another network.
     """
     model = start_model(start, output)
-    begin = model.with_network(copy.deepcopy(model.network))
+    begin = model
     if pretrained is not None:
+        begin = model.with_network(copy.deepcopy(model.network))
         start_from(pretrained, begin)
     parts = split_dataset(data.target, most=settings.n_validation)
     if parts.is_shared:
