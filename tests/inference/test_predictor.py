@@ -11,7 +11,7 @@ from cellwright.core.tasks import run
 from cellwright.inference import predictor as maps_module
 from cellwright.inference.predictor import Networks, TileProgress, by_name, predict_maps
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.families import flow
+from cellwright.models.families import density, flow
 
 
 def maps_of(model, images, **settings):
@@ -108,6 +108,25 @@ def test_flips_average_mirrored_images(rng, tiny_model):
     assert not np.allclose(plain, down, atol=0.01)
     averaged = logits(maps_of(tiny_model, images, flips=True))
     assert np.allclose(averaged, (plain + down + across) / 3, atol=1e-3)
+
+
+def test_densities_are_averaged_in_cells(rng):
+    """Peaks a pixel apart would lose cells if what comes before the softplus were averaged."""
+    images = images_of(rng, n_channels=3, shape=(128, 128))
+    one, other = density.build(), density.build()
+    with torch.no_grad():
+        one.network.head.heads["density"][-1].weight *= 1000
+        other.network.head.heads["density"][-1].weight *= -1000
+    plain, down, across = (
+        np.flip(maps_of(one, np.flip(images, axes).copy(), precision="float32"), axes)[:, :1]
+        for axes in ((), 2, 3)
+    )
+    averaged = maps_of(one, images, precision="float32", flips=True)[:, :1]
+    assert np.allclose(averaged, (plain + down + across) / 3, rtol=1e-3)
+    both = maps_of([one, other], images, precision="float32")[:, :1]
+    alone = maps_of(other, images, precision="float32")[:, :1]
+    assert np.allclose(both, (plain + alone) / 2, rtol=1e-3)
+    assert np.abs(plain - alone).max() > plain.mean()
 
 
 def logits(maps):

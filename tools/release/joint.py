@@ -103,6 +103,16 @@ class JointModel:
         pairs = zip(self.models, self._split(output), strict=True)
         return torch.cat([model.to_maps(raw) for model, raw in pairs], dim=1)
 
+    def to_summands(self, output: Tensor) -> Tensor:
+        """Return the raw output in the units of which means are taken."""
+        pairs = zip(self.models, self._split(output), strict=True)
+        return torch.cat([model.to_summands(raw) for model, raw in pairs], dim=1)
+
+    def mean_to_maps(self, mean: Tensor) -> Tensor:
+        """Return a mean of summands in map units."""
+        pairs = zip(self.models, self._split(mean), strict=True)
+        return torch.cat([model.mean_to_maps(part) for model, part in pairs], dim=1)
+
     def flip(self, output: Tensor, axis: int) -> Tensor:
         """Return the raw output for the flipped image, flipped back."""
         pairs = zip(self.models, self._split(output), strict=True)

@@ -64,7 +64,7 @@ class Networks:
     Copies the networks, so that the models stay as they are (on their device, in training or not);
     :meth:`close` frees a GPU.
 
-    The raw outputs of several are averaged; ``settings`` tell the tile and batch size to begin with.
+    The outputs of several are averaged; ``settings`` tell the tile and batch size to begin with.
 
     DeviceError where the device is not in this machine. SettingsError where the models are of different
     kinds.
@@ -99,13 +99,13 @@ class Networks:
             pixels = min(max(pixels, MOST_GPU_PIXELS), fitting)
         return int(min(max(1, pixels // (shape[0] * shape[1])), LARGEST_BATCH))
 
-    def attempt(self, windows: Images, *, raw: bool = False) -> Images | None:
+    def attempt(self, windows: Images, *, summands: bool = False) -> Images | None:
         """Return the maps (B, maps, Y, X) of windows (B, channels, Y, X), or None when memory ran out.
 
-        With ``raw`` they are as the network gives them, for :meth:`to_maps`.
+        With ``summands`` they are in the units of which means are taken, for :meth:`mean_to_maps`.
         """
         try:
-            return self._maps(windows, raw=raw)
+            return self._maps(windows, summands=summands)
         except Exception as error:
             if not is_out_of_memory(error):
                 for model in self.models:  # whatever made it fail, the next count starts over
@@ -114,10 +114,10 @@ class Networks:
         free_cache(self.device)  # outside except: the error's traceback holds on to the tensors
         return None
 
-    def to_maps(self, raw: Images) -> Images:
-        """Return raw output (B, maps, Y, X) in map units."""
+    def mean_to_maps(self, mean: Images) -> Images:
+        """Return a mean of summands (B, maps, Y, X) in map units."""
         with torch.inference_mode():
-            maps: Images = self.models[0].to_maps(torch.from_numpy(raw)).contiguous().numpy()
+            maps: Images = self.models[0].mean_to_maps(torch.from_numpy(mean)).contiguous().numpy()
         return maps
 
     def step_down(self, n: int, tile: Tile) -> None:
@@ -167,19 +167,19 @@ class Networks:
             self._move(torch.device("cpu"))
             self.notice = f"The model does not fit into the memory of {device}; went on with the CPU."
 
-    def _maps(self, windows: Images, *, raw: bool) -> Images:
+    def _maps(self, windows: Images, *, summands: bool) -> Images:
         output = self._forward(windows)
-        if not raw:
-            output = self.models[0].to_maps(output)
+        if not summands:
+            output = self.models[0].mean_to_maps(output)
         return output.contiguous().cpu().numpy()
 
     def _forward(self, windows: Images) -> Tensor:
-        """Return the mean raw output of all networks and mirrored images."""
+        """Return the mean of all networks and mirrored images, in the units of which means are taken."""
         axes: tuple[int | None, ...] = (None,)
         if self.settings.flips:
             axes = (None, -2, -1)
         passes = list(product(zip(self._networks, self.models, strict=True), axes))
-        raw: Tensor | None = None
+        mean: Tensor | None = None
         with torch.inference_mode():
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
@@ -189,11 +189,12 @@ class Networks:
                         output = model.flip(output, axis)
                     # map after map, not pixel after pixel: what follows is then twice as fast
                     output = output.to(torch.float32, memory_format=torch.contiguous_format)
-                    raw = output if raw is None else raw + output
-            assert raw is not None  # there is at least one pass
+                    output = model.to_summands(output)
+                    mean = output if mean is None else mean + output
+            assert mean is not None  # there is at least one pass
             if len(passes) > 1:
-                raw = raw / len(passes)
-        return raw
+                mean = mean / len(passes)
+        return mean
 
 
 def predict_maps(images: Images, networks: Networks, progress: TileProgress) -> Task[Images]:
@@ -230,7 +231,7 @@ def _blended(images: Images, networks: Networks, progress: TileProgress) -> Task
     """Return the maps of images as the mean of windows that overlap, their middles weighing most.
 
     Source: the inference of MEDIAR, arXiv:2212.03465, section 3.4: windows of 512 pixels, 0.6 of them in
-    common, Gaussian weights, raw output averaged.
+    common, Gaussian weights, raw output averaged (a density in cells per pixel).
     """
     shape = (images.shape[2], images.shape[3])
     side = min(WINDOW_PX, networks.tile_px)
@@ -241,22 +242,22 @@ def _blended(images: Images, networks: Networks, progress: TileProgress) -> Task
     weight = np.zeros(shape, np.float32)
     while pending:
         batch = _next_batch(pending, networks)
-        found = networks.attempt(_windows(images, batch), raw=True)
+        found = networks.attempt(_windows(images, batch), summands=True)
         if found is None:
             networks.step_down(len(batch), batch[0][1])
             if networks.tile_px < side:
                 return (yield from _blended(images, networks, progress))
             pending.extendleft(reversed(batch))
             continue
-        for (index, window), raw in zip(batch, found, strict=True):
+        for (index, window), summands in zip(batch, found, strict=True):
             importance = _importance(window.shape)
             height, width = (part.stop - part.start for part in window.read)
             place: Any = (index, slice(None), *window.read)
-            total[place] += (importance * raw)[:, :height, :width]
+            total[place] += (importance * summands)[:, :height, :width]
             if index == 0:
                 weight[window.read] += importance[:height, :width]
         yield progress.advance(len(batch))
-    return networks.to_maps(total / weight)
+    return networks.mean_to_maps(total / weight)
 
 
 def _overlapping(shape: tuple[int, int], side: int, networks: Networks) -> list[Tile]:

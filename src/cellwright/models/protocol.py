@@ -90,6 +90,17 @@ class CellModel:
         """Return the network output in map units (probabilities, pixels); the same shape."""
         raise NotImplementedError
 
+    def to_summands(self, output: Tensor) -> Tensor:
+        """Return raw output (B, maps, Y, X) in the units of which means are taken, as it is by default.
+
+        Means are over mirrored images, several networks, and windows that overlap.
+        """
+        return output
+
+    def mean_to_maps(self, mean: Tensor) -> Tensor:
+        """Return a mean of what :meth:`to_summands` gives, (B, maps, Y, X), in map units."""
+        return self.to_maps(mean)
+
     def postprocess(self, maps: Maps, settings: Any) -> Cells:
         """Return the cells in the maps of one frame, in pixels of the maps."""
         raise NotImplementedError

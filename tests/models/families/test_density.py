@@ -244,3 +244,15 @@ def test_a_model_says_how_sure_a_single_cell_has_to_be(make_density, options, n_
     }
     doubtful = model.with_network(model.network, spec=replace(model.spec, options=options))
     assert round(doubtful.decode(maps, labels.shape, DensitySettings()).cells.sum()) == n_cells
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_means_are_those_of_cells(preset):
+    """The softplus of a mean is less than the mean of softplus."""
+    model = density.build(preset)
+    n_maps = sum(model.spec.map_channels.values())
+    outputs = 6 * torch.randn(3, n_maps, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean = model.mean_to_maps(model.to_summands(outputs).mean(dim=0, keepdim=True))
+    assert torch.allclose(mean[:, 0], model.to_maps(outputs)[:, 0].mean(dim=0), rtol=1e-5)
+    assert not torch.allclose(model.to_maps(outputs.mean(dim=0, keepdim=True))[:, 0], mean[:, 0], rtol=0.2)
+    assert torch.allclose(model.mean_to_maps(model.to_summands(outputs)), model.to_maps(outputs))

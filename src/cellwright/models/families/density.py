@@ -153,7 +153,19 @@ class DensityModel(CellModel):
 
     def to_maps(self, output: Tensor) -> Tensor:
         """Return cells per pixel, unit flow and the probability of foreground; (B, 4, Y, X)."""
-        return torch.cat([_density(output), flow_maps(output[:, 1:])], dim=1)
+        return self.mean_to_maps(self.to_summands(output))
+
+    def to_summands(self, output: Tensor) -> Tensor:
+        """Return raw output with the density in cells per pixel (B, 4, Y, X).
+
+        The softplus of a mean is less than the mean of softplus: averaged raw, peaks that are a pixel apart
+        would lose cells.
+        """
+        return torch.cat([_density(output), output[:, 1:]], dim=1)
+
+    def mean_to_maps(self, mean: Tensor) -> Tensor:
+        """Return cells per pixel, unit flow and the probability of foreground; (B, 4, Y, X)."""
+        return torch.cat([mean[:, :1], flow_maps(mean[:, 1:])], dim=1)
 
     def decode(
         self, maps: Maps, shape: tuple[int, int], settings: Any, grid: Grid | None = None
@@ -199,6 +211,14 @@ class CellcounterModel(DensityModel):
     def to_maps(self, output: Tensor) -> Tensor:
         """Return cells per pixel from the raw output; (B, 1, Y, X)."""
         return _density(output)
+
+    def to_summands(self, output: Tensor) -> Tensor:
+        """Return cells per pixel from the raw output; (B, 1, Y, X)."""
+        return _density(output)
+
+    def mean_to_maps(self, mean: Tensor) -> Tensor:
+        """Return the mean as it is: cells per pixel; (B, 1, Y, X)."""
+        return mean
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of pixels + of shape + a quarter of that of the count; both (B, 1, Y, X)."""
