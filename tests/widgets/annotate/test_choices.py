@@ -1,5 +1,7 @@
 """What can be annotated: the boxes at the top of the panel follow the layers of the viewer."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 from napari.components import ViewerModel
+from napari.layers import Layer
+from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import run
@@ -15,8 +19,12 @@ from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.widgets.annotate.proofread import read_task
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
-from cellwright.widgets.shared.layer_dataset import pairs
+from cellwright.widgets.shared.layer_dataset import Pair, pairs
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
+from cellwright.widgets.shared.messages import tell_results
 
 PLANE = np.zeros((8, 9), np.int32)
 
@@ -92,6 +100,85 @@ def test_cells_of_another_image_stay_its_own(widget: AnnotateWidget) -> None:
         (second, shown),
         (first, cells),
     ]
+
+
+def test_what_was_counted_is_begun_with_until_another_layer_is_chosen(
+    widget: AnnotateWidget, qtbot: QtBot, result_of: Callable[..., Any]
+) -> None:
+    viewer = widget.viewer
+    counted, active = (viewer.add_image(PLANE + 1, name=name) for name in ("DAPI", "GFP"))
+
+    def count() -> Layer:
+        source = source_of(counted)
+        result = result_of(source.image, PLANE + 1)
+        (cells,) = place(viewer, prepare_layers(result, source)).values()
+        tell_results(viewer, result, cells)
+        return cells
+
+    cells = count()
+    assert viewer.layers.selection.active is active
+    count_panel, later = CountWidget(viewer), AnnotateWidget(viewer)  # those opened after the count, too
+    for one in (count_panel, later):
+        qtbot.addWidget(one)
+    for panel in (widget.panel, later.panel):
+        assert (panel.image.layer, panel.start.layer) == (counted, cells)
+    assert count_panel.panel.image.layer is counted
+    viewer.layers.selection.active = cells
+    viewer.layers.selection.active = active  # on purpose
+    latest = AnnotateWidget(viewer)
+    qtbot.addWidget(latest)
+    for panel in (widget.panel, later.panel, latest.panel):
+        assert (panel.image.layer, panel.start.layer) == (active, None)
+    widget.panel.begin.click()
+    count()
+    assert (widget.panel.image.layer, later.panel.image.layer) == (active, counted)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_cells_bring_the_channel_they_were_counted_in(
+    widget: AnnotateWidget, qtbot: QtBot, result_of: Callable[..., Any], several: bool
+) -> None:
+    viewer, panel = widget.viewer, widget.panel
+    data = np.zeros((3, 40, 50), np.uint8)
+    data[:, 5:15, 5:15], data[:, 20:30, 20:30] = 90, 80
+    image = viewer.add_image(data, name="three", axis_labels=("c", "y", "x"))
+    channel = channels_of(image)[2]
+    source = source_of(image, channel)
+    labels = np.zeros((40, 50), np.int32)
+    labels[5:15, 5:15], labels[20:30, 20:30] = 1, 2
+    result = result_of(source.image, labels)
+    engine = {"channel": 2, "channels": ("0", "2") if several else ()}
+    told = result.provenance.noting(engine=engine)
+    (cells,) = place(viewer, prepare_layers(replace(result, provenance=told), source)).values()
+    assert panel.start.layer is cells
+    expected = 0 if several else 2
+    assert panel.channel.channel.index == expected
+    panel.begin.click()
+    widget.model.session.delete(1)
+    assert widget.model.channel_index == expected
+    assert cells.metadata[METADATA]["channel"] == expected
+    viewer.layers.remove(cells)  # as a crash would
+    panel.channel.choose_number(1)
+    widget.show()
+    qtbot.waitUntil(lambda: not panel.offer.isHidden(), timeout=60_000)
+    panel.resume.click()
+    assert widget.model.channel_index == (1 if several else 2)
+    assert panel.channel.channel.index == (1 if several else 2)
+
+
+def test_colours_that_are_annotated_together_are_no_single_one(
+    widget: AnnotateWidget, result_of: Callable[..., Any]
+) -> None:
+    image = widget.viewer.add_image(np.full((40, 50, 3), 90, np.uint8), name="smear")
+    source = source_of(image, channels_of(image)[1])
+    result = result_of(source.image, np.ones((40, 50), np.int32))
+    told = result.provenance.noting(engine={"channel": 0})
+    (cells,) = place(widget.viewer, prepare_layers(replace(result, provenance=told), source)).values()
+    assert widget.panel.channel.channel.index == 0
+    widget.panel.channel.setCurrentIndex(0)  # All colours
+    widget.panel.begin.click()
+    assert widget.model.channel_index is None
+    assert Pair(image, cells).channel is None
 
 
 def test_an_active_annotation_is_begun_with(widget: AnnotateWidget) -> None:

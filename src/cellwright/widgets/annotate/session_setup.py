@@ -20,12 +20,13 @@ from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerE
 from cellwright.files.atomic import atomic_write
 from cellwright.ops.measure.regions import Region, ShapeRegion
 from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
-from cellwright.widgets.shared.coordinates import Channel, axis_of, expanded, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, axis_of, channels_of, expanded, in_pixels
 from cellwright.widgets.shared.edited_layers import (
     EDITED,
     JOURNAL,
     METADATA,
     RESUMED,
+    engine_of,
     metadata_of,
     note_written,
 )
@@ -166,11 +167,21 @@ def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path
         with atomic_write(path) as part:
             shutil.copyfile(kept, part)
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
+    channel = _counted_channel(session, image_layer) or channel
     source = source_of(image_layer, channel)
     layer = _layer_of(session, source, None, channel)
     layer.metadata[METADATA][RESUMED] = True
     _tell_cells(layer, session)
     return OpenedSession(session, source, layer)
+
+
+def _counted_channel(session: AnnotationSession, image_layer: ImageLayer | None) -> Channel | None:
+    """Return the one channel that the cells of a session were counted in, None where that is not told."""
+    engine = engine_of(session.metadata.found_by)
+    number = None if engine.get("channels") else engine.get("channel")
+    if number is None or image_layer is None:
+        return None
+    return next((one for one in channels_of(image_layer) if one.index == number), None)
 
 
 def _tell_cells(layer: Labels, session: AnnotationSession) -> None:
@@ -241,7 +252,7 @@ def _layer_of(
     own: dict[str, Any] = {ANNOTATION: "labels", "source": source.layer_id}
     if session.journal_path is not None:
         own[JOURNAL] = str(session.journal_path)
-    if channel is not None and channel.index is not None:
+    if channel is not None:
         own[CHANNEL_INDEX] = channel.index
     if session.metadata.is_part:
         own[PART] = True

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
@@ -28,11 +29,13 @@ from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.journals.kept_corrections import KEPT_AS, kept_layer, written_here
+from cellwright.widgets.shared.layer_dataset import Pair
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
     FOLDER,
     TRAIN,
+    CountEvent,
     HandOver,
     choose_layer,
     hand_over,
@@ -211,6 +214,7 @@ class AnnotateWidget(QWidget):
         review.told.connect(self.model.tell_done)
         review.moved.connect(self._on_review_moved)
         context.session.history.events.history.connect(self._on_history)
+        self.choices.choose_channel_of(context.layer.layer)  # that of what is resumed
         self.model.channel = self.panel.channel.channel
         self._pass_settings()
         self.panel.show_offer("")
@@ -368,6 +372,7 @@ class AnnotateChoices(QObject):
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
         listen(model.viewer.layers.selection.events.active, self._on_active, panel)
+        listen(news_of(model.viewer).counted, self._on_counted, panel)
         self._on_image_chosen()
 
     def refresh(self) -> None:
@@ -396,8 +401,20 @@ class AnnotateChoices(QObject):
         if image is not None:
             self._panel.image.choose(image)
 
+    def _on_counted(self, _: CountEvent) -> None:
+        """Choose what was counted, as a panel that is opened now would."""
+        if self._model.session is None:
+            self.refresh()
+
     def _on_start_chosen(self) -> None:
         self._panel.outline.setVisible(isinstance(self._panel.start.layer, Points | Shapes))
+        self.choose_channel_of(self._panel.start.layer)
+
+    def choose_channel_of(self, cells: Layer | None) -> None:
+        """Choose the channel that cells were found or drawn in, where they tell it and the image has it."""
+        image = self._panel.image.layer
+        if cells is not None and isinstance(image, ImageLayer):
+            self._panel.channel.choose_number(Pair(image, cells).channel)
 
     def _on_image_chosen(self) -> None:
         start, image = self._panel.start, self._panel.image.layer
@@ -406,6 +423,7 @@ class AnnotateChoices(QObject):
         is_open = self._model.session is not None  # to be finished, whether or not its image is still there
         self._panel.begin.setEnabled(is_open or image is not None)
         self._panel.channel.list_channels_of(image)
+        self.choose_channel_of(start.layer)
         is_of_folder = image is not None and str(image.unique_id) in news_of(self._model.viewer).opened
         self._panel.to_folder.setVisible(is_of_folder)
         if self._panel.isVisible():

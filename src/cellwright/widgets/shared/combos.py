@@ -29,7 +29,7 @@ from cellwright.widgets.shared.cells.regions import RegionLayers
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image, is_shapes
 from cellwright.widgets.shared.flow import WrappedButton
-from cellwright.widgets.shared.messages import listen
+from cellwright.widgets.shared.messages import listen, news_of
 from cellwright.widgets.shared.napari_private import free_in_own_context, unwrapped
 from cellwright.widgets.shared.style import MessageLabel
 
@@ -171,7 +171,7 @@ class LayerComboBox(PanelComboBox):
         super().__init__(help_text, folders=folders)
         self.accepts, self.none = accepts, none
         self.follows: Callable[[Layer], bool] = lambda _: True  # whether one is chosen as it becomes active
-        self.usual: Callable[[], Layer | None] = self._active  # what to choose where the chosen one is gone
+        self.usual: Callable[[], Layer | None] = self._latest  # what to choose where the chosen one is gone
         if none:
             self.usual = lambda: None
         self._otherwise, self._follows_active = otherwise, follows_active
@@ -207,10 +207,13 @@ class LayerComboBox(PanelComboBox):
         self.is_by_user = False
         self._list(_key(layer))
 
-    def choose_active(self, _: Any = None) -> None:
-        """Choose the active layer where it is listed and the box is enabled."""
+    def choose_active(self, event: Any = None) -> None:
+        """Choose the active layer where it is listed and the box is enabled.
+
+        Without the event of a layer that becomes active, what was counted since is chosen before it.
+        """
         if self.isEnabled() and not ACTIVE_KEPT.get():
-            active = self._active()
+            active = self._latest() if event is None else self._active()
             if self._viewer.layers.selection.active not in (None, self._added):  # None comes between two
                 self._added = None
             if active is not None and self.follows(active):
@@ -232,6 +235,13 @@ class LayerComboBox(PanelComboBox):
         if self.none:
             entries.insert(0, (self.none, NO_LAYER))
         self.fill(entries, data, self._otherwise)
+
+    def _latest(self) -> Layer | None:
+        """Return what was counted, or its cells, where no layer was chosen since; else the active layer."""
+        counted: list[Layer] = []
+        if self._viewer is not None:
+            counted = news_of(self._viewer).counted_layers(self._layers)
+        return next((one for one in counted if one in self.listed), None) or self._active()
 
     def _active(self) -> Layer | None:
         """Return the active layer; the first channel of its file where napari made it so, not the user."""
@@ -264,6 +274,13 @@ class ChannelComboBox(PanelComboBox):
     def channel(self) -> Channel | None:
         """The chosen channel."""
         return self.currentData()
+
+    def choose_number(self, number: int | None) -> None:
+        """Choose the channel of this number; nothing where there is none."""
+        for place in range(self.count()):
+            channel = self.itemData(place)
+            if number is not None and channel is not None and channel.index == number:
+                self.setCurrentIndex(place)
 
     def list_channels_of(self, layer: Layer | None) -> None:
         """List the channels of a layer; the chosen one stays so where it has the same."""

@@ -4,7 +4,7 @@ A panel knows no other one: it sends what is to be gone on with to the title of 
 tab where it is not yet, and brought to the front. So a count leads to its correction, to a training and back.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
+from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
 from cellwright.widgets.shared.napari_private import PLUGIN, has_window, in_turns, spare_collector, unwrapped
 from cellwright.widgets.shared.panel_area import HANDED_OVER, dock_of
 
@@ -124,8 +125,23 @@ class ViewerNews:
 
     def __init__(self) -> None:
         self.last: CountEvent | None = None  # kept for a panel that opens later
+        self.is_latest = False  # whether no other layer was made the active one since
         self.opened: dict[str, Any] = {}  # of images of a counted folder, by the id of their layer
         self.saved: dict[str, int] = {}  # what layers of their cells held when opened or saved, by their id
+
+    def note_choice(self, _: Any = None) -> None:
+        """Take the active layer for what the user has chosen last."""
+        if not ACTIVE_KEPT.get():
+            self.is_latest = False
+
+    def counted_layers(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Return the cells of the last count and their image; nothing where another layer was chosen since."""
+        if self.last is None or not self.is_latest:
+            return []
+        by_id = {str(layer.unique_id): layer for layer in layers}
+        cells = by_id.get(self.last.layer_id)
+        image = None if cells is None else by_id.get(str(metadata_of(cells).get("source")))
+        return [one for one in (cells, image) if one is not None]
 
 
 _news: WeakKeyDictionary[Any, ViewerNews] = WeakKeyDictionary()
@@ -147,7 +163,9 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     news = news_of(viewer)
     is_first = news.last is None
     layer_id = "" if layer is None else str(layer.unique_id)
-    news.last = CountEvent(result.count, result.interval, layer_id, result.provenance)
+    news.last, news.is_latest = CountEvent(result.count, result.interval, layer_id, result.provenance), True
+    if is_first:
+        viewer.layers.selection.events.active.connect(news.note_choice)
     news.counted.emit(news.last)
     if is_first and has_window(viewer) and panel_in(viewer.window, PANEL) is None:
         front = None if is_series(result) else panel
