@@ -13,6 +13,7 @@ from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontMetrics
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.data import Image
@@ -24,7 +25,7 @@ from cellwright.ops.measure.filters import ScatterGate
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.results.plots import Histogram
+from cellwright.widgets.results.plots import Histogram, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.widget import ResultsWidget
 
@@ -275,6 +276,48 @@ def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
     view.no_gate.click()
     assert view.number.text() == "4"
     assert view.filter.text() == ""
+
+
+def test_the_arrow_keys_move_cut_offs_and_choose_cells(panel: ResultsWidget) -> None:
+    view, model = panel.view, panel.model
+    view.tabs.setCurrentIndex(3)
+    view.plot_x.setCurrentIndex(view.plot_x.findData("area_px"))
+    histogram = panel.plots.histogram
+    low, high = histogram.cuts.getRegion()
+    step = histogram._edges[1] - histogram._edges[0]
+    for _ in range(2):
+        QTest.keyClick(histogram, Qt.Key.Key_Right)
+    QTest.keyClick(histogram, Qt.Key.Key_Left, Qt.KeyboardModifier.ShiftModifier)
+    assert model.range_of("area_px") == pytest.approx((low + 2 * step, high - step))
+    for _ in range(3):  # not past the end, which is open again
+        QTest.keyClick(histogram, Qt.Key.Key_Left)
+    assert model.range_of("area_px")[0] is None
+    view.no_gate.click()
+    view.plot_kind.setCurrentIndex(1)
+    view.plot_y.setCurrentIndex(view.plot_y.findData("y"))
+    areas, ys = model.table["area_px"], model.table["y"]
+    chosen = []
+    for key in (Qt.Key.Key_Right, Qt.Key.Key_Right, Qt.Key.Key_Right, Qt.Key.Key_Left):
+        QTest.keyClick(panel.plots.scatter, key)
+        chosen.append(model.chosen)
+    by_area = np.argsort(areas, kind="stable").tolist()
+    assert chosen == [by_area[0], by_area[1], by_area[2], by_area[1]]
+    for _ in range(len(ys)):
+        QTest.keyClick(panel.plots.scatter, Qt.Key.Key_Up)
+    assert ys[model.chosen] == ys.max(), "the highest in the plot"
+
+
+def test_the_arrow_keys_go_to_the_next_frame(qtbot: QtBot) -> None:
+    strip, told = Strip(), list[int]()
+    qtbot.addWidget(strip)
+    strip.frame_clicked.connect(told.append)
+    QTest.keyClick(strip, Qt.Key.Key_Right)
+    assert told == [], "there is none"
+    strip.set_counts(np.array([3, 1, 2]), first=5)
+    for shown, key in ((6, Qt.Key.Key_Left), (5, Qt.Key.Key_Left), (6, Qt.Key.Key_Right), (6, Qt.Key.Key_Up)):
+        strip.set_frame(shown)
+        QTest.keyClick(strip, key)
+    assert told == [5, 5, 7]
 
 
 def test_images_that_lie_elsewhere_are_not_measured(panel: ResultsWidget, read: Read) -> None:

@@ -8,7 +8,7 @@ from qtpy.QtGui import QColor, QFont, QFontInfo, QFontMetrics, QPainter, QPalett
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from cellwright.ops.plates import PlateMap, row_name, shade, well_name
-from cellwright.widgets.shared.panel_area import DRAWN, LETTERS
+from cellwright.widgets.shared.panel_area import ARROWS, DRAWN, LETTERS
 
 LEAST_MARGIN_PX = 20  # left of the rows and above the columns
 BAR_PX = 17  # of the legend, with what is above it
@@ -17,10 +17,14 @@ EMPTY = QColor(128, 128, 128, 40)
 CHOSEN = "#ff9f1c"
 N_LEGEND = 40
 USUAL_WIDTH_PX, LEAST_SIZE_PX = 290, 140
+CHOOSE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
 
 
 class PlateView(QWidget):
-    """Draws a plate; ``well_chosen`` tells of a click on a well, row and column from 0."""
+    """Draws a plate; ``well_chosen`` tells of a click on a well, row and column from 0.
+
+    Arrow keys mark the next well and tell of it; Enter or Space is a click on it.
+    """
 
     well_chosen = Signal(int, int)
 
@@ -28,13 +32,15 @@ class PlateView(QWidget):
         super().__init__()
         self._map: PlateMap | None = None
         self._chosen: tuple[int, int] | None = None
+        self._marked: tuple[int, int] | None = None  # by the arrow keys
         self.setObjectName(DRAWN)
         self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
     def show_plate(self, plate: PlateMap | None, chosen: tuple[int, int] | None = None) -> None:
         """Draw other values; a frame shows the chosen well."""
-        self._map, self._chosen = plate, chosen
+        self._map, self._chosen, self._marked = plate, chosen, chosen
         self.update()
 
     @property
@@ -81,6 +87,31 @@ class PlateView(QWidget):
         well = self.well_at(event.position().x(), event.position().y())
         if well is not None:
             self.well_chosen.emit(*well)
+
+    def keyPressEvent(self, event: Any) -> None:
+        """Mark the next well, or choose the marked one; called by Qt."""
+        step = ARROWS.get(event.key())
+        if self._map is None or (step is None and event.key() not in CHOOSE):
+            event.ignore()
+        elif step is None:
+            if self._marked is not None:
+                self.well_chosen.emit(*self._marked)
+        else:
+            self._mark(*step)
+
+    def _mark(self, right: int, down: int) -> None:
+        """Mark the well beside the marked one, the first where none is, and tell of it."""
+        assert self._map is not None
+        marked = (0, 0)
+        if self._marked is not None:
+            n_rows, n_columns = self._map.values.shape
+            row, column = self._marked
+            marked = (min(max(row + down, 0), n_rows - 1), min(max(column + right, 0), n_columns - 1))
+        self._marked, text = marked, self.text_of(marked)
+        self.setAccessibleDescription(text)
+        corner = self._square(*marked).bottomRight().toPoint()
+        QToolTip.showText(self.mapToGlobal(corner), text, self)
+        self.update()
 
     def event(self, event: QEvent | None) -> bool:
         """Tell of the well under the mouse."""
@@ -149,10 +180,11 @@ class PlateView(QWidget):
             painter.setBrush(QColor(colour) if colour else EMPTY)
             square = self._square(row, column).adjusted(gap, gap, -gap, -gap)
             painter.drawRoundedRect(square, 2, 2)
-        if self._chosen is not None:
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.setPen(QPen(QColor(CHOSEN), 2))
-            painter.drawRoundedRect(self._square(*self._chosen), 2, 2)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        for well, style in ((self._chosen, Qt.PenStyle.SolidLine), (self._marked, Qt.PenStyle.DotLine)):
+            if well is not None:
+                painter.setPen(QPen(QColor(CHOSEN), 2, style))
+                painter.drawRoundedRect(self._square(*well), 2, 2)
 
     def _draw_legend(self, painter: QPainter) -> None:
         assert self._map is not None

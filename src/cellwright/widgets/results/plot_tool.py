@@ -25,6 +25,12 @@ PICTURE_PX = 420, 280  # of a plot that was not seen at its own size
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
 STRIP = "Over frames"
 PLOT_NAMES = {"Histogram": "histogram", "Scatter": "scatter", STRIP: "strip", "Boxes": "boxes"}
+CUT_HELP = (
+    "Drag the two edges: only cells between them count. The arrow keys move the lower one, with Shift the "
+    "upper one."
+)
+POINT_HELP = "Click a point: the viewer goes to the cell. The arrow keys go to the next along an axis."
+FRAME_HELP = "Click: the viewer goes to that frame or slice. The arrow keys go to the next one."
 STRIP_TITLES = {"t": STRIP, "z": "Over slices"}
 
 Plot = TypeVar("Plot", bound=CellPlot)
@@ -66,14 +72,14 @@ class PlotTool(QObject):
     @cached_property
     def histogram(self) -> Histogram:
         """One column, with cut-offs."""
-        plot = self._placed(Histogram(), "Drag the two edges: only cells between them count.")
+        plot = self._placed(Histogram(), CUT_HELP)
         plot.range_changed.connect(self._on_range_changed)
         return plot
 
     @cached_property
     def scatter(self) -> Scatter:
         """Two columns, with a gate."""
-        plot = self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
+        plot = self._placed(Scatter(), POINT_HELP)
         plot.gate_drawn.connect(self._on_gate_drawn)
         plot.cell_clicked.connect(self._model.choose)
         return plot
@@ -81,7 +87,7 @@ class PlotTool(QObject):
     @cached_property
     def strip(self) -> Strip:
         """Counts over frames or slices."""
-        plot = self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
+        plot = self._placed(Strip(), FRAME_HELP)
         plot.frame_clicked.connect(self._on_frame_clicked)
         return plot
 

@@ -11,7 +11,7 @@ from qtpy.QtGui import QFontMetrics, QShowEvent
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.panel_area import DRAWN, LETTERS, join_panel
+from cellwright.widgets.shared.panel_area import ARROWS, DRAWN, LETTERS, join_panel
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
@@ -80,6 +80,17 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         """Leave the wheel to the panel."""
         event.ignore()
 
+    def keyPressEvent(self, event: Any) -> None:
+        """Move what is marked by the arrow keys; called by Qt."""
+        right, down = ARROWS.get(event.key(), (0, 0))
+        is_shifted = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+        if not self.move_mark(right, down, is_shifted=is_shifted):
+            event.ignore()
+
+    def move_mark(self, right: int, down: int, *, is_shifted: bool) -> bool:
+        """Move what is marked by -1, 0 or 1; return whether there was something to move."""
+        return False
+
     def set_titles(self, x: str, y: str) -> None:
         """Name both axes."""
         self.setLabel("bottom", x)
@@ -144,6 +155,17 @@ class Histogram(CellPlot):
         with QSignalBlocker(self.cuts):
             self.cuts.setRegion((first, last))
 
+    def move_mark(self, right: int, down: int, *, is_shifted: bool) -> bool:
+        """Move the lower cut-off by a bin, with Shift the upper one."""
+        if not right or not len(self._edges):
+            return False
+        ends = list(self.cuts.getRegion())
+        moved = ends[is_shifted] + right * (self._edges[1] - self._edges[0])
+        lowest, highest = (ends[0], self._edges[-1]) if is_shifted else (self._edges[0], ends[1])
+        ends[is_shifted] = float(np.clip(moved, lowest, highest))
+        self.cuts.setRegion(ends)
+        return True
+
     def _on_region_changed(self) -> None:
         low, high = self.cuts.getRegion()
         step = (self._edges[-1] - self._edges[0]) * 1e-6
@@ -201,6 +223,7 @@ class Scatter(CellPlot):
         self._x: Floats = np.zeros(0)
         self._y: Floats = np.zeros(0)
         self._rows: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._row = -1  # of the chosen cell
 
     @property
     def is_thinned(self) -> bool:
@@ -237,10 +260,23 @@ class Scatter(CellPlot):
 
     def set_chosen(self, row: int) -> None:
         """Mark the chosen cell."""
+        self._row = row
         if 0 <= row < len(self._x):
             self._chosen.setData([self._x[row]], [self._y[row]])
         else:
             self._chosen.setData([], [])
+
+    def move_mark(self, right: int, down: int, *, is_shifted: bool) -> bool:
+        """Choose the next cell along an axis, the first where none that is drawn is chosen."""
+        if not (right or down) or not len(self._rows):
+            return False
+        along = self._x[self._rows] if right else -self._y[self._rows]
+        order = self._rows[np.argsort(along, kind="stable")]
+        place = 0
+        if self._row in order:
+            place = int(np.clip(np.flatnonzero(order == self._row)[0] + right + down, 0, len(order) - 1))
+        self.cell_clicked.emit(int(order[place]))
+        return True
 
     def _on_clicked(self, event: Any) -> None:
         hits = self._all.pointsAt(self.box.mapSceneToView(event.scenePos()))
@@ -293,11 +329,19 @@ class Strip(CellPlot):
         """Mark the frame that the viewer shows."""
         self._here.setValue(number)
 
+    def move_mark(self, right: int, down: int, *, is_shifted: bool) -> bool:
+        """Go to the next frame."""
+        if right:
+            self._go_to(self._here.value() + right)
+        return bool(right)
+
     def _on_clicked(self, event: Any) -> None:
-        place = self.getPlotItem().vb.mapSceneToView(event.scenePos())
+        self._go_to(self.getPlotItem().vb.mapSceneToView(event.scenePos()).x())
+
+    def _go_to(self, place: float) -> None:
         if self._n:
             last = self._first + self._n - 1
-            self.frame_clicked.emit(int(np.clip(round(place.x()), self._first, last)))
+            self.frame_clicked.emit(int(np.clip(round(place), self._first, last)))
 
 
 class Boxes(CellPlot):

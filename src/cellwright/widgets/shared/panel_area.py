@@ -47,6 +47,12 @@ HANDED_OVER = "handed over"  # property of a dock that another panel has opened
 FOLLOWED = "followed"  # property of boxes of numbers that are as wide as what they hold
 HAVE_VALUES = (QComboBox, QAbstractSpinBox, QSlider)  # which the wheel would change
 CONTROLS = (*HAVE_VALUES, QAbstractButton, QLineEdit, QAbstractItemView)
+ARROWS = {  # by how much keys move what is marked in a drawing, to the right and down
+    Qt.Key.Key_Left: (-1, 0),
+    Qt.Key.Key_Right: (1, 0),
+    Qt.Key.Key_Up: (0, -1),
+    Qt.Key.Key_Down: (0, 1),
+}
 LEAST_WORDS = 2  # letters on a button; a sign alone tells a screen reader nothing
 
 
