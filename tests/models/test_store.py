@@ -8,6 +8,18 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.registry import FAMILIES
 
 
+def test_the_users_models_are_in_no_cache_unless_they_were(tmp_path, monkeypatch):
+    """A cache may be emptied by the system: no place for what took an hour to train."""
+    data, cache = tmp_path / "data" / "cellwright", tmp_path / "cache" / "cellwright"
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_, **__: str(data))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(cache))
+    assert store.user_folder() == data / "models"
+    cache.mkdir(parents=True)  # as earlier versions had it
+    assert store.user_folder() == cache / "models"
+    (data / "models").mkdir(parents=True)
+    assert store.user_folder() == data / "models"
+
+
 def test_models_of_both_shelves_are_listed(shelves, make_model):
     shipped, own = shelves
     save_checkpoint(shipped / "flow", make_model(), {"ap50": 0.9})

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import platformdirs
+
 from cellwright.core.errors import CheckpointError, expecting
 from cellwright.files.atomic import atomic_write, writing
 from cellwright.files.json_value import read_object
@@ -71,10 +73,14 @@ def shipped_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """Return the folder of the user's own models (it may not exist yet)."""
-    import pooch  # slow to import, as below
+    """Return the folder of the user's own models (it may not exist yet); trainings and journals lie beside it.
 
-    return Path(pooch.os_cache("cellwright")) / "models"
+    Earlier versions had these in the folder of caches, which systems and cleaners empty; what is there stays
+    in use.
+    """
+    models = Path(platformdirs.user_data_dir("cellwright", appauthor=False)) / "models"
+    earlier = Path(platformdirs.user_cache_dir("cellwright"))
+    return earlier / "models" if earlier.exists() and not models.exists() else models
 
 
 def models() -> list[ModelEntry]:
