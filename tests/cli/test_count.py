@@ -29,6 +29,8 @@ from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
 
+NO_FIT = "fit not known"  # the oracle has none
+
 pytestmark = pytest.mark.usefixtures("oracle")
 
 
@@ -103,6 +105,23 @@ def test_how_well_it_went_stands_beside_the_number(cli, image_path, oracle_model
     )
     summary = pandas.read_csv(image_path.parent.parent / "results" / "summary.csv")
     assert summary["fit"].tolist() == [fit]
+
+
+def test_where_a_model_has_no_fit_that_is_said(cli, image_path):
+    """In the table, in JSON, in the summary of a folder, its report and of what is counted again."""
+    results = image_path.parent.parent / "results"
+    words = "It is not known how good the count is"
+    assert cli("count", image_path).out.splitlines()[1].endswith(NO_FIT)
+    found = json.loads(cli("count", image_path, "--json").out)
+    assert found["expectation"].startswith(words)
+    assert "fit" not in found
+    folder = ("count", image_path.parent, "--output", results, "--report", results / "report.html")
+    for _ in range(2):  # the second time as it was counted before
+        assert cli(*folder).out.splitlines()[1].endswith(NO_FIT)
+        summary = pandas.read_csv(results / "summary.csv")
+        assert "fit" not in summary
+        assert summary["expectation"].str.startswith(words).all()
+        assert "images whose fit is not known" in (results / "report.html").read_text()
 
 
 def test_results_of_the_longest_name_are_written_as_those_of_a_folder(cli, image_path, tmp_path):
@@ -237,11 +256,11 @@ def test_frames_and_slices_that_a_count_sums_are_told(cli, tmp_path, draw_blobs,
     for way in ((), ("--stream", "--output", tmp_path / "blocks")):
         row = json.loads(cli("count", path, "--json", *asked, *way).out)
         assert {name: row[name] for name in ("frames", "slices") if name in row} == told
-    words = "".join(f"in {n} {name}" for name, n in told.items())
+    words = "".join(f"in {n} {name} · " for name, n in told.items()) + NO_FIT
     assert ("in 3 " in cli("count", path, *asked).out) == bool(told)
     for _ in range(2):
         line = cli("count", path.parent, *asked, "--output", tmp_path / "out").out.splitlines()[1]
-        assert line.endswith(words or line[-1])
+        assert line.endswith(words)
         summary = pandas.read_csv(tmp_path / "out" / "summary.csv")
         assert summary[[*told]].to_dict("records") == [told]
         assert {"frames", "slices"} & {*summary} == {*told}
@@ -253,7 +272,11 @@ def test_slices_within_frames_are_told_too(cli, tmp_path, draw_blobs, shape, tol
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.broadcast_to(plane, (*shape, *plane.shape)), photometric="minisblack")
     for way in ((), ("--stream", "--output", tmp_path / "blocks")):
-        assert cli("count", path, "--axes", "TZYX", "--no-link", *way).out.rstrip().endswith(told)
+        assert (
+            cli("count", path, "--axes", "TZYX", "--no-link", *way)
+            .out.rstrip()
+            .endswith(f"{told} · {NO_FIT}")
+        )
 
 
 def test_axes_and_channel_are_those_asked_for(cli, tmp_path, blobs):

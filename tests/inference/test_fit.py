@@ -1,6 +1,7 @@
 """What a count tells of how well it went: gathered alike however the image is cut, and told in words."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -17,11 +18,22 @@ from cellwright.inference.pipeline import count, count_with_prediction, recount
 from cellwright.inference.scale import try_scales
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
-from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
+from cellwright.models.fit import (
+    WARN_BELOW,
+    FactCollector,
+    expectation,
+    expectation_of,
+    fit_columns,
+    in_short,
+    in_short_of,
+    warning,
+)
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry import intensity
 from cellwright.ops.matching import match_labels
+from cellwright.ops.measure.analysis import analyse
+from cellwright.ops.measure.settings import AnalysisSettings
 
 FACTS = ("confidence", "score_low", "flow_length", "flow_ground", "probability", "ambiguous", "left_over")
 
@@ -284,6 +296,29 @@ def test_provenance_and_notices_tell_it(model, blobs, tmp_path):
     (notice,) = count(blobs.image, model).notices
     assert "unlike anything" in notice
     assert "five" in notice
+
+
+def test_where_nothing_is_known_of_a_count_it_is_said_why(model, blobs):
+    image = Image(blobs.image, "YX")
+    result = count(image, model)
+    assert expectation_of(result) == "Expect about 8 of 10 right."
+    assert in_short_of(fit_columns(result)) == "about 8 of 10 right"
+    assert expectation_of(analyse(result, image, AnalysisSettings(keep="area_px < 0")).result) == ""
+    below = float(np.sort(result.cells.areas)[len(blobs) // 3])
+    unknown = {"filters": analyse(result, image, AnalysisSettings(keep=f"area_px < {below}")).result}
+    unknown["several models"] = count(image, (model, model))
+    model.fit = None  # as of a model that was taught
+    own = count(image, model)
+    unknown[f"{own.provenance.model} has no fit"] = own
+    for why, found in unknown.items():
+        assert (found.count > 0, found.fit) == (True, None)
+        columns = fit_columns(found)
+        assert list(columns) == ["expectation"]
+        assert columns["expectation"].startswith("It is not known how good the count is: ")
+        assert why in columns["expectation"]
+        assert in_short_of(columns) == "fit not known"
+    corrected = replace(own, provenance=own.provenance.noting(corrected_cells=2))
+    assert fit_columns(corrected) == {}
 
 
 def test_words():

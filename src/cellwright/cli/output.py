@@ -18,7 +18,7 @@ from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, T, Task, ignore, run
 from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.files.zarr import address_of
-from cellwright.models.fit import DIGITS, expectation, in_short
+from cellwright.models.fit import fit_columns, in_short_of
 from cellwright.ops.measure.cells_table import class_counts, counted_planes, in_planes, plain_count
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Table:
         if result.interval is not None:
             low, high = result.interval
             shown = f"{result.count:.1f} ({low:.0f}-{high:.0f})"
-        remark = _remark(counted_planes(result), in_short(result.fit, result.notices))
+        how_well = in_short_of({**fit_columns(result), "notices": " ".join(result.notices)})
+        remark = _remark(counted_planes(result), how_well)
         self._print(as_given(path), self._model, shown, f"{result.provenance.seconds:.2f}", remark)
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
@@ -141,8 +142,7 @@ class Table:
         if result.interval:
             row["interval"] = [round(end, 1) for end in result.interval]
         row |= counted_planes(result)
-        if result.fit is not None:
-            row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit, result.notices)}
+        row |= fit_columns(result)
         if analysis is not None:
             row |= analysis_row(analysis)
         seconds = round(result.provenance.seconds, 3)
@@ -163,7 +163,7 @@ class Table:
             return
         self._show_heading(path)
         seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
-        remark = in_short(row.get("fit"), [row.get("notices", "")])
+        remark = in_short_of(row)
         if "corrected" in row:
             remark = f"{row['corrected']} corrected by hand"
         elif BESIDE in row:

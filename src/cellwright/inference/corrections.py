@@ -48,6 +48,7 @@ from cellwright.inference.folder import replacing_tables, write_tables
 from cellwright.inference.image_count import CountChoices, measured_task, summary_row, write_counted
 from cellwright.inference.recipe import recipe_of
 from cellwright.inference.settings import InputFiles
+from cellwright.models.fit import CORRECTED
 from cellwright.ops.labels import pieces_notice
 from cellwright.ops.matching import overlaps
 from cellwright.ops.measure.analysis import Counted
@@ -56,7 +57,6 @@ from cellwright.ops.measure.cells_table import class_names, plain_count
 from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.ops.measure.settings import AnalysisSettings
 
-CORRECTED = "corrected_cells"  # in the settings of the provenance: how many were drawn, changed or removed
 SAME_PX = 1.0  # from centre to centre of a point that was not moved
 
 

@@ -33,7 +33,7 @@ from cellwright.files.zarr import open_array, small_level
 from cellwright.inference.recipe import Recipe, read_inputs, texts_to_repeat
 from cellwright.inference.settings import LARGE_PIXELS, StreamSettings
 from cellwright.models import store
-from cellwright.models.fit import DIGITS, expectation
+from cellwright.models.fit import fit_columns
 from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
 from cellwright.ops.measure.blocks import n_channels
@@ -436,8 +436,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     if result.interval:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
     row |= counted_planes(result)
-    if result.fit is not None:
-        row |= {"fit": round(result.fit, DIGITS), "expectation": expectation(result.fit, result.notices)}
+    row |= fit_columns(result)
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     if counted.analysis is not None:
         row |= _analysis_columns(counted.analysis)

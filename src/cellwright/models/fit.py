@@ -1,7 +1,7 @@
 """How well a model can be expected to do on an image: a small regression that is kept beside the weights.
 
 It was fitted to images with known cells, of kinds the model has learned and of others, and to pictures of
-other things, by ``tools/release/calibrate_fit.py``. A model without ``fit.json`` says nothing of its images.
+other things, by ``tools/release/calibrate_fit.py``. Where a model has no ``fit.json``, counts say so.
 
 Facts of a count, all of them cheap:
 
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Maps
+from cellwright.core.data import Cells, Maps, Result
 from cellwright.core.errors import CheckpointError
 from cellwright.files.json_value import NO_JSON
 from cellwright.ops.measure.prediction_interval import CROWD, DOUBTED_BELOW
@@ -51,6 +51,8 @@ WARN_BELOW = DOUBTED_BELOW  # expected F1 below which the user is told without a
 UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
 FEWEST = 0.5  # cells of a density that tell something
+CORRECTED = "corrected_cells"  # in the settings of the provenance: how many were drawn, changed or removed
+NOT_KNOWN = "It is not known how good the count is"
 DIGITS = 3  # of a fit in tables; words are said of what the tables tell
 
 
@@ -316,6 +318,43 @@ def expectation(fit: float | None, notices: Iterable[str] = ()) -> str:
     if fit < WARN_BELOW:
         sentence += " Look at the cells; five corrected images would teach the model this kind."
     return sentence
+
+
+def expectation_of(result: Result, notices: Iterable[str] | None = None) -> str:
+    """Return :func:`expectation` of a count, or why nothing is known; empty where nothing was found.
+
+    It is empty, too, where cells were corrected by hand, which is told in its place.
+
+    ``notices`` are those of the count where none are given.
+    """
+    if result.fit is not None:
+        return expectation(result.fit, result.notices if notices is None else notices)
+    settings = result.provenance.settings
+    if result.count < FEWEST or CORRECTED in settings:
+        return ""
+    if "expected_f1" in settings:
+        why = "the fit is of all cells, and filters left half of them or less"
+    elif settings.get("density", {}).get("calibration", 1.0) != 1.0:
+        why = "there is no fit of a density that was corrected by hand"
+    elif len(settings.get("models", ())) > 1:
+        why = "there is no fit of several models together"
+    else:
+        why = f"{result.provenance.model} has no fit. Look at the cells"
+    return f"{NOT_KNOWN}: {why}."
+
+
+def fit_columns(result: Result) -> dict[str, Any]:
+    """Return ``fit``, where it is known, and ``expectation`` of a count for tables and JSON."""
+    columns = {} if result.fit is None else {"fit": round(result.fit, DIGITS)}
+    expected = expectation_of(result)
+    return {**columns, "expectation": expected} if expected else columns
+
+
+def in_short_of(row: Mapping[str, Any]) -> str:
+    """Return :func:`in_short` of a row of a summary, which has ``fit``, or only an ``expectation``."""
+    if "fit" not in row and str(row.get("expectation", "")).startswith(NOT_KNOWN):
+        return "fit not known"
+    return in_short(row.get("fit"), [row.get("notices", "")])
 
 
 def with_fit_warning(notices: Sequence[str], before: float | None, now: float | None) -> tuple[str, ...]:

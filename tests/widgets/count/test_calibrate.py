@@ -20,6 +20,7 @@ from cellwright.files.images import describe_images
 from cellwright.inference import pipeline as engine
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.models.fit import NOT_KNOWN
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.density import DensitySettings
 from cellwright.ops.measure.cells_table import plain_count
@@ -256,13 +257,16 @@ def test_a_correction_typed_in_the_form_is_shown_at_once(counted: CountWidget, s
     counted.panel.filters.container["calibration"].value = 0.5
     settled(counted)
     assert counted.counted.result.count == pytest.approx(160)
-    assert counted.panel.message.text() == ""
+    assert (
+        counted.panel.message.text()
+        == f"{NOT_KNOWN}: there is no fit of a density that was corrected by hand."
+    )
 
 
 def test_cells_and_density_that_disagree_are_told(
     counted: CountWidget, viewer: ViewerModel, blobs: Any, settled: Settled
 ) -> None:
-    assert counted.panel.message.text() == ""
+    assert counted.panel.message.text() == f"{NOT_KNOWN}: density has no fit. Look at the cells."
     choose(counted, "flow")
     assert counted.panel.number.text() == "320"  # until something is counted
     counted.panel.count.click()

@@ -24,6 +24,7 @@ from cellwright.core.errors import ImageError
 from cellwright.core.tasks import Progress
 from cellwright.inference.recipe import as_command, load_recipe, recipe_of
 from cellwright.models import store
+from cellwright.models.fit import NOT_KNOWN
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
@@ -32,6 +33,8 @@ from cellwright.widgets.shared.messages import choose_layer, news_of
 from cellwright.widgets.shared.model_combos import model_events
 
 Settled = Callable[[CountWidget], None]
+
+NO_FIT = f"{NOT_KNOWN}: flow has no fit. Look at the cells."  # which the oracle has not
 
 
 def click_count(widget: CountWidget, qtbot: QtBot) -> None:
@@ -93,6 +96,10 @@ def test_how_well_it_went_is_told_once(
         oracle_model.fit = SimpleNamespace(expected_f1=lambda facts, fit=fit: fit, closer_below=0.0)
         count(widget, qtbot, settled)
         assert widget.panel.message.text().count(words) == 1
+    oracle_model.fit = None  # as of one that was taught
+    count(widget, qtbot, settled)
+    assert widget.panel.message.text() == NO_FIT
+    assert widget.panel.message.property("info") == "true", "no warning"
 
 
 def test_the_button_is_cancel_while_running(
@@ -113,7 +120,7 @@ def test_the_button_is_cancel_while_running(
     assert widget.counted is None
     count(widget, qtbot, settled)
     assert widget.panel.number.text() == str(len(blobs))
-    assert widget.panel.message.text() == ""
+    assert widget.panel.message.text() == NO_FIT
 
 
 def test_cancel_at_once(
@@ -406,7 +413,7 @@ def test_a_runtime_error_in_the_worker_is_told_and_the_next_count_works(
     del shelved.network.forward
     count(widget, qtbot, settled)
     assert widget.panel.number.text() == str(len(blobs))
-    assert not widget.panel.message.text()
+    assert widget.panel.message.text() == NO_FIT
 
 
 def test_an_error_of_ours_is_logged_with_its_kind(
@@ -637,8 +644,8 @@ def test_the_image_that_is_counted_is_in_sight(
         assert all(one.visible != is_covered for one in cells)
         assert images[1].visible == (image is images[1] or not is_covered)  # it lies on the other
         hidden = [*(["b"] if image is images[0] else []), *(one.name for one in cells)]
-        told = f"Hidden now: {', '.join(hidden)}." if is_covered and hidden else ""
-        assert widget.panel.message.text() == told
+        told = f" Hidden now: {', '.join(hidden)}." if is_covered and hidden else ""
+        assert widget.panel.message.text() == NO_FIT + told
         assert widget.panel.message.property("info") == "true"  # no warning
 
 

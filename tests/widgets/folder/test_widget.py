@@ -27,6 +27,7 @@ from cellwright.files.tables import write_provenance, write_table
 from cellwright.inference import image_count
 from cellwright.inference.corrections import save_corrected
 from cellwright.inference.image_count import counted_task
+from cellwright.models.fit import NOT_KNOWN
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
 from cellwright.widgets.folder.model import FolderModel, open_counted
@@ -189,7 +190,7 @@ def test_images_are_sorted_by_fit_count_and_name(panel: FolderWidget) -> None:
     facts = {"a": (0.9, 1), "b": (0.2, 9), "c": (None, 7)}
     outcomes = []
     for name, (fit, count) in facts.items():
-        row = {"count": count} if fit is None else {"count": count, "fit": fit}
+        row = {"count": count, "expectation": NOT_KNOWN} if fit is None else {"count": count, "fit": fit}
         outcomes.append(ImageOutcome(ListedImage(Path(name), name), row))
     panel.model.start(Path(), outcomes)
     assert names(panel) == ["b", "a", "c"]  # where no fit is known, last
@@ -200,6 +201,7 @@ def test_images_are_sorted_by_fit_count_and_name(panel: FolderWidget) -> None:
         assert "".join(names(panel)) == letters
     assert texts(panel)[0].startswith("a\n1 cell\n")
     assert texts(panel)[1] == "b\n9 cells\ndo not trust"
+    assert texts(panel)[2] == "c\n7 cells\nfit not known"
 
 
 def test_a_click_on_a_well_shows_its_images(
@@ -226,6 +228,28 @@ def test_a_click_on_a_well_shows_its_images(
     assert picture.pixelColor(round(20 + side), round(20 + 1.5 * side)).red() > 200
     view.whole_plate.click()
     assert len(names(panel)) == 3
+
+
+def test_the_keys_choose_a_well(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], qtbot: QtBot
+) -> None:
+    run(panel)
+    view = panel.view
+    view.tabs.setCurrentIndex(1)
+    qtbot.keyClick(view.plate, Qt.Key.Key_Return)
+    assert view.tabs.currentIndex() == 1, "no well is marked yet"
+    told = []
+    for key in (Qt.Key.Key_Down, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_Right, Qt.Key.Key_Right):
+        qtbot.keyClick(view.plate, key)
+        told.append(view.plate.accessibleDescription().partition(":")[0])
+    assert told[:4] == ["A01", "A01", "B01", "B02"]
+    assert len(names(panel)) == 3, "a well is chosen by Enter alone"
+    while told[-1] != "B02":  # a plate may be wider than its images
+        qtbot.keyClick(view.plate, Qt.Key.Key_Left)
+        told.append(view.plate.accessibleDescription().partition(":")[0])
+    qtbot.keyClick(view.plate, Qt.Key.Key_Return)
+    assert names(panel) == ["B02_s1"]
+    assert view.whole_plate.text() == "Well B02 ✕"
 
 
 def test_the_heat_map_shows_any_column(panel: FolderWidget, run: Callable[[FolderWidget], None]) -> None:

@@ -340,6 +340,9 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
         facts |= {"cells per image, median": median(counts), "fewest": min(counts), "most": max(counts)}
     if fits:
         facts |= {"fit (expected F1), median": median(fits), "lowest fit": min(fits)}
+    n_unknown = sum("fit" not in one.row and "expectation" in one.row for one in done)
+    if n_unknown:
+        facts["images whose fit is not known"] = n_unknown
     return html_table(("", ""), list(facts.items()))
 
 

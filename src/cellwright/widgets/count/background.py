@@ -17,7 +17,7 @@ from cellwright.core.words import n_of
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.settings import LARGE_PIXELS
-from cellwright.models.fit import expectation
+from cellwright.models.fit import expectation_of
 from cellwright.ops.measure.cells_table import counted_planes, in_planes
 from cellwright.widgets.count.model import (
     FILES,
@@ -141,7 +141,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
     count, provenance = found.result.count, found.result.provenance
     first = f"{n_of(count, 'cell', ',.0f')}{in_planes(counted_planes(found.result))}"
     line = joined_by_dots(first, provenance.model, f"{provenance.seconds:.0f} s", guess_line(found.result))
-    expected = expectation(found.result.fit, found.notices)
+    expected = expectation_of(found.result, found.notices)
     return WholeCount(request, count, line, folder, expected, found.notices, str(found.labels or ""), build)
 
 

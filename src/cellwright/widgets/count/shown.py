@@ -15,7 +15,7 @@ from cellwright.core.errors import CellwrightError, error_line
 from cellwright.files.images import describe_images
 from cellwright.inference.recipe import Recipe
 from cellwright.models import registry
-from cellwright.models.fit import expectation
+from cellwright.models.fit import expectation_of
 from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import (
@@ -218,7 +218,7 @@ class ShownCount(QObject):
         hidden = hidden_for(self._viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, hidden: {', '.join(hidden)}.")
-        self._tell_all(expectation(counted.result.fit, counted.result.notices), notices, aside)
+        self._tell_all(expectation_of(counted.result), notices, aside)
 
     def _tell_all(self, expected: str, notices: Iterable[str], aside: str = "") -> None:
         """Tell how well a count can be expected to be, unless a notice does, and its notices as warnings."""

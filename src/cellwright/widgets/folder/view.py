@@ -28,7 +28,7 @@ from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short_of
 from cellwright.ops.measure.cells_table import in_planes
 from cellwright.ops.plates import plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
@@ -417,7 +417,7 @@ def _fit(outcome: ImageOutcome) -> str:
         return MADE_WAY
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
-    return in_short(fit, [outcome.row.get("notices", "")])
+    return in_short_of(outcome.row)
 
 
 def _squared(path: Path, _: float) -> QIcon:

@@ -135,7 +135,7 @@ class ViewerNews:
             self.is_latest = False
 
     def counted_layers(self, layers: Iterable[Layer]) -> list[Layer]:
-        """Return the cells of the last count and their image; nothing where another layer was chosen since."""
+        """Return the cells of the last count and their image, none where another layer was chosen since."""
         if self.last is None or not self.is_latest:
             return []
         by_id = {str(layer.unique_id): layer for layer in layers}
