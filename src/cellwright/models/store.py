@@ -73,10 +73,10 @@ def shipped_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """Return the folder of the user's own models (it may not exist yet); trainings and journals lie beside it.
+    """Return the folder of the user's own models (it may not exist yet).
 
-    Earlier versions had these in the folder of caches, which systems and cleaners empty; what is there stays
-    in use.
+    Trainings and journals lie beside it. Earlier versions had them among the caches, which systems and
+    cleaners empty; what is there stays in use.
     """
     models = Path(platformdirs.user_data_dir("cellwright", appauthor=False)) / "models"
     earlier = Path(platformdirs.user_cache_dir("cellwright"))
