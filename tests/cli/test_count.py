@@ -28,6 +28,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
+from cellwright.models.fit import NOT_KNOWN
 
 NO_FIT = "fit not known"  # the oracle has none
 
@@ -62,11 +63,12 @@ def test_json_has_an_object_per_image(cli, image_path, blobs):
     found = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert len(found) == 2
-    assert list(found[0]) == ["image", "model", "count", "seconds", "device"]
+    assert list(found[0]) == ["image", "model", "count", "expectation", "seconds", "device"]
     assert found[0] | {"seconds": 0} == {
         "image": str(image_path),
         "model": "flow",
         "count": len(blobs),
+        "expectation": f"{NOT_KNOWN}: flow has no fit.",
         "seconds": 0,
         "device": "cpu",
     }

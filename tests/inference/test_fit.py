@@ -317,6 +317,8 @@ def test_where_nothing_is_known_of_a_count_it_is_said_why(model, blobs):
         assert columns["expectation"].startswith("It is not known how good the count is: ")
         assert why in columns["expectation"]
         assert in_short_of(columns) == "fit not known"
+    corrected = replace(result, fit=None, provenance=result.provenance.noting(density={"calibration": 2.0}))
+    assert "corrected by hand" in expectation_of(corrected)
     corrected = replace(own, provenance=own.provenance.noting(corrected_cells=2))
     assert fit_columns(corrected) == {}
 

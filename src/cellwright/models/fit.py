@@ -332,14 +332,14 @@ def expectation_of(result: Result, notices: Iterable[str] | None = None) -> str:
     settings = result.provenance.settings
     if result.count < FEWEST or CORRECTED in settings:
         return ""
-    if "expected_f1" in settings:
-        why = "the fit is of all cells, and filters left half of them or less"
-    elif settings.get("density", {}).get("calibration", 1.0) != 1.0:
+    if settings.get("density", {}).get("calibration", 1.0) != 1.0:
         why = "there is no fit of a density that was corrected by hand"
+    elif "expected_f1" in settings:
+        why = "the fit is of all cells, and filters left half of them or less"
     elif len(settings.get("models", ())) > 1:
         why = "there is no fit of several models together"
     else:
-        why = f"{result.provenance.model} has no fit. Look at the cells"
+        why = f"{result.provenance.model} has no fit"
     return f"{NOT_KNOWN}: {why}."
 
 

@@ -7,18 +7,19 @@
     <user's models>/../training/<name>/encoder/    what was learned without annotation, where that comes first
     <user's models>/../training/<name>/model/      best model so far, curve.json, training.pt
 
-A run whose folder is there was not ended by the user: napari was closed, or has crashed.
+A run whose folder is there was not ended by the user: napari was closed, or has crashed, or it goes on.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cellwright.core.errors import CellwrightError, CheckpointError
-from cellwright.files.atomic import write_text
+from cellwright.files.atomic import acquire_lock, make_folder, only_holder, write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
 from cellwright.training.settings import FinetuneSettings, PretrainSettings
@@ -178,6 +179,35 @@ def epochs_in(output: Path) -> list[dict[str, float]]:
 def write_plan(plan: Plan) -> None:
     """Note what is trained, so that it can be resumed."""
     write_text(plan.folder / RUN, json.dumps(asdict(plan), indent=1))
+
+
+@contextmanager
+def only_trainer(plan: Plan) -> Iterator[None]:
+    """Keep others from going on with a run, or deleting it, while the block lasts.
+
+    WriteError where another window or program trains it, or the folder cannot be written.
+    """
+    make_folder(runs_folder())
+    wrong = (
+        f"{plan.name!r} is being trained in another window or program. Wait for it, or choose another name."
+    )
+    with only_holder(_lock_path(plan), wrong):
+        yield
+
+
+def is_running(plan: Plan) -> bool:
+    """Return whether a window or program trains a run."""
+    try:
+        lock = acquire_lock(_lock_path(plan))
+    except CellwrightError:  # nobody trains where nothing can be written
+        return False
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _lock_path(plan: Plan) -> Path:
+    return runs_folder() / f".{plan.name}.lock"
 
 
 def discard(plan: Plan) -> None:

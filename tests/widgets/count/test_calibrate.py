@@ -33,6 +33,8 @@ from cellwright.widgets.shared.layer_io import source_of
 
 Settled = Callable[[CountWidget], None]
 
+NO_FIT = f"{NOT_KNOWN}: {{}} has no fit."  # which the oracle has not
+
 
 def density_of(image: Image) -> Result:
     """One cell on each hundred pixels, give or take ten in a hundred."""
@@ -257,16 +259,13 @@ def test_a_correction_typed_in_the_form_is_shown_at_once(counted: CountWidget, s
     counted.panel.filters.container["calibration"].value = 0.5
     settled(counted)
     assert counted.counted.result.count == pytest.approx(160)
-    assert (
-        counted.panel.message.text()
-        == f"{NOT_KNOWN}: there is no fit of a density that was corrected by hand."
-    )
+    assert counted.panel.message.text() == NO_FIT.format("density")
 
 
 def test_cells_and_density_that_disagree_are_told(
     counted: CountWidget, viewer: ViewerModel, blobs: Any, settled: Settled
 ) -> None:
-    assert counted.panel.message.text() == f"{NOT_KNOWN}: density has no fit. Look at the cells."
+    assert counted.panel.message.text() == NO_FIT.format("density")
     choose(counted, "flow")
     assert counted.panel.number.text() == "320"  # until something is counted
     counted.panel.count.click()
@@ -278,7 +277,8 @@ def test_cells_and_density_that_disagree_are_told(
     viewer.add_image(blobs.image, name="another")
     counted.panel.count.click()
     settled(counted)
-    assert counted.panel.message.text() == "Hidden now: blobs labels."  # no word of a density
+    told = f"{NO_FIT.format('flow')} Hidden now: blobs labels."  # no word of a density
+    assert counted.panel.message.text() == told
 
 
 def test_cells_are_compared_with_the_density_as_it_was_corrected(

@@ -34,7 +34,7 @@ from cellwright.widgets.shared.model_combos import model_events
 
 Settled = Callable[[CountWidget], None]
 
-NO_FIT = f"{NOT_KNOWN}: flow has no fit. Look at the cells."  # which the oracle has not
+NO_FIT = f"{NOT_KNOWN}: flow has no fit."  # which the oracle has not
 
 
 def click_count(widget: CountWidget, qtbot: QtBot) -> None:

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QLabel
 
 from cellwright.core.errors import WrongLayerError
 from cellwright.core.tasks import Progress, Task
-from cellwright.training.run_folder import Plan, unfinished_runs, write_curve, write_plan
+from cellwright.training.run_folder import Plan, only_trainer, unfinished_runs, write_curve, write_plan
 from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.messages import HandOver
 from cellwright.widgets.train import choices
@@ -144,6 +144,15 @@ def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:
         offer.discard.click()
     assert unfinished_runs() == []
     assert offer.isHidden()
+
+
+def test_a_run_that_goes_on_elsewhere_is_neither_offered_nor_deleted(offer: ResumeOffer, plan: Plan) -> None:
+    with only_trainer(plan):
+        offer.discard.click()  # it was offered before the other window went on with it
+        assert unfinished_runs() == [plan]
+        assert offer.isHidden()
+    offer.refresh()
+    assert not offer.isHidden()
 
 
 LIMIT_MS = 60_000

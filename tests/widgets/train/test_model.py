@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,22 @@ def test_a_run_that_fails_before_it_begins_is_deleted(home: Path) -> None:
     model.fail(ValueError("no"))
     assert [str(error) for error in errors] == ["no"]
     assert unfinished_runs() == []
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_alone(home: Path) -> None:
+    """Another window of napari trains it: here it can be neither resumed nor deleted."""
+    first, second, errors = train_model.TrainModel(), train_model.TrainModel(), []
+    second.failed.connect(errors.append)
+    plan = Plan("mine", "flow", "data")
+    goes_on = first.start(plan, None)
+    next(goes_on)
+    with pytest.raises(WriteError, match="is being trained in another window") as refused:
+        next(second.start(replace(plan, start="nuclei"), None))
+    second.fail(refused.value)
+    assert errors == [refused.value]
+    assert unfinished_runs() == [plan]
+    goes_on.close()
+    next(second.start(plan, None))
 
 
 @pytest.mark.parametrize("n_epochs", [0, 1])

@@ -22,6 +22,7 @@ from cellwright.training.run_folder import (
     discard,
     epochs_in,
     free_name,
+    is_running,
     unfinished_runs,
 )
 from cellwright.training.settings import preset
@@ -183,7 +184,7 @@ class ResumeOffer(QFrame):
 
     def refresh(self) -> None:
         """Offer the first run that was not ended, if there is one."""
-        self.plan = next(iter(unfinished_runs()), None)
+        self.plan = next((plan for plan in unfinished_runs() if not is_running(plan)), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
             epochs, steps, data = epochs_in(self.plan.output), self.plan.settings.steps, ""
@@ -195,7 +196,7 @@ class ResumeOffer(QFrame):
             self.line.setText(f"The training of {name!r}{data} stopped at step {step:,} of {steps:,}.")
 
     def _on_discard_clicked(self) -> None:
-        if self.plan is not None:
+        if self.plan is not None and not is_running(self.plan):  # elsewhere, since it was offered
             discard(self.plan)
         self.refresh()
         self.discarded.emit()

@@ -33,7 +33,9 @@ from cellwright.training.run_folder import (
     epochs_in,
     forget,
     free_name,
+    is_running,
     only_scores,
+    only_trainer,
     selection_score,
     write_plan,
 )
@@ -113,8 +115,9 @@ class TrainModel:
 
     def fail(self, error: Exception) -> None:
         """Tell of an error; a run that had not begun is deleted, since there is nothing to resume."""
-        if self.plan is not None and not (self.epochs or epochs_in(self.plan.encoder)):
-            discard(self.plan)
+        plan = self.plan
+        if plan is not None and not (self.epochs or epochs_in(plan.encoder) or is_running(plan)):
+            discard(plan)
         self.failed.emit(error)
 
 
@@ -124,17 +127,18 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
     Annotated layers are kept in ``plan.data`` first. Closing the task keeps the run as it is on disk; then
     :func:`stop` keeps the best model so far.
 
-    CellwrightError as ``training.finetune.finetune``.
+    CellwrightError as ``training.finetune.finetune``. WriteError where the run goes on elsewhere.
     """
-    write_plan(plan)
-    if layers is not None:
-        yield from write_task(layers, Path(plan.data))
-    yield Progress("begin", 0, 1, "reading images and model")
-    with _fewer_threads():
-        yield from _paced(_pretrain(plan), gate, plan)
-        outcome = yield from _paced(_finetune(plan), gate, plan)
-    notices = (*outcome.notices, *_left_out(plan))
-    return _ended(plan, outcome.before, outcome.after, notices, is_better=outcome.is_better)
+    with only_trainer(plan):
+        write_plan(plan)
+        if layers is not None:
+            yield from write_task(layers, Path(plan.data))
+        yield Progress("begin", 0, 1, "reading images and model")
+        with _fewer_threads():
+            yield from _paced(_pretrain(plan), gate, plan)
+            outcome = yield from _paced(_finetune(plan), gate, plan)
+        notices = (*outcome.notices, *_left_out(plan))
+        return _ended(plan, outcome.before, outcome.after, notices, is_better=outcome.is_better)
 
 
 def stop(plan: Plan) -> TrainingOutcome:
