@@ -4,12 +4,18 @@ from typing import Annotated
 
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QAbstractSpinBox
+from qtpy.QtCore import QLocale, Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QVBoxLayout
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.training.settings import TrainingSettings
+from cellwright.widgets.count.view import DiameterBox
+from cellwright.widgets.results.view import MarkerRow
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
+from cellwright.widgets.shared.style import number_box
 
 TYPES = [EngineSettings, *(family.settings for family in registry.FAMILIES.values())]
 
@@ -20,6 +26,34 @@ class Example:
     length_px: Annotated[int, {"min": 1, "max": 9}] = 3
     width_um: float = 2.0
     is_on: bool = True
+
+
+@pytest.mark.parametrize("place", ["form", "style", "diameter", "marker"])
+@pytest.mark.parametrize("language", ["en_US", "de_DE", "fr_FR"])
+def test_points_and_commas_begin_the_decimals_in_every_language(
+    qtbot: QtBot, language: str, place: str
+) -> None:
+    """Else 20.5 was 205 where a comma is usual, and 20,5 where a point is."""
+    form, row, clipboard = SettingsForm(Example), MarkerRow(QVBoxLayout()), QApplication.clipboard()
+    row.show_channel("DAPI", 0.0, 999.0)
+    boxes = {"style": number_box("s", ""), "diameter": DiameterBox(), "marker": row.value}
+    box = boxes.get(place) or form.container["width_um"].native
+    for one in (box, form.native, row.box):
+        qtbot.addWidget(one)
+    assert clipboard is not None
+    box.setLocale(QLocale(language))
+    box.setMaximum(5000.0)
+    for text in ("20.5", "20,5"):
+        clipboard.setText(text)
+        for way in ("typed", "pasted"):
+            box.setValue(3)
+            box.selectAll()
+            if way == "typed":
+                QTest.keyClicks(box, text)
+            else:
+                QTest.keySequence(box, QKeySequence(QKeySequence.StandardKey.Paste))
+            QTest.keyClick(box, Qt.Key.Key_Return)
+            assert box.value() == 20.5, (text, way)
 
 
 @pytest.mark.parametrize("settings_type", TYPES)

@@ -29,6 +29,7 @@ from cellwright.widgets.shared.style import (
     row,
     set_state,
     stack,
+    take_points,
     wrapped_label,
 )
 
@@ -282,6 +283,7 @@ class DiameterBox(QDoubleSpinBox):
 
     def __init__(self) -> None:
         super().__init__()
+        take_points(self)
         self._pixel_um = 0.0  # side of a pixel; 0 when not known
         self.unit = PanelComboBox("Unit of the diameter; µm need the pixel size of the image.")
         self.unit.setMinimumContentsLength(UNIT_LETTERS)

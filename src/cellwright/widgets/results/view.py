@@ -46,6 +46,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     stack,
+    take_points,
     wrapped_label,
 )
 
@@ -351,6 +352,7 @@ class MarkerRow:
         self.is_on = check_box("", "")
         self.slider = QDoubleSlider(Qt.Orientation.Horizontal)
         self.value = QDoubleSpinBox()
+        take_points(self.value)
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         for control in (self.slider, self.value):
             control.setToolTip("The mean intensity above which a cell is positive.")

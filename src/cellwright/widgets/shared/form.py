@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from magicgui.widgets import Container, create_widget
 from psygnal import Signal
 from qtpy.QtCore import QSignalBlocker, QSize, Qt
-from qtpy.QtWidgets import QAbstractButton, QListWidget, QListWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractButton, QDoubleSpinBox, QListWidget, QListWidgetItem, QWidget
 
-from cellwright.widgets.shared.style import form_layout
+from cellwright.widgets.shared.style import form_layout, take_points
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
 TITLES = {  # where the name of a setting does not tell what it is
@@ -92,6 +92,9 @@ def _row(name: str, hint: Any, default: Any) -> Any:
     title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
     label = TITLES.get(name, title + unit)
     made = create_widget(value=default, annotation=hint, name=name, label=label, options=options)
+    for box in (made.native, *made.native.findChildren(QDoubleSpinBox)):
+        if isinstance(box, QDoubleSpinBox):
+            take_points(box)
     if has_word:
         made.native.setSpecialValueText(ZEROS[name])
         if type(default) is int:

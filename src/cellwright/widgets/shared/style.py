@@ -3,7 +3,7 @@
 import logging
 from typing import TypeVar
 
-from qtpy.QtCore import QRect, Qt
+from qtpy.QtCore import QEvent, QObject, QRect, Qt
 from qtpy.QtGui import QKeyEvent, QKeySequence
 from qtpy.QtWidgets import (
     QApplication,
@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QLayout,
+    QLineEdit,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -171,6 +172,7 @@ def number_box(
 ) -> QDoubleSpinBox:
     """Return a box for a number with its unit; ``zero`` is shown where it is the lowest."""
     made = QDoubleSpinBox()
+    take_points(made)
     made.setRange(lowest, highest)
     made.setDecimals(1)
     made.setValue(value)
@@ -178,6 +180,32 @@ def number_box(
     made.setSpecialValueText(zero)
     made.setToolTip(help_text)
     return made
+
+
+def take_points(box: QDoubleSpinBox) -> None:
+    """Have both a point and a comma begin the decimals of a box.
+
+    Qt takes that of the locale alone and passes over the other one: 20.5 would become 205.
+    """
+    box.installEventFilter(_DecimalPoint(box))
+
+
+class _DecimalPoint(QObject):
+    """Puts the point of the locale where the keys, or what is pasted, have a point or a comma."""
+
+    def eventFilter(self, box: QObject | None, event: QEvent | None) -> bool:
+        """Take keys with one point or comma; called by Qt."""
+        if not isinstance(event, QKeyEvent) or event.type() != QEvent.Type.KeyPress:
+            return False
+        text, clipboard = event.text(), QApplication.clipboard()
+        if event.matches(QKeySequence.StandardKey.Paste) and clipboard is not None:
+            text = clipboard.text().strip()
+        line = box.findChild(QLineEdit) if isinstance(box, QDoubleSpinBox) else None
+        if line is None or text.count(".") + text.count(",") != 1:
+            return False
+        point = box.locale().decimalPoint()  # type: ignore[union-attr]
+        line.insert(text.replace(".", point).replace(",", point))
+        return True
 
 
 def wrapped_label(text: str = "", name: str = "details") -> WrappedLabel:
