@@ -235,6 +235,11 @@ def test_models_come_and_go(qtbot: QtBot, shelved: Any, monkeypatch: pytest.Monk
     models.remove("flow")
     model_events.changed.emit()
     assert box.model_name == "another"
+    models.append("taught elsewhere")  # by another window, or on the command line
+    box.showPopup()
+    assert [box.itemData(place) for place in range(box.count())] == ["another", "taught elsewhere"]
+    assert box.model_name == "another"
+    box.hidePopup()
 
 
 def test_the_card_of_a_model_is_one_click_from_its_name(

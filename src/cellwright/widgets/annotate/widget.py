@@ -54,6 +54,7 @@ PART_HINT = (
     "Only a part of the image was counted. The boxes show where every cell is taken to be annotated: outside "
     "them nothing is taught. Region (K) adds others."
 )
+LAYER_GONE = "The layer was removed. While its image is open, Resume brings back what was edited."
 BROUGHT_BACK = "The cells are in the layer {!r} again, as they were corrected."
 UNKNOWN_HINT = (
     "Only a part of the image was counted, and it holds no box in which every cell is known: nothing but "
@@ -126,7 +127,7 @@ class AnnotateWidget(QWidget):
             return
         if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
-            self.panel.message.tell("The layer was removed; Resume brings it back.", is_warning=True)
+            self.panel.message.tell(LAYER_GONE, is_warning=True)
         else:
             self._tell_where_keys_work(self.model.context)
 

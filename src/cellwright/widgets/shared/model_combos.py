@@ -127,6 +127,11 @@ class ModelComboBox(PanelComboBox):
         for place, entry in enumerate(entries):
             self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
 
+    def showPopup(self) -> None:
+        """List what there is now: another window, or a command, may have added models; called by Qt."""
+        self.refresh()
+        super().showPopup()
+
     def choose_preferred(self) -> None:
         """Choose the model of the Preferences where it is listed, or is a folder that could be."""
         own = preferences().model
