@@ -15,7 +15,7 @@ from cellwright.inference.pipeline import count_cells, recount
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import density
 from cellwright.models.families.flow import FLOW_SCALE
-from cellwright.models.fit import WARN_BELOW, in_short
+from cellwright.models.fit import WARN_BELOW, in_short, in_short_of
 from cellwright.ops.codecs.density import DensitySettings, cells_to_density
 from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.measure.analysis import Counted
@@ -388,11 +388,15 @@ def test_cells_that_may_lie_over_each_other_are_told():
         "Expect about 9 of 10 right.",
         "Expect about 9 of 10 right, hidden ones aside.",
     ]
-    assert in_short(rows[1]["fit"], [rows[1]["notices"]]) == "about 9 of 10 right, hidden ones aside"
+    assert in_short_of(rows[1]) == "about 9 of 10 right, hidden ones aside"
     assert in_short(0.5, crowded.notices) == in_short(0.5), "what is doubted anyway needs no more words"
     corrected = recount(crowded, None, model, DensitySettings(1.1, 0.01))
     assert (corrected.notices, corrected.interval[1] < likely) == (crowded.notices[:-1], True)
     assert recount(corrected, None, model, DensitySettings()).notices == crowded.notices
+    of_image = "Cells cover slips.zarr describes 2 images in one group; the first is read."
+    named_so = replace(sparse, notices=(of_image,))
+    assert in_short(0.9, named_so.notices) == "about 9 of 10 right", "the name of an image tells nothing"
+    assert recount(named_so, None, model, DensitySettings(1.1, 0.01)).notices == (of_image,)
 
 
 class Dark(Telling):

@@ -220,7 +220,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     family = registry.get(first.spec.family)
     if family.gives == "density":
         again = with_calibration(result, settings)
-        return replace(again, notices=with_fit_warning(again.notices, result.fit, again.fit))
+        return replace(again, notices=with_fit_warning(again.notices, again.fit))
     if prediction is None:
         raise SettingsError(
             "New thresholds need the maps of the last count, and these were not kept: the image is too large "
@@ -246,7 +246,7 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
         count=float(len(cells)),
         cells=cells,
         provenance=replace(found_in, settings=found),
-        notices=with_fit_warning(result.notices, result.fit, fit),
+        notices=with_fit_warning(result.notices, fit),
         fit=fit,
     )
 

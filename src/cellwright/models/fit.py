@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Maps, Result
 from cellwright.core.errors import CheckpointError
 from cellwright.files.json_value import NO_JSON
-from cellwright.ops.measure.prediction_interval import CROWD, DOUBTED_BELOW
+from cellwright.ops.measure.prediction_interval import CROWD, DOUBTED_BELOW, CrowdNotice
 
 FIT = "fit.json"
 FIT_VERSION = 1
@@ -275,10 +275,16 @@ def _length(maps: Maps, probability: str) -> NDArray[np.floating]:
     return np.asarray(maps.get("depth", maps[probability])[0])
 
 
+class FitNotice(str):
+    """A sentence for the user on how well a count can be expected to be."""
+
+    __slots__ = ()
+
+
 def in_short(fit: float | None, notices: Iterable[str] = ()) -> str:
     """Return what a fit means in a few words; empty where nothing is known.
 
-    Notices of the count tell where cells may be hidden, of which a fit knows nothing.
+    A :class:`CrowdNotice` of the count tells that cells may be hidden, of which a fit knows nothing.
 
     Examples
     --------
@@ -291,7 +297,7 @@ def in_short(fit: float | None, notices: Iterable[str] = ()) -> str:
     if fit < UNKNOWN_BELOW:
         return "unlike anything learned"
     aside = ""
-    if fit >= WARN_BELOW and any(CROWD in one for one in notices):
+    if fit >= WARN_BELOW and any(isinstance(one, CrowdNotice) for one in notices):
         aside = ", hidden ones aside"
     if fit >= NEARLY_ALL:
         return f"nearly all right{aside}"
@@ -351,18 +357,23 @@ def fit_columns(result: Result) -> dict[str, Any]:
 
 
 def in_short_of(row: Mapping[str, Any]) -> str:
-    """Return :func:`in_short` of a row of a summary, which has ``fit``, or only an ``expectation``."""
-    if "fit" not in row and str(row.get("expectation", "")).startswith(NOT_KNOWN):
+    """Return :func:`in_short` of a row of a summary, which has ``fit``, or only an ``expectation``.
+
+    A row keeps the text of the notices alone.
+    """
+    if "fit" not in row and row.get("expectation"):
         return "fit not known"
-    return in_short(row.get("fit"), [row.get("notices", "")])
+    notices = row.get("notices", "")
+    return in_short(row.get("fit"), [CrowdNotice(notices)] if CROWD in notices else [])
 
 
-def with_fit_warning(notices: Sequence[str], before: float | None, now: float | None) -> tuple[str, ...]:
+def with_fit_warning(notices: Sequence[str], fit: float | None) -> tuple[str, ...]:
     """Return the notices of a count whose fit was another one before."""
-    kept = [notice for notice in notices if notice != warning(before)]
-    return tuple(filter(None, (*kept, warning(now))))
+    kept = [notice for notice in notices if not isinstance(notice, FitNotice)]
+    return tuple(filter(None, (*kept, warning(fit))))
 
 
-def warning(fit: float | None) -> str:
-    """Return the same where the user has to know it without asking, else ``""``."""
-    return expectation(fit) if fit is not None and round(fit, DIGITS) < WARN_BELOW else ""
+def warning(fit: float | None) -> FitNotice:
+    """Return what a fit means where the user has to know it without asking, else an empty sentence."""
+    is_due = fit is not None and round(fit, DIGITS) < WARN_BELOW
+    return FitNotice(expectation(fit) if is_due else "")

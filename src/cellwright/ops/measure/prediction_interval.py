@@ -25,6 +25,18 @@ CROWD = "Cells cover "  # begins what is told of that
 PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Poisson process
 
 
+class CrowdNotice(str):
+    """Sentences for the user on cells that may be hidden; known by their class, not by their words."""
+
+    __slots__ = ()
+
+
+class CalibrationNotice(str):
+    """Likewise on what corrected a count."""
+
+    __slots__ = ()
+
+
 def fit_interval(counts: ArrayLike, truths: ArrayLike) -> tuple[float, float, float]:
     """Return how far counts are off, (below, above, power) for :func:`interval_of`.
 
@@ -126,8 +138,8 @@ def overlapping(count: float, covered: float) -> float:
     return -count * log1p(-share) / share
 
 
-def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None = None) -> str:
-    """Return sentences for the user where cells are so crowded that many may be hidden, else ``""``.
+def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None = None) -> CrowdNotice:
+    """Return sentences for the user where cells are so crowded that many may be hidden, else empty ones.
 
     Of several frames they tell the ``worst``, its number and its share, though all together are not crowded.
     """
@@ -137,13 +149,11 @@ def crowd_notice(count: float, covered: float, worst: tuple[int, float] | None =
     if worst is not None and (crowded or worst[1] >= CROWDED):
         crowded.append(f"{worst[1]:.0%} of frame {worst[0]}, the most crowded one")
     if not crowded:
-        return ""
-    if covered < CROWDED:
-        return f"{CROWD}{crowded[0]}, where many may be hidden. Calibrate with a few boxes to find out."
-    return (
-        f"{CROWD}{', and '.join(crowded)}: if they lie over each other, there may be "
-        f"{overlapping(count, covered):,.0f}. Calibrate with a few boxes to find out."
-    )
+        return CrowdNotice()
+    hidden = ", where many may be hidden"
+    if covered >= CROWDED:
+        hidden = f": if they lie over each other, there may be {overlapping(count, covered):,.0f}"
+    return CrowdNotice(f"{CROWD}{', and '.join(crowded)}{hidden}. Calibrate with a few boxes to find out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +177,7 @@ class Calibration:
         return max(known, known + self.factor * rest - half), known + self.factor * rest + half
 
     @property
-    def remark(self) -> str:
+    def remark(self) -> CalibrationNotice:
         """A sentence that says what was corrected, and how well that is known."""
         boxes = n_of(self.n_boxes, "box", "d")
         sentence = (
@@ -175,8 +185,8 @@ class Calibration:
             f"found {self.boxed:.1f} cells and you {self.factor * self.boxed:.0f}."
         )
         if self.n_boxes == 1:
-            return f"{sentence} One box cannot tell how much places differ: count more of them elsewhere."
-        return sentence
+            sentence += " One box cannot tell how much places differ: count more of them elsewhere."
+        return CalibrationNotice(sentence)
 
 
 def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike) -> Calibration:
@@ -229,8 +239,7 @@ def with_calibration(result: Result, settings: DensitySettings) -> Result:
     if settings == DensitySettings():
         fit, covered = given.get("expected_f1"), given.get("covered", 0.0)
         worst = given.get("most_covered")
-    notices = [one for one in result.notices if not one.startswith(("Corrected by ", CROWD))]
-    notices.append(crowd_notice(count, covered, worst))
+    kept = [one for one in result.notices if not isinstance(one, CalibrationNotice | CrowdNotice)]
     return replace(
         result,
         count=count,
@@ -238,7 +247,7 @@ def with_calibration(result: Result, settings: DensitySettings) -> Result:
         fit=fit,
         interval=widened(count_interval(density, settings, given["count_error"]), count, fit, covered),
         provenance=result.provenance.noting(density=asdict(settings)),
-        notices=tuple(filter(None, notices)),
+        notices=tuple(filter(None, (*kept, crowd_notice(count, covered, worst)))),
     )
 
 

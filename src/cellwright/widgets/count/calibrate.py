@@ -221,7 +221,7 @@ def corrected_task(
     from cellwright.ops.measure.prediction_interval import recalibrated
 
     result = recalibrated(counted.result, boxes, np.asarray(counts))
-    result = replace(result, notices=with_fit_warning(result.notices, counted.result.fit, result.fit))
+    result = replace(result, notices=with_fit_warning(result.notices, result.fit))
     recipe = counted.request.recipe
     recipe = replace(recipe, settings=type(recipe.settings)(**result.provenance.settings["density"]))
     return (yield from show_task(replace(counted.request, recipe=recipe), result))
