@@ -24,6 +24,7 @@ import zarr
 from dask import distributed
 from PIL import Image as Picture
 
+from cellwright.core import memory
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import Progress, run
@@ -660,10 +661,23 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
 def test_memory_is_given_back_after_the_network_and_after_every_block(monkeypatch):
     image, times = Image(np.zeros((400, 300), np.uint8), "YX"), []
     blocks = blocks_of(image, StreamPlan(None, 128, 40))
-    monkeypatch.setattr(cluster, "count_block", lambda *_: iter([Progress("tiles", n, 2) for n in (1, 2)]))
-    monkeypatch.setattr(cluster, "give_back_memory", lambda: times.append(1))
+    steps = Progress("tiles", 1, 2), Progress("tiles", 2, 2), Progress("tiles", 2, 2, note="finding cells")
+    monkeypatch.setattr(cluster, "count_block", lambda *_: (step for step in steps))
+    monkeypatch.setattr(memory, "give_back_memory", lambda: times.append(1))
     assert sum(cluster.one_by_one(Mock(image=image), Mock(level=0), blocks)) == len(blocks) == 12
     assert len(times) == 12 * 2
+
+
+def test_memory_is_given_back_at_each_place_where_the_scale_is_tried(
+    tmp_path, draw_blobs, small_blocks, monkeypatch
+):
+    times, steps = [], []
+    monkeypatch.setattr(memory, "give_back_memory", lambda: times.append(1))
+    job = job_of(Image(draw_blobs((230, 200)).image, "YX"), tmp_path, small_blocks)
+    run(plan.make_plan(job), steps.append)
+    n_tried = sum(step.note == "finding cells" for step in steps)
+    assert n_tried >= 3
+    assert len(times) == n_tried + 1
 
 
 @pytest.mark.parametrize("chunk", [64, 0])

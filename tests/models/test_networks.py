@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Networks
@@ -65,6 +66,23 @@ def test_a_fusion_in_bands_of_rows_gives_what_the_whole_gives(monkeypatch, is_de
         whole = fusion(coarse, skip)
         monkeypatch.setattr(trunk, "BAND_ROWS", 10)
         torch.testing.assert_close(fusion(coarse, skip), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_no_band_is_kept_beside_the_whole(monkeypatch):
+    fusion, made = trunk.GatedFusion(6, 4, 8, 2).eval(), []
+    fuse = fusion._fused
+
+    def watched(coarse, skip):
+        assert all(band.expired() for band in made[:-1])
+        band = fuse(coarse, skip)
+        made.append(StorageWeakRef(band.untyped_storage()))
+        return band
+
+    monkeypatch.setattr(fusion, "_fused", watched)
+    monkeypatch.setattr(trunk, "BAND_ROWS", 10)
+    with torch.inference_mode():
+        fusion(torch.rand(1, 6, 37, 8), torch.rand(1, 4, 74, 16))
+    assert len(made) == 4
 
 
 @pytest.mark.parametrize("family", [flow, centroid, query, density])

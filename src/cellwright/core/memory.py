@@ -3,6 +3,11 @@
 import ctypes
 import math
 import sys
+from typing import TypeVar
+
+from cellwright.core.tasks import Progress, Task, map_progress
+
+T = TypeVar("T")
 
 
 def free_memory() -> float:
@@ -12,6 +17,22 @@ def free_memory() -> float:
     except ImportError:
         return math.inf
     return float(psutil.virtual_memory().available)
+
+
+def giving_back(task: Task[T]) -> Task[T]:
+    """Return the same task, which gives memory back at each step that has a note, and at its end.
+
+    Notes tell that cells are found now: what a network took is not kept beside what that takes.
+    """
+
+    def tell(progress: Progress) -> Progress:
+        if progress.note:
+            give_back_memory()
+        return progress
+
+    result = yield from map_progress(task, tell)
+    give_back_memory()
+    return result
 
 
 def give_back_memory() -> None:

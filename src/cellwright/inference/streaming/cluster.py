@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellwright.core.errors import SettingsError, needed
-from cellwright.core.memory import give_back_memory
+from cellwright.core.memory import giving_back
 from cellwright.core.tasks import Task, ahead, run
 from cellwright.inference.classify import CropScale
 from cellwright.inference.predictor import Networks
@@ -39,11 +39,8 @@ def one_by_one(job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock]) 
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     parts = ahead(lambda block: window_image(job.image, block, plan.level), blocks)
     for block in blocks:
-        for step in count_block(job, plan, block, next(parts).result()):
-            if step.done == step.total:  # what the network took is not kept beside what follows
-                give_back_memory()
+        for _ in giving_back(count_block(job, plan, block, next(parts).result())):
             yield 0
-        give_back_memory()
         yield 1
 
 

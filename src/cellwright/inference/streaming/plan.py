@@ -16,7 +16,7 @@ import numpy as np
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, WriteError
-from cellwright.core.memory import free_memory
+from cellwright.core.memory import free_memory, giving_back
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.files.folders.written import facts_of
@@ -337,7 +337,7 @@ def kept_plan(job: StreamJob) -> StreamPlan | None:
 def make_plan(job: StreamJob) -> Task[StreamPlan]:
     """Return how the blocks of an image are to be counted, with the scale estimated."""
     block_px = _block_size(job, 1.0)[0]
-    found = yield from prepare(job.image, job.models, job.settings, job.recipe.engine, block_px)
+    found = yield from giving_back(prepare(job.image, job.models, job.settings, job.recipe.engine, block_px))
     preparation, trials = found
     plan = StreamPlan(preparation, *_block_size(job, preparation.zoom))
     plan = plan._replace(level=_level_for(job.image, plan))

@@ -94,6 +94,18 @@ def bands(n_rows: int, in_band: int, margin: int) -> Iterator[tuple[slice, slice
         yield seen, slice(own.start - seen.start, own.stop - seen.start)
 
 
+def put_in(whole: Tensor | None, band: Tensor, start: int, n_rows: int) -> Tensor:
+    """Return all rows (B, C, n_rows, X) with those of a band put in; they are made for the first one.
+
+    To join bands at the end would keep them, scattered over the memory, beside all rows.
+    """
+    if whole is None:
+        shape = (*band.shape[:2], n_rows, band.shape[3])
+        whole = torch.empty(shape, dtype=band.dtype, device=band.device, memory_format=torch.channels_last)
+    whole[..., start : start + band.shape[2], :] = band
+    return whole
+
+
 class PixelHead(nn.Conv2d):
     """A 3 x 3 convolution whose channels become the pixels of 2 x 2 squares: half resolution -> full."""
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError, needed
-from cellwright.models.layers.blocks import bands, is_banded, silence
+from cellwright.models.layers.blocks import bands, is_banded, put_in, silence
 
 NORM_EPS = 1e-3
 STEM = 32  # channels of the first convolution
@@ -103,12 +103,16 @@ class EfficientNetLite(nn.Module):
         Six times as many channels are open there as are given on, at the finest resolution: to ask the system
         for so much memory at once takes longer than to compute in it.
         """
-        parts: list[tuple[Tensor, Tensor]] = []
-        for seen, own in bands(image.shape[-2], BAND_PX, MARGIN_PX):
+        halves = quarters = None
+        n_rows = image.shape[-2]
+        for seen, own in bands(n_rows, BAND_PX, MARGIN_PX):
             half, quarter = self._fine(image[..., seen, :])
-            parts.append((half[..., _rows(own, 2), :], quarter[..., _rows(own, 4), :]))
-        halves, quarters = zip(*parts, strict=True)
-        return torch.cat(halves, dim=-2), torch.cat(quarters, dim=-2)
+            start = seen.start + own.start
+            halves = put_in(halves, half[..., _rows(own, 2), :], start // 2, n_rows // 2)
+            quarters = put_in(quarters, quarter[..., _rows(own, 4), :], start // 4, n_rows // 4)
+        assert halves is not None  # there is at least one band
+        assert quarters is not None
+        return halves, quarters
 
 
 def _rows(rows: slice, stride: int) -> slice:

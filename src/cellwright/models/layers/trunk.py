@@ -19,6 +19,7 @@ from cellwright.models.layers.blocks import (
     bands,
     conv_norm_relu,
     is_banded,
+    put_in,
     silence,
 )
 from cellwright.models.layers.efficientnet_lite import LITE0, EfficientNetLite, deepened
@@ -62,11 +63,13 @@ class GatedFusion(nn.Module):
         n_rows = coarse.shape[-2]
         if not is_banded(self, n_rows, BAND_ROWS):
             return self._fused(coarse, skip)
-        joined = []
+        whole = None
         for seen, own in bands(n_rows, BAND_ROWS, self.margin):  # all at once takes most memory of a count
             fused = self._fused(coarse[..., seen, :], skip[..., _twice(seen), :])
-            joined.append(fused[..., _twice(own), :])
-        return torch.cat(joined, dim=-2)
+            start = 2 * (seen.start + own.start)
+            whole = put_in(whole, fused[..., _twice(own), :], start, 2 * n_rows)
+        assert whole is not None  # there is at least one band
+        return whole
 
     def _fused(self, coarse: Tensor, skip: Tensor) -> Tensor:
         joined = torch.cat(
