@@ -31,6 +31,7 @@ from qtpy.QtWidgets import (
 )
 
 import cellwright
+from cellwright.widgets.results.plots import CellPlot
 from cellwright.widgets.shared.style import FoldedPart
 
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit | QAbstractItemView
@@ -125,6 +126,7 @@ def test_tab_goes_through_a_panel_as_one_reads_it(panel: QWidget, qtbot: QtBot) 
         assert set(reachable(panel)) <= set(stops), [
             told(one) for one in reachable(panel) if one not in stops
         ]
+        assert any(isinstance(one, CellPlot) for one in stops) == (page == "Plots")
         for before, now in pairwise(stops):
             first, second = (one.mapTo(panel, one.rect().center()) for one in (before, now))
             is_below = second.y() > first.y() + SAME_ROW_PX

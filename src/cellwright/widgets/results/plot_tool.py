@@ -101,6 +101,7 @@ class PlotTool(QObject):
         if self._text_colour:
             plot.set_text_colour(self._text_colour)
         self._view.plots.addWidget(plot)
+        QWidget.setTabOrder(self._view.plot_group, plot)  # which comes last, as it is made late
         return plot
 
     def _show_plot(self, kind: str) -> None:
