@@ -1,6 +1,7 @@
 """Panels listen to each other until Qt deletes them, however long Python keeps them."""
 
 import gc
+from typing import Any
 from weakref import ref
 
 import pytest
@@ -78,3 +79,22 @@ def test_a_panel_that_is_gone_listens_no_longer(
         widget.deleteLater()
     assert [len(one) for one in told] + [len(one.callbacks) for one in events] == before
     assert not messages._kept - kept
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_results_of_a_viewer_that_was_closed_meanwhile_are_not_opened(
+    make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    """As the demo closes it; any other error of loading is told."""
+    viewer = make_napari_viewer()
+
+    def load(title: str) -> None:
+        if is_closed:
+            viewer.close()
+        raise RuntimeError(f"Failed to import {title}.")
+
+    monkeypatch.setattr(messages, "_callable_of", load)
+    steps = messages._open_results(viewer, None)
+    next(steps)
+    with pytest.raises(StopIteration if is_closed else RuntimeError):
+        next(steps)

@@ -176,7 +176,12 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
 def _open_results(viewer: Any, front: QWidget | None) -> Iterator[None]:
     """Open the results panel, where the window is still there and the user has not opened it meanwhile."""
     yield
-    _callable_of(PANEL)  # loaded by now, in further turns
+    try:
+        _callable_of(PANEL)  # loaded by now, in further turns
+    except RuntimeError:  # npe2's, of whatever kept it from being loaded
+        if has_window(viewer):
+            raise
+        return
     yield
     if not has_window(viewer) or panel_in(viewer.window, PANEL) is not None:
         return
