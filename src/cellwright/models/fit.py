@@ -334,7 +334,9 @@ def expectation_of(result: Result, notices: Iterable[str] | None = None) -> str:
     ``notices`` are those of the count where none are given.
     """
     if result.fit is not None:
-        return expectation(result.fit, result.notices if notices is None else notices)
+        if notices is None:
+            notices = result.notices
+        return expectation(result.fit, notices)
     settings = result.provenance.settings
     if result.count < FEWEST or CORRECTED in settings:
         return ""
@@ -351,9 +353,13 @@ def expectation_of(result: Result, notices: Iterable[str] | None = None) -> str:
 
 def fit_columns(result: Result) -> dict[str, Any]:
     """Return ``fit``, where it is known, and ``expectation`` of a count for tables and JSON."""
-    columns = {} if result.fit is None else {"fit": round(result.fit, DIGITS)}
+    columns: dict[str, Any] = {}
+    if result.fit is not None:
+        columns["fit"] = round(result.fit, DIGITS)
     expected = expectation_of(result)
-    return {**columns, "expectation": expected} if expected else columns
+    if expected:
+        columns["expectation"] = expected
+    return columns
 
 
 def in_short_of(row: Mapping[str, Any]) -> str:
@@ -364,7 +370,9 @@ def in_short_of(row: Mapping[str, Any]) -> str:
     if "fit" not in row and row.get("expectation"):
         return "fit not known"
     notices = row.get("notices", "")
-    return in_short(row.get("fit"), [CrowdNotice(notices)] if CROWD in notices else [])
+    if CROWD in notices:
+        notices = CrowdNotice(notices)
+    return in_short(row.get("fit"), [notices])
 
 
 def with_fit_warning(notices: Sequence[str], fit: float | None) -> tuple[str, ...]:
@@ -375,5 +383,6 @@ def with_fit_warning(notices: Sequence[str], fit: float | None) -> tuple[str, ..
 
 def warning(fit: float | None) -> FitNotice:
     """Return what a fit means where the user has to know it without asking, else an empty sentence."""
-    is_due = fit is not None and round(fit, DIGITS) < WARN_BELOW
-    return FitNotice(expectation(fit) if is_due else "")
+    if fit is None or round(fit, DIGITS) >= WARN_BELOW:
+        return FitNotice()
+    return FitNotice(expectation(fit))

@@ -80,7 +80,9 @@ def user_folder() -> Path:
     """
     models = Path(platformdirs.user_data_dir("cellwright", appauthor=False)) / "models"
     earlier = Path(platformdirs.user_cache_dir("cellwright"))
-    return earlier / "models" if earlier.exists() and not models.exists() else models
+    if earlier.exists() and not models.exists():
+        return earlier / "models"
+    return models
 
 
 def models() -> list[ModelEntry]:

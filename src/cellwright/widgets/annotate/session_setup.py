@@ -178,8 +178,8 @@ def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path
 def _counted_channel(session: AnnotationSession, image_layer: ImageLayer | None) -> Channel | None:
     """Return the one channel that the cells of a session were counted in, None where that is not told."""
     engine = engine_of(session.metadata.found_by)
-    number = None if engine.get("channels") else engine.get("channel")
-    if number is None or image_layer is None:
+    number = engine.get("channel")
+    if engine.get("channels") or number is None or image_layer is None:
         return None
     return next((one for one in channels_of(image_layer) if one.index == number), None)
 

@@ -161,7 +161,9 @@ class Histogram(CellPlot):
             return False
         ends = list(self.cuts.getRegion())
         moved = ends[is_shifted] + right * (self._edges[1] - self._edges[0])
-        lowest, highest = (ends[0], self._edges[-1]) if is_shifted else (self._edges[0], ends[1])
+        lowest, highest = self._edges[0], ends[1]
+        if is_shifted:
+            lowest, highest = ends[0], self._edges[-1]
         ends[is_shifted] = float(np.clip(moved, lowest, highest))
         self.cuts.setRegion(ends)
         return True

@@ -140,7 +140,9 @@ class ViewerNews:
             return []
         by_id = {str(layer.unique_id): layer for layer in layers}
         cells = by_id.get(self.last.layer_id)
-        image = None if cells is None else by_id.get(str(metadata_of(cells).get("source")))
+        if cells is None:
+            return []
+        image = by_id.get(str(metadata_of(cells).get("source")))
         return [one for one in (cells, image) if one is not None]
 
 
