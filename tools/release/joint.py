@@ -100,8 +100,7 @@ class JointModel:
 
     def to_maps(self, output: Tensor) -> Tensor:
         """Return the raw output in map units."""
-        pairs = zip(self.models, self._split(output), strict=True)
-        return torch.cat([model.to_maps(raw) for model, raw in pairs], dim=1)
+        return self.mean_to_maps(self.to_summands(output))
 
     def to_summands(self, output: Tensor) -> Tensor:
         """Return the raw output in the units of which means are taken."""

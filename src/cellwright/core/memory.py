@@ -3,11 +3,8 @@
 import ctypes
 import math
 import sys
-from typing import TypeVar
 
-from cellwright.core.tasks import Progress, Task, map_progress
-
-T = TypeVar("T")
+from cellwright.core.tasks import Progress, T, Task, map_progress
 
 
 def free_memory() -> float:

@@ -208,10 +208,6 @@ class CellcounterModel(DensityModel):
             return {"density": np.full((1, *annotation.shape), np.nan, np.float32)}
         return {"density": self.make_density(annotation)}
 
-    def to_maps(self, output: Tensor) -> Tensor:
-        """Return cells per pixel from the raw output; (B, 1, Y, X)."""
-        return _density(output)
-
     def to_summands(self, output: Tensor) -> Tensor:
         """Return cells per pixel from the raw output; (B, 1, Y, X)."""
         return _density(output)

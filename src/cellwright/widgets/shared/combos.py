@@ -213,9 +213,7 @@ class LayerComboBox(PanelComboBox):
         Without the event of a layer that becomes active, what was counted since is chosen before it.
         """
         if self.isEnabled() and not ACTIVE_KEPT.get():
-            active = self._active()
-            if event is None:
-                active = self._latest()
+            active = self._latest() if event is None else self._active()
             if self._viewer.layers.selection.active not in (None, self._added):  # None comes between two
                 self._added = None
             if active is not None and self.follows(active):
