@@ -9,7 +9,6 @@ import pytest
 from cellwright.core.errors import SettingsError
 from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
-from cellwright.ops.codecs.pseudocolor import ColourSettings
 from cellwright.ops.link import LinkSettings
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
 from cellwright.training.settings import (
@@ -27,7 +26,6 @@ SETTINGS = (
     AnalysisSettings,
     MeasureSettings,
     TrackSettings,
-    ColourSettings,
     LinkSettings,
     TrainingSettings,
     FinetuneSettings,

@@ -32,8 +32,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.ops.codecs.pseudocolor import bright
-from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
+from cellwright.ops.codecs.pseudocolor import bright, coloured
 from cellwright.ops.geometry.intensity import unit_range
 from cellwright.ops.link import LinkSettings, link_cells
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
@@ -135,7 +134,7 @@ def draw(options: argparse.Namespace) -> None:
     black = np.zeros((160, 160), np.float32)
     panels = [np.stack([unit_range(one)] * 3) for one in (before, middle, after)]
     panels.append(np.stack([bright(before), black, bright(after)]).astype(np.float32))
-    panels.append(coloured(before, middle, after))
+    panels.append(coloured([bright(before), bright(after)], middle, None))
     framed = [np.pad(panel, ((0, 0), (4, 4), (4, 4)), constant_values=1.0) for panel in panels]
     pixels = (255 * np.concatenate(framed, axis=2).transpose(1, 2, 0)).round().astype(np.uint8)
     Picture.fromarray(pixels).save(options.file, optimize=True)

@@ -48,7 +48,7 @@ from cellwright.inference.streaming.run import count_streamed
 from cellwright.models import registry, store
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames, with_faint
+from cellwright.ops.codecs.pseudocolor import pseudocolor_frames, with_faint
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.labels import label_properties, relabel
@@ -573,10 +573,8 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
 def colouring_model(oracle_model, monkeypatch):
     """A model that sees slices coloured by their neighbours."""
     oracle_model.spec = replace(oracle_model.spec, family="pseudocolor", diameter_px=14.0)
-    colouring = Colouring(percentiles=(0.5, 99.8))
-    monkeypatch.setattr(
-        oracle_model, "frames", partial(pseudocolor_frames, colouring=colouring), raising=False
-    )
+    coloured = partial(pseudocolor_frames, percentiles=(0.5, 99.8))
+    monkeypatch.setattr(oracle_model, "frames", coloured, raising=False)
     return oracle_model
 
 

@@ -8,8 +8,7 @@ from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError, AxesError
 from cellwright.models.families import flow, pseudocolor
 from cellwright.models.layers.efficientnet import Block
-from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
-from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
+from cellwright.ops.codecs.pseudocolor import PseudocolorSettings, bright, coloured
 from cellwright.ops.geometry.intensity import fit_scaling
 from cellwright.ops.labels import annotate
 from cellwright.ops.link import LinkSettings
@@ -96,7 +95,9 @@ def test_the_paper_preset_needs_masks(paper):
 
 def test_the_paper_preset_sees_slices_as_the_reference_makes_them(paper, volume):
     frames = paper.frames(Image(volume.image, "ZYX"), None)
-    assert np.array_equal(frames.read(1, WHOLE), coloured(*volume.image[:3]))
+    before, middle, after = volume.image[:3]
+    expected = coloured([bright(before), bright(after)], middle, None)
+    assert np.array_equal(frames.read(1, WHOLE), expected)
 
 
 @pytest.mark.parametrize("preset", ["small", "plain"])
@@ -114,7 +115,8 @@ def test_the_weights_of_flow_are_a_start(preset):
 def test_small_sees_colours_and_plain_sees_none(volume):
     image = Image(volume.image, "ZYX")
     scaling = fit_scaling(volume.image, pseudocolor.SPECS["small"].percentiles)
-    expected = coloured(*volume.image[:3], scaling=scaling)
+    before, middle, after = volume.image[:3]
+    expected = coloured([bright(before), bright(after)], middle, scaling)
     small, plain = (pseudocolor.build(preset).frames(image, None) for preset in ("small", "plain"))
     assert np.array_equal(small.read(1, WHOLE), expected)
     assert np.array_equal(plain.read(1, WHOLE), expected[1:2])

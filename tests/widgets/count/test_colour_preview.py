@@ -6,10 +6,15 @@ from napari.components import ViewerModel
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError
 from cellwright.inference.settings import EngineSettings
-from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor, pseudocolor_frames
+from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, bright, coloured, pseudocolor_frames
 from cellwright.widgets.count import channels as module
 from cellwright.widgets.count.channels import lazy_colours, show_active_colours, show_colours
 from cellwright.widgets.shared.layer_io import source_of
+
+
+def coloured_middle(slices: np.ndarray) -> np.ndarray:
+    before, middle, after = slices
+    return coloured([bright(before), bright(after)], middle, None)
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def test_colours_lie_on_the_volume_and_are_made_on_sight(
     for name in ("scale", "translate"):
         np.testing.assert_array_equal(getattr(colours, name), getattr(layer, name))
     seen = np.asarray(colours.data[3])
-    np.testing.assert_array_equal(seen, np.moveaxis(pseudocolor(*volume[2:5]), 0, -1))
+    np.testing.assert_array_equal(seen, np.moveaxis(coloured_middle(volume[2:5]), 0, -1))
     show_colours(viewer, source_of(layer))
     assert len(viewer.layers) == 2
 
@@ -47,7 +52,7 @@ def test_a_series_of_volumes_with_channels(viewer: ViewerModel, volume: np.ndarr
     colours = show_colours(viewer, source_of(layer), EngineSettings(channel=1))
     assert colours.data.shape == (2, 6, 1, 40, 50, 3)
     seen = np.asarray(colours.data[1, 2, 0])
-    np.testing.assert_array_equal(seen, np.moveaxis(pseudocolor(*volume[::-1][1:4]), 0, -1))
+    np.testing.assert_array_equal(seen, np.moveaxis(coloured_middle(volume[::-1][1:4]), 0, -1))
 
 
 def test_slices_read_at_once_by_threads_are_right(volume: np.ndarray) -> None:

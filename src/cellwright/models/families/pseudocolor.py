@@ -25,7 +25,6 @@ from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import (
-    Colouring,
     PseudocolorSettings,
     foreground_to_cells,
     pseudocolor_frames,
@@ -114,8 +113,8 @@ class PseudocolorModel(flow.FlowModel):
 
         AxesError where the image is 2D or has one slice only.
         """
-        colouring = Colouring(context=self.spec.preset != "plain", percentiles=self.spec.percentiles)
-        return pseudocolor_frames(image, channel, colouring)
+        has_context = self.spec.preset != "plain"
+        return pseudocolor_frames(image, channel, self.spec.percentiles, has_context=has_context)
 
     def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
         """Return the cells in the maps of one slice."""

@@ -29,7 +29,7 @@ pseudocoloring, MIDL 2022, arXiv:2204.03014.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,74 +37,32 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import AxesError
-from cellwright.core.settings import BoundedSettings, about
 from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.axes import Frames, Window, frames
 from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit_scaling, unit_range
 from cellwright.ops.labels import label_properties
 from cellwright.ops.link import LinkSettings, MaxGap, MinSlices, Waist
 
-MOST_THRESHOLDS = 30
-THRESHOLD_STEP = 0.01
+# how slices are coloured, as in the reference
+CLIP_LIMIT = 10.0  # most pixels of one grey level, in units of an even histogram
+N_TILES = 16  # along each axis, that are equalised on their own
+BLUR_PX = 8  # side of the square that neighbours are averaged over
+FIRST_THRESHOLD, THRESHOLD_STEP, MOST_THRESHOLDS = 0.2, 0.01, 30  # for the neighbours
+MOST_BRIGHT = 0.03  # share of a neighbour that is taken to be cells
 KEPT_SLICES = 3  # one coloured, and what the next one needs
 FAINT = 0.2  # probability above which a cell found in the next slice goes on
 PEAK_WINDOW = 12  # side of the square in which only the highest distance is a cell, in pixels
 
 
-@dataclass(frozen=True, slots=True)
-class ColourSettings(BoundedSettings):
-    """How a slice is coloured; the defaults are those of the reference."""
-
-    clip_limit: Annotated[
-        float, about("Most pixels of one grey level, in units of an even histogram.", 1.0)
-    ] = 10.0
-    n_tiles: Annotated[int, about("Tiles per axis that are equalised on their own.", 1)] = 16
-    blur: Annotated[int, about("Side of the square that neighbours are averaged over.", 1)] = 8
-    threshold: Annotated[float, about("First threshold for the neighbours.", 0.0, 1.0)] = 0.2
-    adjacent_mean: Annotated[
-        float, about("Largest share of a neighbour that is taken to be cells.", 0.0, 1.0)
-    ] = 0.03
-    per_channel: Annotated[bool, about("Scale each colour on its own instead of all together.")] = True
-
-
-REFERENCE = ColourSettings()
-
-
-def pseudocolor(
-    previous: NDArray[Any] | None,
-    current: NDArray[Any],
-    following: NDArray[Any] | None,
-    settings: ColourSettings = REFERENCE,
-    scaling: Scaling | None = None,
+def coloured(
+    masks: Sequence[NDArray[np.bool_] | None], current: NDArray[Any], scaling: Scaling | None
 ) -> NDArray[np.float32]:
     """Return a slice with its context as float32 (3, Y, X) in red, green, blue, each from 0 to 1.
 
-    The slices (Y, X) are in any unit; None where the volume ends. Values that are not finite count as the
-    lowest. Scaled the same for all slices of a volume, dim slices stay dim, and the colours reach above 1;
-    without a scaling by the extremes of each slice, as the reference does.
-
-    A constant slice is 0 everywhere; as a neighbour it has no cells. Floats need not be turned into integers
-    first: what counts is the order of the pixels, told apart at 256 levels between their extremes. The
-    reference equalises 16-bit slices at 65536 levels, with the same limit relative to an even histogram;
-    tiles of some hundred pixels do not tell the two apart.
-
-    Examples
-    --------
-    >>> middle = np.array([[0, 10], [10, 20]])
-    >>> pseudocolor(None, middle, None)[0]
-    array([[0. , 0.5],
-           [0.5, 1. ]], dtype=float32)
+    The masks (Y, X) are where the slices before and after are :func:`bright`; None where the volume ends.
+    Scaled the same for all slices of a volume, dim slices stay dim, and the colours reach above 1; without a
+    scaling each is scaled by its extremes, as the reference does. A constant slice is 0 everywhere.
     """
-    masks = [None if one is None else bright(one, settings) for one in (previous, following)]
-    return _coloured(masks, current, settings, scaling)
-
-
-def _coloured(
-    masks: Sequence[NDArray[np.bool_] | None],
-    current: NDArray[Any],
-    settings: ColourSettings,
-    scaling: Scaling | None,
-) -> NDArray[np.float32]:
     green = _scaled(current, scaling)
     colours = np.stack([green, green, green])
     for channel, mask in zip((0, 2), masks, strict=True):
@@ -112,9 +70,7 @@ def _coloured(
             colours[channel] += mask * green
     if scaling is not None:
         return colours
-    if settings.per_channel:
-        return np.stack([unit_range(one) for one in colours])
-    return unit_range(colours)
+    return np.stack([unit_range(one) for one in colours])
 
 
 def _scaled(pixels: NDArray[Any], scaling: Scaling | None) -> Slice:
@@ -123,31 +79,25 @@ def _scaled(pixels: NDArray[Any], scaling: Scaling | None) -> Slice:
     return apply(scaling, pixels)
 
 
-def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDArray[np.bool_]:
+def bright(neighbour: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where a neighbouring slice (Y, X) is bright once it is equalised and blurred.
 
-    The threshold rises step by step until few enough pixels, but some, lie above it; else the last one holds.
+    The slice is in any unit; values that are not finite count as the lowest, and in a constant one nothing is
+    bright. The threshold rises step by step until few enough pixels, but some, lie above it; else the last
+    one holds. The reference equalises 16-bit slices at 65536 levels, with the same limit relative to an even
+    histogram; tiles of some hundred pixels do not tell those from 256 levels.
     """
     grey = unit_range(neighbour)
     if not grey.any():
         return np.zeros(grey.shape, bool)
-    even = unit_range(equalised(grey, settings.clip_limit, settings.n_tiles))
-    blurred = ndimage.uniform_filter(even, settings.blur, mode="mirror")
-    thresholds = settings.threshold + THRESHOLD_STEP * np.arange(MOST_THRESHOLDS, dtype=np.float32)
+    even = unit_range(equalised(grey, CLIP_LIMIT, N_TILES))
+    blurred = ndimage.uniform_filter(even, BLUR_PX, mode="mirror")
+    thresholds = FIRST_THRESHOLD + THRESHOLD_STEP * np.arange(MOST_THRESHOLDS, dtype=np.float32)
     ordered = np.sort(blurred, axis=None)
     above = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
-    fits = np.flatnonzero((above > 0) & (above <= settings.adjacent_mean))
+    fits = np.flatnonzero((above > 0) & (above <= MOST_BRIGHT))
     threshold = thresholds[fits[0]] if len(fits) else thresholds[-1]
     return np.asarray(blurred > threshold)
-
-
-@dataclass(frozen=True, slots=True)
-class Colouring:
-    """What is done to the slices of a volume."""
-
-    settings: ColourSettings = REFERENCE  # constants of the algorithm
-    context: bool = True  # whether the neighbours colour a slice; else it stays grey, scaled the same
-    percentiles: tuple[float, float] | None = None  # become 0 and 1; None: extremes of each slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +105,14 @@ class PseudocolorFrames(Frames):
     """The slices of a volume or of a series of volumes, pseudo-coloured as they are read.
 
     Colours of the image are averaged first. Only a slice and its two neighbours are read at a time; the last
-    few stay in memory.
+    few stay in memory, each with where it is bright.
     """
 
-    colouring: Colouring = Colouring()
-    scaling: Scaling | None = None
-    _seen: OrderedDict[tuple[int, ...], "_GreySlice"] = field(default_factory=OrderedDict, repr=False)
+    has_context: bool = True  # whether the neighbours colour a slice; else it stays grey, scaled the same
+    scaling: Scaling | None = None  # of all slices; None scales each by its extremes
+    _seen: OrderedDict[tuple[int, ...], tuple[NDArray[Any], NDArray[np.bool_]]] = field(
+        default_factory=OrderedDict, repr=False
+    )
     _last: dict[int, Slice] = field(default_factory=dict, repr=False)
 
     def read(self, index: int, window: Window) -> Slice:
@@ -180,10 +132,10 @@ class PseudocolorFrames(Frames):
         return _scaled(Frames.sample(self), self.scaling)
 
     def _colour(self, place: tuple[int, ...]) -> Slice:
-        if not self.colouring.context:
+        if not self.has_context:
             return _scaled(self._grey(place), self.scaling)[np.newaxis]
-        masks = [None if one is None else self._slice(one).mask for one in self._around(place)]
-        return _coloured(masks, self._slice(place).grey, self.colouring.settings, self.scaling)
+        masks = [None if one is None else self._slice(one)[1] for one in self._around(place)]
+        return coloured(masks, self._slice(place)[0], self.scaling)
 
     def _around(self, place: tuple[int, ...]) -> list[tuple[int, ...] | None]:
         """Return the places of the slices before and after, of the same time point."""
@@ -192,10 +144,11 @@ class PseudocolorFrames(Frames):
         near = [(*before, other, *after) for other in (z - 1, z + 1)]
         return [one if 0 <= one[axis] < self.lead_shape[axis] else None for one in near]
 
-    def _slice(self, place: tuple[int, ...]) -> "_GreySlice":
+    def _slice(self, place: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return a slice as it is, and where it is bright."""
         if place not in self._seen:
             grey = self._grey(place)
-            self._seen[place] = _GreySlice(grey, bright(grey, self.colouring.settings))
+            self._seen[place] = (grey, bright(grey))
         self._seen.move_to_end(place)
         while len(self._seen) > KEPT_SLICES:
             self._seen.popitem(last=False)
@@ -208,17 +161,17 @@ class PseudocolorFrames(Frames):
         return np.asarray(whole.mean(axis=0, dtype=np.float32))
 
 
-class _GreySlice(NamedTuple):
-    """A slice as it is, and where it is bright."""
-
-    grey: NDArray[Any]
-    mask: NDArray[np.bool_]
-
-
 def pseudocolor_frames(
-    image: Image, channel: int | None = None, colouring: Colouring = Colouring()
+    image: Image,
+    channel: int | None = None,
+    percentiles: tuple[float, float] | None = None,
+    *,
+    has_context: bool = True,
 ) -> PseudocolorFrames:
     """Return the slices of a volume (ZYX, TZYX, with or without channels), pseudo-coloured when read.
+
+    ``percentiles`` of all slices become 0 and 1; without them the extremes of each slice do. Without context
+    slices stay grey.
 
     AxesError where the image is not a volume or has one slice only, which has no context. ImageError and
     SettingsError as for ``ops.geometry.axes.frames``.
@@ -232,8 +185,8 @@ def pseudocolor_frames(
         )
     plain = frames(image, channel)
     scaling, notice = None, plain.notice
-    if colouring.percentiles is not None:
-        scaling = fit_scaling(plain.sample(), colouring.percentiles)
+    if percentiles is not None:
+        scaling = fit_scaling(plain.sample(), percentiles)
         notice = f"{notice} {scaling.notice}".strip()
     return PseudocolorFrames(
         plain.image,
@@ -241,7 +194,7 @@ def pseudocolor_frames(
         plain.lead_shape,
         plain.shape,
         notice,
-        colouring=colouring,
+        has_context=has_context,
         scaling=scaling,
     )
 
