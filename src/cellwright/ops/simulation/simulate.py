@@ -6,7 +6,6 @@ for each look (fluorescence, phase contrast, stained tissue, bright field), ``li
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from cellwright.ops.simulation.light import (
 from cellwright.ops.simulation.shapes import CellOutlines, Scene, draw_outlines, stamp, with_daughters
 from cellwright.ops.simulation.style import Style, draw_style
 
-CLASSES = ("resting", "dividing")
 CONDENSED = ("fluorescence", "tissue")
 Picture = NDArray[np.uint8] | NDArray[np.uint16]
 # optical density of red, green, blue: Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291
@@ -293,7 +291,7 @@ class Simulation:
     image: Picture  # uint8 or uint16: (Y, X), (Z, Y, X) or, stained, (Y, X, 3)
     labels: NDArray[np.int32]  # int32 (Y, X) or (Z, Y, X): 1 to N without gaps, 0 is background
     points: NDArray[np.float32]  # float32 (N, D): centroids of the labels in pixels (planes along z)
-    classes: NDArray[np.int16]  # int16 (N,): index into ``CLASSES``; row ``i`` is label ``i + 1``
+    classes: NDArray[np.int16]  # int16 (N,): 1 of cells that divide, else 0; row ``i`` is label ``i + 1``
     style: Style  # the knobs it was drawn with
 
 
@@ -333,52 +331,14 @@ def simulate(
     then detector.
     """
     shape = _checked(look, shape, n_cells)
-    style = _style(look, rng, diameter_px, style)
-    outlines = draw_outlines(_n_wanted(n_cells, shape, style), shape, style, rng)
-    outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
-    return _painted(look, stamp(outlines, shape, style), style, rng)
-
-
-def simulate_movie(
-    look: str,
-    shape: Sequence[int],
-    rng: np.random.Generator,
-    *,
-    diameter_px: float | None = None,
-    n_cells: int | None = None,
-    style: Style | None = None,
-) -> tuple[Simulation, ...]:
-    """Return the frames of a movie of ``shape`` (T, Y, X) in which label ``i`` is always the same cell.
-
-    Cells drift on straight, slightly shaky ways; one that leaves the image or is hidden in any frame is in
-    none. Parameters as for ``simulate``.
-    """
-    n_frames, *plane = _checked("fluorescence", shape, n_cells)
-    _checked(look, plane, n_cells)
-    style = _style(look, rng, diameter_px, style)
-    outlines = draw_outlines(_n_wanted(n_cells, plane, style), plane, style, rng)
-    outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
-    step = style.diameter_px * rng.normal(0, 0.08, outlines.centres.shape)
-    shaky = style.diameter_px * rng.normal(0, 0.03, (n_frames, *outlines.centres.shape))
-    ways = [outlines.centres + step * t + shaky[t] for t in range(n_frames)]
-    frames = [replace(outlines, centres=centres) for centres in ways]
-    seen = [stamp(frame, plane, style).rows for frame in frames]
-    always = reduce(np.intersect1d, seen)
-    scenes = [stamp(frame.take(always), plane, style) for frame in frames]
-    # the same chance for each frame: texture, dirt and illumination stand still while the cells move
-    seed = int(rng.integers(2**32))
-    return tuple(_painted(look, scene, style, np.random.default_rng(seed)) for scene in scenes)
-
-
-def _style(look: str, rng: np.random.Generator, diameter_px: float | None, style: Style | None) -> Style:
     if style is None:
-        return draw_style(look, rng, diameter_px=diameter_px)
-    if diameter_px is None:
-        return style
-    return replace(style, diameter_px=float(diameter_px))
-
-
-def _painted(look: str, scene: Scene, style: Style, rng: np.random.Generator) -> Simulation:
+        style = draw_style(look, rng, diameter_px=diameter_px)
+    elif diameter_px is not None:
+        style = replace(style, diameter_px=float(diameter_px))
+    if n_cells is None:
+        n_cells = n_covering(shape, style)
+    outlines = draw_outlines(n_cells, shape, style, rng)
+    scene = stamp(with_daughters(outlines, rng, condensed=look in CONDENSED), shape, style)
     image = PAINTERS[look](scene, style, rng)
     classes = scene.outlines.dividing.astype(np.int16)
     return Simulation(image, scene.labels, label_properties(scene.labels).points, classes, style)
@@ -397,10 +357,8 @@ def _checked(look: str, shape: Sequence[int], n_cells: int | None) -> tuple[int,
     return shape
 
 
-def _n_wanted(n_cells: int | None, shape: Sequence[int], style: Style) -> int:
-    """Return the number that was asked for, else the one that gives the coverage of the style."""
-    if n_cells is not None:
-        return n_cells
+def n_covering(shape: Sequence[int], style: Style) -> int:
+    """Return the number of cells that gives the coverage of a style."""
     radius = style.diameter_px / 2
     one = np.pi * radius**2
     if len(shape) == 3:
