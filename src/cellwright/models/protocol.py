@@ -239,8 +239,7 @@ def known_mean(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> 
     return (losses * known).sum() / known.sum().clamp_min(1)
 
 
-def soft_cross_entropy(output: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:
+def soft_cross_entropy(output: Tensor, targets: Tensor, *, reduction: str) -> Tensor:
     """Return the binary cross-entropy of logits less that of a perfect answer: 0 at targets from 0 to 1."""
-    floor = functional.binary_cross_entropy(targets, targets, reduction="none")
-    excess = functional.binary_cross_entropy_with_logits(output, targets, reduction="none") - floor
-    return excess if reduction == "none" else excess.mean()
+    floor = functional.binary_cross_entropy(targets, targets, reduction=reduction)
+    return functional.binary_cross_entropy_with_logits(output, targets, reduction=reduction) - floor

@@ -218,8 +218,8 @@ def test_no_labels_and_maps_of_seen_images_are_kept(
     comparer.panel.data.add_folder(folder)
     compare(comparer, qtbot)
     assert all(any(one is old for old in before) for one in results())
-    assert comparer.model.compared is not None
-    found = comparer.model.compared.disagreements
+    assert comparer.compared is not None
+    found = comparer.compared.disagreements
     assert len(found) == 3
     for one in found:
         assert one is not None

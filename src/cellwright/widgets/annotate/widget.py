@@ -415,7 +415,9 @@ class AnnotateChoices(QObject):
         """Choose the channel that cells were found or drawn in, where they tell it and the image has it."""
         image = self._panel.image.layer
         if cells is not None and isinstance(image, ImageLayer):
-            self._panel.channel.choose_number(Pair(image, cells).channel)
+            number = Pair(image, cells).channel
+            if number is not None:
+                self._panel.channel.choose_number(number)
 
     def _on_image_chosen(self) -> None:
         start, image = self._panel.start, self._panel.image.layer

@@ -10,7 +10,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
 from numpy.typing import NDArray
-from psygnal import Signal
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Image, Labels, Result
@@ -176,20 +175,6 @@ class CompareRequest:
     source: Source | None = None
     channel: int | None = None
     truth: str = ""
-
-
-class CompareModel:
-    """State of one compare panel."""
-
-    changed = Signal(object)  # other figures, None for none
-
-    def __init__(self) -> None:
-        self.compared: Compared | None = None
-
-    def show(self, compared: Compared | None) -> None:
-        """Keep other figures; None for none."""
-        self.compared = compared
-        self.changed.emit(compared)
 
 
 def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]:

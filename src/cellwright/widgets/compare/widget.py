@@ -14,7 +14,6 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.widgets.compare.model import (
     DISAGREEMENT,
     Compared,
-    CompareModel,
     CompareRequest,
     compare_task,
     open_compared,
@@ -49,7 +48,7 @@ class CompareWidget(QWidget):
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
         self.panel = ComparePanel()
-        self.model = CompareModel()
+        self.compared: Compared | None = None
         self.choices = CompareChoices(self.viewer, self.panel)
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
@@ -61,24 +60,28 @@ class CompareWidget(QWidget):
         self.jobs.cancelled.connect(lambda: self.panel.message.tell("Cancelled; nothing was changed."))
         self.panel.button.started.connect(self.compare)
         self.panel.table.itemClicked.connect(lambda item: self.open(getattr(item, "index", 0)))
-        self.model.changed.connect(self.panel.show_compared)
 
     def compare(self) -> None:
         """Count with both models; tells in the panel why it cannot."""
         with telling(self.panel.message.fail):
-            self.model.show(None)  # what is refused has no figures, and those before are not its own
+            self._keep(None)  # what is refused has no figures, and those before are not its own
             request = self.choices.request()
             task = whole_progress(compare_task(request))
             self.jobs.start(task, lambda found: self._show(found, request.source))
 
     def open(self, index: int) -> None:
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
-        if self.model.compared is not None:
-            self.jobs.start(open_compared(self.model.compared, index), self._show_opened)
+        if self.compared is not None:
+            self.jobs.start(open_compared(self.compared, index), self._show_opened)
+
+    def _keep(self, compared: Compared | None) -> None:
+        """Keep other figures and show them; None for none."""
+        self.compared = compared
+        self.panel.show_compared(compared)
 
     def _show(self, found: tuple[Compared, Layer | None], source: Source | None) -> None:
         compared, layer = found
-        self.model.show(compared)
+        self._keep(compared)
         if source is None and any(item.split == "train" for item in compared.items):
             self.panel.message.tell(LEARNED_FROM, is_warning=True)
         if source is not None:

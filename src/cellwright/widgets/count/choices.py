@@ -229,19 +229,12 @@ class Choices(QObject):
             except (SettingsError, KeyError):
                 return f" This image has no channels {', '.join(engine.channels)} to count in."
             panel.image.choose(first.layer)
-            self._choose_index(first.channel.index)
+            panel.channel.choose_number(first.channel.index)
             self.list_further(ticked=[one.key for one in also])
             return ""
-        self._choose_index(engine.channel)
+        panel.channel.choose_number(engine.channel)
         self.list_further(ticked=())
         return ""
-
-    def _choose_index(self, index: int | None) -> None:
-        box = self._panel.channel
-        for place in range(box.count()):
-            channel = box.itemData(place)
-            if channel is not None and channel.index == index:
-                box.setCurrentIndex(place)
 
 
 class AxesTool(QObject):

@@ -276,10 +276,10 @@ class ChannelComboBox(PanelComboBox):
         return self.currentData()
 
     def choose_number(self, number: int | None) -> None:
-        """Choose the channel of this number; nothing where there is none."""
+        """Choose the channel of this number, None for colours together; nothing where there is none."""
         for place in range(self.count()):
             channel = self.itemData(place)
-            if number is not None and channel is not None and channel.index == number:
+            if channel is not None and channel.index == number:
                 self.setCurrentIndex(place)
 
     def list_channels_of(self, layer: Layer | None) -> None:

@@ -8,7 +8,7 @@ the cells are measured beside the viewer, once the layer has come to rest.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 import numpy as np
@@ -139,24 +139,13 @@ def _marked(features: "pandas.DataFrame", is_new: Any, ours: set[str]) -> "panda
     return features
 
 
-class LayerTable(Protocol):
-    """What measures a layer itself."""
-
-    @property
-    def layer(self) -> Layer | None:
-        """The layer."""
-
-    def read_soon(self) -> None:
-        """Measure it again."""
-
-
 class Followers(QObject):
     """Follows the layers of cells in a viewer; tables measure their own themselves. See :func:`follow`."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(QCoreApplication.instance())
         self._viewer = ref(viewer)
-        self._tables: WeakSet[Any] = WeakSet()  # of LayerTable
+        self._tables: WeakSet[Any] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
         self._is_writing = False
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()  # of what is followed
@@ -173,8 +162,8 @@ class Followers(QObject):
         """Whether a layer is being measured, or is to be."""
         return self._jobs.is_busy or self.pixels.is_busy
 
-    def leave_to(self, table: LayerTable) -> None:
-        """Leave the layer of a table to it, for as long as it has one."""
+    def leave_to(self, table: Any) -> None:
+        """Leave the ``layer`` of a table, while it has one, to its ``read_soon``."""
         self._tables.add(table)
 
     @contextmanager
@@ -186,7 +175,7 @@ class Followers(QObject):
         finally:
             self._is_writing = False
 
-    def _tables_of(self, layer: Layer) -> list[LayerTable]:
+    def _tables_of(self, layer: Layer) -> list[Any]:
         return [table for table in self._tables if table.layer is layer]
 
     def _on_inserted(self, event: Any) -> None:
