@@ -166,13 +166,14 @@ def test_devices_are_looked_for_without_units_and_layers(
             compiled.append(labels.dtype)
 
     monkeypatch.setattr(pint, "get_application_registry", recorded)
-    monkeypatch.setattr(colormap, "_cast_labels_data_to_texture_dtype_auto", compile_colours)
+    for kind in ("auto", "direct"):  # colours in turn, and those of classes
+        monkeypatch.setattr(colormap, f"_cast_labels_data_to_texture_dtype_{kind}", compile_colours)
     box = DeviceComboBox()
     qtbot.addWidget(box)
     box.find_devices()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
     assert users == builders == []
-    assert compiled == [np.int32]
+    assert compiled == 4 * [np.int32]
 
 
 def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -324,6 +326,30 @@ def test_what_the_first_lines_of_labels_need_is_made_before() -> None:
     missed = dash_atlas._make_pattern.cache_info().misses
     dash_atlas.DashAtlas()  # as each line of napari's polygon and brush does
     assert dash_atlas._make_pattern.cache_info().misses == missed > 0
+
+
+COMPILED = """
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import _accelerated_cmap as accelerated
+from cellwright.widgets.shared.layer_factory import bright_colours, colours_by_label
+from cellwright.widgets.shared.napari_private import prepare_labels
+
+def compiled():
+    return [len(getattr(one, "signatures", ())) for one in vars(accelerated).values()]
+
+prepare_labels(bright_colours(), colours_by_label({1: "red"}))
+before = compiled()
+for colours in (bright_colours(), colours_by_label({1: "red", 2: "lime"})):
+    Labels(np.ones((9, 9), np.int32), colormap=colours)
+assert compiled() == before and sum(before) >= 4, (before, compiled())
+"""
+
+
+def test_no_first_layer_of_labels_waits_for_a_compiler() -> None:
+    subprocess.run(
+        [sys.executable, "-c", COMPILED], check=True
+    )  # a fresh process, where no test has drawn labels yet
 
 
 def test_outlines_of_cells_that_were_found_are_found_fast(

@@ -23,7 +23,7 @@ from cellwright.models.spec import SPEC, ModelSpec, read_spec
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_factory import bright_colours
+from cellwright.widgets.shared.layer_factory import bright_colours, class_colour, colours_by_label
 from cellwright.widgets.shared.messages import choose_entry, listen
 from cellwright.widgets.shared.napari_private import DEVICES, preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
@@ -275,7 +275,7 @@ def model_help(spec: ModelSpec) -> str:
 def device_task() -> Task[tuple[tuple[str, str], ...]]:
     """Return name and title of this machine's devices, having loaded what the first count will need."""
     yield Progress("devices", 0, 1)
-    prepare_labels(bright_colours())
+    prepare_labels(bright_colours(), colours_by_label({1: class_colour(0)}))
     from cellwright.inference.device import devices
 
     import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels, Layer
-from napari.utils.colormaps import CyclicLabelColormap, colormap
+from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.history import get_save_history, update_save_history
 from npe2 import PluginManager
@@ -205,16 +205,18 @@ def _edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
     return labels * differs
 
 
-def prepare_labels(colours: CyclicLabelColormap) -> None:
-    """Load and compile what napari draws labels with, which takes its first layer of labels 0.25 s.
+def prepare_labels(*colormaps: CyclicLabelColormap | DirectLabelColormap) -> None:
+    """Load and compile what napari draws labels with, which takes its first layer of each kind 0.3 s.
 
     Those are colours, and patterns of dashes for the lines of its polygon and brush, which vispy keeps.
     """
     import_module("skimage.color").lab2rgb(np.zeros((1, 3)))
     import_module("vispy.visuals.line.dash_atlas").DashAtlas()
-    compiled = getattr(colormap, "_cast_labels_data_to_texture_dtype_auto", None)
-    if compiled is not None:
-        compiled(np.zeros((8, 8), np.int32), colours)
+    for colormap in colormaps:
+        compiled = getattr(colormap, "_data_to_texture", None)
+        for shape in ((0,), (8, 8)):  # a new layer asks with no pixels which type its colours have
+            if compiled is not None:
+                compiled(np.zeros(shape, np.int32))
 
 
 def forget_history(layer: Labels) -> None:
