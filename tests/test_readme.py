@@ -34,7 +34,7 @@ COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if line.start
 ON_SAMPLES = [
     list(command)
     for command in sorted(set(map(tuple, COMMANDS)))
-    if command == ("models",) or command[1] == "sample_data/nuclei_2d.tif"
+    if command == ("models",) or command[1].endswith("sample_data/nuclei_2d.tif")
 ]
 FLAGS = [(name_of(command), word) for command in COMMANDS for word in command if word.startswith("--")]
 
@@ -43,7 +43,8 @@ FLAGS = [(name_of(command), word) for command in COMMANDS for word in command if
 def folder(tmp_path, monkeypatch):
     """A folder with the sample images, like the top of the repository."""
     with as_file(files("cellwright") / "sample_data") as samples:
-        shutil.copytree(samples, tmp_path / "sample_data")
+        for place in ("sample_data", "src/cellwright/sample_data"):
+            shutil.copytree(samples, tmp_path / place)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

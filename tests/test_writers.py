@@ -77,6 +77,26 @@ def is_writer(call: ast.Call) -> bool:
     return opens and any(set(mode) & set("wax+") for mode in modes if len(mode) <= 3)
 
 
+def texts(source: str) -> list[str]:
+    """The calls that open a text without saying that it is UTF-8: on Windows it would be something else."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [ast.unparse(call)[:70] for call in calls if is_text(call) and "encoding" not in keywords(call)]
+
+
+def is_text(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    if name.endswith((".read_text", ".write_text")):
+        return True
+    modes = [word.value for word in call.args if isinstance(word, ast.Constant)]
+    if name == "open" or name.endswith("path.open"):
+        return not any("b" in str(mode) for mode in modes)
+    return name.endswith(".open") and bool({"r", "w", "a", "x"} & set(modes))
+
+
+def keywords(call: ast.Call) -> set[str | None]:
+    return {word.arg for word in call.keywords}
+
+
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
@@ -114,3 +134,20 @@ def test_a_writer_beside_it_is_found(source):
 )
 def test_what_is_lent_may_be_written_to(source):
     assert writes(source) == []
+
+
+def test_texts_are_utf8():
+    found = {module: texts((ROOT / module).read_text(encoding="utf-8")) for module in MODULES}
+    assert {module: calls for module, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ("path.read_text(); (folder / 'a').write_text('b', newline='')", 2),
+        ("open(path); path.open(); part.open('w', newline=''); file.open('a')", 4),
+        ("path.read_text(encoding='ascii'); path.open('rb'); read_text(path); viewer.open('a.tif')", 0),
+    ],
+)
+def test_a_text_of_no_encoding_is_found(source, n):
+    assert len(texts(source)) == n

@@ -1,6 +1,8 @@
 """The command, and ``python -m cellwright``: how it ends. Ctrl-C is heeded while it is still loading, too."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +12,10 @@ from cellwright.core.errors import CellwrightError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (``sys.argv`` when not given) and exit; errors a user can mend are one line."""
+    if arguments is None:  # typer would expand patterns, too, on Windows, also those that flags take
+        arguments = [os.path.expanduser(word) for word in sys.argv[1:]]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file may take the characters of one language alone
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints come as ReadError
     try:
         with heeded_interrupts():

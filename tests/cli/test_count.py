@@ -16,6 +16,7 @@ import tifffile
 import zarr
 
 import cellwright
+from cellwright.__main__ import main
 from cellwright.cli import count as count_module
 from cellwright.cli.flags import refuse_foreign
 from cellwright.core.errors import ReadError, SettingsError, WriteError
@@ -502,6 +503,19 @@ def test_a_terminal_gets_a_bar_on_stderr_alone(cli, image_path, blobs, monkeypat
     assert "%" in terminal.getvalue()
 
 
+def test_names_that_a_file_cannot_take_are_printed_in_its_own_way(image_path, monkeypatch):
+    """On Windows what is printed goes into files in the encoding of its language."""
+    path = image_path.rename(image_path.with_name("клетки µ.tif"))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit) as ended:
+        main(["count", str(path)])
+    out.flush()
+    assert not ended.value.code
+    assert r"\u043a\u043b\u0435\u0442\u043a\u0438 µ.tif" in out.buffer.getvalue().decode("cp1252")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no program can press Ctrl-C for another there")
 def test_control_c_in_a_real_process(tmp_path, image_path):
     save_checkpoint(tmp_path / "model", build("small"))
     command = [

@@ -1,13 +1,17 @@
 import inspect
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from cellwright.__main__ import main
 from cellwright.cli import app, count, train
-from cellwright.cli.flags import read_settings, with_settings
+from cellwright.cli.flags import expanded, read_settings, with_settings
 from cellwright.core.errors import SettingsError
 from cellwright.inference.settings import FlagRule
 
@@ -174,3 +178,23 @@ def test_a_name_that_the_system_refuses_is_told_in_a_line(cli, command):
     assert outcome.code != 0
     assert len(outcome.err.strip().splitlines()) == 1
     assert "error: " in outcome.err
+
+
+def test_patterns_are_expanded_where_the_shell_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.tif", "a.tif", "[x].tif", "c.png"):
+        (tmp_path / name).touch()
+    given = [Path(name) for name in ("*.tif", "[x].tif", "no*.tif", "https://host/a?b.zarr", "c.png")]
+    names = ["[x].tif", "a.tif", "b.tif", *("[x].tif", "no*.tif"), str(given[3]), "c.png"]
+    assert expanded(given) == [Path(name) for name in names]
+
+
+def test_patterns_that_flags_take_stay_as_they_are(monkeypatch):
+    """On Windows typer would replace words that it reads itself by the files that fit them, quoted or not."""
+    given: list[str] = []
+    monkeypatch.setattr(app, "app", lambda args: given.extend(args))
+    monkeypatch.setattr(
+        sys, "argv", ["cellwright", "count", ".", "--pattern", "*_DAPI.tif", "--output", "~/out"]
+    )
+    main()
+    assert given == ["count", ".", "--pattern", "*_DAPI.tif", "--output", os.path.expanduser("~/out")]

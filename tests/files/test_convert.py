@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
@@ -5,6 +7,7 @@ import tifffile
 from cellwright import convert
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.files import atomic
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
 from cellwright.files.images import read_image, write_labels
@@ -83,3 +86,27 @@ def test_labels_keep_their_numbers(tmp_path, name):
     (outlines,) = convert([tmp_path / "a.tif"], formats[name], tmp_path / name)
     (back,) = convert([outlines], "labels", tmp_path / "back.tif")
     np.testing.assert_array_equal(read_image(back).read(), labels)
+
+
+def test_images_that_differ_in_capitals_alone_replace_none_of_each_other(tmp_path, monkeypatch):
+    FORMATS["coco"].write(tmp_path / "a.json", [draw("One"), draw("one")])
+    assert len(convert([tmp_path / "a.json"], "labels", tmp_path / "out")) == 2
+    monkeypatch.setattr(atomic, "_tells_capitals", lambda _: False)  # as on Windows and macOS
+    with pytest.raises(SettingsError, match="one occurs more than once"):
+        convert([tmp_path / "a.json"], "labels", tmp_path / "other")
+
+
+@pytest.mark.parametrize("to", ["yolo-boxes", "yolo-segments"])
+def test_a_name_that_windows_refuses_becomes_one_that_it_takes(tmp_path, to):
+    """There ``a:b.txt`` would be a stream of a file called a, which no folder lists."""
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a:b?")
+    FORMATS[to].write(tmp_path / "out", [replace(draw("a:b?"), image=image)])
+    names = sorted(path.name for path in (tmp_path / "out").rglob("*.*"))
+    assert names == ["a_b_.png", "a_b_.txt", "data.yaml"]
+
+
+def test_files_that_macos_puts_beside_others_are_no_annotations(tmp_path):
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (), "a")
+    FORMATS["yolo-boxes"].write(tmp_path / "out", [replace(draw("a"), image=image)])
+    (tmp_path / "out" / "labels" / "train" / "._a.txt").write_bytes(b"\0\5\26\7")
+    assert [one.name for one in recognise(tmp_path / "out").read(tmp_path / "out")] == ["a"]

@@ -671,3 +671,12 @@ def test_an_outline_far_around_is_left_out_before_it_is_filled(tmp_path):
     (found,) = recognise(tmp_path / "a_cp_outlines.txt").read(tmp_path / "a_cp_outlines.txt")
     assert len(found) == 1
     assert "2 made no sense" in found.notices[0]
+
+
+def test_hdf5_is_walked_through_without_a_console_window(monkeypatch):
+    asked = {}
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(hdf5, "NO_WINDOW", 0x8000000)  # as Windows has it
+    monkeypatch.setattr(hdf5.subprocess, "run", lambda *_, **options: asked.update(options) or done)
+    assert hdf5._comes_to_an_end(Path("a.h5"))
+    assert asked["creationflags"] == 0x8000000

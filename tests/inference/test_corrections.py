@@ -430,6 +430,7 @@ for moment in range(0, 900, 11):
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
 def test_a_kill_at_any_moment_leaves_whole_files_and_loses_no_correction(images, tmp_path, shelved):
     counted = tmp_path / "counted"
     count(images, counted, shelved)

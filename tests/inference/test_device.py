@@ -3,7 +3,7 @@ import torch
 
 from cellwright.core.errors import DeviceError
 from cellwright.inference import device, predictor
-from cellwright.inference.device import choose_device, choose_dtype, devices, is_out_of_memory
+from cellwright.inference.device import autocast, choose_device, choose_dtype, devices, is_out_of_memory
 from cellwright.inference.predictor import Networks
 from cellwright.inference.settings import EngineSettings
 
@@ -74,6 +74,7 @@ def test_number_types_of_other_devices_and_by_name():
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), True),
         (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("Invalid buffer size: 20.00 GiB"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],
@@ -105,3 +106,13 @@ def test_a_gpu_takes_as_many_tiles_as_its_free_memory_holds(monkeypatch, oracle_
     assert (engine.batch_for((2048, 2048)), engine.batch_for((512, 512))) == batches
     engine.batch_size = 3
     assert engine.batch_for((2048, 2048)) == 3
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_full_precision_asks_for_no_number_type_that_a_device_warns_of(kind):
+    """PyTorch 2.5 warns of float32 on Apple Metal though it is not to be used."""
+    context = autocast(torch.device(kind), torch.float32)
+    assert context.fast_dtype in (torch.float16, torch.bfloat16)
+    assert not context._enabled
+    half = autocast(torch.device("cpu"), torch.bfloat16)
+    assert (half.fast_dtype, half._enabled) == (torch.bfloat16, True)

@@ -273,7 +273,10 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_cut(images, tmp_path, monk
 
 
 def test_what_is_no_image_is_told_and_the_rest_is_done(images, tmp_path):
-    os.mkfifo(images / "pipe.tif")  # opening it would wait for ever
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(images / "pipe.tif")  # opening it would wait for ever
+    else:
+        (images / "pipe.tif").mkdir()
     (images / "gone.tif").symlink_to(images / "nowhere.tif")
     (images / "circle").symlink_to(images, target_is_directory=True)
     np.save(images / "line.npy", np.zeros(7))
@@ -433,6 +436,7 @@ for moment in range(0, 400, 9):
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
 def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
     command = [sys.executable, "-c", KILLED, images, tmp_path / "killed", Path(__file__).parent]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
@@ -448,3 +452,27 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
             name: one.row for name, one in whole.items()
         }
         assert (output / "summary.csv").read_text() == (tmp_path / "whole" / "summary.csv").read_text()
+
+
+def test_a_summary_that_is_open_in_excel_stops_no_run(images, tmp_path, monkeypatch):
+    """Once the last image is done it cannot be left out any more, and the run says so."""
+    monkeypatch.setattr(folder, "WRITE_EVERY_S", 0.0)
+    monkeypatch.setattr("cellwright.files.atomic.WAITS_S", ())
+    rename = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == "summary.csv":
+            error = PermissionError(13, "Access is denied")
+            error.winerror = 5
+            raise error
+        rename(source, target)
+
+    counter = BrightPixels()
+    with monkeypatch.context() as excel:
+        excel.setattr(os, "replace", refuse)
+        with pytest.raises(WriteError, match=r"summary\.csv; it is open in another program"):
+            count(images, tmp_path / "out", counter)
+    assert len(counter.seen) == 5
+    again = BrightPixels()
+    assert sum(one.row["count"] for one in count(images, tmp_path / "out", again).values()) == 15
+    assert again.seen == ()

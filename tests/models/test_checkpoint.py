@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models import checkpoint
 from cellwright.models.checkpoint import file_sha256, load_checkpoint, save_checkpoint
 from cellwright.models.families.flow import build
 from cellwright.models.spec import read_spec
@@ -218,3 +219,17 @@ def test_halved_weights_take_half_the_space_and_give_the_same(tmp_path, make_mod
     with torch.inference_mode():
         whole, half = model.network.eval()(image), loaded(image)
     assert torch.allclose(whole, half, atol=0.01 * float(whole.abs().max()))
+
+
+def test_weights_are_not_mapped_into_memory(folder, monkeypatch):
+    """On Windows nothing could replace or remove their file as long as they are, or as an error tells of it."""
+    seen = []
+
+    def check(weights, path):
+        maps = Path("/proc/self/maps")
+        seen.append(maps.exists() and str(path) in maps.read_text())
+        assert weights
+
+    monkeypatch.setattr(checkpoint, "_check_finite", check)
+    load_checkpoint(folder)
+    assert seen == [False]

@@ -137,3 +137,16 @@ def test_every_shipped_model_is_whole_and_light():
         assert model.spec.family in FAMILIES
         assert len(model.sha256) == 64
         assert sum(path.stat().st_size for path in folder.rglob("*")) <= 15_000_000
+
+
+def test_a_model_whose_files_could_not_all_be_removed_is_in_no_list(shelves, make_model, monkeypatch):
+    _, own = shelves
+    save_checkpoint(own / "mine", make_model())
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a program has them open
+        store.delete("mine")
+    assert store.models() == []
+    assert (store.is_taken("mine"), len(list(own.iterdir()))) == (False, 1)
+    save_checkpoint(own / "other", make_model())
+    store.delete("other")
+    assert list(own.iterdir()) == []

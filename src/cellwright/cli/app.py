@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, count, make_choices
-from cellwright.cli.flags import GroupedCommand, read_settings, refuse_idle, with_settings
+from cellwright.cli.flags import GroupedCommand, expanded, read_settings, refuse_idle, with_settings
 from cellwright.cli.output import echo_note, read_folder, run_with_bar
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.data import Image, Result, package_version
@@ -67,7 +67,8 @@ def correct(
 
 def convert(
     sources: Annotated[
-        list[Path], typer.Argument(help="Files or folders of annotations.", show_default=False)
+        list[Path],
+        typer.Argument(help="Files or folders of annotations.", callback=expanded, show_default=False),
     ],
     to: Annotated[
         str,

@@ -13,7 +13,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refuse_idle, with_settings
+from cellwright.cli.flags import (
+    changed_by,
+    expanded,
+    read_settings,
+    refuse_foreign,
+    refuse_idle,
+    with_settings,
+)
 from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
 from cellwright.cli.output import Table, as_given, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
@@ -68,6 +75,7 @@ Images = Annotated[
     list[Path],
     typer.Argument(
         help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+        callback=expanded,
         show_default=False,
     ),
 ]

@@ -1,8 +1,11 @@
 """Settings dataclasses as command-line flags, and flags back to settings."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
+from glob import glob
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
@@ -63,6 +66,20 @@ class GroupedCommand(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def expanded(paths: list[Path]) -> list[Path]:
+    """Return paths with patterns such as ``images/*.tif`` replaced by what they stand for, if by anything.
+
+    Shells do so, but not those of Windows.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside: list[str] = []
+        if not os.path.exists(path):  # else it is the name of a file
+            inside = sorted(glob(str(path), recursive=True))
+        found += map(Path, inside or [str(path)])
+    return found
 
 
 def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:

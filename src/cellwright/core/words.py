@@ -1,6 +1,11 @@
-"""Numbers and names as they stand in sentences for people."""
+"""Numbers and names as they stand in sentences for people, and commands as they are typed."""
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
+
+PLAIN = re.compile(r"[\w.:/\\=+-]+")  # words that PowerShell and cmd take as they are; commas part them
 
 
 def n_of(n: float, noun: str, form: str = ",") -> str:
@@ -29,3 +34,15 @@ def few(names: Sequence[str], most: int = 5) -> str:
     if len(names) > most:
         listed += f" and {len(names) - most} more"
     return listed
+
+
+def shell_line(words: Sequence[str], *, on_windows: bool = os.name == "nt") -> str:
+    """Return a command as it is typed: quoted for PowerShell and cmd on Windows, else for other shells."""
+    if not on_windows:
+        return shlex.join(words)
+    return " ".join(word if PLAIN.fullmatch(word) else _in_quotes(word) for word in words)
+
+
+def _in_quotes(word: str) -> str:
+    inner = word.replace('"', '""')
+    return f'"{inner}"'

@@ -15,7 +15,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +33,11 @@ ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
 ADVICE = "Choose a folder that you may write to, on a disk with room."
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
+GONE = ".gone"  # ending of folders that are being removed
+OF_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # files that looking into a folder leaves there
+HELD = (5, 32, 33)  # errors of Windows where another program has a file open
+WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # until what looks at each new file, a virus scanner, has closed it
+DEVICE = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\s*(\.|$))", re.IGNORECASE)  # no file of Windows
 
 
 @contextmanager
@@ -46,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with writing(path):
             yield part
             stop_point()
-            os.replace(part, path)
+            move(part, path)
     finally:
         with suppress(OSError):
             part.unlink()
@@ -64,7 +70,7 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
 
     WriteError where there is something at ``path`` other than an empty folder, or it cannot be written.
     """
-    if path.exists() and not may_replace and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not may_replace and not (path.is_dir() and all(map(is_of_system, path.iterdir()))):
         raise WriteError(f"Expected a new folder at {path}; there is one with content. Choose another name.")
     part, old = _part_of(path), _part_of(path)
     make_folder(part)
@@ -73,8 +79,8 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
             yield part
             stop_point()
             if path.exists():
-                os.replace(path, old)
-            os.replace(part, path)
+                move(path, old)
+            move(part, path)
     finally:
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -85,11 +91,55 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder another name; a file that has it is replaced.
+
+    On Windows nothing can be renamed, replaced or removed that a program has open. OSError where one still
+    has after a while.
+    """
+    _patiently(lambda: os.replace(source, target))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder as a whole; what is left of those that were removed before goes, too.
+
+    FileNotFoundError where there is none, OSError where a program has something in it open.
+    """
+    move(folder, folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(4)}{GONE}"))
+    for doomed in folder.parent.glob(f".*{GONE}"):
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    """Do something to a file, again for a while where another program has it open."""
+    for wait in (*WAITS_S, None):
+        try:
+            act()
+            return
+        except OSError as error:
+            if wait is None or not _is_held(error):
+                raise
+        time.sleep(wait)
+
+
+def _is_held(error: OSError) -> bool:
+    """Return whether a file could not be changed since a program has it open; on Windows alone."""
+    return getattr(error, "winerror", None) in HELD
+
+
 @contextmanager
 def writing(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an error of the operating system in the block into a WriteError that says what to do."""
     with expecting(WriteError, f"to write {path}", advice, OSError):
-        yield
+        try:
+            yield
+        except OSError as error:
+            if not _is_held(error):
+                raise
+            raise WriteError(
+                f"Expected to write {path}; it is open in another program, Excel say, or write-protected. "
+                "Close it there, and try again."
+            ) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -103,7 +153,8 @@ def check_writable(folder: Path) -> None:
     trial = folder / "trial"
     with atomic_write(trial) as part:
         part.touch()
-    trial.unlink()
+    with writing(trial):
+        _patiently(trial.unlink)
 
 
 def as_stored(name: str, folder: Path) -> str:
@@ -126,10 +177,16 @@ def plain_name(name: str) -> str:
 
     WriteError where nothing of it is left.
     """
-    plain = re.sub(r"[^\w.+=@ -]+", "_", name).strip(" .")[:150]
+    plain = re.sub(r"[^\w.+=@ -]+", "_", name)[:150].strip(" .")
+    plain = DEVICE.sub(r"\1_", plain)
     if not plain.strip("_"):
         raise WriteError(f"The name of an image must have letters or digits; got {name!r}. Name it.")
     return plain
+
+
+def is_of_system(path: Path) -> bool:
+    """Return whether macOS or Windows has put a file into a folder; it tells nothing of what is there."""
+    return path.name in OF_SYSTEM or path.name.startswith("._")
 
 
 def refuse_no_text(name: str) -> None:
@@ -187,7 +244,7 @@ class FolderChange:
         """Make the change count; called once all is written."""
         gone = [name for name in dict.fromkeys(self._gone) if not (self.staging / name).exists()]
         (self.staging / REMOVED).write_text("\n".join(gone), encoding="utf-8")
-        os.rename(self.staging, self.folder / ADDED)
+        move(self.staging, self.folder / ADDED)
 
 
 @contextmanager
@@ -244,7 +301,7 @@ def _move_added(folder: Path) -> None:
         for path in sorted(new, key=lambda path: -len(path.parts)):  # what lists the others comes last
             target = folder / path.relative_to(added)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+            move(path, target)
         for name in gone:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(added)
+        remove_folder(added)

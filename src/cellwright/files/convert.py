@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, repeated
-from cellwright.files.atomic import plain_name
+from cellwright.files.atomic import as_stored, plain_name
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import READERS, Format, format_of, recognise
 from cellwright.files.images import read_image
@@ -50,7 +50,7 @@ def _parted(
             f"Files of {one.name} end with {' or '.join(one.extensions)} and hold one image; got "
             f"{output.name} for {len(found)}. Name such a file, or a folder for several."
         )
-    twice = repeated(plain_name(each.name) for each in found)
+    twice = repeated(as_stored(plain_name(each.name), output) for each in found)
     if twice:
         raise SettingsError(
             f"Images that go into files of their own must differ in name; {', '.join(twice[:5])} occurs more "

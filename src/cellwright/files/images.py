@@ -88,7 +88,7 @@ def read_image(
     where ``axes`` does not fit the image.
     """
     image = next(read_images(path, axes, has_levels=has_levels, are_labels=are_labels))
-    file = str(path).rstrip("/").rpartition("/")[2]
+    file = zarr.last_part(path)
     if image.name not in (Path(file).stem, file):  # each of several has a name of its own
         notice = f"{file} holds several images; this is the first, {image.name}."
         image = replace(image, notices=(*image.notices, notice))
@@ -338,7 +338,8 @@ def _start_of(path: Path) -> bytes:
             return file.read(32)
     except PermissionError as error:
         raise ReadError(
-            f"You may not read {path}: {error.strerror}. Change its permissions, or choose another file."
+            f"You may not read {path}: {error.strerror}. Close it where it is open, change its permissions, "
+            "or choose another file."
         ) from error
 
 

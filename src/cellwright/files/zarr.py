@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise, product
 from math import ceil, prod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,9 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
     Wells that the plate names and that are not there are told, too: reading them fails.
     """
     try:
-        attributes = "".join((folder / name).read_text() for name in ATTRIBUTES if (folder / name).is_file())
+        attributes = "".join(
+            (folder / name).read_text(encoding="utf-8") for name in ATTRIBUTES if (folder / name).is_file()
+        )
         if not any(f'"{kind}' in attributes for kind in ("plate", "well", "bioformats2raw")):
             return {}  # zarr is not needed to know that
         import zarr
@@ -78,13 +80,18 @@ def images_inside(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def address_of(source: Path | str) -> str:
+def address_of(source: PurePath | str) -> str:
     """Return the address of a store on a server, '' for a path; a path made of an address is one again."""
     text = str(source).replace("\\", "/")
     protocol, colon, rest = text.partition(":/")
     if colon and protocol in PROTOCOLS:
         return f"{protocol}://{rest.lstrip('/')}"
     return ""
+
+
+def last_part(source: PurePath | str) -> str:
+    """Return the name of a file or folder, or the last part of an address."""
+    return address_of(source).rstrip("/").rpartition("/")[2] or PurePath(source).name or str(source)
 
 
 def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
@@ -96,7 +103,7 @@ def read_zarr(source: Path | str, wanted: Wanted) -> Iterator[Image]:
     """
     with needed(ReadError, f"Reading the Zarr folder {source}", "zarr"):
         import zarr
-    name = str(source).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
+    name = last_part(source).removesuffix(".zarr")
     try:
         node = zarr.open(source, mode="r", storage_options=_server_options(address_of(source)))
         if isinstance(node, zarr.Array):

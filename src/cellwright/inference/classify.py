@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError, OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
-from cellwright.inference.device import choose_device, choose_dtype, free_cache, is_out_of_memory
+from cellwright.inference.device import autocast, choose_device, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier, load_classifier
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
@@ -182,8 +182,7 @@ class _Runner:
         return None
 
     def _forward(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32]:
-        is_half = self._dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_half):
+        with torch.inference_mode(), autocast(self._device, self._dtype):
             inputs = torch.from_numpy(cut).to(self._device, memory_format=torch.channels_last)
             logits = self._network(inputs, torch.from_numpy(sizes).to(self._device))
         return logits.float().softmax(dim=1).cpu().numpy()

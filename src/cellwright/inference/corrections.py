@@ -5,7 +5,6 @@ settings keeps the corrected files under another name, as it does with all that 
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import n_of
-from cellwright.files.atomic import writing
+from cellwright.files.atomic import move, remove_folder, writing
 from cellwright.files.folders.image_results import read_found, read_listed, read_result, take_blocks
 from cellwright.files.folders.results import (
     ImageOutcome,
@@ -266,12 +265,12 @@ def _set_aside(output: Path, names: Iterable[str]) -> list[str]:
         for path in (output / name for name in names):
             aside = counted_name(path)
             if aside.is_dir():  # of an earlier count
-                shutil.rmtree(aside)
-            path.replace(aside)
+                remove_folder(aside)
+            move(path, aside)
             renamed.append((path, aside))
     except OSError:  # a table is open in another program, say
         for path, aside in renamed:
-            aside.replace(path)
+            move(aside, path)
         raise
     return [name_in(output, aside) for _, aside in renamed]
 

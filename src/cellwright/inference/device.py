@@ -7,7 +7,10 @@ import torch
 
 from cellwright.core.errors import DeviceError
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+OUT_OF_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "alloc_failed"),
+    "invalid buffer size",  # of Apple Metal, which takes no piece larger than its memory
+)
 
 
 class Device(NamedTuple):
@@ -56,6 +59,13 @@ def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
         if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
             return torch.bfloat16
     return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which a network computes in a number type; in float32 nothing is changed."""
+    is_half = dtype != torch.float32
+    # without its own type where it does nothing, for on Apple Metal PyTorch warns of others all the same
+    return torch.autocast(device.type, dtype if is_half else None, enabled=is_half)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

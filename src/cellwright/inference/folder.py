@@ -110,12 +110,12 @@ def count_folder(
                     yield from _count_file(images[index], file, output, choices, partial(tell, index))
                     if time.monotonic() - written > WRITE_EVERY_S:
                         check_there(output)
-                        write_summary(output, _in_order(known))
+                        _write_so_far(output, known)
                         written = time.monotonic()
         except BaseException:
             with suppress(WriteError):  # what stopped the run is the better word
                 check_there(output)
-                write_summary(output, _in_order(known), xlsx=choices.xlsx)
+                _write_so_far(output, known, xlsx=choices.xlsx)
             raise
         outcomes = _in_order(known)
         _tell_made_way(outcomes, on_notice)
@@ -144,6 +144,12 @@ def write_tables(
     join_tables(output, outcomes)
     if choices.report is not None:
         write_folder_report(choices.report, output, outcomes, settings)
+
+
+def _write_so_far(output: Path, known: dict[int, list[ImageOutcome]], *, xlsx: bool = False) -> None:
+    """Write the summary of what is done by now; not where somebody looks at it in Excel, for more follows."""
+    with suppress(WriteError):
+        write_summary(output, _in_order(known), xlsx=xlsx)
 
 
 def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:

@@ -18,6 +18,7 @@ from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import (
+    autocast,
     choose_device,
     choose_dtype,
     free_cache,
@@ -181,7 +182,7 @@ class Networks:
         passes = list(product(zip(self._networks, self.models, strict=True), axes))
         mean: Tensor | None = None
         with torch.inference_mode():
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with autocast(self.device, self.dtype):
                 inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
                 for (network, model), axis in passes:
                     output = network(inputs if axis is None else inputs.flip(axis))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
@@ -13,6 +12,7 @@ import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import CellwrightError, ReadError, SettingsError, error_line, expecting
+from cellwright.core.words import shell_line
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
@@ -293,7 +293,7 @@ def as_command(recipe: Recipe | Result) -> str:
     for name, value in changed.items():
         if name not in idle:
             words += _flag(name, value)
-    return shlex.join(words)
+    return shell_line(words)
 
 
 def texts_to_repeat(make: Callable[[], Recipe]) -> dict[str, str]:

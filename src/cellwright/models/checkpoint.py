@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from cellwright.core.errors import CheckpointError, WriteError, expecting
@@ -84,7 +84,7 @@ def load_weights(folder: Path, network: nn.Module, title: str) -> None:
     path = folder / WEIGHTS
     what, advice = f"safetensors weights in {path}", "Copy the model folder again."
     with expecting(CheckpointError, what, advice, SafetensorError, OSError, ValueError):
-        weights = load_file(path)
+        weights = load(path.read_bytes())  # a file that is mapped could not be replaced on Windows
     _check_finite(weights, path)
     try:
         network.load_state_dict(weights)

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import platformdirs
 
 from cellwright.core.errors import CheckpointError, expecting
-from cellwright.files.atomic import atomic_write, writing
+from cellwright.files.atomic import atomic_write, move, remove_folder, writing
 from cellwright.files.json_value import read_object
 from cellwright.models.spec import (
     CLASSIFIER,
@@ -101,7 +101,7 @@ def _complete(file: str, read: Callable[[Path], S]) -> list[tuple[Path, S]]:
     """Return the complete folders with such a file, and what it tells; a user's own hide shipped ones."""
     found: dict[str, tuple[Path, S]] = {}
     for home in (shipped_folder(), user_folder()):
-        for path in sorted(home.glob(f"*/{file}")):
+        for path in sorted(home.glob(f"[!.]*/{file}")):
             with suppress(CheckpointError):  # a damaged one hides no others; naming it tells what it is
                 found[path.parent.name] = path.parent, read(path)
     return list(found.values())
@@ -204,7 +204,7 @@ def rename(name: str, new: str) -> Path:
     """
     source, target = _own(name), _free(new)
     with writing(target):
-        source.rename(target)
+        move(source, target)
     return target
 
 
@@ -215,9 +215,7 @@ def delete(name: str) -> None:
     """
     folder = _own(name)
     with writing(folder):
-        doomed = folder.with_name(f".{folder.name}.deleted")  # out of the list at once, and as a whole
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        remove_folder(folder)
 
 
 def export_model(name: str | Path, path: Path) -> Path:
@@ -264,7 +262,7 @@ def import_model(source: str | Path, name: str = "") -> Path:
                 load_checkpoint(folder)
             except CheckpointError as error:  # which names a folder that is gone by now
                 raise CheckpointError(str(error).replace(str(folder), address)) from error
-            folder.rename(target)
+            move(folder, target)
     return target
 
 
@@ -354,7 +352,7 @@ def _zoo_members(members: Mapping[str, zipfile.ZipInfo], title: str) -> dict[str
 def _own(name: str) -> Path:
     folder = user_folder() / name
     if Path(name).name != name or not NAME.fullmatch(name) or not folder.is_dir():
-        own = sorted(path.parent.name for path in user_folder().glob(f"*/{SPEC}"))
+        own = sorted(path.parent.name for path in user_folder().glob(f"[!.]*/{SPEC}"))
         raise CheckpointError(
             f"Only your own models can be changed: {', '.join(own) or 'none yet'}; got {name!r}."
         )

@@ -12,14 +12,13 @@ A run whose folder is there was not ended by the user: napari was closed, or has
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cellwright.core.errors import CellwrightError, CheckpointError
-from cellwright.files.atomic import acquire_lock, make_folder, only_holder, write_text
+from cellwright.files.atomic import acquire_lock, make_folder, only_holder, remove_folder, write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
 from cellwright.training.settings import FinetuneSettings, PretrainSettings
@@ -104,7 +103,7 @@ def checked_name(name: str) -> str:
 def unfinished_runs() -> list[Plan]:
     """Return the runs that were neither stopped nor came to an end; damaged ones are left out."""
     plans = []
-    for path in sorted(runs_folder().glob(f"*/{RUN}")):
+    for path in sorted(runs_folder().glob(f"[!.]*/{RUN}")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             facts["settings"] = FinetuneSettings(**facts["settings"])
@@ -211,5 +210,6 @@ def _lock_path(plan: Plan) -> Path:
 
 
 def discard(plan: Plan) -> None:
-    """Delete a run."""
-    shutil.rmtree(plan.folder, ignore_errors=True)
+    """Delete a run, as a whole or not at all."""
+    with suppress(OSError):
+        remove_folder(plan.folder)

@@ -255,7 +255,7 @@ def half_precision(device: torch.device) -> torch.autocast:
     is_faster = devices.choose_dtype(device) != torch.float32
     if device.type == "cuda":  # cards that count in float16 may only imitate bfloat16
         is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
+    return devices.autocast(device, torch.bfloat16 if is_faster else torch.float32)
 
 
 def take_step(state: RunState, loss: Tensor, rate: float, decay: float) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -209,6 +210,7 @@ for moment in range(200):
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_kill_at_any_moment_leaves_a_whole_dataset(tmp_path, is_there):
     """Killed at the first, second, third ... touch of the disk: what is listed can be read."""
@@ -285,3 +287,14 @@ def test_a_cut_off_export_that_cannot_be_finished(tmp_path, rng, monkeypatch):
         read_dataset(tmp_path)
     lock.release()
     assert len(read_dataset(tmp_path)) == 1
+
+
+def test_names_that_differ_in_capitals_alone_replace_nothing(tmp_path, rng, monkeypatch):
+    """On Windows and macOS they have the same files."""
+    monkeypatch.setattr(atomic, "_tells_capitals", lambda _: False)
+    with pytest.raises(WriteError, match="must differ in name"):
+        run(append_all(tmp_path, [draw_entry(rng, name="A"), draw_entry(rng, name="a")]))
+    append(tmp_path, draw_entry(rng, name="A"))
+    with pytest.raises(WriteError, match="'a' and 'A', which is there, would have the same files"):
+        append(tmp_path, draw_entry(rng, name="a"), may_replace=True)
+    assert append(tmp_path, draw_entry(rng, name="A"), may_replace=True) == "A"

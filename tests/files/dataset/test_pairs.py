@@ -311,3 +311,14 @@ def test_a_folder_without_masks_is_no_dataset(tmp_path):
         read_dataset(tmp_path)
     with pytest.raises(ReadError, match="there is none"):
         read_dataset(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_files_that_macos_puts_beside_others_are_no_images(tmp_path, folder):
+    """On disks that are not its own: ``._a.tif`` beside each ``a.tif``."""
+    write_images(tmp_path / folder, "ab")
+    write_masks(tmp_path / folder.replace("images", "masks"), "ab", "_mask")
+    for path in list(tmp_path.rglob("*.tif")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    (tmp_path / "._a.json").write_bytes(b"\0\5\26\7")
+    assert [item.name for item in read_dataset(tmp_path).items] == ["a", "b"]

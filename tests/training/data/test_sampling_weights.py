@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.cluster.vq import ClusterError
+from torch import Tensor
 
 from cellwright.training.data import sampler
 from cellwright.training.data.sampler import appearance, cluster_images, embedding, sampling_weights
@@ -38,6 +39,24 @@ def test_embeddings_have_one_length_for_all_sizes(draw_sample, tiny_flow, shape,
     found = embedding(sample, tiny_flow().network.encoder.eval())
     assert found.shape == (24,)
     assert np.isfinite(found).all()
+
+
+class OnMetal(Tensor):
+    """A tensor as PyTorch has it on the GPU of a Mac, which knows no numbers of 64 bits."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self):
+        return self.as_subclass(Tensor)
+
+
+def test_embeddings_are_made_on_a_mac(draw_sample, tiny_flow):
+    encoder = tiny_flow().network.encoder.eval()
+    sample = draw_sample(1, "fluorescence", (192, 192), n_cells=2)
+    expected = embedding(sample, encoder)
+    encoder.register_forward_hook(lambda *args: [one.as_subclass(OnMetal) for one in args[2]])
+    np.testing.assert_array_equal(embedding(sample, encoder), expected)
 
 
 def test_clusters_depend_on_the_seed_alone(rng):

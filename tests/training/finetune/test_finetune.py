@@ -372,6 +372,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
 def test_a_killed_run_ends_as_if_it_had_not_been(dataset, tmp_path):
     """It is killed in the midst of an epoch, and when half of its state is written."""
     script = tmp_path / "script.py"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.files.atomic import change_folder, plain_name
+from cellwright.files.atomic import as_stored, change_folder, plain_name
 from cellwright.files.dataset.cells import write_cells, write_class_points
 from cellwright.files.dataset.meta import Region, read_meta, write_meta
 from cellwright.files.images import write_image, write_labels
@@ -55,7 +55,7 @@ def append_all(
     """
     folder = Path(folder)
     names = [plain_name(entry.name or entry.image.name) for entry in entries]
-    if len(set(names)) < len(names):
+    if len({as_stored(name, folder) for name in names}) < len(names):
         raise WriteError(f"Images must differ in name; got {', '.join(names)[:200]}. Rename them.")
     with change_folder(folder) as change:
         meta: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
@@ -75,7 +75,14 @@ def append_all(
 
 
 def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace: bool) -> None:
-    listed = any(name in names for names in meta["split"].values())
+    known = [one for names in meta["split"].values() for one in names]
+    twins = [one for one in known if one != name and as_stored(one, folder) == as_stored(name, folder)]
+    if twins:
+        raise WriteError(
+            f"Images of {folder} must differ in more than capitals; {name!r} and {twins[0]!r}, which is "
+            "there, would have the same files. Give another name."
+        )
+    listed = name in known
     if (listed or _files_of(folder, name)) and not may_replace:
         found = "it is"
         if not listed:
@@ -87,7 +94,8 @@ def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
-    images = [path for path in (folder / "images").glob("*") if path.stem == name]
+    own = as_stored(name, folder)
+    images = [path for path in (folder / "images").glob("*") if as_stored(path.stem, folder) == own]
     truths = [folder / f"boxes/{name}.csv", folder / f"points/{name}.csv", folder / f"masks/{name}.tif"]
     return images + [path for path in truths if path.exists()]
 

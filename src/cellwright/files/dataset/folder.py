@@ -348,7 +348,7 @@ def _in_folder(folder: Path, split: str, lacking: list[str]) -> list[PairedItem]
     else:
         truths = files
         if masks is not None:
-            truths = [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
+            truths = [*_images(masks), *sorted(masks.glob("[!.]*_seg.npy"))]
         pairs = _matched(files, truths, is_apart=masks is not None)
     if not pairs:
         advice = "Export a dataset with masks."
@@ -441,7 +441,7 @@ def _plain(file: Path) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:
@@ -451,7 +451,7 @@ def _first(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _coco_file(folder: Path) -> Path | None:
-    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("annotations/*.json"))]
+    files = [*sorted(folder.glob("[!.]*.json")), *sorted(folder.glob("annotations/[!.]*.json"))]
     found = [file for file in files if FORMATS["coco"].matches(file)]
     if len(found) > 1:
         raise ReadError(

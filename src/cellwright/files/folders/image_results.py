@@ -1,7 +1,6 @@
 """The files of one image of a folder: what was found read back, those of a large image put in place."""
 
 import json
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import ReadError, expecting
-from cellwright.files.atomic import make_folder, writing
+from cellwright.files.atomic import make_folder, move, remove_folder, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import KEPT, counted_name
 from cellwright.files.images import read_image, read_images, with_channels_of
@@ -126,8 +125,8 @@ def take_blocks(folder: Path, place: Path) -> list[Path]:
             if path.name.startswith("."):
                 continue
             if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
+                remove_folder(target)
+            move(path, target)
             written.append(target)
-        shutil.rmtree(folder)
+        remove_folder(folder)
     return written

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import write_text, writing
+from cellwright.files.atomic import is_of_system, move, write_text, writing
 from cellwright.files.json_value import read_object
 
 KEPT = ".cellwright"
@@ -37,7 +37,7 @@ def facts_of(path: Path) -> FileFacts:
         facts = path.stat()
         n_bytes, changed = facts.st_size, facts.st_mtime_ns
         if path.is_dir():
-            inside = [file.stat() for file in path.rglob("*") if file.is_file()]
+            inside = [file.stat() for file in _files_in(path)]
             n_bytes = sum(one.st_size for one in inside)
             changed = max([one.st_mtime_ns for one in inside], default=changed)
     except OSError:  # reading it tells what is wrong
@@ -206,7 +206,7 @@ def _set_aside(path: Path, checksum: int, why: str = "was changed since it was c
     if not path.exists() or _checksum(path) == checksum:
         return []
     aside = _free_name(path)
-    path.rename(aside)
+    move(path, aside)
     return [f"{path.name} {why}; it is kept as {aside.name}."]
 
 
@@ -220,9 +220,13 @@ def _checksum(path: Path) -> int:
     if not path.is_dir():
         return _added(0, path)
     checksum = 0
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+    for file in sorted(_files_in(path)):
         checksum = _added(crc32(name_in(path, file).encode(), checksum), file)
     return checksum
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file() and not is_of_system(file))
 
 
 def _added(checksum: int, path: Path) -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.atomic import atomic_folder
+from cellwright.files.atomic import atomic_folder, is_of_system
 from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     checked_shape,
@@ -161,7 +161,8 @@ def holds_own_results(folder: Path) -> bool:
     if not table.is_file():
         return False
     text = table.read_text(encoding="ascii", errors="replace")
-    return all(path == table or _has_seal(path, text) for path in folder.iterdir())
+    others = (path for path in folder.iterdir() if path != table and not is_of_system(path))
+    return all(_has_seal(path, text) for path in others)
 
 
 def _has_seal(path: Path, table: str) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, expecting
-from cellwright.files.atomic import atomic_folder
+from cellwright.files.atomic import atomic_folder, plain_name
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
@@ -59,7 +59,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     if path.name == CONFIG:
         path = path.parent
     if path.is_dir():
-        folder, files = path, sorted((path / "labels").rglob("*.txt"))
+        folder, files = path, sorted((path / "labels").rglob("[!.]*.txt"))
     else:
         folder, files = next((up.parent for up in path.parents if up.name == "labels"), path.parent), [path]
     config = _config(folder / CONFIG)
@@ -166,6 +166,7 @@ def _shape(file: Path, folder: Path) -> tuple[int, ...]:
 
 def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
     """Write boxes or outlines of cells into a new folder, with the images as far as they are known."""
+    annotation = [replace(one, name=plain_name(one.name)) for one in annotation]
     planes, names = planes_and_classes(annotation)
     with atomic_folder(path) as folder:
         for kind in ("images", "labels"):

@@ -35,6 +35,7 @@ except Exception:
     pass  # which reading tells
 """
 MOST_SECONDS_OF_WALK = 15.0
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # of Windows: a console would flash up before napari
 
 
 def read(path: Path) -> Iterator[Image]:
@@ -70,7 +71,13 @@ def _comes_to_an_end(path: Path) -> bool:
     """Return whether HDF5 gets through a file, in another process: it crashes on some, or loops for ever."""
     command = [sys.executable, "-c", WALK, str(path)]
     try:
-        walk = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS_OF_WALK, check=False)
+        walk = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=MOST_SECONDS_OF_WALK,
+            check=False,
+            creationflags=NO_WINDOW,
+        )
     except subprocess.TimeoutExpired:
         return False
     return walk.returncode == 0

@@ -24,7 +24,6 @@ Where more is asked for, the blocks are gone through again: see ``second_pass``.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -41,7 +40,14 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
+from cellwright.files.atomic import (
+    atomic_write,
+    make_folder,
+    only_holder,
+    remove_folder,
+    write_text,
+    writing,
+)
 from cellwright.files.folders.written import begin_image, changed_meanwhile, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
@@ -144,7 +150,8 @@ def count_streamed(job: StreamJob, write: WriteMore = lambda _: ([], [])) -> Tas
         notices = [*here.told, *begin_image(name, job.output, begun=job.files.parts / BEGUN).notices]
         found = _finish(job, here, selected, expected, started)
         notices += _write_more(job, found, write)
-    shutil.rmtree(job.files.parts)
+    with writing(job.files.parts):
+        remove_folder(job.files.parts)
     return found._replace(result=replace(found.result, maps={})).with_notices(notices)
 
 
@@ -242,7 +249,7 @@ def _begin(job: StreamJob, plan: StreamPlan) -> StreamPlan:
     before = begin_image(image.name, job.output, maps, begun=files.parts / BEGUN)
     for old in maps:
         with writing(old), suppress(FileNotFoundError):
-            shutil.rmtree(old)
+            remove_folder(old)
     if family.gives == "density":
         create_array(files.density, image, "float32")
     elif "Labels" in family.returns:

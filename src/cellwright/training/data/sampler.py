@@ -136,7 +136,7 @@ def embedding(sample: Sample, encoder: nn.Module) -> NDArray[np.float64]:
     piece = functional.pad(piece, padding).expand(3, -1, -1)
     with torch.inference_mode():
         features = encoder(piece[None].to(next(encoder.parameters()).device))[-1][0]
-    return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).double().cpu().numpy()
+    return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).cpu().double().numpy()
 
 
 def cluster_images(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int) -> NDArray[np.int64]:

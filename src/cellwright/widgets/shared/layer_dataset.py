@@ -282,4 +282,5 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
 def _free_name(name: str, taken: Sequence[str]) -> str:
     plain = re.sub(r"[^\w.-]+", "_", name).strip("._")[:60] or "image"
     names = (plain, *(f"{plain}_{n}" for n in range(2, len(taken) + 3)))
-    return next(one for one in names if one not in taken)
+    used = {one.casefold() for one in taken}  # as some file systems tell names apart
+    return next(one for one in names if one.casefold() not in used)

@@ -20,7 +20,7 @@ from skimage.segmentation import find_boundaries
 from cellwright.core.data import Annotation, Image, Labels, Result
 from cellwright.core.errors import CellwrightError, WriteError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import make_folder
+from cellwright.files.atomic import make_folder, move
 from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.json_value import read_object
@@ -182,7 +182,7 @@ def _ended(
             model = free_name(model)
         make_folder(store.user_folder())
         try:
-            os.replace(plan.output, store.user_folder() / model)
+            move(plan.output, store.user_folder() / model)
         except OSError as error:
             raise WriteError(
                 f"Cannot move the new model to {store.user_folder() / model}: {error}. It is still in "

@@ -1,7 +1,6 @@
 """Where annotations of an image are kept while they are edited, and what of a layer of labels goes there."""
 
 import glob
-import os
 import re
 from dataclasses import fields
 from itertools import count
@@ -24,7 +23,7 @@ from cellwright.annotation.setup import (
 )
 from cellwright.core.data import Image, Provenance
 from cellwright.core.errors import AnnotationError
-from cellwright.files.atomic import make_folder, writing
+from cellwright.files.atomic import make_folder, move, writing
 from cellwright.models import store
 from cellwright.widgets.shared.cells.regions import REGIONS, counted_boxes
 from cellwright.widgets.shared.coordinates import (
@@ -61,7 +60,7 @@ def fresh_journal(path: Path) -> Path:
     if path.exists():
         with writing(path), locked(path) as lock:
             kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
-            os.replace(path, next(one for one in kept if not one.exists()))
+            move(path, next(one for one in kept if not one.exists()))
             for beside in path.parent.glob(f"{glob.escape(path.stem)}.results.*"):  # what panels were set to
                 beside.unlink()
         lock.release()

@@ -7,7 +7,6 @@ the image, without its axis of channels, with features and colours. Those of an 
 """
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from cellwright.annotation.journal import is_open
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, ReadError, WrongLayerError, error_line, expecting
 from cellwright.core.tasks import Task, once
-from cellwright.files.atomic import make_folder, writing
+from cellwright.files.atomic import make_folder, move, writing
 from cellwright.files.tables import plain
 from cellwright.widgets.shared.cells.followers import cells_news, follow
 from cellwright.widgets.shared.cells.regions import PART, counted_boxes
@@ -116,8 +115,8 @@ def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
             part.unlink(missing_ok=True)
             write(part)  # but labels that no annotation could begin with
             if path not in written_here and path.exists():
-                os.replace(path, path.with_suffix(f"{path.suffix}.old"))
-            os.replace(part, path)
+                move(path, path.with_suffix(f"{path.suffix}.old"))
+            move(part, path)
             written_here.add(path)
 
     return keep
