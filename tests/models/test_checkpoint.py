@@ -222,7 +222,7 @@ def test_halved_weights_take_half_the_space_and_give_the_same(tmp_path, make_mod
 
 
 def test_weights_are_not_mapped_into_memory(folder, monkeypatch):
-    """On Windows nothing could replace or remove their file as long as they are, or as an error tells of it."""
+    """On Windows nothing could replace or remove their file as long as they, or an error, are there."""
     seen = []
 
     def check(weights, path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app_model.types import KeyBinding, KeyCode, KeyMod, OperatingSystem
 from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
@@ -16,7 +17,9 @@ from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions
 from cellwright.widgets.annotate.tools import CELL, InputHandler, ToolBox
+from cellwright.widgets.shared import style
 from cellwright.widgets.shared.cells.regions import pixel_box
+from cellwright.widgets.shared.style import bound_key
 
 Pointed = Callable[..., None]
 
@@ -45,7 +48,7 @@ def tools(viewer: ViewerModel, qtbot: QtBot) -> ToolBox:
 def press(tools: ToolBox, key: str, at: tuple[float, ...] | None = None) -> None:
     if at is not None:
         tools.view.viewer.cursor.position = at
-    tools.view.layer.keymap[coerce_keybinding(key)](tools.view.layer)
+    tools.view.layer.keymap[coerce_keybinding(bound_key(key))](tools.view.layer)
 
 
 def is_ours(callback: Callable[..., Any]) -> bool:
@@ -78,6 +81,28 @@ def test_every_tool_has_a_key_of_its_own_a_button_and_a_line_of_help() -> None:
     assert not {tool.name for tool in TOOLS if tool.kind not in ("once",)} - set(HINTS)
     sheet = cheat_sheet()
     assert all(tool.help.replace("'", "&#x27;") in sheet for tool in TOOLS)
+
+
+def test_on_a_mac_command_undoes_what_was_annotated(tools: ToolBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There napari calls it Meta; by Control alone its own undo of Labels would answer to Command and Z."""
+    command = KeyMod.CtrlCmd | KeyCode.KeyZ
+    own = {
+        key: KeyBinding.from_int(command, os=system)
+        for key, system in (("Meta", OperatingSystem.MACOS), ("Ctrl", OperatingSystem.LINUX))
+    }
+    assert {key: str(binding) for key, binding in own.items()} == {"Meta": "Meta+Z", "Ctrl": "Ctrl+Z"}
+    assert own["Ctrl"] in tools.view.layer.keymap
+    tools.input.close()  # type: ignore[attr-defined]
+    assert own["Ctrl"] not in tools.view.layer.keymap
+    monkeypatch.setattr(style, "ON_MAC", True)
+    handler = InputHandler(tools)
+    press(tools, "D", (2, 12, 12))
+    tools.view.layer.keymap[own["Meta"]](tools.view.layer)
+    assert len(tools.session.history.done) == 0
+    assert "&nbsp;Cmd+Shift+Z&nbsp;" in cheat_sheet()
+    assert "Ctrl" not in cheat_sheet()
+    handler.close()
+    assert not tools.view.layer.keymap
 
 
 def test_keys_mean_the_cell_that_is_prompted_for_as_long_as_there_is_one(tools: ToolBox) -> None:

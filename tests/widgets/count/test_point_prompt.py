@@ -19,6 +19,7 @@ from cellwright.widgets.count.prompted_cells import covering, with_prompted_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.point_prompt import prompt_model
+from cellwright.widgets.shared.style import bound_key
 
 Settled = Callable[[CountWidget], None]
 
@@ -42,7 +43,7 @@ def prompt(viewer: ViewerModel, position: Any, *held: str, to: Any = None) -> No
 
 
 def press(layer: Any, key: str) -> None:
-    layer.keymap[coerce_keybinding(key)](layer)
+    layer.keymap[coerce_keybinding(bound_key(key))](layer)
 
 
 def click(viewer: ViewerModel, position: Any) -> None:

@@ -8,6 +8,8 @@ from qtpy.QtCore import QSize
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDialog, QTextBrowser, QVBoxLayout, QWidget
 
+from cellwright.widgets.shared.style import with_own_keys
+
 HELP_KEY = "?"
 SCREEN_SHARE = 0.9  # of the screen that the cheat sheet may take
 FRAME_PX = 60  # beside its text: margins, frame and scroll bar
@@ -108,7 +110,7 @@ PAST = {  # what is told once a tool was used on a cell
 
 def key_text(tool: Tool) -> str:
     """Return a key as people read it: ``Ctrl+Shift+Z``."""
-    return tool.key.replace("Control", "Ctrl").replace("-", "+")
+    return with_own_keys(tool.key.replace("Control", "Ctrl").replace("-", "+"))
 
 
 def cheat_sheet() -> str:
@@ -127,7 +129,7 @@ def cheat_sheet() -> str:
 
 def _row(key: str, title: str, text: str) -> str:
     return (
-        f'<tr><td align="right"><b><code>&nbsp;{escape(key)}&nbsp;</code></b></td>'
+        f'<tr><td align="right"><b><code>&nbsp;{escape(with_own_keys(key))}&nbsp;</code></b></td>'
         f"<td>&nbsp;{escape(title)}&nbsp;</td><td>{escape(text)}</td></tr>"
     )
 

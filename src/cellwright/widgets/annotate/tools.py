@@ -19,9 +19,12 @@ from cellwright.widgets.annotate.overlays import Overlay
 from cellwright.widgets.shared.cells.regions import pixel_box
 from cellwright.widgets.shared.napari_private import end_polygon
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
+from cellwright.widgets.shared.style import bound_key, with_own_keys
 
 BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
-PIECES_KEYS = "If they are cells of their own: Ctrl+Z, then P outside the cells begins a new one."
+PIECES_KEYS = with_own_keys(
+    "If they are cells of their own: Ctrl+Z, then P outside the cells begins a new one."
+)
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
@@ -332,8 +335,8 @@ class InputHandler:
             if isalive(self._tools):
                 act()
 
-        self._layer.bind_key(key, press, overwrite=True)
-        self._keys.append(key)
+        self._layer.bind_key(bound_key(key), press, overwrite=True)
+        self._keys.append(bound_key(key))
 
     def _hold(self, _: Any) -> Iterator[None]:
         layer = self._layer

@@ -47,6 +47,7 @@ from cellwright.widgets.shared.point_prompt import (
     prompt_model,
     who_answers,
 )
+from cellwright.widgets.shared.style import bound_key
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
@@ -125,7 +126,7 @@ class PointPromptTool(Prompter):
         return {
             "Enter": lambda _: self.keep(),
             "Escape": lambda _: self.drop(),
-            "Control-Z": lambda _: self.undo(),
+            bound_key("Control-Z"): lambda _: self.undo(),
             "Space": self._hold,
         }
 

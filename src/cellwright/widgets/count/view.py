@@ -30,6 +30,7 @@ from cellwright.widgets.shared.style import (
     set_state,
     stack,
     take_points,
+    with_own_keys,
     wrapped_label,
 )
 
@@ -211,7 +212,7 @@ class CountPanel(RegionPanel):
         return even_row(*self.outputs.values())
 
     def _buttons(self) -> FlowLayout:
-        help_text = f"Count the cells of the image ({SHORTCUT})."
+        help_text = with_own_keys(f"Count the cells of the image ({SHORTCUT}).")
         self.count = RunButton(("Count cells", help_text), ("Cancel", help_text), "Cancelling…")
         self.preview = button("Preview", "Count only in the middle of the view.")
         self.count.setShortcut(SHORTCUT)
@@ -255,7 +256,9 @@ class CountPanel(RegionPanel):
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
         self.keep_cell = button("Keep cell", "Add the outlined cell to the count (Enter).")
-        self.drop_cell = button("Drop", "Drop the outlined cell (Esc). Ctrl+Z undoes the last click.")
+        self.drop_cell = button(
+            "Drop", with_own_keys("Drop the outlined cell (Esc). Ctrl+Z undoes the last click.")
+        )
         self.calibrate = button("Calibrate…", "Count a few boxes by hand and correct the density by them.")
         self.colours = button(
             "Show colours", "Show each slice as the model sees it, its neighbours in red and blue."

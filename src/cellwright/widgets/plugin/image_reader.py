@@ -28,6 +28,7 @@ from cellwright.files.zarr import address_of, is_zarr, missing_chunks
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.coordinates import FILE_PART, lazy
 from cellwright.widgets.shared.layer_io import axes_arguments
+from cellwright.widgets.shared.style import with_own_keys
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
@@ -208,7 +209,7 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
             "value": list(range(MOST_IMAGES)),
             "options": {
                 "choices": [(name, number) for number, name in enumerate(names)],
-                "tooltip": "Ctrl and Shift choose several, Ctrl+A all.",
+                "tooltip": with_own_keys("Ctrl and Shift choose several, Ctrl+A all."),
             },
         },
     )

@@ -47,6 +47,7 @@ from cellwright.widgets.shared.style import (
     row,
     stack,
     take_points,
+    with_own_keys,
     wrapped_label,
 )
 
@@ -161,7 +162,8 @@ class ResultsView(RegionPanel):
         self.table = CellsTable(self.frame)
         self.table.setToolTip("Choose a row: the viewer goes to the cell. Click a cell: its row is chosen.")
         self.delete = button(
-            "Delete", "Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."
+            "Delete",
+            with_own_keys("Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."),
         )
         self.delete_like = DeleteLike()
         self.class_name = PanelComboBox("A class for the chosen cells: one that there is, or a new name.")

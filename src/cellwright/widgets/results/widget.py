@@ -38,7 +38,7 @@ from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, telling, when_gone
 from cellwright.widgets.shared.napari_private import in_turns, preferences, unwrapped
 from cellwright.widgets.shared.panel_area import PanelScrollArea
-from cellwright.widgets.shared.style import stack
+from cellwright.widgets.shared.style import stack, with_own_keys
 
 FILL_MS = 20
 DRAW_HINT = (
@@ -346,7 +346,7 @@ class ResultsWidget(QWidget):
         self._delete(rows)
         what = f"{len(rows):,} cells were deleted."
         if isinstance(self.link.layer, Labels):
-            what += " Ctrl-Z in the layer brings them back."
+            what += with_own_keys(" Ctrl-Z in the layer brings them back.")
         self.view.message.tell(what)
 
     def _delete(self, rows: list[int]) -> None:

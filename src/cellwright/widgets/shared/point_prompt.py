@@ -28,6 +28,7 @@ from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
+from cellwright.widgets.shared.style import with_own_keys
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
@@ -39,11 +40,11 @@ POSITIVE, NEGATIVE, NEXT = "positive", "negative", "next"  # what a click says
 PROMPTS_NAME = "prompts"  # of the layer that shows them
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#2fd06a", "#f2433d"
 POINT_PX = 5.0  # radius of a point on the screen
-PROMPT_KEYS = (
+PROMPT_KEYS = with_own_keys(
     "Enter keeps it, Esc drops it. Click: this too; Shift+click: not this; drag: a box; Ctrl+Z: undo."
 )
 
-PIECES_KEYS = (
+PIECES_KEYS = with_own_keys(
     "Shift+click leaves a piece out, Ctrl+Z undoes the last click, Ctrl+click begins the next cell. "
     "Enter keeps them as one, Esc drops them."
 )

@@ -1,6 +1,7 @@
-"""The style sheet of the panels, and the controls and layouts that they share."""
+"""The style sheet of the panels, the controls and layouts that they share, and what keys are called."""
 
 import logging
+import sys
 from typing import TypeVar
 
 from qtpy.QtCore import QEvent, QObject, QRect, Qt
@@ -25,6 +26,7 @@ from cellwright.widgets.shared.panel_area import scroll_to
 logger = logging.getLogger(__name__)
 
 MARGIN_PX, ROW_SPACING_PX = 6, 6
+ON_MAC = sys.platform == "darwin"
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
@@ -311,3 +313,13 @@ def set_state(widget: QWidget, name: str, *, on: bool) -> None:
     if style is not None:
         style.unpolish(widget)
         style.polish(widget)
+
+
+def bound_key(key: str) -> str:
+    """Return a key as napari is to bind it: on a Mac Command stands for Control, and napari calls it Meta."""
+    return key.replace("Control", "Meta") if ON_MAC else key
+
+
+def with_own_keys(text: str) -> str:
+    """Return a text for people with the keys of their keyboard: on a Mac Cmd for Ctrl."""
+    return text.replace("Ctrl", "Cmd") if ON_MAC else text
