@@ -1,4 +1,5 @@
 import json
+import os
 import time
 from dataclasses import replace
 from threading import Event
@@ -264,3 +265,10 @@ def test_a_table_whose_task_is_closed_leaves_the_file_as_it_was(tmp_path, write,
     assert ended.wait(30)
     assert [one.name for one in tmp_path.iterdir()] == ["t"]
     assert path.read_text() == "before"
+
+
+def test_tables_are_the_same_on_every_system(tmp_path, monkeypatch):
+    """Windows would end lines in its own way: parts that are joined, and checksums, would differ."""
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    write_csv(tmp_path / "a.csv", pandas.DataFrame({"a": [1, 2]}))
+    assert (tmp_path / "a.csv").read_bytes() == b"a\n1\n2\n"

@@ -51,7 +51,8 @@ def write_csv(path: Path | str, table: "pandas.DataFrame", digits: Any = "%.9g")
     """Write a table as CSV, in one step; numbers with 9 digits, or as ``digits`` formats them."""
     with atomic_write(Path(path)) as part, part.open("w", encoding="utf-8", newline="") as file:
         for number, rows in enumerate(_in_parts(table)):
-            rows.to_csv(file, index=False, float_format=digits, header=number == 0)
+            heading = number == 0
+            rows.to_csv(file, index=False, float_format=digits, header=heading, lineterminator="\n")
 
 
 def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> None:
