@@ -368,7 +368,7 @@ def test_a_summary_that_is_open_elsewhere_is_told_and_follows_later(images, tmp_
 
 
 def test_a_table_that_is_open_elsewhere_leaves_what_was_counted(images, tmp_path, shelved, monkeypatch):
-    out, put = tmp_path / "out", Path.replace
+    out, put = tmp_path / "out", os.replace
     count(images, out, shelved)
     mine = corrected(found_in(out, "A01").cells.labels)
 
@@ -378,7 +378,7 @@ def test_a_table_that_is_open_elsewhere_leaves_what_was_counted(images, tmp_path
         return put(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", locked)
+        patch.setattr(os, "replace", locked)
         refused(out, WriteError, "cannot access the file", cells=mine)
     assert run(save_corrected(out, "A01", mine)).row["corrected"] == 3
 
