@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.models import checkpoint
@@ -44,7 +44,7 @@ def sign(folder):
 
 def change_weights(folder, change):
     path = folder / "weights.safetensors"
-    weights = load_file(path)
+    weights = load(path.read_bytes())
     change(weights)
     path.unlink()
     save_file(weights, path)

@@ -14,7 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.models import store
@@ -193,7 +193,7 @@ def _torch_file(files):
 def _nan(files, folder):
     path = folder / "broken.safetensors"
     path.write_bytes(files["weights.safetensors"])
-    weights = load_file(path)
+    weights = load(path.read_bytes())
     name = next(name for name, value in weights.items() if value.is_floating_point())
     weights[name] = torch.full_like(weights[name], np.nan)
     _replace_weights(files, weights, path)
@@ -202,7 +202,7 @@ def _nan(files, folder):
 def _other_shapes(files, folder):
     path = folder / "broken.safetensors"
     path.write_bytes(files["weights.safetensors"])
-    weights = load_file(path)
+    weights = load(path.read_bytes())
     name = next(name for name, value in weights.items() if value.ndim == 4)
     weights[name] = weights[name][:, :1].contiguous()
     _replace_weights(files, weights, path)
