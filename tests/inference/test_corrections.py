@@ -20,6 +20,7 @@ from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import only_run, read_outcomes, thumbnail_of
 from cellwright.files.folders.written import begin_image, begun_of
+from cellwright.files.tables import read_cells
 from cellwright.inference import image_count
 from cellwright.inference.corrections import save_corrected
 from cellwright.inference.folder import count_folder
@@ -231,13 +232,14 @@ def test_every_kind_of_image_is_measured_as_it_was_counted(axes, link, tmp_path,
     assert len(counted.cells) == n_frames * len(blobs)
 
 
-def test_classes_come_along(images, tmp_path, shelved, monkeypatch, blobs):
+@pytest.mark.parametrize("names", [("round", "long"), ("1", "02"), ("NA", "None")])
+def test_classes_come_along(images, tmp_path, shelved, blobs, names):
     out = tmp_path / "out"
     count(images, out, shelved)
     machine = found_in(out, "A01")
     classes = np.zeros(len(blobs), np.int16)
     classes[3:] = 1
-    settings = {**machine.provenance.settings, "classes": ("round", "long")}
+    settings = {**machine.provenance.settings, "classes": names}
     named = replace(
         machine,
         cells=replace(machine.cells, classes=classes),
@@ -245,10 +247,13 @@ def test_classes_come_along(images, tmp_path, shelved, monkeypatch, blobs):
     )
     outcome = run(save_corrected(out, "A01", named))
     n = len(blobs)
-    assert (outcome.row["count_round"], outcome.row["count_long"], outcome.row["corrected"]) == (3, n - 3, n)
+    assert [outcome.row[f"count_{name}"] for name in names] == [3, n - 3]
+    assert outcome.row["corrected"] == n
     found = found_in(out, "A01")
     np.testing.assert_array_equal(found.cells.classes, classes)
-    assert pandas.read_csv(out / "A01.cells.csv")["class"].tolist() == ["round"] * 3 + ["long"] * (n - 3)
+    told = [names[0]] * 3 + [names[1]] * (n - 3)
+    assert read_cells(out / "A01.cells.csv")["class"].tolist() == told
+    assert pandas.read_parquet(out / "cells.parquet")["class"].tolist()[:n] == told
 
 
 def test_points_are_corrected_as_points(images, tmp_path, shelved, monkeypatch, blobs):

@@ -46,13 +46,14 @@ from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
 from cellwright.models import registry, store
+from cellwright.models.classifier import build, save_classifier
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import pseudocolor_frames, with_faint
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.labels import label_properties, relabel
-from cellwright.ops.measure.analysis import analyse, analysis_task
+from cellwright.ops.measure.analysis import analyse, analysis_task, groups_of
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
@@ -1019,6 +1020,36 @@ def test_rings_are_whole_where_pixels_are_narrow_along_y(tmp_path, draw_blobs, s
     wide = replace(settings, ring_width_px=60.0)  # 300 pixels along y
     with pytest.raises(SettingsError, match=r"Rings of 3.. pixels around cells reach beyond the next block"):
         run(count_streamed(job_of(image, tmp_path, small_blocks, analysis=wide)))
+
+
+def test_regions_and_classes_may_be_called_by_numbers_or_like_nothing(
+    tmp_path, draw_blobs, small_blocks, regions
+):
+    path = tmp_path / "regions.json"
+    path.write_text(path.read_text().replace('"left"', '"NA"').replace('"right"', '"07"'))
+    save_classifier(tmp_path / "classes", build(("1", "None", "03")))
+    image, classifier = Image(draw_blobs((190, 210)).image, "YX"), str(tmp_path / "classes")
+    settings = AnalysisSettings(keep=('class!="1"', 'regions!="07"'))
+    result = run(classify(run(count_cells(image, small_blocks)), image, classifier))
+    whole = run(analysis_task(result, image, settings, read_inputs(regions, image)))
+    job = job_of(
+        image,
+        tmp_path,
+        small_blocks,
+        analysis=settings,
+        files=regions,
+        classifier=classifier,
+        whole_table=True,
+    )
+    found = run(count_streamed(job)).analysis
+    assert 0 < found.result.count == whole.result.count
+    assert class_counts(found.result) == class_counts(whole.result)
+    ours, theirs = (
+        {kind: {name: int(rows.sum()) for name, rows in one.items()} for kind, one in groups_of(each).items()}
+        for each in (found, whole)
+    )
+    assert ours == theirs
+    assert "NA" in ours["Region"]
 
 
 def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, small_blocks, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tables to files and provenance to JSON."""
+"""Tables to files and back, and provenance to JSON."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 MOST_XLSX_ROWS = 1_048_576
 ROWS_AT_ONCE = 1000
+TEXTS = ("class", "regions")  # columns of names in a table of cells
+AS_WRITTEN: Mapping[str, Any] = MappingProxyType(  # for pandas: names may be 1 or 01, NA or None
+    {"dtype": dict.fromkeys(TEXTS, str), "keep_default_na": False, "na_values": [""]}
+)
 
 
 def write_table(path: Path | str, result: Result, columns: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -40,6 +44,16 @@ def write_table(path: Path | str, result: Result, columns: Mapping[str, Any] = M
     if result.gives == "density":
         table = frames_table(result)
     write_csv(path, table, in_digits)
+
+
+def read_cells(path: Path | str, **options: Any) -> "pandas.DataFrame":
+    """Return a table of cells as it was written as CSV; ``options`` are those of ``pandas.read_csv``."""
+    import pandas
+
+    table = pandas.read_csv(path, **AS_WRITTEN, **options)
+    texts = [name for name in TEXTS if name in table]
+    table[texts] = table[texts].fillna("")
+    return table
 
 
 def in_digits(number: Any) -> str:

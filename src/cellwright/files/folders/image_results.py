@@ -17,6 +17,7 @@ from cellwright.files.images import read_image, read_images, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.metadata import with_axes
 from cellwright.files.regions import read_label_image
+from cellwright.files.tables import read_cells
 from cellwright.ops.measure.cells_table import class_names, places_of
 from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.measurement import result_of_labels
@@ -104,10 +105,8 @@ def read_found(path: Path) -> Result:
 
 
 def _read_cells(path: Path) -> "pandas.DataFrame":
-    import pandas
-
     with expecting(ReadError, f"the table {path}", "Count again.", OSError, ValueError):
-        return pandas.read_csv(path)
+        return read_cells(path)
 
 
 def blocks_folder(output: Path, name: str) -> Path:

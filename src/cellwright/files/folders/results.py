@@ -46,7 +46,7 @@ from cellwright.files.folders.written import (
 )
 from cellwright.files.json_value import read_object
 from cellwright.files.report import box_plot, figure, html_table, outlined, page
-from cellwright.files.tables import write_csv, write_xlsx
+from cellwright.files.tables import AS_WRITTEN, write_csv, write_xlsx
 from cellwright.files.zarr import open_array
 from cellwright.ops.measure.cells_table import in_planes
 from cellwright.ops.plates import PlateMap, plate_map, row_name
@@ -304,7 +304,7 @@ def _parts_of_tables(output: Path, names: Sequence[str]) -> Iterator[tuple[str, 
     for name in names:
         path = output / f"{name}.cells.csv"
         if path.exists():
-            with pandas.read_csv(path, low_memory=False, chunksize=ROWS_AT_ONCE) as parts:
+            with pandas.read_csv(path, **AS_WRITTEN, low_memory=False, chunksize=ROWS_AT_ONCE) as parts:
                 for rows in parts:
                     yield name, rows
 

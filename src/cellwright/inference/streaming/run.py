@@ -49,7 +49,7 @@ from cellwright.files.atomic import (
     writing,
 )
 from cellwright.files.folders.written import begin_image, changed_meanwhile, mark_written
-from cellwright.files.tables import write_csv, write_provenance
+from cellwright.files.tables import TEXTS, write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.classify import classifier_facts
 from cellwright.inference.context import KnownPart, calibration_of, open_context
@@ -102,7 +102,6 @@ if TYPE_CHECKING:
 
 BEGUN = "begun"  # among the parts: that what was not ours is kept
 MEASURED = "measured.json"  # among the parts: how cells are measured and chosen
-TEXTS = ("class", "regions")  # columns of names
 STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
 WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
