@@ -23,6 +23,7 @@ from cellwright.core.tasks import Progress, run
 from cellwright.files.atomic import acquire_lock, write_text
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.results import read_outcomes
+from cellwright.files.images import image_names
 from cellwright.files.tables import write_table
 from cellwright.inference import folder, image_count
 from cellwright.inference.folder import count_folder
@@ -175,6 +176,21 @@ def test_every_image_of_a_file_is_counted(images, tmp_path):
     assert {one.image.name: one.row["count"] for one in kept} == {
         name: one.row["count"] for name, one in outcomes.items()
     }
+
+
+def test_images_of_a_file_that_are_called_the_same_are_all_counted(images, tmp_path):
+    with tifffile.TiffWriter(images / "many.ome.tif", ome=True) as tiff:
+        for n, name in enumerate(("Pos", "Pos", "pos", "Pos_2"), start=1):
+            pixels = np.zeros((8, 9 + n), np.uint8)
+            pixels[0, :n] = 200
+            tiff.write(pixels, metadata={"axes": "YX", "Name": name})
+    for _ in range(2):
+        outcomes = count(images, tmp_path / "out", BrightPixels())
+        own = {name: one.row["count"] for name, one in outcomes.items() if "#" in name}
+        assert own == {"many#Pos": 1, "many#Pos_2": 2, "many#pos_3": 3, "many#Pos_2_2": 4}
+        assert len(pandas.read_csv(tmp_path / "out" / "many#pos_3.cells.csv")) == 3
+    assert all(one.was_done for one in outcomes.values())
+    assert image_names(images / "many.ome.tif") == [f"many.ome_{name[5:]}" for name in own]
 
 
 def test_a_run_that_is_stopped_leaves_no_table_of_other_settings(images, tmp_path):

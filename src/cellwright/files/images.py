@@ -302,6 +302,18 @@ def _physical_sizes(image: Image) -> dict[str, Any]:
 
 
 def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
+    """Yield all images in a file or store; of those that it calls the same each further one has a number."""
+    taken: set[str] = set()
+    for image in _as_called(path, wanted):
+        name, n = image.name, 1
+        while name.casefold() in taken:
+            n += 1
+            name = f"{image.name}_{n}"
+        taken.add(name.casefold())
+        yield image if n == 1 else replace(image, name=name)
+
+
+def _as_called(path: Path | str, wanted: Wanted) -> Iterator[Image]:
     address = zarr.address_of(path)
     if address:
         yield from zarr.read_zarr(address, wanted)
