@@ -570,6 +570,26 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_the_nearest_cell_is_found_across_slices(tmp_path, draw_blobs, small_blocks, flat_cells, link):
+    """It lies above, farther than the next block of slices; of slices on their own it is in the same one."""
+    is_there = np.arange(32) % 13 < 9
+    volume = draw_blobs((160, 30)).image * is_there[:, np.newaxis, np.newaxis].astype(np.float32)
+    image, engine = Image(volume, "ZYX"), EngineSettings(link=link)
+    settings = AnalysisSettings(measure=("neighbours",))
+    whole = analyse(run(count_cells(image, small_blocks, engine=engine)), image, settings)
+    job = job_of(
+        image,
+        tmp_path,
+        small_blocks,
+        analysis=settings,
+        engine=engine,
+        stream=StreamSettings(memory="3.67MB"),
+    )
+    run(count_streamed(job))
+    same_tables(sorted_rows(read(tmp_path)[1]), sorted_rows(whole.table))
+
+
 @pytest.fixture
 def colouring_model(oracle_model, monkeypatch):
     """A model that sees slices coloured by their neighbours."""
@@ -697,7 +717,7 @@ def test_a_block_waits_for_its_neighbours_alone(tmp_path, monkeypatch, chunk):
         assert not any(waits_for.values())
         return
     for place, block in enumerate(blocks):
-        expected = {other.number for other in blocks[:place] if other.touches(block)}
+        expected = {other.number for other in blocks[:place] if other.lies_within((0, 0), block)}
         assert waits_for[block.number] == expected
     assert max(map(len, waits_for.values())) < 9  # and not for all of a round
 

@@ -197,10 +197,16 @@ class StreamBlock(NamedTuple):
             for a, b, side in spans
         )
 
-    def touches(self, other: "StreamBlock") -> bool:
-        """Return whether two blocks of one time point have an edge or a corner in common."""
-        pairs = zip(self.tile.core, other.tile.core, strict=True)
-        return self.time == other.time and all(a.start <= b.stop and b.start <= a.stop for a, b in pairs)
+    def lies_within(self, reach: Sequence[float], other: "StreamBlock") -> bool:
+        """Return whether the core of a block is so near to that of another of its time point along each axis.
+
+        Cores that have an edge or a corner in common are 0 pixels apart.
+        """
+        gaps = (
+            max(a.start - b.stop, b.start - a.stop)
+            for a, b in zip(self.tile.core, other.tile.core, strict=True)
+        )
+        return self.time == other.time and all(gap <= most for gap, most in zip(gaps, reach, strict=True))
 
 
 class StreamPlan(NamedTuple):

@@ -37,6 +37,7 @@ from cellwright.inference.streaming.plan import (
     tell,
 )
 from cellwright.models.classifier import load_classifier
+from cellwright.models.stitching import CLAIM_PX
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
@@ -51,7 +52,7 @@ from cellwright.ops.measure.analysis import (
     left_out_notices,
     tracks_of,
 )
-from cellwright.ops.measure.cells_table import is_volumetric, places_of
+from cellwright.ops.measure.cells_table import cell_ndim, places_of
 from cellwright.ops.measure.columns import PIXEL_COUNTS, keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
@@ -70,6 +71,8 @@ from cellwright.ops.measure.regions import RegionSet
 BYTES_PER_LINK = 24  # of two cells in frames that follow each other, while they are linked
 SUMMED = ("label", "t", "z", "y", "x", "class", "score", *PIXEL_COUNTS, "regions", "nuclei")
 NEAREST = "nearest_distance"
+ELSEWHERE = 1e12  # distance of slices that are not linked: farther than any cells of one slice
+BEYOND_CORE_PX = 2 * CLAIM_PX + 1  # that centres of the cells of two blocks lie nearer than their cores
 
 
 def check_second_pass(job: StreamJob) -> None:
@@ -260,22 +263,24 @@ def _sizes(regions: RegionSet, image: Image, block: StreamBlock) -> NDArray[np.i
 
 
 def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Result) -> NDArray[np.float64]:
-    """Return how far the nearest other cell is from each cell of a block, wherever that lies."""
-    files = job.files
-    axes = job.image.spatial_axes.lower()
-    if not is_volumetric(result):
-        axes = "yx"
-    spacing = np.asarray(pixel_sizes(result, len(axes)) or (1.0,) * len(axes))
-    blocks = blocks_of(job.image, plan)
+    """Return how far the nearest other cell is from each cell of a block, wherever that lies.
+
+    Of slices that are not linked it is the nearest in the same one.
+    """
+    axes, ndim = job.image.spatial_axes.lower(), cell_ndim(result)
+    spacing = np.array(pixel_sizes(result, ndim) or (1.0,) * ndim)
+    if ndim < len(axes):
+        spacing = np.array([ELSEWHERE, *spacing])
 
     def centres(others: Sequence[StreamBlock]) -> NDArray[np.float64]:
-        return np.asarray(centres_in(files.all_of(Kept.CELLS, others), axes) * spacing)
+        return np.asarray(centres_in(job.files.all_of(Kept.CELLS, others), axes) * spacing)
 
-    own = centres([block])
-    distances = _to_second(centres([other for other in blocks if other.touches(block)]), own)
-    if not (distances < plan.core_px * spacing.min()).all():  # there may be a nearer one farther away
-        distances = _to_second(centres([other for other in blocks if other.time == block.time]), own)
-    return np.where(np.isfinite(distances), distances, np.nan)
+    blocks, own = blocks_of(job.image, plan), centres([block])
+    distances, reach, n_read = np.zeros(0), np.zeros(len(axes)), 0
+    while len(near := [other for other in blocks if other.lies_within(reach, block)]) > n_read:
+        distances, n_read = _to_second(centres(near), own), len(near)
+        reach = distances.max() / spacing + BEYOND_CORE_PX  # there may be a nearer one in other blocks
+    return np.where(distances < ELSEWHERE, distances, np.nan)
 
 
 def _to_second(centres: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
