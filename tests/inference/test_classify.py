@@ -10,10 +10,14 @@ from cellwright.core.errors import AxesError, CheckpointError, OutOfMemoryError,
 from cellwright.core.tasks import run
 from cellwright.inference import classify as classify_module
 from cellwright.inference.classify import Classes, classify, predict_classes
+from cellwright.inference.image_count import summary_row
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier
 from cellwright.models.spec import ClassifierSpec
 from cellwright.ops.labels import label_properties
+from cellwright.ops.measure.analysis import AnalysisInputs, Counted, analyse
+from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.ops.measure.regions import region_set, shape_region
 
 CPU = EngineSettings(device="cpu", precision="float32")
 SPEC = ClassifierSpec("small", "Bright or not", ("dim", "bright", "large"), crop_px=16, diameter_px=12.0)
@@ -250,3 +254,27 @@ def test_a_wrong_channel_or_classifier_is_refused(scene):
         run(classify(result_of(cells, image), image, "absent", CPU))
     with pytest.raises(AxesError, match="takes 4 channels"):
         run(predict_classes(cells, Image(np.stack([data] * 3, -1), "YXC"), classifier(in_channels=4), CPU))
+
+
+def test_a_class_and_a_region_of_one_name_have_columns_of_their_own():
+    labels = np.zeros((20, 40), np.int32)
+    labels[4:8, 4:8], labels[4:8, 14:18], labels[4:8, 30:34] = 1, 2, 3
+    image = Image(labels.astype(np.float32), "YX")
+    found = result_of_labels(labels, image).result
+    cells = replace(found.cells, classes=np.array([0, 1, 1], np.int16))
+    found = replace(found, cells=cells, provenance=found.provenance.noting(classes=["tumour", "blood"]))
+    sides = ((0, 20, "tumour"), (20, 40, "stroma"))
+    regions = [
+        shape_region(name, "polygon", np.array([[-1, low], [-1, high], [20, high], [20, low]]))
+        for low, high, name in sides
+    ]
+    analysis = analyse(found, image, inputs=AnalysisInputs(region_set(regions)))
+    row = summary_row(Counted(analysis.result, analysis))
+    counts = {name: value for name, value in row.items() if name.startswith("count_")}
+    assert counts == {
+        "count_tumour": 1,
+        "count_blood": 2,
+        "count_in_tumour": 2,
+        "count_stroma": 1,
+        "count_all regions": 3,
+    }

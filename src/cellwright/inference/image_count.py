@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
@@ -439,7 +439,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     row |= fit_columns(result)
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     if counted.analysis is not None:
-        row |= _analysis_columns(counted.analysis)
+        row |= _analysis_columns(counted.analysis, row)
     elif len(result.cells):
         table = cells_table(result)
         row |= {f"median_{name}": round(float(table[name].median()), 3) for name in SIZES if name in table}
@@ -448,13 +448,18 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     return row
 
 
-def _analysis_columns(analysis: Analysis) -> dict[str, Any]:
-    """Return counts of regions and markers, tracks, and the mean of each measured column."""
+def _analysis_columns(analysis: Analysis, taken: Collection[str]) -> dict[str, Any]:
+    """Return counts of regions and markers, tracks, and the mean of each measured column.
+
+    The count of a region whose column is ``taken``, by the class of that name, is ``count_in_<region>``.
+    """
     columns: dict[str, Any] = {}
     if "regions" in analysis.table:
         counts = analysis.counts.groupby("region", sort=False)["count"].sum()
         if len(counts) > 1:  # that of a single one is the count
-            columns |= {f"count_{name}": plain_count(n) for name, n in counts.items()}
+            for name, n in counts.items():
+                column = f"count_in_{name}" if f"count_{name}" in taken else f"count_{name}"
+                columns[column] = plain_count(n)
     if analysis.copositive is not None:
         rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)
         columns |= {f"count_{markers}": int(n) for markers, n in rows}
