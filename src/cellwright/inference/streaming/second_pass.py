@@ -277,7 +277,7 @@ def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Resul
 
     blocks, own = blocks_of(job.image, plan), centres([block])
     distances, reach, n_read = np.zeros(0), np.zeros(len(axes)), 0
-    while len(near := [other for other in blocks if other.lies_within(reach, block)]) > n_read:
+    while len(near := [other for other in blocks if other.lies_within(reach.tolist(), block)]) > n_read:
         distances, n_read = _to_second(centres(near), own), len(near)
         reach = distances.max() / spacing + BEYOND_CORE_PX  # there may be a nearer one in other blocks
     return np.where(distances < ELSEWHERE, distances, np.nan)
