@@ -173,6 +173,16 @@ def test_a_run_on_other_images_is_not_gone_on_with(train_tiny, tmp_path):
         train_tiny("a")
 
 
+def test_a_run_on_as_many_other_images_is_not_gone_on_with(train_tiny, material, tiny_flow, tmp_path):
+    train_tiny("a", stop_after=3)
+    for part in ("target", "extra"):
+        first, *rest = getattr(material, part)
+        others = replace(material, **{part: (replace(first, name="another:0"), *rest)})
+        with pytest.raises(CheckpointError, match="other settings, images or weights"):
+            run(fit(others, tiny_flow(), tmp_path / "a", SHORT, device="cpu"))
+    train_tiny("a")
+
+
 def test_a_run_with_other_settings_is_not_gone_on_with(train_tiny):
     train_tiny("a", stop_after=3)
     with pytest.raises(CheckpointError, match="began with other settings"):

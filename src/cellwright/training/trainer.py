@@ -131,7 +131,7 @@ def fit(
     first, second = WeightedSamples(everything, sampling_weights(kinds)), None
     state = first_state(model.network, torch_device, settings.weight_decay)
     state.facts = learned_from(
-        n_images=[len(material.target), len(material.extra)],
+        images=[[sample.name for sample in samples] for samples in (material.target, material.extra)],
         checked=[item.name for item in material.validation.items],
     )
     check_same_run(output, settings, state.facts)
