@@ -14,7 +14,7 @@ from cellwright.core.tasks import beside, stop_point
 from cellwright.files import atomic
 from cellwright.files.tables import (
     ROWS_AT_ONCE,
-    read_cells,
+    read_cells_table,
     write_csv,
     write_parquet,
     write_provenance,
@@ -173,11 +173,11 @@ def test_names_in_a_table_stay_what_they_are(tmp_path):
     names = ["1", "02", "NA", "None", "nan", "", "a; 1"]
     table = pandas.DataFrame({"class": names, "regions": names, "score": [0.5, *[np.nan] * 6]})
     write_csv(tmp_path / "a.csv", table)
-    back = read_cells(tmp_path / "a.csv")
+    back = read_cells_table(tmp_path / "a.csv")
     assert back["class"].tolist() == back["regions"].tolist() == names
     assert back["score"].dtype == "float64"
     write_csv(tmp_path / "none.csv", table[:0])
-    assert list(read_cells(tmp_path / "none.csv")) == list(table)
+    assert list(read_cells_table(tmp_path / "none.csv")) == list(table)
 
 
 def test_small_areas_keep_their_digits(tmp_path):

@@ -20,7 +20,7 @@ from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
 from cellwright.files.folders.results import only_run, read_outcomes, thumbnail_of
 from cellwright.files.folders.written import begin_image, begun_of
-from cellwright.files.tables import read_cells
+from cellwright.files.tables import read_cells_table
 from cellwright.inference import image_count
 from cellwright.inference.corrections import save_corrected
 from cellwright.inference.folder import count_folder
@@ -252,7 +252,7 @@ def test_classes_come_along(images, tmp_path, shelved, blobs, names):
     found = found_in(out, "A01")
     np.testing.assert_array_equal(found.cells.classes, classes)
     told = [names[0]] * 3 + [names[1]] * (n - 3)
-    assert read_cells(out / "A01.cells.csv")["class"].tolist() == told
+    assert read_cells_table(out / "A01.cells.csv")["class"].tolist() == told
     assert pandas.read_parquet(out / "cells.parquet")["class"].tolist()[:n] == told
 
 

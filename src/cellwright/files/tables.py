@@ -46,7 +46,7 @@ def write_table(path: Path | str, result: Result, columns: Mapping[str, Any] = M
     write_csv(path, table, in_digits)
 
 
-def read_cells(path: Path | str, **options: Any) -> "pandas.DataFrame":
+def read_cells_table(path: Path | str, **options: Any) -> "pandas.DataFrame":
     """Return a table of cells as it was written as CSV; ``options`` are those of ``pandas.read_csv``."""
     import pandas
 

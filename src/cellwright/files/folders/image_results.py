@@ -17,7 +17,7 @@ from cellwright.files.images import read_image, read_images, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.metadata import with_axes
 from cellwright.files.regions import read_label_image
-from cellwright.files.tables import read_cells
+from cellwright.files.tables import read_cells_table
 from cellwright.ops.measure.cells_table import class_names, places_of
 from cellwright.ops.measure.columns import PIXEL_COUNTS
 from cellwright.ops.measure.measurement import result_of_labels
@@ -106,7 +106,7 @@ def read_found(path: Path) -> Result:
 
 def _read_cells(path: Path) -> "pandas.DataFrame":
     with expecting(ReadError, f"the table {path}", "Count again.", OSError, ValueError):
-        return read_cells(path)
+        return read_cells_table(path)
 
 
 def blocks_folder(output: Path, name: str) -> Path:

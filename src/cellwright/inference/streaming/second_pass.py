@@ -22,7 +22,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, writing
-from cellwright.files.tables import read_cells, write_csv
+from cellwright.files.tables import read_cells_table, write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
 from cellwright.inference.streaming.block import centres_in, compact, placed, window_image
@@ -312,7 +312,7 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
     lengths = dict(zip(image.label_axes, image.label_shape, strict=True))
     sizes = np.zeros((len(regions.names_and_union), lengths.get("T", 1), lengths.get("Z", 1)), np.int64)
     for block in blocks:
-        table = read_cells(files.of(Kept.MEASURED, block))
+        table = read_cells_table(files.of(Kept.MEASURED, block))
         with np.load(files.of(Kept.REGIONS, block)) as stored:
             membership = stored["membership"]
             nuclei += stored["nuclei"]
@@ -355,7 +355,9 @@ def analysis_of(
     SettingsError where linking the cells of two frames takes more memory than there is.
     """
     parts = job.files.all_of(Kept.SELECTED, blocks)
-    tables = [read_cells(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts]
+    tables = [
+        read_cells_table(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
+    ]
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
     whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
     table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
@@ -425,7 +427,7 @@ def _check_links(result: Result) -> None:
 def _add_columns(parts: Sequence[Path], columns: pandas.DataFrame) -> None:
     start = 0
     for part in parts:
-        table = read_cells(part)
+        table = read_cells_table(part)
         if len(table):
             for name in columns:
                 table[name] = columns[name].to_numpy()[start : start + len(table)]
@@ -445,7 +447,7 @@ def _mark(job: StreamJob, parts: Sequence[Path]) -> dict[str, float]:
     every = pandas.concat([one for one in columns if len(one)] or columns[:1])
     thresholds = thresholds_of(every, markers)
     for part in parts:
-        table = read_cells(part)
+        table = read_cells_table(part)
         add_positive(table, thresholds)
         write_csv(part, table)
     return thresholds
