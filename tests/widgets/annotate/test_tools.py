@@ -171,6 +171,16 @@ def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
     assert tools.view.layer.mouse_pan
 
 
+def test_a_cell_of_a_very_high_number_is_cut(tools: ToolBox) -> None:
+    labels = tools.session.labels.copy()
+    labels[labels == tools.session.store.number_at((2, 32, 23))] = 2_000_000_000
+    tools.session.replace_labels(labels)
+    press(tools, "S")
+    drag(tools, (2, 25, 23), (2, 32, 23), (2, 38, 23))
+    parts = {tools.session.store.number_at((2, 32, x)) for x in (12, 34)}
+    assert parts == {2_000_000_000, 2_000_000_001}
+
+
 def test_naparis_own_polygon_is_ended_by_its_keys(tools: ToolBox) -> None:
     layer, corners = tools.view.layer, [(2, 2, 45), (2, 2, 53), (2, 8, 53), (2, 8, 45)]
     before = len(tools.session.store)

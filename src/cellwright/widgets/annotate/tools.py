@@ -267,7 +267,8 @@ class ToolBox(QObject):
         if not len(crossed):
             self.done.emit("Draw the line across a cell.")
             return
-        number = int(np.bincount(crossed).argmax())
+        numbers, n_steps = np.unique(crossed, return_counts=True)  # numbers may be very high
+        number = int(numbers[n_steps.argmax()])
         found = self.attempt(lambda: self.session.split_line(number, points))
         if found:
             self.done.emit(f"Cut cell {number}; new: {', '.join(map(str, found))}.")
