@@ -939,6 +939,17 @@ def test_other_measurements_do_not_count_anew(tmp_path, draw_blobs, small_blocks
     assert "circularity" not in table
 
 
+def test_a_classifier_that_was_trained_again_classifies_anew(tmp_path, draw_blobs, small_blocks):
+    save_classifier(tmp_path / "classes", build(("long", "round")))
+    image, classifier = Image(draw_blobs((300, 280)).image, "YX"), str(tmp_path / "classes")
+    with closing(count_streamed(job_of(image, tmp_path, small_blocks, classifier=classifier))) as task:
+        while not [*tmp_path.glob("*.parts/*.measured.csv")]:
+            next(task)
+    save_classifier(tmp_path / "classes", build(("flat", "thick")))
+    run(count_streamed(job_of(image, tmp_path, small_blocks, classifier=classifier)))
+    assert set(read(tmp_path)[1]["class"]) <= {"flat", "thick"}
+
+
 def test_a_density_is_streamed(tmp_path, monkeypatch):
     monkeypatch.setattr(zarr_labels, "CHUNK_PX", 64)
     monkeypatch.setattr(zarr_labels, "SMALLEST_LEVEL_PX", 300)

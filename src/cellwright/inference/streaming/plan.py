@@ -29,7 +29,7 @@ from cellwright.inference.predictor import Networks
 from cellwright.inference.recipe import Recipe, read_inputs
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import InputFiles
-from cellwright.models import registry
+from cellwright.models import registry, store
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.intensity import GRAIN_PX, Scaling
 from cellwright.ops.geometry.tiles import Tile, padded, pieces
@@ -157,7 +157,8 @@ class StreamJob:
         """The same for what is measured."""
         recipe = replace(self.recipe, with_files=())
         files = [facts_of(path) for path in recipe.input_paths(self.image.name)]
-        return json.dumps([asdict(recipe.analysis), recipe.classifier, files])
+        weights = store.classifier_of(recipe.classifier).weights_sha256 if recipe.classifier else ""
+        return json.dumps([asdict(recipe.analysis), recipe.classifier, weights, files])
 
 
 class StreamBlock(NamedTuple):
