@@ -276,10 +276,12 @@ def _nearest(job: StreamJob, plan: StreamPlan, block: StreamBlock, result: Resul
         return np.asarray(centres_in(job.files.all_of(Kept.CELLS, others), axes) * spacing)
 
     blocks, own = blocks_of(job.image, plan), centres([block])
-    distances, reach, n_read = np.zeros(0), np.zeros(len(axes)), 0
-    while len(near := [other for other in blocks if other.lies_within(reach.tolist(), block)]) > n_read:
+    reach, n_read = np.zeros(len(axes)), 0
+    near = [other for other in blocks if other.lies_within(reach.tolist(), block)]
+    while len(near) > n_read:
         distances, n_read = _to_second(centres(near), own), len(near)
         reach = distances.max() / spacing + BEYOND_CORE_PX  # there may be a nearer one in other blocks
+        near = [other for other in blocks if other.lies_within(reach.tolist(), block)]
     return np.where(distances < ELSEWHERE, distances, np.nan)
 
 
