@@ -310,7 +310,9 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
             n += 1
             name = f"{image.name}_{n}"
         taken.add(name.casefold())
-        yield image if n == 1 else replace(image, name=name)
+        if n > 1:
+            image = replace(image, name=name)
+        yield image
 
 
 def _as_called(path: Path | str, wanted: Wanted) -> Iterator[Image]:

@@ -458,7 +458,9 @@ def _analysis_columns(analysis: Analysis, taken: Collection[str]) -> dict[str, A
         counts = analysis.counts.groupby("region", sort=False)["count"].sum()
         if len(counts) > 1:  # that of a single one is the count
             for name, n in counts.items():
-                column = f"count_in_{name}" if f"count_{name}" in taken else f"count_{name}"
+                column = f"count_{name}"
+                if column in taken:
+                    column = f"count_in_{name}"
                 columns[column] = plain_count(n)
     if analysis.copositive is not None:
         rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)

@@ -157,7 +157,9 @@ class StreamJob:
         """The same for what is measured."""
         recipe = replace(self.recipe, with_files=())
         files = [facts_of(path) for path in recipe.input_paths(self.image.name)]
-        weights = store.classifier_of(recipe.classifier).weights_sha256 if recipe.classifier else ""
+        weights = ""
+        if recipe.classifier:
+            weights = store.classifier_of(recipe.classifier).weights_sha256
         return json.dumps([asdict(recipe.analysis), recipe.classifier, weights, files])
 
 

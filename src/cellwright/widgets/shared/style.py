@@ -317,9 +317,13 @@ def set_state(widget: QWidget, name: str, *, on: bool) -> None:
 
 def bound_key(key: str) -> str:
     """Return a key as napari is to bind it: on a Mac Command stands for Control, and napari calls it Meta."""
-    return key.replace("Control", "Meta") if ON_MAC else key
+    if ON_MAC:
+        return key.replace("Control", "Meta")
+    return key
 
 
 def with_own_keys(text: str) -> str:
     """Return a text for people with the keys of their keyboard: on a Mac Cmd for Ctrl."""
-    return text.replace("Ctrl", "Cmd") if ON_MAC else text
+    if ON_MAC:
+        return text.replace("Ctrl", "Cmd")
+    return text
