@@ -86,9 +86,9 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _part_of(path: Path) -> Path:
-    """Return the name of a file or folder until it is whole; file systems end at 255 bytes."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+def _part_of(path: Path, ending: str = ".part") -> Path:
+    """Return the name of a file or folder until it is whole, or gone; file systems end at 255 bytes."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{ending}")
 
 
 def move(source: Path, target: Path) -> None:
@@ -105,7 +105,7 @@ def remove_folder(folder: Path) -> None:
 
     FileNotFoundError where there is none, OSError where a program has something in it open.
     """
-    move(folder, folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(4)}{GONE}"))
+    move(folder, _part_of(folder, GONE))
     for doomed in folder.parent.glob(f".*{GONE}"):
         shutil.rmtree(doomed, ignore_errors=True)
 

@@ -214,9 +214,9 @@ def prepare_labels(*colormaps: CyclicLabelColormap | DirectLabelColormap) -> Non
     import_module("vispy.visuals.line.dash_atlas").DashAtlas()
     for colormap in colormaps:
         compiled = getattr(colormap, "_data_to_texture", None)
-        for shape in ((0,), (8, 8)):  # a new layer asks with no pixels which type its colours have
-            if compiled is not None:
-                compiled(np.zeros(shape, np.int32))
+        if compiled is not None:
+            compiled(np.zeros(0, np.int32))  # a new layer asks with no pixels which type its colours have
+            compiled(np.zeros((8, 8), np.int32))
 
 
 def forget_history(layer: Labels) -> None:
