@@ -1,5 +1,7 @@
 """The boxes to choose from, which follow layers and models by themselves."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +176,21 @@ def test_devices_are_looked_for_without_units_and_layers(
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
     assert users == builders == []
     assert compiled == 4 * [np.int32]
+
+
+LOADED = """
+import sys
+from npe2 import PluginManager
+from cellwright.core.tasks import run
+from cellwright.widgets.shared.model_combos import device_task
+PluginManager.instance().discover()  # as a viewer does
+run(device_task())
+assert "cellwright.widgets.results.widget" in sys.modules
+"""
+
+
+def test_results_are_loaded_before_the_first_count_opens_them() -> None:
+    subprocess.run([sys.executable, "-c", LOADED], check=True)
 
 
 def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(

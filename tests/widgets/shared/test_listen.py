@@ -93,7 +93,7 @@ def test_results_of_a_viewer_that_was_closed_meanwhile_are_not_opened(
             viewer.close()
         raise RuntimeError(f"Failed to import {title}.")
 
-    monkeypatch.setattr(messages, "_callable_of", load)
+    monkeypatch.setattr(messages, "load_panel", load)
     steps = messages._open_results(viewer, None)
     next(steps)
     with pytest.raises(StopIteration if is_closed else RuntimeError):

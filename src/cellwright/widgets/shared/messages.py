@@ -179,7 +179,7 @@ def _open_results(viewer: Any, front: QWidget | None) -> Iterator[None]:
     """Open the results panel, where the window is still there and the user has not opened it meanwhile."""
     yield
     try:
-        _callable_of(PANEL)  # loaded by now, in further turns
+        load_panel(PANEL)  # loaded by now, in further turns
     except RuntimeError:  # npe2's, of whatever kept it from being loaded
         if has_window(viewer):
             raise
@@ -211,7 +211,7 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
 
     Its name is that of napari's menu, which would open a second one otherwise.
     """
-    window, make = viewer.window, _callable_of(title)
+    window, make = viewer.window, load_panel(title)
     dock = panel_in(window, title)
     if dock is None:
         name = f"{title} ({PluginManager.instance().get_manifest(PLUGIN).display_name})"
@@ -220,8 +220,8 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
     return dock
 
 
-def _callable_of(title: str) -> Callable[..., Any]:
-    """Return what makes a panel; its code is loaded while the window draws."""
+def load_panel(title: str) -> Callable[..., Any]:
+    """Return what makes a panel of this title; its code is loaded while the window draws."""
     panels = PluginManager.instance().iter_widgets()
     (panel,) = [one for one in panels if (one.plugin_name, one.display_name) == (PLUGIN, title)]
     return panel.get_callable()

@@ -24,7 +24,7 @@ from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FlowLayout
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import bright_colours, class_colour, colours_by_label
-from cellwright.widgets.shared.messages import choose_entry, listen
+from cellwright.widgets.shared.messages import PANEL, choose_entry, listen, load_panel
 from cellwright.widgets.shared.napari_private import DEVICES, preferences, prepare_labels
 from cellwright.widgets.shared.style import button, fill, row
 
@@ -279,4 +279,6 @@ def device_task() -> Task[tuple[tuple[str, str], ...]]:
     from cellwright.inference.device import devices
 
     import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count
+    with suppress(RuntimeError, ValueError):  # not to be had: told where the panel is opened
+        load_panel(PANEL)
     return tuple(devices())
