@@ -7,6 +7,7 @@ from threading import Event
 import numpy as np
 import pandas
 import pytest
+from openpyxl import load_workbook
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.core.errors import WriteError
@@ -238,6 +239,14 @@ def test_a_sheet_holds_what_a_table_holds(tmp_path):
         assert found["cells"][name].tolist() == table[name].tolist()
     assert found["cells"]["class"].fillna("").tolist() == table["class"].tolist()
     assert found["cells"]["some"].fillna("").tolist() == [1, "", "x"]
+
+
+def test_names_are_text_in_a_sheet_whatever_they_look_like(tmp_path):
+    table = pandas.DataFrame({"class": ["=A1+1", "#N/A", "+ +", "a\x02b"]})
+    write_xlsx(tmp_path / "t.xlsx", {"cells": table})
+    found = load_workbook(tmp_path / "t.xlsx")["cells"]["A"]
+    assert [cell.value for cell in found] == ["class", "=A1+1", "#N/A", "+ +", "ab"]
+    assert {cell.data_type for cell in found} == {"s"}
 
 
 @pytest.mark.parametrize("n", [0, 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1])

@@ -165,6 +165,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(images, tmp_path):
     assert not (tmp_path / "halves" / "pretrained.json").exists()
     with pytest.raises(CheckpointError, match="began with other settings"):
         next(pretrain(images, flow(), tmp_path / "halves", replace(SHORT, rate=1e-5), device="cpu"))
+    with pytest.raises(CheckpointError, match="images or weights"):
+        next(pretrain(images[:2], flow(), tmp_path / "halves", SHORT, device="cpu"))
     halves = run(pretrain(images, flow(), tmp_path / "halves", SHORT, device="cpu"))
     first, second = (load_file(folder / "weights.safetensors") for folder in (whole, halves))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)

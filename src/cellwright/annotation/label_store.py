@@ -181,6 +181,15 @@ class LabelStore:
             return self.labels, box
         return self.labels[time], box[1:]
 
+    def first_part(self, number: int) -> tuple[Labels, Box]:
+        """Return the labels and the box of a cell; of a time series those of its first time point."""
+        if not self.has_time:
+            return self.labels, self.box_of(number)
+        labels, box = self.part(number, self.box_of(number)[0].start)
+        inner = bounds(labels[box] == number)
+        assert inner is not None  # a box begins where its cell does
+        return labels, moved(inner, box)
+
     def at_one_time(self, points: NumpyLike) -> tuple[int | None, NDArray[np.float64]]:
         """Return the time point of points (N, D), None without time, and their spatial coordinates."""
         found = np.atleast_2d(np.asarray(points, float))

@@ -25,7 +25,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.ops.geometry.tiles import padded
-from cellwright.ops.label_changes import Mask, bounds, moved
+from cellwright.ops.label_changes import Mask
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:
@@ -136,12 +136,7 @@ class ReviewQueue:
 
 def _shape_of(session: AnnotationSession, number: int) -> _Shape:
     """Return what the voxels of a cell tell; of a time series those of its first time point."""
-    box, labels = session.store.box_of(number), session.labels
-    if "T" in session.image.axes:
-        labels, plane = labels[box[0].start], box[1:]
-        inner = bounds(labels[plane] == number)
-        assert inner is not None  # a box begins where its cell does
-        box = moved(inner, plane)
+    labels, box = session.store.first_part(number)
     window = padded(box, 1, labels.shape)
     around = labels[window]
     mask = around == number

@@ -31,7 +31,7 @@ from cellwright.annotation.setup import (
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops import label_editing
-from cellwright.ops.label_changes import Box, Change, Mask, boxes_of, change_of
+from cellwright.ops.label_changes import Box, Change, Mask, change_of
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
 
@@ -300,11 +300,16 @@ class AnnotationSession:
         self.history.do("paint", [change], {number: self._reviewed(number) for number in gained if number})
 
     def replace_labels(self, labels: NDArray[np.integer[Any]]) -> None:
-        """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
+        """Put new labels, a model's say, in the place of all there are; undoable as any edit.
+
+        A cell that has most of its voxels still, under its number, stays what it is; all others are new.
+        """
         found = checked_labels(self.image, labels)
         whole = tuple(slice(0, length) for length in found.shape)
-        cells: dict[int, CellMetadata | None] = dict.fromkeys(self.store.cells)
-        cells |= dict.fromkeys(boxes_of(found), CellMetadata())
+        before, after, shared = map(_sizes, (self.labels, found, np.where(found == self.labels, found, 0)))
+        kept = {number for number, n in shared.items() if 2 * n > max(before[number], after[number])}
+        cells: dict[int, CellMetadata | None] = dict.fromkeys(self.store.cells.keys() - kept)
+        cells |= dict.fromkeys(after.keys() - kept, CellMetadata())
         change = change_of(self.labels, whole, found)
         self.history.do("model", [change], cells, replace(self.metadata, has_masks=True))
 
@@ -382,6 +387,12 @@ class AnnotationSession:
             raise AnnotationError(
                 f"Region {index} must be one of {len(self.metadata.regions)}; it is not. Choose another."
             )
+
+
+def _sizes(labels: NDArray[np.integer[Any]]) -> dict[int, int]:
+    """Return how many voxels each cell has."""
+    numbers, n_voxels = np.unique(labels[labels > 0], return_counts=True)
+    return dict(zip(numbers.tolist(), n_voxels.tolist(), strict=True))
 
 
 def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int | None]:

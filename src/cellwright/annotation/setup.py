@@ -16,6 +16,7 @@ from cellwright.ops.geometry.intensity import sample_steps
 from cellwright.ops.label_changes import Box
 
 FINGERPRINT_PIXELS = 1 << 14
+MOST_NUMBER = 2**31 - 2  # of a cell: 32 bits hold the next one, too
 
 
 class Columns(NamedTuple):
@@ -51,9 +52,9 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
             f"Labels must be whole numbers in the image's shape {shape}; got {found.dtype} in "
             f"{found.shape}. Choose the labels of this image."
         )
-    if found.size and (found.min() < 0 or found.max() >= 2**31 - 1):
+    if found.size and (found.min() < 0 or found.max() > MOST_NUMBER):
         raise AnnotationError(
-            f"Labels must lie between 0 and {2**31 - 2}; got {found.min()} to {found.max()}. Number the "
+            f"Labels must lie between 0 and {MOST_NUMBER}; got {found.min()} to {found.max()}. Number the "
             "cells from 1 on."
         )
     if found.dtype == np.int32 and found.flags.writeable:

@@ -91,7 +91,7 @@ def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> No
                 sheet.append([_bold(sheet, column) for column in table])
                 for rows in _in_parts(table):
                     for row in rows.itertuples(index=False, name=None):
-                        sheet.append([_in_excel(value) for value in row])
+                        sheet.append([_in_excel(sheet, value) for value in row])
             book.save(file)
         finally:
             for sheet in book.worksheets:
@@ -122,8 +122,20 @@ def _bold(sheet: Any, text: object) -> Any:
     return cell
 
 
-def _in_excel(value: Any) -> Any:
-    """Return a value as a sheet can hold it: nothing where there is none, infinity as a word."""
+def _in_excel(sheet: Any, value: Any) -> Any:
+    """Return a value as a sheet can hold it: nothing where there is none, infinity as a word.
+
+    Names are text also where they look like a formula or an error, without the characters that no sheet has.
+    """
+    if isinstance(value, str) and value:
+        from openpyxl.cell import WriteOnlyCell
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+        value = ILLEGAL_CHARACTERS_RE.sub("", value)
+        if value.startswith(("=", "#")):
+            cell = WriteOnlyCell(sheet, value)
+            cell.data_type = "s"
+            return cell
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not isfinite(value):

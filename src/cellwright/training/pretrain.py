@@ -38,7 +38,7 @@ from cellwright.ops.geometry.axes import WHOLE, frames, in_lit_colour, middle_wi
 from cellwright.training.data.patches import augment, cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import forget, learned_from
 from cellwright.training.settings import PretrainMethod, PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume_run
 from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine
@@ -152,10 +152,13 @@ def pretrain(
     result counts nothing: it is what :func:`start_from` gives to a model that is then trained.
 
     CheckpointError where the network has no encoder and decoder to speak of, or the run in ``output`` is of
-    another one, or began with other settings. ReadError where no image can be learned from.
+    another one, or began with other settings or images. ReadError where no image can be learned from.
     """
     check_writable(output)
-    check_same_run(output, settings)
+    facts = learned_from(
+        images=[listed.name for listed in images], preset=[model.spec.family, model.spec.preset]
+    )
+    check_same_run(output, settings, facts)
     network = _with_trunk(model)
     samples, left_out = yield from read_unannotated(images, model)
     aside = f" · images that cannot be read or show nothing: {left_out}" if left_out else ""
@@ -163,13 +166,14 @@ def pretrain(
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings)
     state = first_state(task, torch_device, settings.weight_decay)
+    state.facts = facts
     resume_run(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         note_epoch(state, output, settings)
         yield epoch_report(state, settings.steps, aside)
     parts = state.average.get_submodule("parts")
-    facts = {
+    told = {
         "preset": model.spec.preset,
         "parts": sorted(name for name, _ in parts.named_children()),
         "n_images": len(images) - left_out,
@@ -177,7 +181,7 @@ def pretrain(
         "settings": asdict(settings),
         "history": state.history,
     }
-    write_model(output, parts, PRETRAINED, facts, None)
+    write_model(output, parts, PRETRAINED, told, None)
     forget(output)
     return output
 

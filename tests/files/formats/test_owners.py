@@ -182,6 +182,48 @@ def test_rois_over_the_edge_are_cut_there(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape", "slices", "lead"),
+    [
+        ("TYX", (6, 20, 30), [1, 3, 6], [[0], [2], [5]]),
+        ("ZYX", (6, 20, 30), [1, 3, 6], [[0], [2], [5]]),
+        ("TZCYX", (3, 2, 2, 20, 30), [1, 4, 9], [[0, 0], [0, 1], [2, 0]]),
+        ("TYXC", (6, 20, 30, 3), [1, 3, 6], [[0], [2], [5]]),
+        ("", (), [1, 3, 6], [[0], [2], [5]]),
+    ],
+)
+def test_each_point_of_a_multi_point_lies_in_its_own_slice(tmp_path, axes, shape, slices, lead):
+    points = roifile.ImagejRoi.frompoints(np.array([[3, 4], [10, 11], [15, 5]], float))
+    points.roitype, points.position = roifile.ROI_TYPE.POINT, 1
+    points.options |= roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+    points.counters, points.counter_positions = np.zeros(3, np.uint8), np.array(slices, np.uint32)
+    points.tofile(tmp_path / "a.roi")
+    image = Image(np.zeros(shape, np.uint8), axes) if axes else None
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.roi", image)
+    expected = np.column_stack([lead, [[3.5, 2.5], [10.5, 9.5], [4.5, 14.5]]])
+    np.testing.assert_allclose(found.points, expected)
+
+
+def test_a_copy_of_a_cell_in_its_slice_is_a_cell_of_its_own(tmp_path, draw_marks):
+    marks = draw_marks("ZYX")
+    for name, file in (("geojson", "a.geojson"), ("imagej-roi", "a.zip")):
+        FORMATS[name].write(tmp_path / file, [marks])
+    rois = roifile.roiread(tmp_path / "a.zip")
+    copied = roifile.ImagejRoi.frompoints(np.array([[0, 0], [3, 0], [3, 3], [0, 3]]))
+    copied.name, copied.z_position, copied.position = rois[0].name, rois[0].z_position, rois[0].position
+    rois.append(copied)
+    roifile.roiwrite(tmp_path / "b.zip", rois, name=[str(place) for place in range(len(rois))])
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    feature = content["features"][0]
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [3, 0], [3, 3], [0, 3], [0, 0]]]}
+    content["features"].append({**feature, "geometry": {**feature["geometry"], **square}})
+    (tmp_path / "b.geojson").write_text(json.dumps(content))
+    image = Image(np.zeros(marks.shape, np.uint8), "ZYX")
+    for name, file in (("geojson", "b.geojson"), ("imagej-roi", "b.zip")):
+        (found,) = FORMATS[name].read(tmp_path / file, image)
+        assert len(found) == len(marks) + 1, name
+
+
 def test_rois_of_another_image_are_refused(tmp_path):
     roifile.roiwrite(tmp_path / "a.zip", [roi_of([[700, 2], [709, 2], [705, 9]], "bad one")])
     image = Image(np.zeros((20, 40), np.uint8), "YX", (), "a")
@@ -441,6 +483,18 @@ def test_a_tiff_of_something_else_is_no_labels(tmp_path, values):
     tifffile.imwrite(tmp_path / "a.tif", values)
     with pytest.raises(ReadError, match=r"a\.tif must be labels"):
         FORMATS["ome-tiff"].read(tmp_path / "a.tif")
+
+
+def test_classes_of_cellpose_stay_with_cells_whose_numbers_are_in_no_order(tmp_path, draw_marks):
+    marks = draw_marks()
+    numbers = 3 * np.arange(len(marks), 0, -1, dtype=np.int32)
+    marks = replace(marks, numbers=numbers)
+    FORMATS["cellpose"].write(tmp_path / "a_seg.npy", [marks])
+    (found,) = FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+    called = {found.number_of(row): found.class_of(row) for row in range(len(found))}
+    assert called == {int(number): marks.class_of(row) for row, number in enumerate(numbers)}
+    assert len(set(called.values())) > 1
+    np.testing.assert_array_equal(found.numbered_labels(), marks.numbered_labels())
 
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX"])
@@ -751,6 +805,21 @@ def test_lineages_come_back(tmp_path, draw_marks, name):
         files = sorted((tmp_path / "a").glob("*.tif"))
         frames = [i for i, file in enumerate(files) if (tifffile.imread(file) == label).any()]
         assert frames == list(range(first, last + 1))
+
+
+def test_tracks_that_no_mask_shows_are_left_out_and_told_of(tmp_path, draw_marks):
+    labels, parents = movie()
+    marks = replace(draw_marks("TYX"), labels=labels, shape=labels.shape, parents=parents, image=None)
+    FORMATS["tracking-challenge"].write(tmp_path / "a", [marks])
+    for frame, file in enumerate(sorted((tmp_path / "a").glob("*.tif"))):
+        tifffile.imwrite(file, np.where(labels[frame] == 1, 0, tifffile.imread(file)).astype(np.uint16))
+    (found,) = FORMATS["tracking-challenge"].read(tmp_path / "a")
+    assert len(found) == len(found.parents) == len(found.numbers) == 4
+    assert found.parents.tolist() == [0] * 4
+    assert found.notices == (
+        "1 tracks of res_track.txt have no pixel in the masks and were left out, first: 1.",
+    )
+    FORMATS["tracking-challenge"].write(tmp_path / "b", [found])
 
 
 def test_lineages_keep_the_numbers_of_their_cells(tmp_path, draw_marks):

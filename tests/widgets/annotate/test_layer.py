@@ -7,10 +7,11 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
 
+from cellwright.annotation.label_store import CellMetadata
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.layer_factory import class_colour, write_classes
+from cellwright.widgets.shared.layer_factory import class_colour, features_by_number, write_classes
 from cellwright.widgets.shared.napari_private import recolour, redraw_box, stroke_of
 
 
@@ -148,6 +149,31 @@ def test_labels_that_a_model_writes_are_an_edit(two: AnnotationLayer) -> None:
     assert two.layer.data is two.session.labels
     two.session.undo()
     np.testing.assert_array_equal(two.layer.data, before)
+
+
+def test_cells_that_a_script_leaves_as_they_are_keep_what_is_known_of_them(two: AnnotationLayer) -> None:
+    two.session.set_classes({1: "round", 2: "flat"})
+    two.session.set_reviewed(1)
+    found = two.session.labels.copy()
+    found[10:12, 10:20] = 0  # a little less of cell 1
+    found[found == 2], found[40:50, 60:70] = 0, 2  # another cell is called 2 now
+    two.layer.data = found
+    assert two.session.store.cell(1) == CellMetadata(category=0, is_reviewed=True)
+    assert two.session.store.cell(2) == CellMetadata()
+    assert features_by_number(two.layer).loc[[1, 2], "class"].tolist() == ["round", ""]
+    two.session.undo()
+    assert two.session.store.cell(2) == CellMetadata(category=1)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31 - 1])
+def test_the_brush_takes_no_number_that_cells_cannot_have(two: AnnotationLayer, number: int) -> None:
+    told: list[Exception] = []
+    two.tell = told.append
+    two.layer.selected_label = number
+    assert two.layer.selected_label == 3
+    assert len(told) == 1
+    two.layer.selected_label = 0  # which erases
+    assert len(told) == 1
 
 
 def test_labels_of_another_shape_are_refused(two: AnnotationLayer) -> None:

@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
+from cellwright.widgets.annotate.adder import median_diameter
 from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions
@@ -342,6 +343,44 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
         assert len(layer.data) == sum(
             region[0].stop - region[0].start for region in tools.session.metadata.regions
         )
+
+
+def test_a_disc_in_a_series_is_as_large_as_its_cells_not_as_their_way() -> None:
+    labels = np.zeros((10, 100, 100), np.int32)
+    for frame in range(10):
+        labels[frame, 8 * frame : 8 * frame + 8, 8 * frame : 8 * frame + 8] = 1
+    for axes, sides in (("TYX", 8), ("ZYX", 80)):
+        session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), axes), labels.copy())
+        assert median_diameter(session) == sides
+
+
+def test_a_region_that_is_pasted_is_one_more(tools: ToolBox) -> None:
+    regions, first = Regions(tools.view), (slice(2, 3), slice(2, 10), slice(2, 10))
+    tools.session.add_region(first)
+    layer = regions.layer
+    assert layer is not None
+    layer.selected_data = {0}
+    layer._copy_data()
+    tools.view.viewer.dims.set_current_step(0, 4)
+    layer._paste_data()
+    assert tools.session.metadata.regions == (first, (slice(4, 5), *first[1:]))
+    layer.data = [layer.data[0], layer.data[1] + np.array([0, 20, 20])]
+    assert tools.session.metadata.regions == (first, (slice(4, 5), slice(22, 30), slice(22, 30)))
+    tools.session.undo()
+    tools.session.undo()
+    assert tools.session.metadata.regions == (first,)
+    assert len(layer.data) == 1
+
+
+def test_naparis_own_buttons_spare_the_neighbours_as_the_tools_do(tools: ToolBox) -> None:
+    layer = tools.view.layer
+    tools.choose("erase")
+    assert not layer.preserve_labels
+    for mode, is_sparing in (("paint", True), ("fill", False), ("polygon", True), ("erase", False)):
+        layer.mode = mode
+        assert layer.preserve_labels == is_sparing, mode
+    tools.choose("")
+    assert layer.preserve_labels
 
 
 def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:

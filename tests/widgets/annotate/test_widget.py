@@ -50,6 +50,17 @@ def test_labels_that_lie_elsewhere_are_not_begun_with(widget: AnnotateWidget, bl
     assert "'cells' does not lie where 'blobs' does" in widget.panel.message.text()
 
 
+@pytest.mark.parametrize("placement", [{"scale": (2, 2)}, {"rotate": 90}, {"scale": (-1, 1)}])
+def test_labels_of_a_part_in_other_pixels_are_not_begun_with(
+    widget: AnnotateWidget, blobs: Any, placement: dict[str, Any]
+) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels[::2, ::2].copy(), name="cells", translate=(40, 40), **placement)
+    widget.panel.begin.click()
+    assert widget.model.session is None
+    assert "'cells' are of another size than those of 'blobs'" in widget.panel.message.text()
+
+
 def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image, name="blobs")
     layer = widget.viewer.add_labels(blobs.labels.copy(), name="cells")

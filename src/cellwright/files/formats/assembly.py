@@ -370,6 +370,16 @@ def _mask_of(part: Shape, fill: Fill) -> MaskPart:
     return fill(part.rings)
 
 
+def without_copies(objects: Sequence[FileObject]) -> list[FileObject]:
+    """Return objects of which one that has the group of another in its slice is a cell of its own: a copy."""
+    seen, found = set(), []
+    for one in objects:
+        place = (one.group, one.lead)
+        found.append(replace(one, group=None) if one.group is not None and place in seen else one)
+        seen.add(place)
+    return found
+
+
 def finished(
     annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, image: Image | None
 ) -> tuple[ImageAnnotation, ...]:

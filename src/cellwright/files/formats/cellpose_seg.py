@@ -235,6 +235,7 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     if one.pixel_size_um:
         content["pixel_size_um"] = [float(size) for size in one.pixel_size_um]
     if one.classes is not None:
-        content |= {"classes": one.classes.tolist(), "class_names": list(one.class_names)}
+        order = np.argsort([one.number_of(row) for row in range(len(one))])  # in which labels are read again
+        content |= {"classes": one.classes[order].tolist(), "class_names": list(one.class_names)}
     with atomic_write(path) as part, part.open("wb") as file:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)

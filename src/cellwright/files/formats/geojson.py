@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, points_of
+from cellwright.files.formats.assembly import (
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    finished,
+    points_of,
+    without_copies,
+)
 from cellwright.files.formats.image_annotation import ImageAnnotation, checked_shape, only_one
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.geometry.boxes import box_around
@@ -51,7 +59,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     content = read_json(path)
     annotation = _described(content, path, image)
     notes = ReadingNotes(path, image=image)
-    objects = notes.read(features(content), partial(_object, notes, annotation.axes))
+    objects = without_copies(notes.read(features(content), partial(_object, notes, annotation.axes)))
     return finished(annotation, _without_regions(objects, notes), notes, image)
 
 

@@ -7,6 +7,7 @@ number in their names, ``cell-00012-t0000-z0003``.
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from cellwright.files.formats.assembly import (
     box_of,
     finished,
     points_of,
+    without_copies,
 )
 from cellwright.files.formats.image_annotation import ImageAnnotation, only_one, with_cell
 from cellwright.files.json_value import JsonValue
@@ -62,6 +64,7 @@ def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tupl
 def _cells(
     path: Path, rois: list[JsonValue], image: Image | None, faults: Sequence[ReadError] = ()
 ) -> tuple[ImageAnnotation, ...]:
+    rois = [part for node in rois for part in _by_slice(node, image)]
     axes = ""
     if any(node.value.t_position > 1 for node in rois):
         axes += "T"
@@ -71,7 +74,7 @@ def _cells(
     if image is not None:
         axes = image.label_axes
     notes = ReadingNotes(path, len(faults), faults=list(faults), image=image)
-    objects = notes.read(rois, partial(_object, notes, axes))
+    objects = without_copies(notes.read(rois, partial(_object, notes, axes)))
     known = with_cell([one.name for one in objects])
     return finished(ImageAnnotation(path.stem, (), axes, class_names=known), objects, notes, image)
 
@@ -90,6 +93,39 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
         notes.note(f"are of the type {kind} and were left out")
         return None
     return FileObject(node, [_area(node)], name, lead, number)
+
+
+def _by_slice(node: JsonValue, image: Image | None) -> list[JsonValue]:
+    """Return a ROI of several points, each of which may tell its own slice of a stack, as one for each slice.
+
+    ImageJ numbers slices through channels, Z and time. Without the image there is taken to be one channel.
+    """
+    roi, places = node.value, node.value.counter_positions
+    if roi.roitype.name != "POINT" or places is None:
+        return [node]
+    n_channels, n_slices = _sizes_of(image)
+    found = []
+    for place in np.unique(places).tolist():
+        part, chosen = copy(roi), np.flatnonzero(places == place)
+        part.n_coordinates, part.counters, part.counter_positions = len(chosen), None, None
+        for name in ("integer_coordinates", "subpixel_coordinates"):
+            if getattr(roi, name) is not None:
+                setattr(part, name, getattr(roi, name)[chosen])
+        if place:
+            frame, at = divmod((place - 1) // n_channels, n_slices)
+            part.z_position, part.t_position = at + 1, frame + 1
+        found.append(replace(node, value=part))
+    return found
+
+
+def _sizes_of(image: Image | None) -> tuple[int, int]:
+    """Return the channels of a stack, of which colours are one, and its slices in each frame."""
+    sizes = {} if image is None else dict(zip(image.axes, image.shape, strict=True))
+    if image is not None and image.axes.endswith("C"):
+        sizes["C"] = 1
+    if "T" not in sizes:
+        sizes["Z"] = MOST_ROIS  # all are slices
+    return sizes.get("C", 1), sizes.get("Z", 1)
 
 
 def rois_in_tiff(path: Path) -> list[JsonValue]:

@@ -14,6 +14,7 @@ folder with all seals whole is as it was written, and may be rewritten.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -64,11 +65,21 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     stack = _stack(folder, TABLES[table.name])
     tracks = [_track(line) for line in read_lines(table)]
     _check(table, tracks, stack)
-    labels, parents, numbers = _joined(stack, tracks)
+    present = set(np.unique(stack).tolist()) - {0}
+    gone = [track.label for track in tracks if track.label not in present]
+    labels, parents, numbers = _joined(stack, [_without(gone, one) for one in tracks if one.label in present])
     axes = "TYX" if labels.ndim == 3 else "TZYX"
     name = folder.name.removesuffix("_RES")
     found = ImageAnnotation(name, labels.shape, axes, labels, parents=parents, numbers=numbers)
+    if gone:
+        text = f"{len(gone)} tracks of {table.name} have no pixel in the masks and were left out"
+        found = replace(found, notices=(f"{text}, first: {gone[0]}.",))
     return chosen(path, [found], image)
+
+
+def _without(gone: Sequence[int], track: Track) -> Track:
+    """Return a track that descends from none of those that are gone."""
+    return track._replace(parent=0) if track.parent in gone else track
 
 
 def _stack(folder: Path, start: str) -> NDArray[np.integer]:

@@ -285,9 +285,13 @@ def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
 
 
 def median_diameter(session: AnnotationSession) -> float:
-    """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
+    """Return the middle diameter of the cells in pixels; that of a disc where there are none.
+
+    Of a time series it is that of cells where they begin: the box of all frames holds the way of a cell, too.
+    """
     numbers = session.store.numbers()[:: max(len(session.store) // SAMPLE, 1)].tolist()
-    sides = [part.stop - part.start for number in numbers for part in session.store.box_of(number)[-2:]]
+    boxes = [session.store.first_part(number)[1] for number in numbers]
+    sides = [part.stop - part.start for box in boxes for part in box[-2:]]
     if not sides:
         return DISC_PX
     return float(np.median(sides))

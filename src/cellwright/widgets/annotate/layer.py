@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.errors import CellwrightError
+from cellwright.annotation.setup import MOST_NUMBER
+from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.shared.coordinates import expanded, pixel_at, with_axis, without_axis
 from cellwright.widgets.shared.edited_layers import is_our_change
@@ -80,6 +81,8 @@ class AnnotationLayer:
         layer.events.paint.connect(self._on_paint)
         layer.events.data.connect(self._on_data)
         layer.events.features.connect(self._on_features)
+        layer.events.selected_label.connect(self._on_selected_label)
+        self._on_selected_label()
         layer.mouse_drag_callbacks.append(self._on_drag)
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
         self._on_ndisplay()
@@ -93,6 +96,7 @@ class AnnotationLayer:
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._on_features)
+        self.layer.events.selected_label.disconnect(self._on_selected_label)
         self.viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
         if self._on_drag in self.layer.mouse_drag_callbacks:
             self.layer.mouse_drag_callbacks.remove(self._on_drag)
@@ -267,6 +271,19 @@ class AnnotationLayer:
         while event.type == "mouse_move":
             yield
         self._is_pressed = False
+
+    def _on_selected_label(self, _: Any = None) -> None:
+        """Take no number for the brush that cells cannot have; napari's own minus key gives some below 0."""
+        chosen = int(self.layer.selected_label)
+        if 0 <= chosen <= MOST_NUMBER:
+            return
+        self.layer.selected_label = min(self.session.store.next_number, MOST_NUMBER)
+        self.tell(
+            AnnotationError(
+                f"The number of a cell must lie between 1 and {MOST_NUMBER}; got {chosen}. The brush draws "
+                f"cell {self.layer.selected_label} now."
+            )
+        )
 
     def _on_paint(self, event: Any) -> None:
         box, before, after = stroke_of(self.layer.data, event.value)

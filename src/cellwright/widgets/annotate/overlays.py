@@ -97,6 +97,7 @@ class Regions:
         self._view.session.history.events.regions.disconnect(self._show)
         if self.layer is not None:
             self.layer.events.data.disconnect(self._on_data)
+            self.layer.events.features.disconnect(self._on_features)
 
     def _show(self, _: object = None) -> None:
         regions = self._view.session.metadata.regions
@@ -108,13 +109,15 @@ class Regions:
                 self._view.viewer, self._view.layer, REGIONS_NAME, {"region": np.zeros(0, int)}
             )
             self.layer.events.data.connect(self._on_data)
+            self.layer.events.features.connect(self._on_features)
         assert self.layer is not None
         rectangles, owners = [], []
         for index, region in enumerate(regions):
             part = rectangles_of(self._view, region)
             rectangles += part
             owners += [index] * len(part)
-        with self.layer.events.data.blocker(self._on_data):
+        events = self.layer.events
+        with events.data.blocker(self._on_data), events.features.blocker(self._on_features):
             self.layer.data = []
             if regions:
                 width = max(self._view.session.labels.shape[-1] / 400, 1.0)
@@ -125,9 +128,27 @@ class Regions:
     def _on_data(self, event: Any) -> None:
         """Take over what the user has drawn, moved or deleted in the layer itself."""
         action = str(getattr(event, "action", "")).rsplit(".", 1)[-1].lower()
-        if action not in ("added", "removed", "changed") or self.layer is None:
+        if action in ("added", "removed", "changed"):
+            self._take_over()
+
+    def _on_features(self, _: Any) -> None:
+        """Take over what is pasted, of which napari tells by the features alone."""
+        if self.layer is not None and (self._owners() != self.layer.features["region"]).any():
+            self._take_over()
+
+    def _owners(self) -> NDArray[Any]:
+        """Return the region of each shape; copies that were pasted have the features of one, and are new."""
+        assert self.layer is not None
+        owners: NDArray[Any] = self.layer.features["region"].to_numpy(copy=True)
+        for index, region in enumerate(self._view.session.metadata.regions):
+            rows = np.flatnonzero(owners == index)
+            owners[rows[len(rectangles_of(self._view, region)) :]] = NEW
+        return owners
+
+    def _take_over(self) -> None:
+        if self.layer is None:
             return
-        session, drawn = self._view.session, self.layer.features["region"].to_numpy()
+        session, drawn = self._view.session, self._owners()
         shapes = [np.asarray(one) for one in self.layer.data]
         try:
             for index, region in reversed(list(enumerate(session.metadata.regions))):

@@ -77,10 +77,9 @@ class ToolBox(QObject):
         self.name = name
         with layer.events.mode.blocker(self._on_mode):
             layer.mode = name if name in BRUSHES else "pan_zoom"
-            if name in BRUSHES:
-                layer.preserve_labels = name == "paint"  # a brush spares the neighbours
-            else:
+            if name not in BRUSHES:
                 layer.mouse_pan = name not in ("cut", "region", "add")
+        self._spare_neighbours()
         if name:
             self.view.viewer.layers.selection.active = layer
         self.chosen.emit(name)
@@ -207,7 +206,12 @@ class ToolBox(QObject):
         mode = str(self.view.layer.mode)
         self._forget_seed()
         self.name = mode if mode in BRUSHES else ""
+        self._spare_neighbours()
         self.chosen.emit(self.name)
+
+    def _spare_neighbours(self) -> None:
+        """Let all that draws spare other cells; the eraser, which is used on any, and filling do not."""
+        self.view.layer.preserve_labels = str(self.view.layer.mode) not in ("erase", "fill")
 
     def draw_on(self, points: list[Point], point: Point | None) -> None:
         """Draw on to a point: all of a line, the corners of a box, both ends of a merge."""

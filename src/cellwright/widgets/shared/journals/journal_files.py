@@ -22,16 +22,18 @@ from cellwright.annotation.setup import (
     plane_shape,
 )
 from cellwright.core.data import Image, Provenance
-from cellwright.core.errors import AnnotationError
+from cellwright.core.errors import AnnotationError, WrongLayerError
 from cellwright.files.atomic import make_folder, move, writing
 from cellwright.models import store
 from cellwright.widgets.shared.cells.regions import REGIONS, counted_boxes
 from cellwright.widgets.shared.coordinates import (
+    SAME_PIXELS,
     Channel,
+    affine_between,
     axis_of,
     check_unmoved,
     full_resolution,
-    in_pixels,
+    without_axis,
 )
 from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
@@ -71,7 +73,7 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
     """Return the cells of a layer of labels with their scores and classes, in pixels of the whole image.
 
     Labels of that image are the array itself where they are int32. AnnotationError where they do not fit it,
-    WrongLayerError where they are shifted or turned against it.
+    WrongLayerError where they are shifted or turned against it, or of a part in pixels of another size.
     """
     shape, own = plane_shape(image), found_by(layer)
     data = np.asarray(full_resolution(layer))
@@ -84,9 +86,8 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
             f"{data.shape}. Choose the labels of this image."
         )
     if data.shape != shape:
-        corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
         whole, own = np.zeros(shape, data.dtype), {}  # of a part
-        paste_labels(whole, data, [int(i) for i in np.rint(corner)])
+        paste_labels(whole, data, _corner_of_part(layer, image_layer, channel))
         data = whole
     else:
         if metadata_of(layer).get("source") != str(image_layer.unique_id):
@@ -109,6 +110,18 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return known
+
+
+def _corner_of_part(layer: Labels, image_layer: ImageLayer, channel: Channel | None) -> list[int]:
+    """Return the first pixel of labels in their image; WrongLayerError where their pixels are not its own."""
+    matrix, origin = affine_between(layer, image_layer)
+    if not np.allclose(matrix[-layer.ndim :], np.eye(layer.ndim), atol=SAME_PIXELS):
+        raise WrongLayerError(
+            f"Labels of a part of an image must have its pixels; those of {layer.name!r} are of another size "
+            f"than those of {image_layer.name!r}, or turned. Give them the same scale and rotation, or bring "
+            "them to the shape of the image."
+        )
+    return [int(i) for i in np.rint(without_axis(origin, axis_of(channel)))]
 
 
 def is_of_another(cells: Layer, image_id: str) -> bool:
