@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas
 import pytest
 
 from cellwright.annotation.export import ExportSettings, annotation_of, dataset_task, file_task
@@ -54,6 +55,25 @@ def test_a_file_of_labels_has_the_numbers_of_the_session(draw_session, tmp_path)
     session = edited(draw_session)
     to_file(session, tmp_path / "saved.ome.tif", "labels")
     np.testing.assert_array_equal(read_image(tmp_path / "saved.ome.tif").read(), session.labels)
+
+
+def test_what_a_script_writes_into_the_labels_is_exported_as_it_is(tmp_path):
+    labels = np.zeros((40, 40), np.int32)
+    labels[2:8, 2:8], labels[2:6, 30:36], labels[20:28, 20:28] = 1, 2, 5
+    session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), "YX", name="a"), labels)
+    session.set_classes({1: "flat", 5: "round"})
+    session.labels[30:36, 2:8] = 3
+    session.labels[labels == 2] = 0
+    annotation = annotation_of(session.copy())
+    assert annotation.numbers.tolist() == [1, 3, 5]
+    assert [annotation.class_of(row) for row in range(3)] == ["flat", "cell", "round"]
+    np.testing.assert_array_equal(annotation.numbered_labels(), session.labels)
+
+
+def test_the_points_of_cells_have_their_numbers(draw_session, tmp_path):
+    session = edited(draw_session)
+    to_file(session, tmp_path / "a.csv", "points-csv")
+    assert pandas.read_csv(tmp_path / "a.csv")["label"].tolist() == session.store.numbers().tolist()
 
 
 def test_classes_reach_the_dataset(draw_session, tmp_path):

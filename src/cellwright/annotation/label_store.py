@@ -58,10 +58,14 @@ class LabelStore:
         self.cells = dict.fromkeys(self._boxes, CellMetadata()) if cells is None else dict(cells)
 
     def copy(self) -> "LabelStore":
-        """Return the same state on arrays of its own."""
+        """Return the same state on arrays of its own, with the cells that the labels hold now.
+
+        A script may have written into the array, which no edit told of.
+        """
         other = copy(self)
         other.labels = self.labels.copy()
-        other.cells, other._boxes = dict(self.cells), dict(self._boxes)
+        other._boxes = boxes_of(other.labels)
+        other.cells = {**dict.fromkeys(other._boxes, CellMetadata()), **self.cells}
         return other
 
     def fill(self, scores: NumpyLike | None, classes: NumpyLike | None) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QObject
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.tasks import run
 from cellwright.files.images import read_image, write_labels
 from cellwright.widgets.annotate import proofread
 from cellwright.widgets.annotate.proofread import (
@@ -22,6 +24,7 @@ from cellwright.widgets.annotate.proofread import (
     images_of,
     labels_path,
     read_tallies,
+    read_task,
     write_tallies,
 )
 from cellwright.widgets.shared.journals.journal_files import fresh_journal
@@ -132,6 +135,18 @@ def test_images_of_a_dataset_have_their_labels_beside_them(tmp_path: Path) -> No
     images = images_of(tmp_path)
     assert [path.name for path in images] == ["a.TIF", "b.png"]
     assert [labels_path(path) for path in images] == [None, tmp_path / "masks" / "b.tif"]
+
+
+def test_labels_that_a_palette_colours_are_begun_with(tmp_path: Path) -> None:
+    labels = np.zeros((30, 40), np.uint8)
+    labels[2:8, 2:8], labels[12:20, 12:20] = 1, 2
+    coloured = Picture.fromarray(labels, mode="P")
+    coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    (tmp_path / "masks").mkdir()
+    coloured.save(tmp_path / "masks" / "a.png")
+    Picture.fromarray(100 * labels).save(tmp_path / "a.png")
+    found = run(read_task(tmp_path / "a.png", tmp_path / "journals", counts=False))
+    np.testing.assert_array_equal(found.labels, labels)
 
 
 def test_images_whose_labels_would_lie_in_one_file_are_refused(tmp_path: Path) -> None:

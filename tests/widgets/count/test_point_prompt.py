@@ -512,3 +512,33 @@ def test_another_diameter_that_is_set_while_the_model_looks_has_it_look_again(
     widget.panel.diameter.show_px(float(2 * np.sqrt((blobs.labels == 5).sum() / np.pi)))
     qtbot.waitUntil(lambda: "A cell by" in widget.panel.message.text())
     assert len(widget.ask._predictors) == 3  # of the frame in sight, of this one, and of it with the diameter
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_click_is_answered_from_the_pixels_that_the_image_has_now(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    asking: Any,
+    settled: Settled,
+    *,
+    is_counted: bool,
+) -> None:
+    layer = asking(np.zeros_like(blobs.image))
+    prompt(viewer, blobs.points[4])
+    settled(widget)
+    assert "No cell here" in widget.panel.message.text()
+    if is_counted:
+        widget.panel.count.click()
+        settled(widget)
+    layer.data = faint(blobs, 4)
+    if is_counted:
+        prompt(viewer, blobs.points[4])
+        settled(widget)
+        assert "Count again" in widget.panel.message.text()
+        widget.panel.thresholds.container["cell_probability"].value = 0.9
+        widget.panel.count.click()
+        settled(widget)
+    prompt(viewer, blobs.points[4])
+    settled(widget)
+    assert "A cell by" in widget.panel.message.text()

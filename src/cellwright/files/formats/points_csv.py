@@ -128,5 +128,5 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
             name = one.class_of(row)
             if name == one.no_class:
                 name = ""
-            values = [row + 1, *(round(value, DECIMALS) for value in point), name]
+            values = [one.number_of(row), *(round(value, DECIMALS) for value in point), name]
             writer.writerow(values[: len(header)])

@@ -197,7 +197,7 @@ def read_task(path: Path, journals: Path, *, counts: bool, model: str = DEFAULT_
         return Read(image, None, None, is_counted=False)
     beside = labels_path(path)
     if beside is not None:
-        return Read(image, np.asarray(read_image(beside).data), None, is_counted=True)
+        return Read(image, np.asarray(read_image(beside, are_labels=True).data), None, is_counted=True)
     if not counts:
         return Read(image, None, None, is_counted=False)
     from cellwright.inference.pipeline import count_cells

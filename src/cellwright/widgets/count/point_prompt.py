@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 NOT_COUNTED = (
     "Nothing was counted here. Click inside the image and the regions, or count in more of it first."
 )
+OTHER_PIXELS = "The image was given other pixels since its cells were counted. Count again, then click."
 NO_CELL_THERE = "The model sees no cell for these points."
 KNOWN = "This is already cell {}: score {:.2f}."
 STAYS = "What was prompted for before stays."
@@ -201,6 +202,9 @@ class PointPromptTool(Prompter):
             layer = image_layer(self._model.inputs().layer)
             if layer is not self._layer:
                 self._take(layer)
+            counted = self._counted()
+            if counted is not None and counted.request.source.layer_data is not layer.data:
+                raise WrongLayerError(OTHER_PIXELS)
             points = [self._point_at(layer, position) for position in positions]
             plane = self._source(layer).image.label_shape[-2:]
             pixel = np.rint(points[0].point)

@@ -250,9 +250,10 @@ class PromptContext:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells it from others; pixels are not compared."""
+        """What tells it from others; of pixels which array they are, and their mark where that is known."""
         source = self.source
-        return (source.layer_id, source.offset, source.image.shape, self.model, self.engine, self.frame)
+        pixels = (source.offset, source.image.shape, id(source.layer_data), source.pixels)
+        return (source.layer_id, *pixels, self.model, self.engine, self.frame)
 
 
 def prompt_model(image: Image, chosen: str, family: str) -> str:
