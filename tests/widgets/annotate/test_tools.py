@@ -345,6 +345,20 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
         )
 
 
+@pytest.mark.parametrize(("axes", "text"), [("TYX", " in all its 3 frames."), ("ZYX", ".")])
+def test_what_changes_a_cell_in_other_frames_says_so(
+    viewer: ViewerModel, qtbot: QtBot, axes: str, text: str
+) -> None:
+    labels = np.zeros((5, 40, 60), np.int32)
+    labels[[0, 1, 3], 10:20, 10:20] = 1
+    session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), axes), labels)
+    tools = ToolBox(AnnotationLayer(viewer, viewer.add_labels(session.labels), session))
+    told: list[str] = []
+    tools.done.connect(told.append)
+    tools.change("delete", 1)
+    assert told == [f"Deleted cell 1{text}"]
+
+
 def test_a_disc_in_a_series_is_as_large_as_its_cells_not_as_their_way() -> None:
     labels = np.zeros((10, 100, 100), np.int32)
     for frame in range(10):

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from cellwright.widgets.plugin.commands import (
     marked_cells,
     show_classes,
 )
+from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 
 NAMES = ("RBC", "WBC")
 
@@ -89,6 +92,45 @@ def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: No
     assert list(layers[1].features["class"]) == ["RBC", "WBC"]
     assert list(layers[1].features["mine"]) == [1, 2]
     np.testing.assert_allclose(layers[1].face_color, expected[::-1], atol=1e-6)
+
+
+def test_cells_are_classified_in_the_channel_they_were_counted_in(
+    viewer: ViewerModel, blobs: Any, classifier: None, result_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    known = classify.predict_classes
+
+    def predict_classes(cells: Cells, image: Image, classifier: str, engine: Any) -> Task[Classes]:
+        asked.append((engine.channel, image.axes))
+        return (yield from known(cells, image, classifier, engine))
+
+    monkeypatch.setattr(classify, "predict_classes", predict_classes)
+    layer = viewer.add_image(np.stack([blobs.image * 0, blobs.image]), axis_labels="cyx")
+    source = source_of(layer, channels_of(layer)[1])
+    result = result_of(source.image, blobs.labels)
+    engine = {"channel": 1, "channels": ()}
+    result = replace(result, provenance=result.provenance.noting(engine=engine))
+    cells = place(viewer, prepare_layers(result, source))["Labels"]
+    run(classes_task(cells, layer, "blood"))  # type: ignore[arg-type]
+    run(classes_task(viewer.add_points([[5, 10]]), layer, "blood"))
+    assert asked == [(1, "CYX"), (None, "CYX")]
+
+
+def test_a_cell_of_several_frames_is_looked_at_in_each(viewer: ViewerModel, classifier: None) -> None:
+    labels = np.zeros((3, 40, 60), np.int32)
+    for frame, left in enumerate((2, 32, 45)):
+        labels[frame, 4:8, left : left + 6] = 7
+    labels[1, 20:30, 2:6] = 3
+    image = viewer.add_image(np.zeros(labels.shape), axis_labels="tyx")
+    layer = viewer.add_labels(labels)
+    cells, rows = marked_cells(layer, image)
+    assert rows.tolist() == [7, 3, 7, 7]
+    assert np.diff(cells.boxes[:, :, -2:], axis=1)[:, 0].tolist() == [[4, 6], [10, 4], [4, 6], [4, 6]]
+    rows, classes = run(classes_task(layer, image, "blood"))
+    assert rows.tolist() == [3, 7]
+    assert [classes.names[number] for number in classes.numbers] == ["RBC", "WBC"]
+    show_classes(layer, rows, classes)
+    assert list(layer.features["class"][[3, 7]]) == ["RBC", "WBC"]
 
 
 def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None) -> None:

@@ -8,7 +8,7 @@ from napari.layers import Image, Labels, Layer, Points, Shapes
 from npe2 import PluginManifest
 from tests.files.formats.test_registry import CALIBRATED
 
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ReadError, WriteError, WrongLayerError
 from cellwright.files.formats.registry import FORMATS
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers as own
@@ -134,7 +134,8 @@ def test_a_class_that_is_called_cell_is_saved_and_opened(tmp_path, name, kind):
     cells.features = {"class": ["", "", "cell", "", "blue", "", "", "", "", ""]}
     if kind == "points":
         data = [[5, 5], [15, 18], [24, 4]]
-        cells = Points(data, features={"class": ["cell", "blue", ""]}, units=("micrometer",) * 2)
+        place = {"scale": image.scale, "units": image.units}
+        cells = Points(data, features={"class": ["cell", "blue", ""]}, **place)
     path = str(tmp_path / f"saved{(*FORMATS[name].extensions, '')[0]}")
     own.writer(WRITERS[name])(path, tuples(image, cells))
     found = Layer.create(*read_cell_layers(path)[-1])
@@ -202,6 +203,33 @@ def test_boxes_are_opened_where_they_were_drawn(tmp_path):
             tuples(found), one
         )  # without the image its size is still known where the file told
         assert again.shape == ((9, 10) if name == "imagej-roi" else (30, 40))
+
+
+def test_cells_are_saved_in_pixels_of_the_image_they_are_saved_with(tmp_path):
+    place = {"scale": (0.5, 0.25), "translate": (3, 0)}
+    image = Image(np.zeros((30, 40), np.uint8), **place)
+    corner, end = image.world_to_data((8, 2)), image.world_to_data((12, 4))
+    points = Points([[8.0, 2.0], [12.0, 4.0]])
+    found = annotation_of_layers(tuples(image, points), FORMATS["points-csv"])
+    np.testing.assert_allclose(found.points, [corner, end])
+    shapes = Shapes([[[8, 2], [8, 4], [12, 4], [12, 2]]], shape_type="rectangle")
+    found = annotation_of_layers(tuples(image, shapes), FORMATS["coco"])
+    np.testing.assert_allclose(found.boxes, [np.add([corner, end], 0.5)])
+    found = annotation_of_layers(tuples(image, Points(points.data, **place)), FORMATS["points-csv"])
+    np.testing.assert_allclose(found.points, points.data)
+    own.writer("write_points_csv")(str(tmp_path / "a.csv"), tuples(points))  # tells no scale
+    opened = [Layer.create(*one) for one in read_cell_layers(str(tmp_path / "a.csv"))]
+    found = annotation_of_layers(tuples(image, *opened), FORMATS["points-csv"])
+    np.testing.assert_allclose(found.points, points.data)
+
+
+@pytest.mark.parametrize(
+    "cells", [Labels(np.ones((10, 10), int)), Points([[1, 5, 5]]), Labels(np.ones((30, 40), int), rotate=90)]
+)
+def test_cells_of_another_image_are_not_saved_with_this_one(cells):
+    image = Image(np.zeros((30, 40), np.uint8))
+    with pytest.raises((WriteError, WrongLayerError)):
+        annotation_of_layers(tuples(image, cells), FORMATS["cellpose"])
 
 
 def test_what_of_shapes_is_not_written_is_told(tmp_path, monkeypatch):

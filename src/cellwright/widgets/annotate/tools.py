@@ -158,12 +158,21 @@ class ToolBox(QObject):
         if name == CELL:
             self.attempt(lambda: self.session.set_class(number, self.category))
             return
-        before = len(self.session.history.done)
+        before, where = len(self.session.history.done), self._frames_of(number)
         if self.attempt(lambda: self._change(name, number)):
-            text = f"{PAST[name]} cell {number}."
+            text = f"{PAST[name]} cell {number}{where}."
             if len(self.session.history.done) == before:
                 text = f"Cell {number}: nothing to change."
             self.done.emit(text)
+
+    def _frames_of(self, number: int) -> str:
+        """Return in how many frames of a series a cell is changed, where these are several."""
+        store = self.session.store
+        if not store.has_time or number not in store:
+            return ""
+        frames = self.session.labels[store.box_of(number)] == number
+        n = int(frames.reshape(len(frames), -1).any(axis=1).sum())
+        return f" in all its {n} frames" if n > 1 else ""
 
     def _change(self, name: str, number: int) -> None:
         session = self.session

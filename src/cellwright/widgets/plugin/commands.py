@@ -1,6 +1,7 @@
 """The menu commands: count the active image layer, classify the cells of the active points or labels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.ops.labels import label_properties, relabel
+from cellwright.ops.labels import label_properties, relabel, relabel_frames
 from cellwright.widgets.count.model import (
     CountOutcome,
     Request,
@@ -32,6 +33,7 @@ from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_dataset import Pair
 from cellwright.widgets.shared.layer_factory import (
     class_colour,
     colours_by_label,
@@ -167,7 +169,8 @@ def image_of_cells(viewer: Any, layer: Layer | None) -> ImageLayer:
 def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells, NDArray[np.integer[Any]]]:
     """Return the cells of a layer in pixels of an image, and the row of features of each (N,).
 
-    Bare points have boxes and areas of 0. Slow for many pixels.
+    Bare points have boxes and areas of 0. A label of a time series is a cell in each of its frames, with the
+    same row. Slow for many pixels.
 
     WrongLayerError where the layer holds no cells.
     """
@@ -178,8 +181,11 @@ def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells
         rows, areas, boxes = np.arange(len(points)), np.zeros(len(points)), np.stack([points, points], axis=1)
     else:
         data = np.maximum(np.asarray(full_resolution(layer)), 0)
-        rows = np.setdiff1d(data, 0)
-        areas, points, boxes = label_properties(relabel(data))
+        axes = image_of(image_layer).label_axes
+        labels = relabel_frames(data, axes) if data.ndim == len(axes) else relabel(data)
+        numbers, first = np.unique(labels, return_index=True)
+        rows = data.ravel()[first[numbers > 0]]
+        areas, points, boxes = label_properties(labels)
     if not len(points):
         raise WrongLayerError(f"Layer {layer.name!r} holds no cells. Count or mark some first.")
     axis = channels_of(image_layer)[0].axis
@@ -192,15 +198,22 @@ def marked_cells(layer: Points | Labels, image_layer: ImageLayer) -> tuple[Cells
 
 
 def classes_task(layer: Points | Labels, image_layer: ImageLayer, classifier: str) -> Task[Classed]:
-    """Return the classes of the cells of a layer; imports torch in the thread that runs it."""
+    """Return the classes of the cells of a layer; imports torch in the thread that runs it.
+
+    They are looked at in the channel that they were counted in. A cell of several frames has the class that
+    is likeliest in all of them.
+    """
     yield Progress("cells", 0, 1)
     cells, rows = marked_cells(layer, image_layer)
     yield Progress("classes", 0, 1)
     from cellwright.inference.classify import predict_classes
 
-    engine = EngineSettings(device=preferences().device)
+    engine = EngineSettings(channel=Pair(image_layer, layer).channel, device=preferences().device)
     classes = yield from predict_classes(cells, image_of(image_layer), classifier, engine)
-    return rows, classes
+    own, place, n_frames = np.unique(rows, return_inverse=True, return_counts=True)
+    probabilities = np.zeros((len(own), len(classes.names)), np.float32)
+    np.add.at(probabilities, place, classes.probabilities)
+    return own, replace(classes, probabilities=probabilities / n_frames[:, np.newaxis])
 
 
 def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes") -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pint
+from napari.layers import Points
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.cells.regions import HALF_PIXEL
-from cellwright.widgets.shared.coordinates import UNNAMED
+from cellwright.widgets.shared.coordinates import UNNAMED, affine_between, check_unmoved
 from cellwright.widgets.shared.layer_io import axes_arguments
 
 Reader = Callable[[str], list[LayerData]]
@@ -107,12 +108,16 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
 
 
 def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
-    """Return what layers say of the cells of an image, as far as a format can hold it.
+    """Return what layers say of the cells of an image, in its pixels, as far as a format can hold it.
 
-    WriteError where there are shapes that are not areas, or of several planes.
+    WriteError where there are shapes that are not areas, or of several planes, or the cells have other axes
+    than the image. WrongLayerError where labels lie elsewhere than it.
     """
     (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
-    image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
+    picture = next((layer for layer in layer_data if layer[2] == "image"), None)
+    image = None if picture is None else _image_of(picture)
+    if picture is not None and image is not None:
+        cells = _in_pixels_of(picture, image.label_shape, cells)
     data, meta, kind = cells
     own = meta.get("metadata", {}).get(METADATA, {})
     if kind == "labels":
@@ -137,6 +142,39 @@ def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageA
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
         return replace(marks, shape=shape or _extent(points + 1), points=points)
     return _from_shapes(marks, (list(data), meta, shape), one)
+
+
+def _in_pixels_of(picture: LayerData, shape: tuple[int, ...], cells: LayerData) -> LayerData:
+    """Return cells in pixels of the image layer, of this shape, that is saved with them.
+
+    Cells of a file that tells no scale are in these pixels, wherever napari draws them.
+    """
+    data, meta, kind = cells
+    are_other = [np.shape(one)[-1] != len(shape) for one in data[:1]]
+    if kind == "labels":
+        are_other = [np.shape(data) != shape]
+    if any(are_other):
+        raise WriteError(
+            f"Cells that are saved with an image must have its axes, and labels its shape, {shape}; "
+            f"{meta.get('name', kind)!r} has others. Save them alone, or with their own image."
+        )
+    place, image_place = (_stand_in(one, len(shape)) for one in (meta, picture[1]))
+    if kind == "labels":
+        check_unmoved(place, image_place)
+        return cells
+    matrix, origin = affine_between(place, image_place)
+    is_same = np.array_equal(matrix, np.eye(len(shape))) and not origin.any()
+    is_of_file = METADATA in meta.get("metadata", {}) or place.units != image_place.units
+    if is_same or (is_of_file and np.allclose(place.data_to_world(np.ones(len(shape))), 1)):
+        return cells
+    return ([np.asarray(one, float) @ matrix.T + origin for one in data], meta, kind)
+
+
+def _stand_in(meta: Mapping[str, Any], ndim: int) -> Points:
+    """Return an empty layer that lies where one with this metadata does."""
+    placement = ("scale", "translate", "rotate", "shear", "affine", "units")
+    own = {name: meta[name] for name in placement if meta.get(name) is not None}
+    return Points(np.zeros((0, ndim)), ndim=ndim, name=str(meta.get("name", "cells")), **own)
 
 
 def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:
