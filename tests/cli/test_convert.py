@@ -9,7 +9,7 @@ def test_the_command_tells_what_it_wrote_and_mended(tmp_path, cli):
     code, out, err = cli(
         "convert", tmp_path / "a_masks.tif", "--to", "geojson", "--output", tmp_path / "a.geojson"
     )
-    assert (code, out.split()[1:], err) == (0, ["1", "cells"], "")
+    assert (code, out.split()[1:], err) == (0, ["1", "cell"], "")
     text = (tmp_path / "a.geojson").read_text().replace("[9, 9]", "[9, 900]")
     (tmp_path / "b.geojson").write_text(text)
     code, out, err = cli(

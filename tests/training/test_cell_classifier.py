@@ -172,8 +172,11 @@ def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks", "points"])
-def test_all_kinds_of_truth_give_the_same_cells(write, kind):
-    sources = [ClassDataset(write(kind))]
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_all_kinds_of_truth_give_the_same_cells(write, kind, is_complete):
+    dataset = write(kind)
+    items = tuple(replace(item, is_complete=is_complete) for item in dataset.items)
+    sources = [ClassDataset(replace(dataset, items=items))]
     spec = run(spec_for(sources, ClassifyTrainingSettings(diameter_px=13.0)))
     cohort = run(read_cell_crops(sources, spec, "train"))
     assert spec.classes == ("blue", "red")

@@ -87,7 +87,7 @@ def convert(
             for notice in annotation.notices:
                 echo_note(notice)
         n_cells = sum(map(len, annotations))
-        typer.echo(f"{path}  {n_cells} cells")
+        typer.echo(f"{path}  {n_of(n_cells, 'cell', '')}")
 
 
 @with_settings(*COUNT_SETTINGS)

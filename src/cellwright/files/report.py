@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
+from cellwright.core.words import n_of
 from cellwright.files.atomic import write_text
 from cellwright.ops.geometry.axes import channel_numbers
 from cellwright.ops.measure.analysis import PlaneCounts, groups_of, per_plane
@@ -135,7 +136,7 @@ def write_density_report(
 
 
 def _title(result: Result) -> str:
-    return f"{result.provenance.image_name}: {plain_count(result.count)} cells"
+    return f"{result.provenance.image_name}: {n_of(plain_count(result.count), 'cell', '')}"
 
 
 def _head(result: Result, notices: Sequence[str] = ()) -> list[str]:

@@ -168,7 +168,9 @@ def classified(item: Item) -> tuple[Image, Annotation]:
     """
     image, truth = item.annotated()
     if isinstance(truth, Annotation):
-        return image, truth
+        if truth.labels is None or truth.classes is not None:
+            return image, truth
+        truth = truth.labels  # masks that do not show every cell tell no classes either
     if truth.ndim != 2:
         raise AnnotationError(
             f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."

@@ -464,7 +464,8 @@ def test_it_says_that_cells_were_deleted_by_hand_also_where_none_is_left_to_show
     read(panel)
     assert panel.view.number.text() == str(len(blobs) - 1)
     assert "changed by hand" in panel.view.line.text()
-    assert "Cells were deleted by hand." in panel.model.analysis().notices
+    assert "By hand: 1 cell deleted or joined to others." in panel.model.analysis().notices
+    assert panel.export.unrepeatable == ["1 cell deleted or joined to others by hand"]
     shown.undo()
     read(panel)
     assert "by hand" not in panel.view.line.text()

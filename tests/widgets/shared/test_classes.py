@@ -3,24 +3,33 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import classify as engine
+from cellwright.models import store
 from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared import model_combos
 from cellwright.widgets.shared.cells import followers
+from cellwright.widgets.shared.combos import OTHER_FOLDER
+from cellwright.widgets.shared.messages import choose_entry
 from cellwright.widgets.shared.model_combos import classifier_choices
 
 Settled = Callable[[CountWidget], None]
+
+
+def titles(box: QComboBox) -> list[str]:
+    return [box.itemText(place) for place in range(box.count())]
 
 
 @pytest.fixture
@@ -57,7 +66,7 @@ def test_a_count_tells_its_classes_and_lets_go_of_them(
 ) -> None:
     viewer.add_image(blobs.image, name="blobs")
     box = widget.panel.classes
-    assert [box.itemText(place) for place in range(box.count())] == ["None", "blood: RBC, WBC", "broken"]
+    assert titles(box) == ["None", "blood: RBC, WBC", "broken", "Choose a folder…"]
     box.setCurrentIndex(1)
     widget.panel.count.click()
     settled(widget)
@@ -70,6 +79,37 @@ def test_a_count_tells_its_classes_and_lets_go_of_them(
     assert widget.panel.legend.isHidden()
     assert "class" not in viewer.layers["blobs labels"].features
     assert widget.counted.result.cells.classes is None
+
+
+def test_the_folder_of_a_classifier_is_chosen_and_kept(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Settled,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    box = widget.panel.classes
+    for folder, chosen in ((tmp_path, ""), (store.find_classifier("blood"),) * 2):
+        monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, folder=folder: str(folder))
+        choose_entry(box, OTHER_FOLDER)
+        assert box.classifier == str(chosen)
+        assert widget.panel.message.text().startswith("Classifier must be a folder") == (not chosen)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    choose_entry(widget.panel.model, OTHER_FOLDER)
+    assert "Choose a complete model folder" in widget.panel.message.text()
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.counted.request.recipe.classifier == str(store.find_classifier("blood"))
+    monkeypatch.setattr(model_combos, "classifier_choices", lambda: [("new: a, b", "new")])
+    box.refresh()
+    assert titles(box) == ["None", "new: a, b", "blood: Platelet, RBC, WBC", "Choose a folder…"]
+    assert box.currentText() == "blood: Platelet, RBC, WBC"
+    box.take("./gone")
+    assert box.classifier == "gone"
+    box.take("")
+    assert box.classifier == ""
 
 
 def test_a_count_is_not_measured_again_and_takes_the_place_of_what_was_being_measured(

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
+from cellwright.core.words import n_of
 from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
@@ -416,7 +417,7 @@ def _pictures(output: Path, done: Sequence[ImageOutcome]) -> list[str]:
     figures = []
     for one in sorted(known, key=lambda one: float(one.row[column]))[:MOST_PICTURES]:
         picture = thumbnail_of(output, one.image.name)
-        caption = f"{one.image.name}: {one.row['count']} cells{in_planes(one.row)}"
+        caption = f"{one.image.name}: {n_of(one.row['count'], 'cell', '')}{in_planes(one.row)}"
         if "fit" in one.row:
             caption += f", fit {one.row['fit']:.2f}"
         if picture.exists():

@@ -288,7 +288,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
             "There is one image to learn from. What is learned may not hold for others; annotate a second.",
         )
     elif 0 < train.n_cells < FEW_CELLS:
-        yield Warning("few-cells", f"There are only {train.n_cells} cells to learn from. Annotate more.")
+        yield Warning("few-cells", f"To learn from: only {n_of(train.n_cells, 'cell')}. Annotate more.")
     if not validation.names and len(train.names) != 1:  # of one image, one warning is enough
         yield Warning(
             "no-validation",

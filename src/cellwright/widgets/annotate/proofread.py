@@ -30,6 +30,7 @@ from qtpy.QtWidgets import QFileDialog
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError, expecting
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import n_of
 from cellwright.files.atomic import atomic_write
 from cellwright.files.folders.image_list import COUNTS, PROOFREAD
 from cellwright.files.images import read_image, write_labels
@@ -395,7 +396,7 @@ class Proofreader(QObject):
         tally = self.tallies.get(path.stem)
         if tally is None or tally.cells < 0:
             return path.stem
-        line = f"{path.stem}\n{tally.cells:,} cells"
+        line = f"{path.stem}\n{n_of(tally.cells, 'cell')}"
         if tally.found not in (-1, tally.cells):
             line += f" (was {tally.found:,})"
         line += f" · {tally.reviewed:,} reviewed"
@@ -408,9 +409,9 @@ class Proofreader(QObject):
         if not seen:
             return ""
         n_done = sum(self._is_done(path.stem) for path in self.images)
-        n_cells = sum(tally.cells for tally in seen)
+        cells = n_of(sum(tally.cells for tally in seen), "cell")
         line = (
-            f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}, kept in the "
+            f"{n_done} of {len(self.images)} images done · {cells} in {len(seen)}, kept in the "
             f"folder {PROOFREAD!r} there; Count a folder takes them over into its results"
         )
         if self.keeper.is_busy:

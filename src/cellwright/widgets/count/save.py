@@ -150,7 +150,7 @@ class SettingsFileTool(QObject):
         panel.engine.set_values(asdict(engine))
         panel.diameter.show_settings(engine)
         _choose(panel.device, engine.device)
-        _choose(panel.classes, recipe.classifier)
+        panel.classes.take(recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)
         not_here = self._choices.choose_channels(engine)
         self._choices.list_siblings(recipe.models[1:])

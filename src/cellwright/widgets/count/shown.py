@@ -160,7 +160,7 @@ class ShownCount(QObject):
         listen(self._viewer.dims.events.point, self._tell_where_counted, panel)
         listen(self._viewer.layers.events.renamed, self._show_number, panel)
         follow(self._viewer).pixels.changed.connect(self._tell_where_counted)
-        panel.classes.currentIndexChanged.connect(self.update)
+        panel.classes.chosen.connect(self.update)
         for box in panel.outputs.values():
             box.toggled.connect(self.update)
         model.outcome_wanted.connect(self._show_if_here)

@@ -89,8 +89,9 @@ class CountWidget(QWidget):
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)
         listen(news_of(self.viewer).sent, self._on_sent, self)
-        chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
-        for changed in (panel.image.chosen, *(box.activated for box in chosen)):
+        boxes = (panel.region, panel.axes, panel.channel, panel.device)
+        folders = (panel.image, panel.model, panel.classes)  # tell of a wrong one before they are activated
+        for changed in (*(box.chosen for box in folders), *(box.activated for box in boxes)):
             changed.connect(self.panel.message.forget_error)
         self.choices.scene_changed.connect(self.panel.message.forget_error)
         panel.region.activated.connect(self._on_region_chosen)
@@ -102,7 +103,8 @@ class CountWidget(QWidget):
         self.jobs.cancelled.connect(self.background.on_cancelled)
         self.jobs.finished.connect(self._on_job_finished)
         panel.model.chosen.connect(self._on_model_chosen)
-        panel.model.failed.connect(self.model.fail)
+        for box in (panel.model, panel.classes):
+            box.failed.connect(self.model.fail)
 
     @property
     def job(self) -> Job | None:

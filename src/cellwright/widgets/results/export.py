@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import beside, once
+from cellwright.core.words import n_of
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
@@ -407,13 +408,10 @@ def _by_hand(measured: MeasuredCells) -> list[str]:
     found = []
     if measured.snapshot.is_of_other_pixels:
         found.append("that the pixels of the image changed after the count")
-    if measured.n_edited:
-        found.append(f"{measured.n_edited} cells drawn or changed by hand")
-    elif measured.snapshot.is_edited:
-        found.append("cells deleted or classified by hand")
+    found += [f"{one} by hand" for one in measured.by_hand]
     n_asked = measured.result.provenance.settings.get(ASKED, 0)
     if n_asked:
-        found.append(f"{n_asked} cells added by click")
+        found.append(f"{n_of(n_asked, 'cell')} added by click")
     return found
 
 

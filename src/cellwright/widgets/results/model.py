@@ -443,10 +443,8 @@ class ResultsModel:
         if self.n_kept < self.n_cells:
             sentence = ", ".join([f"{self.n_cells} cells were left out", *self.left_out])
             notices.append(f"{self.n_cells - self.n_kept} of {sentence}.")
-        if measured.n_edited:
-            notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
-        elif self.by_hand:
-            notices.append("Cells were deleted by hand.")
+        if self.by_hand:
+            notices += [f"By hand: {one}." for one in measured.by_hand]
         if self.pixels_text:
             notices.append(f"The cells were {self.pixels_text}.")
         if self.gate is not None:

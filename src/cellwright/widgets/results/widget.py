@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, QSize
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from cellwright.core.words import n_of
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.cells_table import counted_planes, in_planes, is_volumetric
 from cellwright.ops.measure.columns import CELL_SIZES
@@ -344,7 +345,7 @@ class ResultsWidget(QWidget):
             return
         rows = np.flatnonzero(mask).tolist()
         self._delete(rows)
-        what = f"{len(rows):,} cells were deleted."
+        what = f"Deleted {n_of(len(rows), 'cell')}."
         if isinstance(self.link.layer, Labels):
             what += with_own_keys(" Ctrl-Z in the layer brings them back.")
         self.view.message.tell(what)

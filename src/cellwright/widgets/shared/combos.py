@@ -33,7 +33,7 @@ from cellwright.widgets.shared.messages import listen, news_of
 from cellwright.widgets.shared.napari_private import free_in_own_context, unwrapped
 from cellwright.widgets.shared.style import MessageLabel
 
-OTHER_FOLDER = ""  # data of the entry that asks for a folder
+OTHER_FOLDER = "*"  # data of the entry that asks for a folder; no name or path
 NO_LAYER = ""  # data of the entry for none
 LETTERS = 6  # that a box has room for in the narrowest panel
 LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in

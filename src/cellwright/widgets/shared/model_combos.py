@@ -214,16 +214,43 @@ class ModelCard(QDialog):
 
 
 class ClassifierComboBox(PanelComboBox):
-    """The classifiers that give cells their classes, and none."""
+    """The classifiers that give cells their classes, folders of others, and none."""
+
+    failed = QtSignal(object)  # CellwrightError: the chosen folder holds no classifier
 
     def __init__(self) -> None:
-        super().__init__("Classify the cells after counting.")
-        self.fill([("None", ""), *classifier_choices()])
+        super().__init__("Classify the cells after counting.", folders="Folder of a classifier")
+        self.refresh()
 
     @property
     def classifier(self) -> str:
-        """Name of the chosen classifier; empty for none, and where the box is disabled."""
+        """Name or folder of the chosen classifier; empty for none, and where the box is disabled."""
         return str(self.currentData()) if self.isEnabled() else ""
+
+    def refresh(self) -> None:
+        """List what can be chosen by name, and the folders; what is chosen stays so while it is there."""
+        self.fill([("None", ""), *classifier_choices()], self.currentData())
+
+    def showPopup(self) -> None:
+        """List what there is now, as commands may have added; called by Qt."""
+        self.refresh()
+        super().showPopup()
+
+    def add_folder(self, folder: Path) -> None:
+        """List the folder of a classifier and choose it; tell by ``failed`` when it is none."""
+        try:
+            classes = ", ".join(store.classifier_of(folder).classes)
+        except CellwrightError as error:
+            self.failed.emit(error)
+            return
+        self._add_folder(folder, f"{folder.name}: {classes}", str(folder))
+
+    def take(self, classifier: str) -> None:
+        """Choose a classifier that a file tells of; what is not here is listed, for the count to tell so."""
+        if self.findData(classifier) < 0:
+            self._add_folder(Path(classifier), classifier, classifier)
+            return
+        self.choose_data(classifier)
 
 
 class DeviceComboBox(PanelComboBox):

@@ -19,6 +19,7 @@ from cellwright.core.data import CHANNEL, Cells, Labels, Provenance, Result
 from cellwright.core.errors import OutOfMemoryError
 from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import n_of
 from cellwright.inference.settings import LARGE_PIXELS
 from cellwright.ops.geometry.tiles import window_between
 from cellwright.ops.labels import as_int32
@@ -79,6 +80,18 @@ class MeasuredCells:
     def n_edited(self) -> int:
         """Number of cells drawn or changed by hand."""
         return int(edited_rows(self.table).sum())
+
+    @property
+    def by_hand(self) -> list[str]:
+        """What was done by hand since the count, as far as it is known; empty where nothing was."""
+        done, found = [], self.snapshot.found
+        if self.n_edited:
+            done.append(f"{n_of(self.n_edited, 'cell')} drawn or changed")
+        if found is not None and (n_gone := len(set(found["label"]) - set(self.numbers))):
+            done.append(f"{n_of(n_gone, 'cell')} deleted or joined to others")
+        if self.snapshot.is_edited and not done:
+            done.append("cells deleted or classified")
+        return done
 
     @property
     def marker_channels(self) -> list[str]:

@@ -65,6 +65,7 @@ class Snapshot:
     counted: RegionSet | None = None  # what they were counted in; None for the whole image, or by hand
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
     boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
+    found: "pandas.DataFrame | None" = None  # the cells of Labels that a count has put there
     deleted: "pandas.DataFrame | None" = None  # cells that undo may bring back
     marks: tuple[int | None, ...] = ()  # of the pixels of the image and the further ones, as far as known
     is_of_other_pixels: bool = False  # whether the image has other pixels than those that were counted
@@ -164,6 +165,7 @@ def snapshot_of(
         nuclei_source="" if nuclei is None else str(nuclei.source.path or ""),
         provenance=found_by,
         is_edited=bool(metadata_of(layer).get(EDITED)),
+        found=metadata_of(layer).get(FOUND),
         deleted=deleted_rows(layer),
         marks=tuple(mark_of(one) for one in (image_layer, *further) if one is not None),
         is_of_other_pixels=_is_of_other_pixels(layer, image_layer),
