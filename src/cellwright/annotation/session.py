@@ -77,8 +77,7 @@ class AnnotationSession:
         self.history = EditHistory(self.store)
         self._journal: Journal | None = None
         if journal is not None:
-            start = Start(identity_of(image), self.store.labels, self.store.cells, self.store.metadata)
-            self._write_to(Journal.create(journal, start))
+            self.keep_in(journal)
 
     @classmethod
     def from_points(
@@ -139,6 +138,14 @@ class AnnotationSession:
     def journal_path(self) -> Path | None:
         """The file that takes every edit; None where there is none."""
         return None if self._journal is None else self._journal.path
+
+    def keep_in(self, path: Path) -> None:
+        """Begin a journal with what there is now, which takes every edit from now on; must not exist.
+
+        WriteError where it cannot be written, or is there already.
+        """
+        start = Start(identity_of(self.image), self.store.labels, self.store.cells, self.store.metadata)
+        self._write_to(Journal.create(path, start))
 
     def copy(self) -> "AnnotationSession":
         """Return the session as it is now, by itself and without a journal: for work beside the edits."""

@@ -182,6 +182,17 @@ def test_rois_over_the_edge_are_cut_there(tmp_path):
     )
 
 
+def test_rois_that_tell_no_slice_of_a_stack_say_so(tmp_path):
+    rois = [roifile.ImagejRoi.frompoints(np.array([[x, 2], [x + 5, 2], [x + 5, 9]])) for x in (2, 12, 22)]
+    rois[2].position = 3
+    roifile.roiwrite(tmp_path / "a.zip", rois, name=["a", "b", "c"])
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip", Image(np.zeros((4, 20, 30), np.uint8), "TYX"))
+    assert np.unique(np.nonzero(found.labels)[0]).tolist() == [0, 2]
+    assert "2 do not tell their slice and are taken for the first" in found.notices[0]
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip", Image(np.zeros((20, 30), np.uint8), "YX"))
+    assert found.notices == ()
+
+
 @pytest.mark.parametrize(
     ("axes", "shape", "slices", "lead"),
     [

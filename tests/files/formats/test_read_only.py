@@ -92,6 +92,17 @@ def test_spots_of_trackmate(tmp_path):
     assert "1 were filtered out" in found.notices[0]
 
 
+def test_tracks_of_trackmate_are_told_to_be_left_out(tmp_path):
+    edge = '<Edge SPOT_SOURCE_ID="0" SPOT_TARGET_ID="1"/>'
+    tracks = f'<AllTracks><Track TRACK_ID="0">{edge}</Track></AllTracks>'
+    spots = TRACKMATE.format(">")
+    (tmp_path / "a.xml").write_text(spots.replace("</Model>", f"{tracks}</Model>"))
+    (found,) = READERS["trackmate"].read(tmp_path / "a.xml")
+    assert found.notices[-1] == "The tracks of a.xml are left out: each spot is a cell of its own."
+    (tmp_path / "a.xml").write_text(spots.replace("</Model>", "<AllTracks></AllTracks></Model>"))
+    assert not any("tracks" in notice for notice in READERS["trackmate"].read(tmp_path / "a.xml")[0].notices)
+
+
 def test_outlines_of_trackmate(tmp_path):
     (tmp_path / "a.xml").write_text(TRACKMATE.format('ROI_N_POINTS="4">-1 -1 1 -1 1 1 -1 1'))
     (found,) = READERS["trackmate"].read(tmp_path / "a.xml")

@@ -61,6 +61,29 @@ def test_labels_of_a_part_in_other_pixels_are_not_begun_with(
     assert "'cells' are of another size than those of 'blobs'" in widget.panel.message.text()
 
 
+@pytest.mark.parametrize("kind", ["labels", "points"])
+def test_a_start_that_is_refused_leaves_what_can_be_resumed(
+    widget: AnnotateWidget, blobs: Any, kind: str
+) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    session = start(widget)
+    session.delete(1)
+    path = session.journal_path
+    widget.panel.begin.click()  # Finish
+    if kind == "labels":
+        cells = widget.viewer.add_labels(blobs.labels[:20, :20].copy(), scale=(2, 2))
+    else:
+        cells = widget.viewer.add_points([[5, 5], [5, 5]])
+    widget.panel.image.choose(image)
+    widget.panel.start.choose(cells)
+    widget.panel.begin.click()
+    assert widget.model.session is None
+    unfinished = unfinished_journal(path)
+    assert unfinished is not None
+    assert unfinished.n_edits == 1
+
+
 def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image, name="blobs")
     layer = widget.viewer.add_labels(blobs.labels.copy(), name="cells")
@@ -102,6 +125,16 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     assert widget.model.session is None
     widget.panel.start.setCurrentIndex(0)
     assert len(start(widget).store) == 0
+
+
+def test_points_without_slices_lie_in_the_slice_in_sight(widget: AnnotateWidget, blobs: Any) -> None:
+    stack = np.stack([blobs.image] * 3)
+    widget.viewer.add_image(stack, name="blobs", scale=(2, 0.5, 0.5), axis_labels="tyx")
+    widget.viewer.add_points(blobs.points[:3], scale=(0.5, 0.5))
+    widget.viewer.dims.set_point(0, 4)
+    session = start(widget)
+    assert len(session.store) == 3
+    assert np.unique(np.nonzero(session.labels)[0]).tolist() == [2]
 
 
 def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> None:

@@ -86,7 +86,9 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
     own_name = OWN_NAME.match(roi.name or "")
     if own_name:
         name, number = own_name[4] or "", int(own_name[1])
-    lead = tuple(place or 0 for place in roi_plane(node, axes))
+    places = roi_plane(node, axes)
+    notes.note("do not tell their slice and are taken for the first", int(None in places))
+    lead = tuple(place or 0 for place in places)
     if kind == "POINT":
         return FileObject(node, [_points(node)], name, lead, number)
     if kind not in AREAS or roi.subtype.name not in FLAT:

@@ -51,6 +51,7 @@ LISTS = {
     "cuboid",
     "SpotsInFrame",
     "Spot",
+    "Track",
 }
 TEXT = "text"  # what an element holds beside attributes and children
 MOST_DEPTH = 50
@@ -237,7 +238,12 @@ def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnot
     rows = [row for frame in frames for row in frame.rows_at("Spot")]
     objects = notes.read(rows, partial(_spot, notes, axes, sizes))
     annotation = ImageAnnotation(_stem(image_data, "filename"), shape, axes, pixel_size_um=pixel_size)
-    return finished(annotation, objects, notes, image)
+    (found,) = finished(annotation, objects, notes, image)
+    tracks = content.at("Model").find("AllTracks")
+    if tracks is not None and tracks.rows_at("Track"):
+        text = f"The tracks of {content.path.name} are left out: each spot is a cell of its own."
+        found = replace(found, notices=(*found.notices, text))
+    return (found,)
 
 
 def _spot(notes: ReadingNotes, axes: str, sizes: dict[str, float], row: JsonValue) -> FileObject | None:

@@ -23,7 +23,7 @@ from cellwright.ops.codecs.prompts import Prompts
 from cellwright.ops.geometry.boxes import box_around
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, pixel_at
+from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels_in_sight
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, image_of
 from cellwright.widgets.shared.napari_private import preferences
@@ -251,13 +251,10 @@ def wishes_of(
     AnnotationError where one lies beyond the image.
     """
     axis = axis_of(channel)
-    shown = pixel_at(image_layer, in_sight[-image_layer.ndim :], axis)
     shape = image_of(image_layer, channel).label_shape
     wishes = []
     for place, one in enumerate(layer.data):
-        corners = in_pixels(np.atleast_2d(one), layer, image_layer, axis)
-        if layer.ndim < image_layer.ndim:
-            corners[:, :-2] = shown[:-2]
+        corners = in_pixels_in_sight(np.atleast_2d(one), layer, image_layer, axis, in_sight)
         middle = corners.mean(axis=0)
         if np.any(middle < -0.5) or np.any(middle >= np.array(shape) - 0.5):
             raise AnnotationError(

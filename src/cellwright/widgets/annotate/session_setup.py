@@ -20,7 +20,7 @@ from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerE
 from cellwright.files.atomic import atomic_write
 from cellwright.ops.measure.regions import Region, ShapeRegion
 from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
-from cellwright.widgets.shared.coordinates import Channel, axis_of, channels_of, expanded, in_pixels
+from cellwright.widgets.shared.coordinates import Channel, axis_of, channels_of, expanded, in_pixels_in_sight
 from cellwright.widgets.shared.edited_layers import (
     EDITED,
     JOURNAL,
@@ -117,13 +117,15 @@ def start_session(
     *,
     journal: Path | None,
     diameter_px: float = 0.0,
+    in_sight: NDArray[np.float64] | None = None,
 ) -> OpenedSession:
     """Return a new session of an image.
 
     It begins with Labels, Points or Shapes, or with nothing. Labels of the whole image are edited in their
     own layer, those of a part or of another image in a new one. Each shape is a cell; discs of
-    ``diameter_px`` stand for points, of a usual one where it is 0. The journal takes the edits; what is there
-    already is kept under another name.
+    ``diameter_px`` stand for points, of a usual one where it is 0; points without slices lie in those
+    ``in_sight`` in the world, the first where that is not told. The journal takes the edits; what is there
+    already is kept under another name, once it is sure that the session begins.
 
     WrongLayerError where there is no image, or the layer to begin with is of another type or position.
     AnnotationError where the cells do not fit the image.
@@ -131,27 +133,25 @@ def start_session(
     image = image_of(image_layer, channel)
     source = source_of(image_layer, channel)
     assert image_layer is not None  # as image_of made sure
-    if isinstance(start, Shapes):
-        drawn = _labels_of_shapes(image, image_layer, channel, start)  # before an earlier journal gives way
-    path = None if journal is None else fresh_journal(journal)
     if isinstance(start, Points):
-        points = in_pixels(start.data, start, image_layer, axis_of(channel))
-        columns = columns_of(start.features, len(points))
+        if in_sight is None:
+            in_sight = np.asarray(image_layer.data_to_world(np.zeros(image_layer.ndim)))
+        points = in_pixels_in_sight(start.data, start, image_layer, axis_of(channel), in_sight)
+        columns, regions = columns_of(start.features, len(points)), counted_boxes(start, image)
         diameter_px = diameter_px or DEFAULT_DISC_PX
-        regions = counted_boxes(start, image)
-        session = AnnotationSession.from_points(
-            points, image, diameter_px, columns, regions=regions, journal=path
-        )
+        session = AnnotationSession.from_points(points, image, diameter_px, columns, regions=regions)
     elif isinstance(start, Labels):
-        session = AnnotationSession(image, store_of(image, image_layer, channel, start), journal=path)
+        session = AnnotationSession(image, store_of(image, image_layer, channel, start))
     elif isinstance(start, Shapes):
-        session = AnnotationSession(image, drawn, journal=path)
+        session = AnnotationSession(image, _labels_of_shapes(image, image_layer, channel, start))
     elif start is None:
-        session = AnnotationSession(image, journal=path)
+        session = AnnotationSession(image)
     else:
         raise WrongLayerError(
             f"Begin with Labels, Points or Shapes; got {type(start).__name__} {start.name!r}."
         )
+    if journal is not None:
+        session.keep_in(fresh_journal(journal))
     return OpenedSession(session, source, _layer_of(session, source, start, channel))
 
 

@@ -152,11 +152,12 @@ class AnnotateWidget(QWidget):
         with telling(self.model.fail):
             path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
-            wishes = []
+            wishes, in_sight = [], np.asarray(self.viewer.dims.point, float)
             if isinstance(start, Points | Shapes) and self.panel.outline.isChecked():
-                in_sight = np.asarray(self.viewer.dims.point, float)
                 wishes, start = wishes_of(start, image_layer(image), channel, in_sight), None
-            opened = start_session(image, channel, start, journal=path, diameter_px=diameter)
+            opened = start_session(
+                image, channel, start, journal=path, diameter_px=diameter, in_sight=in_sight
+            )
             if isinstance(start, Points):
                 self.panel.message.tell(PIXELS_HINT)
             self.model.open(opened).adder.add_each(wishes)

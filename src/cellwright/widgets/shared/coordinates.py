@@ -209,6 +209,16 @@ def in_pixels(
     return without_axis(np.asarray(points, float).reshape(-1, layer.ndim) @ matrix.T + origin, channel_axis)
 
 
+def in_pixels_in_sight(
+    points: ArrayLike, layer: Layer, other: Layer, channel_axis: int | None, in_sight: ArrayLike
+) -> NDArray[np.float64]:
+    """Return the same as :func:`in_pixels`; a layer without slices means those in sight of the world."""
+    found = in_pixels(points, layer, other, channel_axis)
+    if layer.ndim < other.ndim:
+        found[:, :-2] = pixel_at(other, np.asarray(in_sight)[-other.ndim :], channel_axis)[:-2]
+    return found
+
+
 def axis_of(channel: Channel | None) -> int | None:
     """Return the axis of a layer that holds its channels, None where there is none."""
     return None if channel is None else channel.axis
