@@ -166,6 +166,21 @@ def test_the_command_classifies_the_active_layer(
     assert told[1:] == ["RBC 1 · WBC 2"]
 
 
+def test_cells_that_came_meanwhile_have_no_classes_of_others(
+    viewer: ViewerModel, classifier: None, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(commands, "show_error", told.append)
+    viewer.add_image(np.zeros((40, 60)))
+    layer = viewer.add_labels(np.pad(np.ones((4, 4), int), ((9, 27), (9, 47))), name="cells")
+    job = classify_active_layer(viewer)
+    layer.data = np.flip(layer.data).copy()  # another count has the same numbers
+    with qtbot.waitSignal(job.finished, timeout=20_000):
+        pass
+    assert "Classify them again" in told[0]
+    assert "class" not in layer.features
+
+
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_labels_are_measured_beside_the_viewer_and_the_bar_cancels(
     viewer: ViewerModel, classifier: None, qtbot: Any, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool

@@ -99,9 +99,16 @@ def classify_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
     if not classifier:
         return None
 
+    before = layer.data
+
     def on_returned(classed: Classed) -> None:
         rows, classes = classed
         with telling(lambda error: show_error(str(error))):
+            if layer.data is not before:
+                raise WrongLayerError(
+                    f"{layer.name!r} was given other cells while they were being classified, or some were "
+                    "added or removed. Classify them again."
+                )
             show_classes(layer, rows, classes)
             show_info(" · ".join(f"{name} {n:,}" for name, n in classes.counts.items()))
 
