@@ -105,9 +105,9 @@ class LabelStore:
         """Return whether somebody has looked at a cell, be it one that was rejected."""
         return self.cells.get(number, CellMetadata()).is_reviewed
 
-    def centre_of(self, number: int) -> NDArray[np.float64]:
-        """Return the centre (D,) of a cell in pixels, in the axes of the labels."""
-        box = self.box_of(number)
+    def centre_of(self, number: int, box: Box | None = None) -> NDArray[np.float64]:
+        """Return the centre (D,) of a cell, or of what a box holds of it, in pixels of the labels."""
+        box = box or self.box_of(number)
         pixels = np.argwhere(self.labels[box] == number)
         return pixels.mean(axis=0) + [part.start for part in box]
 

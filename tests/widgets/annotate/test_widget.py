@@ -356,6 +356,23 @@ def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs:
     assert not buttons["hide"].isChecked()
 
 
+def test_the_review_shows_a_cell_that_moves_where_it_begins(widget: AnnotateWidget) -> None:
+    labels = np.zeros((5, 80, 90), np.int32)
+    for frame in range(1, 5):
+        labels[frame, 15 * frame : 15 * frame + 8, 10 * frame : 10 * frame + 6] = 1
+    widget.viewer.add_image(np.zeros(labels.shape, np.uint8), axis_labels="tyx")
+    widget.viewer.add_labels(labels)
+    start(widget)
+    context = widget.model.context
+    assert context is not None
+    context.review.act("next")
+    assert widget.viewer.dims.current_step[0] == 1
+    np.testing.assert_allclose(widget.viewer.scene.camera.center[-2:], (18.5, 12.5))
+    marks = context.tools.overlay.layer
+    assert marks is not None
+    np.testing.assert_allclose(np.ptp(marks.data[0], axis=0), (0, 16, 14))  # with a margin
+
+
 def test_every_cell_reviewed_ends_the_queue(widget: AnnotateWidget) -> None:
     labels = np.zeros((30, 30), np.int32)
     labels[5:9, 5:9] = 1

@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 
 from cellwright.annotation.review_queue import ReviewQueue
 from cellwright.annotation.session import AnnotationSession
+from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.adder import Adder
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, Regions
@@ -104,7 +105,7 @@ class Review(QObject):
                 self.moved.emit(None)
             return
         self.centre_on(number)
-        self._overlay.show_cell(self._session.store.box_of(number))
+        self._overlay.show_cell(self._place_of(number))
         self.moved.emit(number)
 
     def line(self, number: int) -> str:
@@ -121,10 +122,10 @@ class Review(QObject):
     def centre_on(self, number: int) -> None:
         """Move slice and camera so that a cell is in the middle, large enough to be judged."""
         view, viewer = self._view, self._view.viewer
-        box = self._session.store.box_of(number)
+        box = self._place_of(number)
         middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
         if len(box) > 2:
-            middle[:-2] = np.rint(self._session.store.centre_of(number))[:-2]
+            middle[:-2] = np.rint(self._session.store.centre_of(number, box))[:-2]
         look_at(viewer, view.world_of(middle))
         camera = camera_of(viewer)
         step = float(np.abs(view.layer.scale[-2:]).mean())
@@ -132,11 +133,19 @@ class Review(QObject):
         if not SMALLEST_PX <= side * camera.zoom <= LARGEST_PX:
             camera.zoom = CELL_PX / side
 
+    def _place_of(self, number: int) -> Box:
+        """Return the box of a cell; of a time series that in its first frame, as it may move on."""
+        store = self._session.store
+        if not store.has_time:
+            return store.box_of(number)
+        first = store.box_of(number)[0].start
+        return (slice(first, first + 1), *store.first_part(number)[1])
+
     def _on_history(self) -> None:
         """Keep the frame around the cell in review, which edits reshape or take away."""
         number = self.current
         if number is not None:
-            self._overlay.show_cell(self._session.store.box_of(number))
+            self._overlay.show_cell(self._place_of(number))
             return
         self._overlay.show_cell(None)
         if self._queue is not None:
