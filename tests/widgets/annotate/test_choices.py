@@ -162,8 +162,32 @@ def test_cells_bring_the_channel_they_were_counted_in(
     widget.show()
     qtbot.waitUntil(lambda: not panel.offer.isHidden(), timeout=60_000)
     panel.resume.click()
-    assert widget.model.channel_index == (1 if several else 2)
-    assert panel.channel.channel.index == (1 if several else 2)
+    assert widget.model.channel_index == expected
+    assert panel.channel.channel.index == expected
+
+
+def test_what_was_drawn_in_each_channel_is_resumed_in_it(widget: AnnotateWidget, qtbot: QtBot) -> None:
+    viewer, panel = widget.viewer, widget.panel
+    image = viewer.add_image(np.zeros((3, 40, 50), np.uint8), name="three", axis_labels=("c", "y", "x"))
+    for number in (0, 1):
+        panel.image.choose(image)
+        panel.start.choose(None)
+        panel.channel.choose_number(number)
+        panel.begin.click()
+        widget.model.session.add(np.ones((4, 4), bool), (10 * number, 5))
+        panel.begin.click()  # Finish
+    for layer in viewer.layers[1:]:
+        viewer.layers.remove(layer)  # as a crash would
+    widget.show()
+    for chosen, number in ((0, 0), (1, 1), (2, 1)):  # in the last nothing was drawn
+        panel.channel.choose_number(chosen)
+        panel.channel.activated.emit(panel.channel.currentIndex())
+        qtbot.waitUntil(lambda: not panel.offer.isHidden(), timeout=60_000)
+        assert ("channel 1 of this image" in panel.offer_line.text()) == (chosen == 2)
+        panel.resume.click()
+        assert np.argwhere(widget.model.session.labels).min(axis=0).tolist() == [10 * number, 5]
+        assert widget.model.channel_index == panel.channel.channel.index == number
+        panel.begin.click()
 
 
 def test_colours_that_are_annotated_together_are_no_single_one(

@@ -199,6 +199,27 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert 3 in widget.model.session.store
 
 
+def test_what_was_begun_is_offered_again_where_nothing_was_done_since(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot
+) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    for n_edits in (2, 1, 0):  # each puts the journal before aside
+        session = start(widget)
+        for number in range(n_edits):
+            session.add(np.ones((3, 3), bool), (20 * number, 5))
+        widget.panel.begin.click()  # Finish
+        widget.viewer.layers.remove(widget.viewer.layers[-1])
+    widget.show()
+    qtbot.waitUntil(lambda: "1 edit of this image" in widget.panel.offer_line.text(), timeout=LIMIT_MS)
+    widget.panel.resume.click()
+    assert widget.model.session is not None
+    assert len(widget.model.session.store) == 1
+    widget.model.session.undo()
+    widget.panel.begin.click()
+    widget.choices.offer()
+    qtbot.waitUntil(lambda: "2 edits of this image" in widget.panel.offer_line.text(), timeout=LIMIT_MS)
+
+
 def test_what_is_known_of_the_cells_comes_back_with_the_edits(
     widget: AnnotateWidget, blobs: Any, qtbot: QtBot
 ) -> None:

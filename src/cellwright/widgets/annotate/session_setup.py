@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.journals.journal_files import (
     SUFFIX,
+    channel_of_journal,
     columns_of,
+    earlier_journals,
     fresh_journal,
     is_of_another,
+    journals_of_image,
     store_of,
 )
 from cellwright.widgets.shared.journals.kept_corrections import KEPT, KEPT_AS, written_here
@@ -63,6 +67,7 @@ class Unfinished:
     n_edits: int
     changed: datetime
     is_open: bool = False
+    is_of_other: bool = False  # whether it is of another channel than the chosen one
 
     @property
     def line(self) -> str:
@@ -76,24 +81,37 @@ class Unfinished:
                 "This image is being annotated in another window or program. Finish it there and resume "
                 "it here, or duplicate the image's layer and annotate that."
             )
-        edits = "1 edit of this image is"
+        number, where = channel_of_journal(self.path), "this image"
+        if self.is_of_other and number is not None:
+            where = f"channel {number} of this image"
+        edits = f"1 edit of {where} is"
         if self.n_edits > 1:
-            edits = f"{self.n_edits:,} edits of this image are"
+            edits = f"{self.n_edits:,} edits of {where} are"
         return f"{edits} kept, the last from {when}."
 
 
 def offered(path: Path) -> Unfinished | None:
     """Return what can be resumed of the image of a journal: this, or cells that were corrected outside it.
 
-    It is what changed last; cells that this program has corrected, or brought back, are in its layers.
+    It is what changed last; cells that this program has corrected, or brought back, are in its layers. Where
+    there is nothing of the channel of the journal, it is that of another.
     """
-    begun = unfinished_journal(path)
-    found = [] if begun is None else [begun]
+    own, *others = journals_of_image(path)
+    found = _offered_of(own)
+    if not found:
+        found = [replace(one, is_of_other=True) for other in others for one in _offered_of(other)]
+    return max(found, key=lambda one: one.changed, default=None)
+
+
+def _offered_of(path: Path) -> list[Unfinished]:
+    # where nothing was done in the journal, what has made way for it
+    begun = map(unfinished_journal, (path, *earlier_journals(path)))
+    found = list(islice(filter(None, begun), 1))
     for kept in sorted({path.with_suffix(ending) for ending in KEPT_AS.values()} - written_here):
         if kept.exists():
             changed = datetime.fromtimestamp(kept.stat().st_mtime)
             found.append(Unfinished(kept, 0, changed))
-    return max(found, key=lambda one: one.changed, default=None)
+    return found
 
 
 def unfinished_journal(path: Path) -> Unfinished | None:
@@ -167,7 +185,7 @@ def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path
         with atomic_write(path) as part:
             shutil.copyfile(kept, part)
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
-    channel = _counted_channel(session, image_layer) or channel
+    channel = _known_channel(session, image_layer, path) or channel
     source = source_of(image_layer, channel)
     layer = _layer_of(session, source, None, channel)
     layer.metadata[METADATA][RESUMED] = True
@@ -175,11 +193,12 @@ def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path
     return OpenedSession(session, source, layer)
 
 
-def _counted_channel(session: AnnotationSession, image_layer: ImageLayer | None) -> Channel | None:
-    """Return the one channel that the cells of a session were counted in, None where that is not told."""
-    engine = engine_of(session.metadata.found_by)
-    number = engine.get("channel")
-    if engine.get("channels") or number is None or image_layer is None:
+def _known_channel(session: AnnotationSession, image_layer: ImageLayer | None, path: Path) -> Channel | None:
+    """Return the channel that a session is of, or its cells were counted in, None where that is not told."""
+    engine, number = engine_of(session.metadata.found_by), channel_of_journal(path)
+    if number is None and not engine.get("channels"):
+        number = engine.get("channel")
+    if number is None or image_layer is None:
         return None
     return next((one for one in channels_of(image_layer) if one.index == number), None)
 

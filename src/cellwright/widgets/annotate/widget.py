@@ -150,7 +150,7 @@ class AnnotateWidget(QWidget):
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
         with telling(self.model.fail):
-            path = journal_path(image_of(image, channel), self.model.journals)
+            path = journal_path(image_of(image, channel), self.model.journals, channel)
             diameter = self.panel.settings.diameter.value()
             wishes, in_sight = [], np.asarray(self.viewer.dims.point, float)
             if isinstance(start, Points | Shapes) and self.panel.outline.isChecked():
@@ -371,6 +371,7 @@ class AnnotateChoices(QObject):
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in
         panel.start.chosen.connect(self._on_start_chosen)
+        panel.channel.activated.connect(lambda _: self.offer())
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
         listen(model.viewer.layers.selection.events.active, self._on_active, panel)
@@ -441,12 +442,13 @@ class AnnotateChoices(QObject):
         image = self._panel.image.layer
         if self._model.session is not None or image is None:
             return
+        channel, folder = self._panel.channel.channel, self._model.journals
         try:
-            known, folder = image_of(image, self._panel.channel.channel), self._model.journals
+            known = image_of(image, channel)
         except CellwrightError:
             return  # an image that cannot be annotated; Start tells why
         # pixels of the image are read, which takes a while from some disks
-        self.look.request(lambda: once("look", lambda: offered(journal_path(known, folder))))
+        self.look.request(lambda: once("look", lambda: offered(journal_path(known, folder, channel))))
 
     def _on_looked(self, found: Unfinished | None) -> None:
         if found is not None and self._model.session is None:

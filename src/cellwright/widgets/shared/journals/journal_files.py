@@ -40,17 +40,41 @@ from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import source_of
 
 SUFFIX = ".journal"
+CHANNEL_PART = re.compile(r"(?<=-[0-9a-f]{16})-ch(\d+)(?=\.|$)")  # of the name of a journal, behind the mark
 MOST_NUMBERS = 10_000_000  # as scores and classes have an entry for each
 
 
-def journal_path(image: Image, folder: Path | None = None) -> Path:
+def journal_path(image: Image, folder: Path | None = None, channel: Channel | None = None) -> Path:
     """Return the journal of an image: named for people by its name, told apart by its pixels.
 
-    Without a folder it lies with those of all images.
+    Without a folder it lies with those of all images. Each channel of several has a journal of its own.
     """
     folder = folder or store.user_folder().parent / "journals"
     name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
-    return folder / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+    part = ""
+    if channel is not None and channel.index is not None:
+        part = f"-ch{channel.index}"
+    return folder / f"{name}-{identity_of(image).fingerprint}{part}{SUFFIX}"
+
+
+def channel_of_journal(path: Path) -> int | None:
+    """Return the number of the channel that a journal is of; None for all, or where that is not told."""
+    found = CHANNEL_PART.search(path.name)
+    return int(found[1]) if found else None
+
+
+def earlier_journals(path: Path) -> list[Path]:
+    """Return the journals that have made way for this one, the last that was written first."""
+    found = path.parent.glob(f"{glob.escape(path.name)}.old*")
+    return sorted(found, key=lambda one: one.stat().st_mtime, reverse=True)
+
+
+def journals_of_image(path: Path) -> list[Path]:
+    """Return the journals that the image of a journal may have: this one, then those of other channels."""
+    plain = CHANNEL_PART.sub("", path.stem)
+    stems = {one.stem for one in path.parent.glob(f"{glob.escape(plain)}*")}
+    others = sorted(stem for stem in stems if CHANNEL_PART.sub("", stem) == plain and stem != path.stem)
+    return [path, *(path.with_name(stem + SUFFIX) for stem in others)]
 
 
 def fresh_journal(path: Path) -> Path:

@@ -108,7 +108,7 @@ def _keeping(image_layer: ImageLayer, layer: Layer) -> Callable[[], None]:
             AnnotationSession(image, store_of(image, image_layer, channel, layer), journal=part).close()
 
     def keep() -> None:
-        path = journal_path(image, FOLDER).with_suffix(KEPT_AS[type(layer)])
+        path = journal_path(image, FOLDER, channel).with_suffix(KEPT_AS[type(layer)])
         make_folder(path.parent)
         part = path.with_suffix(f"{path.suffix}.new")
         with suppress(AnnotationError, WrongLayerError), _one_at_a_time, writing(path):
