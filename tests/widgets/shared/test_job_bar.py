@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QEvent, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QApplication
 
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.shared.jobs import JobBar
+from cellwright.widgets.shared.jobs import JobBar, RunButton
 
 LIMIT_MS = 60_000
 
@@ -44,6 +47,26 @@ def test_a_job_is_seen_while_it_runs(side: JobBar, qtbot: QtBot) -> None:
     assert found == ["all"]
     assert side.isHidden()
     assert not side.stop.isEnabled()  # it had come to where it can no longer be cancelled
+
+
+def test_a_double_click_starts_a_job_and_does_not_stop_it(qtbot: QtBot) -> None:
+    told: list[str] = []
+    button = RunButton(("Count", ""), ("Cancel", ""), "Cancelling…")
+    qtbot.addWidget(button)
+    button.started.connect(lambda: told.append("started"))
+    button.started.connect(lambda: button.show_running(is_running=True))
+    button.stopped.connect(lambda: told.append("stopped"))
+    place, left, none = QPointF(3, 3), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    down, up, twice = (
+        QEvent.Type.MouseButtonPress,
+        QEvent.Type.MouseButtonRelease,
+        QEvent.Type.MouseButtonDblClick,
+    )
+    for kind in (down, up, twice, up):
+        QApplication.sendEvent(button, QMouseEvent(kind, place, place, left, left, none))
+    assert told == ["started"]
+    button.click()
+    assert told == ["started", "stopped"]
 
 
 def test_a_cancelled_job_tells_so(side: JobBar, qtbot: QtBot) -> None:

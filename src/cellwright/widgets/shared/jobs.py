@@ -14,6 +14,7 @@ from weakref import WeakSet
 from napari.layers import Layer
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QProgressBar, QWidget
 from superqt.utils import QSignalDebouncer
 
@@ -254,6 +255,9 @@ class RunButton(WrappedButton):
         """Tell that the job was asked to stop."""
         self.setText(self._stopping)
         self.setEnabled(False)
+
+    def mouseDoubleClickEvent(self, _: QMouseEvent | None) -> None:
+        """Pass over the second half of a double click, which would stop what the first began; called by Qt."""
 
     def _on_clicked(self) -> None:
         if self._is_running:
