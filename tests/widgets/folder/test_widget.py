@@ -679,16 +679,22 @@ def test_earlier_results_are_shown_when_their_folder_is_chosen(
         ("", "out", "Choose the folder"),
         ("plate", "", "Choose a folder for the results"),
         ("absent", "out", "there is none"),
+        ("absent", "", "there is none"),
+        ("long" * 80, "out", "there is none"),
+        ("plate", "long" * 80, "Choose a folder that you may write to"),
         ("plate", "plate/results", "must not go into"),
     ],
 )
 def test_what_cannot_be_counted_is_told_at_once(
-    panel: FolderWidget, tmp_path: Path, folders: str, output: str, words: str
+    panel: FolderWidget, tmp_path: Path, qtbot: QtBot, folders: str, output: str, words: str
 ) -> None:
     panel.view.folders.setText(str(tmp_path / folders) if folders else "")
     panel.view.output.setText(str(tmp_path / output) if output else "")
+    panel.view.propose()
+    if not output:
+        panel.view.output.clear()
     panel.view.start.click()
-    assert not panel.jobs.is_busy
+    qtbot.waitUntil(lambda: not panel.jobs.is_busy, timeout=LIMIT_MS)
     assert words in panel.view.message.text()
     assert panel.view.message.property("error") == "true"
 
@@ -700,8 +706,12 @@ def test_settings_of_the_last_count_are_taken_over(
     qtbot: QtBot,
     blobs: Any,
     settled: Callable[[CountWidget], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     viewer.add_image(blobs.image, name="blobs")
+    (tmp_path / "flow").mkdir()  # a folder that is called like the model is not the model
+    monkeypatch.chdir(tmp_path)
     widget.panel.thresholds.set_values({"min_score": 0.35})
     widget.panel.diameter.setValue(14)
     with qtbot.waitSignal(widget.finished, timeout=LIMIT_MS):
@@ -711,6 +721,7 @@ def test_settings_of_the_last_count_are_taken_over(
     assert recipe.settings.min_score == pytest.approx(0.35)
     assert recipe.engine.diameter_px == 14
     assert recipe.models == ("flow",)
+    assert panel.view.message.text() == ""
     assert panel.view.taken_over.text() == "Settings of the last count; change them under More."
     engine = replace(recipe.engine, channels=("0", "1"))
     panel.take_over(replace(recipe, engine=engine))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.core.words import n_of
-from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text
+from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
     BESIDE,
@@ -428,7 +428,9 @@ def _pictures(output: Path, done: Sequence[ImageOutcome]) -> list[str]:
 
 
 def check_output(output: Path, paths: Sequence[Path]) -> None:
-    """Raise WriteError where results would lie among the images that are counted."""
+    """Raise WriteError where results would lie among the images that are counted, or the name is refused."""
+    with writing(output):
+        output.exists()
     inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
     if inside:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")

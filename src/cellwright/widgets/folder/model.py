@@ -1,6 +1,7 @@
 """What the folder panel knows: what is counted and how, and what became of each image; free of Qt."""
 
 import math
+import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -171,11 +172,11 @@ def check_request(request: FolderRequest) -> None:
     """
     if not request.paths:
         raise SettingsError("Choose the folder whose images are counted.")
-    if request.output == Path():
-        raise SettingsError("Choose a folder for the results.")
-    missing = [path for path in request.paths if not path.exists()]
+    missing = [path for path in request.paths if not os.path.exists(path)]  # Path.exists raises on long names
     if missing:
         raise ReadError(f"Expected a folder at {missing[0]}; there is none. Check the path.")
+    if request.output == Path():
+        raise SettingsError("Choose a folder for the results.")
     check_output(request.output, request.paths)
 
 

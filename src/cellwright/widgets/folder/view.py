@@ -1,5 +1,6 @@
 """The looks of the folder panel: what is counted, the button, and what came of it; without behaviour."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -179,7 +180,7 @@ class FolderView(QWidget):
         What is written already stays.
         """
         folder = Path(self.folders.text().split(SEPARATOR.strip())[0].strip())
-        if not folder.name or not folder.is_dir():
+        if not folder.name or not os.path.isdir(folder):  # Path.is_dir raises on long names
             return
         if not self.output.text().strip():
             name = f"{folder.name.removesuffix('.zarr')} results"

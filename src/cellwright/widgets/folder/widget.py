@@ -139,7 +139,7 @@ class FolderWidget(QWidget):
     def take_over(self, recipe: Recipe) -> None:
         """Put the model and settings of a count into the panel."""
         view, name = self.view, recipe.models[0]
-        if Path(name).is_dir():
+        if view.model.findData(name) < 0 and Path(name).is_dir():  # not one of images that is called so
             view.model.add_folder(Path(name))
         view.model.refresh(name)
         view.show_family(view.model.family)

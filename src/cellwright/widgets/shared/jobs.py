@@ -257,7 +257,7 @@ class RunButton(WrappedButton):
         self.setEnabled(False)
 
     def mouseDoubleClickEvent(self, _: QMouseEvent | None) -> None:
-        """Pass over the second half of a double click, which would stop what the first began; called by Qt."""
+        """Pass over the second half of a double click, which would stop what the first began; Qt calls it."""
 
     def _on_clicked(self) -> None:
         if self._is_running:
