@@ -158,7 +158,7 @@ def test_classifiers_and_models_that_count_are_kept_apart(shelves, folder, make_
     (own / "broken" / CLASSIFIER).write_text("{")
     assert [entry.name for entry in store.models()] == ["flow"]
     assert [(entry.name, entry.spec.classes) for entry in classifiers()] == [("blood", TITLES)]
-    with pytest.raises(CheckpointError, match=r"one of: blood; .*flow has no classifier\.json"):
+    with pytest.raises(CheckpointError, match=r"one of: blood; .*flow, which has no classifier\.json"):
         find_classifier("flow")
     with pytest.raises(CheckpointError, match="Expected a readable classifier"):
         load_classifier("broken")

@@ -141,7 +141,7 @@ def find_classifier(name: str | Path) -> Path:
         if (folder / CLASSIFIER).exists():
             return folder
     known = ", ".join(entry.name for entry in classifiers()) or "none"
-    problem = f"the folder {folders[0]} has no {CLASSIFIER}" if folders else repr(str(name))
+    problem = f"the folder {folders[0]}, which has no {CLASSIFIER}" if folders else repr(str(name))
     raise CheckpointError(
         f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
         "own; a model that counts gives no classes."

@@ -111,6 +111,17 @@ def test_cells_are_measured_in_the_new_pixels(blobs):
     assert np.array_equal(back.areas, label_properties(blobs.labels).areas)
 
 
+def test_cells_lie_where_their_new_pixels_do(blobs):
+    """So that tables, regions and neighbours of the same labels are the same, whoever measures them."""
+    shape = blobs.labels.shape
+    larger = zoomed(shape, 1.7)
+    enlarged = resize_labels(blobs.labels, Grid.of(shape, larger))
+    back = resize_cells(cells_of(enlarged), Grid.of((larger[0], larger[1]), (shape[0] // 2, shape[1] // 2)))
+    measured = label_properties(back.labels)
+    assert np.array_equal(back.points, measured.points)
+    assert np.array_equal(back.boxes, measured.boxes)
+
+
 def test_cells_that_vanish_are_dropped_with_their_rows():
     labels = np.zeros((40, 40), np.int32)
     labels[0, 0] = 1  # falls between the pixels that are kept

@@ -136,21 +136,21 @@ def resize_labels(labels: NDArray[Any], grid: Grid) -> NDArray[Any]:
 def resize_cells(cells: Cells, grid: Grid) -> Cells:
     """Return cells found in a window of an image in pixels of the same image at another size.
 
-    Areas and boxes of labels are measured again, points stay where they are in their cell; cells so small
-    that no pixel is left of them are dropped.
+    Labels are measured again, as whoever looks at them later does; cells so small that no pixel is left of
+    them are dropped.
     """
     factors, shift = np.array(grid.factors, np.float32), grid.shift
-    points = (cells.points + np.float32(0.5)) * factors - np.float32(0.5) + shift
     if cells.labels is None:
+        points = (cells.points + np.float32(0.5)) * factors - np.float32(0.5) + shift
         boxes = cells.boxes * factors + shift
         return replace(cells, points=points, boxes=boxes, areas=cells.areas * factors.prod())
     resized = resize_labels(cells.labels, grid)
     left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
     resized = keep_labels(resized, left)
-    areas, _, boxes = label_properties(resized)
-    kept = replace(cells, points=points, labels=None).take(left)
+    areas, points, boxes = label_properties(resized)
+    kept = replace(cells, labels=None).take(left)
     faint = None if cells.faint is None else resize_labels(cells.faint, grid)
-    return replace(kept, boxes=boxes, areas=areas, labels=resized, faint=faint)
+    return replace(kept, points=points, boxes=boxes, areas=areas, labels=resized, faint=faint)
 
 
 def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:
