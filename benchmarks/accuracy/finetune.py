@@ -69,9 +69,12 @@ def both(first: Dataset, second: Dataset) -> Dataset:
 
 
 def scores(model: Any, dataset: Dataset) -> dict[str, float]:
-    """Return F1 and AP at IoU 0.5, and how far counts are off, of a model on a dataset."""
-    table = run(evaluate(dataset, model, engine=EngineSettings(device="cpu"))).to_json()["all"]
+    """Return F1 and AP at IoU 0.5, how far counts are off, and the F1 to expect, of a model on a dataset."""
+    report = run(evaluate(dataset, model, engine=EngineSettings(device="cpu")))
+    table = report.to_json()["all"]
+    fits = [image.fit for image in report.images if image.fit is not None]
     return {
+        "fit": float(np.mean(fits)) if fits else float("nan"),
         "n_images": table["n_images"],
         "f1": table["f1"],
         "ap50": table["ap"]["0.50"],
@@ -108,7 +111,7 @@ def compare(name: str, start: str, outcome: Outcome, dataset: Dataset) -> dict[s
     print(
         f"{name}: {before['n_images']} images, F1 {before['f1']:.3f} -> {after['f1']:.3f}, AP@0.5 "
         f"{before['ap50']:.3f} -> {after['ap50']:.3f}, count off by {before['count_mape']:.1%} -> "
-        f"{after['count_mape']:.1%}",
+        f"{after['count_mape']:.1%}, expected F1 {before['fit']:.3f} -> {after['fit']:.3f}",
         flush=True,
     )
     return {"name": name, "before": before, "after": after}

@@ -24,11 +24,10 @@ from scipy.stats import spearmanr
 
 from cellwright.core.data import Image, Labels, Result
 from cellwright.core.tasks import run
-from cellwright.files.atomic import write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.models import store
-from cellwright.models.fit import FACTS, FIT, FitCalibration
+from cellwright.models.fit import FACTS, FitCalibration, write_fit
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import relabel
 from cellwright.ops.matching import match_labels, points_in_cells, ranking_quality
@@ -113,8 +112,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=1))
     fit = replace(calibrated(fitted, facts), closer_below=options.closer_below)
-    values = {**fit.to_json(), "weights_sha256": model.sha256, "scores": figures}
-    write_text(folder / FIT, json.dumps({**values, "n_images": len(fitted)}, indent=1) + "\n")
+    write_fit(folder, fit, model.sha256, scores=figures, n_images=len(fitted))
 
 
 def telling_facts(examples: Sequence[Example]) -> tuple[str, ...]:

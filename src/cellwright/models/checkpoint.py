@@ -14,7 +14,7 @@ from torch import nn
 from cellwright.core.errors import CheckpointError, WriteError, expecting
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
-from cellwright.models.fit import read_fit
+from cellwright.models.fit import FIT, read_fit, write_fit
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import SPEC, read_spec
 
@@ -24,6 +24,10 @@ WEIGHTS, SCORES, CARD = "weights.safetensors", "scores.json", "card.md"
 def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:
     """Write a model into ``folder``; each file appears whole or not at all."""
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
+    if model.fit is None:
+        (folder / FIT).unlink(missing_ok=True)
+    else:
+        write_fit(folder, model.fit, file_sha256(folder / WEIGHTS))
 
 
 def load_checkpoint(folder: Path) -> CellModel:
@@ -44,9 +48,8 @@ def load_checkpoint(folder: Path) -> CellModel:
                 f"got {found}. Copy the model folder again."
             )
     load_weights(folder, model.network, f"the {spec.preset} preset of {spec.family}")
-    loaded = model.with_network(model.network.eval(), spec=spec, sha256=sha256)
-    loaded.fit = read_fit(folder, sha256)
-    return loaded
+    fit = read_fit(folder, sha256)
+    return model.with_network(model.network.eval(), spec=spec, sha256=sha256, fit=fit)
 
 
 def write_model(

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Maps, Result
 from cellwright.core.errors import CheckpointError
+from cellwright.files.atomic import write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.ops.measure.prediction_interval import CROWD, DOUBTED_BELOW, CrowdNotice
 
@@ -111,6 +112,15 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
             "file, or copy the model folder again."
         ) from error
     return fit
+
+
+def write_fit(folder: Path, fit: FitCalibration, sha256: str, **told: Any) -> None:
+    """Write a calibration into the folder of a model whose weights have this checksum.
+
+    ``told`` are other plain JSON values on how it was made.
+    """
+    values = {**fit.to_json(), "weights_sha256": sha256, **told}
+    write_text(folder / FIT, json.dumps(values, indent=1) + "\n")
 
 
 def _check(fit: FitCalibration) -> None:

@@ -105,9 +105,18 @@ class CellModel:
         """Return the cells in the maps of one frame, in pixels of the maps."""
         raise NotImplementedError
 
-    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
-        """Return the same model with another network (and spec, and checksum)."""
-        return type(self)(spec or self.spec, network, sha256)
+    def with_network(
+        self,
+        network: nn.Module,
+        *,
+        spec: ModelSpec | None = None,
+        sha256: str = "",
+        fit: FitCalibration | None = None,
+    ) -> Self:
+        """Return the same model with another network (and spec, checksum and fit)."""
+        model = type(self)(spec or self.spec, network, sha256)
+        model.fit = fit
+        return model
 
     def inference_network(self) -> nn.Module:
         """Return a copy of the network for inference, batch normalisation folded into the convolutions."""

@@ -25,7 +25,8 @@ from cellwright.training.settings import FinetuneSettings, PretrainSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
-BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are not scores to show
+# fields of an epoch that are not scores to show
+BOOKKEEPING = ("step", "loss", "rate", "merit", "error", "fit_error")
 
 SCORE_TITLES = {
     "score": "score",

@@ -64,7 +64,7 @@ def keep_epoch(
     score = selection_score(scores, float(state.step))
     if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score
-        save_checkpoint(output, model.with_network(state.average), scores)
+        save_checkpoint(output, model.with_network(state.average, fit=model.fit), scores)
         if "merit" in scores:
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}

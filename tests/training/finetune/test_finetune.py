@@ -18,9 +18,11 @@ from cellwright.core.errors import AnnotationError, CheckpointError, ReadError, 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.checkpoint import file_sha256, save_checkpoint
+from cellwright.models.fit import FitCalibration, read_fit
 from cellwright.ops.labels import label_properties
 from cellwright.training.data import sampler
+from cellwright.training.evaluation.evaluate import Report
 from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune import replay
 from cellwright.training.finetune.finetune import FinetuneReport, finetune, finetuning_rate
@@ -105,7 +107,7 @@ def scripted(monkeypatch):
 
         class Scored:
             def __init__(self):
-                self.images = (SimpleNamespace(n_true=n_cells),)
+                self.images = (SimpleNamespace(n_true=n_cells, fit=None),)
                 self.score = give(left[0])
 
             def summary(self):
@@ -415,7 +417,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
     begun, left, replace_file = tiny_flow().network.head.weight, [nth], os.replace
 
     class Scored:
-        images = (SimpleNamespace(n_true=1),)  # tells so little that weights on the way are kept
+        images = (SimpleNamespace(n_true=1, fit=None),)  # tells so little that weights on the way are kept
 
         def __init__(self, model):
             moved = float((model.network.head.weight - begun).detach().norm())
@@ -623,6 +625,29 @@ def test_a_model_that_was_tuned_can_be_loaded(dataset, tmp_path, scripted):
         start = registry.get("flow").load().build("small")
     run(finetune(Data(dataset), start, tmp_path / "out", SHORT, device="cpu"))
     assert store.load(tmp_path / "out").spec.tuned_diameter_px > 0
+
+
+ALWAYS_HALF = FitCalibration(("probability",), np.zeros(1), np.zeros(1), 0.0, np.array([[0.0, 1.0]]))
+
+
+@pytest.mark.parametrize(("scored", "is_kept"), [(0.65, True), (0.75, False)])
+def test_the_fit_goes_on_where_it_tells_how_well_validation_images_are_counted(
+    dataset, tiny_flow, tmp_path, monkeypatch, scored, is_kept
+):
+    real = module.evaluate
+
+    def evaluate(*arguments, **named):
+        report = yield from real(*arguments, **named)
+        return Report(tuple(replace(image, fit=0.5, means={"f1": scored}) for image in report.images))
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    start = tiny_flow()
+    start.fit = ALWAYS_HALF
+    run(finetune(Data(dataset), start, tmp_path / "mine", SHORT, device="cpu"))
+    kept = read_fit(tmp_path / "mine", file_sha256(tmp_path / "mine" / "weights.safetensors"))
+    assert (kept is not None) == is_kept
+    assert (tmp_path / "mine" / "fit.json").exists() == is_kept
+    assert not is_kept or kept.expected_f1({}) == 0.5
 
 
 def test_the_rate_rises_twice_and_falls():

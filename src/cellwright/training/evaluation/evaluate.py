@@ -40,6 +40,7 @@ class ImageScore:
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     is_right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     notices: tuple[str, ...] = ()  # on how the true cells were read
+    fit: float | None = None  # F1 that the count let expect
 
     @property
     def count_error(self) -> float:
@@ -178,7 +179,7 @@ def evaluate(
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
-        scored.append(replace(score_image(item, result, truth), notices=notices))
+        scored.append(replace(score_image(item, result, truth), notices=notices, fit=result.fit))
     return Report(tuple(scored))
 
 

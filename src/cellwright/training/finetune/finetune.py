@@ -70,6 +70,7 @@ SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weigh
 FAR_SHARES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
 FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
 LEAST_GAIN = 1e-3
+MOST_FIT_ERROR = 0.2  # of the F1 that the fit of the model it began with lets expect, so that it is kept
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Run:
     def validate(self, model: CellModel) -> Task[FinetuneReport]:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
-        keep_epoch(self.state, scores, model, self.output, self.settings)
+        keep_epoch(self.state, scores, _as_told(model, scores), self.output, self.settings)
         self._write_card()
         latest, shown = self.state.history[-1], only_scores(scores)
         loss = latest.get("loss", math.nan)
@@ -184,14 +185,13 @@ class Run:
             return only_scores(max(best, top.scores, key=selection_score))
         chosen = self._nearest(tried, before["merit"] + LEAST_GAIN) or top
         if self.tuned.tuned_diameter_px:
-            plain = chosen.model.with_network(
-                chosen.model.network, spec=replace(self.tuned, tuned_diameter_px=0.0)
-            )
+            spec = replace(self.tuned, tuned_diameter_px=0.0)
+            plain = chosen.model.with_network(chosen.model.network, spec=spec, fit=self.start.fit)
             trial = _Candidate(chosen.share, (yield from self._scores(plain)), plain)
             if self._nearest([trial, top], before["merit"] + LEAST_GAIN) is trial:
                 chosen = trial
         self.state.best = chosen.merit
-        save_checkpoint(self.output, chosen.model, only_scores(chosen.scores))
+        save_checkpoint(self.output, _as_told(chosen.model, chosen.scores), only_scores(chosen.scores))
         return only_scores(chosen.scores)
 
     def finish(self, after: dict[str, float], notice: str) -> Outcome:
@@ -223,7 +223,7 @@ class Run:
     def _with(self, weights: Mapping[str, Tensor]) -> CellModel:
         network = copy.deepcopy(self.start.network)
         network.load_state_dict(weights)
-        return self.start.with_network(network.eval(), spec=self.tuned)
+        return self.start.with_network(network.eval(), spec=self.tuned, fit=self.start.fit)
 
     def _scores(self, model: CellModel) -> Task[dict[str, float]]:
         self.preview = None
@@ -239,6 +239,13 @@ class Run:
         report = yield from _check(judge, 0, n + n_known)
         known = yield from _check(retention_score(model, self.retention_set, self.device), n, n + n_known)
         scores = {**report.summary(), "memory": known, "error": standard_error(report)}
+        off_by = [
+            abs(one.fit - one.means.get("f1", one.score))
+            for one in report.images
+            if one.fit is not None and one.is_complete and one.n_true
+        ]
+        if off_by:
+            scores["fit_error"] = float(np.mean(off_by))
         if self.fixed:
             scores["validation_loss"] = self._loss(model, *self.fixed)
         first = self.state.history[0] if self.state.history else scores
@@ -283,6 +290,13 @@ def finetuning_rate(step: int, settings: FinetuneSettings) -> float:
     """Return the rate of a step: warm-up for the last layers, again for the whole, a cosine down to 1 %."""
     since = step if step < settings.frozen_steps else step - settings.frozen_steps
     return settings.rate * warm_up(since, settings.warmup_steps) * cosine(step, settings.steps)
+
+
+def _as_told(model: CellModel, scores: Mapping[str, float]) -> CellModel:
+    """Return a model, without its fit where that is far from what validation images scored."""
+    if scores.get("fit_error", 0.0) <= MOST_FIT_ERROR:
+        return model
+    return model.with_network(model.network, spec=model.spec)
 
 
 class _Candidate(NamedTuple):
