@@ -105,12 +105,14 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     one = result_of(Image(labels, "YX", (0.5, 0.5), "i"), labels)
     assert result_line(one) == "1 cell · flow · 1.8 s"
     assert sizes_line(cells_table(one)) == "median diameter 22.6 px · 11.3 µm"
+    tiny = result_of(Image(labels, "YX", (0.001, 0.001), "i"), labels)
+    assert sizes_line(cells_table(tiny)) == "median diameter 22.6 px · 0.0226 µm"
     density = replace(one, count=411.6, interval=(394.0, 429.5))
     assert interval_line(density) == "394 to 430 cells (90 % interval)"
     assert interval_line(one) == ""
     assert result_line(replace(one, count=2041.0)) == "2,041 cells · flow · 1.8 s"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
-    assert sizes_line(cells_table(volume)) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
+    assert sizes_line(cells_table(volume)) == "median diameter 7.26 µm"  # of the ball of 200 cubic micrometres
     unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
     assert sizes_line(cells_table(unsized)) == ""
     unknown = result_of(Image(labels, "YX", (), "i"), labels)

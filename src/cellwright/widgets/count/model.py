@@ -338,10 +338,10 @@ def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:
     Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no
     micrometres.
     """
-    units = {"diameter_px": "px", "diameter_um": "µm"}
+    units = {"diameter_px": ("px", ".1f"), "diameter_um": ("µm", ".3g")}  # pixels may be nanometres wide
     if unit == "px":
         del units["diameter_um"]
-    sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
+    sizes = [f"{table[name].median():{form}} {unit}" for name, (unit, form) in units.items() if name in table]
     if not len(table) or not sizes:
         return ""
     return f"median diameter {joined_by_dots(*sizes)}"
