@@ -358,8 +358,8 @@ def zoom_notice(zoom: float, diameter_px: float, n_places: int) -> str:
     places = where.get(n_places, f"; this was judged at {n_places} places of it")
     if zoom == CLOSER:
         return (
-            f"Few right outlines were to be expected, and more in the image enlarged {zoom:g} times, so that "
-            f"one was counted{places}; set the diameter to decide yourself."
+            f"The image was enlarged {zoom:g} times, as more of its cells can be expected to be right "
+            f"then{places}; set the diameter to decide yourself."
         )
     size, change = "large", f"shrunk {1 / zoom:.2g}"
     if zoom > 1:
