@@ -340,7 +340,7 @@ def test_odd_objects_are_right_in_viewer_command_line_and_python(
             main(["convert", str(tmp_path / name), "--to", "labels", *again])
         assert ended.value.code == 0
         printed = capfd.readouterr()
-        assert (f"{n_cells} cells" in printed.out, notice in printed.err) == (True, True)
+        assert (f"{n_cells} cell" in printed.out, notice in printed.err) == (True, True)
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "again.ome.tif"), found.labels)
 
 
