@@ -72,7 +72,7 @@ WRONG = {
     "train and validation the same": (the_same, "among those to learn from (c)"),
     "labels that do not fit the image": (other_shape, "Labels must have the image's shape (160, 160)"),
     "sizes far from the model's": (one_large_cell, "Half of the cells are larger than"),
-    "a class with one example": (one_of_a_class, "1 class with one example or none: odd"),
+    "classes": (one_of_a_class, "where cells are: 1 class (odd). `cellwright train-classifier`"),
 }
 
 

@@ -154,14 +154,14 @@ def test_cells_far_from_the_models(good, spec_range, expected):
     assert codes(good, replace(SPEC, diameter_range_px=spec_range)) == expected
 
 
-def test_a_class_with_one_example(good):
+def test_classes_are_told_not_to_be_learned(good):
     to_csv(good, "boxes", classes={0: "odd"})
     change_meta(good, classes=["cell", "odd", "none"])
     (good / "boxes" / "b.csv").write_text((good / "boxes" / "b.csv").read_text().replace("odd", "cell"))
     findings = look(good, replace(SPEC, family="centroid"))
     (warning,) = findings.warnings
-    assert warning.code == "rare-class"
-    assert "2 classes" in warning.text
+    assert warning.code == "classes"
+    assert warning.text.startswith("Not learned, as a model learns where cells are: 2 classes (none, odd).")
     assert findings.classes["odd"] == 1
     assert findings.classes["none"] == 0
     assert findings.sizes[0] == pytest.approx(12, rel=0.15)

@@ -112,7 +112,9 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     assert interval_line(one) == ""
     assert result_line(replace(one, count=2041.0)) == "2,041 cells · flow · 1.8 s"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
-    assert sizes_line(cells_table(volume)) == "median diameter 7.26 µm"  # of the ball of 200 cubic micrometres
+    assert (
+        sizes_line(cells_table(volume)) == "median diameter 7.26 µm"
+    )  # of the ball of 200 cubic micrometres
     unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
     assert sizes_line(cells_table(unsized)) == ""
     unknown = result_of(Image(labels, "YX", (), "i"), labels)

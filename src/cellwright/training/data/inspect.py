@@ -16,6 +16,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import few, n_of
 from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.files.formats.image_annotation import NO_CLASS
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import WHOLE, Frames, frames
@@ -50,7 +51,9 @@ TURNS: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
 CLEARLY = 1.2  # times as strong as elsewhere, or as otherwise; right masks had 0.84 at most when turned
 FEWEST_TO_TELL = 4  # cells in a plane
 EDGE_PX = 1.5
-RARE_CLASS = "{} with one example or none: {}. Annotate more of it."
+CLASSES = (
+    "Not learned, as a model learns where cells are: {} ({}). `cellwright train-classifier` teaches classes."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +137,11 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
     ]
     several = train.several_channels + validation.several_channels
     constant = train.constant + validation.constant
-    rare = [name for name, n in train.classes.items() if n < 2]
+    classes = sorted({name for item in dataset.items for name in item.classes} - {NO_CLASS})
     for code, names, thing, text in (
         ("channels", several, "image", SEVERAL_CHANNELS),
         ("constant", constant, "image", CONSTANT),
-        ("rare-class", rare, "class", RARE_CLASS),
+        ("classes", classes, "class", CLASSES),
     ):
         if names:
             warnings.append(Warning(code, text.format(n_of(len(names), thing), few(names, 3))))
