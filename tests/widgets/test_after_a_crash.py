@@ -10,6 +10,8 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 
+from cellwright.core.data import Cells, Provenance, Result
+from cellwright.ops.labels import label_properties
 from cellwright.ops.measure.filters import ScatterGate
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
@@ -18,6 +20,7 @@ from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.edited_layers import is_marked
 from cellwright.widgets.shared.journals import kept_corrections
 from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
+from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 
 LIMIT_MS = 30_000
 LEFT = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 70.0], [0.0, 70.0]])
@@ -119,6 +122,27 @@ def test_what_results_was_set_to_comes_back_with_the_edits(desk: Callable[[], De
     assert after.results.view.groups["shape"].isChecked()
     assert "area_px >= 60" in after.results.view.filter.text()
     assert "are as they were" in after.results.view.message.text()
+
+
+def test_results_say_that_resumed_cells_were_changed_by_hand(desk: Callable[[], Desk], blobs: Any) -> None:
+    before = desk()
+    areas, points, boxes = label_properties(blobs.labels)
+    cells = Cells(points, boxes, np.ones(len(areas), np.float32), areas, blobs.labels.copy())
+    settings = {"flow": {}, "engine": {}}
+    how = Provenance("0.1", "flow", "abc", settings, "blobs", blobs.image.shape, "YX", (), "cpu", 1.8)
+    result = Result(float(len(areas)), cells, how)
+    shown = place(before.viewer, prepare_layers(result, source_of(before.image)))["Labels"]
+    before.annotate.panel.start.choose(shown)
+    before.annotate.panel.begin.click()
+    before.results.show_layer(shown)
+    before.rest()
+    assert "by hand" not in before.results.view.line.text()
+    before.annotate.model.session.delete(2)
+    before.end()
+    after = desk()
+    after.resumed()
+    assert "changed by hand" in after.results.view.line.text()
+    assert after.results.export.unrepeatable == ["cells deleted or classified by hand"]
 
 
 def test_what_was_set_since_is_kept(desk: Callable[[], Desk], blobs: Any, tmp_path: Path) -> None:

@@ -164,6 +164,28 @@ def test_what_was_begun_can_be_finished_once_its_image_is_closed(widget: Annotat
     assert "Finished. The cells are in the layer 'blobs annotation'" in widget.panel.message.text()
 
 
+def test_where_the_cells_are_is_told_while_they_are_there(widget: AnnotateWidget, blobs: Any) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    start(widget)
+    widget.panel.begin.click()
+    assert "Finished" in widget.panel.message.text()
+    widget.viewer.layers.selection.active = image
+    assert "Finished" in widget.panel.message.text()
+    widget.viewer.layers.remove("blobs annotation")
+    assert not widget.panel.message.text()
+
+
+def test_labels_that_are_seen_are_begun_with_before_hidden_ones(qtbot: QtBot, blobs: Any) -> None:
+    viewer = ViewerModel()
+    image = viewer.add_image(blobs.image, name="blobs")
+    seen = viewer.add_labels(blobs.labels.copy(), name="seen")
+    viewer.add_labels(blobs.labels.copy(), name="hidden", visible=False)
+    viewer.layers.selection.active = image
+    later = AnnotateWidget(viewer)
+    qtbot.addWidget(later)
+    assert later.panel.start.layer is seen
+
+
 def test_labels_of_another_image_are_refused(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(np.ones((3, 5, 5), np.int32))

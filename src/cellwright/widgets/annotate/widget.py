@@ -55,6 +55,7 @@ PART_HINT = (
     "them nothing is taught. Region (K) adds others."
 )
 LAYER_GONE = "The layer was removed. While its image is open, Resume brings back what was edited."
+FINISHED = "Finished. The cells are in the layer"
 BROUGHT_BACK = "The cells are in the layer {!r} again, as they were corrected."
 UNKNOWN_HINT = (
     "Only a part of the image was counted, and it holds no box in which every cell is known: nothing but "
@@ -72,6 +73,7 @@ class AnnotateWidget(QWidget):
         self.model = AnnotateModel(napari_viewer, self.panel.message, self._on_told)
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
+        self._finished: Layer | None = None  # that the panel tells of
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
         stack(PanelScrollArea(self.panel, self.panel.begin, self.viewer), into=self)
         self.choices = AnnotateChoices(self.model, self.panel)
@@ -124,6 +126,10 @@ class AnnotateWidget(QWidget):
     def _on_layers_changed(self, _: Any = None) -> None:
         """End the session when its own layer has been removed; tell when another takes the keys."""
         if self.model.context is None:
+            if self._finished is not None and self._finished not in self.viewer.layers:
+                self._finished = None
+                if self.panel.message.text().startswith(FINISHED):
+                    self.panel.message.tell("")
             return
         if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
@@ -143,9 +149,9 @@ class AnnotateWidget(QWidget):
 
     def _on_begin_clicked(self) -> None:
         if self.model.context is not None:
-            name = self.model.context.layer.layer.name
+            self._finished = self.model.context.layer.layer
             self.model.finish()
-            self.panel.message.tell(f"Finished. The cells are in the layer {name!r}.")
+            self.panel.message.tell(f"{FINISHED} {self._finished.name!r}.")
             return
         panel = self.panel
         image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
@@ -205,6 +211,7 @@ class AnnotateWidget(QWidget):
     # -- an annotation ------------------------------------------------------------------------------------
 
     def _on_opened(self, context: AnnotationContext) -> None:
+        self._finished = None
         self.panel.check_job.cancel()
         tools, review, adder = context.tools, context.review, context.adder
         tools.chosen.connect(self._on_tool_chosen)
@@ -385,11 +392,11 @@ class AnnotateChoices(QObject):
             box.choose_active()
 
     def _usual_start(self) -> Layer | None:
-        """Return labels of the chosen image, else some that belong to none of the images."""
+        """Return labels of the chosen image, else some that belong to none of the images; seen ones first."""
         image = self._panel.image.layer
         found = [one for one in self._panel.start.listed if isinstance(one, Labels)]
         fitting = [one for one in found if self._image_of(one) in (None, image)]
-        return max(fitting, key=lambda one: self._image_of(one) is not None, default=None)
+        return max(fitting, key=lambda one: (self._image_of(one) is not None, one.visible), default=None)
 
     def _image_of(self, cells: Layer) -> Layer | None:
         """Return the image of the viewer that cells were found or drawn in, if they tell of one."""

@@ -138,10 +138,13 @@ class ResultsModel:
         event, measured = self.count_event, self.measured
         if measured is not None and measured.n_edited:
             return f"{measured.n_edited:,} by hand"
-        if event is None or measured is None or not measured.snapshot.is_edited:
+        if measured is None or not measured.snapshot.is_edited:
             return ""
-        is_its = is_same_count(measured.result.provenance, event.provenance)
-        if is_its and self.n_cells != round(event.count):
+        known = measured.snapshot
+        is_changed = bool(known.provenance) and known.found is None  # resumed: a count keeps what it found
+        if event is not None and is_same_count(measured.result.provenance, event.provenance):
+            is_changed = self.n_cells != round(event.count)
+        if is_changed:
             return "changed by hand"
         return ""
 
