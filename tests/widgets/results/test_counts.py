@@ -260,6 +260,7 @@ def test_cells_are_coloured_by_marker_and_as_before(panel: ResultsWidget, read: 
     assert colours[0] == colours[1] != colours[2] == colours[3]
     pick(panel.view.colour_by, "")
     assert layer.colormap is before
+    assert panel.view.colour_by.currentText() == "Own colours"  # classes may colour the layer
 
 
 def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
