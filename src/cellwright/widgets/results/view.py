@@ -190,7 +190,7 @@ class ResultsView(RegionPanel):
         self.regions = LayerComboBox(
             is_shapes, "A Shapes layer: cells count inside its shapes, and for each of them.", none="None"
         )
-        self.colour_by = PanelComboBox("Colour the cells in the viewer; Own colours are those of their layer.")
+        self.colour_by = PanelComboBox("Colour the cells in the viewer; own colours: those of the layer.")
         self.border.fill(BORDERS.items())
         self.counted_by = PanelComboBox(
             "What the rows of the table of counts are, here and in the file of counts."
