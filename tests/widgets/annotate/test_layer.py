@@ -1,15 +1,18 @@
 """The Labels layer of an annotation: what is painted, what is drawn again, what the cursor is at."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
+from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.label_store import CellMetadata
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
+from cellwright.core.errors import WriteError
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import class_colour, features_by_number, write_classes
 from cellwright.widgets.shared.napari_private import recolour, redraw_box, stroke_of
@@ -63,6 +66,36 @@ def test_erase_fill_and_set_items_are_recorded_too(two: AnnotationLayer) -> None
     while session.undo():
         pass
     np.testing.assert_array_equal(session.labels, before)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda layer: layer.paint((40.0, 40.0), 7),
+        lambda layer: layer.fill((15, 15), 0),
+        lambda layer: layer.fill((12, 32), 9),
+        lambda layer: layer.paint_polygon([(30, 30), (30, 60), (50, 60)], 8),
+        lambda layer: layer.data_setitem((np.array([50, 51]), np.array([3, 70])), [5, 6]),
+    ],
+)
+def test_what_the_journal_does_not_take_is_not_painted(
+    two: AnnotationLayer, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Labels], None]
+) -> None:
+    layer, session = two.layer, two.session
+    layer.preserve_labels = False
+    before, told = session.labels.copy(), []
+
+    def full(_: Any) -> None:
+        raise WriteError("The disk is full.")
+
+    two.tell = told.append
+    monkeypatch.setattr(session.history, "record", full)
+    edit(layer)
+    qtbot.waitUntil(lambda: np.array_equal(session.labels, before))
+    assert list(map(str, told)) == ["The disk is full."]
+    assert not session.history.done
+    assert session.store.numbers().tolist() == [1, 2]
+    np.testing.assert_array_equal(*drawn(layer))
 
 
 def test_painted_takes_dabs_that_overlap() -> None:

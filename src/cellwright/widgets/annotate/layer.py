@@ -4,11 +4,13 @@ Only the box that an edit changed is drawn again; of an image of 2048 x 2048 pix
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 
 from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
@@ -294,10 +296,16 @@ class AnnotationLayer:
         try:
             self.session.record_paint(box, before, after)
         except CellwrightError as error:
-            self.redraw([box])
+            QTimer.singleShot(0, partial(self._take_back, box, before, after))
             self.tell(error)
         else:
             self.on_painted([int(one) for one in np.union1d(before, after) if one])
+
+    def _take_back(self, box: Box, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take out what could not be recorded; napari paints a fill or a polygon once it has told of it."""
+        painted = self.session.labels[box]
+        np.copyto(painted, before, where=painted == after)
+        self.redraw([box])
 
     def _on_data(self, _: Any) -> None:
         """Take over labels that somebody else put into the layer, a model say, as an edit like any other."""
