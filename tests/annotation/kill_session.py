@@ -122,8 +122,9 @@ class Edits:
 
 
 def exported(index: int) -> AnnotationSession:
-    """Return what export number ``index`` exports: pixels, labels and classes tell the number."""
-    image = Image(np.full((SIDE, SIDE), index % 60_000, np.uint16), "YX", (0.5, 0.5), f"image {index}")
+    """Return what export number ``index`` exports: pixel size, labels and classes tell the number."""
+    size_um = 1.0 + index
+    image = Image(np.full((SIDE, SIDE), 7, np.uint16), "YX", (size_um, size_um), f"image {index}")
     blocks = np.kron(np.arange(64).reshape(8, 8), np.ones((SIDE // 8, SIDE // 8), int))
     numbers = np.random.default_rng(index).permutation(64).astype(np.int32) + 1
     names = tuple(f"class {number}" for number in range(N_CLASSES))
@@ -228,6 +229,8 @@ def index_of(item: Item) -> int:
 def check_item(item: Item, session: AnnotationSession) -> Iterator[str]:
     """Yield where an image is not that of its export."""
     image, labels = item.read()
+    if image.pixel_size_um != session.image.pixel_size_um:
+        yield f"{item.name} has pixels of another size"
     if not np.array_equal(image.data, session.image.data):
         yield f"{item.name} has pixels of another image"
     if not np.array_equal(labels, session.labels):

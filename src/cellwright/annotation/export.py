@@ -16,7 +16,7 @@ from cellwright.core.data import Annotation, Cells, Image, package_version
 from cellwright.core.errors import AnnotationError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
-from cellwright.files.dataset.append import Entry, append_all
+from cellwright.files.dataset.append import Entry, append_all, check_same_image
 from cellwright.files.dataset.meta import Region
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import format_of
@@ -88,8 +88,8 @@ def dataset_task(
     span in its name; the others are left out. A film of which only positions are known gives its frames.
 
     AnnotationError where only positions are known of a volume. WriteError where a name is there already and
-    ``may_replace`` is false, or something cannot be written. ReadError where there is a meta.json that is
-    damaged.
+    ``may_replace`` is false or it is that of another image, or something cannot be written. ReadError where
+    there is a meta.json that is damaged, or an image that is to be replaced.
     """
     yield Progress(MEASURE, 0, 1, "measuring the cells")
     provenance, cells, entries = _provenance(session), session.store.to_cells(), []
@@ -97,6 +97,8 @@ def dataset_task(
         entry = _entry(session, cells, span, settings or ExportSettings())
         is_complete = entry.is_complete or bool(regions)
         entries.append(replace(entry, regions=tuple(regions), is_complete=is_complete, provenance=provenance))
+        if may_replace:
+            check_same_image(folder, entry)
     return (yield from append_all(folder, entries, may_replace=may_replace))
 
 

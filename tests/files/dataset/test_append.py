@@ -12,7 +12,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files import atomic
 from cellwright.files.atomic import acquire_lock
-from cellwright.files.dataset.append import Entry, append, append_all
+from cellwright.files.dataset.append import Entry, append, append_all, check_same_image
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.ops.labels import relabel_frames
 
@@ -110,6 +110,19 @@ def test_the_same_name_is_replaced_only_when_asked(tmp_path, rng):
     assert (item.split, item.group) == ("val", "later")  # it stays where it was
     np.testing.assert_array_equal(item.read()[1], labels)
     assert not list((tmp_path / "points").iterdir())
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float16, np.int64])
+@pytest.mark.parametrize("axes", ["YX", "YXC", "ZCYX", "TYX"])
+def test_an_image_is_known_again_however_it_was_written(tmp_path, rng, axes, kind):
+    entry = draw_entry(rng, axes)
+    entry = replace(entry, image=replace(entry.image, data=rng.random(entry.image.shape).astype(kind)))
+    check_same_image(tmp_path, entry)  # there is none yet
+    append(tmp_path, entry)
+    check_same_image(tmp_path, entry)
+    for data in (1 - entry.image.data.astype(int), entry.image.data[..., :10, :]):
+        with pytest.raises(WriteError, match="another one"):
+            check_same_image(tmp_path, replace(entry, image=replace(entry.image, data=data)))
 
 
 def test_replacing_takes_away_what_would_be_read_instead(folder, rng):

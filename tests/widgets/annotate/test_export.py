@@ -15,6 +15,7 @@ from cellwright.files.dataset import append
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.registry import FORMATS
 from cellwright.widgets.annotate.export import proposed
+from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
 LIMIT_MS = 60_000
@@ -47,6 +48,21 @@ def test_an_annotation_becomes_part_of_a_dataset(
     widget.panel.exports.replaces.setChecked(True)
     export(widget, tmp_path / "set", qtbot)
     assert widget.panel.message.property("error") == "false"
+
+
+def test_another_image_of_the_same_name_is_not_replaced(
+    widget: AnnotateWidget, viewer: ViewerModel, tmp_path: Path, blobs: Any, qtbot: QtBot
+) -> None:
+    export(widget, tmp_path / "set", qtbot)
+    widget.panel.begin.click()  # Finish
+    viewer.layers.clear()
+    other = viewer.add_image(blobs.image[::-1].copy(), name="blobs")
+    widget.model.open(start_session(other, None, None, journal=None))
+    widget.panel.exports.replaces.setChecked(True)
+    export(widget, tmp_path / "set", qtbot)
+    assert "another one" in widget.panel.message.text()
+    (item,) = read_dataset(tmp_path / "set").items
+    np.testing.assert_array_equal(item.read()[1], blobs.labels)
 
 
 @pytest.mark.parametrize("lead", [(), (2,)])

@@ -17,7 +17,7 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.atomic import as_stored, change_folder, plain_name
 from cellwright.files.dataset.cells import write_cells, write_class_points
 from cellwright.files.dataset.meta import Region, read_meta, write_meta
-from cellwright.files.images import write_image, write_labels
+from cellwright.files.images import read_image, write_image, write_labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +91,27 @@ def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace
             f"{name!r} must not be in the dataset {folder} yet; {found}. Ask for it to be replaced, or give "
             "another name."
         )
+
+
+def check_same_image(folder: Path | str, entry: Entry) -> None:
+    """Raise WriteError where the image that an entry would replace in a dataset has other pixels."""
+    folder, name = Path(folder), plain_name(entry.name or entry.image.name)
+    for path in _files_of(folder, name):
+        if path.parent.name == "images" and not _has_same_pixels(read_image(path), entry.image):
+            raise WriteError(
+                f"{name!r} in the dataset {folder} must be this image to be replaced; it is another one, whose "
+                "annotation would be lost. Rename this one, or remove the other from the dataset."
+            )
+
+
+def _has_same_pixels(one: Image, other: Image) -> bool:
+    pixels = []
+    for image in (one, other):
+        data = np.asarray(image.data)
+        if "C" in image.axes:
+            data = np.moveaxis(data, image.axes.index("C"), -1)
+        pixels.append(np.squeeze(data))
+    return np.array_equal(*pixels, equal_nan=True)
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:

@@ -344,7 +344,8 @@ class ExportSection(FoldedPart):
             "Without this, and without regions, what has no label is not treated as background.",
         )
         self.replaces = check_box(
-            "Replace it if it exists", "Overwrite an image of the same name in the dataset."
+            "Replace it if it exists",
+            "Overwrite the annotation of this image in the dataset. One of another image is never overwritten.",
         )
         self.to_dataset = button(
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
