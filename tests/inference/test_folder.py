@@ -452,6 +452,19 @@ for moment in range(0, 400, 9):
 """
 
 
+@pytest.mark.parametrize("folder", ["", "sub"])
+@pytest.mark.parametrize("place", ["", ".cellwright", ".cellwright/blocks"])
+def test_what_a_killed_run_left_half_written_or_half_removed_goes(images, tmp_path, place, folder):
+    there = tmp_path / "out" / place / folder
+    for name in (".a.labels.zarr.0123abcd.gone", ".a.cells.csv.0123abcd.part"):
+        (there / name).mkdir(parents=True)
+        (there / name / "0").touch()
+    (there / ".mine").touch()
+    count(images, tmp_path / "out", BrightPixels())
+    assert not [*there.glob(".*.part"), *there.glob(".*.gone")]
+    assert (there / ".mine").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows starts no process as a copy of another")
 def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
     command = [sys.executable, "-c", KILLED, images, tmp_path / "killed", Path(__file__).parent]
@@ -463,7 +476,7 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
         counter = BrightPixels()
         found = count(images, output, counter)
         assert not marked & set(counter.seen)
-        assert not list(output.rglob("*.part"))
+        assert not [*output.rglob("*.part"), *output.rglob("*.gone")]
         assert {name: one.row for name, one in found.items()} == {
             name: one.row for name, one in whole.items()
         }

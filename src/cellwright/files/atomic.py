@@ -33,7 +33,7 @@ ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
 ADVICE = "Choose a folder that you may write to, on a disk with room."
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
-GONE = ".gone"  # ending of folders that are being removed
+PART, GONE = ".part", ".gone"  # endings of what is not whole yet, and of folders that are being removed
 OF_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # files that looking into a folder leaves there
 HELD = (5, 32, 33)  # errors of Windows where another program has a file open
 WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # until what looks at each new file, a virus scanner, has closed it
@@ -86,7 +86,7 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _part_of(path: Path, ending: str = ".part") -> Path:
+def _part_of(path: Path, ending: str = PART) -> Path:
     """Return the name of a file or folder until it is whole, or gone; file systems end at 255 bytes."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{ending}")
 

@@ -109,7 +109,7 @@ def _read_cells(path: Path) -> "pandas.DataFrame":
         return read_cells_table(path)
 
 
-def blocks_folder(output: Path, name: str) -> Path:
+def blocks_folder(output: Path, name: str = "") -> Path:
     """Return where an image is counted block by block, until its files take their place."""
     return output / KEPT / "blocks" / name
 

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, WriteError
 from cellwright.core.words import n_of
-from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
+from cellwright.files.atomic import GONE, PART, atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.image_results import blocks_folder
 from cellwright.files.folders.written import (
     BESIDE,
     COUNTED,
@@ -457,9 +458,10 @@ def reported_in(output: Path) -> tuple[Path | None, str]:
 def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
     """Remove the temporary files that a killed run has left; call it where no other one can write."""
     folders = {Path(), *(Path(one.name).parent for one in images)}
-    for folder in folders:
-        for path in (*(output / folder).glob(".*.part"), *(output / KEPT / folder).glob(".*.part")):
-            _remove(path)
+    for root in (output, output / KEPT, blocks_folder(output)):
+        for path in (path for folder in folders for path in (root / folder).glob(".*")):
+            if path.suffix in (PART, GONE):
+                _remove(path)
 
 
 def _remove(path: Path) -> None:
