@@ -13,6 +13,7 @@ from cellwright.ops.measure.filters import (
     Marker,
     away_from_border,
     called,
+    check_texts,
     copositive_table,
     kept_rows,
     otsu,
@@ -169,7 +170,7 @@ def test_how_well_a_count_went_is_not_told_of_the_few_cells_that_filters_left(st
 
 
 def test_wrong_filters_are_refused():
-    table = pandas.DataFrame({"area_px": [5.0]})
+    table, named = pandas.DataFrame({"area_px": [5.0]}), pandas.DataFrame({"class": ["1"]})
     with pytest.raises(SettingsError, match="no column 'size'"):
         parse_filter("size>5").keeps(table)
     with pytest.raises(SettingsError, match="compared with a number"):
@@ -180,6 +181,14 @@ def test_wrong_filters_are_refused():
         parse_filter("area_px>=nan")
     with pytest.raises(SettingsError, match="A filter is"):
         AnalysisSettings(keep=("large",))
+    for check in (
+        lambda: check_texts(["class!=1"], {"class": ["1"]}),
+        lambda: parse_filter("class!=1").keeps(named),
+    ):
+        with pytest.raises(SettingsError, match=r"""quotes: 'class="1"'"""):
+            check()
+    check_texts(['class!="1"'], {"class": ["1"]})
+    assert parse_filter('class="1"').keeps(named).all()
 
 
 def test_what_is_kept_is_numbered_anew(stained):

@@ -99,8 +99,8 @@ def check_same_image(folder: Path | str, entry: Entry) -> None:
     for path in _files_of(folder, name):
         if path.parent.name == "images" and not _has_same_pixels(read_image(path), entry.image):
             raise WriteError(
-                f"{name!r} in the dataset {folder} must be this image to be replaced; it is another one, whose "
-                "annotation would be lost. Rename this one, or remove the other from the dataset."
+                f"{name!r} in the dataset {folder} must be this image to be replaced; it is another one, "
+                "whose annotation would be lost. Rename this one, or remove the other from the dataset."
             )
 
 

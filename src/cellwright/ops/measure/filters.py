@@ -82,12 +82,21 @@ class ColumnFilter:
         values, value = table[self.column], self.value
         if values.dtype.kind == "b":
             value = YES_OR_NO.get(str(value).lower(), value)
-        is_text = values.dtype.kind not in "biuf"
-        if is_text != isinstance(value, str):
-            kind = {"b": "yes or no", "i": "a number", "u": "a number", "f": "a number"}
-            wanted = kind.get(values.dtype.kind, "text")
+        if values.dtype.kind not in "biuf":
+            self.check_text()
+        elif isinstance(value, str):
+            wanted = {"b": "yes or no"}.get(values.dtype.kind, "a number")
             raise SettingsError(f"The column {self.column!r} is compared with {wanted}; got {value!r}.")
         return np.asarray(SIGNS[self.sign](values.to_numpy(), value), bool)
+
+    def check_text(self) -> None:
+        """Raise SettingsError where a column of texts would be compared with a number."""
+        if isinstance(self.value, float):
+            text = f"{self.value:.15g}"
+            raise SettingsError(
+                f"The column {self.column!r} is compared with text; got the number {text}. Put it in double "
+                f"quotes: {str(replace(self, sign='=', value=text))!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +192,10 @@ def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> N
     several may stand in one cell, joined by '; '.
     """
     for one in map(parse_filter, rules):
-        if one.column in known and not set(str(one.value).split("; ")) <= {*known[one.column]}:
+        if one.column not in known:
+            continue
+        one.check_text()
+        if not set(str(one.value).split("; ")) <= {*known[one.column]}:
             there = ", ".join(known[one.column]) or "none"
             raise SettingsError(
                 f"There is no {one.column} {one.value!r} to filter by. Choose one of {there}."
