@@ -345,7 +345,7 @@ class ExportSection(FoldedPart):
         )
         self.replaces = check_box(
             "Replace it if it exists",
-            "Overwrite the annotation of this image in the dataset; that of another image is never overwritten.",
+            "Overwrite the annotation of this image in the dataset, never that of another image of its name.",
         )
         self.to_dataset = button(
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
