@@ -97,21 +97,21 @@ def check_same_image(folder: Path | str, entry: Entry) -> None:
     """Raise WriteError where the image that an entry would replace in a dataset has other pixels."""
     folder, name = Path(folder), plain_name(entry.name or entry.image.name)
     for path in _files_of(folder, name):
-        if path.parent.name == "images" and not _has_same_pixels(read_image(path), entry.image):
+        if path.parent.name != "images":
+            continue
+        if not np.array_equal(_pixels(read_image(path)), _pixels(entry.image), equal_nan=True):
             raise WriteError(
                 f"{name!r} in the dataset {folder} must be this image to be replaced; it is another one, "
                 "whose annotation would be lost. Rename this one, or remove the other from the dataset."
             )
 
 
-def _has_same_pixels(one: Image, other: Image) -> bool:
-    pixels = []
-    for image in (one, other):
-        data = np.asarray(image.data)
-        if "C" in image.axes:
-            data = np.moveaxis(data, image.axes.index("C"), -1)
-        pixels.append(np.squeeze(data))
-    return np.array_equal(*pixels, equal_nan=True)
+def _pixels(image: Image) -> NDArray[Any]:
+    """Return the pixels of an image with its channels last, whichever way it was read."""
+    data = np.asarray(image.data)
+    if "C" in image.axes:
+        data = np.moveaxis(data, image.axes.index("C"), -1)
+    return np.squeeze(data)
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
