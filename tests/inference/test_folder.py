@@ -95,6 +95,18 @@ def test_every_image_is_counted_and_listed(images, tmp_path):
     assert (tmp_path / "out" / "sub" / "1.cells.csv").exists()
 
 
+def test_an_image_without_cells_has_the_columns_of_the_others(images, tmp_path):
+    tifffile.imwrite(images / "none.tif", np.zeros((8, 9), np.uint8))
+    columns = []
+    for name in ("0.tif", "none.tif", ""):
+        out = tmp_path / f"out {name}"
+        count(images / name, out, BrightPixels())
+        summary = pandas.read_csv(out / "summary.csv").drop(columns="expectation", errors="ignore")
+        columns.append((list(summary), pandas.read_parquet(out / "cells.parquet").dtypes.to_dict()))
+    assert columns[0] == columns[1] == columns[2]
+    assert columns[0][1]["y"] == np.float64
+
+
 def test_what_is_done_is_not_done_again(images, tmp_path):
     count(images, tmp_path / "out", BrightPixels())
     again = BrightPixels()

@@ -1262,6 +1262,29 @@ def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
     assert len(read(tmp_path)[1]) == 0
 
 
+@pytest.mark.parametrize(
+    ("axes", "settings", "classifier"),
+    [
+        ("YX", {"measure": ("shape", "intensity", "neighbours"), "positive": ("0>otsu",)}, ""),
+        ("TYX", {"track": True, "cytoplasm_px": 3.0, "measure": ("intensity",)}, "blood"),
+    ],
+)
+def test_a_table_without_cells_has_the_columns_of_one_with_cells(
+    tmp_path, draw_blobs, small_blocks, regions, axes, settings, classifier
+):
+    cells = np.broadcast_to(draw_blobs((190, 210)).image, (2, 190, 210)[-len(axes) :])
+    columns = []
+    for name, pixels in (("none", np.zeros_like(cells)), ("some", cells)):
+        image = Image(pixels, axes, (0.5, 0.5), "image")
+        of_job = {"analysis": AnalysisSettings(**settings), "classifier": classifier, "files": regions}
+        job = job_of(image, tmp_path / name, small_blocks, whole_table=True, **of_job)
+        found, path = run(count_streamed(job)), tmp_path / name / "image.cells"
+        tables = pandas.read_csv(f"{path}.csv"), pandas.read_parquet(f"{path}.parquet")
+        columns.append([list(tables[0]), tables[1].dtypes.to_dict(), list(found.analysis.table)])
+        assert len(tables[0]) == round(found.result.count)
+    assert columns[0] == columns[1]
+
+
 def test_axes_in_another_order_are_refused_before_the_first_block(tmp_path, small_blocks):
     image = Image(np.zeros((2, 2, 40, 40), np.uint8), "ZTYX")
     with pytest.raises(AxesError, match="in the order TZYX; got 'ZTYX'"):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOST_XLSX_ROWS = 1_048_576
 ROWS_AT_ONCE = 1000
 TEXTS = ("class", "regions")  # columns of names in a table of cells
+WHOLE = ("label", "t", "nuclei", "track", "parent_track")  # of whole numbers; so are the sides of boxes
 AS_WRITTEN: Mapping[str, Any] = MappingProxyType(  # for pandas: names may be 1 or 01, NA or None
     {"dtype": dict.fromkeys(TEXTS, str), "keep_default_na": False, "na_values": [""]}
 )
@@ -53,7 +54,20 @@ def read_cells_table(path: Path | str, **options: Any) -> "pandas.DataFrame":
     table = pandas.read_csv(path, **AS_WRITTEN, **options)
     texts = [name for name in TEXTS if name in table]
     table[texts] = table[texts].fillna("")
-    return table
+    if len(table):
+        return table
+    return table.astype({name: kind_of(str(name)) for name in table if name not in TEXTS})
+
+
+def kind_of(column: str) -> str:
+    """Return the type of what a column of a table of cells tells, where no row shows it."""
+    if column in TEXTS:
+        return "string"
+    if column.startswith("positive_"):
+        return "bool"
+    if column in WHOLE or column.startswith("box_"):
+        return "int64"
+    return "float64"
 
 
 def in_digits(number: Any) -> str:

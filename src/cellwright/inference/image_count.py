@@ -440,7 +440,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     if counted.analysis is not None:
         row |= _analysis_columns(counted.analysis, row)
-    elif len(result.cells):
+    elif result.gives != "density":
         table = cells_table(result)
         row |= {f"median_{name}": round(float(table[name].median()), 3) for name in SIZES if name in table}
     row["seconds"] = round(result.provenance.seconds, 3)

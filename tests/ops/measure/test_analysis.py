@@ -169,6 +169,36 @@ def test_how_well_a_count_went_is_not_told_of_the_few_cells_that_filters_left(st
     assert (inside.count, inside.fit) == (30, 0.9)  # which regions leave are as good as the others
 
 
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({"measure": ("shape", "intensity", "neighbours"), "positive": ("1>otsu", "2>100")}, ()),
+        ({"measure": ("intensity",), "keep": ("intensity_mean_ch0>0",)}, ("regions", "nuclei")),
+        ({"measure": ("intensity",), "cytoplasm_px": 2.0, "track": True}, ("others",)),
+    ],
+)
+@pytest.mark.parametrize("has_classes", [False, True])
+def test_a_table_without_cells_has_the_columns_of_one_with_cells(stained, settings, given, has_classes):
+    labels, image = stained
+    labels, data = labels[np.newaxis], image.data[np.newaxis]
+    image = Image(data, "TCYX", (0.5, 0.5))
+    inputs = {
+        "regions": RegionSet((MaskRegion("left", np.arange(200)[None] < np.full((200, 1), 60)),)),
+        "nuclei": np.where(np.arange(200) % 20 < 8, labels, 0).astype(np.int32),
+        "others": {"ki67": Image(data[:, 0], "TYX")},
+    }
+    columns = []
+    for cells in (labels, np.zeros_like(labels)):
+        result = result_of_labels(cells, image).result
+        if has_classes:
+            classes = np.zeros(len(result.cells), np.int16)
+            result = replace(result, cells=replace(result.cells, classes=classes))
+            result = replace(result, provenance=result.provenance.noting(classes=["A"]))
+        chosen = AnalysisInputs(**{name: inputs[name] for name in given})
+        columns.append(analyse(result, image, AnalysisSettings(**settings), chosen).table.dtypes.to_dict())
+    assert columns[0] == columns[1]
+
+
 def test_wrong_filters_are_refused():
     table, named = pandas.DataFrame({"area_px": [5.0]}), pandas.DataFrame({"class": ["1"]})
     with pytest.raises(SettingsError, match="no column 'size'"):

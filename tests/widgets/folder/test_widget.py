@@ -682,12 +682,14 @@ def test_earlier_results_are_shown_when_their_folder_is_chosen(
         ("absent", "", "there is none"),
         ("long" * 80, "out", "there is none"),
         ("plate", "long" * 80, "Choose a folder that you may write to"),
+        ("plate", "a file/results", "Choose a folder that you may write to"),
         ("plate", "plate/results", "must not go into"),
     ],
 )
 def test_what_cannot_be_counted_is_told_at_once(
     panel: FolderWidget, tmp_path: Path, qtbot: QtBot, folders: str, output: str, words: str
 ) -> None:
+    (tmp_path / "a file").touch()
     panel.view.folders.setText(str(tmp_path / folders) if folders else "")
     panel.view.output.setText(str(tmp_path / output) if output else "")
     panel.view.propose()

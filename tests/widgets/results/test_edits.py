@@ -200,6 +200,15 @@ def test_labels_in_several_resolutions_are_told_of_and_not_changed(
     assert np.unique(np.asarray(layer.data[0])).size == 26
 
 
+def test_a_layer_without_cells_has_the_columns_of_one_with_cells(scene: Labels) -> None:
+    scene.features = scene.features.assign(**{"class": "red"})
+    some = run(measure_task(snapshot_of(scene, None), MeasureSettings(("shape", "neighbours")))).table
+    scene.data = np.zeros_like(scene.data)
+    none = run(measure_task(snapshot_of(scene, None), MeasureSettings(("shape", "neighbours")))).table
+    assert (len(some), len(none)) == (25, 0)
+    assert none.dtypes.to_dict() == some.dtypes.to_dict()
+
+
 def test_labels_that_would_fill_memory_are_refused(scene: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured_cells, "LARGE_PIXELS", 1000)
     run(measure_task(snapshot_of(scene, None), MeasureSettings(())))

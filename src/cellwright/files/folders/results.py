@@ -48,7 +48,7 @@ from cellwright.files.folders.written import (
 )
 from cellwright.files.json_value import read_object
 from cellwright.files.report import box_plot, figure, html_table, outlined, page
-from cellwright.files.tables import AS_WRITTEN, write_csv, write_xlsx
+from cellwright.files.tables import AS_WRITTEN, TEXTS, write_csv, write_xlsx
 from cellwright.files.zarr import open_array
 from cellwright.ops.measure.cells_table import in_planes
 from cellwright.ops.plates import PlateMap, plate_map, row_name
@@ -280,7 +280,7 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
     for _, rows in _parts_of_tables(output, names):
         for column, kind in rows.dtypes.items():
             kinds.setdefault(str(column), "float64")
-            if kind.kind not in "iufb":
+            if str(column) in TEXTS or (len(rows) and kind.kind not in "iufb"):
                 kinds[str(column)] = "string"
     if not kinds:
         return
@@ -430,8 +430,8 @@ def _pictures(output: Path, done: Sequence[ImageOutcome]) -> list[str]:
 
 def check_output(output: Path, paths: Sequence[Path]) -> None:
     """Raise WriteError where results would lie among the images that are counted, or the name is refused."""
-    with writing(output):
-        output.exists()
+    with writing(output), suppress(FileNotFoundError):
+        output.stat()
     inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
     if inside:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")

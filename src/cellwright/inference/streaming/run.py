@@ -49,7 +49,7 @@ from cellwright.files.atomic import (
     writing,
 )
 from cellwright.files.folders.written import begin_image, changed_meanwhile, mark_written
-from cellwright.files.tables import read_cells_table, write_csv, write_provenance
+from cellwright.files.tables import kind_of, read_cells_table, write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.classify import classifier_facts
 from cellwright.inference.context import KnownPart, calibration_of, open_context
@@ -381,10 +381,10 @@ def _summed(
 def _join(parts: Sequence[Path], path: Path) -> int:
     """Write the tables of all blocks as one, as CSV and, with pyarrow, as Parquet; return how many rows."""
     filled = [part for part in parts if _has_rows(part)]
-    first = read_cells_table((filled or list(parts))[0])
+    columns = read_cells_table((filled or list(parts))[0]).columns
     n_rows = 0
     with atomic_write(path) as whole, whole.open("w", encoding="utf-8", newline="") as out:
-        out.write(",".join(first.columns) + "\n")
+        out.write(",".join(columns) + "\n")
         for part in filled:
             with part.open(encoding="utf-8", newline="") as rows:
                 next(rows)
@@ -396,9 +396,7 @@ def _join(parts: Sequence[Path], path: Path) -> int:
         import pyarrow.parquet
     except ImportError:
         return n_rows
-    kinds = {str(name): _PARQUET[first[name].dtype.kind] for name in first}
-    kinds |= {name: "int64" for name in kinds if name in ("label", "t") or name.startswith("box_")}
-    types = {name: pyarrow.type_for_alias(kind) for name, kind in kinds.items()}
+    types = {name: pyarrow.type_for_alias(kind_of(name)) for name in columns}
     options = pyarrow.csv.ConvertOptions(column_types=types)
     with (
         pyarrow.csv.open_csv(path, convert_options=options) as reader,
@@ -408,9 +406,6 @@ def _join(parts: Sequence[Path], path: Path) -> int:
         for batch in reader:
             writer.write_batch(batch)
     return n_rows
-
-
-_PARQUET = {"O": "string", "b": "bool", "f": "double", "i": "double", "u": "double"}  # of a column's dtype
 
 
 def _has_rows(part: Path) -> bool:

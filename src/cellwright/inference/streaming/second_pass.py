@@ -22,7 +22,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.memory import free_memory
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import atomic_write, writing
-from cellwright.files.tables import read_cells_table, write_csv
+from cellwright.files.tables import kind_of, read_cells_table, write_csv
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
 from cellwright.inference.streaming.block import centres_in, compact, placed, window_image
@@ -151,27 +151,21 @@ def measure_block(
     CellwrightError where a measurement does not fit the image, or a file cannot be read or written.
     """
     files, regions = job.files, job.regions
-    table = pandas.read_csv(files.of(Kept.CELLS, block))
-    membership, nuclei = np.zeros((0, len(regions.names)), bool), _BlockNuclei()
-    measured = files.of(Kept.MEASURED, block)
-    if len(table) or job.recipe.files.nuclei:
-        window = _window_of(job, plan, block, table)
-        if scale is not None and len(table):
-            own = window.found.cells.take(window.rows)
-            classes = yield from predict_classes(
-                own, window.part, job.recipe.classifier, job.recipe.engine, scale
-            )
-            tell(measured, classes.notice)
-            names = np.array(classes.names)[classes.numbers]
-            table.insert(list(table).index("score"), "class", names)
-        columns, nuclei = yield from _columns(job, plan, window)
-        for name, values in columns.items():
-            table[name] = values
-        membership = regions.membership(
-            *placed(job.image, window.block, window.found.cells.take(window.rows))
+    table, measured = read_cells_table(files.of(Kept.CELLS, block)), files.of(Kept.MEASURED, block)
+    window = _window_of(job, plan, block, table)
+    own = window.found.cells.take(window.rows)
+    if scale is not None:
+        classes = yield from predict_classes(
+            own, window.part, job.recipe.classifier, job.recipe.engine, scale
         )
-        if regions.included:
-            table["regions"] = regions.joined_names(membership)
+        tell(measured, classes.notice)
+        table.insert(list(table).index("score"), "class", np.array(classes.names)[classes.numbers])
+    columns, nuclei = yield from _columns(job, plan, window)
+    for name, values in columns.items():
+        table[name] = values
+    membership = regions.membership(*placed(job.image, window.block, own))
+    if regions.included:
+        table["regions"] = regions.joined_names(membership)
     with atomic_write(files.of(Kept.REGIONS, block)) as path, path.open("wb") as file:
         sizes = _sizes(regions, job.image, block)
         np.savez(file, membership=membership, sizes=sizes, nuclei=nuclei)
@@ -320,15 +314,14 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
             nuclei += stored["nuclei"]
             slices = block.tile.core[0] if "Z" in lengths else slice(0, 1)
             sizes[:, block.time, slices] += stored["sizes"]
-        gone = np.zeros(0, np.int64)
-        if len(table):
-            boxes = _boxes(table, image, is_volume=job.recipe.engine.link)
-            kept, dropped = left_out(table, *boxes, settings, membership.any(axis=1))
-            reasons.update(dropped)
-            gone = table["label"][~kept].to_numpy()
-            table, membership = table[kept], membership[kept]
-        memberships.append(membership)
-        write_csv(files.of(Kept.SELECTED, block), table)  # which tells that cells may be gone from the labels
+        boxes = _boxes(table, image, is_volume=job.recipe.engine.link)
+        kept, dropped = left_out(table, *boxes, settings, membership.any(axis=1))
+        reasons.update(dropped)
+        gone = table["label"][~kept].to_numpy()
+        memberships.append(membership[kept])
+        write_csv(
+            files.of(Kept.SELECTED, block), table[kept]
+        )  # which tells that cells may be gone from the labels
         if len(gone):
             _erase(job, block, gone)
     thresholds = _mark(job, files.all_of(Kept.SELECTED, blocks))
@@ -361,7 +354,7 @@ def analysis_of(
         read_cells_table(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
     ]
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
-    whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
+    whole = [name for name in table if table[name].dtype.kind == "i" and kind_of(str(name)) == "float64"]
     table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
     fit = fit_of_kept(result.fit, len(table), selected.reasons)
     result = replace(result, count=float(len(table)), cells=_cells_of(job, table), fit=fit)
@@ -392,10 +385,6 @@ def analysis_of(
         notices=selected.notices,
         names=called(job.image, selected.thresholds),
     )
-
-
-def _is_integer(column: str) -> bool:
-    return column in ("label", "t", "nuclei") or column.startswith("box_")
 
 
 def _is_summed(column: str) -> bool:
@@ -430,10 +419,9 @@ def _add_columns(parts: Sequence[Path], columns: pandas.DataFrame) -> None:
     start = 0
     for part in parts:
         table = read_cells_table(part)
-        if len(table):
-            for name in columns:
-                table[name] = columns[name].to_numpy()[start : start + len(table)]
-            write_csv(part, table)
+        for name in columns:
+            table[name] = columns[name].to_numpy()[start : start + len(table)]
+        write_csv(part, table)
         start += len(table)
 
 

@@ -50,7 +50,7 @@ class CellBlock:
 
 
 def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
-    """Yield the blocks of all frames.
+    """Yield the blocks of all frames, at least one.
 
     Row ``i`` of the cells is label ``i + 1`` and lies in one frame; a cell has ``ndim`` spatial axes. A
     window holds at least ``margins`` pixels around its cells along each of them, as far as the frame reaches.
@@ -63,7 +63,9 @@ def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOC
     keys = np.concatenate([first[:, :n_lead], middle], axis=1)
     present = np.flatnonzero(cells.areas > 0)
     order = present[np.lexsort(keys[present].T[::-1])]
-    if not len(order):
+    if not len(order):  # one of no cells, from which it is known what a cell would have told
+        empty = np.zeros((1,) * ndim, np.int32)
+        yield CellBlock((0,) * n_lead, (slice(0, 1),) * ndim, order, empty, empty)
         return
     ends = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
     for rows in np.split(order, ends):

@@ -115,7 +115,7 @@ def _columns(result: Result) -> dict[str, Any]:
             columns[f"box_{axis}{corner}"] = np.rint(boxes[:, corner, index]).astype(np.int64)
     if cells.classes is not None:
         called = dict(enumerate(class_names(result)))
-        columns["class"] = [called.get(int(one), "") for one in cells.classes]
+        columns["class"] = np.array([called.get(int(one), "") for one in cells.classes], str)
     columns["score"] = cells.scores
     if is_volumetric(result):
         return columns | _volumes(result)

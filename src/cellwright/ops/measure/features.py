@@ -274,7 +274,7 @@ def ring_margins(width_px: float, spacing: Sequence[float]) -> tuple[int, ...]:
 def count_touching(block: CellBlock) -> NDArray[np.float64]:
     """Return with how many other cells each cell of a block shares a side, an edge or a corner of a pixel."""
     pairs = touching_pairs(block.labels)
-    touched = np.bincount(pairs.ravel(), minlength=int(block.rows.max()) + 2)
+    touched = np.bincount(pairs.ravel(), minlength=int(block.rows.max(initial=0)) + 2)
     return touched[block.rows + 1].astype(np.float64)
 
 

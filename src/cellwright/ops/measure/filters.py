@@ -262,7 +262,7 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
             raise SettingsError(
                 f"A channel has one threshold; {marker.channel!r} is given two. Leave one of them out."
             )
-        if len(table) and marker.column not in table:
+        if marker.column not in table:
             start = "intensity_mean_"
             known = [str(name)[len(start) :] for name in table if str(name).startswith(start)]
             raise SettingsError(
@@ -271,7 +271,7 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
             )
         threshold = marker.threshold
         if threshold is None:
-            threshold = otsu(np.asarray(table.get(marker.column, ()), np.float64))
+            threshold = otsu(table[marker.column].to_numpy(np.float64))
         found[marker.channel] = threshold
     return found
 
@@ -300,10 +300,7 @@ def otsu(values: NDArray[np.float64]) -> float:
 def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> None:
     """Add one column of True and False for each channel that has a threshold."""
     for channel, threshold in thresholds.items():
-        values = np.zeros(0)  # without cells nothing may be measured
-        if len(table):
-            values = table[Marker(channel).column].to_numpy()
-        table[f"positive_{channel}"] = values > threshold
+        table[f"positive_{channel}"] = table[Marker(channel).column].to_numpy(np.float64) > threshold
 
 
 def names_of_channels(image: Image) -> tuple[str, ...]:

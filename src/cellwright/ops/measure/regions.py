@@ -237,12 +237,13 @@ class RegionSet:
             return names
         return (*names, ALL_REGIONS)
 
-    def joined_names(self, membership: Mask) -> list[str]:
+    def joined_names(self, membership: Mask) -> NDArray[np.str_]:
         """Return the names of the regions that each cell lies in, joined by '; '."""
         names = self.names
-        return [
+        texts = [
             "; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in membership
         ]
+        return np.array(texts, str)
 
     def split_names(self, texts: Sequence[str]) -> Mask:
         """Return which cell lies in which region, (N, regions), by what :meth:`joined_names` told of each.
@@ -252,7 +253,7 @@ class RegionSet:
         parts = [text.split("; ") for text in texts]
         found = np.array([[name in part for name in self.names] for part in parts], bool)
         found = found.reshape(len(texts), len(self.names))
-        if self.joined_names(found) != list(texts):
+        if self.joined_names(found).tolist() != list(texts):
             raise SettingsError(
                 f"The regions are {', '.join(self.names)}; the cells are said to lie in others. Count again."
             )

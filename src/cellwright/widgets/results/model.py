@@ -133,7 +133,7 @@ class ResultsModel:
         return event.interval
 
     @property
-    def by_hand(self) -> str:
+    def by_hand_text(self) -> str:
         """How many cells were drawn or changed by hand, or that some were deleted since; '' for none."""
         event, measured = self.count_event, self.measured
         if measured is not None and measured.n_edited:
@@ -446,7 +446,7 @@ class ResultsModel:
         if self.n_kept < self.n_cells:
             sentence = ", ".join([f"{self.n_cells} cells were left out", *self.left_out])
             notices.append(f"{self.n_cells - self.n_kept} of {sentence}.")
-        if self.by_hand:
+        if self.by_hand_text:
             notices += [f"By hand: {one}." for one in measured.by_hand]
         if self.pixels_text:
             notices.append(f"The cells were {self.pixels_text}.")

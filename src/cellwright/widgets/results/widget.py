@@ -296,7 +296,7 @@ class ResultsWidget(QWidget):
             number = f"{model.n_kept:,}"
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
             cells = f"{total}cells{in_planes(counted_planes(model.measured.result))}"
-            parts = (cells, model.by_hand, *model.left_out, model.pixels_text, model.nuclei_text)
+            parts = (cells, model.by_hand_text, *model.left_out, model.pixels_text, model.nuclei_text)
             line = " · ".join(filter(None, parts))
         elif event is not None and not event.layer_id and self.link.layer is None:
             number = f"{event.count:,.0f}"

@@ -55,7 +55,7 @@ class MeasuredCells:
     table: "pandas.DataFrame"  # a row for each cell; ``label`` is its value, of a point its number
     result: Result  # the same cells; its labels are numbered by row
     membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region
-    counted_in: list[str] | None = None  # names of the regions of the count that each cell lies in
+    counted_in: NDArray[np.str_] | None = None  # names of the regions of the count that each cell lies in
     sizes: NDArray[np.int64] | None = None  # pixels of each region in each frame
     measured: tuple[str, ...] = ()  # columns that were measured on request
     nuclei: NucleiInCells | None = None  # how nuclei lie in the cells, where they were given
@@ -374,7 +374,7 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     elif "score" in table:
         del table["score"]
     if "class" in rows:
-        table["class"] = texts_of(rows["class"])
+        table["class"] = np.array(texts_of(rows["class"]), str)
     if "score" in table:
         table.loc[edited, "score"] = np.nan
     table["edited"] = edited
@@ -445,7 +445,7 @@ def _measured_points(
             table[name] = features[name].to_numpy(np.float64)
             table.loc[edited, name] = np.nan
     if "class" in features:
-        table["class"] = texts_of(features["class"])
+        table["class"] = np.array(texts_of(features["class"]), str)
     table["edited"] = edited
     result = _with_scores_and_classes(result, table)
     return _in_regions(snapshot, settings, table, result)

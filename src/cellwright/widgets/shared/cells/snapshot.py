@@ -300,7 +300,7 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
 
 def region_names(
     layer: Points | Shapes, image_layer: ImageLayer | None, rows: NDArray[np.bool_]
-) -> list[str] | None:
+) -> NDArray[np.str_] | None:
     """Return the names of the regions of its count that some points, or middles of boxes, lie in.
 
     None where the whole image was counted.
