@@ -15,7 +15,6 @@ from cellwright.models.classifier import load_classifier
 from cellwright.ops.labels import label_properties
 from cellwright.training.cell_classifier import (
     CellCrops,
-    ClassDataset,
     Scores,
     augmented,
     balanced_weights,
@@ -26,6 +25,7 @@ from cellwright.training.cell_classifier import (
     spec_for,
     train_classifier,
 )
+from cellwright.training.data.classes import ClassDataset
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.trainer import EpochReport
 

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cellwright.core.errors import CheckpointError
 from cellwright.training.run_folder import (
+    CLASSES,
     Plan,
     checked_name,
     epochs_in,
@@ -16,7 +18,7 @@ from cellwright.training.run_folder import (
     write_curve,
     write_plan,
 )
-from cellwright.training.settings import PretrainSettings
+from cellwright.training.settings import ClassifyTrainingSettings, PretrainSettings
 
 
 @pytest.fixture
@@ -39,9 +41,18 @@ def test_a_plan_comes_back_as_written_and_older_ones_lack_what_came_later(home: 
     assert unfinished_runs() == [plan]
     path = home / "training" / "a" / "run.json"
     facts = json.loads(path.read_text())
-    del facts["unlabelled"], facts["pretraining"]
+    del facts["unlabelled"], facts["pretraining"], facts["classes"]
     path.write_text(json.dumps(facts))
     assert unfinished_runs() == [Plan("a", "flow", "data")]
+
+
+def test_a_plan_for_classes_comes_back_as_written(home: Path) -> None:
+    plan = Plan("a", CLASSES, "data", classes=ClassifyTrainingSettings(steps=7))
+    write_plan(plan)
+    assert unfinished_runs() == [plan]
+    assert (plan.learns_classes, plan.n_steps) == (True, 7)
+    other = replace(plan, start="flow")
+    assert (other.learns_classes, other.n_steps) == (False, other.settings.steps)
 
 
 def test_the_module_imports_no_torch():

@@ -14,12 +14,12 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.classifier import load_classifier
 from cellwright.training.cell_classifier import (
-    ClassDataset,
     Scores,
     read_cell_crops,
     score_classifier,
     train_classifier,
 )
+from cellwright.training.data.classes import ClassDataset
 from cellwright.training.settings import ClassifyTrainingSettings
 from tools.command_line import command_line
 from tools.release.default_card import data_line

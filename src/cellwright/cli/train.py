@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import changed_by, read_settings, refuse_foreign, refuse_idle, with_settings
+from cellwright.cli.flags import (
+    changed_by,
+    expanded,
+    read_settings,
+    refuse_foreign,
+    refuse_idle,
+    with_settings,
+)
 from cellwright.cli.output import echo_note, read_folder, run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
     from cellwright.models.protocol import CellModel
     from cellwright.models.spec import ModelSpec
+    from cellwright.training.data.inspect import Findings
     from cellwright.training.finetune.finetune import Outcome
 
 DatasetFolder = Annotated[
@@ -199,7 +207,10 @@ def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
     """Print what a dataset holds, and on stderr what looks wrong with it."""
     from cellwright.training.data.inspect import inspect
 
-    findings = run_with_bar(inspect(dataset, spec), dataset.folder.name)
+    _print(run_with_bar(inspect(dataset, spec), dataset.folder.name))
+
+
+def _print(findings: "Findings") -> None:
     typer.echo(findings.summary())
     for warning in findings.warnings:
         echo_note(warning.text)
@@ -214,7 +225,12 @@ def print_epoch(progress: Progress) -> None:
 @with_settings(PretrainSettings)
 def pretrain(
     context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, without annotation.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, or folders of images, without annotation.", callback=expanded, show_default=False
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the encoder; a stopped run resumes there.")],
     model: Annotated[str, typer.Option(help="Family that will be trained.")] = registry.DEFAULT_FAMILY,
     preset: Annotated[str, typer.Option(help="Architecture: small, lite or deep.")] = "lite",
@@ -266,7 +282,11 @@ def pretrain(
 def train_classifier(
     datasets: Annotated[
         list[Path],
-        typer.Argument(help="Folders with meta.json, images/ and boxes/, points/ or masks/ with classes."),
+        typer.Argument(
+            help="Folders with meta.json, images/ and boxes/, points/ or masks/ with classes.",
+            callback=expanded,
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the classifier; a stopped run resumes there.")],
     rename: Annotated[
@@ -285,10 +305,13 @@ def train_classifier(
     settings = read_settings(ClassifyTrainingSettings, flags)
     folders = [read_folder(folder) for folder in datasets]
     names = read_names(rename, {name for folder in folders for item in folder.items for name in item.classes})
-    from cellwright.training import cell_classifier as training
+    from cellwright.training.data.classes import ClassDataset, inspect_classes
 
-    sources = [training.ClassDataset(dataset, names) for dataset in folders]
-    task = training.train_classifier(sources, output, settings, preset=preset, title=title, device=device)
+    sources = [ClassDataset(dataset, names) for dataset in folders]
+    _print(run_with_bar(inspect_classes(sources), output.name))
+    from cellwright.training.cell_classifier import train_classifier as training
+
+    task = training(sources, output, settings, preset=preset, title=title, device=device)
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
     typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")
 

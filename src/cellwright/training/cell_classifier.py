@@ -5,8 +5,9 @@ Only cells with a class are looked at; what nobody annotated is not taken for an
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cellwright.core.data import Annotation, Image
+from cellwright.core.data import Annotation
 from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
-from cellwright.files.dataset.cells import read_cells
-from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference import device as devices
 from cellwright.models.classifier import PRESETS, Classifier, of_spec, preset_spec, save_classifier
 from cellwright.models.spec import ClassifierSpec
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, with_channels
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
-from cellwright.ops.labels import annotate
+from cellwright.training.data.classes import ClassDataset, classified, learned_classes, names_of_cells
 from cellwright.training.run_folder import forget, learned_from, only_scores
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.state import (
@@ -49,17 +48,6 @@ SCORED_AT_ONCE = 128  # crops
 Rng = np.random.Generator
 MARGIN = 1.5  # crops are kept this much larger than the network's, so that they can be turned and shifted
 LOW, STEP = -0.5, 2.5 / 255  # they are kept as bytes: scaled intensities run from -0.5 to 2
-
-
-@dataclass(frozen=True, slots=True)
-class ClassDataset:
-    """A dataset with classes, and what they are called here.
-
-    A class that is not among the ``names`` keeps its own; cells of one that is called ``""`` are left out.
-    """
-
-    dataset: Dataset  # with boxes, points, or masks beside which points or boxes tell the classes
-    names: Mapping[str, str] = field(default_factory=dict)  # class of the dataset: of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +81,19 @@ def spec_for(
     AnnotationError where there are fewer than two classes, or points come without a diameter. CheckpointError
     where there is no such preset.
     """
-    names: list[str] = []
+    counts: Counter[str] = Counter()
     extents = [np.zeros(0, np.float32)]
     items = [(source, item) for source in sources for item in source.dataset.select("train").items]
     for source, item in items:
         yield Progress("read", len(extents) - 1, len(items), item.name)
         _, annotation = classified(item)
-        found = _names(annotation, item, source)
-        names += [name for name in found if name]
+        found = names_of_cells(annotation, item, source)
+        counts.update(filter(None, found))
         own = _extents(annotation, np.nan)[np.array([bool(name) for name in found], bool)]
         if annotation.boxes is not None:
             own = own[np.isfinite(own)]  # others are empty by mistake
         extents.append(own)
-    classes = tuple(sorted(set(names)))
-    if len(classes) < 2:
-        raise AnnotationError(
-            f"A classifier learns from cells of at least two classes in the split 'train'; got {len(names)} "
-            f"cells of {list(classes)}. Name the class of each cell when annotating, "
-            "and all classes in meta.json; a folder without one (images beside masks or COCO) tells none."
-        )
-    spec = replace(preset_spec(preset, classes), title=title or PRESETS[preset].title)
+    spec = replace(preset_spec(preset, learned_classes(counts)), title=title or PRESETS[preset].title)
     return _with_extents(spec, np.concatenate(extents), settings.diameter_px)
 
 
@@ -136,7 +117,7 @@ def read_cell_crops(
     for source, item in items:
         yield Progress("read", len(cut) - 1, len(items), item.name)
         image, annotation = classified(item)
-        found = _names(annotation, item, source)
+        found = names_of_cells(annotation, item, source)
         rows = np.array([i for i, name in enumerate(found) if name in spec.classes], int)
         if len(rows) == 0:
             continue
@@ -158,36 +139,6 @@ def read_cell_crops(
     return CellCrops(*(torch.from_numpy(np.concatenate(parts)) for parts in (cut, sizes, classes)))
 
 
-def classified(item: Item) -> tuple[Image, Annotation]:
-    """Return an image and its cells with their classes, -1 where a cell has none.
-
-    Masks take the classes of the points, or centres of boxes, that lie inside them; these stand in a file of
-    the same name in points/ or boxes/.
-
-    AnnotationError where the image is a stack.
-    """
-    image, truth = item.annotated()
-    if isinstance(truth, Annotation):
-        if truth.labels is None or truth.classes is not None:
-            return image, truth
-        truth = truth.labels  # masks that do not show every cell tell no classes either
-    if truth.ndim != 2:
-        raise AnnotationError(
-            f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."
-        )
-    annotation = annotate(truth)
-    folder = item.truth_path.parent.parent
-    classes = np.full(len(annotation.points), -1, np.int16)
-    for path in (folder / kind / f"{item.name}.csv" for kind in ("points", "boxes")):
-        if path.exists():
-            marks = read_cells(path, annotation.shape, item.classes, is_complete=False)
-            places = np.clip(np.rint(marks.points).astype(int), 0, np.array(truth.shape) - 1)
-            hit = truth[places[:, 0], places[:, 1]]
-            if marks.classes is not None:
-                classes[hit[hit > 0] - 1] = marks.classes[hit > 0]
-    return image, replace(annotation, classes=classes)
-
-
 def kept_px(spec: ClassifierSpec) -> int:
     """Return the side of the crops that are kept, in pixels."""
     return 2 * round(spec.crop_px * MARGIN / 2)
@@ -205,14 +156,6 @@ def _with_extents(spec: ClassifierSpec, extents: NDArray[np.float32], diameter_p
     if len(known) == 0:
         return replace(spec, window="typical", diameter_px=diameter_px)
     return replace(spec, diameter_px=diameter_px or round(float(np.median(known)), 1))
-
-
-def _names(annotation: Annotation, item: Item, source: ClassDataset) -> list[str]:
-    """Return what each cell is called here; empty where it has no class or is left out."""
-    if annotation.classes is None:
-        return [""] * len(annotation.points)
-    own = [item.classes[number] if number >= 0 else "" for number in annotation.classes]
-    return [source.names.get(name, name) for name in own]
 
 
 def _extents(annotation: Annotation, default_px: float) -> NDArray[np.float32]:

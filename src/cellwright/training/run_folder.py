@@ -21,9 +21,10 @@ from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.files.atomic import acquire_lock, make_folder, only_holder, remove_folder, write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
-from cellwright.training.settings import FinetuneSettings, PretrainSettings
+from cellwright.training.settings import ClassifyTrainingSettings, FinetuneSettings, PretrainSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
+CLASSES = SCRATCH + "classifier"  # a start where the classes of cells are learned: by no family
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
 # fields of an epoch that are not scores to show
 BOOKKEEPING = ("step", "loss", "rate", "merit", "error", "fit_error")
@@ -44,12 +45,25 @@ class Plan:
     """What is to be trained."""
 
     name: str  # of the new model
-    start: str  # name or folder of a model, or ``new:`` and a family
+    start: str  # name or folder of a model, or ``new:`` and a family; CLASSES for a classifier
     data: str  # a training folder
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
     device: str = "auto"
     unlabelled: str = ""  # folder of images without annotation to learn from first; empty for none
     pretraining: PretrainSettings = field(default_factory=PretrainSettings)  # how that is learned
+    classes: ClassifyTrainingSettings = field(default_factory=ClassifyTrainingSettings)  # those of CLASSES
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether a classifier learns, and no model that counts."""
+        return self.start == CLASSES
+
+    @property
+    def n_steps(self) -> int:
+        """Batches in all, at most."""
+        if self.learns_classes:
+            return self.classes.steps
+        return self.settings.steps
 
     @property
     def folder(self) -> Path:
@@ -109,6 +123,7 @@ def unfinished_runs() -> list[Plan]:
             facts = json.loads(path.read_text(encoding="utf-8"))
             facts["settings"] = FinetuneSettings(**facts["settings"])
             facts["pretraining"] = PretrainSettings(**facts.get("pretraining", {}))
+            facts["classes"] = ClassifyTrainingSettings(**facts.get("classes", {}))
             plans.append(Plan(**{**facts, "name": path.parent.name}))
         except (OSError, *NO_JSON, TypeError, KeyError, AttributeError, CellwrightError):
             continue

@@ -272,7 +272,7 @@ def test_the_card_of_a_model_is_one_click_from_its_name(
     (tmp_path / "carded" / "card.md").write_text("# Yeast\n\nMay be used by *anyone*.")
     row = QWidget()
     qtbot.addWidget(row)
-    box = ModelComboBox(after=[("From scratch", "scratch")])
+    box = ModelComboBox(after=lambda: [("From scratch", "scratch")])
     row.setLayout(box.with_card())
     (button,) = row.findChildren(QPushButton)
 

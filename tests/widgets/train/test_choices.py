@@ -28,11 +28,11 @@ from cellwright.widgets.train.widget import TrainWidget
 def test_presets_fill_the_form(trainer: TrainWidget, place: int) -> None:
     trainer.panel.preset.setCurrentIndex(place)
     wanted = list(PRESETS.values())[place]
-    assert trainer.panel.settings == wanted
+    assert trainer.panel.form.settings == wanted
     for name, value in trainer.panel.form.values().items():
         assert value == pytest.approx(getattr(wanted, name), rel=1e-6), name
     trainer.panel.form.set_values({"rate": 2e-4})
-    assert trainer.panel.settings.rate == pytest.approx(2e-4)
+    assert trainer.panel.form.settings.rate == pytest.approx(2e-4)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "taken"])

@@ -39,6 +39,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
@@ -136,6 +137,22 @@ class Item:
     def explained(self) -> tuple[Image, Annotation | Labels, tuple[str, ...]]:
         """Return what :meth:`annotated` does, and what the user should know of how the cells were read."""
         return *self.annotated(), ()
+
+    def classes_of(self, labels: Labels) -> NDArray[np.int16]:
+        """Return the class of each cell of a plane of masks (Y, X), numbered 1..N; -1 where it has none.
+
+        Points, or centres of boxes, that lie inside cells tell it: a file of the same name beside the masks.
+        """
+        classes = np.full(int(labels.max(initial=0)), -1, np.int16)
+        folder = self.truth_path.parent.parent
+        for path in (folder / kind / f"{self.name}.csv" for kind in ("points", "boxes")):
+            if path.exists():
+                marks = read_cells(path, labels.shape[:2], self.classes, is_complete=False)
+                places = np.clip(np.rint(marks.points).astype(int), 0, np.array(labels.shape) - 1)
+                hit = labels[places[:, 0], places[:, 1]]
+                if marks.classes is not None:
+                    classes[hit[hit > 0] - 1] = marks.classes[hit > 0]
+        return classes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,8 @@ CLEARLY = 1.2  # times as strong as elsewhere, or as otherwise; right masks had 
 FEWEST_TO_TELL = 4  # cells in a plane
 EDGE_PX = 1.5
 CLASSES = (
-    "Not learned, as a model learns where cells are: {} ({}). `cellwright train-classifier` teaches classes."
+    "Not learned, as a model learns where cells are: {} ({}). `cellwright train-classifier` teaches classes, "
+    "and so does 'Classes of cells' in the panel Train a model."
 )
 
 
@@ -75,6 +76,7 @@ class Findings:
     n_regions: int  # boxes in which alone the annotation is complete
     warnings: tuple[Warning, ...]  # what looks wrong
     notice: str = ""  # how images were found and divided where the folder itself does not say
+    n_checked: Mapping[str, int] = field(default_factory=dict)  # cells of each class to check with, if known
 
     def summary(self) -> str:
         """Return the findings as one sentence, and the notice."""
@@ -89,7 +91,10 @@ class Findings:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:
             parts.append(n_of(self.n_regions, "region"))
-        parts += [f"{name}: {n}" for name, n in self.classes.items()]
+        for name, n in self.classes.items():
+            parts.append(f"{name}: {n:,}")
+            if self.n_checked.get(name):
+                parts[-1] += f" and {self.n_checked[name]:,} to check with"
         return " ".join(["; ".join(parts) + ".", self.notice]).rstrip()
 
 

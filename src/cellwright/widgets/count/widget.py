@@ -170,6 +170,8 @@ class CountWidget(QWidget):
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             self.panel.model.take(what.model)
+            if what.classifier:
+                self.panel.classes.take(what.classifier)
             if what.begins:
                 self._begin(what.model)
 

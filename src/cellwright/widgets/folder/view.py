@@ -38,7 +38,7 @@ from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FlowLayout, PageBar, shortened
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
-from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
+from cellwright.widgets.shared.model_combos import ClassifierComboBox, DeviceComboBox, ModelComboBox
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.style import (
     FoldedPart,
@@ -101,12 +101,14 @@ class FolderView(QWidget):
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
         self.model.choose_preferred()
+        self.classes = ClassifierComboBox()
         form = form_layout(
             ("Images", folders),
             ("File names", self.pattern),
             ("Plate", self.plate_names),
             ("Results", row(self.output, self.choose_output)),
             ("Model", self.model.with_card()),
+            ("Classes", self.classes),
         )
         self.taken_over = wrapped_label()
         self.taken_over.hide()
@@ -141,7 +143,9 @@ class FolderView(QWidget):
 
     def show_family(self, name: str) -> None:
         """Show the settings of a model family, as they come."""
-        self.settings = SettingsForm(registry.get(name).settings)
+        family = registry.get(name)
+        self.classes.setEnabled(family.gives == "instances")
+        self.settings = SettingsForm(family.settings)
         put(self._family_box, self.settings.native, after=self.more.title)
 
     @property

@@ -64,8 +64,8 @@ class FolderWidget(QWidget):
         self._opened: Layer | None = None  # the image that was opened last
         self._cells: Layer | None = None  # of it
         self._redraw_at, self._is_closed = 0.0, False
-        self._classifier = ""  # of the count whose settings were taken over
-        self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
+        # of the count whose settings were taken over: models that counted together with the chosen one
+        self._together: tuple[str, ...] = ()
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         area = PanelScrollArea(self.view, self.view.choose_folder, self.viewer)
         area.shown.connect(self.view.device.find_devices)
@@ -89,7 +89,8 @@ class FolderWidget(QWidget):
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
-        view.model.failed.connect(view.message.fail)
+        for box in (view.model, view.classes):
+            box.failed.connect(view.message.fail)
         view.start.started.connect(self.count)
         view.order.activated.connect(lambda: model.show(order=view.order.currentData()))
         view.column.activated.connect(lambda: model.show(column=view.column.currentData()))
@@ -133,7 +134,7 @@ class FolderWidget(QWidget):
             models=(view.model.model_name, *self._together),
             settings=kind(**view.settings.values()),
             engine=view.engine_settings,
-            classifier=self._classifier,
+            classifier=view.classes.classifier,
         )
 
     def take_over(self, recipe: Recipe) -> None:
@@ -145,14 +146,13 @@ class FolderWidget(QWidget):
         view.show_family(view.model.family)
         view.settings.set_values(asdict(recipe.settings))
         view.show_engine(recipe.engine)
-        self._classifier, self._together = recipe.classifier, recipe.models[1:]
+        view.classes.take(recipe.classifier)
+        self._together = recipe.models[1:]
         parts = ["Settings of the last count"]
         if view.channel.text():
             parts.append(f"channel {view.channel.text()}")
         if self._together:
             parts.append(f"together with {', '.join(Path(one).name for one in self._together)}")
-        if recipe.classifier:
-            parts.append(f"classes by {recipe.classifier}")
         view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
         view.taken_over.show()
 
@@ -165,7 +165,7 @@ class FolderWidget(QWidget):
     def _on_model_chosen(self) -> None:
         self.view.show_family(self.view.model.family)
         self.view.taken_over.hide()
-        self._classifier, self._together = "", ()
+        self._together = ()
 
     # -- a run --------------------------------------------------------------------------------------------
 

@@ -237,7 +237,7 @@ class RunButton(WrappedButton):
 
     def __init__(self, start: tuple[str, str], stop: tuple[str, str], stopping: str) -> None:
         super().__init__()
-        self._texts, self._stopping, self._is_running = {False: start, True: stop}, stopping, False
+        self._start_text, self.stop_text, self._stopping, self._is_running = start, stop, stopping, False
         self.setObjectName("count")
         self.show_running(is_running=False)
         self.clicked.connect(self._on_clicked)
@@ -245,7 +245,7 @@ class RunButton(WrappedButton):
     def show_running(self, *, is_running: bool) -> None:
         """Offer to stop, or to start again."""
         self._is_running = is_running
-        text, help_text = self._texts[is_running]
+        text, help_text = (self._start_text, self.stop_text)[is_running]
         self.setText(text)
         self.setToolTip(help_text)
         self.setEnabled(True)

@@ -1,7 +1,7 @@
 """Annotated layers as a dataset to train on: in memory to be looked at, on disk to be trained on."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeGuard
@@ -19,7 +19,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
-from cellwright.ops.labels import as_int32, relabel_frames
+from cellwright.ops.labels import as_int32, numbered, relabel_frames
 from cellwright.widgets.shared.cells.regions import WINDOW, counted_boxes, pixel_box
 from cellwright.widgets.shared.coordinates import (
     channels_of,
@@ -29,6 +29,7 @@ from cellwright.widgets.shared.coordinates import (
     plane_of,
 )
 from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, likely_image, metadata_of
+from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
@@ -74,6 +75,7 @@ class LayerItem(Item):
     picture: Image = field(kw_only=True)
     labels: Labels | None = None
     points: NDArray[np.float32] | None = None
+    named: Mapping[int, str] = field(default_factory=dict)  # classes by label, or by place of the point
 
     def image(self) -> Image:
         """Return the image alone."""
@@ -97,8 +99,19 @@ class LayerItem(Item):
         shape = self.picture.label_shape
         if len(shape) != 2:
             raise ReadError(f"Points belong to 2D images; {self.name!r} has shape {shape}. Use Labels.")
-        plane = (shape[0], shape[1])
-        return self.picture, Annotation(plane, self.points, None, None, None, self.is_complete)
+        plane, classes = (shape[0], shape[1]), None
+        if self.classes:
+            classes = self._numbered(range(len(self.points)))
+        return self.picture, Annotation(plane, self.points, None, None, classes, self.is_complete)
+
+    def classes_of(self, labels: Labels) -> NDArray[np.int16]:
+        """Return the class of each cell of these labels, which :meth:`read` has renumbered; -1 for none."""
+        assert self.labels is not None
+        return self._numbered(numbered(self.labels)[0].tolist())
+
+    def _numbered(self, cells: Iterable[int]) -> NDArray[np.int16]:
+        numbers = {"": -1, **{name: number for number, name in enumerate(self.classes)}}
+        return np.array([numbers[self.named.get(cell, "")] for cell in cells], np.int16)
 
 
 def is_annotation(layer: Layer) -> TypeGuard[LabelsLayer | Points]:
@@ -167,7 +180,7 @@ def dataset_of(
 
 def _items_of(pair: Pair, image: Image, layers: Sequence[Layer], *, is_complete: bool) -> list[Item]:
     """Return an image with its annotation; of a stack in whose parts every cell is annotated, each part."""
-    labels, points = _annotation_of(pair, image)
+    labels, points, named = _annotation_of(pair, image)
     counted = counted_boxes(pair.annotation, image)
     spans = spans_of(_regions_of(pair, image, layers) or counted or (), image.label_shape[:-2])
     items: list[Item] = []
@@ -185,11 +198,13 @@ def _items_of(pair: Pair, image: Image, layers: Sequence[Layer], *, is_complete:
                 "",
                 Path(name),
                 Path("masks" if points is None else "points") / name,
+                tuple(sorted({*named.values()})),
                 is_complete=bool(regions) or (is_complete and counted is None),
                 regions=tuple(regions),
                 labels=part,
                 points=points,
                 picture=picture,
+                named=named,
             )
         )
     return items
@@ -205,17 +220,25 @@ def one_channel(image: Image, number: int | None) -> Image:
     return replace(image, data=data, axes=axes, channel_names=names, channel_colors=(), levels=())
 
 
-def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.float32] | None]:
-    """Return labels in the shape of the image without its channels, or points in its pixels.
+def _annotation_of(
+    pair: Pair, image: Image
+) -> tuple[Labels | None, NDArray[np.float32] | None, dict[int, str]]:
+    """Return labels in the shape of the image without its channels, or points in its pixels, and classes.
 
     WrongLayerError where labels that do not tell their image lie elsewhere than this one.
     """
     layer = pair.annotation
+    rows, named = features_by_number(layer), {}
+    if "class" in rows:
+        cells = zip(rows.index.tolist(), texts_of(rows["class"]), strict=True)
+        named = {number: name for number, name in cells if name}
     if isinstance(layer, Points):
         points = in_pixels(layer.data, layer, pair.image)[:, -2:].astype(np.float32)
         size = np.array(image.label_shape[-2:])
         inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=1)
-        return None, points[inside].clip(0, size - 1)
+        kept = enumerate(np.flatnonzero(inside).tolist())
+        named = {place: named[number] for place, number in kept if number in named}
+        return None, points[inside].clip(0, size - 1), named
     labels = as_int32(np.array(full_resolution(layer)))
     expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
@@ -226,7 +249,7 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     elif labels.ndim == len(expected) and WINDOW in metadata_of(layer):
         part, labels = labels, np.zeros(expected, np.int32)
         labels[tuple(slice(start, stop) for start, stop in metadata_of(layer)[WINDOW])] = part
-    return labels, None
+    return labels, None, named
 
 
 def _regions_of(pair: Pair, image: Image, layers: Sequence[Layer]) -> list[Box]:
@@ -272,8 +295,18 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
     for index, item in enumerate(dataset.items):
         yield Progress("write", index, len(dataset.items), f"keeping {item.name}")
         image, truth = item.read() if item.has_masks else item.annotated()
+        classes = None
+        if item.classes and not isinstance(truth, Annotation) and truth.ndim == 2:
+            classes = item.classes_of(truth)
         entry = Entry(
-            image, truth, name=item.name, regions=item.regions, is_complete=item.is_complete, group=item.group
+            image,
+            truth,
+            classes,
+            item.classes,
+            name=item.name,
+            regions=item.regions,
+            is_complete=item.is_complete,
+            group=item.group,
         )
         append(folder, entry)
     return folder

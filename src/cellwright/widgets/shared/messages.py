@@ -114,6 +114,7 @@ class HandOver:
     image: Layer | None = None  # layers of the viewer; None leaves what is chosen
     cells: Layer | None = None
     model: str = ""  # name or folder of a model; empty leaves what is chosen
+    classifier: str = ""  # name of a classifier; the same
     begins: bool = False  # whether it is to begin at once
 
 

@@ -46,7 +46,7 @@ model_events = ModelEvents()
 class ModelComboBox(PanelComboBox):
     """The models that travel with the package and the user's own, by what they give back.
 
-    Listed are those that it ``accepts``, and ``after`` them further titles and data; ``otherwise`` is shown
+    Listed are those that it ``accepts``, and the further titles and data of ``after``; ``otherwise`` is shown
     where there is none. ``usual`` gives the name to choose where the chosen one is gone, from the family of
     each; else it is the first. ``folders`` is the title of the dialog in which a model folder can be chosen
     too; empty for none.
@@ -59,13 +59,13 @@ class ModelComboBox(PanelComboBox):
         help_text: str = "Model that finds the cells.",
         *,
         accepts: Callable[[store.ModelEntry], bool] = lambda _: True,
-        after: Iterable[tuple[str, Any]] = (),
+        after: Callable[[], Iterable[tuple[str, Any]]] = tuple,
         usual: Callable[[Mapping[str, str]], str | None] = lambda _: None,
         otherwise: str = "none",
         folders: str = "",
     ) -> None:
         super().__init__(help_text, folders=folders)
-        self._accepts, self._after, self._usual, self._otherwise = accepts, tuple(after), usual, otherwise
+        self._accepts, self._after, self._usual, self._otherwise = accepts, after, usual, otherwise
         self._families: dict[str, str] = {}
         listen(model_events.changed, self.refresh, self)
         self.refresh()
@@ -119,11 +119,11 @@ class ModelComboBox(PanelComboBox):
         self._folders = {one: title for one, title in self._folders.items() if (one / SPEC).exists()}
         chosen = {str(one): self._families[str(one)] for one in self._folders}
         self._families = {one.name: one.spec.family for one in entries} | chosen
-        data = wanted or self.currentData()
-        if data not in self._families and data not in (one for _, one in self._after):
+        data, after = wanted or self.currentData(), tuple(self._after())
+        if data not in self._families and data not in (one for _, one in after):
             data = self._usual(self._families)
         titles = [(model_title(one.name, one.spec.family), one.name) for one in entries]
-        self.fill([*titles, *self._after], data, self._otherwise)
+        self.fill([*titles, *after], data, self._otherwise)
         for place, entry in enumerate(entries):
             self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
 
@@ -220,6 +220,7 @@ class ClassifierComboBox(PanelComboBox):
 
     def __init__(self) -> None:
         super().__init__("Classify the cells after counting.", folders="Folder of a classifier")
+        listen(model_events.changed, self.refresh, self)
         self.refresh()
 
     @property

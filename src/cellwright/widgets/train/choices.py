@@ -1,7 +1,7 @@
 """What is to be trained, as the form says it: on which images, from which model; or a run to resume."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
+from cellwright.training.data.classes import ClassDataset, inspect_classes
 from cellwright.training.data.inspect import Findings, inspect
 from cellwright.training.run_folder import (
+    CLASSES,
     SCRATCH,
     Plan,
     checked_name,
@@ -54,7 +56,9 @@ class TrainChoices(QObject):
 
     @property
     def start(self) -> str:
-        """Name or folder of the model to begin with, or ``new:`` and a family."""
+        """Name or folder of the model to begin with, or ``new:`` and a family; CLASSES to learn classes."""
+        if self._panel.learns_classes:
+            return CLASSES
         return self._panel.start.model_name
 
     @property
@@ -87,7 +91,10 @@ class TrainChoices(QObject):
             read_dataset(source)  # an error is told before anything begins
             data = source.resolve()
         panel = self._panel
-        plan = Plan(name, self.start, str(data), panel.settings, panel.device.device)
+        device, classes = panel.device.device, panel.class_form.settings
+        plan = Plan(name, self.start, str(data), panel.form.settings, device, classes=classes)
+        if plan.learns_classes:
+            return plan, layers
         if panel.unlabelled.wanted.isChecked():
             folder = str(panel.unlabelled.folder())
             plan = replace(plan, unlabelled=folder, pretraining=panel.unlabelled.settings)
@@ -135,12 +142,21 @@ class TrainChoices(QObject):
             others = {one for one, image in images.items() if one != key and image is images.get(key)}
             self._panel.pairs.tick(key, instead_of=others)
 
+    def note_progress(self, progress: Progress) -> None:
+        """Offer to learn classes once the data are known to have some."""
+        if isinstance(progress, DatasetRead):
+            self._panel.offer_classes(is_offered=progress.has_classes)
+
     # -- events -------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         panel = self._panel
         panel.preset.currentIndexChanged.connect(self._on_preset_chosen)
         panel.data.chosen.connect(self._show_pairs)
+        panel.data.chosen.connect(lambda: panel.offer_classes(is_offered=False))  # until they are seen
+        panel.what.chosen.connect(self._show_pairs)
+        panel.what.chosen.connect(self.suggest_name)
+        panel.what.chosen.connect(self.changed)
         panel.data.chosen.connect(self.changed)
         panel.start.chosen.connect(self.suggest_name)
         panel.start.chosen.connect(self.changed)
@@ -153,12 +169,12 @@ class TrainChoices(QObject):
             listen(emitter, self.refresh_pairs, self)
 
     def _on_preset_chosen(self, _: int = 0) -> None:
-        self._panel.show_settings(preset(str(self._panel.preset.currentData())))
+        self._panel.form.show_settings(preset(str(self._panel.preset.currentData())))
 
     def _show_pairs(self) -> None:
         has_pairs = self._panel.data.currentData() == LAYERS and bool(self._pairs)
         self._panel.pairs.setVisible(has_pairs)
-        self._panel.complete.setVisible(has_pairs)
+        self._panel.complete.setVisible(has_pairs and not self._panel.learns_classes)
 
     def _on_name_edited(self, text: str) -> None:
         self._has_own_name = bool(text)
@@ -187,7 +203,7 @@ class ResumeOffer(QFrame):
         self.plan = next((plan for plan in unfinished_runs() if not is_running(plan)), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
-            epochs, steps, data = epochs_in(self.plan.output), self.plan.settings.steps, ""
+            epochs, steps, data = epochs_in(self.plan.output), self.plan.n_steps, ""
             if self.plan.unlabelled and not epochs:
                 data = " on unlabelled images"
                 epochs, steps = epochs_in(self.plan.encoder), self.plan.pretraining.steps
@@ -218,6 +234,7 @@ class DataCheck(QWidget):
         stack(self.job, self.label, into=self)
         self._debouncer = debouncer(self, CHECK_MS, self.start)
         choices.changed.connect(self._debouncer.throttle)
+        self.job.progressed.connect(choices.note_progress)
         self.job.failed.connect(self._on_failed)
         self.job.cancelled.connect(self._on_cancelled)
         self.job.finished.connect(self._on_finished)
@@ -267,11 +284,22 @@ class DataCheck(QWidget):
         self.label.setVisible(bool(text))
 
 
+@dataclass(frozen=True)
+class DatasetRead(Progress):
+    """The step at which a dataset is known, and the images are not yet."""
+
+    has_classes: bool = False
+
+
 def check_task(source: Dataset | Path, start: str) -> Task[Findings]:
     """Return what a dataset, or one in a folder, holds for the model that is to begin with."""
     yield Progress("look", 0, 1, "looking at the images")
     if not isinstance(source, Dataset):
         source = read_dataset(source)
+    has_classes = any(item.classes for item in source.items)
+    yield DatasetRead("look", 0, 1, "looking at the images", has_classes)
+    if start == CLASSES:
+        return (yield from inspect_classes([ClassDataset(source)]))
     if start.startswith(SCRATCH):
         spec = registry.get(start.removeprefix(SCRATCH)).load().build("small").spec
     else:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.json_value import read_object
 from cellwright.models import registry, store
+from cellwright.training.data.classes import ClassDataset, inspect_classes
 from cellwright.training.data.split import split_dataset
 from cellwright.training.run_folder import (
     SCRATCH,
@@ -37,6 +38,7 @@ from cellwright.training.run_folder import (
     only_scores,
     only_trainer,
     selection_score,
+    verdict,
     write_plan,
 )
 from cellwright.widgets.shared.layer_dataset import write_task
@@ -68,6 +70,19 @@ class TrainingOutcome:
     after: Mapping[str, float]
     notices: tuple[str, ...] = ()
     epochs: tuple[Mapping[str, float], ...] = ()  # the curve, which is no longer in the folder of the run
+    n_checked: Mapping[str, int] = field(default_factory=dict)  # cells of each class that it is checked with
+
+    @property
+    def sentence(self) -> str:
+        """What it came to, in one sentence."""
+        if self.plan.learns_classes and self.model:
+            return f"{self.model!r} has learned the classes. It is in the lists of Classes now."
+        if self.plan.learns_classes:
+            return f"The training of {self.plan.name!r} was stopped."
+        words = verdict(self.before, self.after, is_better=bool(self.model))
+        if self.model:
+            return f"{self.model!r}: {words}. It is in the model lists now."
+        return f"{self.plan.name!r}: {words}."
 
 
 class TrainModel:
@@ -133,6 +148,8 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
         write_plan(plan)
         if layers is not None:
             yield from write_task(layers, Path(plan.data))
+        if plan.learns_classes:
+            return (yield from _classify(plan, gate))
         yield Progress("begin", 0, 1, "reading images and model")
         with _fewer_threads():
             yield from _paced(_pretrain(plan), gate, plan)
@@ -142,7 +159,16 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
 
 
 def stop(plan: Plan) -> TrainingOutcome:
-    """End a run that was cancelled: its best model is kept if it is better than the first."""
+    """End a run that was cancelled: its best model is kept if it is better than the first.
+
+    That of a classifier, which is of use at its end alone, is left to be resumed.
+    """
+    if plan.learns_classes:
+        why = "Resume goes on where it stopped."
+        if not epochs_in(plan.output):
+            discard(plan)
+            why = "It had learned nothing yet."
+        return TrainingOutcome(plan, "", {}, {}, (why,))
     before, *epochs = epochs_in(plan.output) or [{}]
     if not epochs:
         discard(plan)
@@ -172,6 +198,7 @@ def _ended(
     notices: tuple[str, ...],
     *,
     is_better: bool,
+    n_checked: Mapping[str, int] = {},
 ) -> TrainingOutcome:
     epochs = tuple(epochs_in(plan.output))
     model = ""
@@ -189,7 +216,19 @@ def _ended(
                 f"{plan.output}."
             ) from error
     discard(plan)
-    return TrainingOutcome(plan, model, before, after, notices, epochs)
+    return TrainingOutcome(plan, model, before, after, notices, epochs, n_checked)
+
+
+def _classify(plan: Plan, gate: threading.Event) -> Task[TrainingOutcome]:
+    """Teach a classifier as the command does, in as many threads, by which sums are rounded."""
+    from cellwright.training.cell_classifier import train_classifier
+
+    sources = [ClassDataset(read_dataset(plan.data))]
+    findings = yield from _paced(inspect_classes(sources), gate, plan)
+    task = train_classifier(sources, plan.output, plan.classes, device=plan.device)
+    yield from _paced(task, gate, plan)
+    scores, notices = only_scores(epochs_in(plan.output)[-1]), tuple(one.text for one in findings.warnings)
+    return _ended(plan, {}, scores, notices, is_better=True, n_checked=findings.n_checked)
 
 
 def _pretrain(plan: Plan) -> Task[None]:

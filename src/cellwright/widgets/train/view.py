@@ -1,28 +1,34 @@
 """The looks of the train widget: its controls and where they stand; curves, picture and scores of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QFontMetrics, QImage, QPixmap, QResizeEvent
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
-from cellwright.training.run_folder import SCORE_TITLES, SCRATCH
-from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainMethod, PretrainSettings
+from cellwright.training.run_folder import CLASSES, SCORE_TITLES, SCRATCH
+from cellwright.training.settings import (
+    PRESETS,
+    ClassifyTrainingSettings,
+    FinetuneSettings,
+    PretrainMethod,
+    PretrainSettings,
+)
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.flow import FigureTable, FlowLayout
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.model_combos import DeviceComboBox, ModelComboBox
-from cellwright.widgets.shared.panel_area import DRAWN, LETTERS
 from cellwright.widgets.shared.style import (
     MARGIN_PX,
     FoldedPart,
@@ -37,6 +43,7 @@ from cellwright.widgets.shared.style import (
     stack,
     wrapped_label,
 )
+from cellwright.widgets.train.curves import ACCURACY_AXIS, AP_AXIS, SCROLL_BAR_PX, Curve, CurvePlot
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
@@ -44,8 +51,15 @@ PRESET_TITLES = {
     "balanced": "Balanced · an hour",
     "thorough": "Thorough · a night",
 }
-TRAIN_HELP = "Train the model on these images. The result is kept only if it is better."
+TRAIN_HELP = "Train on these images. A model that counts is kept only if it became better."
 STOP_HELP = "Stop the training; the best model so far is kept if it is better than the one it began with."
+STOP = ("Stop, keep the best", STOP_HELP)
+STOP_CLASSES = ("Stop", "Stop the training at its next step; it can be resumed.")
+CELLS = "cells"  # data of the entry for what models that count learn
+WHAT_HELP = (
+    "Where cells are: their outlines or places, as the model gives them. Classes of cells: which of the "
+    "annotated classes each has, whatever model has found it."
+)
 PRESET_HELP = "How long it takes at most on a laptop; a GPU is much faster."
 NO_FOLDER = "none"  # data of the entry for no folder
 UNLABELLED = "Folder of unlabelled images"
@@ -57,8 +71,8 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images with pieces "
     "hidden."
 )
-STEPS = ("pretrain", "fine-tune", "epoch")  # stages that are steps of training
-SCROLL_BAR_PX = 24  # at most
+STEPS = ("pretrain", "fine-tune", "train", "epoch")  # stages that are steps of training
+IMAGES = {"check": "Checking the model", "read": "Reading"}  # stages that take image by image
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
@@ -72,18 +86,11 @@ LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORES_HELP = (
     "On images that the model is checked with. AP at IoU 0.5: right outlines among all found and missed "
     "ones; right is what covers half of a true cell or more. Count error: how far counts are off. Retention: "
-    "how well the model still does what it did before. Pixel error: how far it is off, pixel by pixel."
-)
-CURVES_HELP = (
-    "Loss: how far the model is off on what it learns from; it falls while the model learns. AP, or score: "
-    "how good it is on the images it is checked with; it should rise."
+    "how well the model still does what it did before. Pixel error: how far it is off, pixel by pixel. "
+    "Accuracy: share of the cells that are given their class; recall: the same of the cells of one class."
 )
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
-AP_AXIS, AP_MARGIN = "AP", 0.05  # the margin keeps the dots of 0 and 1 whole
-PLOT_SPACING_PX = 12  # the lowest tick of one is not written over the highest of the next
-HEIGHT_SHARE, HEIGHT_LINES = 0.6, 6  # height of the plots: a share of the width, and lines of text
-MOST_DOTS = 30  # more would hide the line
 
 
 class TrainPanel(QWidget):
@@ -94,17 +101,17 @@ class TrainPanel(QWidget):
         layout = panel_layout(self, OWN_STYLE)
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         choices = self._choices()
-        self.form = SettingsForm(FinetuneSettings)
-        for name, value in self.form.values().items():
-            field = self.form.container[name]
-            if isinstance(value, int):
-                field.max = LARGEST
-            elif not is_threshold(FinetuneSettings, name):
-                field.step = SMALLEST_STEP
-        self.show_settings(FinetuneSettings())
-        self.advanced, self.setup = FoldedPart("Advanced settings", self.form.native), QWidget()
+        self.form, self.class_form = (
+            TrainingForm(FinetuneSettings()),
+            TrainingForm(ClassifyTrainingSettings()),
+        )
+        forms = boxed(stack(self.form.native, self.class_form.native))
+        self.advanced, self.setup = FoldedPart("Advanced settings", forms), QWidget()
         stack(choices, self.advanced, self.check_box, into=self.setup, spacing_px=layout.spacing())
         buttons = self._buttons()
+        self.what.chosen.connect(self._show_what)
+        self.offer_classes(is_offered=False)
+        self._show_what()
         self.jobs = JobBar(run_button=self.train, describe=training_line)
         self.message, self.card = MessageLabel("Training"), TrainCard()
         fill(layout, self.offer_box, self.setup, buttons, self.jobs, self.message)
@@ -113,20 +120,26 @@ class TrainPanel(QWidget):
         self.show_running(is_running=False)
 
     @property
-    def settings(self) -> FinetuneSettings:
-        """The settings as the form has them; fields that nobody has touched are not rounded by it."""
-        values = self.form.values()
-        touched = {name: value for name, value in values.items() if value != self._shown[name]}
-        return replace(self._base, **touched)
+    def learns_classes(self) -> bool:
+        """Whether the classes of cells are to be learned."""
+        return self.what.currentData() == CLASSES
 
-    def show_settings(self, settings: FinetuneSettings) -> None:
-        """Put settings into the form."""
-        self._base = settings
-        self.form.set_values(asdict(settings))
-        self._shown = self.form.values()
+    def offer_classes(self, *, is_offered: bool) -> None:
+        """Let the user choose what is learned, as the data have classes, or take this away."""
+        if not is_offered:
+            self.what.choose_data(CELLS)
+        self._form.setRowVisible(self.what, is_offered)
 
-    def show_running(self, *, is_running: bool) -> None:
+    def _show_what(self) -> None:
+        """Show the rows that tell how what is chosen is learned."""
+        for part in (self._start, self.unlabelled, self.preset):
+            self._form.setRowVisible(part, not self.learns_classes)
+        self.form.native.setVisible(not self.learns_classes)
+        self.class_form.native.setVisible(self.learns_classes)
+
+    def show_running(self, *, is_running: bool, is_classes: bool = False) -> None:
         """While a training runs, show what it does in the place of what was chosen; offer Pause."""
+        self.train.stop_text = {False: STOP, True: STOP_CLASSES}[is_classes]
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
         self.setup.setVisible(not is_running)
@@ -142,9 +155,11 @@ class TrainPanel(QWidget):
         self.data.fill([("Annotated layers", LAYERS)])
         self.start = ModelComboBox(
             "Model to begin with; one that knows similar cells learns fastest.",
-            after=[(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
+            after=lambda: [(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
         )
         self.start.choose_preferred()
+        self.what, self._start = PanelComboBox(WHAT_HELP), self.start.with_card()
+        self.what.fill([("Where cells are", CELLS), ("Classes of cells", CLASSES)])
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
@@ -155,21 +170,22 @@ class TrainPanel(QWidget):
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
-        form = form_layout(
+        self._form = form_layout(
             ("Learn from", self.data),
             self.pairs,
             self.complete,
-            ("Begin with", self.start.with_card()),
+            ("Learn", self.what),
+            ("Begin with", self._start),
             self.unlabelled,
             ("Effort", self.preset),
             ("Device", self.device),
             ("New name", self.name),
         )
-        form.setContentsMargins(0, 0, 0, 0)
-        return boxed(form)
+        self._form.setContentsMargins(0, 0, 0, 0)
+        return boxed(self._form)
 
     def _buttons(self) -> FlowLayout:
-        self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP), "Stopping…")
+        self.train = RunButton(("Train", TRAIN_HELP), STOP, "Stopping…")
         self.pause = button("Pause", "Pause the training; it resumes where it was.")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
@@ -178,6 +194,32 @@ class TrainPanel(QWidget):
         )
         self.count_with.setVisible(False)
         return row(self.train, self.pause)
+
+
+class TrainingForm(SettingsForm):
+    """A form of settings of a training."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(type(settings))
+        for name, value in self.values().items():
+            field = self.container[name]
+            if isinstance(value, int):
+                field.max = LARGEST
+            elif not is_threshold(type(settings), name):
+                field.step = SMALLEST_STEP
+        self.show_settings(settings)
+
+    @property
+    def settings(self) -> Any:
+        """The settings as the form has them; fields that nobody has touched are not rounded by it."""
+        touched = {name: value for name, value in self.values().items() if value != self._shown[name]}
+        return replace(self._base, **touched)
+
+    def show_settings(self, settings: Any) -> None:
+        """Put settings into the form."""
+        self._base = settings
+        self.set_values(asdict(settings))
+        self._shown = self.values()
 
 
 class UnlabelledChoices(QWidget):
@@ -253,13 +295,13 @@ class TrainCard(QFrame):
         axis, title = "Score", "Score"
         if "ap50" in fields:
             axis, title = AP_AXIS, "AP at IoU 0.5"
-        self.plot.show_curves(
-            (
-                Curve("Loss", "Loss on the images it learns from", points("loss"), LOSS_COLOUR),
-                Curve(axis, f"{title} on the images it is checked with", points(score), SCORE_COLOUR),
-            ),
-            last_step,
-        )
+        if "accuracy" in fields:
+            score, axis, title = "accuracy", ACCURACY_AXIS, "Accuracy of the classes"
+        curves = [Curve("Loss", "Loss on the images it learns from", points("loss"), LOSS_COLOUR)]
+        if points(score) or not epochs:  # a classifier may have nothing to be checked with
+            title += " on the images it is checked with"
+            curves.append(Curve(axis, title, points(score), SCORE_COLOUR))
+        self.plot.show_curves(curves, last_step)
         self.setVisible(True)
 
     def show_picture(self, picture: NDArray[np.uint8] | None, caption: str) -> None:
@@ -273,6 +315,11 @@ class TrainCard(QFrame):
         """Show the scores before and after as a table; nothing where there are none."""
         self.scores.setText(scores_table(before, after))
         self.scores.setVisible(bool(after))
+
+    def show_classes(self, scores: Mapping[str, float], n_checked: Mapping[str, int]) -> None:
+        """Show how many cells of each class were checked with, and how many of these are given it."""
+        self.scores.setText(classes_table(scores, n_checked))
+        self.scores.setVisible(bool(scores))
 
     def clear(self) -> None:
         """Forget the last training."""
@@ -340,6 +387,25 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
             f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>{before[name]:{digits}}</td>"
             f"<td align='right'{ground}>{after_text}</td></tr>"
         )
+    return _table(rows)
+
+
+def classes_table(scores: Mapping[str, float], n_checked: Mapping[str, int]) -> str:
+    """Return the cells of each class and their recall, its mean, and the accuracy, in rich text."""
+    shown = [(name, f"recall_{name}", f"{n:,}") for name, n in n_checked.items()]
+    total = f"{sum(n_checked.values()):,}"
+    rows = ["<tr><td></td><td align='right'>cells</td><td align='right'>recall</td></tr>"]
+    for title, name, n in (*shown, ("mean recall", "mean_recall", ""), ("accuracy", "accuracy", total)):
+        figure = "not checked"
+        if name in scores:
+            figure = f"<b>{scores[name]:.3f}</b>"
+        rows.append(
+            f"<tr><td>{escape(title)}</td><td align='right'>{n}</td><td align='right'>{figure}</td></tr>"
+        )
+    return _table(rows)
+
+
+def _table(rows: Sequence[str]) -> str:
     return f"<table align='center' cellspacing='4'>{''.join(rows)}</table>"
 
 
@@ -347,8 +413,8 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     """Return what the training is doing, its loss, and how long it still takes."""
     if progress.stage == "paused":
         return "Paused. Napari may be closed meanwhile."
-    if progress.stage == "check":
-        parts = [f"Checking the model: image {progress.done + 1} of {progress.total}"]
+    if progress.stage in IMAGES:
+        parts = [f"{IMAGES[progress.stage]}: image {progress.done + 1} of {progress.total}"]
     elif progress.stage in STEPS:
         parts = [f"Step {progress.done:,} of {progress.total:,}"]
     else:
@@ -360,119 +426,3 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
     return " · ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One curve: (step, value) in the order of the steps."""
-
-    axis: str
-    title: str
-    points: tuple[tuple[float, float], ...]
-    colour: str
-
-
-class CurvePlot(QWidget):
-    """Plots above each other with the steps in common, under a line that names them and their last values.
-
-    Plots are made when there is something to draw: pyqtgraph takes a while to load. They have the colours and
-    the letters of the panel, and are higher where it is wider.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setObjectName(DRAWN)
-        self.curves: tuple[Curve, ...] = ()
-        self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
-        self._lines: list[Any] = []
-        self._fitted = 0  # width that the height is for
-        self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
-        self.legend = wrapped_label(name="legend")
-        self.legend.setTextFormat(Qt.TextFormat.RichText)
-        self._layout = stack(self.legend, into=self)
-
-    def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
-        """Draw these curves; the steps go from 0 to ``last_step``."""
-        self.curves = tuple(curves)
-        self.setToolTip("\n".join([*(_tooltip(curve) for curve in curves if curve.points), CURVES_HELP]))
-        self.legend.setText("<br>".join(_legend(curve) for curve in curves))
-        if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
-            self._make_plots()
-        for curve, plot, line in zip(self.curves, self.plots, self._lines, strict=True):
-            steps, values = zip(*curve.points, strict=True) if curve.points else ((), ())
-            line.setData(steps, values, symbol="o" if len(steps) < MOST_DOTS else None)
-            plot.setXRange(0.0, max(float(last_step), 1.0), padding=0.02)
-
-    def changeEvent(self, event: QEvent | None) -> None:
-        """Follow font and theme; called by Qt."""
-        super().changeEvent(event)
-        if event is not None and event.type() in (QEvent.Type.FontChange, QEvent.Type.PaletteChange):
-            self._dress()
-
-    def resizeEvent(self, event: QResizeEvent | None) -> None:
-        """Follow the width of the panel, but not a scroll bar that comes and goes; called by Qt."""
-        super().resizeEvent(event)
-        if abs(self.width() - self._fitted) > SCROLL_BAR_PX:
-            self._fitted = self.width()
-            self._dress()
-
-    def _make_plots(self) -> None:
-        import pyqtgraph
-
-        if self.graphics is None:
-            self.graphics = pyqtgraph.GraphicsLayoutWidget()
-            self.graphics.setBackground(None)
-            self.graphics.setCacheMode(self.graphics.CacheModeFlag.CacheNone)  # follow the theme
-            self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
-            self.graphics.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # nothing to be done in it by keys
-            self.graphics.ci.setSpacing(PLOT_SPACING_PX)
-            self._layout.addWidget(self.graphics)
-        self.graphics.clear()
-        self.plots, self._lines = [], []
-        for place, curve in enumerate(self.curves):
-            plot = self.graphics.addPlot(row=place, col=0, enableMenu=False)
-            plot.setObjectName(curve.title)
-            plot.setMouseEnabled(x=False, y=False)
-            plot.hideButtons()
-            for side, label in (("left", curve.axis), ("bottom", "Step")):
-                # before the label: a loss of 0.6 is not 600
-                plot.getAxis(side).enableAutoSIPrefix(enable=False)
-                plot.setLabel(side, label)
-                plot.showLabel(side, side == "left" or curve is self.curves[-1])
-            if curve.axis == AP_AXIS:
-                plot.setLimits(yMin=-AP_MARGIN, yMax=1 + AP_MARGIN)
-            pen = pyqtgraph.mkPen(curve.colour, width=2)
-            self._lines.append(plot.plot(pen=pen, symbolSize=5, symbolPen=None, symbolBrush=curve.colour))
-            self.plots.append(plot)
-        self._dress()
-
-    def _dress(self) -> None:
-        """Draw axes and letters as the panel does, the steps under the last plot alone."""
-        if self.graphics is None:
-            return
-        font = self.font()
-        font.setPointSizeF(LETTERS * font.pointSizeF())
-        metrics, ink = QFontMetrics(font), self.palette().windowText().color()
-        self.graphics.ci.setContentsMargins(2, metrics.height() // 2, 8, 2)  # half of the highest tick
-        for plot in self.plots:
-            left, bottom = plot.getAxis("left"), plot.getAxis("bottom")
-            left.setWidth(metrics.horizontalAdvance("0.000") + 3 * metrics.height() // 2)  # the same in each
-            for axis in (left, bottom):
-                axis.setPen(ink)
-                axis.setTextPen(ink)
-                axis.label.setFont(font)
-                axis.setStyle(tickFont=font, tickLength=-3)
-            left.setStyle(maxTickLevel=0)
-            bottom.setStyle(showValues=plot is self.plots[-1])
-        self.graphics.setFixedHeight(round(HEIGHT_SHARE * self.width()) + HEIGHT_LINES * metrics.height())
-
-
-def _legend(curve: Curve) -> str:
-    """Return rich text: a chip in the colour of a curve, its title, its last value."""
-    last = f": <b>{curve.points[-1][1]:.3g}</b>" if curve.points else ""
-    return f"<span style='background-color:{curve.colour}'>&nbsp;&nbsp;&nbsp;</span> {curve.title}{last}"
-
-
-def _tooltip(curve: Curve) -> str:
-    values = [value for _, value in curve.points]
-    return f"{curve.title}: {values[-1]:.4g} (lowest {min(values):.4g}, highest {max(values):.4g})"

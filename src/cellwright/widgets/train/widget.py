@@ -1,7 +1,7 @@
 """The train widget: from annotated images to a model that counts them better, watched while it learns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cellwright.core.errors import error_line
 from cellwright.core.tasks import Progress, Task, once
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models import store
-from cellwright.training.run_folder import Plan, verdict
+from cellwright.training.run_folder import Plan
 from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over, listen, news_of, telling
@@ -44,7 +44,7 @@ class TrainWidget(QWidget):
         self.model = TrainModel()
         self.panel = TrainPanel()
         self.jobs = self.panel.jobs
-        self._new_model = ""
+        self._new_model = HandOver()
         self._taught_image: Layer | None = None
         self.choices = TrainChoices(napari_viewer, self.panel)
         self.data_check = DataCheck(self.choices, self.model)
@@ -135,14 +135,14 @@ class TrainWidget(QWidget):
         self.panel.card.clear()
         self.panel.count_with.setVisible(False)
         self.offer.hide()
-        self.panel.show_running(is_running=True)
         if self.model.plan is not None:
+            self.panel.show_running(is_running=True, is_classes=self.model.plan.learns_classes)
             self.panel.message.tell(f"Training {self.model.plan.name!r}.")
         self._draw()
 
     def _draw(self) -> None:
         if self.model.plan is not None:
-            self.panel.card.show_curves(self.model.epochs, self.model.plan.settings.steps)
+            self.panel.card.show_curves(self.model.epochs, self.model.plan.n_steps)
 
     def _on_progressed(self, progress: Progress) -> None:
         if isinstance(progress, EpochPicture):
@@ -153,20 +153,21 @@ class TrainWidget(QWidget):
 
     def show_ended(self, outcome: TrainingOutcome) -> None:
         """Show what came out of a training: scores, and which model is kept."""
-        self.panel.card.show_scores(outcome.before, outcome.after)
+        if outcome.plan.learns_classes:
+            self.panel.card.show_classes(outcome.after, outcome.n_checked)
+        else:
+            self.panel.card.show_scores(outcome.before, outcome.after)
         if outcome.epochs:
-            self.panel.card.show_curves(outcome.epochs, outcome.plan.settings.steps)
-        words = verdict(outcome.before, outcome.after, is_better=bool(outcome.model))
-        sentence = f"{outcome.plan.name!r}: {words}."
-        if outcome.model:
-            sentence = f"{outcome.model!r}: {words}. It is in the model lists now."
+            self.panel.card.show_curves(outcome.epochs, outcome.plan.n_steps)
         is_warning = bool(outcome.notices) or not outcome.model
-        self.panel.message.tell(" ".join([sentence, *outcome.notices]), is_warning=is_warning)
+        self.panel.message.tell(" ".join([outcome.sentence, *outcome.notices]), is_warning=is_warning)
         if not outcome.model:
             return
         self.own.box.refresh(outcome.model)
         model_events.changed.emit()
-        self._new_model = outcome.model
+        self._new_model = HandOver(model=outcome.model, begins=True)
+        if outcome.plan.learns_classes:
+            self._new_model = HandOver(classifier=outcome.model)
         self.panel.count_with.setText(f"Count with {outcome.model}")
         self.panel.count_with.setVisible(True)
 
@@ -184,7 +185,7 @@ class TrainWidget(QWidget):
             self.choices.take(what)
 
     def _on_count_clicked(self) -> None:
-        hand_over(self.viewer, COUNT, HandOver(self._taught_image, model=self._new_model, begins=True))
+        hand_over(self.viewer, COUNT, replace(self._new_model, image=self._taught_image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,11 @@ class OwnModels(QWidget):
         self.box = ModelComboBox(
             "Your own models: trained here, or imported.",
             accepts=lambda entry: entry.folder.parent == store.user_folder(),
+            after=lambda: [
+                (f"Classes · {entry.name}", entry.name)
+                for entry in store.classifiers()
+                if entry.folder.parent == store.user_folder()
+            ],
             otherwise="none yet",
         )
         self.job = JobBar()
@@ -267,8 +273,9 @@ class OwnModels(QWidget):
 
     def _show_enabled(self) -> None:
         is_free = not self.job.is_busy
-        for made in (self.rename, self.delete, self.export):
+        for made in (self.rename, self.delete):
             made.setEnabled(is_free and bool(self.chosen))
+        self.export.setEnabled(is_free and self.chosen in self.box.families)
         self.add.setEnabled(is_free)
 
     def _on_rename_clicked(self) -> None:

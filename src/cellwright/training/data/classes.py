@@ -1,0 +1,125 @@
+"""Cells that have a class: how many there are of each in datasets, and what looks wrong. Imports no torch."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cellwright.core.data import Annotation, Image
+from cellwright.core.errors import AnnotationError
+from cellwright.core.tasks import Progress, Task
+from cellwright.core.words import few, n_of
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.ops.labels import annotate
+from cellwright.training.data.inspect import Findings, Warning  # noqa: A004 - as there
+
+FEW_OF_CLASS = 12  # cells to learn from
+SCARCE = "Few cells to learn from: {}. Annotate more of them."
+UNTAUGHT = "Not learned, since only images to check with have such cells, which are left out: {}."
+UNCHECKED = "Not checked, since no image to check with has such cells: {}."
+NO_VALIDATION = (
+    "There are no cells with a class to check with (split 'val'), so nothing will tell how good the classes "
+    "are. In Annotate cells, 'val: check while learning' adds images to check with."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDataset:
+    """A dataset with classes, and what they are called here.
+
+    A class that is not among the ``names`` keeps its own; cells of one that is called ``""`` are left out.
+    """
+
+    dataset: Dataset  # with boxes, points, or masks beside which points or boxes tell the classes
+    names: Mapping[str, str] = field(default_factory=dict)  # class of the dataset: of ours
+
+
+def classified(item: Item) -> tuple[Image, Annotation]:
+    """Return an image and its cells with their classes, -1 where a cell has none.
+
+    AnnotationError where the image is a stack.
+    """
+    image, truth = item.annotated()
+    if isinstance(truth, Annotation):
+        if truth.labels is None or truth.classes is not None:
+            return image, truth
+        truth = truth.labels  # masks that do not show every cell tell no classes either
+    if truth.ndim != 2:
+        raise AnnotationError(
+            f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."
+        )
+    annotation = annotate(truth)
+    return image, replace(annotation, classes=item.classes_of(truth))
+
+
+def names_of_cells(annotation: Annotation, item: Item, source: ClassDataset) -> list[str]:
+    """Return what each cell is called here; empty where it has no class or is left out."""
+    if annotation.classes is None:
+        return [""] * len(annotation.points)
+    own = [item.classes[number] if number >= 0 else "" for number in annotation.classes]
+    return [source.names.get(name, name) for name in own]
+
+
+def learned_classes(n_train: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the classes that a classifier learns from so many cells of each.
+
+    AnnotationError where they are fewer than two.
+    """
+    classes = tuple(sorted(n_train))
+    if len(classes) < 2:
+        raise AnnotationError(
+            f"A classifier learns from cells of at least two classes in the split 'train'; got "
+            f"{sum(n_train.values())} cells of {list(classes)}. Name the class of each cell when annotating, "
+            "and all classes in meta.json; a folder without one (images beside masks or COCO) tells none."
+        )
+    return classes
+
+
+def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
+    """Return which cells have a class in the splits ``train`` and ``val``, and what looks wrong with them.
+
+    AnnotationError where fewer than two classes can be learned, or an image is a stack.
+    """
+    counts: dict[str, Counter[str]] = {"train": Counter(), "val": Counter()}
+    n_images, n_unnamed = Counter[str](), 0
+    items = [
+        (split, source, item)
+        for split in counts
+        for source in sources
+        for item in source.dataset.select(split).items
+    ]
+    for done, (split, source, item) in enumerate(items):
+        yield Progress("images", done, len(items))
+        _, annotation = classified(item)
+        names = names_of_cells(annotation, item, source)
+        counts[split].update(filter(None, names))
+        n_images[split] += 1
+        n_unnamed += names.count("")
+    learned_classes(counts["train"])
+    notices = [source.dataset.notice for source in sources if source.dataset.notice]
+    if n_unnamed:
+        notices.append(f"{n_of(n_unnamed, 'cell')} without a class: left out.")
+    train, validation = counts.values()
+    return Findings(
+        n_images=(n_images["train"], n_images["val"]),
+        n_cells=(train.total(), validation.total()),
+        classes=dict(sorted(train.items())),
+        sizes=(),
+        n_regions=0,
+        warnings=tuple(_about_classes(train, validation)),
+        notice=" ".join(notices),
+        n_checked={name: validation[name] for name in sorted(train)},
+    )
+
+
+def _about_classes(train: Counter[str], validation: Counter[str]) -> Iterator[Warning]:
+    scarce = [f"{name} ({n})" for name, n in sorted(train.items()) if n < FEW_OF_CLASS]
+    untaught = [f"{name} ({n})" for name, n in sorted(validation.items()) if name not in train]
+    unchecked = [name for name in sorted(train) if not validation[name]]
+    if scarce:
+        yield Warning("few-of-class", SCARCE.format(few(scarce)))
+    if untaught:
+        yield Warning("untaught-class", UNTAUGHT.format(few(untaught)))
+    if len(unchecked) == len(train):
+        yield Warning("no-validation", NO_VALIDATION)
+    elif unchecked:
+        yield Warning("unchecked-class", UNCHECKED.format(few(unchecked)))
