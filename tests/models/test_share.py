@@ -180,6 +180,8 @@ def test_a_classifier_is_told_from_a_damaged_model(tmp_path):
         (tmp_path / file).touch()
     with pytest.raises(CheckpointError, match="holds a classifier"):
         store.export_model(tmp_path, tmp_path / "out.zip")
+    with pytest.raises(CheckpointError, match="holds a classifier"):
+        store.import_model(tmp_path, "theirs")
 
 
 def _pickled(files):
@@ -232,6 +234,10 @@ HARM = {
     "windows path": (lambda files, _: files.update({"..\\evil.py": b"x"}), "evil"),
     "no weights": (lambda files, _: files.pop("weights.safetensors"), "lacks"),
     "no spec": (lambda files, _: files.pop("spec.json"), "lacks"),
+    "classifier": (
+        lambda files, _: files.update({"classifier.json": files.pop("spec.json")}),
+        "holds a class",
+    ),
     "newer version": (lambda files, _: _edit_spec(files, version=99), "version 1"),
     "unknown field": (lambda files, _: _edit_spec(files, surprise=1), "unknown"),
     "unknown family": (lambda files, _: _edit_spec(files, family="os.system"), "family"),

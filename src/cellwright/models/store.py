@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,12 +118,17 @@ def find(name: str | Path) -> Path:
         raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
     named = [one for one in folders if one != Path(name)]
     folder = next(filter(holds_model, folders), (named or folders)[0])  # one without stands in nobody's way
-    if (folder / CLASSIFIER).exists() and not (folder / SPEC).exists():
+    _refuse_classifier([path.name for path in folder.iterdir()], folder)
+    return folder
+
+
+def _refuse_classifier(names: Collection[str], place: Path | str) -> None:
+    """Raise CheckpointError where a folder or an archive with these files holds a classifier."""
+    if CLASSIFIER in names and SPEC not in names:
         raise CheckpointError(
-            f"Expected a model that counts; {folder} holds a classifier, which gives the classes of "
+            f"Expected a model that counts; {place} holds a classifier, which gives the classes of "
             "counted cells. Choose it as the classifier of a count; to share it, copy its folder."
         )
-    return folder
 
 
 def spec_of(name: str | Path) -> ModelSpec:
@@ -296,6 +301,7 @@ def _copy_model(source: Path, part: Path, title: str) -> None:
 
 
 def _copy_folder(source: Path, part: Path, title: str) -> None:
+    _refuse_classifier([path.name for path in source.iterdir()], title)
     missing = [file for file in NEEDED if not (source / file).is_file()]
     if missing:
         raise CheckpointError(
@@ -321,6 +327,7 @@ def _members(archive: zipfile.ZipFile, title: str) -> dict[str, zipfile.ZipInfo]
 
 
 def _check_exported(names: Sequence[str], title: str) -> None:
+    _refuse_classifier(names, title)
     foreign = sorted(set(names) - set(FILES))
     missing = [name for name in NEEDED if name not in names]
     if foreign or missing or len(names) > len(set(names)):

@@ -215,6 +215,25 @@ def test_each_point_of_a_multi_point_lies_in_its_own_slice(tmp_path, axes, shape
     np.testing.assert_allclose(found.points, expected)
 
 
+def test_points_of_several_counters_are_of_several_classes(tmp_path):
+    places = np.array([[3, 4], [10, 11], [15, 5], [8, 8]], float)
+    points = roifile.ImagejRoi.frompoints(places)
+    points.roitype = roifile.ROI_TYPE.POINT
+    points.options |= roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+    image = Image(np.zeros((20, 30), np.uint8), "YX")
+    for counters, names in (([2, 0, 2, 1], {"Ctr 0", "Ctr 1", "Ctr 2"}), ([1, 1, 1, 1], {"cell"})):
+        points.counters, points.counter_positions = np.array(counters, np.uint8), np.zeros(4, np.uint32)
+        points.tofile(tmp_path / "a.roi")
+        (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.roi", image)
+        classes = {tuple(place): found.class_of(row) for row, place in enumerate(found.points.tolist())}
+        assert set(classes.values()) == names
+        if len(names) > 1:
+            expected = {
+                (y - 0.5, x - 0.5): f"Ctr {n}" for (x, y), n in zip(places.tolist(), counters, strict=True)
+            }
+            assert classes == expected
+
+
 def test_a_copy_of_a_cell_in_its_slice_is_a_cell_of_its_own(tmp_path, draw_marks):
     marks = draw_marks("ZYX")
     for name, file in (("geojson", "a.geojson"), ("imagej-roi", "a.zip")):

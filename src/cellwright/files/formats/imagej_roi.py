@@ -1,7 +1,8 @@
 """ImageJ ROIs: a .zip of outlines, boxes or points as its ROI manager saves it, or one .roi.
 
 Read and written by roifile. A cell of a stack is one ROI for each plane; those of ours are joined by the
-number in their names, ``cell-00012-t0000-z0003``.
+number in their names, ``cell-00012-t0000-z0003``. Points that were counted by several counters have the class
+``Ctr 0``, ``Ctr 1`` and so on, as ImageJ heads its table of them.
 """
 
 import re
@@ -64,7 +65,8 @@ def read_overlay(path: Path, rois: list[JsonValue], image: Image | None) -> tupl
 def _cells(
     path: Path, rois: list[JsonValue], image: Image | None, faults: Sequence[ReadError] = ()
 ) -> tuple[ImageAnnotation, ...]:
-    rois = [part for node in rois for part in _by_slice(node, image)]
+    counters = {number for node in rois for number in _counters_of(node)}
+    rois = [part for node in rois for part in _by_slice(node, image, by_counter=len(counters) > 1)]
     axes = ""
     if any(node.value.t_position > 1 for node in rois):
         axes += "T"
@@ -86,6 +88,8 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
     own_name = OWN_NAME.match(roi.name or "")
     if own_name:
         name, number = own_name[4] or "", int(own_name[1])
+    elif isinstance(roi.counters, int):  # the one of all its points
+        name = f"Ctr {roi.counters}"
     places = roi_plane(node, axes)
     notes.note("do not tell their slice and are taken for the first", int(None in places))
     lead = tuple(place or 0 for place in places)
@@ -97,19 +101,31 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
     return FileObject(node, [_area(node)], name, lead, number)
 
 
-def _by_slice(node: JsonValue, image: Image | None) -> list[JsonValue]:
-    """Return a ROI of several points, each of which may tell its own slice of a stack, as one for each slice.
+def _counters_of(node: JsonValue) -> list[int]:
+    """Return the number of the counter of each point of a ROI of several points; nothing of others."""
+    roi = node.value
+    if roi.roitype.name != "POINT" or roi.counters is None or roi.counter_positions is None:
+        return []
+    return list(roi.counters.tolist())
 
-    ImageJ numbers slices through channels, Z and time. Without the image there is taken to be one channel.
+
+def _by_slice(node: JsonValue, image: Image | None, *, by_counter: bool) -> list[JsonValue]:
+    """Return a ROI of several points as one for each slice of a stack and, if wanted, each counter.
+
+    Each point may tell its own slice. ImageJ numbers slices through channels, Z and time; without the image
+    there is taken to be one channel.
     """
-    roi, places = node.value, node.value.counter_positions
-    if roi.roitype.name != "POINT" or places is None:
+    roi, counters = node.value, _counters_of(node)
+    if not counters:
         return [node]
     n_channels, n_slices = _sizes_of(image)
+    kinds = np.column_stack([roi.counter_positions, np.multiply(counters, by_counter)]).astype(int)
     found = []
-    for place in np.unique(places).tolist():
-        part, chosen = copy(roi), np.flatnonzero(places == place)
+    for place, counter in np.unique(kinds, axis=0).tolist():
+        part, chosen = copy(roi), np.flatnonzero((kinds == (place, counter)).all(axis=1))
         part.n_coordinates, part.counters, part.counter_positions = len(chosen), None, None
+        if by_counter:
+            part.counters = counter
         for name in ("integer_coordinates", "subpixel_coordinates"):
             if getattr(roi, name) is not None:
                 setattr(part, name, getattr(roi, name)[chosen])
