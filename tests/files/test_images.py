@@ -75,6 +75,24 @@ def test_each_axis_of_an_imagej_tiff_has_its_own_unit(tmp_path, grey, units, siz
     assert read_image(tmp_path / "a.tif").pixel_size_um == pytest.approx(sizes)
 
 
+@pytest.mark.parametrize(
+    ("axes", "labels", "names"),
+    [
+        ("CYX", ["DAPI", "GFP\nexposure 20 ms"], ("DAPI", "GFP")),
+        ("ZCYX", ["DAPI", "GFP"] * 3, ("DAPI", "GFP")),
+        ("ZCYX", ["DAPI", "GFP", "DAPI", "GFP", "DAPI", "RFP"], ()),
+        ("CYX", ["same", "same"], ()),
+        ("CYX", ["c:1/2 - a.nd2", "c:2/2 - a.nd2"], ()),  # of Bio-Formats
+        ("ZYX", ["first", "second"], ()),
+    ],
+)
+def test_labels_of_the_planes_of_imagej_name_channels(tmp_path, grey, axes, labels, names):
+    data = np.broadcast_to(grey, {"CYX": (2,), "ZYX": (2,), "ZCYX": (3, 2)}[axes] + grey.shape)
+    metadata = {"axes": axes, "Labels": labels}
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata=metadata)
+    assert read_image(tmp_path / "a.tif").channel_names == names
+
+
 @pytest.mark.parametrize("sizes", [(), (0, 0.5, 0.25), (2.0, 0.5, 0.25)], ids=str)
 def test_labels_as_zarr_tell_the_pixel_size_that_is_known(tmp_path, sizes):
     image = Image(np.zeros((3, 8, 8), np.uint8), "ZYX", sizes)

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cellwright.core.errors import ReadError, expecting
+from cellwright.core.errors import ReadError, expecting, repeated
 from cellwright.files.metadata import (
     COMPANION,
     ON_ITS_SIDE,
@@ -32,6 +32,7 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 UNEVEN = 0.1  # by what share of it steps of time may differ from their mean
 XMP_TAG, MICROMANAGER_TAG = 700, 51123
+OF_PLACE = re.compile(r"[cztCZT]:\d+/\d+")  # label of a plane that Bio-Formats has read
 
 
 def opened(path: Path) -> tifffile.TiffFile:
@@ -129,7 +130,19 @@ def _from_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     colors = [color_of(lut[:3, -1]) for lut in luts if lut.ndim == 2]
     interval_s = seconds_of(metadata.get("finterval"), str(metadata.get("tunit", "s")))
     sizes = _imagej_sizes(metadata, series.keyframe)
-    return ImageMetadata(sizes, channel_colors=colors, frame_interval_s=interval_s)
+    return ImageMetadata(sizes, _imagej_names(metadata), colors, frame_interval_s=interval_s)
+
+
+def _imagej_names(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the labels of planes where all of a channel have the same, which no other channel has."""
+    labels, n = metadata.get("Labels"), metadata.get("channels", 0)
+    if not isinstance(labels, list) or len(labels) != metadata.get("images"):
+        return []
+    titles = [str(label).partition("\n")[0].strip() for label in labels]
+    names = titles[:n]
+    if titles != names * (len(titles) // max(n, 1)) or repeated(names) or any(map(OF_PLACE.match, names)):
+        return []
+    return names
 
 
 def _from_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
