@@ -28,9 +28,10 @@ from cellwright.files.zarr import finish_array
 from cellwright.inference.image_count import FOLDER
 from cellwright.models import store
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.widgets.count.background import layer_of
+from cellwright.widgets.count.background import TURN_MS, adding, layer_of
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.napari_private import in_turns
 from cellwright.widgets.train.widget import TrainWidget
 
 TICK_MS = 5
@@ -130,14 +131,16 @@ def measure_field(viewer: napari.Viewer, folder: Path, side: int) -> None:
         viewer.open(path, plugin="napari-cellwright")
         wait(3)
     show("opened", stalls, stalls.longest())
+    widget = CountWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Count cells")
+    wait(8)  # devices are looked for, and drawing labels is prepared, when the widget is first shown
     labels = folder / FOLDER / f"{path.stem}.labels.zarr"
     if not (labels.parent / f"{path.stem}.json").exists():
-        count_field(viewer, folder)
+        count_field(viewer, widget, folder)
     else:
         build = layer_of(labels, source_of(viewer.layers[0]))
         with Stalls() as stalls:
-            layer = viewer.add_layer(build())
-            layer.visible = True
+            in_turns(adding(viewer, build()), TURN_MS)  # as the widget does
             wait(2)
         show("labels added", stalls, stalls.longest())
     fitting = viewer.camera.zoom
@@ -158,11 +161,8 @@ def draw_field(path: Path, side: int) -> None:
     finish_array(path, read_image(path))
 
 
-def count_field(viewer: napari.Viewer, folder: Path) -> None:
+def count_field(viewer: napari.Viewer, widget: CountWidget, folder: Path) -> None:
     """Print the gaps until what is seen has been counted, then until the whole has."""
-    widget = CountWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Count cells")
-    wait(8)  # devices are looked for when the widget is first shown
     whole: list[object] = []
     widget.model.whole_counted.connect(whole.append)
     n_layers = len(viewer.layers)

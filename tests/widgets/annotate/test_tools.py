@@ -233,6 +233,26 @@ def test_painting_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
     assert tools.name == "paint"
 
 
+def test_a_polygon_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
+    layer, session = tools.view.layer, tools.session
+    press(tools, "L", (2, 12, 12))
+    assert (str(layer.mode), layer.selected_label, tools.name) == ("polygon", 1, "polygon")
+    press(tools, "L", (2, 2, 50))
+    number, before = session.store.next_number, session.labels.copy()
+    assert layer.selected_label == number
+    polygon = layer._overlays["polygon"]
+    polygon.points = [[2, 3, 45], [2, 3, 55], [2, 9, 50]]
+    press(tools, "Escape")
+    assert (tools.name, polygon.points) == ("polygon", [])
+    np.testing.assert_array_equal(session.labels, before)
+    polygon.points = [[2, 3, 45], [2, 3, 55], [2, 9, 50]]
+    press(tools, "Enter")
+    assert number in session.store
+    assert len(session.history.done) == 1
+    press(tools, "Escape")
+    assert (str(layer.mode), tools.name) == ("pan_zoom", "")
+
+
 @pytest.mark.parametrize(("axes", "told"), [("ZYX", 1), ("TYX", 0)])
 def test_a_stroke_that_leaves_a_cell_in_pieces_is_told(viewer: ViewerModel, axes: str, told: int) -> None:
     labels = np.zeros((2, 20, 20), np.int32)

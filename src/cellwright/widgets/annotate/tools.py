@@ -21,7 +21,8 @@ from cellwright.widgets.shared.napari_private import end_polygon
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 from cellwright.widgets.shared.style import bound_key, with_own_keys
 
-BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
+BRUSHES = ("paint", "erase", "fill", "polygon")  # called like the modes of napari
+DRAWING = ("paint", "polygon")  # those of them that draw a cell
 PIECES_KEYS = with_own_keys(
     "If they are cells of their own: Ctrl+Z, then P outside the cells begins a new one."
 )
@@ -84,11 +85,11 @@ class ToolBox(QObject):
             self.view.viewer.layers.selection.active = layer
         self.chosen.emit(name)
 
-    def paint(self) -> None:
-        """Take the brush: it goes on with the cell under the cursor, elsewhere it draws a new one."""
+    def draw(self, name: str) -> None:
+        """Take what draws a cell: it goes on with that under the cursor, elsewhere it draws a new one."""
         number = self.number_at(self.view.point_under_cursor())
         self.view.layer.selected_label = number or self.session.store.next_number
-        self.choose("paint")
+        self.choose(name)
 
     def _tell_pieces(self, numbers: Sequence[int]) -> None:
         """Tell of a cell that a stroke leaves in pieces: they count as one."""
@@ -111,8 +112,8 @@ class ToolBox(QObject):
     def act(self, name: str) -> None:
         """Do what the key of a tool does."""
         kind = BY_NAME[name].kind
-        if name == "paint":
-            self.paint()
+        if name in DRAWING:
+            self.draw(name)
         elif name == "pan":
             self.choose("")
         elif kind == "cell":

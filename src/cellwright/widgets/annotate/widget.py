@@ -22,7 +22,7 @@ from cellwright.widgets.annotate.keys import AWAY_HINT, HELP_KEY, HINTS, IDLE_HI
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import Unfinished, offered, resume_session, start_session
-from cellwright.widgets.annotate.tools import CELL
+from cellwright.widgets.annotate.tools import CELL, DRAWING
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, metadata_of
@@ -268,8 +268,8 @@ class AnnotateWidget(QWidget):
             tools.act(name)
         elif tools.name == name:
             tools.choose("")
-        elif name == "paint":
-            tools.paint()
+        elif name in DRAWING:
+            tools.draw(name)
         else:
             tools.choose(name)
 

@@ -103,7 +103,7 @@ class BackgroundTool:
                 key = layer.metadata[FILES]
                 take_away(viewer, *(one for one in viewer.layers if one.metadata.get(FILES) == key))
         if layer is not None:
-            in_turns(_add(viewer, layer), TURN_MS)
+            in_turns(adding(viewer, layer), TURN_MS)
         self.model.outcome = None  # that of the view is no longer what is shown
         remember(viewer, whole)
         self.model.whole_counted.emit(whole)
@@ -116,7 +116,8 @@ def _labels_from(levels: list[Any], looks: Mapping[str, Any]) -> Labels:
     return layer
 
 
-def _add(viewer: Any, layer: Layer) -> Iterator[None]:
+def adding(viewer: Any, layer: Layer) -> Iterator[None]:
+    """Add a layer of what is read from a file on sight, step by step; see ``in_turns``."""
     yield
     add_in_turns(viewer, layer)
     yield
