@@ -121,6 +121,7 @@ def opened(panel: QWidget) -> None:
         before = {"ap50": 0.5, "count_error": 0.25, "retention": 0.9}
         shown.card.show_scores(before, {"ap50": 0.875, "count_error": 0.125, "retention": 0.776})
         shown.card.setVisible(True)
+        shown.offer_classes(is_offered=True)
 
 
 def controls(panel: QWidget) -> Iterator[QWidget]:
@@ -616,6 +617,24 @@ def test_a_box_for_numbers_that_qt_has_made_disturbs_no_panel(qtbot: QtBot) -> N
         area.show()
     area.follow_font()
     assert line.font().pointSizeF() > 12
+
+
+def test_classes_of_a_training_are_read_in_large_letters(qtbot: QtBot) -> None:
+    panel = train_view.TrainPanel()
+    area = PanelScrollArea(panel)
+    qtbot.addWidget(area)
+    panel.offer_classes(is_offered=True)
+    panel.what.setCurrentIndex(1)
+    panel.advanced.title.setChecked(True)
+    name = "tumour cell with a long name"
+    panel.card.show_classes({"accuracy": 0.875, f"recall_{name}": 0.5}, {name: 1000, "lymphocyte": 0})
+    panel.card.setVisible(True)
+    area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
+    area.resize(340, 900)
+    with qtbot.waitExposed(area):
+        area.show()
+    qtbot.wait(50)
+    assert panel.minimumSizeHint().width() <= area.viewport().width()
 
 
 def test_curves_of_a_training_are_read_in_any_font_theme_and_width(qtbot: QtBot) -> None:

@@ -1,6 +1,7 @@
 """Classes of cells learned in the panel: what is offered, a run, its end, a count with what was learned."""
 
 import hashlib
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -133,12 +134,37 @@ def test_what_is_learned_can_be_chosen_where_there_are_classes(
     panel.what.setCurrentIndex(1)
     assert all(part.isHidden() for part in own)
     assert panel.name.text() == "classifier-new"
+    assert panel.class_form.settings == ClassifyTrainingSettings(), "those of the command"
     qtbot.waitUntil(lambda: "without a class" in trainer.data_check.label.text(), timeout=LIMIT_MS)
     panel.data.setCurrentIndex(0)
     assert panel.what.isHidden()
     assert not panel.learns_classes
     assert not any(part.isHidden() for part in own)
     assert panel.name.text() == "flow-tuned"
+
+
+def test_a_single_kind_of_cell_is_no_choice_and_one_class_cannot_be_learned(
+    trainer: TrainWidget, dataset: Path, ended: Wait, qtbot: QtBot
+) -> None:
+    panel, meta = trainer.panel, dataset / "meta.json"
+    text = meta.read_text()
+    for names in ("cell", "a"):
+        for path in (dataset / "points").iterdir():
+            path.write_text(re.sub(r",\w+$", f",{names}", path.read_text(), flags=re.MULTILINE))
+            path.write_text(path.read_text().replace(f"y,x,{names}", "y,x,class"))
+        meta.write_text(text.replace('"a"', f'"{names}"').replace('"b"', '"cell"'))
+        trainer.data_check.findings = None
+        panel.data.add_folder(dataset)
+        trainer.data_check.start()
+        qtbot.waitUntil(lambda: trainer.data_check.findings is not None, timeout=LIMIT_MS)
+        ended(trainer)
+        assert panel.what.isHidden() == (names == "cell")
+    panel.what.setCurrentIndex(1)
+    qtbot.waitUntil(lambda: "at least two classes" in trainer.data_check.label.text(), timeout=LIMIT_MS)
+    panel.train.click()
+    ended(trainer)
+    assert "at least two classes in the split 'train'; got" in panel.message.text()
+    assert unfinished_runs() == []
 
 
 def test_classes_are_learned_and_counted_with(

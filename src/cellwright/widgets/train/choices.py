@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFrame, QVBoxLayout, QWidget
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.formats.image_annotation import NO_CLASS
 from cellwright.models import registry, store
 from cellwright.training.data.classes import ClassDataset, inspect_classes
 from cellwright.training.data.inspect import Findings, inspect
@@ -296,7 +297,7 @@ def check_task(source: Dataset | Path, start: str) -> Task[Findings]:
     yield Progress("look", 0, 1, "looking at the images")
     if not isinstance(source, Dataset):
         source = read_dataset(source)
-    has_classes = any(item.classes for item in source.items)
+    has_classes = any({*item.classes} - {NO_CLASS} for item in source.items)
     yield DatasetRead("look", 0, 1, "looking at the images", has_classes)
     if start == CLASSES:
         return (yield from inspect_classes([ClassDataset(source)]))

@@ -101,10 +101,8 @@ class TrainPanel(QWidget):
         layout = panel_layout(self, OWN_STYLE)
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         choices = self._choices()
-        self.form, self.class_form = (
-            TrainingForm(FinetuneSettings()),
-            TrainingForm(ClassifyTrainingSettings()),
-        )
+        self.form = TrainingForm(FinetuneSettings())
+        self.class_form = TrainingForm(ClassifyTrainingSettings())
         forms = boxed(stack(self.form.native, self.class_form.native))
         self.advanced, self.setup = FoldedPart("Advanced settings", forms), QWidget()
         stack(choices, self.advanced, self.check_box, into=self.setup, spacing_px=layout.spacing())
