@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError, expecting
 from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import n_of
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import as_stored, atomic_write
 from cellwright.files.folders.image_list import COUNTS, PROOFREAD
 from cellwright.files.images import read_image, write_labels
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -173,11 +172,13 @@ def images_of(folder: Path) -> list[Path]:
     found = [path for path in seen if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise ReadError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}; found none.")
-    for path, other in pairwise(sorted(found, key=lambda one: one.stem)):
-        if path.stem == other.stem:
+    there: dict[str, Path] = {}
+    for path in found:
+        other = there.setdefault(as_stored(path.stem, inner), path)
+        if other is not path:
             raise ReadError(
-                f"Images must differ in name, by which their labels are kept; {path.name} and "
-                f"{other.name} differ in their endings alone. Rename or move one."
+                f"Images must differ in name, by which their labels are kept; {other.name} and "
+                f"{path.name} would have the same. Rename or move one."
             )
     return found
 
