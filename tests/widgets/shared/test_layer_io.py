@@ -329,6 +329,7 @@ def test_what_the_first_lines_of_labels_need_is_made_before() -> None:
 
 
 COMPILED = """
+import sys
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import _accelerated_cmap as accelerated
@@ -339,14 +340,16 @@ def compiled():
     return [len(getattr(one, "signatures", ())) for one in vars(accelerated).values()]
 
 prepare_labels(bright_colours(), colours_by_label({1: "red"}))
-before = compiled()
+before, loaded = compiled(), {*sys.modules}
 for colours in (bright_colours(), colours_by_label({1: "red", 2: "lime"})):
     Labels(np.ones((9, 9), np.int32), colormap=colours)
 assert compiled() == before and sum(before) >= 4, (before, compiled())
+late = {name.partition(".")[0] for name in sys.modules if name not in loaded}
+assert late <= {"napari", "napari_resources"}, late
 """
 
 
-def test_no_first_layer_of_labels_waits_for_a_compiler() -> None:
+def test_no_first_layer_of_labels_waits_for_a_compiler_or_a_library() -> None:
     subprocess.run(
         [sys.executable, "-c", COMPILED], check=True
     )  # a fresh process, where no test has drawn labels yet

@@ -208,8 +208,10 @@ def _edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
 def prepare_labels(*colormaps: CyclicLabelColormap | DirectLabelColormap) -> None:
     """Load and compile what napari draws labels with, which takes its first layer of each kind 0.3 s.
 
-    Those are colours, and patterns of dashes for the lines of its polygon and brush, which vispy keeps.
+    Those are colours, the table of features, and patterns of dashes for the lines of its polygon and brush,
+    which vispy keeps.
     """
+    import_module("pandas")
     import_module("skimage.color").lab2rgb(np.zeros((1, 3)))
     import_module("vispy.visuals.line.dash_atlas").DashAtlas()
     for colormap in colormaps:
