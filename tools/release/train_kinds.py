@@ -84,6 +84,21 @@ class Recipe:
     small_repeats: int = 1
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """When a run began and when it ends: at a moment, or after so many steps if there are any."""
+
+    began: float
+    ends: float = 0.0
+    n_steps: int = 0
+
+    def progress(self, step: int) -> float:
+        """Return how much of the run lies behind a step, 0 to 1 and more."""
+        if self.n_steps:
+            return step / self.n_steps
+        return (time.time() - self.began) / (self.ends - self.began)
+
+
 FIRST = Recipe(
     preset=LITE,
     settings=TrainingSettings(
@@ -175,7 +190,7 @@ def main() -> None:
     began = resume(state, options.output / "state.pt")
     pools = pools_of(options.data, model, recipe, options.cache, options.leave_out)
     ends = datetime.combine(datetime.now(), datetime.strptime(options.until, "%H:%M").time()).timestamp()
-    train(state, model, recipe, pools, (began, ends), options.output)
+    train(state, model, recipe, pools, options.output, Schedule(began, ends))
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -316,11 +331,10 @@ def train(
     model: JointModel,
     recipe: Recipe,
     pools: list[tuple[float, WeightedSamples]],
-    clock: tuple[float, float],
     output: Path,
+    schedule: Schedule,
 ) -> None:
-    """Take steps until the clock ends, keeping the state every few minutes."""
-    began, ends = clock
+    """Take steps until the schedule ends, keeping the state every few minutes."""
     kept = time.time()
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
@@ -328,7 +342,7 @@ def train(
     of_nothing = targets_of_nothing(model)
     batches = one_ahead(lambda step: batch_of(pools, step, recipe, of_nothing), range(state.step, 10**6))
     for images, targets in batches:
-        progress = (time.time() - began) / (ends - began)
+        progress = schedule.progress(state.step)
         if progress >= 1 or stops:
             break
         fall = min(1.0, (state.step + 1) / recipe.settings.warmup_steps) * cosine(progress, 1)
@@ -341,9 +355,9 @@ def train(
                 flush=True,
             )
         if time.time() - kept > KEEP_SECONDS:
-            keep(state, model, output, began)
+            keep(state, model, output, schedule.began)
             kept = time.time()
-    keep(state, model, output, began)
+    keep(state, model, output, schedule.began)
 
 
 def keep(state: RunState, model: JointModel, output: Path, began: float) -> None:
