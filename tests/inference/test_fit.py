@@ -170,6 +170,32 @@ def test_a_dim_image_that_promises_little_is_counted_brightened_where_that_promi
     assert any("brightened" in notice for notice in result.notices) == (brighter > 0.8)
 
 
+@pytest.mark.parametrize(("flat", "light"), [(0.9, 3.0), (0.3, 3.0), (0.9, 0.3)])
+def test_an_unevenly_lit_image_is_counted_without_its_background_where_that_promises_more(
+    model, draw_blobs, monkeypatch, flat, light
+):
+    blobs, answers = draw_blobs((300, 400)), iter([0.3, *[flat] * 9])
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    result = count(blobs.image + np.linspace(0, light, 400, dtype=np.float32), model)
+    is_flat = flat > 0.3 and light > 1
+    assert result.provenance.settings.get("background_px", 0) == intensity.BACKGROUND_PX * is_flat
+    assert any("background was subtracted" in notice for notice in result.notices) == is_flat
+
+
+def test_blocks_are_read_without_the_background_that_the_whole_has(model, draw_blobs):
+    blobs, scaling = draw_blobs((300, 400)), intensity.Scaling(-0.5, 0.5, background=61)
+    image = Image(blobs.image + np.linspace(0, 3, 400, dtype=np.float32), "YX")
+    with context.open_context(image, (model,), None, EngineSettings()) as one:
+        one = replace(one, scaling=scaling)
+        whole, *rest = one.batches(1.0)
+        assert not rest
+        everything = one._read(0, whole.block, one.grid_of(whole, 1.0))
+        for batch in replace(one, block_px=128).batches(1.0):
+            part = one._read(0, batch.block, one.grid_of(batch, 1.0))
+            assert np.allclose(part, everything[..., *batch.block.read], atol=1e-5)
+
+
 def test_cells_too_large_to_be_found_whole_are_looked_for_in_the_image_shrunk(
     model, blobs, monkeypatch, looks
 ):

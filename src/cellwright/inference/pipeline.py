@@ -331,11 +331,7 @@ def provenance_of(
     ``started`` is when it began, by ``time.perf_counter``; ``facts`` are noted besides.
     """
     networks = context.networks
-    read: dict[str, Any] = {}
-    if context.scaling.power != 1:
-        read["power"] = context.scaling.power
-    if context.scaling.grain:
-        read["grain"] = context.scaling.grain
+    read: dict[str, Any] = {**context.scaling.changes}
     if context.channels:
         read["channel_ranges"] = [[one.low, one.high] for one in context.channels]
     if image.axes_are_guessed:

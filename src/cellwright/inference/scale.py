@@ -15,7 +15,13 @@ from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, FactCollector, mean
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.density import mean_diameter, typical_diameter
-from cellwright.ops.geometry.intensity import JPEG_PX, Scaling, brightened
+from cellwright.ops.geometry.intensity import (
+    JPEG_PX,
+    Scaling,
+    brightened,
+    fit_without_background,
+    sample_steps,
+)
 from cellwright.ops.labels import equivalent_diameters
 
 PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
@@ -33,7 +39,7 @@ FARTHER = (0.5, 0.25)  # zooms at which one is tried that promises next to nothi
 BETTER_COLOUR = 0.05  # by which one colour alone has to promise more than all together
 ABOUT_AS_MUCH = 0.1
 FAR_LESS = 0.3  # another colour has to promise, where nothing tells whether both show the same cells
-BETTER_LIGHT = 0.05  # by which the brightened image has to promise more
+BETTER_LIGHT = 0.05  # by which the image brightened, or without its background, has to promise more
 FAR_BETTER = 0.3  # by which they have to promise more, since small cells are lost in them
 JUDGED_PX = 512  # side of the window in which brightness is judged
 
@@ -81,7 +87,7 @@ def estimate_scale(
     for place in places:
         trial = yield from try_scales(context, place)
         trials.append(trial)
-    trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power))
+    trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power, trial.scaling.background))
     middle, n_places, progress = trials[len(trials) // 2], 0, None
     if len(trials) < n_batches:
         n_places = len(trials)
@@ -97,9 +103,9 @@ def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
     further zooms: the one that suits cells like those it was fine-tuned on and, as long as the cells look too
     small or too large, the one that suits them; the trial with the highest confidence decides. An image that
-    promises little is tried brightened where it is dim, and at other sizes, too. All trials are decoded with
-    the default settings: what a user filters by must not change the scale, or thresholds that are moved
-    after a count would give other cells than a count with them.
+    promises little is tried brightened where it is dim, at other sizes, and without an uneven background,
+    too. All trials are decoded with the default settings: what a user filters by must not change the scale,
+    or thresholds that are moved after a count would give other cells than a count with them.
     """
     spec = context.spec
     zoom = context.zoom
@@ -119,9 +125,11 @@ def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
         if lighter is not None:
             best = yield from _in_better_light(replace(lighter, settings=plain.settings), best)
         if not is_stated:
+            best = yield from _on_even_ground(plain, best)
             plain = replace(plain, scaling=best.scaling)
             best = yield from _most_confident(plain, best, at)
             best = yield from _at_other_sizes(plain, best, at)
+            best = yield from _on_even_ground(plain, best)
         return _decoded_again(context, best)
     assert best.predicted is not None
     measured = zoom_of_density(best.predicted.decoded, spec)
@@ -248,6 +256,23 @@ def _at_other_sizes(context: CountContext, best: ScaleTrial, at: float) -> Task[
             trial = yield from _trial_at(context, best.batch, zoom, at)
             if trial.promised > best.promised + FAR_BETTER:
                 best = trial
+    return best
+
+
+def _on_even_ground(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
+    """Return a trial, or that without an uneven background where that promises more than one of little."""
+    if not 0 < best.promised < min(WARN_BELOW, _enough(context)):
+        return best
+    frames = context.frames
+    step = max(sample_steps((*frames.lead_shape, *frames.shape)))
+    scaling = fit_without_background(context.scaling, frames.sample(), step, context.spec.percentiles)
+    if scaling is None:
+        return best
+    flat = replace(context, scaling=scaling)
+    progress = context.progress([best.batch], best.zoom)
+    trial = yield from _trial(flat, best.batch, best.zoom, progress)
+    if trial.promised > best.promised + BETTER_LIGHT:
+        return trial
     return best
 
 

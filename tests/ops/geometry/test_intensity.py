@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 
 import dask.array as da
@@ -8,6 +9,7 @@ from PIL import Image as Picture
 
 from cellwright.core.errors import ImageError
 from cellwright.ops.geometry.intensity import (
+    BACKGROUND_PX,
     LEAST_STEP,
     Scaling,
     apply,
@@ -15,9 +17,11 @@ from cellwright.ops.geometry.intensity import (
     brightened,
     fit_compressed,
     fit_scaling,
+    fit_without_background,
     grain,
     sample,
     sample_steps,
+    without_background,
 )
 
 
@@ -140,6 +144,31 @@ def test_what_is_dim_beside_a_few_bright_spots_is_brightened(rng):
     assert "brightened" in scaling.notice
     quarter = scaling.low + 0.25 * (scaling.high - scaling.low)
     assert apply(scaling, np.array([scaling.low - 1, quarter, scaling.high])) == pytest.approx([0, 0.5, 1])
+
+
+def test_a_smooth_background_is_subtracted(blobs):
+    light = np.linspace(0, 50, blobs.image.shape[1])[np.newaxis] * np.ones((blobs.image.shape[0], 1))
+    flat = without_background(np.stack([100 + 10 * blobs.image, 100 + 10 * blobs.image + light]), side=31)
+    inner = (slice(16, -16), slice(16, -16))  # where the square around each pixel lies in the image
+    assert np.allclose(flat[0][inner], flat[1][inner], atol=1e-3)
+    assert flat[0][inner][blobs.labels[inner] > 0].mean() > 3
+
+
+@pytest.mark.parametrize("change", [{}, {"power": 0.5}, {"grain": 0.1}, {"missing": 0.01}, {"levels": 5.0}])
+@pytest.mark.parametrize("step", [1, 4, 40])
+@pytest.mark.parametrize("light", [0.2, 2.0])
+def test_an_uneven_background_is_subtracted_alone_and_where_a_sample_shows_it(rng, change, step, light):
+    n = 400 // step
+    pixels = rng.random((2, n, n)) + np.linspace(0, light, n)
+    scaling = replace(fit_scaling(pixels), **change)
+    flat = fit_without_background(scaling, pixels, step, (0.5, 99.8))
+    if light < 1 or step == 40 or {"power", "grain", "missing"} & set(change):
+        assert flat is None
+        return
+    assert -1 < flat.low < 0 < flat.high < 1
+    assert flat.changes == {"background_px": BACKGROUND_PX}
+    assert flat.levels == change.get("levels", 0)
+    assert "background was subtracted" in flat.notice
 
 
 def jpeg(pixels, quality):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from cellwright.core.data import ArrayLike
 from cellwright.core.errors import ImageError
@@ -20,6 +21,9 @@ LEAST_STEP = 0.018  # of the range: where they are smaller, noise does more harm
 GRAIN = 2.0  # noise that hides a step, in steps
 GRAIN_PX = 32  # side of a square of noise that repeats; parts of an image begin at multiples of it
 GAP_PX = 4  # pixels without a value in a row that are bridged, as lines of a camera or of a mosaic are
+BACKGROUND_PX = 121  # side of the square whose mean is the background; a few times that of a large cell
+UNEVEN = 0.18  # by which that mean differs from place to place, of the range, in unevenly lit images
+FINEST = 8  # fewest pixels of a sample along that side that tell its mean
 N_LEVELS = 256  # grey levels that the equalisation tells apart
 
 UNKNOWN = f"gaps of up to {GAP_PX} are bridged, wider ones count as dark"
@@ -33,7 +37,8 @@ class Scaling:
 
     ``missing`` is the share of pixels that are not finite; see :func:`bridged`. The scaled
     intensities are raised to ``power``; ``grain`` is the deviation of the noise that is added to them.
-    ``levels`` is how many grey levels lie between dark and bright where these are few, else 0.
+    ``levels`` is how many grey levels lie between dark and bright where these are few, else 0. With
+    ``background`` they are intensities of :func:`without_background`, from a square of so many pixels.
     """
 
     low: float
@@ -42,6 +47,15 @@ class Scaling:
     power: float = 1.0
     grain: float = 0.0
     levels: float = 0.0
+    background: int = 0
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """What is done to the intensities besides scaling them, by name, as a count notes it."""
+        changes = {"background_px": self.background, "grain": self.grain}
+        if self.power != 1:
+            changes["power"] = self.power
+        return {name: value for name, value in changes.items() if value}
 
     @property
     def notice(self) -> str:
@@ -53,6 +67,11 @@ class Scaling:
         if self.power != 1:
             sentences.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."
+            )
+        if self.background:
+            sentences.append(
+                "The light is uneven, so a smooth background was subtracted for the count: more cells can be "
+                "expected to be right."
             )
         if self.grain:
             sentences.append(
@@ -105,6 +124,31 @@ def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
     if apply(scaling, pixels).clip(0, 1).mean() < DIM:
         return replace(scaling, power=ROOT)
     return None
+
+
+def without_background(pixels: NDArray[Any], side: int = BACKGROUND_PX) -> NDArray[np.float32]:
+    """Return pixels (..., Y, X) less the mean of the square of ``side`` pixels around each."""
+    own = pixels.astype(np.float32)
+    lengths = (*(1 for _ in own.shape[:-2]), side, side)
+    return np.asarray(own - uniform_filter(own, lengths, mode="nearest"), np.float32)
+
+
+def fit_without_background(
+    scaling: Scaling, sampled: NDArray[Any], step: int, percentiles: tuple[float, float]
+) -> Scaling | None:
+    """Return the scaling of an unevenly lit image less its background; None of another.
+
+    None, too, where the intensities are changed in other ways or pixels are missing. ``sampled``
+    (channels, Y, X) holds every ``step``-th pixel; where these are too far apart, the light is not known.
+    """
+    side = BACKGROUND_PX // step
+    if scaling.missing or scaling.power != 1 or scaling.grain or side < FINEST:
+        return None
+    light = uniform_filter(apply(scaling, sampled).clip(0, 1).mean(axis=0), side, mode="nearest")
+    if light.std() < UNEVEN:
+        return None
+    flat = fit_scaling(without_background(sampled, side), percentiles)
+    return replace(flat, levels=scaling.levels, background=BACKGROUND_PX)
 
 
 def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], middle: NDArray[Any]) -> Scaling:
