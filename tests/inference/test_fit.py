@@ -184,7 +184,7 @@ def test_an_unevenly_lit_image_is_counted_without_its_background_where_that_prom
 
 
 def test_blocks_are_read_without_the_background_that_the_whole_has(model, draw_blobs):
-    blobs, scaling = draw_blobs((300, 400)), intensity.Scaling(-0.5, 0.5, background=61)
+    blobs, scaling = draw_blobs((300, 400)), intensity.Scaling(0.0, 4.0, background=61, flat_high=0.2)
     image = Image(blobs.image + np.linspace(0, 3, 400, dtype=np.float32), "YX")
     with context.open_context(image, (model,), None, EngineSettings()) as one:
         one = replace(one, scaling=scaling)

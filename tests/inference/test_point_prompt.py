@@ -8,7 +8,7 @@ import torch
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, QueryError, SettingsError
 from cellwright.core.tasks import run
-from cellwright.inference import point_prompt
+from cellwright.inference import point_prompt, scale
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.point_prompt import PointPredictor
 from cellwright.inference.settings import EngineSettings
@@ -121,6 +121,21 @@ def test_of_a_large_frame_only_windows_are_read(draw_blobs, hungry_model, monkey
     whole = questions(blobs.image, model)
     monkeypatch.setattr(point_prompt, "WHOLE_PX", 2048)
     assert np.allclose(everywhere, whole.probability(blobs.points), atol=1e-5)
+
+
+def test_all_windows_are_seen_in_the_light_that_the_first_one_chose(draw_blobs, oracle_model, monkeypatch):
+    monkeypatch.setattr(point_prompt, "WHOLE_PX", 256)
+    monkeypatch.setattr(point_prompt, "WINDOW_PX", 128)
+    monkeypatch.setattr(scale, "_enough", lambda context: 0.85)
+    monkeypatch.setattr(scale, "_promise", lambda context, _: 0.9 if context.scaling.background else 0.3)
+    monkeypatch.setattr(intensity, "UNEVEN", 0.01)
+    blobs = draw_blobs((400, 520))
+    image = blobs.image + np.linspace(0, 8, 520, dtype=np.float32)
+    asked = questions(image, oracle_model, engine=EngineSettings(device="cpu"))
+    found = [asked.cell_at(point) for point in blobs.points]
+    assert [cell.area for cell in found] == np.bincount(blobs.labels.ravel())[1:].tolist()
+    box = np.stack([blobs.points[0] - 8, blobs.points[0] + 8])
+    assert asked.segment(Prompts(box=box)).area == found[0].area
 
 
 def test_cells_that_counting_leaves_out_can_be_asked_for(oracle_model):

@@ -177,6 +177,40 @@ def test_blocks_of_compression_are_hidden_alike_in_the_whole_and_in_parts(
     assert any("compressed" in notice for notice in found.result.notices)
 
 
+@pytest.fixture
+def best_on_even_ground(monkeypatch):
+    """An image promises more without an uneven background."""
+    monkeypatch.setattr(scale, "_enough", lambda context: 0.85)
+    monkeypatch.setattr(scale, "_promise", lambda one, _: 0.9 if one.scaling.background else 0.3)
+
+
+def test_a_background_is_subtracted_alike_in_the_whole_and_in_parts(
+    tmp_path, draw_blobs, small_blocks, monkeypatch, best_on_even_ground
+):
+    image = Image(draw_blobs((300, 420)).image + np.linspace(0, 12, 420, dtype=np.float32), "YX")
+    whole = run(count_cells(image, small_blocks))
+    job = job_of(image, tmp_path, small_blocks)
+    with closing(count_streamed(job)) as task:  # a run that goes on does the same
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+    found = run(count_streamed(job))
+    for result in (whole, found.result):
+        assert result.provenance.settings["background_px"] == intensity.BACKGROUND_PX
+        assert any("background was subtracted" in notice for notice in result.notices)
+    assert whole.count > 20
+    assert same_cells(read(tmp_path)[0], whole.cells.labels)
+
+
+def test_of_a_smaller_copy_as_much_of_the_image_is_subtracted(tmp_path, small_blocks, monkeypatch):
+    image = Image(np.zeros((200, 200)), "YX", levels=(np.zeros((100, 100)),))
+    chosen = StreamPlan(context.Preparation(Scaling(0.0, 1.0, background=121), 0.5), 128, 64, level=1)
+    block, counting = blocks_of(image, chosen)[0], Mock(side_effect=InterruptedError)
+    monkeypatch.setattr(block_module, "count_with_prediction", counting)
+    with pytest.raises(InterruptedError):
+        run(block_module.count_block(job_of(image, tmp_path, small_blocks), chosen, block, image))
+    assert counting.call_args.kwargs["known"].preparation.scaling.background == 60
+
+
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):
     image = Image(np.zeros((400, 300), np.uint8), "YX")
     blocks = blocks_of(image, StreamPlan(None, 128, 64))

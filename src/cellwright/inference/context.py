@@ -30,14 +30,7 @@ from cellwright.ops.geometry.axes import (
     middle_window,
     with_colours_apart,
 )
-from cellwright.ops.geometry.intensity import (
-    Scaling,
-    apply,
-    fit_compressed,
-    grain,
-    unknown,
-    without_background,
-)
+from cellwright.ops.geometry.intensity import Scaling, apply, fit_compressed, grain, unknown
 from cellwright.ops.geometry.resample import Grid, resize_window
 from cellwright.ops.geometry.tiles import Layout, Tile, Window, grid, padded, whole_tile
 from cellwright.ops.labels import n_touching, seem_labels
@@ -238,19 +231,12 @@ class CountContext:
         return Grid.of_window(whole, window, zoom, self.networks.divisor)
 
     def _read(self, frame: int, block: Tile, resized: Grid) -> Any:
-        pixels = apply(self.scaling, self._pixels(frame, block.read))
+        wide = padded(block.read, self.scaling.background // 2, self.frames.shape)
+        rows, columns = Tile(block.read, wide).local
+        pixels = apply(self.scaling, self.frames.read(frame, wide))[..., rows, columns]
         if self.scaling.grain:
             pixels += self.scaling.grain * grain(*block.read)
         return resize_window(pixels, resized)
-
-    def _pixels(self, frame: int, window: Window) -> Any:
-        side = self.scaling.background
-        if not side:
-            return self.frames.read(frame, window)
-        wide = padded(window, side // 2, self.frames.shape)
-        pairs = zip(window, wide, strict=True)
-        rows, columns = (slice(own.start - read.start, own.stop - read.start) for own, read in pairs)
-        return without_background(self.frames.read(frame, wide), side)[..., rows, columns]
 
 
 def block_layout(

@@ -32,6 +32,7 @@ from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts, prompted_mask
 from cellwright.ops.codecs.query import check_points, points_inside
 from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.geometry.tiles import Tile, grid, whole_tile
 from cellwright.ops.labels import label_properties
 
@@ -128,6 +129,7 @@ class PointPredictor:
             settings = registry.get(self._models[0].spec.family).settings()
         self._threshold = float(settings.cell_probability)
         self._zoom: float | None = None
+        self._scaling: Scaling | None = None
         self._windows: deque[Window] = deque(maxlen=MOST_WINDOWS)
         self._around_prompts: deque[Window] = deque(maxlen=MOST_WINDOWS)
 
@@ -245,13 +247,13 @@ class PointPredictor:
         return next((window for window in self._windows if window.holds(at)), None)
 
     def _predict(self, context: CountContext, at: NDArray[np.float32]) -> Task[Window]:
-        """Return the window around a point; the first one decides the scale of all."""
+        """Return the window around a point; the first one decides the scale and light of all."""
         if context.is_blank:
             return _empty(whole_tile(self.shape), 1.0)
         trial, first = None, self._tile_at(context, at, 1.0)
         if self._zoom is None:
             trial = yield from try_scales(self._only(context, first))
-            self._zoom = trial.zoom
+            self._zoom, self._scaling = trial.zoom, trial.scaling
         tile = self._tile_at(context, at, self._zoom)
         if trial and trial.predicted and (tile, _whole(tile)) == (first, trial.batch):
             return self._window_of(context, tile, self._zoom, trial.predicted.maps)
@@ -262,6 +264,8 @@ class PointPredictor:
         if context.is_blank:
             return _empty(tile, zoom)
         part, batch = self._only(context, tile), _whole(tile)
+        if self._scaling is not None:
+            part = replace(part, scaling=self._scaling)
         maps = yield from part.predict(batch, zoom, part.progress([batch], zoom))
         return self._window_of(context, tile, zoom, maps)
 

@@ -264,8 +264,8 @@ def _on_even_ground(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]
     if not 0 < best.promised < min(WARN_BELOW, _enough(context)):
         return best
     frames = context.frames
-    step = max(sample_steps((*frames.lead_shape, *frames.shape)))
-    scaling = fit_without_background(context.scaling, frames.sample(), step, context.spec.percentiles)
+    steps = sample_steps((*frames.lead_shape, *frames.shape))[-2:]
+    scaling = fit_without_background(context.scaling, frames.sample, steps, context.spec.percentiles)
     if scaling is None:
         return best
     flat = replace(context, scaling=scaling)

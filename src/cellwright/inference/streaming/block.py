@@ -63,7 +63,9 @@ def count_block(job: StreamJob, plan: StreamPlan, block: StreamBlock, part: Imag
     factor, settings, preparation = factor_of(job.image, plan.level), job.settings, plan.preparation
     if factor > 1:
         settings = in_model_pixels(settings, 1 / factor)
-        preparation = preparation._replace(zoom=preparation.zoom * factor)
+        scaling = preparation.scaling
+        scaling = replace(scaling, background=scaling.background // factor)
+        preparation = preparation._replace(scaling=scaling, zoom=preparation.zoom * factor)
     calibration = calibration_of(job.models, settings)
     facts = FactCollector(calibration)
     maps = job.files.of(Kept.MAPS, block)

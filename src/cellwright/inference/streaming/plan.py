@@ -345,10 +345,10 @@ def kept_plan(job: StreamJob) -> StreamPlan | None:
 
 def make_plan(job: StreamJob) -> Task[StreamPlan]:
     """Return how the blocks of an image are to be counted, with the scale estimated."""
-    block_px = _block_size(job, 1.0)[0]
+    block_px = _block_size(job, 1.0, 0)[0]
     found = yield from giving_back(prepare(job.image, job.models, job.settings, job.recipe.engine, block_px))
     preparation, trials = found
-    plan = StreamPlan(preparation, *_block_size(job, preparation.zoom))
+    plan = StreamPlan(preparation, *_block_size(job, preparation.zoom, preparation.scaling.background))
     plan = plan._replace(level=_level_for(job.image, plan))
     _keep_maps(job, plan, trials)
     return plan
@@ -476,15 +476,18 @@ def _budget(job: StreamJob) -> float:
     return min(stream.memory_bytes, FREE_SHARE * free_memory() / stream.workers)
 
 
-def _block_size(job: StreamJob, zoom: float) -> tuple[int, int, int, int]:
-    """Return side and context of a core along Y and X, a multiple of a chunk, and along Z."""
+def _block_size(job: StreamJob, zoom: float, background_px: int) -> tuple[int, int, int, int]:
+    """Return side and context of a core along Y and X, a multiple of a chunk, and along Z.
+
+    ``background_px`` is the side of the square whose mean is subtracted around each pixel, 0 for none.
+    """
     models = job.models
     diameter_px = models[0].spec.diameter_px / zoom
     divisor = lcm(GRAIN_PX, *(model.spec.divisor for model in models))
     in_model_px = max(model.spec.halo for model in models)
     if zoom != 1.0:
         in_model_px += divisor  # see Grid.of_window
-    context = in_model_px / zoom + LARGEST_CELL * diameter_px
+    context = in_model_px / zoom + LARGEST_CELL * diameter_px + background_px / 2
     halo = ceil(context / divisor) * divisor
     lengths = job.image.lengths
     per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2

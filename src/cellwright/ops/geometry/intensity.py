@@ -1,5 +1,6 @@
 """Intensities on an even scale: percentiles fitted to a sample, so that it works lazily, and CLAHE."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -38,7 +39,8 @@ class Scaling:
     ``missing`` is the share of pixels that are not finite; see :func:`bridged`. The scaled
     intensities are raised to ``power``; ``grain`` is the deviation of the noise that is added to them.
     ``levels`` is how many grey levels lie between dark and bright where these are few, else 0. With
-    ``background`` they are intensities of :func:`without_background`, from a square of so many pixels.
+    ``background`` the mean of the square of so many pixels around each is subtracted from the scaled
+    intensities, and what is ``flat_low`` and ``flat_high`` then becomes 0 and 1.
     """
 
     low: float
@@ -48,6 +50,8 @@ class Scaling:
     grain: float = 0.0
     levels: float = 0.0
     background: int = 0
+    flat_low: float = 0.0
+    flat_high: float = 1.0
 
     @property
     def changes(self) -> dict[str, float]:
@@ -126,29 +130,31 @@ def brightened(scaling: Scaling, pixels: NDArray[Any]) -> Scaling | None:
     return None
 
 
-def without_background(pixels: NDArray[Any], side: int = BACKGROUND_PX) -> NDArray[np.float32]:
-    """Return pixels (..., Y, X) less the mean of the square of ``side`` pixels around each."""
-    own = pixels.astype(np.float32)
-    lengths = (*(1 for _ in own.shape[:-2]), side, side)
-    return np.asarray(own - uniform_filter(own, lengths, mode="nearest"), np.float32)
-
-
 def fit_without_background(
-    scaling: Scaling, sampled: NDArray[Any], step: int, percentiles: tuple[float, float]
+    scaling: Scaling,
+    take_sample: Callable[[], NDArray[Any]],
+    steps: Sequence[int],
+    percentiles: tuple[float, float],
 ) -> Scaling | None:
     """Return the scaling of an unevenly lit image less its background; None of another.
 
-    None, too, where the intensities are changed in other ways or pixels are missing. ``sampled``
-    (channels, Y, X) holds every ``step``-th pixel; where these are too far apart, the light is not known.
+    None, too, where the intensities are changed in other ways or pixels are missing. A sample (..., Y, X),
+    read last, has one of every ``steps`` pixels along Y and X; where that is too few, none tells the light.
     """
-    side = BACKGROUND_PX // step
-    if scaling.missing or scaling.power != 1 or scaling.grain or side < FINEST:
+    sides = [BACKGROUND_PX // step for step in steps]
+    if scaling.missing or scaling.changes or min(sides) < FINEST:
         return None
-    light = uniform_filter(apply(scaling, sampled).clip(0, 1).mean(axis=0), side, mode="nearest")
+    scaled = apply(scaling, take_sample())
+    light = _background(scaled.clip(0, 1), sides).mean(axis=0)
     if light.std() < UNEVEN:
         return None
-    flat = fit_scaling(without_background(sampled, side), percentiles)
-    return replace(flat, levels=scaling.levels, background=BACKGROUND_PX)
+    flat = fit_scaling(scaled - _background(scaled, sides), percentiles)
+    return replace(scaling, background=BACKGROUND_PX, flat_low=flat.low, flat_high=flat.high)
+
+
+def _background(scaled: Slice, sides: Sequence[int]) -> Slice:
+    """Return the mean of the rectangle of these sides around each pixel (..., Y, X)."""
+    return np.asarray(uniform_filter(scaled, sides, axes=(-2, -1), mode="nearest"), np.float32)
 
 
 def fit_compressed(sampled: NDArray[Any], percentiles: tuple[float, float], middle: NDArray[Any]) -> Scaling:
@@ -215,7 +221,8 @@ def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return ``(pixels - low) / (high - low)`` clipped to -0.5 to 2; NaN, infinite and constant become 0.
 
     ``pixels`` are (..., Y, X), their narrow gaps are :func:`bridged`. Where that is raised to a power, all
-    below 0 becomes 0, too.
+    below 0 becomes 0, too. A background is that of these pixels alone: half its side from an edge that is
+    none of the image, they are not what they are in the whole.
     """
     if not scaling.high > scaling.low:
         return np.zeros(pixels.shape, np.float32)
@@ -229,6 +236,10 @@ def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
     np.clip(scaled, LOWEST, HIGHEST, out=scaled)
     if scaling.power != 1:
         scaled = np.maximum(scaled, 0) ** scaling.power
+    if scaling.background:
+        scaled -= _background(scaled, (scaling.background, scaling.background))
+        scaled = (scaled - scaling.flat_low) / (scaling.flat_high - scaling.flat_low)
+        np.clip(scaled, LOWEST, HIGHEST, out=scaled)
     return scaled.astype(np.float32, copy=False)
 
 
