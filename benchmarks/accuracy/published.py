@@ -32,8 +32,8 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models import store
 from cellwright.models.checkpoint import WEIGHTS
-from cellwright.models.classifier import load_classifier as load_classifier
 from cellwright.models.store import find_classifier
+from cellwright.models.store import load_classifier as load_classifier
 from cellwright.training.cell_classifier import read_cell_crops, score_classifier
 from cellwright.training.evaluation.evaluate import evaluate
 

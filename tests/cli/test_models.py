@@ -6,6 +6,8 @@ import pytest
 
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.classifier import build as build_classifier
+from cellwright.models.classifier import save_classifier
 from cellwright.models.families.flow import build
 
 
@@ -58,6 +60,17 @@ def test_a_model_is_exported_and_imported(cli, own_models, tmp_path):
     assert code == 0
     assert "--model 'theirs'" in out
     assert store.load("theirs").sha256 == store.load("mine").sha256
+
+
+def test_a_classifier_is_exported_and_imported(cli, own_models, tmp_path):
+    save_classifier(store.user_folder() / "kinds", build_classifier(("a", "b")))
+    assert cli("models", "export", "kinds", tmp_path).code == 0
+    code, out, _ = cli("models", "import", tmp_path / "kinds.zip", "--name", "theirs")
+    assert code == 0
+    assert "--classifier 'theirs'" in out
+    assert store.load_classifier("theirs").sha256 == store.load_classifier("kinds").sha256
+    done = cli("models", "export", "kinds", tmp_path, "--zoo", "--author", "A. Person")
+    assert (done.code, "Expected a model that counts" in done.err) == (1, True)
 
 
 def test_a_zoo_package_is_exported_and_imported(cli, own_models, tmp_path):

@@ -219,10 +219,10 @@ def read_as_settings(path: Path) -> int:
 
 def read_as_model(folder: Path) -> int:
     """Read a folder as a model and as a classifier."""
-    from cellwright.models import classifier as network
     from cellwright.models.checkpoint import load_checkpoint
+    from cellwright.models.store import load_classifier
 
-    return _try(lambda: load_checkpoint(folder), lambda: network.load_classifier(folder))
+    return _try(lambda: load_checkpoint(folder), lambda: load_classifier(folder))
 
 
 def read_as_dataset(folder: Path) -> int:

@@ -9,9 +9,9 @@ import torch
 from cellwright.core.errors import CheckpointError
 from cellwright.models import store
 from cellwright.models.checkpoint import file_sha256, save_checkpoint
-from cellwright.models.classifier import NETWORKS, PRESETS, build, load_classifier, save_classifier
+from cellwright.models.classifier import NETWORKS, PRESETS, build, save_classifier
 from cellwright.models.spec import CLASSIFIER, read_classifier_spec
-from cellwright.models.store import classifiers, find_classifier
+from cellwright.models.store import classifiers, find_classifier, load_classifier
 
 TITLES = ("round", "long", "spiky")
 

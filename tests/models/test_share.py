@@ -19,6 +19,7 @@ from safetensors.torch import load, save_file
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.classifier import build, save_classifier
 
 
 @pytest.fixture
@@ -175,13 +176,66 @@ def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
         store.export_model("mine", tmp_path / "taken" / "out.zip")
 
 
-def test_a_classifier_is_told_from_a_damaged_model(tmp_path):
-    for file in ("classifier.json", "weights.safetensors"):
-        (tmp_path / file).touch()
-    with pytest.raises(CheckpointError, match="holds a classifier"):
-        store.export_model(tmp_path, tmp_path / "out.zip")
-    with pytest.raises(CheckpointError, match="holds a classifier"):
-        store.import_model(tmp_path, "theirs")
+@pytest.fixture
+def kinds(own):
+    """A classifier among the user's."""
+    save_classifier(own / "kinds", build(("a", "b")), {"accuracy": 0.9})
+    return own / "kinds"
+
+
+def test_a_classifier_is_shared_as_a_model_is(kinds, own, tmp_path):
+    (kinds / "training.pt").write_bytes(b"not part of a model")
+    path = store.export_model("kinds", tmp_path / "kinds.zip")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["classifier.json", "weights.safetensors", "scores.json"]
+    for source, name in ((path, "theirs"), (kinds, "copy")):
+        assert store.import_model(source, name) == own / name
+        assert store.load_classifier(name).sha256 == store.load_classifier("kinds").sha256
+    assert [entry.name for entry in store.classifiers()] == ["copy", "kinds", "theirs"]
+    assert store.models() == []
+    before = everything(own)
+    with pytest.raises(CheckpointError, match="There is already a model 'kinds'"):
+        store.import_model(path)
+    assert everything(own) == before
+
+
+HARM_TO_CLASSIFIERS = {
+    "foreign file": (lambda files: files.update({"run.py": b"x"}), r"run\.py"),
+    "no weights": (lambda files: files.pop("weights.safetensors"), "lacks"),
+    "pickle": (lambda files: files.update({"weights.safetensors": pickle.dumps(1)}), "checksum"),
+    "no JSON": (lambda files: files.update({"classifier.json": b"{"}), r"kinds\.zip.*classifier\.json"),
+    "other classes": (
+        lambda files: files.update(
+            {"classifier.json": files["classifier.json"].replace(b'"b"', b'"b", "c"')},
+        ),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARM_TO_CLASSIFIERS)
+def test_a_damaged_classifier_is_told_and_not_taken(kinds, own, tmp_path, harm):
+    change, words = HARM_TO_CLASSIFIERS[harm]
+    path = store.export_model("kinds", tmp_path / "kinds.zip")
+    repack(path, change)
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        store.import_model(path, "theirs")
+    assert everything(tmp_path) == before
+
+
+def test_a_damaged_classifier_is_not_shared(kinds, tmp_path):
+    (kinds / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="checksum"):
+        store.export_model("kinds", tmp_path / "out.zip")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_classifier_has_a_card(kinds):
+    assert "It tells apart: a, b." in store.card_text("kinds")
+    assert "| accuracy | 0.9 |" in store.card_text("kinds")
+    (kinds / "card.md").write_text("# Kinds\n")
+    assert store.card_text("kinds") == "# Kinds\n"
 
 
 def _pickled(files):
@@ -236,7 +290,7 @@ HARM = {
     "no spec": (lambda files, _: files.pop("spec.json"), "lacks"),
     "classifier": (
         lambda files, _: files.update({"classifier.json": files.pop("spec.json")}),
-        "holds a class",
+        r"mine\.zip.classifier\.json do not fit",
     ),
     "newer version": (lambda files, _: _edit_spec(files, version=99), "version 1"),
     "unknown field": (lambda files, _: _edit_spec(files, surprise=1), "unknown"),

@@ -11,7 +11,7 @@ import torch
 from cellwright.core.errors import AnnotationError, CheckpointError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.models.classifier import load_classifier
+from cellwright.models.store import load_classifier
 from cellwright.ops.labels import label_properties
 from cellwright.training.cell_classifier import (
     CellCrops,
@@ -25,7 +25,8 @@ from cellwright.training.cell_classifier import (
     spec_for,
     train_classifier,
 )
-from cellwright.training.data.classes import ClassDataset
+from cellwright.training.data.classes import ClassDataset, inspect_classes
+from cellwright.training.run_folder import learned_from
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.trainer import EpochReport
 
@@ -171,13 +172,81 @@ def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed
     assert not (halves / "training.pt").exists()
 
 
+def test_cells_held_back_are_not_learned_from_and_check_it(write, tmp_path):
+    """The weights are those of the same images with every fifth cell of a class without one."""
+    dataset, bereft = write("masks", {"train": ["a", "b"]}), write("masks")
+    n_seen, kept, held = Counter(), [], Counter()
+    for path in (bereft.folder / "points" / f"{name}.csv" for name in "ab"):
+        heading, *lines = path.read_text().splitlines()
+        for line in lines:
+            name = line.rpartition(",")[2]
+            n_seen[name] += 1
+            if n_seen[name] % 5:
+                kept.append(line)
+            else:
+                held[name] += 1
+        path.write_text("\n".join([heading, *kept]))
+        kept.clear()
+    few = ClassifyTrainingSettings(steps=2, batch_size=4)
+    folders = [
+        run(train_classifier([ClassDataset(one)], tmp_path / name, few, device="cpu"))
+        for name, one in (("held", dataset), ("bereft", bereft))
+    ]
+    first, second = map(load_classifier, folders)
+    assert first.sha256 == second.sha256
+    sources, classes = [ClassDataset(dataset)], ("blue", "red")
+    checked = run(read_cell_crops(sources, first.spec, "val", held_back=classes))
+    learned = run(read_cell_crops(sources, first.spec, "train", bare=True, held_back=classes))
+    assert Counter(classes[one] for one in checked.classes.tolist()) == held
+    assert len(learned) == 2 * (sum(n_seen.values()) - len(checked)), "each twice"
+    scores = run(score_classifier(first, checked)).summary()
+    assert json.loads((folders[0] / "scores.json").read_text()) == scores
+    findings = run(inspect_classes(sources))
+    assert (findings.n_checked, findings.n_cells) == (dict(held), (len(learned) // 2, len(checked)))
+    sentence = f"Validated with {len(checked)} cells held back from the same images, which flatters."
+    assert sentence in (folders[0] / "card.md").read_text()
+
+
+def test_nothing_is_held_back_where_there_are_images_to_check_with(boxed, tmp_path):
+    few = ClassifyTrainingSettings(steps=1, batch_size=2)
+    _, held_back = run(spec_for([ClassDataset(boxed)], few))
+    assert held_back == frozenset()
+    run(train_classifier([ClassDataset(boxed)], tmp_path, few, device="cpu"))
+    images = [f"{boxed.folder.name}/{item.name}" for item in boxed.items]
+    facts = learned_from(classes=("blue", "red"), preset="small", images=images)
+    assert json.loads((tmp_path / "curve.json").read_text())["facts"] == facts, "runs of before go on"
+
+
+def test_a_stopped_run_holds_the_same_cells_back_or_is_refused(write, tmp_path):
+    dataset = write("masks", {"train": ["a", "b"]})
+    few = ClassifyTrainingSettings(steps=2, steps_per_epoch=1, batch_size=4)
+
+    def task(name):
+        return train_classifier(
+            [ClassDataset(read_dataset(dataset.folder))], tmp_path / name, few, device="cpu"
+        )
+
+    stopped = task("halves")
+    next(step for step in stopped if isinstance(step, EpochReport))
+    stopped.close()
+    path = dataset.folder / "points" / "a.csv"
+    text = path.read_text()
+    heading, _, *others = text.splitlines()
+    path.write_text("\n".join([heading, *others]))  # the fifth is now another
+    with pytest.raises(CheckpointError, match="other settings, images"):
+        run(task("halves"))
+    path.write_text(text)
+    whole, halves = run(task("whole")), run(task("halves"))
+    assert load_classifier(whole).sha256 == load_classifier(halves).sha256
+
+
 @pytest.mark.parametrize("kind", ["boxes", "masks", "points"])
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_all_kinds_of_truth_give_the_same_cells(write, kind, is_complete):
     dataset = write(kind)
     items = tuple(replace(item, is_complete=is_complete) for item in dataset.items)
     sources = [ClassDataset(replace(dataset, items=items))]
-    spec = run(spec_for(sources, ClassifyTrainingSettings(diameter_px=13.0)))
+    spec, _ = run(spec_for(sources, ClassifyTrainingSettings(diameter_px=13.0)))
     cohort = run(read_cell_crops(sources, spec, "train"))
     assert spec.classes == ("blue", "red")
     assert spec.window == ("typical" if kind == "points" else "own")
@@ -194,14 +263,14 @@ def test_cells_without_a_class_are_not_shown(write):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:6]))  # the heading and five cells
     sources = [ClassDataset(dataset)]
-    spec = run(spec_for(sources, QUICK))
+    spec, _ = run(spec_for(sources, QUICK))
     assert len(run(read_cell_crops(sources, spec, "train"))) == 5 + 20
 
 
 def test_classes_can_be_renamed_and_left_out(write, boxed):
     other = write(names=("crimson", "green"))
     sources = [ClassDataset(boxed), ClassDataset(other, {"crimson": "red", "green": ""})]
-    spec = run(spec_for(sources, QUICK))
+    spec, _ = run(spec_for(sources, QUICK))
     assert spec.classes == ("blue", "red")
     alone, both = (run(read_cell_crops(part, spec, "train")) for part in (sources[:1], sources))
     n_red = int((alone.classes == 1).sum())
@@ -211,7 +280,7 @@ def test_classes_can_be_renamed_and_left_out(write, boxed):
 def test_windows_follow_the_cell_or_the_typical_cell(write):
     dataset = write(split={"train": ["a"]}, colours=(RED, RED), diameters=(8, 16))
     sources = [ClassDataset(dataset)]
-    spec = run(spec_for(sources, QUICK))
+    spec, _ = run(spec_for(sources, QUICK))
     own = run(read_cell_crops(sources, spec, "train"))
     assert own.sizes.max() - own.sizes.min() == pytest.approx(np.log2(17 / 9), abs=0.01)
     filled = (intensities(own.crops[:, 1]) < 0.5).float().mean(dim=(1, 2))
@@ -226,7 +295,7 @@ def test_windows_follow_the_cell_or_the_typical_cell(write):
 def test_points_need_a_diameter(write):
     with pytest.raises(AnnotationError, match=r"40 of 40 cells are points.*Set diameter_px"):
         run(spec_for([ClassDataset(write("points"))], QUICK))
-    assert run(spec_for([ClassDataset(write("points"))], QUICK, preset="paper")).window == "pixels"
+    assert run(spec_for([ClassDataset(write("points"))], QUICK, preset="paper"))[0].window == "pixels"
 
 
 def test_a_classifier_needs_two_classes(boxed, write, tmp_path):

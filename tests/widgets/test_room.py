@@ -627,7 +627,8 @@ def test_classes_of_a_training_are_read_in_large_letters(qtbot: QtBot) -> None:
     panel.what.setCurrentIndex(1)
     panel.advanced.title.setChecked(True)
     name = "tumour cell with a long name"
-    panel.card.show_classes({"accuracy": 0.875, f"recall_{name}": 0.5}, {name: 1000, "lymphocyte": 0})
+    scores, n_checked = {"accuracy": 0.875, f"recall_{name}": 0.5}, {name: 1000, "lymphocyte": 0}
+    panel.card.show_classes(scores, n_checked, is_held_back=True)
     panel.card.setVisible(True)
     area.setStyleSheet(get_stylesheet("dark", extra_variables={"font_size": "16pt"}))
     area.resize(340, 900)

@@ -12,7 +12,7 @@ from textwrap import fill
 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.models.classifier import load_classifier
+from cellwright.models.store import load_classifier
 from cellwright.training.cell_classifier import (
     Scores,
     read_cell_crops,

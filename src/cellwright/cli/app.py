@@ -249,7 +249,7 @@ def models(
 @models_app.command("export")
 def export_model(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name or folder of a model.")],
+    name: Annotated[str, typer.Argument(help="Name or folder of a model or classifier.")],
     folder: Annotated[Path, typer.Argument(help="Folder for NAME.zip, or NAME-zoo.zip; made where missing.")],
     zoo: Annotated[
         bool, typer.Option("--zoo", help="Write a package of the BioImage Model Zoo, which needs --author.")
@@ -288,9 +288,10 @@ def import_model(
     ],
     name: Annotated[str, typer.Option(help="Name for the model; that of the file when left out.")] = "",
 ) -> None:
-    """Add a model to those chosen by name."""
+    """Add a model, or a classifier, to those chosen by name."""
     folder = store.import_model(source, name)
-    typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder.name!r}")
+    flag = {False: "--model", True: "--classifier"}[store.holds_classifier(folder)]
+    typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE {flag} {folder.name!r}")
 
 
 def _print_models() -> None:

@@ -14,7 +14,8 @@ from cellwright.core.errors import AxesError, OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import autocast, choose_device, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.classifier import Classifier, load_classifier
+from cellwright.models.classifier import Classifier
+from cellwright.models.store import load_classifier
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import Frames, frames

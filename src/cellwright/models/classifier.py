@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
-from cellwright.models import store
 from cellwright.models.checkpoint import load_weights, verified_checksum, write_model
 from cellwright.models.layers.blocks import ConvEncoder, folded
 from cellwright.models.spec import CLASSIFIER, ClassifierSpec, read_classifier_spec
@@ -127,17 +125,11 @@ def save_classifier(folder: Path, classifier: Classifier, scores: Mapping[str, f
     write_model(folder, classifier.network, CLASSIFIER, classifier.spec.to_json(), scores)
 
 
-def load_classifier(name: str | Path) -> Classifier:
-    """Return a classifier by name or folder; read from disk only when its files have changed.
+def read_classifier(folder: Path) -> Classifier:
+    """Return the classifier stored in ``folder``, its network in evaluation mode on the CPU.
 
-    CheckpointError where there is none of this name, or a file of it is missing or damaged.
+    CheckpointError where a file of it is missing or damaged.
     """
-    folder = store.find_classifier(name).resolve()
-    return _load(folder, store.file_stamp(folder))
-
-
-@lru_cache(maxsize=4)
-def _load(folder: Path, stamp: tuple[object, ...]) -> Classifier:
     spec = read_classifier_spec(folder / CLASSIFIER)
     sha256 = verified_checksum(folder, spec.weights_sha256)
     if spec.preset not in NETWORKS:

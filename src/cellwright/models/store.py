@@ -3,7 +3,7 @@
 A classifier is a folder like a model's, but its spec is ``classifier.json``: no list of models that count
 takes it for one.
 
-The user's own can be renamed, deleted, exported as one file (a zip archive of the model's folder) and
+The user's own, of both kinds, can be renamed, deleted, exported as one file (a zip archive of the folder) and
 imported from one, from a folder, or from the web. Imports no torch before a model is loaded.
 """
 
@@ -36,6 +36,7 @@ from cellwright.models.spec import (
 )
 
 if TYPE_CHECKING:
+    from cellwright.models.classifier import Classifier
     from cellwright.models.protocol import CellModel
 
 S = TypeVar("S")
@@ -112,23 +113,35 @@ def find(name: str | Path) -> Path:
 
     CheckpointError where there is neither, or the folder holds a classifier.
     """
+    folder = _find(name)
+    if holds_classifier(folder):
+        raise CheckpointError(
+            f"Expected a model that counts; {folder} holds a classifier, which gives the classes of counted "
+            "cells. Choose it as the classifier of a count."
+        )
+    return folder
+
+
+def _find(name: str | Path) -> Path:
+    """Return the folder of a model or of a classifier; CheckpointError where there is neither."""
     folders = _folders(name)
     if not folders:
         known = ", ".join(entry.name for entry in models()) or "none"
         raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
     named = [one for one in folders if one != Path(name)]
-    folder = next(filter(holds_model, folders), (named or folders)[0])  # one without stands in nobody's way
-    _refuse_classifier([path.name for path in folder.iterdir()], folder)
-    return folder
+    return next(filter(holds_model, folders), (named or folders)[0])  # one without stands in nobody's way
 
 
-def _refuse_classifier(names: Collection[str], place: Path | str) -> None:
-    """Raise CheckpointError where a folder or an archive with these files holds a classifier."""
+def holds_classifier(folder: Path) -> bool:
+    """Return whether a folder has the files of a classifier, and not of a model that counts."""
+    return _files_of([path.name for path in folder.iterdir()]) != FILES
+
+
+def _files_of(names: Collection[str]) -> tuple[str, ...]:
+    """Return what a model folder can hold, or that of a classifier where the names are those of one."""
     if CLASSIFIER in names and SPEC not in names:
-        raise CheckpointError(
-            f"Expected a model that counts; {place} holds a classifier, which gives the classes of "
-            "counted cells. Choose it as the classifier of a count; to share it, copy its folder."
-        )
+        return (CLASSIFIER, *FILES[1:])
+    return FILES
 
 
 def spec_of(name: str | Path) -> ModelSpec:
@@ -202,6 +215,15 @@ def load(name: str | Path) -> "CellModel":
         ) from error
 
 
+def load_classifier(name: str | Path) -> "Classifier":
+    """Return a classifier by name or folder; read from disk only when its files have changed.
+
+    CheckpointError where there is none of this name, or a file of it is missing or damaged.
+    """
+    folder = find_classifier(name).resolve()
+    return _load_classifier(folder, file_stamp(folder))
+
+
 def rename(name: str, new: str) -> Path:
     """Give one of the user's models another name and return its folder.
 
@@ -224,23 +246,23 @@ def delete(name: str) -> None:
 
 
 def export_model(name: str | Path, path: Path) -> Path:
-    """Write a model as one file, a zip archive, and return its path; the file appears whole or not at all.
+    """Write a model or classifier as one file, a zip archive, and return its path; it appears whole or not.
 
     For a package of the BioImage Model Zoo see ``models.zoo.export_package``.
 
     CheckpointError where there is no such model, or it is damaged.
     """
-    folder = find(name)
-    load(folder)
+    folder = _find(name)
+    _check_loads(folder)
     with atomic_write(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in FILES:
+        for file in _files_of([path.name for path in folder.iterdir()]):
             if (folder / file).exists():
                 archive.write(folder / file, file)
     return path
 
 
 def import_model(source: str | Path, name: str = "") -> Path:
-    """Put a model among the user's own, and return its folder.
+    """Put a model, or a classifier, among the user's own, and return its folder.
 
     Nothing is written where the source holds no model that this version can load; no code in it is run.
 
@@ -250,8 +272,6 @@ def import_model(source: str | Path, name: str = "") -> Path:
     CheckpointError where the source is none of these, is damaged, or holds other files or paths; or the name
     is taken.
     """
-    from cellwright.models.checkpoint import load_checkpoint
-
     address = str(source)
     is_remote = address.startswith(("http://", "https://"))
     stem = Path(unquote(urlsplit(address).path)).stem if is_remote else Path(address).stem
@@ -264,11 +284,23 @@ def import_model(source: str | Path, name: str = "") -> Path:
             path = _downloaded(address, Path(temporary)) if is_remote else Path(source)
             _copy_model(path, folder, address)
             try:
-                load_checkpoint(folder)
+                _check_loads(folder)
             except CheckpointError as error:  # which names a folder that is gone by now
                 raise CheckpointError(str(error).replace(str(folder), address)) from error
             move(folder, target)
     return target
+
+
+def _check_loads(folder: Path) -> None:
+    """Raise CheckpointError where the model, or the classifier, in a folder cannot be loaded."""
+    if holds_classifier(folder):
+        from cellwright.models.classifier import read_classifier
+
+        read_classifier(folder)
+    else:
+        from cellwright.models.checkpoint import load_checkpoint
+
+        load_checkpoint(folder)
 
 
 def _downloaded(address: str, folder: Path) -> Path:
@@ -301,14 +333,14 @@ def _copy_model(source: Path, part: Path, title: str) -> None:
 
 
 def _copy_folder(source: Path, part: Path, title: str) -> None:
-    _refuse_classifier([path.name for path in source.iterdir()], title)
-    missing = [file for file in NEEDED if not (source / file).is_file()]
+    wanted = _files_of([path.name for path in source.iterdir()])
+    missing = [file for file in wanted[:2] if not (source / file).is_file()]
     if missing:
         raise CheckpointError(
-            f"A model folder holds {' and '.join(NEEDED)}; {title} lacks {', '.join(missing)}. Choose that "
-            "of a model, or an exported model."
+            f"A model folder holds {' and '.join(wanted[:2])}; {title} lacks {', '.join(missing)}. Choose "
+            "that of a model, or an exported model."
         )
-    for file in FILES:
+    for file in wanted:
         if (source / file).is_file():
             shutil.copyfile(source / file, part / file)
 
@@ -327,12 +359,12 @@ def _members(archive: zipfile.ZipFile, title: str) -> dict[str, zipfile.ZipInfo]
 
 
 def _check_exported(names: Sequence[str], title: str) -> None:
-    _refuse_classifier(names, title)
-    foreign = sorted(set(names) - set(FILES))
-    missing = [name for name in NEEDED if name not in names]
+    wanted = _files_of(names)
+    foreign = sorted(set(names) - set(wanted))
+    missing = [name for name in wanted[:2] if name not in names]
     if foreign or missing or len(names) > len(set(names)):
         raise CheckpointError(
-            f"An exported model holds {', '.join(FILES)} and nothing else; {title} lacks {missing}, and has "
+            f"An exported model holds {', '.join(wanted)} and nothing else; {title} lacks {missing}, and has "
             f"{foreign[:3]} besides. Nothing was written. Get the file again."
         )
 
@@ -398,6 +430,13 @@ def _load(folder: Path, stamp: tuple[object, ...]) -> "CellModel":
     return load_checkpoint(folder)
 
 
+@lru_cache(maxsize=4)
+def _load_classifier(folder: Path, stamp: tuple[object, ...]) -> "Classifier":
+    from cellwright.models.classifier import read_classifier
+
+    return read_classifier(folder)
+
+
 def card_text(name: str | Path) -> str:
     """Return what a model learned from, how good it is and its licence, as markdown.
 
@@ -405,17 +444,26 @@ def card_text(name: str | Path) -> str:
 
     CheckpointError where there is no such model, or its facts cannot be read.
     """
-    folder = find(name)
+    folder = _find(name)
     try:
         return (folder / "card.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         pass  # the facts are there without it
-    spec, scores = read_spec(folder / SPEC), _scores(folder)
-    low, high = spec.diameter_range_px
+    scores = _scores(folder)
+    if holds_classifier(folder):
+        own = read_classifier_spec(folder / CLASSIFIER)
+        title = own.title
+        facts = f"Preset `{own.preset}` of the classifiers. It tells apart: {', '.join(own.classes)}."
+    else:
+        spec = read_spec(folder / SPEC)
+        (low, high), title = spec.diameter_range_px, spec.title
+        facts = (
+            f"Preset `{spec.preset}` of the `{spec.family}` family; cells of {low:g} to {high:g} pixels in "
+            f"diameter. It finds: {', '.join(spec.classes) or 'cells, without classes'}."
+        )
     lines = [
-        f"# {spec.title}",
-        f"Preset `{spec.preset}` of the `{spec.family}` family; cells of {low:g} to {high:g} pixels in "
-        f"diameter. It finds: {', '.join(spec.classes) or 'cells, without classes'}.",
+        f"# {title}",
+        facts,
         f"The folder has no card ({folder / 'card.md'}), so the training data and the licence of the "
         "weights are not known. Ask whoever made the model.",
         "## Scores",

@@ -6,7 +6,7 @@ Only cells with a class are looked at; what nobody annotated is not taken for an
 import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,14 @@ from cellwright.models.spec import ClassifierSpec
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, with_channels
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
-from cellwright.training.data.classes import ClassDataset, classified, learned_classes, names_of_cells
+from cellwright.training.data.classes import (
+    ClassDataset,
+    classified,
+    held_classes,
+    learned_classes,
+    names_in_part,
+    names_of_cells,
+)
 from cellwright.training.run_folder import forget, learned_from, only_scores
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.training.state import (
@@ -73,10 +80,11 @@ def spec_for(
     *,
     preset: str = "small",
     title: str = "",
-) -> Task[ClassifierSpec]:
+) -> Task[tuple[ClassifierSpec, frozenset[str]]]:
     """Return the facts of a classifier for these data: its classes, and what its windows are measured in.
 
     Where no cell has a box or mask, windows are measured in the typical diameter that the settings state.
+    Beside the facts: the classes of which cells are held back (``held_classes``).
 
     AnnotationError where there are fewer than two classes, or points come without a diameter. CheckpointError
     where there is no such preset.
@@ -94,7 +102,8 @@ def spec_for(
             own = own[np.isfinite(own)]  # others are empty by mistake
         extents.append(own)
     spec = replace(preset_spec(preset, learned_classes(counts)), title=title or PRESETS[preset].title)
-    return _with_extents(spec, np.concatenate(extents), settings.diameter_px)
+    spec = _with_extents(spec, np.concatenate(extents), settings.diameter_px)
+    return spec, held_classes(sources, counts)
 
 
 def read_cell_crops(
@@ -104,20 +113,27 @@ def read_cell_crops(
     *,
     sighted: bool = True,
     bare: bool = False,
+    held_back: Collection[str] = (),
 ) -> Task[CellCrops]:
     """Return the cells of one split that have one of the classes of the spec.
 
     Each is shown as it is with its box (``sighted``), and as it is when only its place is known and it is
-    taken to be as large as the typical cell (``bare``).
+    taken to be as large as the typical cell (``bare``). Of the classes ``held_back`` every fifth cell of
+    ``train`` is one of ``val``, which then has no others.
     """
+    images, n_seen = split, Counter[str]()
+    if held_back:
+        images = "train"
     size = kept_px(spec)
     cut = [np.zeros((0, spec.in_channels, size, size), np.uint8)]
     sizes, classes = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
-    items = [(source, item) for source in sources for item in source.dataset.select(split).items]
+    items = [(source, item) for source in sources for item in source.dataset.select(images).items]
     for source, item in items:
         yield Progress("read", len(cut) - 1, len(items), item.name)
         image, annotation = classified(item)
         found = names_of_cells(annotation, item, source)
+        if held_back:
+            found = names_in_part(found, split, held_back, n_seen)
         rows = np.array([i for i, name in enumerate(found) if name in spec.classes], int)
         if len(rows) == 0:
             continue
@@ -202,7 +218,8 @@ def train_classifier(
 ) -> Task[Path]:
     """Train a classifier on the split ``train`` of some datasets and return its folder (``output``).
 
-    Yields an ``EpochReport`` with the scores of the split ``val`` (empty without one) after each epoch.
+    Yields an ``EpochReport`` with the scores of the split ``val`` after each epoch; without one, of the cells
+    that are held back (empty where there are too few cells for that).
     A run that was stopped or killed resumes after its last epoch. What is kept is the running average of the
     weights at the end: the validation cells choose nothing.
 
@@ -210,19 +227,22 @@ def train_classifier(
     where the run in the output folder is damaged, of another network, or began with other settings.
     """
     check_writable(output)
-    spec = yield from spec_for(sources, settings, preset=preset, title=title)
-    training = yield from read_cell_crops(sources, spec, "train", bare=spec.window == "own")
-    validation = yield from read_cell_crops(sources, spec, "val")
+    spec, held_back = yield from spec_for(sources, settings, preset=preset, title=title)
+    is_bare = spec.window == "own"
+    training = yield from read_cell_crops(sources, spec, "train", bare=is_bare, held_back=held_back)
+    validation = yield from read_cell_crops(sources, spec, "val", held_back=held_back)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
     torch_device = devices.choose_device(device)
     state = first_state(classifier.network, torch_device, settings.weight_decay)
-    state.facts = learned_from(
-        classes=spec.classes,
-        preset=preset,
-        images=[f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items],
-    )
+    images = [f"{one.dataset.folder.name}/{item.name}" for one in sources for item in one.dataset.items]
+    facts: dict[str, object] = {"classes": spec.classes, "preset": preset, "images": images}
+    checked = f"Validated with {len(validation)} cells; without any, nothing tells how good it is."
+    if held_back:  # a resumed run must hold back the same cells, or it would be checked with what it learned
+        facts["levels"] = [part.crops.sum(dim=(1, 2, 3)).tolist() for part in (training, validation)]
+        checked = f"Validated with {len(validation)} cells held back from the same images, which flatters."
+    state.facts = learned_from(**facts)
     check_same_run(output, settings, state.facts)
     resume_run(state, output, settings)
     while state.step < settings.steps:
@@ -233,7 +253,6 @@ def train_classifier(
     scores = only_scores(state.history[-1])
     save_classifier(output, _trained(spec, state), scores)
     sentences = [f"Trained on the classes of images of `{source.dataset.folder.name}`." for source in sources]
-    checked = f"Validated with {len(validation)} cells; without any, nothing tells how good it is."
     write_card(output, spec.title, [*sentences, checked], {"value": scores}, state.history)
     forget(output)
     return output

@@ -51,13 +51,29 @@ def test_cells_of_each_class_are_counted(inspected):
             "Not learned, since only images to check with have such cells, which are left out: rare (2).",
         ),
         ({"train": (20, 20, 0, 0), "val": (5, 0, 0, 0)}, "Not checked, since no image to check with has"),
-        ({"train": (20, 20, 0, 0)}, "nothing will tell how good the classes are"),
+        ({"train": (11, 11, 0, 0)}, "nothing will tell how good the classes are"),
+        (
+            {"train": (20, 12, 0, 0)},
+            "every fifth cell of each class with 12 or more is held back",
+        ),
+        ({"train": (20, 20, 3, 0)}, "Not checked, since of so few cells none is held back: rare."),
         ({"train": (20, 20, 0, 0), "val": (0, 0, 2, 2)}, "nothing will tell how good the classes are"),
     ],
 )
 def test_what_looks_wrong_is_told(inspected, splits, words):
     findings = inspected(**splits)
     assert any(words in one.text for one in findings.warnings)
+
+
+def test_cells_held_back_are_told_and_not_counted_as_learned(inspected):
+    findings = inspected(train=(20, 12, 11, 3))
+    assert [one.code for one in findings.warnings] == ["few-of-class", "unchecked-class", "held-back"]
+    assert findings.warnings[0].text.startswith("Few cells to learn from: rare (11).")
+    assert findings.is_held_back
+    assert findings.summary() == (
+        "1 image with 37 cells to learn from; 6 cells of the same held back to check with; blue: 10 and 2 to "
+        "check with; rare: 11; red: 16 and 4 to check with. 3 cells without a class: left out."
+    )
 
 
 def test_classes_that_are_renamed_count_under_their_new_name(inspected):

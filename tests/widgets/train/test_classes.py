@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QPushButton
 from typer.testing import CliRunner
 
 from cellwright.cli.app import app
@@ -115,6 +116,8 @@ def test_cells_and_recall_of_each_class_stand_in_the_table() -> None:
     assert texts == [["&lt;b&gt;", "1,200"], ["c", "0"], ["mean recall", texts[2][1]], ["accuracy", "1,200"]]
     assert "<b>0.800</b>" in "".join(lines[0])
     assert "not checked" in "".join(lines[1])
+    assert "cells held back" not in table
+    assert "cells held back" in classes_table({"accuracy": 0.9}, {"c": 2}, is_held_back=True)
 
 
 def test_what_is_learned_can_be_chosen_where_there_are_classes(
@@ -211,7 +214,11 @@ def test_classifiers_are_among_the_models_of_the_user(
     shutil.copytree(store.shipped_folder() / "blood", home / "models" / "kinds")
     model_events.changed.emit()
     assert trainer.own.chosen == "kinds"
-    assert (trainer.own.rename.isEnabled(), trainer.own.export.isEnabled()) == (True, False)
+    exports = trainer.own.exports.actions()
+    assert (trainer.own.rename.isEnabled(), trainer.own.export.isEnabled()) == (True, True)
+    assert [one.isEnabled() for one in exports] == [True, False], "the zoo has no classifiers"
+    cards = [one for one in trainer.own.findChildren(QPushButton) if one.text() == "Card"]
+    assert [one.isEnabled() for one in cards] == [True]
     assert counter.panel.classes.findData("kinds") >= 0
     trainer.own.rename_to("sorts")
     assert counter.panel.classes.findData("sorts") >= 0
@@ -229,6 +236,36 @@ def test_a_run_without_cells_to_check_with_says_so(
     assert trainer.panel.message.text().endswith("Nothing to check with.")
     assert trainer.panel.card.scores.isHidden()
     assert [curve.axis for curve in trainer.panel.card.plot.curves] == ["Loss"]
+
+
+def test_of_layers_cells_are_held_back_and_the_command_does_the_same(
+    trainer: TrainWidget, viewer: ViewerModel, home: Path, blobs: Any, gate: threading.Event, tmp_path: Path
+) -> None:
+    names = np.array(["", "a", "b"])[classes_of(blobs.labels) + 1]
+    viewer.add_image(blobs.image, name="blobs")
+    features = {"index": np.arange(1, len(names) + 1), "class": names}
+    viewer.add_labels(blobs.labels.astype(int), features=features)
+    layers = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
+    run(write_task(layers, tmp_path / "cells"))
+    plan = Plan("mine", CLASSES, str(tmp_path / "run"), device="cpu", classes=SHORT)
+    outcome = run(train_task(plan, gate, layers))
+    n = {name: int((names == name).sum()) for name in "ab"}
+    assert max(n.values()) >= 12
+    held = {name: count // 5 * (count >= 12) for name, count in n.items()}
+    assert outcome.n_checked == held
+    assert outcome.is_held_back
+    assert "held back from the same images" in outcome.notices[-1]
+    assert {name for name in "ab" if f"recall_{name}" in outcome.after} == {one for one in held if held[one]}
+    flags = ["--steps", "4", "--steps-per-epoch", "2", "--batch-size", "4", "--device", "cpu"]
+    words = ["train-classifier", str(tmp_path / "cells"), "--output", str(tmp_path / "c"), *flags]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert weights(home / "models" / "mine") == weights(tmp_path / "c")
+    assert f"{sum(held.values())} cells of the same held back to check with" in done.output
+    assert f"accuracy {outcome.after['accuracy']:.3f}" in done.output
+    trainer.show_ended(outcome)
+    assert "cells held back" in trainer.panel.card.scores.text()
+    assert "on the cells" in trainer.panel.card.plot.curves[1].title
 
 
 def test_a_failure_is_told_and_leaves_nothing(
@@ -262,7 +299,8 @@ def test_classes_of_layers_are_learned_as_they_are(
     wanted = {"a": int((names == "a").sum()), "b": int((names == "b").sum())}
     for source in (dataset, read_dataset(tmp_path / "written")):
         assert source.items[0].classes == ("a", "b")
-        assert run(inspect_classes([ClassDataset(source)])).classes == wanted
+        findings = run(inspect_classes([ClassDataset(source)]))
+        assert {name: n + findings.n_checked[name] for name, n in findings.classes.items()} == wanted
 
 
 def test_layers_without_classes_are_written_as_before(

@@ -36,8 +36,8 @@ from cellwright.inference.streaming.plan import (
     label_range,
     tell,
 )
-from cellwright.models.classifier import load_classifier
 from cellwright.models.stitching import CLAIM_PX
+from cellwright.models.store import load_classifier
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames

@@ -1,7 +1,7 @@
 """Cells that have a class: how many there are of each in datasets, and what looks wrong. Imports no torch."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cellwright.core.data import Annotation, Image
@@ -13,9 +13,15 @@ from cellwright.ops.labels import annotate
 from cellwright.training.data.inspect import Findings, Warning  # noqa: A004 - as there
 
 FEW_OF_CLASS = 12  # cells to learn from
+HELD_EVERY = 5  # of the cells of a class, where no image is there to check with
 SCARCE = "Few cells to learn from: {}. Annotate more of them."
 UNTAUGHT = "Not learned, since only images to check with have such cells, which are left out: {}."
 UNCHECKED = "Not checked, since no image to check with has such cells: {}."
+HELD_BACK = (
+    "To check with, every fifth cell of each class with {} or more is held back from the same images, which "
+    "flatters. In Annotate cells, 'val: check while learning' adds images to check with."
+)
+NOT_HELD_BACK = "Not checked, since of so few cells none is held back: {}."
 NO_VALIDATION = (
     "There are no cells with a class to check with (split 'val'), so nothing will tell how good the classes "
     "are. In Annotate cells, 'val: check while learning' adds images to check with."
@@ -74,8 +80,37 @@ def learned_classes(n_train: Mapping[str, int]) -> tuple[str, ...]:
     return classes
 
 
+def held_classes(sources: Sequence[ClassDataset], n_train: Mapping[str, int]) -> frozenset[str]:
+    """Return the classes of which every fifth training cell is held back to check with.
+
+    Those with enough cells; none where there are images to check with.
+    """
+    if any(source.dataset.select("val").items for source in sources):
+        return frozenset()
+    return frozenset(name for name, n in n_train.items() if n >= FEW_OF_CLASS)
+
+
+def names_in_part(
+    names: Sequence[str], split: str, held_back: Collection[str], n_seen: Counter[str]
+) -> list[str]:
+    """Return names of training cells, empty where a cell is of the other part.
+
+    Of the classes ``held_back`` every fifth cell is of the split ``val``, all others are of ``train``;
+    ``n_seen`` counts the cells of each class from one image to the next.
+    """
+    own = list(names)
+    for place, name in enumerate(names):
+        n_seen[name] += 1
+        is_held = name in held_back and n_seen[name] % HELD_EVERY == 0
+        if is_held != (split == "val"):
+            own[place] = ""
+    return own
+
+
 def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
     """Return which cells have a class in the splits ``train`` and ``val``, and what looks wrong with them.
+
+    Cells that are held back count as those of ``val``.
 
     AnnotationError where fewer than two classes can be learned, or an image is a stack.
     """
@@ -99,20 +134,28 @@ def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
     if n_unnamed:
         notices.append(f"{n_of(n_unnamed, 'cell')} without a class: left out.")
     train, validation = counts.values()
+    held_back = held_classes(sources, train)
+    for name in held_back:
+        validation[name] = train[name] // HELD_EVERY
+        train[name] -= validation[name]
     return Findings(
         n_images=(n_images["train"], n_images["val"]),
         n_cells=(train.total(), validation.total()),
         classes=dict(sorted(train.items())),
         sizes=(),
         n_regions=0,
-        warnings=tuple(_about_classes(train, validation)),
+        warnings=tuple(_about_classes(train, validation, held_back)),
         notice=" ".join(notices),
         n_checked={name: validation[name] for name in sorted(train)},
     )
 
 
-def _about_classes(train: Counter[str], validation: Counter[str]) -> Iterator[Warning]:
-    scarce = [f"{name} ({n})" for name, n in sorted(train.items()) if n < FEW_OF_CLASS]
+def _about_classes(
+    train: Counter[str], validation: Counter[str], held_back: Collection[str]
+) -> Iterator[Warning]:
+    scarce = [
+        f"{name} ({n})" for name, n in sorted(train.items()) if n < FEW_OF_CLASS and name not in held_back
+    ]
     untaught = [f"{name} ({n})" for name, n in sorted(validation.items()) if name not in train]
     unchecked = [name for name in sorted(train) if not validation[name]]
     if scarce:
@@ -121,5 +164,9 @@ def _about_classes(train: Counter[str], validation: Counter[str]) -> Iterator[Wa
         yield Warning("untaught-class", UNTAUGHT.format(few(untaught)))
     if len(unchecked) == len(train):
         yield Warning("no-validation", NO_VALIDATION)
+    elif unchecked and held_back:
+        yield Warning("unchecked-class", NOT_HELD_BACK.format(few(unchecked)))
     elif unchecked:
         yield Warning("unchecked-class", UNCHECKED.format(few(unchecked)))
+    if held_back:
+        yield Warning("held-back", HELD_BACK.format(FEW_OF_CLASS))

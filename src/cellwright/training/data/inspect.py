@@ -78,6 +78,11 @@ class Findings:
     notice: str = ""  # how images were found and divided where the folder itself does not say
     n_checked: Mapping[str, int] = field(default_factory=dict)  # cells of each class to check with, if known
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the cells to check with are of the images that teach."""
+        return not self.n_images[1] and self.n_cells[1] > 0
+
     def summary(self) -> str:
         """Return the findings as one sentence, and the notice."""
         train, validation = (
@@ -87,6 +92,8 @@ class Findings:
         parts = [f"{train} to learn from"]
         if self.n_images[1]:
             parts.append(f"{validation} to check with")
+        elif self.is_held_back:
+            parts.append(f"{n_of(self.n_cells[1], 'cell')} of the same held back to check with")
         if self.sizes:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:

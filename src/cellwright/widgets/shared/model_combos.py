@@ -167,7 +167,8 @@ class ModelComboBox(PanelComboBox):
         card.clicked.connect(self.show_card)
 
         def follow() -> None:
-            card.setEnabled(str(self.currentData()) in self._families)
+            own = str(self.currentData())
+            card.setEnabled(own in self._families or own in [one.name for one in store.classifiers()])
 
         self.chosen.connect(follow)
         follow()

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class TrainingOutcome:
     notices: tuple[str, ...] = ()
     epochs: tuple[Mapping[str, float], ...] = ()  # the curve, which is no longer in the folder of the run
     n_checked: Mapping[str, int] = field(default_factory=dict)  # cells of each class that it is checked with
+    is_held_back: bool = False  # whether these are of the images that it learned from
 
     @property
     def sentence(self) -> str:
@@ -198,7 +199,6 @@ def _ended(
     notices: tuple[str, ...],
     *,
     is_better: bool,
-    n_checked: Mapping[str, int] = {},
 ) -> TrainingOutcome:
     epochs = tuple(epochs_in(plan.output))
     model = ""
@@ -216,7 +216,7 @@ def _ended(
                 f"{plan.output}."
             ) from error
     discard(plan)
-    return TrainingOutcome(plan, model, before, after, notices, epochs, n_checked)
+    return TrainingOutcome(plan, model, before, after, notices, epochs)
 
 
 def _classify(plan: Plan, gate: threading.Event) -> Task[TrainingOutcome]:
@@ -228,7 +228,8 @@ def _classify(plan: Plan, gate: threading.Event) -> Task[TrainingOutcome]:
     task = train_classifier(sources, plan.output, plan.classes, device=plan.device)
     yield from _paced(task, gate, plan)
     scores, notices = only_scores(epochs_in(plan.output)[-1]), tuple(one.text for one in findings.warnings)
-    return _ended(plan, {}, scores, notices, is_better=True, n_checked=findings.n_checked)
+    outcome = _ended(plan, {}, scores, notices, is_better=True)
+    return replace(outcome, n_checked=findings.n_checked, is_held_back=findings.is_held_back)
 
 
 def _pretrain(plan: Plan) -> Task[None]:

@@ -84,7 +84,7 @@ LOSS_COLOUR, SCORE_COLOUR = "#c46a08", "#12908a"  # seen on dark and on light
 BETTER_COLOUR, WORSE_COLOUR = "#3fd0c9", "#e07a6b"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORES_HELP = (
-    "On images that the model is checked with. AP at IoU 0.5: right outlines among all found and missed "
+    "On what the model is checked with. AP at IoU 0.5: right outlines among all found and missed "
     "ones; right is what covers half of a true cell or more. Count error: how far counts are off. Retention: "
     "how well the model still does what it did before. Pixel error: how far it is off, pixel by pixel. "
     "Accuracy: share of the cells that are given their class; recall: the same of the cells of one class."
@@ -290,14 +290,14 @@ class TrainCard(QFrame):
 
         fields = {name for epoch in epochs for name in epoch}
         score = "score" if "score" in fields else "merit"
-        axis, title = "Score", "Score"
+        axis, title, checked = "Score", "Score", "images"
         if "ap50" in fields:
             axis, title = AP_AXIS, "AP at IoU 0.5"
         if "accuracy" in fields:
-            score, axis, title = "accuracy", ACCURACY_AXIS, "Accuracy of the classes"
+            score, axis, title, checked = "accuracy", ACCURACY_AXIS, "Accuracy of the classes", "cells"
         curves = [Curve("Loss", "Loss on the images it learns from", points("loss"), LOSS_COLOUR)]
         if points(score) or not epochs:  # a classifier may have nothing to be checked with
-            title += " on the images it is checked with"
+            title += f" on the {checked} it is checked with"
             curves.append(Curve(axis, title, points(score), SCORE_COLOUR))
         self.plot.show_curves(curves, last_step)
         self.setVisible(True)
@@ -314,9 +314,11 @@ class TrainCard(QFrame):
         self.scores.setText(scores_table(before, after))
         self.scores.setVisible(bool(after))
 
-    def show_classes(self, scores: Mapping[str, float], n_checked: Mapping[str, int]) -> None:
+    def show_classes(
+        self, scores: Mapping[str, float], n_checked: Mapping[str, int], *, is_held_back: bool
+    ) -> None:
         """Show how many cells of each class were checked with, and how many of these are given it."""
-        self.scores.setText(classes_table(scores, n_checked))
+        self.scores.setText(classes_table(scores, n_checked, is_held_back=is_held_back))
         self.scores.setVisible(bool(scores))
 
     def clear(self) -> None:
@@ -388,11 +390,14 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
     return _table(rows)
 
 
-def classes_table(scores: Mapping[str, float], n_checked: Mapping[str, int]) -> str:
+def classes_table(
+    scores: Mapping[str, float], n_checked: Mapping[str, int], *, is_held_back: bool = False
+) -> str:
     """Return the cells of each class and their recall, its mean, and the accuracy, in rich text."""
     shown = [(name, f"recall_{name}", f"{n:,}") for name, n in n_checked.items()]
     total = f"{sum(n_checked.values()):,}"
-    rows = ["<tr><td></td><td align='right'>cells</td><td align='right'>recall</td></tr>"]
+    heading = {False: "cells", True: "cells held back"}[is_held_back]
+    rows = [f"<tr><td></td><td align='right'>{heading}</td><td align='right'>recall</td></tr>"]
     for title, name, n in (*shown, ("mean recall", "mean_recall", ""), ("accuracy", "accuracy", total)):
         figure = "not checked"
         if name in scores:

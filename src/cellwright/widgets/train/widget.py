@@ -154,7 +154,8 @@ class TrainWidget(QWidget):
     def show_ended(self, outcome: TrainingOutcome) -> None:
         """Show what came out of a training: scores, and which model is kept."""
         if outcome.plan.learns_classes:
-            self.panel.card.show_classes(outcome.after, outcome.n_checked)
+            is_held_back = outcome.is_held_back
+            self.panel.card.show_classes(outcome.after, outcome.n_checked, is_held_back=is_held_back)
         else:
             self.panel.card.show_scores(outcome.before, outcome.after)
         if outcome.epochs:
@@ -222,12 +223,12 @@ class OwnModels(QWidget):
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
-        exports, imports = QMenu(self.export), QMenu(self.add)
-        exports.addAction("For cellwright…", self._on_export_chosen)
-        exports.addAction("For the BioImage Model Zoo…", self._on_zoo_export_chosen)
+        self.exports, imports = QMenu(self.export), QMenu(self.add)
+        self.exports.addAction("For cellwright…", self._on_export_chosen)
+        self.exports.addAction("For the BioImage Model Zoo…", self._on_zoo_export_chosen)
         imports.addAction("From a file…", self._on_import_file_chosen)
         imports.addAction("From a folder…", self._on_import_folder_chosen)
-        self.export.setMenu(exports)
+        self.export.setMenu(self.exports)
         self.add.setMenu(imports)
         self.job.failed.connect(lambda error: self._tell(error_line(error), is_error=True))
         self.job.finished.connect(self._show_enabled)
@@ -273,9 +274,10 @@ class OwnModels(QWidget):
 
     def _show_enabled(self) -> None:
         is_free = not self.job.is_busy
-        for made in (self.rename, self.delete):
+        for made in (self.rename, self.delete, self.export):
             made.setEnabled(is_free and bool(self.chosen))
-        self.export.setEnabled(is_free and self.chosen in self.box.families)
+        zoo = self.exports.actions()[-1]
+        zoo.setEnabled(self.chosen in self.box.families)  # it has no classifiers
         self.add.setEnabled(is_free)
 
     def _on_rename_clicked(self) -> None:
