@@ -37,7 +37,7 @@ FOLDS = {
     "bacteria and yeast": ("bacteria_phase", "yeast_phase"),
     "blood": ("bccd", "blood_boxes", "chula_rbc12"),
 }
-NOT_SCORED = ("hgsc_he_silver", "chula_rbc12")  # masks of a program; points alone
+NOT_SCORED = ("hgsc_he_silver", "chula_rbc12", "c2c12_timelapse")  # masks of a program; points; one stack
 VARIANTS = {  # preset, share of simulated patches
     "trunk": ("small", 0.0),
     "lite": ("lite", 0.0),
