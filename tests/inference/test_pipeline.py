@@ -286,16 +286,16 @@ def test_a_diameter_that_suits_the_model_rescales_nothing(blobs, oracle_model, d
 
 
 @pytest.mark.usefixtures("surer_each_time")
-def test_the_estimate_is_made_once_for_a_stack(draw_blobs, oracle_model):
+def test_the_estimate_is_made_at_three_places_of_a_stack_and_what_they_gave_is_kept(draw_blobs, oracle_model):
     blobs = draw_blobs((60, 60), 5)
-    pixels = np.stack([blobs.image] * 3)
+    pixels = np.stack([blobs.image] * 5)
     steps = []
     result = run(
         count_cells(Image(pixels, "TYX"), oracle_model, FlowSettings(min_area_px=4), CPU), steps.append
     )
-    assert result.count == 3 * len(blobs)
-    assert [step.done for step in steps if step.stage == "tiles"] == [0, 1, 1]
-    assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=2, total=2)
+    assert result.count == 5 * len(blobs)
+    assert [step.done for step in steps if step.stage == "tiles"] == [0, 1, 1, 2, 2, 3, 3]
+    assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=2, total=2)  # of the two others
 
 
 def test_what_was_predicted_for_the_estimate_is_not_predicted_again(blobs, hungry_model):

@@ -799,13 +799,14 @@ def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sma
     assert run(count_streamed(stated)).notices == ()
 
 
+@pytest.mark.parametrize("axes", ["YX", "TYX"])
 @pytest.mark.parametrize("zooms", [(2.0, 1.0, 2.0), (1.0, 2.0, 1.0)])
-def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
-    tmp_path, draw_blobs, small_blocks, monkeypatch, zooms
+def test_a_large_image_or_a_stack_is_judged_at_the_same_places_as_its_blocks(
+    tmp_path, draw_blobs, small_blocks, monkeypatch, zooms, axes
 ):
     told = dict(zip((0.2, 0.5, 0.8), zooms, strict=True))
 
-    def estimated(counting, at):
+    def estimated(counting, at, progress):
         yield Progress("tiles", 0, 1)
         batches = counting.batches(1.0)
         return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0), counting.scaling)
@@ -814,6 +815,8 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     monkeypatch.setattr(context, "WHOLE_PX", 256)
     monkeypatch.setattr(context, "BLOCK_PX", 128)
     image = Image(draw_blobs((300, 280)).image, "YX")
+    if axes == "TYX":
+        image = Image(np.stack([draw_blobs((120, 100)).image] * 4), axes)
     whole = run(count_cells(image, small_blocks))
     found = run(count_streamed(job_of(image, tmp_path, small_blocks)))
     assert found.result.provenance.settings["zoom"] == whole.provenance.settings["zoom"] == sorted(zooms)[1]

@@ -42,7 +42,6 @@ from cellwright.inference.context import (
     references_of,
 )
 from cellwright.inference.scale import (
-    PLACES,
     EstimatedScale,
     ScaleTrial,
     estimate_scale,
@@ -154,8 +153,7 @@ def count_with_prediction(
         if known is not None and known.facts is not None:
             facts = known.facts
         context = yield from in_best_colour(context)
-        n_places = len(PLACES) if len(context.frames) == 1 else 1
-        scale, trials = yield from estimate_scale(context, n_places)
+        scale, trials = yield from estimate_scale(context)
         context = replace(context, scaling=scale.scaling)
         stitched, prediction = yield from _stitch(context, scale, trials, facts, keep_maps=keep_maps)
         fit = facts.expected_f1([stitched.cells])

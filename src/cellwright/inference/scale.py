@@ -24,7 +24,7 @@ from cellwright.ops.geometry.intensity import (
 )
 from cellwright.ops.labels import equivalent_diameters
 
-PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
+PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image or a stack, at which its scale is estimated
 FEWEST_CELLS = 5  # needed for their diameter to be believed
 MANY_CELLS = 40  # of which half being small means more than a few pieces of larger ones
 SMALL = 1.25  # cells less than this many times above the smallest diameter are found better when enlarged
@@ -50,7 +50,7 @@ class EstimatedScale(NamedTuple):
     zoom: float  # model pixels per image pixel
     scaling: Scaling  # of its intensities
     n_places: int = 0  # of the image that were tried; 0 where these are all of it
-    progress: TileProgress | None = None  # of a count of which the only trial is the beginning
+    progress: TileProgress | None = None  # of a count of which the trials are the beginning
 
 
 class ScaleTrial(NamedTuple):
@@ -71,32 +71,45 @@ class ScaleTrial(NamedTuple):
         return self.predicted.decoded
 
 
-def estimate_scale(
-    context: CountContext, most_places: int = len(PLACES)
-) -> Task[tuple[EstimatedScale, list[ScaleTrial]]]:
+def estimate_scale(context: CountContext) -> Task[tuple[EstimatedScale, list[ScaleTrial]]]:
     """Return the scale to count an image at, and what was tried on the way to it, one trial for each place.
 
-    A large image is tried at three places, where there may be as many, any other one at its middle. The
-    middle one by its zoom stands.
+    A large image and a stack are tried at three places, any other one at its middle. The middle one by its
+    zoom stands.
     """
     if context.is_blank:
         return EstimatedScale(1.0, context.scaling), []
     n_batches, places, trials = len(context.batches(1.0)), PLACES, []
-    if min(n_batches, most_places) < len(PLACES):
+    if n_batches < len(PLACES):
         places = (0.5,)
+    progress = _progress(context)
     for place in places:
-        trial = yield from try_scales(context, place)
+        trial = yield from try_scales(context, place, progress)
         trials.append(trial)
     trials.sort(key=lambda trial: (trial.zoom, trial.scaling.power, trial.scaling.background))
-    middle, n_places, progress = trials[len(trials) // 2], 0, None
+    middle, n_places, kept = trials[len(trials) // 2], 0, None
     if len(trials) < n_batches:
         n_places = len(trials)
-    if len(trials) == 1 and (middle.zoom, middle.scaling) == (1.0, context.scaling):
-        progress = middle.progress
-    return EstimatedScale(middle.zoom, middle.scaling, n_places, progress), trials
+    if all(trial.progress is progress for trial in trials):
+        kept = progress
+    return EstimatedScale(middle.zoom, middle.scaling, n_places, kept), trials
 
 
-def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
+def _progress(context: CountContext) -> TileProgress:
+    """Return a count of the tiles of an image as its stated diameter asks."""
+    zoom = _stated_zoom(context)
+    return context.progress(context.batches(zoom), zoom)
+
+
+def _stated_zoom(context: CountContext) -> float:
+    if context.zoom is not None:
+        return context.zoom
+    return zoom_for(context.engine.diameter_px, context.spec)
+
+
+def try_scales(
+    context: CountContext, at: float = 0.5, progress: TileProgress | None = None
+) -> Task[ScaleTrial]:
     """Return the trial of the zoom that suits one place of an image, made in one batch.
 
     A stated diameter decides. Else one batch (``at`` 0 the first, 1 the last) is tried as it is. Where the
@@ -105,15 +118,11 @@ def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     small or too large, the one that suits them; the trial with the highest confidence decides. An image that
     promises little is tried brightened where it is dim, at other sizes, and without an uneven background,
     too. All trials are decoded with the default settings: what a user filters by must not change the scale,
-    or thresholds that are moved after a count would give other cells than a count with them.
+    or thresholds that are moved after a count would give other cells than a count with them. ``progress``
+    goes on where the first look suits.
     """
-    spec = context.spec
-    zoom = context.zoom
-    if zoom is None:
-        zoom = zoom_for(context.engine.diameter_px, spec)
-    batches = context.batches(zoom)
-    batch = _batch_at(batches, at)
-    progress = context.progress(batches, zoom)
+    zoom, progress = _stated_zoom(context), progress or _progress(context)
+    batch = _batch_at(context.batches(zoom), at)
     untried = ScaleTrial(zoom, batch, None, progress, context.scaling)
     is_stated, lighter = bool(context.engine.diameter_px), _brightened(context, batch)
     if context.zoom is not None or (is_stated and lighter is None):
@@ -132,10 +141,11 @@ def try_scales(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
             best = yield from _on_even_ground(plain, best)
         return _decoded_again(context, best)
     assert best.predicted is not None
-    measured = zoom_of_density(best.predicted.decoded, spec)
+    measured = zoom_of_density(best.predicted.decoded, context.spec)
     if measured == zoom:
         return best
-    return untried._replace(zoom=measured)
+    progress = context.progress(context.batches(measured), measured)
+    return untried._replace(zoom=measured, progress=progress)
 
 
 def in_best_colour(context: CountContext) -> Task[CountContext]:
