@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
 
 from cellwright.core.data import Annotation, Image
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.errors import ImageError, ReadError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files import atomic
 from cellwright.files.atomic import acquire_lock
@@ -123,6 +124,10 @@ def test_an_image_is_known_again_however_it_was_written(tmp_path, rng, axes, kin
     for data in (1 - entry.image.data.astype(int), entry.image.data[..., :10, :]):
         with pytest.raises(WriteError, match="another one"):
             check_same_image(tmp_path, replace(entry, image=replace(entry.image, data=data)))
+    gone = MagicMock(shape=entry.image.shape, dtype=entry.image.data.dtype)  # of a lost drive
+    gone.__getitem__.side_effect = gone.__array__ = Mock(side_effect=OSError("no such drive"))
+    with pytest.raises(ImageError, match="no such drive"):
+        check_same_image(tmp_path, replace(entry, image=replace(entry.image, data=gone)))
 
 
 def test_replacing_takes_away_what_would_be_read_instead(folder, rng):

@@ -94,7 +94,10 @@ def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace
 
 
 def check_same_image(folder: Path | str, entry: Entry) -> None:
-    """Raise WriteError where the image that an entry would replace in a dataset has other pixels."""
+    """Raise WriteError where the image that an entry would replace in a dataset has other pixels.
+
+    ImageError where pixels cannot be read.
+    """
     folder, name = Path(folder), plain_name(entry.name or entry.image.name)
     for path in _files_of(folder, name):
         if path.parent.name != "images":
@@ -108,7 +111,7 @@ def check_same_image(folder: Path | str, entry: Entry) -> None:
 
 def _pixels(image: Image) -> NDArray[Any]:
     """Return the pixels of an image with its channels last, whichever way it was read."""
-    data = np.asarray(image.data)
+    data = image.read()
     if "C" in image.axes:
         data = np.moveaxis(data, image.axes.index("C"), -1)
     return np.squeeze(data)

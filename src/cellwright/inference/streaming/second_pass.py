@@ -319,9 +319,8 @@ def select(job: StreamJob, blocks: Sequence[StreamBlock]) -> Selected:
         reasons.update(dropped)
         gone = table["label"][~kept].to_numpy()
         memberships.append(membership[kept])
-        write_csv(
-            files.of(Kept.SELECTED, block), table[kept]
-        )  # which tells that cells may be gone from the labels
+        # it tells that cells may be gone from the labels
+        write_csv(files.of(Kept.SELECTED, block), table[kept])
         if len(gone):
             _erase(job, block, gone)
     thresholds = _mark(job, files.all_of(Kept.SELECTED, blocks))
