@@ -1,5 +1,6 @@
 """What cells with a class a dataset holds, and what looks wrong with them."""
 
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +64,14 @@ def test_cells_of_each_class_are_counted(inspected):
 def test_what_looks_wrong_is_told(inspected, splits, words):
     findings = inspected(**splits)
     assert any(words in one.text for one in findings.warnings)
+
+
+def test_an_image_to_learn_from_and_to_check_with_is_told(inspected, tmp_path):
+    assert inspected(train=(20, 20, 0, 0), val=(20, 20, 0, 0)).warnings == ()
+    images = tmp_path / "cells" / "images"
+    shutil.copy(images / "train.tif", images / "val.tif")
+    (warning,) = inspected().warnings
+    assert (warning.code, "(val)" in warning.text) == ("same-images", True)
 
 
 def test_cells_held_back_are_told_and_not_counted_as_learned(inspected):

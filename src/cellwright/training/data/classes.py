@@ -10,7 +10,12 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import few, n_of
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.labels import annotate
-from cellwright.training.data.inspect import Findings, Warning  # noqa: A004 - as there
+from cellwright.training.data.inspect import (
+    Findings,
+    Warning,  # noqa: A004 - as there
+    about_same_images,
+    checksum_of,
+)
 
 FEW_OF_CLASS = 12  # cells to learn from
 HELD_EVERY = 5  # of the cells of a class, where no image is there to check with
@@ -115,7 +120,8 @@ def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
     AnnotationError where fewer than two classes can be learned, or an image is a stack.
     """
     counts: dict[str, Counter[str]] = {"train": Counter(), "val": Counter()}
-    n_images, n_unnamed = Counter[str](), 0
+    seen: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}  # names and checksums of images
+    n_unnamed = 0
     items = [
         (split, source, item)
         for split in counts
@@ -124,10 +130,10 @@ def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
     ]
     for done, (split, source, item) in enumerate(items):
         yield Progress("images", done, len(items))
-        _, annotation = classified(item)
+        image, annotation = classified(item)
         names = names_of_cells(annotation, item, source)
         counts[split].update(filter(None, names))
-        n_images[split] += 1
+        seen[split].append((item.name, checksum_of(image)))
         n_unnamed += names.count("")
     learned_classes(counts["train"])
     notices = [source.dataset.notice for source in sources if source.dataset.notice]
@@ -139,12 +145,15 @@ def inspect_classes(sources: Sequence[ClassDataset]) -> Task[Findings]:
         validation[name] = train[name] // HELD_EVERY
         train[name] -= validation[name]
     return Findings(
-        n_images=(n_images["train"], n_images["val"]),
+        n_images=(len(seen["train"]), len(seen["val"])),
         n_cells=(train.total(), validation.total()),
         classes=dict(sorted(train.items())),
         sizes=(),
         n_regions=0,
-        warnings=tuple(_about_classes(train, validation, held_back)),
+        warnings=(
+            *_about_classes(train, validation, held_back),
+            *about_same_images({pixels for _, pixels in seen["train"]}, seen["val"]),
+        ),
         notice=" ".join(notices),
         n_checked={name: validation[name] for name in sorted(train)},
     )

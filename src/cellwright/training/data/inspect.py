@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
-from cellwright.core.data import Annotation, Labels
+from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.core.words import few, n_of
@@ -182,7 +182,7 @@ def _read(seen: _Seen, item: Item) -> None:
         kind = re.sub(r"\d[\d.,]*", "#", text.replace(item.truth_path.name, "").replace(repr(item.name), ""))
         seen.told.setdefault(kind, []).append(text)
     seen.names.append(item.name)
-    seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
+    seen.pixels.append(checksum_of(image))
     seen.n_regions += len(item.regions)
     if planes.notice:
         seen.several_channels.append(item.name)
@@ -315,9 +315,12 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
             "No cell is annotated in the images to check the model with, so no score can improve. "
             "Annotate some.",
         )
-    known = dict(zip(train.pixels, train.names, strict=True))
-    same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]
-    same += [name for name in validation.names if name in train.names and name not in same]
+    yield from about_same_images(train.pixels, zip(validation.names, validation.pixels, strict=True))
+
+
+def about_same_images(known: Collection[str], to_check: Iterable[tuple[str, str]]) -> Iterator[Warning]:
+    """Yield which images to check with, by name and checksum of their pixels, are learned from, too."""
+    same = [name for name, pixels in to_check if pixels in known]
     if same:
         verb = "is" if len(same) == 1 else "are"
         yield Warning(
@@ -325,6 +328,11 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
             f"{n_of(len(same), 'image')} to check with {verb} among those to learn from "
             f"({few(same, 3)}): the scores will be too good. Check with others.",
         )
+
+
+def checksum_of(image: Image) -> str:
+    """Return a text that other pixels do not have."""
+    return hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest()
 
 
 def _about_model(train: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
