@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))  # rows, columns of 6 to 1536 wells
 NAME = re.compile(r"([A-Z]|A[A-F])[_/]?0*([1-9][0-9]?)")
+PLACE = re.compile(r"(.+?)(?:_s([0-9]+)(_.*)?)?")  # well, site and what follows it, as in A01_s1_w2
 SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # viridis, from its ends
 
 
@@ -52,21 +53,20 @@ def well_place(name: str) -> tuple[int, int] | None:
 
 
 def plate_pattern(names: Sequence[str]) -> str:
-    """Return the pattern of names that all tell a well; '' where they do not.
+    """Return the pattern of names that all tell a well; '' where they do not, or tell several channels.
 
     Examples
     --------
     >>> plate_pattern(["A01", "B06"]), plate_pattern(["A01_s1", "A01_s2"]), plate_pattern(["A01", "notes"])
     ('{well}', '{well}_s{site}', '')
+    >>> plate_pattern(["A01_s1_w1", "A01_s2_w1"]), plate_pattern(["A01_s1_w1", "A01_s1_w2"])
+    ('{well}_s{site}', '')
     """
-    parts = [name.partition("_s") for name in names]
-    if not names or any(well_place(well) is None for well, _, _ in parts):
+    parts = [found.groups() for found in map(PLACE.fullmatch, names) if found]
+    is_one_channel = len({(site is None, channel) for _, site, channel in parts}) == 1
+    if not is_one_channel or any(well_place(well) is None for well, _, _ in parts):
         return ""
-    if all(not site for _, site, _ in parts):
-        return "{well}"
-    if all(site.isdigit() for _, _, site in parts):
-        return "{well}_s{site}"
-    return ""
+    return "{well}" if parts[0][1] is None else "{well}_s{site}"
 
 
 def row_name(row: int) -> str:

@@ -91,7 +91,7 @@ def test_a_file_of_another_program_is_written(
     widget.panel.exports.format.setCurrentIndex(widget.panel.exports.format.findData("ome-tiff"))
     assert widget.model.session is not None
     name = proposed(FORMATS["ome-tiff"], widget.model.session)
-    assert name == "blobs.ome.tif"
+    assert name == "blobs_labels.ome.tif"  # opens as labels
     export(widget, tmp_path / name, qtbot, is_file=True)
     (marks,) = FORMATS["ome-tiff"].read(tmp_path / name)
     np.testing.assert_array_equal(marks.labels, blobs.labels)

@@ -142,8 +142,8 @@ def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> N
     features = {"class": ["", "B", "A"], "score": [0.5, np.nan, 0.7]}
     widget.viewer.add_points(blobs.points[:3], features=features)
     session = start(widget)
-    assert session.metadata.class_names == ("B", "A")
-    assert [session.store.cell(number).category for number in (1, 2, 3)] == [None, 0, 1]
+    assert session.metadata.class_names == ("A", "B")  # by name, whichever cell comes first
+    assert [session.store.cell(number).category for number in (1, 2, 3)] == [None, 1, 0]
     assert [session.store.cell(number).score for number in (1, 2, 3)] == [0.5, 1.0, 0.7]
 
 

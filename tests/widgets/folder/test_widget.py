@@ -87,6 +87,18 @@ def test_names_that_are_wells_propose_their_pattern(panel: FolderWidget, plate: 
     assert panel.view.plate_names.text() == "{plate}"  # what a user wrote stays
 
 
+def test_names_of_one_channel_propose_their_wells(panel: FolderWidget, plate: Path) -> None:
+    for one in list(plate.glob("*.tif")):
+        one.with_name(f"{one.stem}_w2.tif").write_bytes(one.read_bytes())
+        one.rename(one.with_name(f"{one.stem}_w1.tif"))
+    panel.view.plate_names.setText("")
+    panel.view.folders.editingFinished.emit()
+    assert panel.view.plate_names.text() == ""  # both channels of a well would count in it
+    panel.view.pattern.setText("*_w1.tif")
+    panel.view.pattern.editingFinished.emit()
+    assert panel.view.plate_names.text() == "{well}_s{site}"
+
+
 def test_a_folder_for_the_results_is_proposed(panel: FolderWidget, plate: Path, tmp_path: Path) -> None:
     panel.view.folders.editingFinished.emit()
     assert panel.view.output.text() == str(tmp_path / "out")  # what a user wrote stays

@@ -15,11 +15,13 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QMainWindow, QWidget
 
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.formats.image_annotation import ImageAnnotation, with_numbers
 from cellwright.files.formats.registry import FORMATS
-from cellwright.files.images import read_image
+from cellwright.files.images import read_image, write_labels
+from cellwright.files.zarr import create_array, finish_array
 from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.plugin.image_reader import get_image_reader, read_images_of_file
 from cellwright.widgets.plugin.meanwhile import beside_window
@@ -298,6 +300,29 @@ def test_files_that_are_not_alike_are_no_stack(tmp_path, told):
         with pytest.raises(ReadError, match=words):
             get_image_reader([])([str(tmp_path / "a.tif"), str(tmp_path / name)])
     assert get_image_reader([str(tmp_path / "a_labels.tif")]) is None
+
+
+@pytest.mark.parametrize("name", ["a.labels.tif", "a.ome.labels.tif", "a_labels.tiff", "a_labels.ome.tif"])
+def test_labels_as_they_are_written_open_as_labels_with_their_pixel_size(tmp_path, viewer_with_readers, name):
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:9, 2:9] = 1
+    write_labels(tmp_path / name, labels, Image(labels, "YX", (0.5, 0.5), "a"))
+    viewer_with_readers.open(tmp_path / name, plugin="napari-cellwright")
+    (layer,) = viewer_with_readers.layers
+    assert type(layer).__name__ == "Labels"
+    assert layer.scale.tolist() == [0.5, 0.5]
+
+
+def test_labels_of_a_count_block_by_block_open_as_labels(tmp_path, told, viewer_with_readers):
+    image = Image(np.zeros((600, 700), np.uint8), "YX", (0.5, 0.5), "a")
+    create_array(tmp_path / "a.labels.zarr", image)[100:200, 300:400] = 7
+    finish_array(tmp_path / "a.labels.zarr", image)
+    viewer_with_readers.open(tmp_path / "a.labels.zarr", plugin="napari-cellwright")
+    (layer,) = viewer_with_readers.layers
+    assert type(layer).__name__ == "Labels"
+    assert layer.scale.tolist() == [0.5, 0.5]
+    assert layer.data[0][150, 350] == 7
+    assert not told
 
 
 def test_notices_of_annotations_are_told(tmp_path, told):

@@ -1,5 +1,6 @@
 """Classes in the count widget; the classifier is a fake that goes by area."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.utils.colormaps.standardize_color import rgb_to_hex
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
@@ -17,11 +19,14 @@ from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import classify as engine
 from cellwright.models import store
+from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.model import unclassified
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import model_combos
 from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.combos import OTHER_FOLDER
+from cellwright.widgets.shared.layer_factory import class_colour, legend
 from cellwright.widgets.shared.messages import choose_entry
 from cellwright.widgets.shared.model_combos import classifier_choices
 
@@ -79,6 +84,48 @@ def test_a_count_tells_its_classes_and_lets_go_of_them(
     assert widget.panel.legend.isHidden()
     assert "class" not in viewer.layers["blobs labels"].features
     assert widget.counted.result.cells.classes is None
+
+
+def test_classes_have_one_order_and_their_colours_in_every_panel(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+) -> None:
+    def shown() -> dict[str, str]:
+        names, colours = cells.features["class"], cells.colormap.color_dict
+        return {names[n]: rgb_to_hex(colours[n])[0].lower()[:7] for n in range(1, len(blobs) + 1)}
+
+    image = viewer.add_image(blobs.image, name="blobs")
+    widget.panel.classes.setCurrentIndex(1)
+    widget.panel.count.click()
+    settled(widget)
+    cells = viewer.layers["blobs labels"]
+    assert cells.features["class"][1] == "WBC", "the first cell is not of the first class"
+    annotate_widget.panel.image.choose(image)
+    annotate_widget.panel.start.choose(cells)
+    annotate_widget.panel.begin.click()
+    session = annotate_widget.model.session
+    assert session is not None
+    assert annotate_widget.panel.names.text() == "RBC, WBC"  # so each has the key that it has in other images
+    session.set_class_names(["RBC", "WBC", "odd", "late"])
+    session.set_classes({1: "late", 2: "odd"})
+    wanted = {"RBC": class_colour(0), "WBC": class_colour(1), "odd": class_colour(2), "late": class_colour(3)}
+    assert shown() == wanted
+    annotate_widget.panel.begin.click()
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    qtbot.waitUntil(lambda: not results.measurer.is_busy, timeout=30_000)
+    assert [*results.model.groups("class")] == [*wanted]
+    assert legend(wanted) == re.sub(r"&nbsp;\d+", "", widget.panel.legend.text())
+    results.link.set_class([2], "early")
+    assert shown() == wanted | {"early": class_colour(4)}
+    results.link.colour_by(results.model.groups("class"))
+    results.link.set_class([3], "odd")
+    results.link.colour_by({})
+    assert shown() == wanted | {"early": class_colour(4)}
 
 
 def test_the_folder_of_a_classifier_is_chosen_and_kept(

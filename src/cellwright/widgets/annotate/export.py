@@ -100,6 +100,8 @@ class Exporter(QObject):
 
 def proposed(chosen: Format, session: AnnotationSession) -> str:
     """Return a name for the file of a session: the image's, ending as the format's files do."""
+    if chosen.name == "ome-tiff":
+        return f"{session.image.name}_labels.ome.tif"  # by which they open as labels
     if chosen.extensions:
         return session.image.name + chosen.extensions[0]
     return f"{session.image.name}_{chosen.name}"

@@ -28,6 +28,7 @@ from cellwright.widgets.shared.layer_factory import (
     class_colour,
     colours_by_label,
     features_by_number,
+    note_classes,
     texts_of,
     write_classes,
 )
@@ -76,6 +77,7 @@ class AnnotationLayer:
         self._colour()
         if self._has_classes and ("class" not in layer.features or self._given_classes()):
             self._write_classes(session.store.numbers())  # the journal knows them
+        note_classes(layer, session.metadata.class_names)
         forget_history(layer)
         session.history.events.changed.connect(self._on_changed)
         session.history.events.reviewed.connect(self._on_reviewed)
@@ -219,6 +221,7 @@ class AnnotationLayer:
 
     def _on_classes(self, numbers: Sequence[int]) -> None:
         numbers = numbers or self.session.store.numbers().tolist()  # without numbers, names have changed
+        note_classes(self.layer, self.session.metadata.class_names)
         self._recolour(numbers)
         self._write_classes(numbers)
 

@@ -42,7 +42,7 @@ from cellwright.widgets.shared.journals.journal_files import (
     store_of,
 )
 from cellwright.widgets.shared.journals.kept_corrections import KEPT, KEPT_AS, written_here
-from cellwright.widgets.shared.layer_factory import set_features, spread
+from cellwright.widgets.shared.layer_factory import class_order, set_features, spread
 from cellwright.widgets.shared.layer_io import ANNOTATION, CHANNEL_INDEX, Source, image_of, source_of
 from cellwright.widgets.shared.napari_private import labels_layer
 
@@ -155,7 +155,8 @@ def start_session(
         if in_sight is None:
             in_sight = np.asarray(image_layer.data_to_world(np.zeros(image_layer.ndim)))
         points = in_pixels_in_sight(start.data, start, image_layer, axis_of(channel), in_sight)
-        columns, regions = columns_of(start.features, len(points)), counted_boxes(start, image)
+        columns = columns_of(start.features, len(points), class_order(start))
+        regions = counted_boxes(start, image)
         diameter_px = diameter_px or DEFAULT_DISC_PX
         session = AnnotationSession.from_points(points, image, diameter_px, columns, regions=regions)
     elif isinstance(start, Labels):

@@ -1,6 +1,6 @@
 """What the count panel knows, the task that counts, what is told of a count; free of Qt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -251,12 +251,18 @@ class CountCard(NamedTuple):
 
 
 def card_of(
-    counted: CountOutcome, name: str, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
+    counted: CountOutcome,
+    name: str,
+    unit: str,
+    edited: "pandas.DataFrame | None" = None,
+    elsewhere: str = "",
+    order: Iterable[str] = (),
 ) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 
     ``name`` is that of the image, ``unit`` as in the preferences. Where cells were ``edited`` it has one row
-    for each that is there now. ``elsewhere`` tells where the image is, if it is not the one that is chosen.
+    for each that is there now, and their classes the ``order`` of their colours. ``elsewhere`` tells where
+    the image is, if it is not the one that is chosen.
     """
     result, source = counted.result, counted.request.source
     by_hand, outside, sizes, classes = "", "", cells_table(result), class_counts(result)
@@ -269,7 +275,7 @@ def card_of(
         result, sizes = replace(result, count=float(len(edited)), interval=None), edited
         if "class" in edited:
             found = edited["class"].value_counts()
-            classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
+            classes = {name: int(found.get(name, 0)) for name in (*order, *found.index) if name}
     first, _, rest = result_line(result).partition(" · ")
     line = joined_by_dots(f"{first}{in_planes(counted_planes(result))}", by_hand, outside, rest)
     if source.is_preview:

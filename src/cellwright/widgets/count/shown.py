@@ -46,6 +46,7 @@ from cellwright.widgets.shared.edited_layers import (
 )
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.journals.kept_corrections import keep_corrections
+from cellwright.widgets.shared.layer_factory import class_order
 from cellwright.widgets.shared.layer_io import (
     bring_into_sight,
     edited_layers,
@@ -382,9 +383,10 @@ class ShownCount(QObject):
             self._where = self._where_now(counted)
             image = layer_of_id(self._viewer, counted.request.source.layer_id)
             name = counted.request.source.image.name if image is None else image.name
-            self._panel.show_count(
-                *card_of(counted, name, preferences().unit, self._edited.table, self._where)
-            )
+            edited = self._edited
+            order = () if edited.layer is None else class_order(edited.layer)
+            told = card_of(counted, name, preferences().unit, edited.table, self._where, order)
+            self._panel.show_count(*told)
 
     def _tell_where_counted(self, _: object = None) -> None:
         """Tell beside the number whose it is once its image is closed, or another one or channel is shown."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -192,7 +193,8 @@ class FolderView(QWidget):
         if not self.plate_names.text().strip():
             inside = islice(folder.iterdir(), MOST_NAMES)
             images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]
-            stems = [one.name.partition(".")[0] for one in images]
+            pattern = self.pattern.text().strip() or "*"
+            stems = [one.name.partition(".")[0] for one in images if fnmatch(one.name, pattern)]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
             self.plate_names.home(False)  # noqa: FBT003 - of Qt; where it has no room its beginning is seen
 
@@ -364,6 +366,7 @@ class Gallery(QListView):
         self.setResizeMode(QListView.ResizeMode.Adjust)
         self.setUniformItemSizes(True)
         self.setWordWrap(True)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # the ends of names tell images apart
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)

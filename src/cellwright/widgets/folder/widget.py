@@ -84,10 +84,11 @@ class FolderWidget(QWidget):
         forget_errors(view.message, view)
         view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
-        view.folders.editingFinished.connect(view.propose)
-        view.folders.editingFinished.connect(self._show_earlier)
+        for edit in (view.folders, view.pattern):
+            edit.editingFinished.connect(view.propose)
+        for edit in (view.folders, view.output):
+            edit.editingFinished.connect(self._show_earlier)
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
-        view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
         for box in (view.model, view.classes):
             box.failed.connect(view.message.fail)

@@ -47,7 +47,10 @@ FILES = {
 
 @unless_closed(lambda _: NO_LAYERS)
 def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """Return what reads images into layers; None for label images and folders of them or without an image."""
+    """Return what reads images, and labels in a store, into layers; None where there are none.
+
+    Label images of one file are read by the other reader.
+    """
     if not isinstance(path, str):
         return None if any(_is_labels(Path(one)) for one in path) else read_stack
     if address_of(path):
@@ -56,7 +59,7 @@ def get_image_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerDat
     if file.is_dir() and not is_zarr(file):
         has_images = not is_tracking_challenge(file) and beside_window(_images_in, file)
         return read_images_of_folder if has_images else None
-    return None if _is_labels(file) else read_images_of_file
+    return None if _is_labels(file) and not file.is_dir() else read_images_of_file
 
 
 def _is_labels(file: Path) -> bool:
@@ -104,6 +107,9 @@ def _layers_in(path: str, notices: dict[str, None]) -> list[LayerData]:
 def _as_layers(path: str, images: Sequence[Image], notices: dict[str, None]) -> list[LayerData]:
     layers: list[LayerData] = []
     for image in images:
+        if _is_labels(Path(path)):
+            layers += _labels_of(image)  # where no cell lies, no chunk is written
+            continue
         sentences = filter(None, (*image.notices, missing_chunks(image.data)))  # which a layer does not tell
         notices.update(dict.fromkeys(sentences))
         layers += layers_of(image)
@@ -245,6 +251,13 @@ def layers_of(image: Image) -> list[LayerData]:
         index = (slice(None),) * at + (channel,)
         layers.append((*_scaled([level[index] for level in levels], own), "image"))
     return layers
+
+
+def _labels_of(image: Image) -> list[LayerData]:
+    """Return labels that a count block by block has written as a layer that reads them on sight."""
+    arguments = {"name": image.name, **axes_arguments(image.label_axes, image.pixel_size_um)}
+    levels = [_sliceable(level) for level in (image.data, *image.levels)]
+    return [(*_scaled(levels, arguments), "labels")]
 
 
 def _sliceable(data: Any) -> Any:

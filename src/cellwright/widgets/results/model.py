@@ -17,7 +17,7 @@ from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure import filters
 from cellwright.ops.measure.analysis import Analysis, PlaneCounts, counts_table, per_plane
-from cellwright.ops.measure.cells_table import is_volumetric, label_axes
+from cellwright.ops.measure.cells_table import class_names, is_volumetric, label_axes
 from cellwright.ops.measure.columns import CELL_SIZES, NO_NAMES, heading_of
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
@@ -396,7 +396,8 @@ class ResultsModel:
             return {name: self.kept & measured.membership[:, place] for place, name in names}
         if by == "class" and "class" in measured.table:
             classes = measured.table["class"].to_numpy(object)
-            return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
+            order = (*class_names(measured.result), "")
+            return {name or "none": self.kept & (classes == name) for name in order if name in classes}
         if by == "markers" and self.thresholds:
             groups = filters.marker_groups(measured.table, tuple(self.thresholds), self.channel_names)
             return {name: self.kept & rows for name, rows in groups}

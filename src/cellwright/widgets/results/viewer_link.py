@@ -14,9 +14,16 @@ from cellwright.widgets.shared.cells.followers import follow, write_features
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
 from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, metadata_of
-from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
+from cellwright.widgets.shared.layer_factory import (
+    class_colour,
+    class_colours,
+    class_order,
+    colours_by_label,
+    note_classes,
+    write_classes,
+)
 from cellwright.widgets.shared.layer_io import active_kept, take_away
-from cellwright.widgets.shared.napari_private import camera_of, look_at, set_pixels
+from cellwright.widgets.shared.napari_private import camera_of, look_at, recolour, set_pixels
 from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 CHOSEN_NAME = "chosen cell"
@@ -290,7 +297,17 @@ class ViewerLink:
         keys = list(rows)
         if isinstance(layer, Labels):
             keys = measured.numbers[keys].tolist()
+        note_classes(layer, dict.fromkeys(filter(None, (*class_order(layer), name))))
         write_classes(layer, dict.fromkeys(keys, name))
+        colours = class_colours(layer)
+        if self._colours[0] is layer:  # coloured by group now; its own come back afterwards
+            self._colours = (layer, colours)
+        elif isinstance(layer, Points):
+            layer.face_color = colours
+        elif metadata_of(layer) and recolour(layer, {key: colours.color_dict[key] for key in keys}):
+            layer.refresh()
+        else:
+            layer.colormap = colours
         mark_edited(layer)
 
     def write_features(self) -> None:

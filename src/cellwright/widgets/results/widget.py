@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.words import n_of
 from cellwright.inference.recipe import Recipe
-from cellwright.ops.measure.cells_table import counted_planes, in_planes, is_volumetric
+from cellwright.ops.measure.cells_table import class_names, counted_planes, in_planes, is_volumetric
 from cellwright.ops.measure.columns import CELL_SIZES
 from cellwright.ops.measure.filters import ScatterGate, parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
@@ -259,7 +259,7 @@ class ResultsWidget(QWidget):
             view.offer_everywhere(view.regions.layer, measured.snapshot.regions, measured.snapshot.image)
             view.filter.setPlaceholderText(filter_example(list(measured.table.columns)))
             if "class" in measured.table:
-                self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+                self._list_classes(list(class_names(measured.result)))
             if not has_outlines:
                 hint = "Points have no outlines to measure within. Count with a model that outlines."
             elif is_volumetric(measured.result):

@@ -18,6 +18,7 @@ from cellwright.core.data import Result
 from cellwright.ops.geometry.boxes import corners_of
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.shared.coordinates import expanded, with_axis
+from cellwright.widgets.shared.edited_layers import metadata_of
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, labels_layer
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ N_COLOURS = 49
 POINT_SHARE = 0.18  # of the middle side of the boxes
 BOX_EDGE_SHARE = 0.025
 LONE_DIAMETER_PX = 10.0  # taken where there are no cells to tell
+CLASSES = "class_names"  # key in the metadata of a layer of ours: its classes as they were ordered by hand
 COLOUR = "#3fd0c9"
 CLASS_COLOURS = ("#ff9f1c", "#4cc9f0", "#f72585", "#b5e48c", "#9d6bff", "#ffe066", "#2ec4b6", "#ff6b6b")
 NO_CLASS_COLOUR = "#b0b4bb"
@@ -157,6 +159,32 @@ def write_classes(layer: Labels | Points, names: Mapping[int, str]) -> None:
         values[:] = texts_of(rows["class"])
     values[np.searchsorted(rows.index, numbers)] = list(names.values())
     set_features(layer, rows.assign(**{"class": values}))
+
+
+def class_order(layer: Layer) -> tuple[str, ...]:
+    """Return the classes of a layer in the order of their colours and keys, those without a cell among them.
+
+    That is the order of the annotation or of the classifier, then the others by name.
+    """
+    own = metadata_of(layer)
+    known = own.get(CLASSES) or own.get("settings", {}).get("classes", ())
+    given = texts_of(layer.features["class"]) if "class" in layer.features else ()
+    return (*known, *sorted({*given} - {*known, ""}))
+
+
+def note_classes(layer: Layer, names: Iterable[str]) -> None:
+    """Note the order of the classes of a layer; of one that is not ours nothing is noted."""
+    metadata_of(layer)[CLASSES] = tuple(names)
+
+
+def class_colours(layer: Labels | Points) -> Any:
+    """Return the colours of all cells by the classes in the features, as the layer takes them."""
+    rows, order = features_by_number(layer), class_order(layer)
+    places = {name: place for place, name in enumerate(order)}
+    colours = [class_colour(places.get(name, -1)) for name in texts_of(rows["class"])]
+    if isinstance(layer, Points):
+        return colours
+    return colours_by_label(dict(zip(rows.index.tolist(), colours, strict=True)), NO_CLASS_COLOUR)
 
 
 def texts_of(column: "pandas.Series") -> list[str]:

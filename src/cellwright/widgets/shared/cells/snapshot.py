@@ -42,7 +42,7 @@ from cellwright.widgets.shared.edited_layers import (
     metadata_of,
     own_features,
 )
-from cellwright.widgets.shared.layer_factory import features_by_number
+from cellwright.widgets.shared.layer_factory import CLASSES, features_by_number
 
 if TYPE_CHECKING:
     import pandas
@@ -334,7 +334,10 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
     own = metadata_of(layer)
     if "model" not in own:
         return {}
-    return {name: value for name, value in own.items() if name not in (EDITED, FOUND)}
+    found = {name: value for name, value in own.items() if name not in (EDITED, FOUND)}
+    if own.get(CLASSES):
+        found["settings"] = {**own.get("settings", {}), "classes": list(own[CLASSES])}
+    return found
 
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:

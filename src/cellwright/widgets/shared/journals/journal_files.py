@@ -36,7 +36,7 @@ from cellwright.widgets.shared.coordinates import (
     without_axis,
 )
 from cellwright.widgets.shared.edited_layers import metadata_of
-from cellwright.widgets.shared.layer_factory import features_by_number, texts_of
+from cellwright.widgets.shared.layer_factory import class_order, features_by_number, texts_of
 from cellwright.widgets.shared.layer_io import source_of
 
 SUFFIX = ".journal"
@@ -126,7 +126,7 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
                 f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
                 f"{layer.name!r}. Renumber them."
             )
-        columns = columns_of(features.reindex(range(1, n + 1)), n)
+        columns = columns_of(features.reindex(range(1, n + 1)), n, class_order(layer))
     regions = counted_boxes(layer, image)
     metadata = AnnotationMetadata(
         regions or (), columns.class_names, found_by=own, is_part=regions is not None
@@ -162,8 +162,8 @@ def found_by(layer: Layer) -> dict[str, Any]:
     return {name: own[name] for name in names & set(own)}
 
 
-def columns_of(table: Any, n: int) -> Columns:
-    """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
+def columns_of(table: Any, n: int, names: tuple[str, ...]) -> Columns:
+    """Return scores and classes of ``n`` cells from the features of a layer with classes of these names."""
     if n == 0 or len(table) < n:
         return UNKNOWN
     import pandas
@@ -175,7 +175,6 @@ def columns_of(table: Any, n: int) -> Columns:
     if "class" not in table:
         return Columns(scores)
     values = texts_of(table["class"])
-    names = tuple(filter(None, dict.fromkeys(values)))
     if not names:
         return Columns(scores)
     index = {name: i for i, name in enumerate(names)}
