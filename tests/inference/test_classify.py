@@ -11,6 +11,7 @@ from cellwright.core.tasks import run
 from cellwright.inference import classify as classify_module
 from cellwright.inference.classify import Classes, classify, predict_classes
 from cellwright.inference.image_count import summary_row
+from cellwright.inference.pipeline import count
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier import Classifier
 from cellwright.models.spec import ClassifierSpec
@@ -278,3 +279,20 @@ def test_a_class_and_a_region_of_one_name_have_columns_of_their_own():
         "count_stroma": 1,
         "count_all regions": 3,
     }
+
+
+def test_python_counts_with_classes_as_the_two_steps_do(blobs, oracle_model):
+    image = Image(blobs.image, "YX")
+    plain = count(image, oracle_model, engine=CPU)
+    found = count(image, oracle_model, engine=CPU, classifier=classifier())
+    expected = run(classify(plain, image, classifier(), CPU))
+    assert plain.cells.classes is None
+    assert np.array_equal(found.cells.classes, expected.cells.classes)
+    assert found.provenance.settings["classes"] == list(SPEC.classes)
+
+
+def test_a_density_has_no_cells_to_classify(blobs, oracle_model):
+    image = Image(blobs.image, "YX")
+    density = replace(count(image, oracle_model, engine=CPU), maps={"density": blobs.image})
+    with pytest.raises(SettingsError, match="are of single cells"):
+        run(classify(density, image, classifier(), CPU))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Result
-from cellwright.core.errors import AxesError, OutOfMemoryError
+from cellwright.core.errors import AxesError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import autocast, choose_device, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
@@ -66,11 +66,14 @@ def classify(
     ``provenance.settings["classifier"]``.
 
     AxesError where the cells are not those of such an image. CheckpointError where there is no such
-    classifier, or it is damaged. OutOfMemoryError where not even one crop fits into memory.
+    classifier, or it is damaged. OutOfMemoryError where not even one crop fits into memory. SettingsError
+    where a density was counted.
 
     ``image`` is what was counted in: the points of the result are in its pixels. Of ``engine`` hold device,
     number type, batch size and channel.
     """
+    if result.gives == "density":
+        raise SettingsError("Classes are of single cells; a density has none. Choose another model.")
     chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
     return replace(

@@ -28,6 +28,7 @@ from cellwright.core.data import (
 from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, beside, run
 from cellwright.files.metadata import describe, with_axes
+from cellwright.inference.classify import ClassifierChoice, classify
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
@@ -63,7 +64,7 @@ LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
-def count(
+def count(  # noqa: PLR0913 - one word for each thing to choose
     source: ArrayLike | str | Path | Sequence[str | Path],
     model: ModelChoices = registry.DEFAULT_FAMILY,
     *,
@@ -71,6 +72,7 @@ def count(
     settings: Any = None,
     engine: EngineSettings | None = None,
     channels: int | str | Sequence[int | str] = (),
+    classifier: ClassifierChoice | None = None,
 ) -> Result:
     """Return the cells of an array or an image file.
 
@@ -94,6 +96,8 @@ def count(
     channels
         Number (from 0) or name of a channel, or several that are counted in together, as ``channels`` of the
         engine; its ``combine`` tells how they become one image.
+    classifier
+        Name or folder of what gives each cell a class; cells have none when not given.
 
     """
     engine = engine or EngineSettings()
@@ -101,7 +105,11 @@ def count(
         channels = (channels,)
     if len(channels):
         engine = replace(engine, channels=tuple(map(str, channels)))
-    return run(count_cells(_image_of(source, axes), model, settings, engine))
+    image = _image_of(source, axes)
+    result = run(count_cells(image, model, settings, engine))
+    if classifier is not None:
+        result = run(classify(result, image, classifier, engine))
+    return result
 
 
 def count_cells(
