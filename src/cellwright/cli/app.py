@@ -290,7 +290,9 @@ def import_model(
 ) -> None:
     """Add a model, or a classifier, to those chosen by name."""
     folder = store.import_model(source, name)
-    flag = {False: "--model", True: "--classifier"}[store.holds_classifier(folder)]
+    flag = "--model"
+    if store.holds_classifier(folder):
+        flag = "--classifier"
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE {flag} {folder.name!r}")
 
 

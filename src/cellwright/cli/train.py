@@ -207,10 +207,11 @@ def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
     """Print what a dataset holds, and on stderr what looks wrong with it."""
     from cellwright.training.data.inspect import inspect
 
-    _print(run_with_bar(inspect(dataset, spec), dataset.folder.name))
+    print_found(run_with_bar(inspect(dataset, spec), dataset.folder.name))
 
 
-def _print(findings: "Findings") -> None:
+def print_found(findings: "Findings") -> None:
+    """Print findings, and on stderr what looks wrong."""
     typer.echo(findings.summary())
     for warning in findings.warnings:
         echo_note(warning.text)
@@ -308,7 +309,7 @@ def train_classifier(
     from cellwright.training.data.classes import ClassDataset, inspect_classes
 
     sources = [ClassDataset(dataset, names) for dataset in folders]
-    _print(run_with_bar(inspect_classes(sources), output.name))
+    print_found(run_with_bar(inspect_classes(sources), output.name))
     from cellwright.training.cell_classifier import train_classifier as training
 
     task = training(sources, output, settings, preset=preset, title=title, device=device)

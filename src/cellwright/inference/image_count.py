@@ -197,15 +197,14 @@ def _channel_file_names(image: Image, n_channels: int) -> list[str]:
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.pipeline import count_cells  # loads torch
+    from cellwright.inference.classify import classify  # both load torch
+    from cellwright.inference.pipeline import count_cells
 
     recipe = choices.recipe
     image = recipe.image_of(image)
     part = recipe.part_of(image)
     result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
     if recipe.classifier:
-        from cellwright.inference.classify import classify
-
         result = yield from classify(result, part, recipe.classifier, recipe.engine)
     if recipe.window:
         result = replace(result, offset=recipe.offset)

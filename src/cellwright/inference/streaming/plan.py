@@ -367,11 +367,8 @@ def _keep_maps(job: StreamJob, plan: StreamPlan, trials: Sequence[ScaleTrial]) -
     alike = [one for one in trials if one.predicted and (one.zoom, one.scaling) == counted_with]
     for block, trial in product(blocks_of(job.image, plan), alike):
         if trial.predicted is not None and trial.batch.block.read == block.tile.read:
-            with (
-                suppress(WriteError),
-                atomic_write(job.files.of(Kept.MAPS, block)) as path,
-                path.open("wb") as file,
-            ):
+            path = job.files.of(Kept.MAPS, block)
+            with suppress(WriteError), atomic_write(path) as part, part.open("wb") as file:
                 np.savez(file, **trial.predicted.maps[0])
 
 

@@ -245,7 +245,9 @@ class RunButton(WrappedButton):
     def show_running(self, *, is_running: bool) -> None:
         """Offer to stop, or to start again."""
         self._is_running = is_running
-        text, help_text = (self._start_text, self.stop_text)[is_running]
+        text, help_text = self._start_text
+        if is_running:
+            text, help_text = self.stop_text
         self.setText(text)
         self.setToolTip(help_text)
         self.setEnabled(True)

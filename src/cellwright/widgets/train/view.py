@@ -137,7 +137,9 @@ class TrainPanel(QWidget):
 
     def show_running(self, *, is_running: bool, is_classes: bool = False) -> None:
         """While a training runs, show what it does in the place of what was chosen; offer Pause."""
-        self.train.stop_text = {False: STOP, True: STOP_CLASSES}[is_classes]
+        self.train.stop_text = STOP
+        if is_classes:
+            self.train.stop_text = STOP_CLASSES
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
         self.setup.setVisible(not is_running)
@@ -396,7 +398,9 @@ def classes_table(
     """Return the cells of each class and their recall, its mean, and the accuracy, in rich text."""
     shown = [(name, f"recall_{name}", f"{n:,}") for name, n in n_checked.items()]
     total = f"{sum(n_checked.values()):,}"
-    heading = {False: "cells", True: "cells held back"}[is_held_back]
+    heading = "cells"
+    if is_held_back:
+        heading = "cells held back"
     rows = [f"<tr><td></td><td align='right'>{heading}</td><td align='right'>recall</td></tr>"]
     for title, name, n in (*shown, ("mean recall", "mean_recall", ""), ("accuracy", "accuracy", total)):
         figure = "not checked"
