@@ -14,6 +14,7 @@ from qtpy.QtCore import Qt
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.ops.measure.analysis import analyse, groups_of
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.snapshot import session_table
@@ -148,6 +149,22 @@ def test_corrected_cells_stay_in_the_table_of_a_session_beside_a_new_count(
     place(viewer, prepare_layers(replace(count, provenance=later), source_of(layer)))
     rows = session_table(viewer)[["layer", "corrected", "count"]].to_numpy().tolist()
     assert sorted(rows) == [["first labels", True, 3], ["first labels [1]", False, 4]]
+
+
+def test_classes_of_a_session_have_their_order_and_none_is_left_out(
+    viewer: ViewerModel, result_of: Callable[..., Any], squares: tuple[Any, Any]
+) -> None:
+    pixels, labels = squares
+    layer = viewer.add_image(pixels, name="first")
+    found = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    cells = replace(found.cells, classes=np.array([2, 2, 0, -1], np.int16))
+    provenance = found.provenance.noting(classes=["red", "green", "blue"])
+    counted = replace(found, cells=cells, provenance=provenance)
+    place(viewer, prepare_layers(counted, source_of(layer)))
+    row = session_table(viewer).iloc[0]
+    assert row[-3:].to_dict() == {"class_red": 1, "class_green": 0, "class_blue": 2}
+    assert list(row.index[-3:]) == ["class_red", "class_green", "class_blue"]
+    assert list(groups_of(analyse(counted, Image(pixels, "YX")))["Class"]) == ["red", "blue", "none"]
 
 
 def test_the_images_of_a_session_have_one_table_and_one_report(

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cellwright.cli.app import app
 from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import Task, run
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import read_dataset
@@ -26,7 +27,8 @@ from cellwright.training.run_folder import CLASSES, Plan, unfinished_runs
 from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
-from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
+from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs, write_task
+from cellwright.widgets.shared.layer_io import REGIONS_NAME
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.model import TrainingOutcome, TrainModel, train_task
@@ -301,6 +303,29 @@ def test_classes_of_layers_are_learned_as_they_are(
         assert source.items[0].classes == ("a", "b")
         findings = run(inspect_classes([ClassDataset(source)]))
         assert {name: n + findings.n_checked[name] for name, n in findings.classes.items()} == wanted
+
+
+@pytest.mark.parametrize("axes", ["TYX", "ZYX"])
+def test_classes_are_learned_from_the_annotated_planes_of_a_stack(
+    viewer: ViewerModel, blobs: Any, tmp_path: Path, axes: str
+) -> None:
+    names = np.array(["", "a", "b"])[classes_of(blobs.labels) + 1]
+    movie = viewer.add_image(np.stack([blobs.image] * 3), name="blobs", axis_labels=tuple(axes.lower()))
+    n, features = len(names), {"index": np.arange(1, 3 * len(names) + 1), "class": np.tile(names, 3)}
+    labels = np.stack([np.where(blobs.labels, blobs.labels + k * n, 0) for k in (2, 0, 1)])
+    annotation = viewer.add_labels(labels.astype(int), features=features)
+    with pytest.raises(AnnotationError, match="Annotate complete regions in some of its frames or slices"):
+        layers = dataset_of([Pair(movie, annotation)], viewer.layers, is_complete=True)
+        run(inspect_classes([ClassDataset(layers)]))
+    height, width = blobs.image.shape
+    corners = [[1, 0, 0], [1, 0, width - 1], [1, height - 1, width - 1], [1, height - 1, 0]]
+    viewer.add_shapes([np.array(corners, float)], name=REGIONS_NAME)
+    layers = dataset_of([Pair(movie, annotation)], viewer.layers, is_complete=True)
+    run(write_task(layers, tmp_path / "written"))
+    for source in (layers, read_dataset(tmp_path / "written")):
+        findings = run(inspect_classes([ClassDataset(source)]))
+        found = {name: n + findings.n_checked[name] for name, n in findings.classes.items()}
+        assert found == {name: int((names == name).sum()) for name in "ab"}
 
 
 def test_layers_without_classes_are_written_as_before(

@@ -441,7 +441,8 @@ def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:
         groups["Region"] = {name: np.array([name in one for one in within], bool) for name in names}
     if "class" in table:
         classes = table["class"].to_numpy(object)
-        groups["Class"] = {str(name) or "none": classes == name for name in sorted(set(classes))}
+        order = (*class_names(analysis.result), "")
+        groups["Class"] = {name or "none": classes == name for name in order if name in classes}
     markers = {
         f"{analysis.names.get(channel, channel)}+": table[f"positive_{channel}"].to_numpy(bool)
         for channel in analysis.thresholds

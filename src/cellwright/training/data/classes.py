@@ -54,10 +54,13 @@ def classified(item: Item) -> tuple[Image, Annotation]:
         if truth.labels is None or truth.classes is not None:
             return image, truth
         truth = truth.labels  # masks that do not show every cell tell no classes either
-    if truth.ndim != 2:
+    height, width = truth.shape[-2:]
+    if truth.size > height * width:
         raise AnnotationError(
-            f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate slices."
+            f"Classes are learned from 2D images; {item.name!r} has axes {image.axes!r}. Annotate complete "
+            "regions in some of its frames or slices, each of which is an image then."
         )
+    truth = truth.reshape(height, width)  # of a single frame or slice of a stack, too
     annotation = annotate(truth)
     return image, replace(annotation, classes=item.classes_of(truth))
 

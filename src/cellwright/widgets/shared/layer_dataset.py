@@ -19,7 +19,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
-from cellwright.ops.labels import as_int32, numbered, relabel_frames
+from cellwright.ops.labels import as_int32, relabel_frames
 from cellwright.widgets.shared.cells.regions import WINDOW, counted_boxes, pixel_box
 from cellwright.widgets.shared.coordinates import (
     channels_of,
@@ -107,7 +107,9 @@ class LayerItem(Item):
     def classes_of(self, labels: Labels) -> NDArray[np.int16]:
         """Return the class of each cell of these labels, which :meth:`read` has renumbered; -1 for none."""
         assert self.labels is not None
-        return self._numbered(numbered(self.labels)[0].tolist())
+        numbers = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+        numbers[labels] = self.labels.reshape(labels.shape)
+        return self._numbered(numbers[1:].tolist())
 
     def _numbered(self, cells: Iterable[int]) -> NDArray[np.int16]:
         numbers = {"": -1, **{name: number for number, name in enumerate(self.classes)}}
@@ -296,7 +298,7 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
         yield Progress("write", index, len(dataset.items), f"keeping {item.name}")
         image, truth = item.read() if item.has_masks else item.annotated()
         classes = None
-        if item.classes and not isinstance(truth, Annotation) and truth.ndim == 2:
+        if item.classes and not isinstance(truth, Annotation):
             classes = item.classes_of(truth)
         entry = Entry(
             image,

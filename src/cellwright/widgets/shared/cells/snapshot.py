@@ -42,7 +42,7 @@ from cellwright.widgets.shared.edited_layers import (
     metadata_of,
     own_features,
 )
-from cellwright.widgets.shared.layer_factory import CLASSES, features_by_number
+from cellwright.widgets.shared.layer_factory import CLASSES, class_order, features_by_number, texts_of
 
 if TYPE_CHECKING:
     import pandas
@@ -292,8 +292,8 @@ def session_table(viewer: Any) -> "pandas.DataFrame":
             "count": len(cells),
         }
         if "class" in cells:
-            classes = cells["class"].value_counts()
-            row |= {f"class_{name}": int(n) for name, n in classes.items() if name}
+            classes = texts_of(cells["class"])
+            row |= {f"class_{name}": classes.count(name) for name in class_order(layer)}
         rows.append(row)
     return pandas.DataFrame(rows)
 
