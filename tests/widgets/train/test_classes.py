@@ -28,6 +28,7 @@ from cellwright.training.settings import ClassifyTrainingSettings
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs, write_task
+from cellwright.widgets.shared.layer_factory import write_classes
 from cellwright.widgets.shared.layer_io import REGIONS_NAME
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.train import model as train_model
@@ -146,6 +147,18 @@ def test_what_is_learned_can_be_chosen_where_there_are_classes(
     assert not panel.learns_classes
     assert not any(part.isHidden() for part in own)
     assert panel.name.text() == "flow-tuned"
+
+
+def test_classes_that_cells_were_given_since_can_be_learned(
+    trainer: TrainWidget, viewer: ViewerModel, blobs: Any, ended: Wait, qtbot: QtBot
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    layer = viewer.add_labels(blobs.labels.astype(int))
+    qtbot.waitUntil(lambda: trainer.data_check.findings is not None, timeout=LIMIT_MS)
+    assert trainer.panel.what.isHidden()
+    write_classes(layer, {1: "a", 2: "b"})
+    trainer.choices.look_again()
+    qtbot.waitUntil(lambda: not trainer.panel.what.isHidden(), timeout=LIMIT_MS)
 
 
 def test_a_single_kind_of_cell_is_no_choice_and_one_class_cannot_be_learned(
@@ -314,8 +327,8 @@ def test_classes_are_learned_from_the_annotated_planes_of_a_stack(
     n, features = len(names), {"index": np.arange(1, 3 * len(names) + 1), "class": np.tile(names, 3)}
     labels = np.stack([np.where(blobs.labels, blobs.labels + k * n, 0) for k in (2, 0, 1)])
     annotation = viewer.add_labels(labels.astype(int), features=features)
+    layers = dataset_of([Pair(movie, annotation)], viewer.layers, is_complete=True)
     with pytest.raises(AnnotationError, match="Annotate complete regions in some of its frames or slices"):
-        layers = dataset_of([Pair(movie, annotation)], viewer.layers, is_complete=True)
         run(inspect_classes([ClassDataset(layers)]))
     height, width = blobs.image.shape
     corners = [[1, 0, 0], [1, 0, width - 1], [1, height - 1, width - 1], [1, height - 1, 0]]

@@ -31,6 +31,7 @@ from cellwright.training.run_folder import (
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.jobs import JobBar, debouncer
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
+from cellwright.widgets.shared.layer_factory import class_order
 from cellwright.widgets.shared.messages import HandOver, choose_entry, listen
 from cellwright.widgets.shared.model_combos import model_events
 from cellwright.widgets.shared.style import button, chip, fill, row, stack, wrapped_label
@@ -48,7 +49,7 @@ class TrainChoices(QObject):
         self._viewer, self._panel = viewer, panel
         self._has_own_name = False
         self._pairs: list[Pair] = []
-        self._titles: list[str] = []  # as they are listed
+        self._seen: list[Any] = []  # titles and classes of the pairs as they are listed
         self.suggest_name()
         self._on_preset_chosen()
         self._connect()
@@ -122,14 +123,14 @@ class TrainChoices(QObject):
             if pair.key not in listed and not pair.is_as_counted and pair.image not in taken:
                 ticked.add(pair.key)
                 taken.add(pair.image)
-        self._titles = [pair.title for pair in self._pairs]
+        self._seen = _seen_of(self._pairs)
         self._panel.pairs.list_entries([(pair.title, pair.key) for pair in self._pairs], ticked)
         self._show_pairs()
         self.changed.emit()
 
     def look_again(self) -> None:
-        """List the annotated images again where one was corrected, or given to another image, since."""
-        if self._titles != [pair.title for pair in pairs(self._viewer.layers)]:
+        """List the annotated images again where one was corrected, or has other classes or image, since."""
+        if self._seen != _seen_of(pairs(self._viewer.layers)):
             self.refresh_pairs()
 
     def take(self, what: HandOver) -> None:
@@ -179,6 +180,10 @@ class TrainChoices(QObject):
 
     def _on_name_edited(self, text: str) -> None:
         self._has_own_name = bool(text)
+
+
+def _seen_of(found: Sequence[Pair]) -> list[Any]:
+    return [(pair.title, class_order(pair.annotation)) for pair in found]
 
 
 class ResumeOffer(QFrame):
