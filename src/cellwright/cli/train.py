@@ -310,9 +310,11 @@ def train_classifier(
 
     sources = [ClassDataset(dataset, names) for dataset in folders]
     print_found(run_with_bar(inspect_classes(sources), output.name))
-    from cellwright.training.cell_classifier import train_classifier as training
+    from cellwright.training import cell_classifier
 
-    task = training(sources, output, settings, preset=preset, title=title, device=device)
+    task = cell_classifier.train_classifier(
+        sources, output, settings, preset=preset, title=title, device=device
+    )
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
     typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")
 
