@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cellwright.core.words import shell_line
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.classifier import build as build_classifier
@@ -58,8 +59,18 @@ def test_a_model_is_exported_and_imported(cli, own_models, tmp_path):
     assert f"cellwright models import {folder / 'mine.zip'}" in out
     code, out, _ = cli("models", "import", folder / "mine.zip", "--name", "theirs")
     assert code == 0
-    assert "--model 'theirs'" in out
+    assert "--model theirs" in out
     assert store.load("theirs").sha256 == store.load("mine").sha256
+
+
+def test_the_command_that_is_told_can_be_typed_as_it_stands(cli, own_models, tmp_path):
+    path = tmp_path / "on the desk" / "mine.zip"
+    code, out, _ = cli("models", "export", "mine", path.parent)
+    assert code == 0
+    assert out.rstrip().endswith(shell_line(["cellwright", "models", "import", str(path)]))
+    code, out, err = cli("models", "import", path, "--name", "of my friend")
+    assert code == 0, err
+    assert out.rstrip().endswith(shell_line(["--model", "of my friend"]))
 
 
 def test_a_classifier_is_exported_and_imported(cli, own_models, tmp_path):
@@ -67,7 +78,7 @@ def test_a_classifier_is_exported_and_imported(cli, own_models, tmp_path):
     assert cli("models", "export", "kinds", tmp_path).code == 0
     code, out, _ = cli("models", "import", tmp_path / "kinds.zip", "--name", "theirs")
     assert code == 0
-    assert "--classifier 'theirs'" in out
+    assert "--classifier theirs" in out
     assert store.load_classifier("theirs").sha256 == store.load_classifier("kinds").sha256
     done = cli("models", "export", "kinds", tmp_path, "--zoo", "--author", "A. Person")
     assert (done.code, "Expected a model that counts" in done.err) == (1, True)

@@ -11,7 +11,7 @@ import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, count, make_choices
 from cellwright.cli.flags import GroupedCommand, expanded, read_settings, refuse_idle, with_settings
-from cellwright.cli.output import echo_note, read_folder, run_with_bar
+from cellwright.cli.output import echo_made, echo_note, read_folder, run_with_bar
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.data import Image, Result, package_version
 from cellwright.core.errors import ReadError, SettingsError
@@ -278,7 +278,7 @@ def export_model(
         export_package(name, path, authors=tuple(author), licence=licence)
     else:
         store.export_model(name, path)
-    typer.echo(f"The model is in {path}. Import it elsewhere with: cellwright models import {path}")
+    echo_made("model", path, "models", "import", str(path))
 
 
 @models_app.command("import")
@@ -293,7 +293,7 @@ def import_model(
     flag = "--model"
     if store.holds_classifier(folder):
         flag = "--classifier"
-    typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE {flag} {folder.name!r}")
+    echo_made("model", folder, "count", "IMAGE", flag, folder.name)
 
 
 def _print_models() -> None:

@@ -16,6 +16,7 @@ import typer
 from cellwright.cli.interrupts import heeded_interrupts
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, T, Task, ignore, run
+from cellwright.core.words import shell_line
 from cellwright.files.folders.written import BESIDE, MADE_WAY
 from cellwright.files.zarr import address_of
 from cellwright.models.fit import fit_columns, in_short_of
@@ -233,6 +234,11 @@ def read_folder(folder: Path) -> "Dataset":
     if dataset.notice:
         echo_notices(folder, (dataset.notice,))
     return dataset
+
+
+def echo_made(what: str, place: Path, *words: str) -> None:
+    """Print where something that was made is, and the command that takes it."""
+    typer.echo(f"The {what} is in {place}. Use it with: {shell_line(('cellwright', *words))}")
 
 
 def echo_note(notice: str) -> None:

@@ -19,7 +19,7 @@ from cellwright.cli.flags import (
     refuse_idle,
     with_settings,
 )
-from cellwright.cli.output import echo_note, read_folder, run_with_bar
+from cellwright.cli.output import echo_made, echo_note, read_folder, run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images
@@ -127,7 +127,7 @@ def train(
     print_findings(target, begin.spec)
     task = trainer.train(trainer.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
-    typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
+    echo_made("model", folder, "count", "IMAGE", "--model", str(folder))
 
 
 def refuse_taken(output: Path, sources: Sequence[Path]) -> None:
@@ -200,7 +200,7 @@ def _print_outcome(outcome: "Outcome", output: Path) -> None:
     before, after = outcome.before["score"], outcome.after["score"]
     words = verdict(outcome.before, outcome.after, is_better=outcome.is_better)
     typer.echo(f"score {before:.3f} before, {after:.3f} after: {words}")
-    typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
+    echo_made("model", output, "count", "IMAGE", "--model", str(output))
 
 
 def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
@@ -272,11 +272,11 @@ def pretrain(
         pretraining.start_from_imagenet(begin)
     task = pretraining.pretrain(listed, begin, output, settings, device=device)
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
-    what = f"--from {start}" if start else f"--model {model} --preset {begin.spec.preset}"
-    typer.echo(
-        f"The encoder is in {folder}. Use it with: cellwright train DATASET {what} --pretrained {folder} "
-        "--output MODEL"
-    )
+    of_model = ["--model", model, "--preset", begin.spec.preset]
+    if start:
+        of_model = ["--from", start]
+    words = ("train", "DATASET", *of_model, "--pretrained", str(folder), "--output", "MODEL")
+    echo_made("encoder", folder, *words)
 
 
 @with_settings(ClassifyTrainingSettings)
@@ -316,7 +316,7 @@ def train_classifier(
         sources, output, settings, preset=preset, title=title, device=device
     )
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
-    typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")
+    echo_made("classifier", folder, "count", "IMAGE", "--classifier", str(folder))
 
 
 def read_names(rename: list[str], classes: set[str]) -> dict[str, str]:
