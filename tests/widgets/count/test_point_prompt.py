@@ -13,12 +13,14 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
+from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.widgets.count.point_prompt import NOT_COUNTED, PointPromptTool
-from cellwright.widgets.count.prompted_cells import covering, with_prompted_cell
+from cellwright.widgets.count.prompted_cells import covering, empty_result, with_prompted_cell
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
-from cellwright.widgets.shared.point_prompt import prompt_model
+from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.point_prompt import PromptContext, prompt_model
 from cellwright.widgets.shared.style import bound_key
 
 Settled = Callable[[CountWidget], None]
@@ -100,6 +102,13 @@ def test_a_click_adds_a_cell_to_a_new_layer(
     np.testing.assert_array_equal(labels.data == 2, blobs.labels == 8)
     np.testing.assert_allclose(labels.translate, (3, 4))
     assert widget.counted.result.provenance.settings["asked_cells"] == 2
+
+
+def test_cells_that_are_asked_for_without_a_count_tell_their_file(viewer: ViewerModel, blobs: Any) -> None:
+    found = source_of(viewer.add_image(blobs.image))
+    source = replace(found, image=replace(found.image, source="blobs.tif"))
+    result = empty_result(PromptContext(source, "query", EngineSettings(), ()), has_labels=True)
+    assert (result.provenance.source, result.provenance.model) == ("blobs.tif", "query")
 
 
 def test_a_click_adds_to_the_last_count_and_thresholds_then_keep_it(

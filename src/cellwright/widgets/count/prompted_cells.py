@@ -46,23 +46,15 @@ def empty_result(context: PromptContext, *, has_labels: bool) -> Result:
     """Return a result without cells, to add those to that are asked for."""
     image, engine = context.source.image, context.engine
     labels = np.zeros(image.label_shape, np.int32) if has_labels else None
-    return Result(
-        count=0.0,
-        cells=Cells.empty(len(image.label_axes), labels),
-        provenance=Provenance(
-            package_version=package_version(),
-            model=context.model,
-            checkpoint_sha256="",
-            settings={"engine": asdict(engine)},
-            image_name=image.name,
-            image_shape=image.shape,
-            axes=image.axes,
-            pixel_size_um=image.pixel_size_um,
-            device=engine.device,
-            seconds=0.0,
-        ),
-        offset=context.source.offset,
+    provenance = replace(
+        Provenance.of_image(image, link=engine.link),
+        package_version=package_version(),
+        model=context.model,
+        settings={"engine": asdict(engine)},
+        device=engine.device,
     )
+    cells = Cells.empty(len(image.label_axes), labels)
+    return Result(0.0, cells, provenance, offset=context.source.offset)
 
 
 def with_prompted_cell(cells: Cells, frame: Frame, cell: "PromptedCell") -> Cells:
