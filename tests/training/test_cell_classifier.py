@@ -267,6 +267,12 @@ def test_cells_without_a_class_are_not_shown(write):
     assert len(run(read_cell_crops(sources, spec, "train"))) == 5 + 20
 
 
+def test_boxes_that_tell_no_class_leave_those_that_points_tell(write):
+    dataset = write("masks", split={"train": ["a"]})
+    write_truth(dataset.folder, "a", "boxes", paint(np.random.default_rng(0))[1], [""] * 20)
+    assert sum(run(inspect_classes([ClassDataset(dataset)])).classes.values()) > 0
+
+
 def test_classes_can_be_renamed_and_left_out(write, boxed):
     other = write(names=("crimson", "green"))
     sources = [ClassDataset(boxed), ClassDataset(other, {"crimson": "red", "green": ""})]

@@ -151,7 +151,8 @@ class Item:
                 places = np.clip(np.rint(marks.points).astype(int), 0, np.array(labels.shape) - 1)
                 hit = labels[places[:, 0], places[:, 1]]
                 if marks.classes is not None:
-                    classes[hit[hit > 0] - 1] = marks.classes[hit > 0]
+                    is_told = (hit > 0) & (marks.classes >= 0)
+                    classes[hit[is_told] - 1] = marks.classes[is_told]
         return classes
 
 
