@@ -24,7 +24,7 @@ from cellwright.widgets.plugin.commands import (
     show_classes,
 )
 from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_factory import class_colour, class_order, note_classes, write_classes
 from cellwright.widgets.shared.layer_io import place, prepare_layers, source_of
 
 NAMES = ("RBC", "WBC")
@@ -92,6 +92,26 @@ def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: No
     assert list(layers[1].features["class"]) == ["RBC", "WBC"]
     assert list(layers[1].features["mine"]) == [1, 2]
     np.testing.assert_allclose(layers[1].face_color, expected[::-1], atol=1e-6)
+
+
+def test_classes_keep_the_order_of_the_classifier_and_its_colours(
+    viewer: ViewerModel, classifier: None, result_of: Any
+) -> None:
+    pixels, labels = np.zeros((40, 60)), np.zeros((40, 60), np.int32)
+    labels[4:8, 10:20], labels[20:30, 40:42] = 1, 2
+    image = viewer.add_image(pixels, name="blood")
+    counted = place(viewer, prepare_layers(result_of(Image(pixels, "YX"), labels), source_of(image)))
+    layer = counted["Labels"]
+    write_classes(layer, {1: "mine"})  # type: ignore[arg-type]
+    note_classes(layer, ["mine"])
+    rows, classes = run(classes_task(layer, image, "blood"))  # type: ignore[arg-type]
+    show_classes(layer, rows, classes)
+    assert class_order(layer) == classes.names
+    places = [classes.names.index(name) for name in layer.features["class"][1:]]
+    assert len(set(places)) == 2
+    expected = transform_color(["transparent", *map(class_colour, places)])
+    found = layer.colormap.map(np.array([0, 1, 2]))  # type: ignore[union-attr]
+    np.testing.assert_allclose(found, expected, atol=1 / 255)
 
 
 def test_cells_are_classified_in_the_channel_they_were_counted_in(

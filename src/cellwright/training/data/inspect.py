@@ -315,7 +315,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
             "No cell is annotated in the images to check the model with, so no score can improve. "
             "Annotate some.",
         )
-    yield from about_same_images(train.pixels, zip(validation.names, validation.pixels, strict=True))
+    yield from about_same_images(set(train.pixels), zip(validation.names, validation.pixels, strict=True))
 
 
 def about_same_images(known: Collection[str], to_check: Iterable[tuple[str, str]]) -> Iterator[Warning]:

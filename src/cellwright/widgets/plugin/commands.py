@@ -35,9 +35,9 @@ from cellwright.widgets.shared.coordinates import channels_of, full_resolution, 
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_dataset import Pair
 from cellwright.widgets.shared.layer_factory import (
-    class_colour,
-    colours_by_label,
+    class_colours,
     features_by_number,
+    note_classes,
     set_features,
     spread,
 )
@@ -236,9 +236,10 @@ def show_classes(layer: Layer, rows: NDArray[np.integer[Any]], classes: "Classes
     found = pandas.DataFrame({"class": names, "probability": classes.probabilities.max(axis=1)}, index=rows)
     found = spread(found)
     old = features_by_number(layer).reindex(found.index)
+    note_classes(layer, classes.names)
     set_features(layer, old.assign(**{str(name): found[name] for name in found}))
-    colours = [class_colour(int(number)) for number in classes.numbers]
+    colours = class_colours(layer)
     if isinstance(layer, Points):
         layer.face_color = colours
     else:
-        layer.colormap = colours_by_label(dict(zip(rows.tolist(), colours, strict=True)))
+        layer.colormap = colours
