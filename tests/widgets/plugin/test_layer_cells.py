@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.utils import progress
+from napari.utils import DirectLabelColormap, progress
 from napari.utils.colormaps.standardize_color import transform_color
 
 from cellwright.core.data import Cells, Image
@@ -112,6 +112,10 @@ def test_classes_keep_the_order_of_the_classifier_and_its_colours(
     expected = transform_color(["transparent", *map(class_colour, places)])
     found = layer.colormap.map(np.array([0, 1, 2]))  # type: ignore[union-attr]
     np.testing.assert_allclose(found, expected, atol=1 / 255)
+    again = place(viewer, prepare_layers(result_of(Image(pixels, "YX"), labels), source_of(image)))["Labels"]
+    assert again is layer
+    assert "class" not in layer.features
+    assert not isinstance(layer.colormap, DirectLabelColormap)  # type: ignore[union-attr]
 
 
 def test_cells_are_classified_in_the_channel_they_were_counted_in(

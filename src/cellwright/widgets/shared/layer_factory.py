@@ -112,7 +112,10 @@ def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Label
 
 def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:
     """Return a colormap with a colour for each label, and one for all others but the background."""
-    return DirectLabelColormap(color_dict={None: others, **colours, 0: "transparent"})
+    by_label: dict[int | None, Any] = {None: others}
+    by_label.update(colours.items())
+    by_label[0] = "transparent"
+    return DirectLabelColormap(color_dict=by_label)
 
 
 def features_by_number(layer: Layer) -> "pandas.DataFrame":

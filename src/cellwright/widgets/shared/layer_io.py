@@ -185,7 +185,6 @@ def prepare_layers(
         if output == "Labels" and labels is not None:
             own[FOUND] = cells_table(result)
             own[CONTENT] = checksum(expanded(labels, source.channel_axis))
-        own["has_classes"] = result.cells.classes is not None
         name = f"{source.image.name} {TITLES[output]}"
         if source.is_preview:
             name = f"{source.image.name} preview {TITLES[output]}"
@@ -385,8 +384,9 @@ def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
             setattr(old, name, getattr(new, name))
     if not np.array_equal(old.affine.affine_matrix, new.affine.affine_matrix):
         old.affine = new.affine
+    has_classes = "class" in (*old.features, *new.features)
     old.features = new.features
-    if any(layer.metadata[METADATA].get("has_classes") for layer in (old, new)):
+    if has_classes:
         looks = "colormap" if isinstance(old, Labels) else "face_color"
         setattr(old, looks, getattr(new, looks))
     old.metadata = _joined_metadata(old, new)
