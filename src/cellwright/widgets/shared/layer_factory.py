@@ -97,7 +97,8 @@ def _labels_layer(
     colours: CyclicLabelColormap | DirectLabelColormap = bright_colours()
     if result.cells.classes is not None:
         classes = enumerate(result.cells.classes, start=1)
-        colours = colours_by_label({row: class_colour(int(one)) for row, one in classes})
+        by_row = {row: class_colour(int(one)) for row, one in classes}
+        colours = colours_by_label(by_row, NO_CLASS_COLOUR)  # in which cells drawn since are seen
     looks = {"features": table, "colormap": colours, **placement}
     return partial(_hidden_labels, labels, looks)
 
