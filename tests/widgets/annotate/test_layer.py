@@ -238,6 +238,14 @@ def test_colours_follow_classes_and_flags(two: AnnotationLayer) -> None:
     assert_colour(layer, 1, class_colour(1))
 
 
+def test_what_is_hidden_as_reviewed_is_seen_once_the_annotation_ends(two: AnnotationLayer) -> None:
+    two.session.set_reviewed(1)
+    two.hide_reviewed(is_on=True)
+    assert two.layer.get_color(1)[3] == 0
+    two.close()
+    assert two.layer.get_color(1)[3] == 1
+
+
 def test_colours_and_features_follow_names_that_move(two: AnnotationLayer) -> None:
     layer, session = two.layer, two.session
     session.set_class_names(["a", "b"])

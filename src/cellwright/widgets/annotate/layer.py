@@ -92,7 +92,9 @@ class AnnotationLayer:
         self._on_ndisplay()
 
     def close(self) -> None:
-        """Leave the layer as it is and follow neither it nor the session."""
+        """Leave the layer as it is, all cells in sight, and follow neither it nor the session."""
+        if self.hides_reviewed:
+            self.hide_reviewed(is_on=False)  # no key would bring them back
         events = self.session.history.events
         events.changed.disconnect(self._on_changed)
         events.reviewed.disconnect(self._on_reviewed)
