@@ -28,6 +28,7 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plots import Histogram, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.layer_factory import bright_colours
 
 Read = Callable[[ResultsWidget], None]
 
@@ -261,6 +262,25 @@ def test_cells_are_coloured_by_marker_and_as_before(panel: ResultsWidget, read: 
     pick(panel.view.colour_by, "")
     assert layer.colormap is before
     assert panel.view.colour_by.currentText() == "Own colours"  # classes may colour the layer
+
+
+def test_a_layer_is_coloured_as_before_once_another_is_looked_at(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    layer = panel.viewer.layers["cells"]
+    other = panel.viewer.add_labels(layer.data.copy(), scale=(0.5, 0.5), units=("um", "um"))
+    own = layer.colormap, other.colormap
+    panel.model.set_marker("ch0", is_on=True, threshold=25)
+    pick(panel.view.colour_by, "markers")
+    assert layer.colormap is not own[0]
+    panel.show_layer(other)
+    read(panel)
+    panel.link.colour_by({"all": np.ones(panel.model.n_cells, bool)})
+    assert layer.colormap is own[0]
+    assert other.colormap is not own[1]
+    counted_again = other.colormap = bright_colours()
+    panel.link.colour_by({"all": np.ones(panel.model.n_cells, bool)})
+    panel.link.colour_by({})
+    assert other.colormap is counted_again
 
 
 def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:

@@ -45,6 +45,7 @@ class ViewerLink:
         self.image_layer: Layer | None = None
         self._ring: Points | None = None
         self._colours: tuple[Layer | None, Any] = (None, None)  # those before cells were coloured by group
+        self._given: Any = None  # those by group
         self._is_clicked = False  # what was clicked is in sight
         viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
 
@@ -318,22 +319,32 @@ class ViewerLink:
                 write_features(layer, measured)
 
     def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
-        """Colour the cells by the group they are in, those in none grey; without groups as they were."""
+        """Colour the cells by the group they are in, those in none grey; without groups as they were.
+
+        Those of another layer, that were coloured before, are as they were, too.
+        """
         layer, measured = self.layer, self.model.measured
         if layer is None or measured is None:
             return
         looks = "colormap" if isinstance(layer, Labels) else "face_color"
-        coloured, before = self._colours
-        is_coloured = coloured is layer
+        is_coloured = self._colours[0] is layer
         with self._followers.writing():
-            if groups:
-                if not is_coloured:
-                    self._colours = (layer, getattr(layer, looks))
-                setattr(layer, looks, self._colours_of(measured, groups))
-            elif is_coloured:
-                self._colours = (None, None)
-                if isinstance(layer, Labels) or len(before) == len(layer.data):
-                    setattr(layer, looks, before)
+            if not groups or not is_coloured:
+                self._colour_back()
+            if not groups:
+                return
+            if not is_coloured or (isinstance(layer, Labels) and layer.colormap is not self._given):
+                self._colours = (layer, getattr(layer, looks))  # a new count may have brought others
+            self._given = self._colours_of(measured, groups)
+            setattr(layer, looks, self._given)
+
+    def _colour_back(self) -> None:
+        """Give the layer that is coloured by group the colours that it had before."""
+        (layer, before), self._colours = self._colours, (None, None)
+        if isinstance(layer, Labels) and layer.colormap is self._given:
+            layer.colormap = before
+        elif isinstance(layer, Points) and len(before) == len(layer.data):
+            layer.face_color = before
 
     def _colours_of(self, measured: MeasuredCells, groups: dict[str, NDArray[np.bool_]]) -> Any:
         """Return the colour of each cell by its group, as the layer takes them."""
