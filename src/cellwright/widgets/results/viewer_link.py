@@ -301,7 +301,7 @@ class ViewerLink:
         note_classes(layer, dict.fromkeys(filter(None, (*class_order(layer), name))))
         write_classes(layer, dict.fromkeys(keys, name))
         colours = class_colours(layer)
-        if self._colours[0] is layer:  # coloured by group now; its own come back afterwards
+        if self._is_coloured(layer):  # its own come back afterwards
             self._colours = (layer, colours)
         elif isinstance(layer, Points):
             layer.face_color = colours
@@ -327,21 +327,27 @@ class ViewerLink:
         if layer is None or measured is None:
             return
         looks = "colormap" if isinstance(layer, Labels) else "face_color"
-        is_coloured = self._colours[0] is layer
         with self._followers.writing():
-            if not groups or not is_coloured:
+            if not groups or not self._is_coloured(layer):
                 self._colour_back()
-            if not groups:
-                return
-            if not is_coloured or (isinstance(layer, Labels) and layer.colormap is not self._given):
-                self._colours = (layer, getattr(layer, looks))  # a new count may have brought others
-            self._given = self._colours_of(measured, groups)
-            setattr(layer, looks, self._given)
+                self._colours = (layer, getattr(layer, looks))
+            self._given = None
+            if groups:
+                self._given = self._colours_of(measured, groups)
+                setattr(layer, looks, self._given)
+
+    def _is_coloured(self, layer: Layer | None) -> bool:
+        """Return whether a layer is coloured by group; a new count or an annotation may have ended that."""
+        if self._given is None or layer is not self._colours[0]:
+            return False
+        return not isinstance(layer, Labels) or layer.colormap is self._given
 
     def _colour_back(self) -> None:
         """Give the layer that is coloured by group the colours that it had before."""
-        (layer, before), self._colours = self._colours, (None, None)
-        if isinstance(layer, Labels) and layer.colormap is self._given:
+        layer, before = self._colours
+        if not self._is_coloured(layer):
+            return
+        if isinstance(layer, Labels):
             layer.colormap = before
         elif isinstance(layer, Points) and len(before) == len(layer.data):
             layer.face_color = before
