@@ -251,6 +251,24 @@ def test_a_shape_is_drawn_in_the_box_around_it(
     assert max(seen) <= (12, 12)
 
 
+def test_shapes_that_are_cells_keep_scores_and_classes_beside_those_that_are_cut_out(
+    viewer: ViewerModel,
+) -> None:
+    image = viewer.add_image(np.zeros((30, 60), np.float32))
+    squares = [np.array([[2, x], [2, x + 9], [11, x + 9], [11, x]], float) for x in (5, 2, 20, 40)]
+    features = {
+        "name": ["", "exclude a fold", "", ""],
+        "class": ["late", "fold", "", "early"],
+        "score": [0.5, 0.1, 0.75, 1.0],
+    }
+    shapes = viewer.add_shapes(squares, shape_type="polygon", features=features)
+    session = start_session(image, None, shapes, journal=None).session
+    cells = [session.store.cell(number) for number in session.store.numbers()]
+    names = [None if cell.category is None else session.metadata.class_names[cell.category] for cell in cells]
+    assert names == ["late", None, "early"]
+    assert [cell.score for cell in cells] == [0.5, 0.75, 1.0]
+
+
 def test_shapes_begin_an_annotation(widget: AnnotateWidget) -> None:
     image = widget.viewer.add_image(np.zeros((3, 20, 24), np.float32), axis_labels="zyx", scale=(1, 2, 2))
     shapes = widget.viewer.add_shapes(name="drawn", ndim=3, scale=(1, 2, 2))

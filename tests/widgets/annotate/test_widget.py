@@ -627,6 +627,28 @@ def test_each_box_or_point_of_a_layer_becomes_the_cell_the_model_sees_there(
     assert len(session.store) == 2
 
 
+@pytest.mark.parametrize("is_outlined", [False, True])
+@pytest.mark.parametrize("kind", ["boxes", "points"])
+def test_boxes_and_points_that_begin_an_annotation_keep_their_classes(
+    widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, kind: str, *, is_outlined: bool
+) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    features = {"class": ["late", "", "early"]}
+    if kind == "points":
+        start_layer = widget.viewer.add_points(blobs.points[:3], features=features)
+    else:
+        parts = [np.argwhere(blobs.labels == number) for number in (1, 2, 3)]
+        corners = [np.stack([part.min(axis=0) - 0.5, part.max(axis=0) + 0.5]) for part in parts]
+        start_layer = widget.viewer.add_shapes(corners, shape_type="rectangle", features=features)
+    widget.panel.start.choose(start_layer)
+    widget.panel.outline.setChecked(is_outlined)
+    session = start(widget)
+    qtbot.waitUntil(lambda: len(session.store) == 3, timeout=LIMIT_MS)
+    assert session.metadata.class_names == ("early", "late")
+    found = [session.store.cell(number).category for number in session.store.numbers()]
+    assert found == [1, None, 0]
+
+
 def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(blobs.labels.copy())

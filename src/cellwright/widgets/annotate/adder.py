@@ -25,6 +25,7 @@ from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels_in_sight
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_factory import texts_of
 from cellwright.widgets.shared.layer_io import Source, image_of
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.point_prompt import (
@@ -203,6 +204,8 @@ class Adder(Prompter):
                 mask, corner = ellipse_in(prompts)
                 number = self._session.add(mask, (*wish.frame, *corner))
                 self.done.emit(f"Added cell {number} as the ellipse in its box; {self._why_drawn}.")
+            if wish.class_name:
+                self._session.set_classes({number: wish.class_name})
         except AnnotationError as error:
             self.failed.emit(error)
 
@@ -244,7 +247,7 @@ class Adder(Prompter):
 def wishes_of(
     layer: Points | Shapes, image_layer: ImageLayer, channel: Channel | None, in_sight: NDArray[np.float64]
 ) -> list[Wish]:
-    """Return a wish for each point, or for the box around each shape.
+    """Return a wish for each point, or for the box around each shape, with its class.
 
     A layer without slices means the slice in sight, where the viewer stands in the axes of the world.
 
@@ -252,7 +255,9 @@ def wishes_of(
     """
     axis = axis_of(channel)
     shape = image_of(image_layer, channel).label_shape
-    wishes = []
+    wishes, names = [], [""] * len(layer.data)
+    if "class" in layer.features:
+        names = texts_of(layer.features["class"])
     for place, one in enumerate(layer.data):
         corners = in_pixels_in_sight(np.atleast_2d(one), layer, image_layer, axis, in_sight)
         middle = corners.mean(axis=0)
@@ -263,11 +268,12 @@ def wishes_of(
             )
         frame = tuple(int(i) for i in np.rint(middle[:-2]))
         if len(corners) == 1:
-            wishes.append(Wish(frame, Prompts((yx(middle),))))
+            prompts = Prompts((yx(middle),))
         else:
             edge = np.array(shape[-2:]) - 0.5
             low, high = np.clip(box_around(corners)[:, -2:], -0.5, edge)
-            wishes.append(Wish(frame, Prompts(box=(yx(low), yx(high)))))
+            prompts = Prompts(box=(yx(low), yx(high)))
+        wishes.append(Wish(frame, prompts, class_name=names[place]))
     return wishes
 
 

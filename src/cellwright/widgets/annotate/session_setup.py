@@ -19,8 +19,8 @@ from cellwright.annotation.setup import check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
-from cellwright.ops.measure.regions import Region, ShapeRegion
-from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of
+from cellwright.ops.measure.regions import Region, ShapeRegion, is_excluded
+from cellwright.widgets.shared.cells.regions import PART, RegionLayers, counted_boxes, regions_of, shape_name
 from cellwright.widgets.shared.coordinates import Channel, axis_of, channels_of, expanded, in_pixels_in_sight
 from cellwright.widgets.shared.edited_layers import (
     EDITED,
@@ -162,7 +162,12 @@ def start_session(
     elif isinstance(start, Labels):
         session = AnnotationSession(image, store_of(image, image_layer, channel, start))
     elif isinstance(start, Shapes):
-        session = AnnotationSession(image, _labels_of_shapes(image, image_layer, channel, start))
+        labels = _labels_of_shapes(image, image_layer, channel, start)
+        rows = [row for row in range(len(start.data)) if not is_excluded(shape_name(start, row))]
+        columns = columns_of(start.features.iloc[rows], len(rows), class_order(start))
+        session = AnnotationSession(
+            image, labels, scores=columns.scores, classes=columns.classes, class_names=columns.class_names
+        )
     elif start is None:
         session = AnnotationSession(image)
     else:

@@ -303,6 +303,7 @@ class Wish:
     frame: tuple[int, ...]
     prompts: Prompts
     is_kept: bool = True
+    class_name: str = ""  # of the cell, where it has a class
 
 
 class Prompter(QObject):

@@ -240,7 +240,7 @@ def _shape_regions(
     found = []
     for number, (vertices, kind) in enumerate(zip(shapes.data, shapes.shape_type, strict=True)):
         corners = np.asarray(vertices, np.float64) @ matrix.T + origin
-        name = _shape_name(shapes, number)
+        name = shape_name(shapes, number)
         lead = corners[:, : layer.ndim - 2]
         spread = np.ptp(lead, axis=0)[n_missing:]
         if (spread > HALF_PIXEL).any():
@@ -260,7 +260,8 @@ def _shape_regions(
     return found
 
 
-def _shape_name(shapes: Shapes, number: int) -> str:
+def shape_name(shapes: Shapes, number: int) -> str:
+    """Return what a shape is called as a region; see ``regions_of``."""
     row = shapes.features.iloc[number].to_dict() if len(shapes.features.columns) else {}
     texts = [str(row[column]) for column in ("name", "region") if column in row]
     name = next((text for text in texts if text not in ("", "nan", "None")), f"region {number + 1}")
