@@ -22,6 +22,7 @@ from cellwright.widgets.annotate import widget as annotate_widget
 from cellwright.widgets.annotate.session_setup import unfinished_journal
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared import point_prompt
+from cellwright.widgets.shared.cells.regions import WINDOW
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.layer_factory import features_by_number
@@ -629,17 +630,21 @@ def test_each_box_or_point_of_a_layer_becomes_the_cell_the_model_sees_there(
 
 @pytest.mark.parametrize("is_outlined", [False, True])
 @pytest.mark.parametrize("kind", ["boxes", "points"])
-def test_boxes_and_points_that_begin_an_annotation_keep_their_classes(
+def test_boxes_and_points_that_begin_an_annotation_keep_classes_and_what_was_counted(
     widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, kind: str, *, is_outlined: bool
 ) -> None:
     widget.viewer.add_image(blobs.image, name="blobs")
-    features = {"class": ["late", "", "early"]}
+    height, width = blobs.image.shape
+    looks = {
+        "features": {"class": ["late", "", "early"]},
+        "metadata": {METADATA: {"output": "Shapes", WINDOW: ((0, height), (0, width - 20))}},
+    }
     if kind == "points":
-        start_layer = widget.viewer.add_points(blobs.points[:3], features=features)
+        start_layer = widget.viewer.add_points(blobs.points[:3], **looks)
     else:
         parts = [np.argwhere(blobs.labels == number) for number in (1, 2, 3)]
         corners = [np.stack([part.min(axis=0) - 0.5, part.max(axis=0) + 0.5]) for part in parts]
-        start_layer = widget.viewer.add_shapes(corners, shape_type="rectangle", features=features)
+        start_layer = widget.viewer.add_shapes(corners, shape_type="rectangle", **looks)
     widget.panel.start.choose(start_layer)
     widget.panel.outline.setChecked(is_outlined)
     session = start(widget)
@@ -647,6 +652,8 @@ def test_boxes_and_points_that_begin_an_annotation_keep_their_classes(
     assert session.metadata.class_names == ("early", "late")
     found = [session.store.cell(number).category for number in session.store.numbers()]
     assert found == [1, None, 0]
+    assert session.metadata.regions == ((slice(0, height), slice(0, width - 20)),)
+    assert session.metadata.is_part
 
 
 def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: Any) -> None:

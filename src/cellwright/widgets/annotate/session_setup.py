@@ -14,8 +14,9 @@ from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 
 from cellwright.annotation.journal import is_open, read_journal
+from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import check_same, plane_shape
+from cellwright.annotation.setup import Columns, check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
@@ -165,9 +166,7 @@ def start_session(
         labels = _labels_of_shapes(image, image_layer, channel, start)
         rows = [row for row in range(len(start.data)) if not is_excluded(shape_name(start, row))]
         columns = columns_of(start.features.iloc[rows], len(rows), class_order(start))
-        session = AnnotationSession(
-            image, labels, scores=columns.scores, classes=columns.classes, class_names=columns.class_names
-        )
+        session = _session_of(image, start, labels, columns)
     elif start is None:
         session = AnnotationSession(image)
     else:
@@ -177,6 +176,29 @@ def start_session(
     if journal is not None:
         session.keep_in(fresh_journal(journal))
     return OpenedSession(session, source, _layer_of(session, source, start, channel))
+
+
+def session_to_outline(
+    image_layer: ImageLayer, channel: Channel | None, start: Points | Shapes, *, journal: Path
+) -> OpenedSession:
+    """Return a session without cells, in which a model is to outline points or shapes.
+
+    It has the names of their classes, and the regions they were counted in; else like :func:`start_session`.
+    """
+    image, source = image_of(image_layer, channel), source_of(image_layer, channel)
+    nothing = np.zeros(plane_shape(image), np.int32)
+    session = _session_of(image, start, nothing, Columns(class_names=class_order(start)))
+    session.keep_in(fresh_journal(journal))
+    return OpenedSession(session, source, _layer_of(session, source, None, channel))
+
+
+def _session_of(image: Image, start: Layer, labels: NDArray[np.int32], columns: Columns) -> AnnotationSession:
+    """Return a session of the cells of a layer; where a part was counted, all are known in its regions."""
+    regions = counted_boxes(start, image)
+    metadata = AnnotationMetadata(regions or (), columns.class_names, is_part=regions is not None)
+    store = LabelStore(image, labels, metadata=metadata)
+    store.fill(columns.scores, columns.classes)
+    return AnnotationSession(image, store)
 
 
 def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:

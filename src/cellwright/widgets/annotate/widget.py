@@ -21,7 +21,13 @@ from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import AWAY_HINT, HELP_KEY, HINTS, IDLE_HINT, CheatSheet
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
-from cellwright.widgets.annotate.session_setup import Unfinished, offered, resume_session, start_session
+from cellwright.widgets.annotate.session_setup import (
+    Unfinished,
+    offered,
+    resume_session,
+    session_to_outline,
+    start_session,
+)
 from cellwright.widgets.annotate.tools import CELL, DRAWING
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
@@ -30,7 +36,6 @@ from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.journals.journal_files import journal_path
 from cellwright.widgets.shared.journals.kept_corrections import KEPT_AS, kept_layer, written_here
 from cellwright.widgets.shared.layer_dataset import Pair
-from cellwright.widgets.shared.layer_factory import class_order
 from cellwright.widgets.shared.layer_io import image_layer, image_of, layer_of_id
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -160,17 +165,15 @@ class AnnotateWidget(QWidget):
             path = journal_path(image_of(image, channel), self.model.journals, channel)
             diameter = self.panel.settings.diameter.value()
             wishes, in_sight = [], np.asarray(self.viewer.dims.point, float)
-            names: tuple[str, ...] = ()
             if isinstance(start, Points | Shapes) and self.panel.outline.isChecked():
-                wishes, names = wishes_of(start, image_layer(image), channel, in_sight), class_order(start)
-                start = None
-            opened = start_session(
-                image, channel, start, journal=path, diameter_px=diameter, in_sight=in_sight
-            )
-            if isinstance(start, Points):
-                self.panel.message.tell(PIXELS_HINT)
-            if names:
-                opened.session.set_class_names(names)
+                wishes = wishes_of(start, image_layer(image), channel, in_sight)
+                opened = session_to_outline(image_layer(image), channel, start, journal=path)
+            else:
+                opened = start_session(
+                    image, channel, start, journal=path, diameter_px=diameter, in_sight=in_sight
+                )
+                if isinstance(start, Points):
+                    self.panel.message.tell(PIXELS_HINT)
             self.model.open(opened).adder.add_each(wishes)
             if opened.session.metadata.is_part:
                 is_known = bool(opened.session.metadata.regions)
