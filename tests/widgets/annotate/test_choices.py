@@ -16,6 +16,7 @@ from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import run
 from cellwright.inference import pipeline
 from cellwright.ops.measure.regions import ShapeRegion
+from cellwright.widgets.annotate.context import context_of
 from cellwright.widgets.annotate.proofread import read_task
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -249,6 +250,16 @@ def test_a_shape_is_drawn_in_the_box_around_it(
     session = start_session(image, None, shapes, journal=None).session
     assert np.argwhere(session.labels).min(axis=0).tolist() == [97, 98]
     assert max(seen) <= (12, 12)
+
+
+def test_names_of_classes_that_no_cell_has_yet_are_there_when_an_annotation_begins_again(
+    viewer: ViewerModel,
+) -> None:
+    image, layer = viewer.add_image(np.zeros((9, 9))), viewer.add_labels(np.eye(9, dtype=int))
+    opened = start_session(image, None, layer, journal=None)
+    context_of(viewer, opened, print)
+    opened.session.set_class_names(["a", "b"])
+    assert start_session(image, None, layer, journal=None).session.metadata.class_names == ("a", "b")
 
 
 def test_shapes_that_are_cells_keep_scores_and_classes_beside_those_that_are_cut_out(

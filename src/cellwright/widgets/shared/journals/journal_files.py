@@ -119,18 +119,16 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         if is_of_another(layer, str(image_layer.unique_id)):
             data, own = data.copy(), {}
     n = int(data.max(initial=0))
-    features, columns = features_by_number(layer), UNKNOWN
+    features, columns, names = features_by_number(layer), UNKNOWN, class_order(layer)
     if {"score", "class"} & set(features):
         if n > MOST_NUMBERS:
             raise AnnotationError(
                 f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
                 f"{layer.name!r}. Renumber them."
             )
-        columns = columns_of(features.reindex(range(1, n + 1)), n, class_order(layer))
+        columns = columns_of(features.reindex(range(1, n + 1)), n, names)
     regions = counted_boxes(layer, image)
-    metadata = AnnotationMetadata(
-        regions or (), columns.class_names, found_by=own, is_part=regions is not None
-    )
+    metadata = AnnotationMetadata(regions or (), names, found_by=own, is_part=regions is not None)
     known = LabelStore(image, checked_labels(image, data), metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return known
