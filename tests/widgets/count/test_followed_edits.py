@@ -158,6 +158,8 @@ def check_edits(kind: str, counted: CountWidget, viewer: ViewerModel, qtbot: QtB
             assert rows[size].tolist() == [(layer.data == number).sum() for number in rows["label"]]
         assert rows["label"].tolist() == numbers, edit
         assert rows["edited"].sum() == n_by_hand
+        if edit in (add_point, add_box):
+            assert rows["class"].tolist()[-1] == "", "nobody has given it that of the last one"
         n = len(numbers)
         assert panel.number.text() == str(n)
         assert panel.line.text() == f"{n} cells{told_frames(viewer)} · {n_by_hand} by hand · flow · 1.8 s"

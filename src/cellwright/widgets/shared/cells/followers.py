@@ -66,8 +66,8 @@ cells_news = CellsNews()
 class LayerRows:
     """The rows of a Points or Shapes layer: marks those that came or were moved by hand.
 
-    napari gives a new point the features of the last one; it gets a number of its own, and neither score nor
-    size, and the regions that it lies in.
+    napari gives a new point the features of the last one; it gets a number of its own, the regions that it
+    lies in, and neither class, score nor size.
     """
 
     def __init__(self, layer: Points | Shapes, viewer: Any) -> None:
@@ -129,6 +129,8 @@ def _marked(features: "pandas.DataFrame", is_new: Any, ours: set[str]) -> "panda
     first = int(np.nanmax(labels, initial=0)) + 1
     labels[again] = np.arange(first, first + again.sum())
     features["label"] = labels.astype(np.int64)
+    if "class" in features:
+        features["class"] = features["class"].astype(object).mask(again, "")
     for name in ours:
         if name in ("score", *SIZES) or column_of(name).group in MEASURED:
             values = features[name].to_numpy(np.float64, copy=True)
