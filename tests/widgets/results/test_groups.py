@@ -167,6 +167,31 @@ def test_classes_of_a_session_have_their_order_and_none_is_left_out(
     assert list(groups_of(analyse(counted, Image(pixels, "YX")))["Class"]) == ["red", "blue", "none"]
 
 
+def test_points_that_were_coloured_by_group_are_coloured_by_class_again(
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    read: Callable[[ResultsWidget], None],
+    result_of: Callable[..., Any],
+    squares: tuple[Any, Any],
+) -> None:
+    pixels, labels = squares
+    image = viewer.add_image(pixels, name="first")
+    found = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    cells = replace(found.cells, classes=np.array([1, 0, 0, 1], np.int16))
+    counted = replace(found, cells=cells, provenance=found.provenance.noting(classes=["red", "blue"]))
+    layer = place(viewer, prepare_layers(counted, source_of(image), ("Points",)))["Points"]
+    own = layer.face_color.copy()  # type: ignore[attr-defined]
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.show_layer(layer)
+    read(panel)
+    panel.link.colour_by({"all": np.ones(4, bool)})
+    layer.add([5.0, 5.0])  # type: ignore[attr-defined]
+    read(panel)
+    panel.link.colour_by({})
+    np.testing.assert_allclose(layer.face_color[:4], own)  # type: ignore[attr-defined]
+
+
 def test_the_images_of_a_session_have_one_table_and_one_report(
     viewer: ViewerModel,
     qtbot: QtBot,

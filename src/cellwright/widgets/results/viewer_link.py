@@ -349,6 +349,8 @@ class ViewerLink:
             return
         if isinstance(layer, Labels):
             layer.colormap = before
+        elif isinstance(layer, Points) and metadata_of(layer) and "class" in layer.features:
+            layer.face_color = class_colours(layer)  # of points that came since, too
         elif isinstance(layer, Points) and len(before) == len(layer.data):
             layer.face_color = before
 
