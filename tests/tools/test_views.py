@@ -51,3 +51,13 @@ def test_a_view_shows_its_cells(kind):
 def test_blood_and_stains_have_colours():
     for kind in ("blood", "immunostain"):
         assert draw_view(kind, SHAPE, np.random.default_rng(0))[0].ndim == 3
+
+
+@pytest.mark.parametrize("kind", ["bacteria", "yeast", "adherent"])
+def test_noise_leaves_cells_in_sight(kind):
+    """Where noise is all there is, its deviation is a sixth of the range that is looked at."""
+    for seed in range(20):
+        image, _ = draw_view(kind, SHAPE, np.random.default_rng(seed))
+        low, high = np.percentile(image, [0.2, 99.8])
+        steps = np.abs(np.diff(image, axis=1))
+        assert np.median(steps) / (0.6745 * np.sqrt(2)) < 0.14 * (high - low)

@@ -126,12 +126,13 @@ def _tube(points: Points, radius: float) -> Cell:
 def _rods(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     """Colonies of rods that lie side by side and end to end, as after divisions."""
     ratio, bend = rng.uniform(1.6, 6.0), rng.choice([0.0, 0.02, 0.08])
-    gap = rng.uniform(0.95, 1.25)
+    gap = rng.choice([1.0, 1.0, rng.uniform(0.95, 1.25)])
+    turn = rng.uniform(0.03, 0.2)
     cells: list[Cell] = []
     for _ in range(rng.integers(1, 9)):
         queue = [(rng.uniform(0, 1, 2) * shape, rng.uniform(0, np.pi))]
         placed: list[Points] = []
-        for _ in range(int(rng.choice([1, 3, 12, 50]))):
+        for _ in range(int(rng.choice([1, 3, 12, 50, 150]))):
             if not queue:
                 break
             middle, angle = queue.pop(rng.integers(len(queue)))
@@ -145,9 +146,10 @@ def _rods(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
             placed.append(dense)
             cells.append(_tube(points, width / 2 * rng.uniform(0.9, 1.1)))
             across = np.array([heading[1], -heading[0]])
-            for step in (across * width * gap, -across * width * gap, heading * (length + width) * gap):
+            along = heading * (length + width)
+            for step in (across * width * gap, -across * width * gap, along * gap, -along * gap):
                 slip = heading * rng.normal(0, 0.3) * length
-                queue.append((middle + step + slip, angle + rng.normal(0, 0.15)))
+                queue.append((middle + step + slip, angle + rng.normal(0, turn)))
     return cells
 
 

@@ -11,12 +11,14 @@ from tools.release.views import VIEWS, draw_view
 
 N_LOOKS = 250
 N_VIEWS = {
-    "bacteria": 130,
+    "bacteria": 180,
     "yeast": 50,
-    "adherent": 150,
+    "adherent": 220,
     "whole": 80,
     "neurons": 80,
     "immunostain": 60,
+    "packed": 100,
+    "section": 120,
     "blood": 50,
 }
 VIEW_PX = 224

@@ -22,7 +22,7 @@ from cellwright.ops.simulation.light import (
     specks,
     wide_blur,
 )
-from cellwright.ops.simulation.simulate import HEMATOXYLIN
+from cellwright.ops.simulation.simulate import EOSIN, HEMATOXYLIN
 from tools.release.bodies import Bodies, Rng, bodies_of
 
 Picture = NDArray[np.float32]
@@ -51,6 +51,41 @@ def phase_contrast(cells: Bodies, rng: Rng) -> Picture:
     lit = _each(cells, 1e-9, rng, chance=rng.choice([0.0, 0.15])) * thick  # round cells shine
     light = light + 1.5 * np.where(lit > 0, thick, 0)
     return _lamp(0.5 + rng.uniform(0.15, 0.5) * light, rng) + _ground(cells, rng)
+
+
+def dark_bodies(cells: Bodies, rng: Rng) -> Picture:
+    """Return small cells in phase contrast: evenly dark, in a wide halo that shines between them."""
+    width = cells.width_px
+    thick = np.clip(cells.depth / (width * rng.uniform(0.1, 0.5)), 0, 1) ** rng.uniform(0.4, 1.0)
+    delay = (
+        thick * _each(cells, rng.uniform(0.02, 0.25), rng) * (1 + rng.uniform(0, 0.3) * _grain(cells, rng))
+    )
+    near = wide_blur(delay.astype(np.float32), width * rng.uniform(0.1, 0.35))
+    far = wide_blur(delay.astype(np.float32), width * rng.uniform(0.5, 3.0))
+    light = rng.uniform(0.0, 1.0) * near + rng.uniform(0.0, 0.9) * far - rng.uniform(0.7, 1.5) * delay
+    return _lamp(0.5 + rng.uniform(0.15, 0.45) * light, rng) + rng.uniform(0, 0.5) * _ground(cells, rng)
+
+
+def flat_cells(cells: Bodies, rng: Rng) -> Picture:
+    """Return spread cells in phase contrast: hardly darker than the ground but for grains and the edge.
+
+    The ground is littered with what is no cell.
+    """
+    shape, width = cells.labels.shape, cells.width_px
+    fill = np.clip(cells.depth / (width * rng.uniform(0.03, 0.3)), 0, 1)
+    delay = fill * (
+        rng.uniform(-0.15, 0.4) * _each(cells, 0.4, rng) + rng.uniform(0, 0.2) * _grain(cells, rng)
+    )
+    nuclei = ndimage.gaussian_filter(nuclei_in(cells, rng), max(0.02 * width, 0.7))
+    delay += rng.uniform(-0.3, 0.2) * nuclei + rng.uniform(0, 1.6) * nuclei * (1 - nuclei)
+    delay += fill * rng.uniform(0.2, 1.3) * _organelles(cells, rng)
+    patchy = np.clip(0.6 + 0.6 * smooth_noise(shape, width * rng.uniform(0.2, 0.8), rng), 0, 1.5)
+    delay += rng.uniform(-0.3, 1.3) * patchy * _rim(cells, rng)
+    halo = np.exp(-cells.outside / max(width * rng.uniform(0.02, 0.1), 0.8)) * (cells.labels == 0)
+    shining = _each(cells, 1e-9, rng, chance=rng.choice([0.0, 0.1])) * fill
+    light = rng.uniform(0.2, 1.5) * patchy * halo - delay + 1.5 * shining * (0.5 + _grain(cells, rng))
+    light += rng.uniform(0.2, 1.0) * _litter(cells, rng)
+    return _lamp(0.5 + rng.uniform(0.15, 0.4) * light, rng) + rng.uniform(0, 0.4) * _ground(cells, rng)
 
 
 def brightfield(cells: Bodies, rng: Rng) -> Picture:
@@ -146,6 +181,36 @@ def immunostain(cells: Bodies, rng: Rng) -> Picture:
     return _transmitted(np.stack([blue, dab], -1) @ stains, rng)
 
 
+def packed_nuclei(cells: Bodies, rng: Rng) -> Picture:
+    """Return dyed nuclei that lie so close that little but a faint line parts them, as in an epithelium."""
+    width = cells.width_px
+    fill = np.clip(cells.depth / max(width * rng.uniform(0.05, 0.3), 1), 0, 1)
+    least = rng.uniform(0.0, 0.8)
+    body = (least + (1 - least) * fill) * (cells.labels > 0) * _each(cells, rng.uniform(0.05, 0.4), rng)
+    body *= np.exp(rng.uniform(0.05, 0.4) * _grain(cells, rng))
+    haze = wide_blur(body.astype(np.float32), width * rng.uniform(0.3, 2.0)) * rng.uniform(0.0, 0.7)
+    return _uneven(body + haze, rng) + np.float32(rng.uniform(0.0, 0.15))
+
+
+def section(cells: Bodies, rng: Rng) -> Picture:
+    """Return a section in hematoxylin and eosin, (Y, X, 3): nuclei dark or pale with a rim, in cytoplasm."""
+    shape, width = (cells.labels.shape[0], cells.labels.shape[1]), cells.width_px
+    soft = np.clip(cells.depth / max(width * rng.uniform(0.02, 0.15), 1.0), 0, 1)
+    dome = np.clip(cells.depth / (0.4 * width), 0, 1)
+    nuclei = soft * (1 - rng.uniform(0, 0.7) * dome) + rng.uniform(0, 0.8) * _rim(cells, rng)
+    nuclei *= _each(cells, rng.uniform(0.1, 0.5), rng) * np.exp(rng.uniform(0.1, 0.6) * _grain(cells, rng))
+    around = np.exp(-cells.outside / (width * rng.uniform(0.1, 0.8)))
+    clouds = np.exp(0.5 * smooth_noise(shape, width * rng.uniform(0.5, 4), rng))
+    blue = rng.uniform(0.4, 1.4) * nuclei + clouds * (rng.uniform(0, 0.2) + rng.uniform(0, 0.4) * around)
+    pink = clouds * (rng.uniform(0.05, 0.5) + rng.uniform(0, 0.4) * around)
+    if rng.random() < 0.5:
+        pink += rng.uniform(0.1, 0.6) * fibres(shape, max(width / rng.uniform(3, 10), 1.2), rng)
+    bare = smooth_noise(shape, width * rng.uniform(2, 6), rng) > rng.uniform(0.3, 2.5)
+    pink *= np.where(bare & (cells.labels == 0), rng.uniform(0, 0.3), 1)
+    stains = np.stack([HEMATOXYLIN, EOSIN]) * np.exp(rng.normal(0, 0.25, (2, 3)))
+    return _transmitted(np.stack([blue, pink], -1) @ stains, rng)
+
+
 def blood(cells: Bodies, rng: Rng) -> Picture:
     """Return a stained smear, (Y, X, 3): pale discs that darken where they overlap, some with a nucleus."""
     u = np.clip(cells.depth / (cells.width_px * 0.5), 0, 1)
@@ -219,6 +284,37 @@ def _wires(cells: Bodies, rng: Rng) -> Field:
     )
 
 
+def _organelles(cells: Bodies, rng: Rng) -> Field:
+    """Return dots around the middle of each cell, some of them light."""
+    n = int(cells.labels.max())
+    if n == 0:
+        return np.zeros(cells.labels.shape, np.float32)
+    middles = np.array(ndimage.maximum_position(cells.depth, cells.labels, np.arange(1, n + 1)))
+    most = int(rng.choice([4, 15, 40]))
+    places = np.repeat(middles, rng.integers(0, most + 1, n), axis=0)
+    places = places + rng.normal(0, cells.width_px * rng.uniform(0.08, 0.3), places.shape)
+    sigma = np.maximum(cells.width_px * np.exp(rng.normal(np.log(0.025), 0.4, (len(places), 1))), 0.6)
+    heights = np.where(rng.random(len(places)) < rng.uniform(0, 0.3), -1.0, 1.0) * rng.uniform(
+        0.3, 1, len(places)
+    )
+    return specks(cells.labels.shape, places, np.repeat(sigma, 2, axis=1), heights)
+
+
+def _litter(cells: Bodies, rng: Rng) -> Field:
+    """Return crumbs in small heaps, and rings of dust that is out of focus."""
+    shape, width = cells.labels.shape, cells.width_px
+    heaps = np.repeat(rng.uniform(0, 1, (int(rng.choice([0, 5, 20, 50])), 2)) * shape, 4, axis=0)
+    crumbs = heaps + rng.normal(0, 0.05 * width, heaps.shape)
+    sigma = np.maximum(rng.uniform(0.01, 0.05, (len(crumbs), 1)) * width, 0.6)
+    field = specks(shape, crumbs, np.repeat(sigma, 2, axis=1), rng.uniform(-0.8, 0.2, len(crumbs)))
+    y, x = np.indices(shape)
+    for _ in range(int(rng.choice([0, 0, 2, 6]))):
+        row, column = rng.uniform(0, 1, 2) * shape
+        away = np.hypot(y - row, x - column) - width * rng.uniform(0.05, 0.3)
+        field += rng.uniform(-0.4, 0.4) * np.exp(-((away / max(0.03 * width, 0.8)) ** 2)).astype(np.float32)
+    return field
+
+
 def _ground(cells: Bodies, rng: Rng) -> Field:
     """Return dirt and the grain of the ground, centred on 0."""
     shape = cells.labels.shape
@@ -245,12 +341,18 @@ def _transmitted(density: Field, rng: Rng) -> Picture:
 
 LABEL_FREE = (phase_contrast, brightfield, interference)
 VIEWS: Mapping[str, tuple[tuple[str, ...], tuple[Callable[[Bodies, Rng], Picture], ...], float]] = {
-    "bacteria": (("rods", "rods", "chains", "filaments"), (*LABEL_FREE, phase_contrast, whole_cells), 0.5),
+    "bacteria": (
+        ("rods", "rods", "rods", "chains", "filaments"),
+        (*LABEL_FREE, *(dark_bodies,) * 4, whole_cells),
+        0.5,
+    ),
     "yeast": (("yeast",), (*LABEL_FREE, brightfield, whole_cells), 1.0),
-    "adherent": (("spread", "spread", "sheet"), (*LABEL_FREE, phase_contrast, quantitative_phase), 1.6),
+    "adherent": (("spread", "spread", "sheet"), (*LABEL_FREE, *(flat_cells,) * 4, quantitative_phase), 1.6),
     "whole": (("spread", "sheet", "yeast"), (whole_cells,), 1.6),
     "neurons": (("somas",), (neurons,), 1.0),
     "immunostain": (("yeast", "discs"), (immunostain,), 0.8),
+    "packed": (("sheet", "sheet", "discs"), (packed_nuclei,), 0.7),
+    "section": (("yeast", "yeast", "discs", "sheet"), (section,), 0.8),
     "blood": (("discs",), (blood,), 1.4),
 }
 
@@ -267,6 +369,9 @@ def draw_view(kind: str, shape: tuple[int, int], rng: Rng) -> tuple[Picture, NDA
     image = painters[rng.integers(len(painters))](cells, rng)
     sigma = max(0.4, min(width * float(rng.choice([0.02, 0.05, 0.12])), 3.0))
     image = ndimage.gaussian_filter(image, (sigma, sigma, 0)[: image.ndim])
-    photons = float(np.exp(rng.uniform(np.log(150), np.log(20000))))
+    # noise is a share of what there is to see: where it hides the cells, their truth teaches to guess
+    low, high = np.percentile(image, [0.2, 99.8])
+    deviation = (high - low) * float(np.exp(rng.uniform(np.log(0.005), np.log(0.2))))
+    shot = np.sqrt(np.clip((image - low) / max(high - low, 1e-9), 0.05, 1))
     noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return np.asarray(image + noise * np.sqrt(np.maximum(image, 0) / photons), np.float32), cells.labels
+    return np.asarray(image + noise * deviation * shot, np.float32), cells.labels
