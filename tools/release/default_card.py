@@ -69,10 +69,10 @@ bbbc039 was trained on and nothing was chosen by it. Where a dataset has no vali
 nothing was. Epochs and thresholds were chosen on further images of the training splits.
 """
 
-N_DRAWN = 850  # what shipped weights learned from, before there were packed nuclei, sections and flat cells
+# what the shipped weights learned from, before there were packed nuclei, sections, flat cells and dark bodies
 SIMULATED = (
-    "{n_drawn} simulated images joined them, of all looks of `cellwright.ops.simulation.simulate` and "
-    "`views`. What was kept apart from training is written down in `tools/release/kinds.py`."
+    "850 simulated images joined them, of looks of `cellwright.ops.simulation.simulate` and `views`. What "
+    "was kept apart from training is written down in `tools/release/kinds.py`."
 )
 
 RECIPE = """    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM{more}
@@ -293,7 +293,7 @@ def training_of(family: str, folder: Path, data: Path, remark: str) -> dict[str,
         )
     return {
         "data": data_lines(n_learned(data)),
-        "simulated": SIMULATED.format(n_drawn=N_DRAWN),
+        "simulated": SIMULATED,
         "recipes": recipe,
     }
 

@@ -57,9 +57,8 @@ def dark_bodies(cells: Bodies, rng: Rng) -> Picture:
     """Return small cells in phase contrast: evenly dark, in a wide halo that shines between them."""
     width = cells.width_px
     thick = np.clip(cells.depth / (width * rng.uniform(0.1, 0.5)), 0, 1) ** rng.uniform(0.4, 1.0)
-    delay = (
-        thick * _each(cells, rng.uniform(0.02, 0.25), rng) * (1 + rng.uniform(0, 0.3) * _grain(cells, rng))
-    )
+    delay = thick * _each(cells, rng.uniform(0.02, 0.25), rng)
+    delay *= 1 + rng.uniform(0, 0.3) * _grain(cells, rng)
     near = wide_blur(delay.astype(np.float32), width * rng.uniform(0.1, 0.35))
     far = wide_blur(delay.astype(np.float32), width * rng.uniform(0.5, 3.0))
     light = rng.uniform(0.0, 1.0) * near + rng.uniform(0.0, 0.9) * far - rng.uniform(0.7, 1.5) * delay
@@ -73,9 +72,8 @@ def flat_cells(cells: Bodies, rng: Rng) -> Picture:
     """
     shape, width = cells.labels.shape, cells.width_px
     fill = np.clip(cells.depth / (width * rng.uniform(0.03, 0.3)), 0, 1)
-    delay = fill * (
-        rng.uniform(-0.15, 0.4) * _each(cells, 0.4, rng) + rng.uniform(0, 0.2) * _grain(cells, rng)
-    )
+    body = rng.uniform(-0.15, 0.4) * _each(cells, 0.4, rng)
+    delay = fill * (body + rng.uniform(0, 0.2) * _grain(cells, rng))
     nuclei = ndimage.gaussian_filter(nuclei_in(cells, rng), max(0.02 * width, 0.7))
     delay += rng.uniform(-0.3, 0.2) * nuclei + rng.uniform(0, 1.6) * nuclei * (1 - nuclei)
     delay += fill * rng.uniform(0.2, 1.3) * _organelles(cells, rng)
@@ -246,11 +244,8 @@ def _rim(cells: Bodies, rng: Rng) -> Field:
 
 def nuclei_in(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) -> Field:
     """Return a round nucleus at the deepest place of each cell, about 1 inside."""
-    n = int(cells.labels.max())
     field = np.zeros(cells.labels.shape, np.float32)
-    if n == 0:
-        return field
-    places = np.array(ndimage.maximum_position(cells.depth, cells.labels, np.arange(1, n + 1)))
+    places = _deepest(cells)
     radii = cells.depth[tuple(places.T)] * rng.uniform(*size)
     for number, ((y, x), radius) in enumerate(zip(places, radii, strict=True), start=1):
         reach = int(radius + 2)
@@ -261,6 +256,13 @@ def nuclei_in(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) 
         disc = np.clip(radius - np.hypot(rows, columns), 0, 1) * (cells.labels[box] == number)
         field[box] = np.maximum(field[box], disc)
     return field
+
+
+def _deepest(cells: Bodies) -> NDArray[np.int64]:
+    """Return the pixel (N, 2) of each cell that is farthest from its border."""
+    numbers = np.arange(1, int(cells.labels.max()) + 1)
+    places = ndimage.maximum_position(cells.depth, cells.labels, numbers)
+    return np.array(places, np.int64).reshape(-1, 2)
 
 
 def _wires(cells: Bodies, rng: Rng) -> Field:
@@ -286,17 +288,13 @@ def _wires(cells: Bodies, rng: Rng) -> Field:
 
 def _organelles(cells: Bodies, rng: Rng) -> Field:
     """Return dots around the middle of each cell, some of them light."""
-    n = int(cells.labels.max())
-    if n == 0:
-        return np.zeros(cells.labels.shape, np.float32)
-    middles = np.array(ndimage.maximum_position(cells.depth, cells.labels, np.arange(1, n + 1)))
+    middles = _deepest(cells)
     most = int(rng.choice([4, 15, 40]))
-    places = np.repeat(middles, rng.integers(0, most + 1, n), axis=0)
+    places = np.repeat(middles, rng.integers(0, most + 1, len(middles)), axis=0)
     places = places + rng.normal(0, cells.width_px * rng.uniform(0.08, 0.3), places.shape)
     sigma = np.maximum(cells.width_px * np.exp(rng.normal(np.log(0.025), 0.4, (len(places), 1))), 0.6)
-    heights = np.where(rng.random(len(places)) < rng.uniform(0, 0.3), -1.0, 1.0) * rng.uniform(
-        0.3, 1, len(places)
-    )
+    signs = np.where(rng.random(len(places)) < rng.uniform(0, 0.3), -1.0, 1.0)
+    heights = signs * rng.uniform(0.3, 1, len(places))
     return specks(cells.labels.shape, places, np.repeat(sigma, 2, axis=1), heights)
 
 
