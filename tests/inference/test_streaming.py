@@ -301,7 +301,7 @@ def test_blocks_that_do_not_agree_give_the_same_in_any_order(
         cells = cells_of_a_view(part)
         if not has_labels:
             cells = replace(cells, labels=None)
-        return Result(float(len(cells)), cells, Provenance.of_image(part, link=False)), None
+        return Result(float(len(cells)), cells, Provenance.of_image(part, {"engine": {"link": False}})), None
 
     if not has_labels:
         request.getfixturevalue("points_only")

@@ -338,9 +338,9 @@ class Provenance:
     source: str = ""
 
     @classmethod
-    def of_image(cls, image: Image, *, link: bool) -> Self:
-        """Return what is known of cells that no model found: their image, and whether slices are linked."""
-        settings, sizes = {"engine": {"link": link}}, image.pixel_size_um
+    def of_image(cls, image: Image, settings: Mapping[str, Any]) -> Self:
+        """Return what is known of cells that no model found: their image, and settings such as ``engine``."""
+        sizes = image.pixel_size_um
         return cls("", "", "", settings, image.name, image.shape, image.axes, sizes, "", 0.0, image.source)
 
     @property

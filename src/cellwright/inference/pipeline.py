@@ -350,24 +350,20 @@ def provenance_of(
     read |= {"models": references, **facts}
     if fit is not None:
         read["expected_f1"] = round(fit, 4)
-    return Provenance(
+    settings = {
+        networks.spec.family: asdict(context.settings),
+        "engine": asdict(networks.settings),
+        "zoom": zoom,
+        "number_type": str(networks.dtype).removeprefix("torch."),
+        **read,
+    }
+    return replace(
+        Provenance.of_image(image, settings),
         package_version=package_version(),
         model=" + ".join(Path(one).name for one in references),
         checkpoint_sha256=" + ".join(model.sha256 for model in networks.models),
-        settings={
-            networks.spec.family: asdict(context.settings),
-            "engine": asdict(networks.settings),
-            "zoom": zoom,
-            "number_type": str(networks.dtype).removeprefix("torch."),
-            **read,
-        },
-        image_name=image.name,
-        image_shape=image.shape,
-        axes=image.axes,
-        pixel_size_um=image.pixel_size_um,
         device=str(networks.device),
         seconds=time.perf_counter() - started,
-        source=image.source,
     )
 
 

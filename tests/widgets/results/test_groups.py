@@ -137,12 +137,20 @@ def test_every_kind_of_group_is_counted(
     assert panel.model.conditions_text == "class = big"
 
 
+def first_counted(
+    viewer: ViewerModel, result_of: Callable[..., Any], squares: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """Return a layer of the squares, and a result with each of them."""
+    pixels, labels = squares
+    layer = viewer.add_image(pixels, name="first")
+    return layer, result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+
+
 def test_corrected_cells_stay_in_the_table_of_a_session_beside_a_new_count(
     viewer: ViewerModel, result_of: Callable[..., Any], squares: tuple[Any, Any]
 ) -> None:
-    pixels, labels = squares
-    layer = viewer.add_image(pixels, name="first")
-    count = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    labels = squares[1]
+    layer, count = first_counted(viewer, result_of, squares)
     corrected = place(viewer, prepare_layers(count, source_of(layer)))["Labels"]
     corrected.data_setitem(np.nonzero(labels == 1), 0)
     later = replace(count.provenance, seconds=count.provenance.seconds + 1)
@@ -154,9 +162,7 @@ def test_corrected_cells_stay_in_the_table_of_a_session_beside_a_new_count(
 def test_classes_of_a_session_have_their_order_and_none_is_left_out(
     viewer: ViewerModel, result_of: Callable[..., Any], squares: tuple[Any, Any]
 ) -> None:
-    pixels, labels = squares
-    layer = viewer.add_image(pixels, name="first")
-    found = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    layer, found = first_counted(viewer, result_of, squares)
     cells = replace(found.cells, classes=np.array([2, 2, 0, -1], np.int16))
     provenance = found.provenance.noting(classes=["red", "green", "blue"])
     counted = replace(found, cells=cells, provenance=provenance)
@@ -164,7 +170,7 @@ def test_classes_of_a_session_have_their_order_and_none_is_left_out(
     row = session_table(viewer).iloc[0]
     assert row[-3:].to_dict() == {"class_red": 1, "class_green": 0, "class_blue": 2}
     assert list(row.index[-3:]) == ["class_red", "class_green", "class_blue"]
-    assert list(groups_of(analyse(counted, Image(pixels, "YX")))["Class"]) == ["red", "blue", "none"]
+    assert list(groups_of(analyse(counted, Image(squares[0], "YX")))["Class"]) == ["red", "blue", "none"]
 
 
 def test_points_that_were_coloured_by_group_are_coloured_by_class_again(
@@ -174,9 +180,7 @@ def test_points_that_were_coloured_by_group_are_coloured_by_class_again(
     result_of: Callable[..., Any],
     squares: tuple[Any, Any],
 ) -> None:
-    pixels, labels = squares
-    image = viewer.add_image(pixels, name="first")
-    found = result_of(Image(pixels, "YX", name="first"), labels.astype(np.int32))
+    image, found = first_counted(viewer, result_of, squares)
     cells = replace(found.cells, classes=np.array([1, 0, 0, 1], np.int16))
     counted = replace(found, cells=cells, provenance=found.provenance.noting(classes=["red", "blue"]))
     layer = place(viewer, prepare_layers(counted, source_of(image), ("Points",)))["Points"]

@@ -150,7 +150,7 @@ def link_block(job: StreamJob, plan: StreamPlan, block: StreamBlock) -> Task[Non
     assert outlines.labels is not None
     window = Image(np.broadcast_to(np.uint8(0), outlines.labels.shape), axes, sizes, image.name)
     del outlines
-    found = Result(float(len(cells)), cells, Provenance.of_image(window, link=True))
+    found = Result(float(len(cells)), cells, Provenance.of_image(window, {"engine": {"link": True}}))
     table = _cells_written(job, plan, block, found)
     write_csv(job.files.of(Kept.CELLS, block), table, in_digits)
 

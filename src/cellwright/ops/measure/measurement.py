@@ -226,7 +226,7 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         n += len(present)
     areas, points, boxes = label_images.label_properties(rows)
     cells = Cells(points, boxes, np.ones(n, np.float32), areas, rows)
-    provenance = Provenance.of_image(image, link=is_volume)
+    provenance = Provenance.of_image(image, {"engine": {"link": is_volume}})
     return LabelledCells(
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),

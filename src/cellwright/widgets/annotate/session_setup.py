@@ -14,9 +14,8 @@ from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 
 from cellwright.annotation.journal import is_open, read_journal
-from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import Columns, check_same, plane_shape
+from cellwright.annotation.setup import UNKNOWN, check_same, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
 from cellwright.files.atomic import atomic_write
@@ -41,6 +40,7 @@ from cellwright.widgets.shared.journals.journal_files import (
     is_of_another,
     journals_of_image,
     store_of,
+    store_with,
 )
 from cellwright.widgets.shared.journals.kept_corrections import KEPT, KEPT_AS, written_here
 from cellwright.widgets.shared.layer_factory import class_order, set_features, spread
@@ -166,7 +166,7 @@ def start_session(
         labels = _labels_of_shapes(image, image_layer, channel, start)
         rows = [row for row in range(len(start.data)) if not is_excluded(shape_name(start, row))]
         columns = columns_of(start.features.iloc[rows], len(rows), class_order(start))
-        session = _session_of(image, start, labels, columns)
+        session = AnnotationSession(image, store_with(labels, image, start, columns, {}))
     elif start is None:
         session = AnnotationSession(image)
     else:
@@ -187,18 +187,9 @@ def session_to_outline(
     """
     image, source = image_of(image_layer, channel), source_of(image_layer, channel)
     nothing = np.zeros(plane_shape(image), np.int32)
-    session = _session_of(image, start, nothing, Columns(class_names=class_order(start)))
+    session = AnnotationSession(image, store_with(nothing, image, start, UNKNOWN, {}))
     session.keep_in(fresh_journal(journal))
     return OpenedSession(session, source, _layer_of(session, source, None, channel))
-
-
-def _session_of(image: Image, start: Layer, labels: NDArray[np.int32], columns: Columns) -> AnnotationSession:
-    """Return a session of the cells of a layer; where a part was counted, all are known in its regions."""
-    regions = counted_boxes(start, image)
-    metadata = AnnotationMetadata(regions or (), columns.class_names, is_part=regions is not None)
-    store = LabelStore(image, labels, metadata=metadata)
-    store.fill(columns.scores, columns.classes)
-    return AnnotationSession(image, store)
 
 
 def resume_session(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:

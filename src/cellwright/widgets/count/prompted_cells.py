@@ -47,10 +47,9 @@ def empty_result(context: PromptContext, *, has_labels: bool) -> Result:
     image, engine = context.source.image, context.engine
     labels = np.zeros(image.label_shape, np.int32) if has_labels else None
     provenance = replace(
-        Provenance.of_image(image, link=engine.link),
+        Provenance.of_image(image, {"engine": asdict(engine)}),
         package_version=package_version(),
         model=context.model,
-        settings={"engine": asdict(engine)},
         device=engine.device,
     )
     cells = Cells.empty(len(image.label_axes), labels)

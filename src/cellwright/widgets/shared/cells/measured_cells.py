@@ -434,7 +434,7 @@ def _measured_points(
     cells = Cells(
         points.astype(np.float32), boxes.astype(np.float32), np.ones(n, np.float32), np.zeros(n, np.float32)
     )
-    provenance = _found_by(snapshot, Provenance.of_image(snapshot.image, link=True))
+    provenance = _found_by(snapshot, Provenance.of_image(snapshot.image, {"engine": {"link": True}}))
     result = Result(float(n), cells, provenance, offset=(0,) * points.shape[1])
     table = cells_table(result)
     table = table[[name for name in table if not str(name).startswith(tuple(left_out))]]

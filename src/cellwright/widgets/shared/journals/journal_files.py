@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
+from numpy.typing import NDArray
 
 from cellwright.annotation.journal import locked
 from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
@@ -119,17 +121,25 @@ def store_of(image: Image, image_layer: ImageLayer, channel: Channel | None, lay
         if is_of_another(layer, str(image_layer.unique_id)):
             data, own = data.copy(), {}
     n = int(data.max(initial=0))
-    features, columns, names = features_by_number(layer), UNKNOWN, class_order(layer)
+    features, columns = features_by_number(layer), UNKNOWN
     if {"score", "class"} & set(features):
         if n > MOST_NUMBERS:
             raise AnnotationError(
                 f"Cells with scores or classes must have numbers up to {MOST_NUMBERS:,}; got {n:,} in "
                 f"{layer.name!r}. Renumber them."
             )
-        columns = columns_of(features.reindex(range(1, n + 1)), n, names)
+        columns = columns_of(features.reindex(range(1, n + 1)), n, class_order(layer))
+    return store_with(checked_labels(image, data), image, layer, columns, own)
+
+
+def store_with(
+    labels: NDArray[np.int32], image: Image, layer: Layer, columns: Columns, own: Mapping[str, Any]
+) -> LabelStore:
+    """Return the cells of a layer, with its classes, the regions it was counted in and what found them."""
     regions = counted_boxes(layer, image)
-    metadata = AnnotationMetadata(regions or (), names, found_by=own, is_part=regions is not None)
-    known = LabelStore(image, checked_labels(image, data), metadata=metadata)
+    is_part = regions is not None  # all cells are known in its regions then, none outside
+    metadata = AnnotationMetadata(regions or (), class_order(layer), found_by=own, is_part=is_part)
+    known = LabelStore(image, labels, metadata=metadata)
     known.fill(columns.scores, columns.classes)
     return known
 
