@@ -425,3 +425,23 @@ def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:
     assert not layer.keymap
     assert str(layer.mode) == "pan_zoom"
     assert not any(map(is_ours, layer.mouse_drag_callbacks))
+
+
+def test_a_class_that_is_given_is_told(tools: ToolBox, viewer: ViewerModel) -> None:
+    told: list[str] = []
+    tools.done.connect(told.append)
+    viewer.cursor.position = (2, 12, 12)
+    tools.class_target(1)
+    tools.session.set_class_names(["live", "dead"])
+    tools.class_target(0)
+    tools.class_target(None)
+    tools.change(CELL, 2)
+    viewer.cursor.position = (2, 38, 58)
+    tools.class_target(1)
+    assert told == [
+        "Cell 1: class '2'.",
+        "Cell 1: class 'live'.",
+        "Cell 1: no class.",
+        "Cell 2: class 'live'.",
+        "There is no cell here.",
+    ]

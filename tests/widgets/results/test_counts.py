@@ -24,6 +24,7 @@ from cellwright.ops.measure.analysis import AnalysisInputs, analyse, groups_of
 from cellwright.ops.measure.filters import ScatterGate
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results import export
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plots import Histogram, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
@@ -648,6 +649,16 @@ def test_the_clipboard_takes_the_command(panel: ResultsWidget, monkeypatch: pyte
     assert "--keep 'area_px>20'" in QApplication.clipboard().text()
     panel.view.copy_python.click()
     assert QApplication.clipboard().text() == as_python(recipe)
+
+
+def test_no_file_is_asked_for_where_there_are_no_regions(
+    panel: ResultsWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(export, "ask_to_save", lambda *args: asked.append(args))
+    panel.view.save_regions.click()
+    assert "no regions" in panel.view.message.text()
+    assert asked == []
 
 
 def test_regions_that_were_saved_are_taken_from_there(

@@ -21,7 +21,15 @@ from cellwright.widgets.shared import napari_private
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import OUTLINE_PX, bright_colours
-from cellwright.widgets.shared.layer_io import hidden_for, image_of, place, prepare_layers, remove, source_of
+from cellwright.widgets.shared.layer_io import (
+    bring_into_sight,
+    hidden_for,
+    image_of,
+    place,
+    prepare_layers,
+    remove,
+    source_of,
+)
 from cellwright.widgets.shared.napari_private import prepare_labels
 
 ALL = ("Labels", "Points", "Shapes")
@@ -400,3 +408,22 @@ def test_what_another_family_found_makes_way_whatever_layers_it_has(
     assert show("centroid", "Points", "Shapes") == ["blobs points", "blobs boxes"]
     assert show("flow", "Labels") == ["blobs labels"]
     assert show("flow", "Labels", "Points") == ["blobs labels", "blobs points [1]"]
+
+
+@pytest.mark.parametrize("blending", ["translucent_no_depth", "additive"])
+def test_cells_under_their_own_image_come_to_lie_on_it(viewer: ViewerModel, blending: str) -> None:
+    cells = viewer.add_labels(np.eye(9, dtype=int))
+    image = viewer.add_image(np.zeros((9, 9)), blending=blending)
+    assert bring_into_sight(viewer, image, [cells]) == []
+    assert (viewer.layers[-1] is cells) == (blending != "additive")
+
+
+def test_cells_counted_in_a_3d_view_lie_on_images_in_2d(make_napari_viewer: Callable[..., Any]) -> None:
+    viewer = make_napari_viewer(show=True)
+    for _ in range(2):
+        viewer.add_image(np.zeros((3, 9, 9)))
+    viewer.dims.ndisplay = 3
+    napari_private.add_in_turns(viewer, Labels(np.ones((3, 9, 9), int)))
+    viewer.dims.ndisplay = 2
+    visuals = viewer.window._qt_viewer.canvas.layer_to_visual
+    assert [visuals[layer].node.order for layer in viewer.layers] == [0, 1, 2]

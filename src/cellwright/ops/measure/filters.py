@@ -121,7 +121,7 @@ def parse_filter(rule: str) -> ColumnFilter:
     if match is None:
         raise SettingsError(
             f"A filter is a column, one of {' '.join(SIGNS)} and a value, such as 'score>=0.5'; "
-            f"got {rule!r}. Names with other signs, or 'and', go in double quotes."
+            f"got {rule!r}. Decimals have a point; names with other signs, or 'and', go in double quotes."
         )
     text = match["value"].strip()
     column, value, number = _unquoted(match["column"]), _unquoted(text), _number(text)

@@ -230,7 +230,7 @@ class AnnotationLayer:
     def _write_classes(self, numbers: Iterable[int]) -> None:
         self._is_writing = True
         try:
-            write_classes(self.layer, {number: self._class_name(number) for number in numbers})
+            write_classes(self.layer, {number: self.class_name(number) for number in numbers})
         finally:
             self._is_writing = False
 
@@ -241,7 +241,7 @@ class AnnotationLayer:
             return {}
         known = dict(zip(rows.index.tolist(), texts_of(rows["class"]), strict=True))
         numbers = self.session.store.numbers().tolist()
-        return {n: known[n] for n in numbers if n in known and known[n] != self._class_name(n)}
+        return {n: known[n] for n in numbers if n in known and known[n] != self.class_name(n)}
 
     def _on_features(self, _: Any = None) -> None:
         """Take over classes that cells were given by other means: in a table, say, or by a classifier."""
@@ -255,7 +255,8 @@ class AnnotationLayer:
                 self._write_classes(given)
                 self.tell(error)
 
-    def _class_name(self, number: int) -> str:
+    def class_name(self, number: int) -> str:
+        """Return the class of a cell by its name, or its key where nobody has named it; '' for none."""
         category = self.session.store.cell(number).category if number in self.session.store else None
         if category is None:
             return ""

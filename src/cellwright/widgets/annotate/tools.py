@@ -27,6 +27,7 @@ PIECES_KEYS = with_own_keys(
     "If they are cells of their own: Ctrl+Z, then P outside the cells begins a new one."
 )
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
+NO_CELL = "There is no cell here."
 
 Point = NDArray[np.float64]
 
@@ -147,17 +148,22 @@ class ToolBox(QObject):
 
     def class_target(self, category: int | None) -> None:
         """Give the cell that a key means a class; None takes it away."""
-        number = self.target()
-        if number:
-            self.attempt(lambda: self.session.set_class(number, category))
+        self._set_class(self.target(), category)
+
+    def _set_class(self, number: int, category: int | None) -> None:
+        if not number:
+            self.done.emit(NO_CELL)
+        elif self.attempt(lambda: self.session.set_class(number, category)):
+            name = self.view.class_name(number)
+            self.done.emit(f"Cell {number}: class {name!r}." if name else f"Cell {number}: no class.")
 
     def change(self, name: str, number: int) -> None:
         """Do to a cell what a tool of kind ``cell`` does."""
-        if not number:
-            self.done.emit("There is no cell here.")
-            return
         if name == CELL:
-            self.attempt(lambda: self.session.set_class(number, self.category))
+            self._set_class(number, self.category)
+            return
+        if not number:
+            self.done.emit(NO_CELL)
             return
         before, where = len(self.session.history.done), self._frames_of(number)
         if self.attempt(lambda: self._change(name, number)):

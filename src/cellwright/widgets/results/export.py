@@ -85,9 +85,7 @@ class ResultsExport(QObject):
         view.job_bar.finished.connect(self._on_finished)
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
-        view.save_regions.clicked.connect(
-            lambda: self._ask("regions", "Regions (*.geojson)", self.save_regions)
-        )
+        view.save_regions.clicked.connect(self._on_save_regions_clicked)
         view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
         view.save_settings.clicked.connect(
             lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
@@ -257,13 +255,9 @@ class ResultsExport(QObject):
     def save_regions(self, path: Path) -> None:
         """Write the regions as GeoJSON; from then on the Python and the command take them from there."""
         regions, image = self._model.regions, self._image()
-        shapes = drawn_shapes(regions)
-        if not shapes:
-            self._view.message.tell("There are no regions yet. Choose a Shapes layer on the page of counts.")
-            return
 
         def write() -> None:
-            write_regions(path, shapes, image)
+            write_regions(path, drawn_shapes(regions), image)
             self._saved_regions = (path, _corners(regions))  # once they are there
 
         self._start(path, write, is_measured=False)
@@ -326,6 +320,12 @@ class ResultsExport(QObject):
         path = ask_to_save(self._view, f"Save {what}", name, formats)
         if path:
             save(path)
+
+    def _on_save_regions_clicked(self) -> None:
+        if self._model.measured is not None and not drawn_shapes(self._model.regions):
+            self._view.message.tell("There are no regions yet. Choose a Shapes layer on the page of counts.")
+        else:
+            self._ask("regions", "Regions (*.geojson)", self.save_regions)
 
     def _has_tracks(self) -> bool:
         if self._model.tracks is None:

@@ -282,16 +282,18 @@ def _family_of(layer: Layer) -> str:
     return next((name for name in registry.FAMILIES if name in settings), "")
 
 
-def bring_into_sight(viewer: Any, image: Layer | None, cells: Iterable[Layer]) -> list[str]:
+def bring_into_sight(viewer: Any, image: Layer | None, cells: Sequence[Layer]) -> list[str]:
     """Show an image with its cells; return the names of layers that are out of sight for it.
 
-    These are the images that lie on it, and the cells of images that lie on it or under it.
+    These are the images that lie on it, and the cells of images that lie on it or under it. Cells that lie
+    under their own image come to lie on it.
     """
     for layer in (image, *cells):
         if layer is not None and not layer.visible:
             uncover(layer)
     if image is None or image not in viewer.layers:
         return []
+    _lay_upon(viewer, image, cells)
     place, hidden = viewer.layers.index(image), []
     for index, other in enumerate(list(viewer.layers)):
         lies_on_it = index > place
@@ -304,6 +306,14 @@ def bring_into_sight(viewer: Any, image: Layer | None, cells: Iterable[Layer]) -
     for layer in hidden:
         layer.visible = False
     return [layer.name for layer in hidden]
+
+
+def _lay_upon(viewer: Any, image: Layer, cells: Iterable[Layer]) -> None:
+    """Move cells that an image covers in front of it."""
+    for layer in cells:
+        place = viewer.layers.index(image)
+        if _covers(image) and layer in viewer.layers[:place]:
+            viewer.layers.move(viewer.layers.index(layer), place + 1)
 
 
 def _covers(layer: Layer) -> bool:

@@ -100,6 +100,8 @@ def add_in_turns(viewer: Any, layer: Layer) -> Layer:
         if is_kept:
             viewer.layers._activate_on_insert = True
     in_turns(_show_tools(viewer, layer, tools), TOOLS_MS)
+    # else napari draws labels that came in a 3D view under all images in 2D
+    viewer.dims.events.ndisplay.connect(viewer.layers.events.reordered)
     return layer
 
 
