@@ -226,6 +226,17 @@ def test_another_choice_gives_up_the_look_at_the_last(
     assert closed.is_set()
 
 
+def test_what_changes_during_a_training_is_looked_at_after_it(
+    trainer: TrainWidget, ended: Callable[[TrainWidget], None]
+) -> None:
+    trainer.model.is_busy = True
+    trainer.panel.pairs.item(0).setCheckState(Qt.CheckState.Unchecked)
+    trainer.data_check.start()
+    assert "none is chosen" not in trainer.data_check.label.text()
+    trainer.jobs.finished.emit()
+    assert "none is chosen" in trainer.data_check.label.text()
+
+
 @pytest.mark.parametrize("how", ["leave", "deleteLater"])
 def test_a_look_ends_with_the_widget(
     viewer: ViewerModel, blobs: Any, home: Path, closed: threading.Event, qtbot: QtBot, how: str

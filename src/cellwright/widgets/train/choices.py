@@ -243,15 +243,13 @@ class DataCheck(QWidget):
         self.job.progressed.connect(choices.note_progress)
         self.job.failed.connect(self._on_failed)
         self.job.cancelled.connect(self._on_cancelled)
-        self.job.finished.connect(self._on_finished)
+        self.job.finished.connect(self.catch_up)
         self._tell("")
 
     def start(self) -> None:
         """Look at what is chosen now; a look at what was chosen before is given up."""
         self._debouncer.cancel()
-        if self._model.is_busy or self._model.is_leaving:
-            return
-        if self.job.is_busy:
+        if self._model.is_busy or self._model.is_leaving or self.job.is_busy:
             self._is_stale = True
             self.job.cancel()
             return
@@ -274,7 +272,8 @@ class DataCheck(QWidget):
     def _on_cancelled(self) -> None:
         self._tell("Cancelled: the images were not checked.")
 
-    def _on_finished(self) -> None:
+    def catch_up(self) -> None:
+        """Look at what was chosen while something else was under way."""
         if self._is_stale:
             self._is_stale = False
             self.start()

@@ -178,6 +178,7 @@ class TrainWidget(QWidget):
         self.model.is_busy = False
         self.panel.show_running(is_running=False)
         self.choices.suggest_next_name()
+        self.data_check.catch_up()
         self.offer.refresh()
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
