@@ -442,6 +442,21 @@ def test_an_image_removed_during_its_count_loses_nothing(
     assert widget.panel.number.text() == "0"
 
 
+def test_an_image_scaled_during_its_count_is_told_of(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    go_on = slow_network(shelved)
+    layer = viewer.add_image(blobs.image, name="blobs")
+    click_count(widget, qtbot)
+    layer.scale = (0.5, 0.5)
+    go_on.set()
+    settled(widget)
+    assert "'blobs' was moved or scaled" in widget.panel.message.text()
+    count(widget, qtbot, settled)
+    assert "moved" not in widget.panel.message.text()
+    assert viewer.layers["blobs labels"].scale.tolist() == [0.5, 0.5]
+
+
 def test_an_image_given_other_pixels_during_its_count_is_told_of(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
 ) -> None:

@@ -26,7 +26,7 @@ from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW, RegionLayers
 from cellwright.widgets.shared.cells.snapshot import rows_in_regions
-from cellwright.widgets.shared.coordinates import Channel, Window, channels_of
+from cellwright.widgets.shared.coordinates import Channel, Window, channels_of, lie_of
 from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare_layers
@@ -111,16 +111,18 @@ _counts: WeakKeyDictionary[Any, ViewerCounts] = WeakKeyDictionary()
 
 
 def removed_line(viewer: Any, source: Source) -> str:
-    """Return a sentence where the image layer was removed, or its pixels, while its cells were counted."""
+    """Return a sentence where the image layer was removed, moved or given other pixels during its count."""
     layer, what = layer_of_id(viewer, source.layer_id), f"The image layer {source.image.name!r} was"
     if layer is None:
         return f"{what} removed while its cells were counted; they are shown where it was."
-    if layer.data is source.layer_data:
-        return ""
-    return (
-        f"{what} given other pixels while its cells were counted; these are the cells of those before. "
-        "Count again."
-    )
+    if layer.data is not source.layer_data:
+        return (
+            f"{what} given other pixels while its cells were counted; these are the cells of those before. "
+            "Count again."
+        )
+    if lie_of(layer) != source.layer_lie:
+        return f"{what} moved or scaled while its cells were counted; they lie where it was. Count again."
+    return ""
 
 
 def recipe_of_count(counted: CountOutcome | WholeCount) -> Recipe:

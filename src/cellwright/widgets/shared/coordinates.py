@@ -296,6 +296,12 @@ def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     return kept
 
 
+def lie_of(layer: Layer) -> list[Any]:
+    """Return where and how a layer lies, to be compared with how it lies later."""
+    parts = (layer.scale, layer.translate, layer.rotate, layer.shear, layer.affine.affine_matrix)
+    return [part.tolist() for part in parts]
+
+
 def placement_of(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:
     """Return the arguments that put an array where it belongs; ``first`` is its first pixel in the layer."""
     n = layer.ndim
