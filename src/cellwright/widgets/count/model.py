@@ -26,7 +26,7 @@ from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.shared.cells.image_pixels import mark_of_pixels
 from cellwright.widgets.shared.cells.regions import REGIONS, WINDOW, RegionLayers
 from cellwright.widgets.shared.cells.snapshot import rows_in_regions
-from cellwright.widgets.shared.coordinates import Channel, Window, channels_of, lie_of
+from cellwright.widgets.shared.coordinates import Channel, Window, channels_of, transform_of
 from cellwright.widgets.shared.edited_layers import edited_rows
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, image_layer, layer_of_id, layers_with, prepare_layers
@@ -120,7 +120,7 @@ def removed_line(viewer: Any, source: Source) -> str:
             f"{what} given other pixels while its cells were counted; these are the cells of those before. "
             "Count again."
         )
-    if lie_of(layer) != source.layer_lie:
+    if transform_of(layer) != source.layer_transform:
         return f"{what} moved or scaled while its cells were counted; they lie where it was. Count again."
     return ""
 

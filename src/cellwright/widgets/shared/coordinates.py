@@ -296,7 +296,7 @@ def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     return kept
 
 
-def lie_of(layer: Layer) -> list[Any]:
+def transform_of(layer: Layer) -> list[Any]:
     """Return where and how a layer lies, to be compared with how it lies later."""
     parts = (layer.scale, layer.translate, layer.rotate, layer.shear, layer.affine.affine_matrix)
     return [part.tolist() for part in parts]

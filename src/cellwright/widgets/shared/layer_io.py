@@ -32,8 +32,8 @@ from cellwright.widgets.shared.coordinates import (
     channels_of,
     expanded,
     image_in,
-    lie_of,
     placement_of,
+    transform_of,
     whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import (
@@ -76,7 +76,7 @@ class Source:
     channel_axis: int | None = None  # where the cells need an axis of length one to line up with the image
     is_preview: bool = False  # whether its layers are kept apart from those of a count
     layer_data: Any = field(default=None, compare=False, repr=False)  # ``data`` of the layer, as it was
-    layer_lie: Any = field(default=None, compare=False, repr=False)  # as it lay
+    layer_transform: Any = field(default=None, compare=False, repr=False)  # as it lay
     pixels: int | None = field(default=None, compare=False)  # their mark, None where not known
 
     @property
@@ -147,7 +147,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         placement=placement_of(layer, first, drop_first=channel.axis == 0),
         channel_axis=channel.axis or None,
         layer_data=layer.data,
-        layer_lie=lie_of(layer),
+        layer_transform=transform_of(layer),
     )
 
 
