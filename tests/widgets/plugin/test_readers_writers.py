@@ -125,6 +125,17 @@ def test_saved_cells_have_the_numbers_that_tables_of_the_layer_have(tmp_path, na
         assert features_by_number(layer)["class"].to_dict() == {0: "", 2: "red", 4: "blue", 9: ""}
 
 
+@pytest.mark.parametrize("name", ["coco", "labelme", "geojson", "cellpose"])
+def test_cells_of_numbers_beyond_32_bits_keep_their_classes(tmp_path, name):
+    labels = np.zeros((20, 30), np.int64)
+    labels[2:6, 2:6], labels[2:6, 10:14] = 2, 2**31
+    layer = Labels(labels, features={"index": [2, 2**31], "class": ["red", "blue"]}, name="saved")
+    path = str(tmp_path / f"saved{FORMATS[name].extensions[0]}")
+    own.writer(WRITERS[name])(path, [layer.as_layer_data_tuple()])
+    found = Layer.create(*read_cell_layers(path)[-1])
+    assert features_by_number(found)["class"].to_dict() == {0: "", 1: "red", 2: "blue"}
+
+
 @pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if "classes" in one.kinds])
 @pytest.mark.parametrize("kind", ["labels", "points"])
 def test_a_class_that_is_called_cell_is_saved_and_opened(tmp_path, name, kind):

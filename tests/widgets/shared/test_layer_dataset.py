@@ -116,6 +116,16 @@ def test_a_number_is_a_cell_in_each_frame_of_a_film(viewer: ViewerModel) -> None
     assert truth.max(axis=(1, 2)).tolist() == [1, 2]
 
 
+def test_cells_of_numbers_beyond_32_bits_keep_their_classes(viewer: ViewerModel) -> None:
+    labels = np.zeros((30, 40), np.int64)
+    labels[5:9, 5:9], labels[5:9, 20:24] = 2, 2**31
+    viewer.add_image(np.zeros(labels.shape), name="image")
+    viewer.add_labels(labels, features={"index": [2, 2**31], "class": ["red", "blue"]})
+    (item,) = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True).items
+    _, truth = item.read()
+    assert [item.classes[number] for number in item.classes_of(truth)] == ["red", "blue"]
+
+
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize("counted", [False, True])
 def test_what_is_learned_from_is_the_channel_of_the_cells(

@@ -23,6 +23,7 @@ from cellwright.files.formats.image_annotation import ImageAnnotation, class_num
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.files.formats.tracking_challenge import is_tracking_challenge
 from cellwright.ops.geometry.boxes import box_around, corners_of
+from cellwright.ops.labels import numbered
 from cellwright.ops.outlines import MaskPart, ellipse_ring, filled, painted
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
@@ -185,7 +186,7 @@ def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, 
     features = meta["features"]
     rows = [int(row) for row in features["index"]] if "index" in features else range(len(column))
     own = dict(zip(rows, column, strict=True))
-    names = [str(own.get(marks.number_of(row)) or "") for row in range(len(marks))]
+    names = [str(own.get(number) or "") for number in numbered(data)[0].tolist()]  # as the layer has them
     return _with_names(marks, names, meta.get("metadata", {}).get(METADATA, {}))
 
 

@@ -19,7 +19,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.ops.label_changes import Box
-from cellwright.ops.labels import as_int32, relabel_frames
+from cellwright.ops.labels import as_int32, numbered, relabel_frames
 from cellwright.widgets.shared.cells.regions import WINDOW, counted_boxes, pixel_box
 from cellwright.widgets.shared.coordinates import (
     channels_of,
@@ -241,7 +241,11 @@ def _annotation_of(
         kept = enumerate(np.flatnonzero(inside).tolist())
         named = {place: named[number] for place, number in kept if number in named}
         return None, points[inside].clip(0, size - 1), named
-    labels = as_int32(np.array(full_resolution(layer)))
+    drawn = np.array(full_resolution(layer))
+    labels = as_int32(drawn)
+    if drawn.max(initial=0) > labels.max(initial=0):  # they were renumbered
+        numbers = enumerate(numbered(drawn)[0].tolist(), start=1)
+        named = {place: named[number] for place, number in numbers if number in named}
     expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
