@@ -551,3 +551,15 @@ def test_a_click_is_answered_from_the_pixels_that_the_image_has_now(
     prompt(viewer, blobs.points[4])
     settled(widget)
     assert "A cell by" in widget.panel.message.text()
+
+
+def test_an_image_that_became_a_plane_since_its_count_is_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    layer = viewer.add_image(np.stack([blobs.image] * 5), name="blobs", axis_labels=("t", "y", "x"))
+    widget.panel.count.click()
+    settled(widget)
+    layer.data = blobs.image
+    widget.panel.ask.setChecked(True)
+    assert "Count again" in widget.panel.message.text()
+    assert not widget.panel.ask.isChecked()

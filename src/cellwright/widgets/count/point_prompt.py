@@ -202,9 +202,6 @@ class PointPromptTool(Prompter):
             layer = image_layer(self._model.inputs().layer)
             if layer is not self._layer:
                 self._take(layer)
-            counted = self._counted()
-            if counted is not None and counted.request.source.layer_data is not layer.data:
-                raise WrongLayerError(OTHER_PIXELS)
             points = [self._point_at(layer, position) for position in positions]
             plane = self._source(layer).image.label_shape[-2:]
             pixel = np.rint(points[0].point)
@@ -361,6 +358,9 @@ class PointPromptTool(Prompter):
             raise WrongLayerError(
                 "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
             )
+        counted = self._counted()
+        if counted is not None and counted.request.source.layer_data is not layer.data:
+            raise WrongLayerError(OTHER_PIXELS)
         source, channel = self._source(layer), self._model.inputs().channel
         place = pixel_at(layer, position, axis_of(channel)) - np.asarray(source.offset)
         return PromptPoint(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
