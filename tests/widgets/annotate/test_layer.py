@@ -209,10 +209,11 @@ def test_the_brush_takes_no_number_that_cells_cannot_have(two: AnnotationLayer, 
     assert len(told) == 1
 
 
-def test_labels_of_another_shape_are_refused(two: AnnotationLayer) -> None:
+@pytest.mark.parametrize("shape", [(5, 5), (80, 60)])
+def test_labels_of_another_shape_are_refused(two: AnnotationLayer, shape: tuple[int, int]) -> None:
     told: list[Exception] = []
     two.tell = told.append
-    two.layer.data = np.zeros((5, 5), np.int32)
+    two.layer.data = np.zeros(shape, np.int32)
     assert len(told) == 1
     assert two.layer.data is two.session.labels
     assert len(two.session.history.done) == 0

@@ -324,6 +324,18 @@ def test_f1_is_that_of_the_complete_regions(
     assert "complete region" in comparer.panel.notices.text()
 
 
+@pytest.mark.parametrize("frames", [(2,), (0, 3)])
+def test_complete_regions_in_some_frames_alone_are_told(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot, frames: tuple[int, ...]
+) -> None:
+    viewer.add_image(np.stack([blobs.image] * 4), name="film", axis_labels=("t", "y", "x"))
+    viewer.add_labels(np.stack([blobs.labels] * 4), name="truth")
+    corners = [(0, 0), (0, 60), (60, 60), (60, 0)]
+    viewer.add_shapes([[(t, *corner) for corner in corners] for t in frames], name=REGIONS_NAME)
+    compare(comparer, qtbot)
+    assert "known in all slices and frames" in comparer.panel.message.text()
+
+
 def test_bad_input_is_told_and_changes_nothing(
     comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot, tmp_path: Path
 ) -> None:

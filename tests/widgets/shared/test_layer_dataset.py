@@ -9,7 +9,9 @@ from cellwright.core.data import Annotation
 from cellwright.core.errors import CellwrightError, ReadError, WrongLayerError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
+from cellwright.widgets.shared.cells.regions import WINDOW
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
 from cellwright.widgets.shared.layer_io import add_overlay
 
@@ -104,6 +106,26 @@ def test_labels_that_do_not_fit_are_told(viewer: ViewerModel) -> None:
     dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
     with pytest.raises(ReadError, match=r"shape \(40, 50\); got \(30, 50\)"):
         dataset.items[0].annotated()
+
+
+def test_labels_of_a_counted_part_that_were_replaced_are_told(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((40, 50)), name="image")
+    metadata = {METADATA: {"source": str(viewer.layers[0].unique_id), WINDOW: ((10, 30), (0, 20))}}
+    layer = viewer.add_labels(np.ones((20, 20), int), name="image labels", metadata=metadata)
+    (item,) = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True).items
+    assert np.asarray(item.annotated()[1]).sum() == 400
+    layer.data = np.ones((10, 20), int)
+    (item,) = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True).items
+    with pytest.raises(ReadError, match="image's shape"):
+        item.annotated()
+
+
+def test_labels_of_as_many_pixels_in_other_rows_are_told(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((40, 50)), name="image")
+    viewer.add_labels(np.ones((50, 40), int), name="turned")
+    (item,) = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True).items
+    with pytest.raises(ReadError, match=r"\(40, 50\); got \(50, 40\)"):
+        item.annotated()
 
 
 def test_a_number_is_a_cell_in_each_frame_of_a_film(viewer: ViewerModel) -> None:

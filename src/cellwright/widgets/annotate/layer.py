@@ -17,7 +17,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.annotation.setup import MOST_NUMBER
 from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import Box
-from cellwright.widgets.shared.coordinates import expanded, pixel_at, with_axis, without_axis
+from cellwright.widgets.shared.coordinates import expanded, in_shape, pixel_at, with_axis, without_axis
 from cellwright.widgets.shared.edited_layers import is_our_change
 from cellwright.widgets.shared.layer_factory import (
     LARGEST_OUTLINED_PX,
@@ -319,7 +319,7 @@ class AnnotationLayer:
         if np.shares_memory(data, labels):
             return
         try:
-            self.session.replace_labels(np.asarray(data).reshape(labels.shape))
-        except (CellwrightError, ValueError) as error:
+            self.session.replace_labels(in_shape(np.asarray(data), labels.shape))
+        except CellwrightError as error:
             self.tell(error)
         self._show_data()

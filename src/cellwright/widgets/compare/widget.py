@@ -9,7 +9,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QWidget
 
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import SettingsError, WrongLayerError
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.widgets.compare.model import (
     DISAGREEMENT,
@@ -24,7 +24,15 @@ from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, is_annotation, pairs
-from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
+from cellwright.widgets.shared.layer_io import (
+    Source,
+    active_kept,
+    image_layer,
+    image_of,
+    remove,
+    source_of,
+    take_away,
+)
 from cellwright.widgets.shared.messages import listen, telling
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.panel_area import PanelScrollArea
@@ -136,8 +144,13 @@ class CompareChoices(QObject):
             return CompareRequest(models, source.image, source, index)
         assert isinstance(layer, ImageLayer)
         dataset = dataset_of([Pair(layer, truth)], self._viewer.layers, is_complete=True)
-        (item,) = dataset.items
+        item = dataset.items[0]
         assert isinstance(item, LayerItem)
+        if item.picture.label_shape != image_of(layer).label_shape:
+            raise WrongLayerError(
+                f"To compare models in {layer.name!r}, its cells must be known in all slices and frames; by "
+                "its regions they are in some. Draw these in all, or choose a dataset folder with its parts."
+            )
         picture = replace(source.image, name=item.name)  # with the axes of the chosen channel
         dataset = replace(dataset, items=(replace(item, picture=picture),))
         return CompareRequest(models, dataset, source, index, truth.name)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from cellwright.widgets.count.prompted_cells import (
     with_prompted_cell,
 )
 from cellwright.widgets.count.shown import OUTPUTS, EditedCells
-from cellwright.widgets.shared.coordinates import axis_of, pixel_at
+from cellwright.widgets.shared.coordinates import axis_of, in_shape, pixel_at
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.messages import telling
@@ -303,9 +302,11 @@ class PointPromptTool(Prompter):
         counted = self._counted()
         if counted is None:
             return []
-        size = prod(counted.request.source.image.label_shape)
-        found = filter(None, map(self._edited.layer_of, OUTPUTS))  # labels of another size cannot take cells
-        return [one for one in found if not isinstance(one, Labels) or one.data.size == size]
+        shape = counted.request.source.image.label_shape  # labels of another cannot take cells
+        found = filter(None, map(self._edited.layer_of, OUTPUTS))
+        return [
+            one for one in found if not isinstance(one, Labels) or in_shape(one.data, shape).shape == shape
+        ]
 
     def _outputs_as_found(self) -> tuple[str, ...]:
         """Return what is ticked now and was not changed by hand."""

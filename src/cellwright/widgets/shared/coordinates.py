@@ -186,6 +186,13 @@ def plane_of(layer: Layer) -> tuple[int, ...]:
     return full_resolution(layer).shape[layer.ndim - 2 : layer.ndim]
 
 
+def in_shape(labels: Any, shape: tuple[int, ...]) -> Any:
+    """Return labels in this shape where axes of length one alone are between the two, else as they are."""
+    if [n for n in labels.shape if n != 1] == [n for n in shape if n != 1]:
+        return labels.reshape(shape)
+    return labels
+
+
 def full_resolution(layer: Layer) -> Any:
     """Return the array of a layer, of a multiscale one the largest."""
     if getattr(layer, "multiscale", False):

@@ -26,6 +26,7 @@ from cellwright.widgets.shared.coordinates import (
     check_unmoved,
     full_resolution,
     in_pixels,
+    in_shape,
     plane_of,
 )
 from cellwright.widgets.shared.edited_layers import EDITED, engine_of, is_image, likely_image, metadata_of
@@ -246,16 +247,23 @@ def _annotation_of(
     if drawn.max(initial=0) > labels.max(initial=0):  # they were renumbered
         numbers = enumerate(numbered(drawn)[0].tolist(), start=1)
         named = {place: named[number] for place, number in numbers if number in named}
-    expected = image.label_shape
-    if labels.shape != expected and labels.size == np.prod(expected):
-        labels = labels.reshape(expected)  # an axis of length one stands for the channels
+    return _whole_labels(labels, pair, image.label_shape), None, named
+
+
+def _whole_labels(labels: Labels, pair: Pair, expected: tuple[int, ...]) -> Labels:
+    """Return labels in the shape of their image, also where a part was counted; as they are if none fits."""
+    own = metadata_of(pair.annotation)
+    labels = in_shape(labels, expected)  # an axis of length one may stand for the channels
     if labels.shape == expected:
-        if metadata_of(layer).get("source") != str(pair.image.unique_id):
-            check_unmoved(layer, pair.image)
-    elif labels.ndim == len(expected) and WINDOW in metadata_of(layer):
-        part, labels = labels, np.zeros(expected, np.int32)
-        labels[tuple(slice(start, stop) for start, stop in metadata_of(layer)[WINDOW])] = part
-    return labels, None, named
+        if own.get("source") != str(pair.image.unique_id):
+            check_unmoved(pair.annotation, pair.image)
+    elif labels.ndim == len(expected) and WINDOW in own:
+        whole = np.zeros(expected, np.int32)
+        part = whole[tuple(slice(start, stop) for start, stop in own[WINDOW])]
+        if part.shape == labels.shape:  # others have come in the place of those that were counted
+            part[...] = labels
+            return whole
+    return labels
 
 
 def _regions_of(pair: Pair, image: Image, layers: Sequence[Layer]) -> list[Box]:
