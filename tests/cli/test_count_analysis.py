@@ -464,6 +464,7 @@ def test_results_without_a_file_or_a_model_have_none(stained_path, blobs):
     result = cellwright.count(blobs.image, settings=FlowSettings())
     with pytest.raises(SettingsError, match="come from is not known"):
         as_python(result)
+    assert shlex.split(as_command(recipe_of(result, source="-a.tif")))[2] == "./-a.tif"  # no flag
     assert recipe_of(result, source="a.tif").image == "a.tif"
     from cellwright.ops.measure.measurement import result_of_labels
 

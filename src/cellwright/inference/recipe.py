@@ -273,7 +273,7 @@ def as_command(recipe: Recipe | Result) -> str:
     """Return the command that gives the same result."""
     if isinstance(recipe, Result):
         recipe = recipe_of(recipe)
-    words = ["cellwright", "count", recipe.image]
+    words = ["cellwright", "count", re.sub("^-", "./-", recipe.image)]  # which is no flag
     for path in recipe.with_files:
         words += ["--with", path]
     for model in recipe.models:

@@ -283,6 +283,17 @@ def test_the_chosen_channel_is_counted(
     assert (box.currentText(), box.isEnabled()) == ("Grey", False)
 
 
+def test_channels_follow_an_image_that_is_given_other_axes(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
+) -> None:
+    layer = viewer.add_image(np.stack([blobs.image] * 3), name="blobs")
+    assert comparer.panel.channel.count() > 1
+    layer.data = blobs.image
+    compare(comparer, qtbot)
+    assert not comparer.panel.message.text()
+    assert viewer.layers[LAYER].data.shape == blobs.image.shape
+
+
 def test_slices_can_be_counted_instead_of_channels(
     comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
 ) -> None:

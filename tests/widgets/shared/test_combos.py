@@ -24,7 +24,7 @@ from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin.image_reader import read_images_of_file
 from cellwright.widgets.shared import combos, model_combos
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, PanelComboBox, is_image
 from cellwright.widgets.shared.model_combos import (
     DeviceComboBox,
     ModelCard,
@@ -295,3 +295,17 @@ def test_the_card_of_a_model_is_one_click_from_its_name(
     assert "spec.json" in card()
     box.setCurrentIndex(box.place_of("scratch"))
     assert not button.isEnabled()
+
+
+def test_channels_are_those_of_the_layer_as_it_is_now(viewer: ViewerModel, qtbot: QtBot) -> None:
+    layer, other = viewer.add_image(np.zeros((3, 20, 20))), viewer.add_image(np.zeros((4, 20, 20)))
+    box = ChannelComboBox()
+    for one in (layer, other, layer):
+        box.list_channels_of(one)
+    other.data = np.zeros((20, 20))
+    assert box.count() == 4
+    layer.data = np.zeros((4, 20, 20))
+    assert box.count() == 5
+    box.deleteLater()
+    qtbot.wait(10)
+    layer.data = np.zeros((20, 20))

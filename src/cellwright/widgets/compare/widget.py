@@ -169,10 +169,9 @@ class CompareChoices(QObject):
     def _on_data_chosen(self) -> None:
         panel = self._panel
         is_folder = panel.data.folder is not None
+        panel.channel.list_channels_of(panel.data.layer)
         if is_folder:
             panel.channel.list_channels(ANY_CHANNELS)
-        else:
-            panel.channel.list_channels_of(panel.data.layer)
         panel.truth.setEnabled(not is_folder)
         panel.truth.none = FOLDERS_TRUTH if is_folder else NO_TRUTH
         panel.truth.choose(self._usual_truth())

@@ -6,6 +6,7 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
+from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal
 from qtpy.QtGui import QPaintEvent
@@ -35,6 +36,7 @@ from cellwright.widgets.shared.style import MessageLabel
 
 OTHER_FOLDER = "*"  # data of the entry that asks for a folder; no name or path
 NO_LAYER = ""  # data of the entry for none
+AXES_EVENTS = ("axis_labels", "data")  # of a layer whose axes may be others now
 LETTERS = 6  # that a box has room for in the narrowest panel
 LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LEAVE_OUT = "Left out in {} alone: leave out in {}"
@@ -268,6 +270,7 @@ class ChannelComboBox(PanelComboBox):
 
     def __init__(self, help_text: str = "Channel in which cells are counted.") -> None:
         super().__init__(help_text)
+        self._followed: Layer | None = None
         self.list_channels(())
 
     @property
@@ -283,8 +286,19 @@ class ChannelComboBox(PanelComboBox):
                 self.setCurrentIndex(place)
 
     def list_channels_of(self, layer: Layer | None) -> None:
-        """List the channels of a layer; the chosen one stays so where it has the same."""
-        self.list_channels(channels_of(layer) if isinstance(layer, ImageLayer) else ())
+        """List the channels that a layer has from now on; the chosen one stays so where it has the same."""
+        for name in AXES_EVENTS:
+            if self._followed is not None:
+                getattr(self._followed.events, name).disconnect(self._relist)
+            if layer is not None:
+                getattr(layer.events, name).connect(self._relist)
+        self._followed = layer
+        self._relist()
+
+    def _relist(self, _: Any = None) -> None:
+        if isalive(self):
+            layer = self._followed
+            self.list_channels(channels_of(layer) if isinstance(layer, ImageLayer) else ())
 
     def list_channels(self, channels: Iterable[Channel]) -> None:
         """List channels; the chosen one stays so while it is there."""
