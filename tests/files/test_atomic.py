@@ -107,3 +107,13 @@ def test_zarr_folders_have_their_own_name_on_windows():
     assert last_part(PureWindowsPath(r"C:\my data\a.zarr")) == "a.zarr"
     assert last_part(Path("/my data/a.zarr/")) == "a.zarr"
     assert last_part("https://host/b.zarr/") == "b.zarr"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_what_has_no_name_is_not_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WriteError, match="Name it in there"):
+        write_text(Path(name), "settings")
+    with pytest.raises(WriteError), atomic_folder(Path(name)):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -87,7 +87,12 @@ def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
 
 
 def _part_of(path: Path, ending: str = PART) -> Path:
-    """Return the name of a file or folder until it is whole, or gone; file systems end at 255 bytes."""
+    """Return the name of a file or folder until it is whole, or gone; file systems end at 255 bytes.
+
+    WriteError where it has no name, as the folder that one is in.
+    """
+    if not path.name:
+        raise WriteError(f"Expected the name of something to write; got the folder {path}. Name it in there.")
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{ending}")
 
 

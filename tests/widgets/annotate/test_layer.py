@@ -209,6 +209,19 @@ def test_the_brush_takes_no_number_that_cells_cannot_have(two: AnnotationLayer, 
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("volume", [(), (5, 60, 80), (2, 5, 60, 80)])
+def test_a_plane_has_places_in_a_3d_view_where_it_is_alone(
+    viewer: ViewerModel, two: AnnotationLayer, volume: tuple[int, ...]
+) -> None:
+    if volume:
+        viewer.add_image(np.zeros(volume))
+    viewer.dims.ndisplay = 3
+    viewer.cursor.position = (*(0 for _ in volume[:-2]), 15, 35)
+    found = two.point_under_cursor()
+    assert (found is None) == bool(volume)
+    assert found is None or found.tolist() == [15, 35]
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (80, 60)])
 def test_labels_of_another_shape_are_refused(two: AnnotationLayer, shape: tuple[int, int]) -> None:
     told: list[Exception] = []

@@ -127,9 +127,11 @@ class AnnotationLayer:
     def _point(self, position: Any, direction: Any) -> NDArray[np.float64] | None:
         n = self.layer.ndim
         world = np.asarray(position, float)[-n:]
-        if self.viewer.dims.ndisplay == 2:
+        if self.viewer.dims.ndisplay == 2 or direction is None:  # as in a 3D view of a plane alone
             return pixel_at(self.layer, world, self.channel_axis)
         shown = [axis - self.viewer.dims.ndim + n for axis in self.viewer.dims.displayed]
+        if min(shown) < 0:  # a plane beside a volume
+            return None
         ends = self.layer.get_ray_intersections(world, np.asarray(direction)[-n:], shown)
         if ends[0] is None or ends[1] is None:
             return None
