@@ -136,6 +136,18 @@ def test_cells_of_numbers_beyond_32_bits_keep_their_classes(tmp_path, name):
     assert features_by_number(found)["class"].to_dict() == {0: "", 1: "red", 2: "blue"}
 
 
+@pytest.mark.parametrize("kind", ["labels", "points"])
+def test_classes_that_are_numbers_are_saved_as_tables_show_them(tmp_path, kind):
+    labels = np.zeros((20, 30), int)
+    labels[2:6, 2:6], labels[2:6, 10:14], labels[2:6, 20:24] = 2, 5, 7
+    cells = Labels(labels, features={"index": [np.nan, 2, 5, 7], "class": [3, 0, 1, np.nan]}, name="saved")
+    if kind == "points":
+        cells = Points([[4, 4], [4, 12], [4, 22]], features={"class": [0, 1, np.nan]}, name="saved")
+    own.writer("write_geojson")(str(tmp_path / "saved.geojson"), [cells.as_layer_data_tuple()])
+    found = Layer.create(*read_cell_layers(str(tmp_path / "saved.geojson"))[-1])
+    assert list(found.features["class"])[-3:] == ["0", "1", ""]
+
+
 @pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if "classes" in one.kinds])
 @pytest.mark.parametrize("kind", ["labels", "points"])
 def test_a_class_that_is_called_cell_is_saved_and_opened(tmp_path, name, kind):

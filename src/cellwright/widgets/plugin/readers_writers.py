@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pint
@@ -29,7 +29,11 @@ from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.plugin.meanwhile import NO_LAYERS, beside_window, unless_closed
 from cellwright.widgets.shared.cells.regions import HALF_PIXEL
 from cellwright.widgets.shared.coordinates import UNNAMED, affine_between, check_unmoved
+from cellwright.widgets.shared.layer_factory import rows_by_number, texts_of
 from cellwright.widgets.shared.layer_io import axes_arguments
+
+if TYPE_CHECKING:
+    import pandas
 
 Reader = Callable[[str], list[LayerData]]
 Writer = Callable[[str, list[LayerData]], list[str]]
@@ -137,7 +141,7 @@ def annotation_of_layers(layer_data: Sequence[LayerData], one: Format) -> ImageA
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
     if kind == "labels":
         return _from_labels(marks, np.asarray(data), meta)
-    names = [str(value or "") for value in _feature(meta)] or [""] * len(data)
+    names = texts_of(_features(meta).reindex(index=range(len(data)), columns=["class"])["class"])
     marks = _with_names(marks, names, own)
     if kind == "points":
         points = np.asarray(data, np.float32).reshape(len(data), n_axes)
@@ -180,13 +184,10 @@ def _stand_in(meta: Mapping[str, Any], ndim: int) -> Points:
 
 def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:
     marks = with_numbers(replace(marks, shape=data.shape), data)
-    column = _feature(meta)
-    if not column:
+    rows = rows_by_number(_features(meta))
+    if "class" not in rows:
         return marks
-    features = meta["features"]
-    rows = [int(row) for row in features["index"]] if "index" in features else range(len(column))
-    own = dict(zip(rows, column, strict=True))
-    names = [str(own.get(number) or "") for number in numbered(data)[0].tolist()]  # as the layer has them
+    names = texts_of(rows["class"].reindex(numbered(data)[0]))  # whatever their numbers are in the file
     return _with_names(marks, names, meta.get("metadata", {}).get(METADATA, {}))
 
 
@@ -235,11 +236,10 @@ def _with_names(marks: ImageAnnotation, names: Sequence[str], own: Mapping[str, 
     return replace(marks, classes=classes, class_names=class_names)
 
 
-def _feature(meta: Mapping[str, Any]) -> list[Any]:
-    features = meta.get("features")
-    if features is None or "class" not in features:
-        return []
-    return ["" if value is None or value != value else value for value in features["class"]]
+def _features(meta: Mapping[str, Any]) -> "pandas.DataFrame":
+    import pandas  # slow to import
+
+    return pandas.DataFrame(meta.get("features"))
 
 
 def _image_of(layer: LayerData) -> Image:

@@ -124,13 +124,20 @@ def features_by_number(layer: Layer) -> "pandas.DataFrame":
 
     napari takes the numbers of labels from a column ``index``; without one row ``k`` is label ``k``.
     """
-    import pandas
-
     features: pandas.DataFrame = layer.features
-    if not isinstance(layer, Labels) or "index" not in features:
+    if isinstance(layer, Labels):
+        return rows_by_number(features)
+    return features
+
+
+def rows_by_number(features: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Return features of labels by the number that each row is of; the last where several are of one."""
+    import pandas  # slow to import
+
+    if "index" not in features:
         return features
     numbers = pandas.to_numeric(features["index"], errors="coerce")
-    is_known = numbers.notna() & ~numbers.duplicated(keep="last")
+    is_known = np.isfinite(numbers) & ~numbers.duplicated(keep="last")
     return features.drop(columns="index")[is_known].set_index(numbers[is_known].astype(np.int64))
 
 
