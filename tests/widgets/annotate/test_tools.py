@@ -365,6 +365,17 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
         )
 
 
+def test_regions_of_a_plane_are_drawn_in_a_3d_view(viewer: ViewerModel) -> None:
+    session = AnnotationSession(Image(np.zeros((40, 60), np.uint8), "YX"))
+    session.add_region((slice(0, 20), slice(0, 30)))
+    layer = viewer.add_labels(session.labels)
+    viewer.dims.ndisplay = 3
+    regions = Regions(AnnotationLayer(viewer, layer, session))
+    session.add_region((slice(20, 40), slice(0, 30)))
+    assert regions.layer is not None
+    assert len(regions.layer.data) == 2
+
+
 @pytest.mark.parametrize(("axes", "text"), [("TYX", " in all its 3 frames."), ("ZYX", ".")])
 def test_what_changes_a_cell_in_other_frames_says_so(
     viewer: ViewerModel, qtbot: QtBot, axes: str, text: str

@@ -13,7 +13,13 @@ from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.cells.regions import pixel_box
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
+from cellwright.widgets.shared.layer_io import (
+    REGIONS_NAME,
+    add_overlay,
+    clear_shapes,
+    screen_px,
+    take_away,
+)
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"
@@ -66,7 +72,7 @@ class Overlay:
             self._layer = add_overlay(self._view.viewer, self._view.layer, OVERLAY_NAME, {})
         layer, width = self._layer, 2 * screen_px(self._view.viewer, self._view.layer)
         assert layer is not None
-        layer.data = []
+        clear_shapes(layer)
         if self._drawn is not None:
             vertices = self._view.in_layer(self._drawn)
             style = {"edge_color": DRAWN_COLOUR, "edge_width": width}
@@ -118,7 +124,7 @@ class Regions:
             owners += [index] * len(part)
         events = self.layer.events
         with events.data.blocker(self._on_data), events.features.blocker(self._on_features):
-            self.layer.data = []
+            clear_shapes(self.layer)
             if regions:
                 width = max(self._view.session.labels.shape[-1] / 400, 1.0)
                 self.layer.add_rectangles(rectangles, edge_color=COLOUR, edge_width=width)

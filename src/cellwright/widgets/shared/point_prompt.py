@@ -27,7 +27,7 @@ from cellwright.ops.codecs.query import check_points
 from cellwright.ops.geometry.boxes import corners_of
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
+from cellwright.widgets.shared.layer_io import Source, add_overlay, clear_shapes, screen_px, take_away
 from cellwright.widgets.shared.style import with_own_keys
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class PromptDraft:
             if prompts is None or self._below is None:
                 return
             self._marks = add_overlay(self._viewer, self._below, PROMPTS_NAME, {})
-        self._marks.data = []
+        clear_shapes(self._marks)
         if prompts is None or self._below is None:
             return
         width = 2 * screen_px(self._viewer, self._below)
