@@ -661,6 +661,20 @@ def test_points_and_densities_open_too(tmp_path: Path, blobs: Any) -> None:
     np.testing.assert_array_equal(opened.cells["Image"].data, density)
 
 
+def test_an_image_of_a_density_is_shown(
+    panel: FolderWidget, viewer: ViewerModel, qtbot: QtBot, plate: Path, tmp_path: Path, blobs: Any
+) -> None:
+    outcome = ImageOutcome(ListedImage(plate / "A01_s1.tif", "A01_s1"), {"count": 2.5})
+    density = np.full(blobs.image.shape, 0.5, np.float32)
+    facts = Provenance("1", "m", "", {}, "A01_s1", density.shape, "YX", (), "cpu", 0.1)
+    write_map(tmp_path / "out/A01_s1.density.tif", density, Image(blobs.image, "YX", name="A01_s1"))
+    write_provenance(tmp_path / "out/A01_s1.json", Result(2.5, Cells.empty(2), facts))
+    panel.model.start(tmp_path / "out", [outcome])
+    panel.open(outcome)
+    qtbot.waitUntil(lambda: "A01_s1 density" in viewer.layers, timeout=LIMIT_MS)
+    assert not panel.view.correct.isVisible()
+
+
 def test_earlier_results_are_shown_when_their_folder_is_chosen(
     panel: FolderWidget,
     run: Callable[[FolderWidget], None],

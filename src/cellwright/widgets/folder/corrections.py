@@ -64,6 +64,7 @@ class Corrections(QObject):
     def note(self, place: Place, image: Layer, cells: Sequence[Layer]) -> None:
         """Remember where the results of an image lie that is opened, and its layers."""
         self._opened[str(image.unique_id)] = Opened(place, (image, *cells))
+        cells = [layer for layer in cells if is_cells_layer(layer)]  # no density
         self._saved.update({str(layer.unique_id): content_of(layer) for layer in cells})
 
     def at_rest(self) -> list[Layer]:
