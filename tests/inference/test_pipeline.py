@@ -333,7 +333,8 @@ def test_not_a_number_hides_nothing(blobs, oracle_model):
     result = counted(image, oracle_model)
     assert result.count == len(blobs)
     assert result.notices == (
-        "0.1% of the pixels are NaN or infinite; gaps of up to 4 are bridged, wider ones count as dark.",
+        "Under 0.1% of the pixels are NaN or infinite; "
+        "gaps of up to 4 are bridged, wider ones count as dark.",
     )
 
 

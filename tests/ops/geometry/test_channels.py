@@ -100,6 +100,13 @@ def test_what_a_channel_does_not_tell_is_told(rng):
     assert "channel 0" not in notice
 
 
+def test_few_missing_pixels_of_a_channel_are_told_as_few(rng):
+    pixels = rng.random((2, 100, 100))
+    pixels[1, 3, 4] = np.nan
+    notice = combined(Image(pixels, "CYX"), [0, 1]).notice
+    assert "Under 0.1% of the pixels of channel 1 are NaN" in notice
+
+
 def test_a_name_that_several_channels_have_is_told(rng):
     image = Image(rng.random((3, 8, 8)), "CYX", channel_names=("GFP", "DAPI", "DAPI"))
     with pytest.raises(SettingsError, match="all named 'DAPI'"):

@@ -731,6 +731,23 @@ def test_where_the_keys_work_is_told(widget: AnnotateWidget, blobs: Any) -> None
     assert widget.panel.hint.text() == told == widget.viewer.status
 
 
+@pytest.mark.parametrize("how", ["cleared", "finished", "finished elsewhere"])
+def test_keys_of_an_annotation_that_ended_are_not_told(widget: AnnotateWidget, blobs: Any, how: str) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    start(widget)
+    own = widget.model.context.layer.layer
+    widget.viewer.layers.selection.active = image
+    if how == "finished":
+        widget.viewer.layers.selection.active = own
+    if how == "cleared":
+        widget.viewer.layers.clear()
+    else:
+        widget.panel.begin.click()
+    assert widget.model.session is None
+    assert widget.viewer.status == "Ready"
+
+
 def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
     viewer: ViewerModel, annotate_widget: AnnotateWidget
 ) -> None:

@@ -402,6 +402,7 @@ def _notice(pixels: CombinedPixels) -> str:
         if scaling.low == scaling.high:
             sentence += f" Channel {name} has one intensity throughout and adds nothing."
         if scaling.missing:
-            share = max(scaling.missing, 0.001)
-            sentence += f" {share:.1%} of the pixels of channel {name} are NaN or infinite; {UNKNOWN}."
+            sentence += (
+                f" {scaling.missing_share} of the pixels of channel {name} are NaN or infinite; {UNKNOWN}."
+            )
     return sentence

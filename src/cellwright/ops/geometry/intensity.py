@@ -62,12 +62,18 @@ class Scaling:
         return {name: value for name, value in changes.items() if value}
 
     @property
+    def missing_share(self) -> str:
+        """The share of the pixels that are missing, as a sentence begins with it; few are not none."""
+        if self.missing < 0.001:
+            return "Under 0.1%"
+        return f"{self.missing:.1%}"
+
+    @property
     def notice(self) -> str:
         """What the user should know: of pixels that are missing, and of what was changed; else empty."""
         sentences = []
         if self.missing:
-            share = max(self.missing, 0.001)
-            sentences.append(f"{share:.1%} of the pixels are NaN or infinite; {UNKNOWN}.")
+            sentences.append(f"{self.missing_share} of the pixels are NaN or infinite; {UNKNOWN}.")
         if self.power != 1:
             sentences.append(
                 "A few spots are far brighter than the rest, so what is dim was brightened for the count."

@@ -60,6 +60,7 @@ PART_HINT = (
     "Only a part of the image was counted. The boxes show where every cell is taken to be annotated: outside "
     "them nothing is taught. Region (K) adds others."
 )
+IDLE_STATUS = "Ready"  # what napari says of its own accord
 LAYER_GONE = "The layer was removed. While its image is open, Resume brings back what was edited."
 FINISHED = "Finished. The cells are in the layer"
 BROUGHT_BACK = "The cells are in the layer {!r} again, as they were corrected."
@@ -78,6 +79,7 @@ class AnnotateWidget(QWidget):
         self.panel = AnnotatePanel()
         self.model = AnnotateModel(napari_viewer, self.panel.message, self._on_told)
         self._sheet: CheatSheet | None = None
+        self._told = ""  # in the status bar
         self._is_away = False  # another layer than the annotation is active
         self._finished: Layer | None = None  # that the panel tells of
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
@@ -241,6 +243,9 @@ class AnnotateWidget(QWidget):
         self._on_history()
 
     def _on_closed(self) -> None:
+        if self.viewer.status == self._told:  # of what is open no more
+            self.viewer.status = IDLE_STATUS
+        self._is_away = False
         self.panel.check_job.cancel()
         self.panel.show_session(is_open=False)
         self.panel.message.tell("")
@@ -368,6 +373,7 @@ class AnnotateWidget(QWidget):
             self._on_review_moved(context.review.current)
 
     def _on_told(self, text: str) -> None:
+        self._told = text
         self.panel.hint.setText(text)
         self.viewer.status = text
 
