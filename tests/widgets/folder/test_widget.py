@@ -763,6 +763,27 @@ def test_settings_of_the_last_count_are_taken_over(
     assert opened_later.recipe == recipe
 
 
+def test_what_stays_of_the_last_count_with_another_model_is_told(panel: FolderWidget) -> None:
+    recipe, told = panel.recipe, panel.view.taken_over
+    for engine in (replace(recipe.engine, channel=0), replace(recipe.engine, diameter_px=14.0)):
+        panel.take_over(replace(recipe, engine=engine))
+        panel.view.model.chosen.emit()
+        assert panel.recipe.engine == engine
+        assert not told.isHidden()
+        assert told.text().startswith("Thresholds of the model, other settings of the last count")
+        assert ("channel 0" in told.text()) == (engine.channel == 0)
+    panel.take_over(recipe)
+    panel.view.model.chosen.emit()
+    assert told.isHidden()
+
+
+def test_a_channel_that_is_changed_is_no_longer_told(panel: FolderWidget) -> None:
+    panel.take_over(replace(panel.recipe, engine=replace(panel.recipe.engine, channel=0)))
+    panel.view.channel.clear()
+    panel.view.channel.editingFinished.emit()
+    assert "channel" not in panel.view.taken_over.text()
+
+
 def test_drawn_cells_have_no_settings(
     panel: FolderWidget, viewer: ViewerModel, result_of: Any, blobs: Any
 ) -> None:

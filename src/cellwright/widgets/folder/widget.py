@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, once
 from cellwright.files.folders.results import ImageOutcome, read_outcomes
 from cellwright.inference.recipe import Recipe, recipe_from
+from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.plates import well_name
 from cellwright.widgets.folder.corrections import Corrections
@@ -66,6 +67,7 @@ class FolderWidget(QWidget):
         self._redraw_at, self._is_closed = 0.0, False
         # of the count whose settings were taken over: models that counted together with the chosen one
         self._together: tuple[str, ...] = ()
+        self._taken_over = ""  # what else is of that count
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         area = PanelScrollArea(self.view, self.view.choose_folder, self.viewer)
         area.shown.connect(self.view.device.find_devices)
@@ -90,6 +92,7 @@ class FolderWidget(QWidget):
             edit.editingFinished.connect(self._show_earlier)
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.model.chosen.connect(self._on_model_chosen)
+        view.channel.editingFinished.connect(self._tell_taken_over)
         for box in (view.model, view.classes):
             box.failed.connect(view.message.fail)
         view.start.started.connect(self.count)
@@ -149,13 +152,19 @@ class FolderWidget(QWidget):
         view.show_engine(recipe.engine)
         view.classes.take(recipe.classifier)
         self._together = recipe.models[1:]
-        parts = ["Settings of the last count"]
-        if view.channel.text():
-            parts.append(f"channel {view.channel.text()}")
+        self._tell_taken_over("Settings of the last count")
+        view.taken_over.show()
+
+    def _tell_taken_over(self, what: str = "") -> None:
+        """Say what is of the last count: ``what``, or as before, with the channel as it is now."""
+        self._taken_over = what or self._taken_over
+        channel = self.view.channel.text().strip()
+        parts = [self._taken_over]
+        if channel:
+            parts.append(f"channel {channel}")
         if self._together:
             parts.append(f"together with {', '.join(Path(one).name for one in self._together)}")
-        view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
-        view.taken_over.show()
+        self.view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
 
     def _on_counted(self, event: CountEvent) -> None:
         if self.jobs.is_busy:
@@ -164,9 +173,12 @@ class FolderWidget(QWidget):
             self.take_over(recipe_from(event.provenance))
 
     def _on_model_chosen(self) -> None:
-        self.view.show_family(self.view.model.family)
-        self.view.taken_over.hide()
+        view, usual = self.view, EngineSettings()
+        view.show_family(view.model.family)
         self._together = ()
+        self._tell_taken_over("Thresholds of the model, other settings of the last count")
+        if replace(view.engine_settings, device=usual.device) == usual:
+            view.taken_over.hide()
 
     # -- a run --------------------------------------------------------------------------------------------
 
