@@ -30,6 +30,7 @@ from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
 from cellwright.models.fit import NOT_KNOWN
+from cellwright.ops.geometry.intensity import ONE_INTENSITY
 
 NO_FIT = "fit not known"  # the oracle has none
 
@@ -338,9 +339,9 @@ def test_bad_images_fail_with_a_word_and_the_others_are_done(cli, image_path, bl
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (np.zeros((64, 64), np.uint8), ""),
-        (np.full((64, 64), 7, np.uint16), ""),
-        (np.ones((1, 1), np.uint8), ""),
+        (np.zeros((64, 64), np.uint8), ONE_INTENSITY),
+        (np.full((64, 64), 7, np.uint16), ONE_INTENSITY),
+        (np.ones((1, 1), np.uint8), ONE_INTENSITY),
         (np.where(np.eye(64, dtype=bool), np.inf, 0).astype(np.float32), "1.6% of the pixels are NaN"),
     ],
     ids=["zero", "constant", "one pixel", "infinite"],
@@ -350,7 +351,6 @@ def test_images_without_cells_give_zero(cli, tmp_path, data, told):
     code, out, err = cli("count", tmp_path / "a.npy", "--json", "--output", tmp_path / "out")
     assert code == 0
     assert told in err
-    assert bool(err) == bool(told)
     assert json.loads(out)["count"] == 0
     assert read_image(tmp_path / "out" / "a.labels.tif", axes="YX").shape == data.shape
 

@@ -36,6 +36,7 @@ from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families import flow
 from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.geometry.intensity import ONE_INTENSITY
 from cellwright.ops.labels import label_properties
 
 CPU = EngineSettings(device="cpu")
@@ -150,7 +151,7 @@ def test_slices_of_unusual_axes_stay_apart_and_it_is_said(blobs, oracle_model):
 def test_a_channel_is_picked(blobs, oracle_model):
     pixels = np.stack([np.zeros_like(blobs.image), blobs.image])
     result = counted(pixels, oracle_model, "CYX")
-    assert (result.count, len(result.notices)) == (0, 1)
+    assert (result.count, len(result.notices)) == (0, 2)  # which channel, and that it is empty
     assert counted(pixels, oracle_model, "CYX", channel=1).count == len(blobs)
     assert counted(pixels, oracle_model, "CYX", channel=1).notices == ()
 
@@ -317,7 +318,7 @@ def test_what_was_predicted_for_the_estimate_is_not_predicted_again(blobs, hungr
 )
 def test_an_image_of_one_intensity_has_no_cells(tiny_model, pixels):
     result = counted(pixels, tiny_model, "ZYX"[-pixels.ndim :])
-    assert (result.count, result.notices) == (0, ())
+    assert (result.count, result.notices) == (0, (ONE_INTENSITY,))
     assert result.cells.labels.shape == pixels.shape
 
 

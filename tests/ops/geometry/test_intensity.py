@@ -12,6 +12,7 @@ from cellwright.core.errors import ImageError
 from cellwright.ops.geometry.intensity import (
     BACKGROUND_PX,
     LEAST_STEP,
+    ONE_INTENSITY,
     Scaling,
     apply,
     bridged,
@@ -55,9 +56,11 @@ def test_an_offset_and_a_gain_change_nothing(rng):
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
-def test_constant_becomes_zero(value):
+def test_constant_becomes_zero_and_is_told(value):
     pixels = np.full((5, 6), value, np.uint8)
-    assert not apply(fit_scaling(pixels), pixels).any()
+    scaling = fit_scaling(pixels)
+    assert not apply(scaling, pixels).any()
+    assert scaling.notice == ONE_INTENSITY
 
 
 def test_few_cells_on_black_keep_their_contrast():

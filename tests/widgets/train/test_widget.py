@@ -122,6 +122,7 @@ def test_stop_keeps_the_best_so_far(
     assert (home / "models" / "mine" / "spec.json").exists() == is_kept
     assert ("'mine': better, and kept" in trainer.panel.message.text()) == is_kept
     assert ("Annotate more images for scores to be trusted" in trainer.panel.message.text()) == is_kept
+    assert ("was stopped, and it is as it was at step" in trainer.panel.message.text()) == is_kept
     assert unfinished_runs() == []
 
 

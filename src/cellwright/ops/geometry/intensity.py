@@ -28,6 +28,7 @@ FINEST = 8  # fewest pixels of a sample along that side that tell its mean
 N_LEVELS = 256  # grey levels that the equalisation tells apart
 
 UNKNOWN = f"gaps of up to {GAP_PX} are bridged, wider ones count as dark"
+ONE_INTENSITY = "The image has one intensity throughout, and so no cells."
 
 Slice = NDArray[np.float32]
 
@@ -72,6 +73,8 @@ class Scaling:
     def notice(self) -> str:
         """What the user should know: of pixels that are missing, and of what was changed; else empty."""
         sentences = []
+        if self.low == self.high:
+            sentences.append(ONE_INTENSITY)
         if self.missing:
             sentences.append(f"{self.missing_share} of the pixels are NaN or infinite; {UNKNOWN}.")
         if self.power != 1:

@@ -177,10 +177,11 @@ def stop(plan: Plan) -> TrainingOutcome:
         return TrainingOutcome(plan, "", only_scores(before), {}, (why,))
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
-    notice = "It had not improved when it was stopped."
+    notices: tuple[str, ...] = ("It had not improved when it was stopped.",)
     if is_better:
-        notice = _how_it_was_checked(plan)
-    notices = (notice,) if notice else ()
+        step = f"step {best['step']:.0f} of {plan.n_steps}"
+        stopped = f"The training was stopped, and it is as it was at {step}."
+        notices = tuple(filter(None, (stopped, _how_it_was_checked(plan))))
     return _ended(plan, only_scores(before), only_scores(best), notices, is_better=is_better)
 
 
