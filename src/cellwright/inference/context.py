@@ -161,7 +161,7 @@ class CountContext:
     @property
     def is_blank(self) -> bool:
         """Whether the image has one intensity throughout, and so no cells."""
-        return self.scaling.low == self.scaling.high
+        return self.scaling.is_flat
 
     def batches(self, zoom: float) -> tuple[BlockBatch, ...]:
         """Return the parts of the image to predict one after another at this zoom, frame by frame."""

@@ -399,7 +399,7 @@ def _notice(pixels: CombinedPixels) -> str:
         f"{WORDS[pixels.how]}."
     )
     for name, scaling in zip(called, pixels.scalings, strict=True):
-        if scaling.low == scaling.high:
+        if scaling.is_flat:
             sentence += f" Channel {name} has one intensity throughout and adds nothing."
         if scaling.missing:
             sentence += (

@@ -63,6 +63,11 @@ class Scaling:
         return {name: value for name, value in changes.items() if value}
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the pixels have one intensity throughout."""
+        return self.low == self.high
+
+    @property
     def missing_share(self) -> str:
         """The share of the pixels that are missing, as a sentence begins with it; few are not none."""
         if self.missing < 0.001:
@@ -73,7 +78,7 @@ class Scaling:
     def notice(self) -> str:
         """What the user should know: of pixels that are missing, and of what was changed; else empty."""
         sentences = []
-        if self.low == self.high:
+        if self.is_flat:
             sentences.append(ONE_INTENSITY)
         if self.missing:
             sentences.append(f"{self.missing_share} of the pixels are NaN or infinite; {UNKNOWN}.")
