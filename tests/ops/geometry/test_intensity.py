@@ -100,7 +100,7 @@ def test_narrow_gaps_are_bridged_and_wide_ones_stay():
     ("pixels", "message"),
     [
         (np.zeros((0, 5)), "empty array of shape \\(0, 5\\)"),
-        (np.full((4, 4), np.nan), "NaN or infinite"),
+        (np.full((4, 4), np.nan), "all 16 of type float64 are NaN or infinite"),
         (np.zeros((4, 4), complex), "complex128"),
         (np.array([["a", "b"]]), "must be bool, integer or float"),
     ],

@@ -14,7 +14,12 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.layer_factory import class_colour, features_by_number, write_classes
+from cellwright.widgets.shared.layer_factory import (
+    OUTLINE_PX,
+    class_colour,
+    features_by_number,
+    write_classes,
+)
 from cellwright.widgets.shared.napari_private import recolour, redraw_box, stroke_of
 
 
@@ -35,6 +40,13 @@ def two(viewer: ViewerModel) -> AnnotationLayer:
     labels[10:20, 10:20] = 1
     labels[10:20, 30:40] = 2
     return view_of(viewer, labels, "YX")
+
+
+def test_outlines_are_found_quickly_in_a_layer_of_the_user_too(two: AnnotationLayer) -> None:
+    assert two.layer.contour == OUTLINE_PX
+    quick = vars(two.layer)["_calculate_contour"]
+    AnnotationLayer(two.viewer, two.layer, two.session)
+    assert vars(two.layer)["_calculate_contour"] is quick
 
 
 def test_a_stroke_of_the_brush_is_one_edit(two: AnnotationLayer) -> None:

@@ -272,14 +272,17 @@ def test_a_place_outlives_its_image_layer(viewer: ViewerModel, result_of: Result
     np.testing.assert_allclose(viewer.layers[0].translate, PLACEMENT["translate"])
 
 
-def test_outlines_for_frames_that_napari_can_outline_quickly(
+def test_outlines_for_frames_of_cameras_and_see_through_cells_in_larger_ones(
     viewer: ViewerModel, result_of: ResultOf
 ) -> None:
-    for side, outline in ((40, OUTLINE_PX), (1300, 0)):
-        source = source_of(viewer.add_image(np.zeros((side, 60 * side // 40), np.uint8)))
-        labels = np.zeros(source.image.shape, np.int32)
-        made = prepare_layers(result_of(source.image, labels), source)["Labels"]
-        assert made.contour == outline
+    for shape, outline, opacity in (
+        ((40, 60), OUTLINE_PX, 0.9),
+        ((2048, 2048), OUTLINE_PX, 0.9),
+        ((3400, 3400), 0, 0.5),  # the cells could not be seen below opaque ones
+    ):
+        source = source_of(viewer.add_image(np.zeros(shape, np.uint8)))
+        made = prepare_layers(result_of(source.image, np.zeros(shape, np.int32)), source)["Labels"]
+        assert (made.contour, made.opacity) == (outline, opacity)
 
 
 def test_tools_that_napari_draws_on_labels_come_in_turns_of_their_own(

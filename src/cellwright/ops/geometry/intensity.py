@@ -122,8 +122,8 @@ def fit_scaling(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8
         values = sampled[np.isfinite(sampled)]
     if values.size == 0:
         raise ImageError(
-            f"The image must have finite pixels; all of the array of shape {tuple(pixels.shape)} and type "
-            f"{pixels.dtype} are NaN or infinite. Check how it was computed or read."
+            f"The image must have finite pixels; all {prod(pixels.shape):,} of type {pixels.dtype} are NaN "
+            "or infinite. Check how it was computed or read."
         )
     low, high = np.percentile(values, percentiles)
     if low == high:

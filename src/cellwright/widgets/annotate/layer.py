@@ -20,15 +20,14 @@ from cellwright.ops.label_changes import Box
 from cellwright.widgets.shared.coordinates import expanded, in_shape, pixel_at, with_axis, without_axis
 from cellwright.widgets.shared.edited_layers import is_our_change
 from cellwright.widgets.shared.layer_factory import (
-    LARGEST_OUTLINED_PX,
     NO_CLASS_COLOUR,
-    OUTLINE_PX,
     bright_colour,
     bright_colours,
     class_colour,
     colours_by_label,
     features_by_number,
     note_classes,
+    show_outlines,
     texts_of,
     write_classes,
 )
@@ -68,10 +67,7 @@ class AnnotationLayer:
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
-        shape = session.labels.shape
-        layer.contour, layer.opacity = 0, 0.5
-        if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
-            layer.contour, layer.opacity = OUTLINE_PX, 0.9
+        show_outlines(layer, session.labels.shape)
         layer.preserve_labels = True
         layer.n_edit_dimensions = 2
         self._colour()

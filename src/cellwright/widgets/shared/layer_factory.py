@@ -28,7 +28,7 @@ FEATURES = (
     "label", "class", "score", "area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3"
 )  # fmt: skip
 OUTLINE_PX = 2
-LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
+LARGEST_OUTLINED_PX = 11_000_000  # of a frame, as of the largest cameras: 30 ms in the GUI thread
 N_COLOURS = 49
 POINT_SHARE = 0.18  # of the middle side of the boxes
 BOX_EDGE_SHARE = 0.025
@@ -104,11 +104,17 @@ def _labels_layer(
 
 
 def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Labels:
-    layer = labels_layer(labels, opacity=0.9, visible=False, **looks)  # hidden, napari colours no pixel
-    if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
-        draw_outlines_fast(layer)
-        layer.contour = OUTLINE_PX
+    layer = labels_layer(labels, visible=False, **looks)  # hidden, napari colours no pixel
+    show_outlines(layer, labels.shape)
     return layer
+
+
+def show_outlines(layer: Labels, shape: tuple[int, ...]) -> None:
+    """Draw labels as outlines; where a frame has too many pixels for that, filled and see-through."""
+    layer.contour, layer.opacity = 0, 0.5
+    if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
+        draw_outlines_fast(layer)
+        layer.contour, layer.opacity = OUTLINE_PX, 0.9
 
 
 def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:

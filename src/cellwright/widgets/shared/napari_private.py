@@ -163,7 +163,7 @@ def draw_outlines_fast(layer: Labels) -> None:
     They are the same, pixel by pixel; wide ones are left to napari.
     """
     slow = getattr(layer, "_calculate_contour", None)
-    if slow is None:
+    if slow is None or "_calculate_contour" in vars(layer):
         return
 
     def fast(labels: NDArray[Any], place: Sequence[slice]) -> NDArray[Any] | None:
