@@ -159,6 +159,17 @@ def test_two_runs_do_not_share_a_folder(images, tmp_path):
     lock.release()
 
 
+def test_files_that_are_channels_of_one_place_are_told(tmp_path):
+    for name in ("A01_w1", "A01_w2"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.ones((4, 4), np.uint8))
+    told = []
+    for pattern in ("*", "*_w1*"):  # as proposed
+        listed = list_images([tmp_path], pattern)
+        run(count_folder(listed, tmp_path / "out", BrightPixels(), on_outcome=repr, on_notice=told.append))
+    assert len(told) == 1
+    assert "several channels (_w1, _w2); each file is counted by itself" in told[0]
+
+
 def test_a_folder_that_cannot_be_written_stops_at_once(images, tmp_path):
     (tmp_path / "out").write_text("a file is in the way")
     counter = BrightPixels()

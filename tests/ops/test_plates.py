@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellwright.ops.plates import plate_map, row_name, row_number, shade, well_place
+from cellwright.ops.plates import channel_names, plate_map, row_name, row_number, shade, well_place
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,21 @@ from cellwright.ops.plates import plate_map, row_name, row_number, shade, well_p
 )
 def test_wells_have_places(name, place):
     assert well_place(name) == place
+
+
+@pytest.mark.parametrize(
+    ("names", "channels"),
+    [
+        (["A01_s1_w2", "A01_s1_w10", "A01_s1_w1"], ("_w1", "_w2", "_w10")),
+        (["A01_s1_w1AB-9C", "A01_s1_w2FF-07"], ("_w1", "_w2")),  # an identifier follows
+        (["r01c01f01p01-ch1sk1", "r01c01f01p01-ch2sk1"], ("-ch1", "-ch2")),
+        (["day1/x_c0", "day2/x_c1"], ()),
+        (["wt_white", "wt_child", "A01_s1"], ()),
+        ([], ()),
+    ],
+)
+def test_names_of_one_place_tell_channels_apart(names, channels):
+    assert channel_names(names) == channels
 
 
 def test_rows_are_named_beyond_z():

@@ -55,6 +55,7 @@ from cellwright.files.folders.written import (
 from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import CountChoices, summary_row
+from cellwright.ops.plates import channel_names
 
 N_READERS, N_AHEAD = 2, 2  # threads that read, and images that are read before their turn
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
@@ -91,7 +92,7 @@ def count_folder(
     """
     with only_run(output), replacing_tables(output, choices) as kept:
         clear_parts(output, images)
-        for notice in kept:
+        for notice in filter(None, [*kept, told_channels([image.name for image in images])]):
             on_notice(notice)
         known = yield from _find_done(images, output, choices, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
@@ -123,6 +124,17 @@ def count_folder(
         yield from write_tables(output, outcomes, choices, choices.settings_text)
         note_report(output, choices.report, choices.settings_text)
     return outcomes
+
+
+def told_channels(names: Sequence[str]) -> str:
+    """Return a sentence on the channels that names of images tell; '' where they tell none or one."""
+    channels = channel_names(names)
+    if not channels:
+        return ""
+    return (
+        f"Names tell of several channels ({few(channels)}); each file is counted by itself. To count in one "
+        f"alone, count the file names *{channels[0]}*."
+    )
 
 
 def replacing_tables(output: Path, choices: CountChoices) -> AbstractContextManager[list[str]]:

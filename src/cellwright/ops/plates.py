@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))  # rows, columns of 6 to 1536 wells
 NAME = re.compile(r"([A-Z]|A[A-F])[_/]?0*([1-9][0-9]?)")
 PLACE = re.compile(r"(.+?)(?:_s([0-9]+)(_.*)?)?")  # well, site and what follows it, as in A01_s1_w2
+CHANNEL = re.compile(r"[_-](?:w|c|ch|channel)[0-9]+", re.IGNORECASE)  # as in A01_s1_w2
 SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # viridis, from its ends
 
 
@@ -67,6 +68,23 @@ def plate_pattern(names: Sequence[str]) -> str:
     if not is_one_channel or any(well_place(well) is None for well, _, _ in parts):
         return ""
     return "{well}" if parts[0][1] is None else "{well}_s{site}"
+
+
+def channel_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return what tells channels apart in names of one place, in order; none where no place has several.
+
+    Examples
+    --------
+    >>> channel_names(["A01_s1_w1", "A01_s1_w2"]), channel_names(["A01_s1_w1", "A01_s2_w1"])
+    (('_w1', '_w2'), ())
+    """
+    by_place: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        found = CHANNEL.search(name)
+        if found is not None:
+            by_place[name[: found.start()]].add(found[0])
+    several = [channels for channels in by_place.values() if len(channels) > 1]
+    return tuple(sorted(set().union(*several), key=lambda name: (len(name), name)))
 
 
 def row_name(row: int) -> str:

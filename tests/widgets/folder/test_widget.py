@@ -94,9 +94,12 @@ def test_names_of_one_channel_propose_their_wells(panel: FolderWidget, plate: Pa
     panel.view.plate_names.setText("")
     panel.view.folders.editingFinished.emit()
     assert panel.view.plate_names.text() == ""  # both channels of a well would count in it
-    panel.view.pattern.setText("*_w1.tif")
+    assert not panel.view.channels.isHidden()
+    assert "several channels (_w1, _w2)" in panel.view.channels.text()
+    panel.view.pattern.setText("*_w1*")  # as proposed there
     panel.view.pattern.editingFinished.emit()
     assert panel.view.plate_names.text() == "{well}_s{site}"
+    assert panel.view.channels.isHidden()
 
 
 def test_a_folder_for_the_results_is_proposed(panel: FolderWidget, plate: Path, tmp_path: Path) -> None:

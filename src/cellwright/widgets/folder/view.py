@@ -28,6 +28,7 @@ from cellwright.core.words import n_of
 from cellwright.files.folders.image_list import SUFFIXES
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.files.folders.written import BESIDE, MADE_WAY
+from cellwright.inference.folder import told_channels
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short_of
@@ -111,9 +112,10 @@ class FolderView(QWidget):
             ("Model", self.model.with_card()),
             ("Classes", self.classes),
         )
-        self.taken_over = wrapped_label()
+        self.channels, self.taken_over = wrapped_label(), wrapped_label()
+        self.channels.hide()
         self.taken_over.hide()
-        return boxed(stack(form, self.taken_over))
+        return boxed(stack(form, self.channels, self.taken_over))
 
     def _folders(self) -> FlowLayout:
         self.folders = _line("Folder")
@@ -180,7 +182,7 @@ class FolderView(QWidget):
             self.message.forget_error()
 
     def propose(self) -> None:
-        """Write what the names in the first folder tell of a plate, and where the results may go.
+        """Write what names in the first folder tell of a plate and channels, and where the results may go.
 
         What is written already stays.
         """
@@ -190,11 +192,16 @@ class FolderView(QWidget):
         if not self.output.text().strip():
             name = f"{folder.name.removesuffix('.zarr')} results"
             self.output.setText(str(folder.parent / preferences().path_for(name)))
+        with suppress(OSError):  # what may not be listed is told when it is counted
+            self._propose_names(list(islice(folder.iterdir(), MOST_NAMES)))
+
+    def _propose_names(self, inside: Sequence[Path]) -> None:
+        images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]
+        pattern = self.pattern.text().strip() or "*"
+        stems = [one.name.partition(".")[0] for one in images if fnmatch(one.name, pattern)]
+        self.channels.setText(told_channels(stems))
+        self.channels.setVisible(bool(self.channels.text()))
         if not self.plate_names.text().strip():
-            inside = islice(folder.iterdir(), MOST_NAMES)
-            images = [one for one in inside if one.suffix.lower() in SUFFIXES or one.is_dir()]
-            pattern = self.pattern.text().strip() or "*"
-            stems = [one.name.partition(".")[0] for one in images if fnmatch(one.name, pattern)]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
             self.plate_names.home(False)  # noqa: FBT003 - of Qt; where it has no room its beginning is seen
 
