@@ -19,7 +19,7 @@ def own_models(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "user_folder", lambda: tmp_path)
     model = build("small")
     model = model.with_network(model.network, spec=replace(model.spec, halo=16))  # for a small test image
-    save_checkpoint(tmp_path / "mine", model, {"ap50": 0.875})
+    save_checkpoint(tmp_path / "mine", model, {"ap50": 0.875, "memory": 0.5})
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "spec.json").write_text("{")
     return tmp_path
@@ -29,7 +29,8 @@ def test_models_are_listed_with_their_scores(cli, own_models):
     code, out, err = cli("models")
     assert (code, err) == (0, "")
     assert out.startswith("mine  (flow, small)\n")
-    assert "ap50: 0.875" in out
+    assert "AP at IoU 0.5: 0.875" in out
+    assert "retention: 0.500" in out  # the word of the panel
     assert str(own_models / "mine") in out
     assert "damaged" not in out.splitlines()[0]
 
@@ -37,7 +38,7 @@ def test_models_are_listed_with_their_scores(cli, own_models):
 def test_models_as_json(cli, own_models):
     found = [json.loads(line) for line in cli("models", "--json").out.splitlines()]
     assert [(entry["model"], entry["family"], entry["scores"]) for entry in found] == [
-        ("mine", "flow", {"ap50": 0.875})
+        ("mine", "flow", {"ap50": 0.875, "memory": 0.5})
     ]
 
 

@@ -23,6 +23,7 @@ from cellwright.inference.image_count import CountChoices
 from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 from cellwright.models import registry, store
+from cellwright.training.run_folder import SCORE_TITLES
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
@@ -303,7 +304,7 @@ def _print_models() -> None:
         typer.echo(f"    {entry.spec.title}")
         typer.echo(f"    cells of {low:g} to {high:g} px in diameter; others are rescaled")
         for score_name, score in entry.scores.items():
-            typer.echo(f"    {score_name}: {score:.3f}")
+            typer.echo(f"    {SCORE_TITLES.get(score_name, score_name)}: {score:.3f}")
         typer.echo(f"    {entry.folder}")
     for classifier in store.classifiers():
         typer.echo(f"{classifier.name}  (classifier: {', '.join(classifier.spec.classes)})")
