@@ -2,8 +2,12 @@
 
 import copy
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -44,8 +48,26 @@ class RunState:
 def first_state(network: nn.Module, torch_device: torch.device, weight_decay: float) -> RunState:
     """Return the state before the first step of a copy of a network: others may be counting with it."""
     network = copy.deepcopy(network).to(torch_device)
+    _import_triton()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay, fused=True)
     return RunState(network, copy.deepcopy(network), optimizer)
+
+
+def _import_triton() -> None:
+    """Import the compiler that PyTorch for CUDA brings, if it is there, so that it uses its own LLVM.
+
+    The first optimizer imports it. Where the OpenGL driver has loaded another LLVM by then, as Mesa's do,
+    Triton would call that one, and napari would end with a segmentation fault.
+    """
+    if sys.platform != "linux" or not hasattr(os, "RTLD_DEEPBIND"):  # not there without glibc
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        with suppress(ImportError):
+            import_module("triton")
+    finally:
+        sys.setdlopenflags(flags)
 
 
 def keep_epoch(
