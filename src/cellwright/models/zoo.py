@@ -131,8 +131,8 @@ def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
     low, high = np.percentile(image, model.spec.percentiles)  # as the zoo's scale_range has it
     scaled = torch.from_numpy(((image - low) / (high - low + 1e-6)).astype(np.float32))[np.newaxis]
     network = _Maps(model).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch has other formats by now; the zoo's packages do not
+    warnings.filterwarnings("ignore", ".*torch.jit")  # which PyTorch retires; packages of the zoo are made so
+    with torch.no_grad():
         traced = torch.jit.trace(network, scaled)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, part / "weights.pt")
         expected: NDArray[np.float32] = traced(scaled).numpy()
