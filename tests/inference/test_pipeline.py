@@ -280,6 +280,15 @@ def test_cells_wider_than_the_image_are_told(oracle_model):
     assert_rows_fit_labels(result.cells, points_atol=0.2)  # they stay where the model put them
 
 
+@pytest.mark.parametrize(("height", "is_told"), [(5, True), (12, True), (40, False)])
+def test_an_image_smaller_than_a_cell_that_the_model_knows_is_told(rng, height, is_told):
+    result = count(rng.random((height, 50)), engine=CPU)
+    tiny = [notice for notice in result.notices if f"The image has {height} x 50 px" in notice]
+    assert len(tiny) == is_told
+    stated = count(rng.random((height, 50)), engine=replace(CPU, diameter_px=4))
+    assert not [notice for notice in stated.notices if "its count says little" in notice]
+
+
 @pytest.mark.parametrize("diameter", [0, 8, 14, 80])
 def test_a_diameter_that_suits_the_model_rescales_nothing(blobs, oracle_model, diameter):
     result = counted(blobs.image, oracle_model, diameter_px=diameter)

@@ -55,7 +55,8 @@ def correct(
 ) -> None:
     """Put corrected cells in the place of those counted.
 
-    They are measured as those were; summary and report follow. What the model had found is kept beside.
+    They are measured as those were; summary and report are made anew. What the model had
+    found is kept beside.
     """
     from cellwright.inference.corrections import save_corrected
 

@@ -45,6 +45,10 @@ TOO_WIDE = (
     "Cells of {:g} px, as the diameter was set, do not fit into an image whose shorter side has {} px. "
     "Set it to that of a cell."
 )
+TINY = (
+    "The image has {} x {} px, and the smallest cells that the model knows are {:g} px wide; its count "
+    "says little."
+)
 LABELS = (
     "The pixels of {!r} look like labels of cells that are outlined already; they were counted as an image. "
     "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
@@ -154,8 +158,11 @@ class CountContext:
         if _holds_labels(image):
             notices.append(LABELS.format(image.name))
         stated, side = self.engine.diameter_px, min(self.frames.shape)
+        smallest = self.spec.diameter_range_px[0]
         if stated > side:
             notices.append(TOO_WIDE.format(stated, side))
+        elif not stated and side < smallest and not self.is_blank:
+            notices.append(TINY.format(*self.frames.shape, smallest))
         return (*notices, self.frames.notice, self.scaling.notice, missing_chunks(image.data))
 
     @property

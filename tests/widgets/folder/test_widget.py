@@ -359,7 +359,7 @@ def test_corrections_are_saved_into_the_folder(
     second = open_image(panel, viewer, qtbot, 1)
     second.data_setitem((np.array([0, 0]), np.array([0, 1])), 90)
     save(panel, qtbot)  # both at once
-    assert panel.view.message.text() == "Saved A01_s1, A01_s2; summary and report follow."
+    assert panel.view.message.text() == "Saved A01_s1, A01_s2; summary and report are made anew."
     found = pandas.read_csv(summary).set_index("image")
     assert found["count"].tolist()[:2] == [len(blobs) - 1, len(blobs) + 1]
     assert found["corrected"].tolist()[:2] == [1, 1]
@@ -390,7 +390,7 @@ def test_an_image_that_is_opened_again_shows_what_was_corrected_and_not_saved(
     panel.view.correct.click()
     assert sent == [(image, cells)]
     save(panel, qtbot)
-    assert panel.view.message.text() == "Saved A01_s1; summary and report follow."
+    assert panel.view.message.text() == "Saved A01_s1; summary and report are made anew."
     assert "A01_s1," in (summary := (panel.model.output / "summary.csv").read_text())
     assert f",{len(blobs) - 1},1," in summary  # whole numbers, though other rows have none
     panel.open(panel.model.shown[0])  # read again
@@ -429,7 +429,7 @@ def test_the_annotate_panel_saves_into_the_folder(
     qtbot.addWidget(again)
     with qtbot.waitSignal(again.finished, timeout=LIMIT_MS):
         button.click()
-    assert "Saved A01_s1; summary and report follow." in again.view.message.text()
+    assert "Saved A01_s1; summary and report are made anew." in again.view.message.text()
     assert pandas.read_csv(panel.model.output / "summary.csv")["count"][0] == len(blobs) - 1
     assert annotate_widget.model.session is not None
     annotate_widget.panel.begin.click()

@@ -140,8 +140,9 @@ def frames(image: Image, channel: int | None = None) -> Frames:
 
 
 def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | slice, str]:
+    has_colours = image.axes.endswith("C") and n_channels in COLOURS
     if channel is None:
-        if image.axes.endswith("C") and n_channels in COLOURS:
+        if has_colours:
             return slice(0, 3), ""
         notice = f"Counted in channel 0 of {n_channels}; set channel to choose another."
         if n_channels == 1:
@@ -155,6 +156,8 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
             f"{image.name} has {there}, by its axes {image.axes!r} and shape {image.shape}; got channel "
             f"{channel}. Choose another, or name its axes."
         )
+    if has_colours and channel < len(COLOUR_NAMES):
+        return channel, f"Counted in its {COLOUR_NAMES[channel]} alone, channel {channel}."
     return channel, ""
 
 

@@ -171,7 +171,7 @@ class Corrections(QObject):
         sentences = [*saved.notices, *saved.errors]
         if saved.outcomes:
             names = ", ".join(outcome.image.name for _, outcome in saved.outcomes)
-            sentences.insert(0, f"Saved {names}; summary and report follow.")
+            sentences.insert(0, f"Saved {names}; summary and report are made anew.")
         self._view.message.tell(" ".join(sentences), is_warning=bool(saved.errors))
 
 
