@@ -181,6 +181,8 @@ def compare(
         notices_of_models = [f"{name}: {row.model}: {notice}" for row in rows for notice in row.notices]
         for notice in (*rows[0].truth_notices, *notices_of_models):
             echo_note(notice)
+    if comparison.notice:
+        echo_note(comparison.notice)
     typer.echo(as_text(comparison, as_json=as_json))
 
 

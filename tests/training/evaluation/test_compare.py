@@ -10,10 +10,12 @@ from cellwright.core.data import Cells, Image
 from cellwright.core.errors import AxesError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
 from cellwright.ops.labels import annotate, label_properties
+from cellwright.training.evaluation import compare as compare_module
 from cellwright.training.evaluation.compare import Comparison, ModelCount, alone, compare, disagreement
 from cellwright.training.evaluation.evaluate import ImageScore
 
@@ -138,6 +140,27 @@ def test_boxes_have_an_f1_and_where_cells_are_missing_there_is_none(write_datase
     some = replace(dataset, items=(replace(item, is_complete=False),))
     monkeypatch.setattr(type(item), "annotated", lambda _: (image, labels))
     assert isnan(run(compare(["good"], some, engine=CPU)).mean("good", "f1"))
+
+
+@pytest.mark.usefixtures("two")
+def test_where_a_model_gives_no_outlines_all_are_judged_by_centres(write_dataset, monkeypatch):
+    def with_points_of_half(image, model, *others):
+        result = yield from count_cells(image, model, *others)
+        if isinstance(model, Blind):
+            return replace(result, cells=replace(result.cells, labels=None))
+        labels = result.cells.labels
+        rows, columns = np.rint(result.cells.points).astype(int).T
+        middles = np.zeros_like(labels)
+        middles[rows, columns] = labels[rows, columns]
+        return replace(result, cells=cells_of(middles))  # right centres, wrong outlines
+
+    monkeypatch.setattr(compare_module, "count_cells", with_points_of_half)
+    dataset = read_dataset(write_dataset({"val": ["a"]}))
+    alone = run(compare(["good"], dataset, engine=CPU))
+    assert (alone.mean("good", "f1"), alone.notice) == (0, "")
+    both = run(compare(["good", "half"], dataset, engine=CPU))
+    assert both.mean("good", "f1") == 1 > both.mean("half", "f1") > 0
+    assert both.notice.startswith("F1 is that of centres")
 
 
 def test_means_are_those_of_the_images_that_are_known():

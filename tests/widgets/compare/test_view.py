@@ -1,5 +1,7 @@
 """The looks of the compare widget: everything fits a narrow dock, and what is judged is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.qt import get_stylesheet
@@ -91,6 +93,16 @@ def test_long_names_lose_their_middle() -> None:
     assert len(shortened(LONG, LONGEST_NAME)) == LONGEST_NAME
     assert shortened(LONG, LONGEST_NAME).startswith("nuclei-of-all")
     assert shortened(LONG, LONGEST_NAME).endswith("my-own-slides")
+
+
+@pytest.mark.parametrize("n_regions", [(0,), (0, 0)])
+def test_it_is_told_that_centres_alone_are_judged(panel: ComparePanel, n_regions: tuple[int, ...]) -> None:
+    both = compared(("flow", "centroid"), 62.0, n_regions)
+    scores = [replace(row.score, means={}, shares={"point_f1": (4, 5)}) for row in both.comparison.rows]
+    rows = [replace(row, score=score) for row, score in zip(both.comparison.rows, scores, strict=True)]
+    panel.show_compared(both._replace(comparison=Comparison(both.comparison.models, tuple(rows))))
+    assert panel.notices.text() == "F1 is that of centres in the true cells; outlines are not compared."
+    assert "0.80" in panel.summary.text()
 
 
 def test_it_is_told_that_cells_in_regions_alone_are_judged(panel: ComparePanel) -> None:

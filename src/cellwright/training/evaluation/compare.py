@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from cellwright.training.evaluation.evaluate import ImageScore, divided, explain
 
 OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
+BY_CENTRES = "F1 is that of centres in the true cells; outlines are not compared."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class ModelCount:
 
     @property
     def f1(self) -> float:
-        """F1 at IoU 0.5 of outlines or boxes, else that of points; not a number where it is not known."""
+        """F1 at IoU 0.5 of outlines or boxes, else that of centres; not a number where it is not known."""
         if self.score is None or not self.score.is_complete:
             return nan
         shares = self.score.shares
@@ -62,6 +63,14 @@ class Comparison:
     def of(self, model: str) -> tuple[ModelCount, ...]:
         """Return what one model found in each image."""
         return tuple(row for row in self.rows if row.model == model)
+
+    @property
+    def notice(self) -> str:
+        """A sentence on what F1 tells where it does not go by outlines or boxes; else empty."""
+        scores = [row.score for row in self.rows if row.score is not None and not isnan(row.f1)]
+        if any("point_f1" in score.shares and "f1" not in score.means for score in scores):
+            return BY_CENTRES
+        return ""
 
     def mean(self, model: str, figure: Literal["count", "f1"]) -> float:
         """Return the mean of a figure of a model over images; not a number where that is not known."""
@@ -92,8 +101,11 @@ def compare(
     for source in sources:
         image, truth, notices = (source, None, ()) if isinstance(source, Image) else explained(source)
         results: list[Result] = []
+        own: list[ModelCount] = []
         for name, model in zip(names, loaded, strict=True):
-            yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
+            yield Progress(
+                "compare", len(rows) + len(own), len(sources) * len(names), f"{image.name}: {name}"
+            )
             result = yield from count_cells(image, model, None, engine)
             row = ModelCount(name, image.name, result.count, result.interval, result.notices)
             if truth is not None and isinstance(source, Item):
@@ -101,11 +113,21 @@ def compare(
                 if result.gives == "instances" or source.is_complete:  # else a count tells nothing
                     scored = replace(score_image(source, result, truth), is_complete=source.is_complete)
                     row = replace(row, score=scored)
-            rows.append(row)
+            own.append(row)
             results.append(result)
+        rows += judged_alike(own)
         if on_image is not None:
             on_image(image, results)
     return Comparison(names, tuple(rows))
+
+
+def judged_alike(rows: Sequence[ModelCount]) -> list[ModelCount]:
+    """Return rows of one image whose F1 can be compared: that of centres where a model gives no outlines."""
+    shares = [row.score.shares for row in rows if row.score is not None and "f1" not in row.score.means]
+    if not any("point_f1" in one for one in shares):
+        return list(rows)
+    scores = [row.score and replace(row.score, means={}) for row in rows]
+    return [replace(row, score=score) for row, score in zip(rows, scores, strict=True)]
 
 
 def disagreement(first: Cells, second: Cells) -> Labels:

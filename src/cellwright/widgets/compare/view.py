@@ -80,12 +80,13 @@ class ComparePanel(QWidget):
         names = zip((1, 2), compared.comparison.models, strict=True)
         lines = [f"{number} {name}" for number, name in names]
         self.summary.setToolTip("\n".join([*lines, F1_HELP, SUMMARY_HELP]))
-        notices = "\n".join(notices_of(compared, 0))
+        notices = notices_of(compared, 0)
         if is_several:
-            notices = regions_line(compared)
+            notices = [regions_line(compared)]
             self._fill(compared)
-        self.notices.setText(notices)
-        self.notices.setVisible(bool(notices))
+        told = "\n".join(filter(None, (compared.comparison.notice, *notices)))
+        self.notices.setText(told)
+        self.notices.setVisible(bool(told))
 
     def _fill(self, compared: Compared) -> None:
         models, rows = compared.comparison.models, image_rows(compared)
