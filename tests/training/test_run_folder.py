@@ -9,9 +9,11 @@ import pytest
 from cellwright.core.errors import CheckpointError
 from cellwright.training.run_folder import (
     CLASSES,
+    STATE,
     Plan,
     checked_name,
     epochs_in,
+    forget,
     only_scores,
     selection_score,
     unfinished_runs,
@@ -53,6 +55,13 @@ def test_a_plan_for_classes_comes_back_as_written(home: Path) -> None:
     assert (plan.learns_classes, plan.n_steps) == (True, 7)
     other = replace(plan, start="flow")
     assert (other.learns_classes, other.n_steps) == (False, other.settings.steps)
+
+
+def test_what_a_killed_run_had_half_written_goes_at_its_end(tmp_path: Path) -> None:
+    for name in (STATE, f".{STATE}.0a1b2c3d.part", "weights.safetensors", ".kept"):
+        (tmp_path / name).touch()
+    forget(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".kept", "weights.safetensors"]
 
 
 def test_the_module_imports_no_torch():

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cellwright.core.errors import CellwrightError, CheckpointError
-from cellwright.files.atomic import acquire_lock, make_folder, only_holder, remove_folder, write_text
+from cellwright.files.atomic import PART, acquire_lock, make_folder, only_holder, remove_folder, write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
 from cellwright.training.settings import ClassifyTrainingSettings, FinetuneSettings, PretrainSettings
@@ -175,8 +175,9 @@ def write_curve(
 
 
 def forget(output: Path) -> None:
-    """Remove what a resumed run would need, at the end of a run."""
-    (output / STATE).unlink(missing_ok=True)
+    """Remove what a resumed run would need, and what a killed one had half written, at the end of a run."""
+    for path in (output / STATE, *output.glob(f".*{PART}")):
+        path.unlink(missing_ok=True)
 
 
 def epochs_in(output: Path) -> list[dict[str, float]]:
