@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cellwright.core.errors import CheckpointError, ReadError, SettingsError, WriteError
+from cellwright.core.errors import CheckpointError, OutOfMemoryError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.checkpoint import load_checkpoint
@@ -85,6 +85,25 @@ def test_a_disk_that_is_full_is_told(train_tiny, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(WriteError, match="on a disk with room"):
         train_tiny("full")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_running_out_of_memory_is_told(train_tiny, monkeypatch, error):
+    def forward(network, model, images):
+        raise error
+
+    monkeypatch.setattr(trainer, "forward", forward)
+    with pytest.raises(OutOfMemoryError, match="smaller batch or patch"):
+        train_tiny("large")
+
+
+def test_other_errors_of_a_network_stay_as_they_are():
+    def epoch():
+        yield
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(trainer.within_memory(epoch()))
 
 
 def weights_in(folder):

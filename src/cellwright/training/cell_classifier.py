@@ -44,7 +44,7 @@ from cellwright.training.state import (
     resume_run,
     write_card,
 )
-from cellwright.training.trainer import cosine, epoch_report, half_precision, take_step
+from cellwright.training.trainer import cosine, epoch_report, half_precision, take_step, within_memory
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves
@@ -246,7 +246,7 @@ def train_classifier(
     check_same_run(output, settings, state.facts)
     resume_run(state, output, settings)
     while state.step < settings.steps:
-        yield from _epoch(state, training, spec.crop_px, settings, torch_device)
+        yield from within_memory(_epoch(state, training, spec.crop_px, settings, torch_device))
         scores = (yield from score_classifier(_trained(spec, state), validation)).summary()
         note_epoch(state, output, settings, scores)
         yield epoch_report(state, settings.steps)

@@ -41,7 +41,7 @@ from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget, learned_from
 from cellwright.training.settings import PretrainMethod, PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, note_epoch, resume_run
-from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine
+from cellwright.training.trainer import epoch_report, half_precision, take_step, warm_cosine, within_memory
 
 PRETRAINED = "pretrained.json"
 PLACE = 1.5  # side of the place that two views are cut from, in sides of a view
@@ -169,7 +169,7 @@ def pretrain(
     state.facts = facts
     resume_run(state, output, settings)
     while state.step < settings.steps:
-        yield from _epoch(state, samples, settings, torch_device)
+        yield from within_memory(_epoch(state, samples, settings, torch_device))
         note_epoch(state, output, settings)
         yield epoch_report(state, settings.steps, aside)
     parts = state.average.get_submodule("parts")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.errors import OutOfMemoryError, ReadError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
@@ -139,7 +139,7 @@ def fit(
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and second is None:
             second = _tuning_samples(material, state, settings)
-        yield from _epoch(state, first, second, model, settings, torch_device)
+        yield from within_memory(_epoch(state, first, second, model, settings, torch_device))
         scores = {}
         if len(material.validation):
             averaged = model.with_network(copy.deepcopy(state.average))
@@ -288,6 +288,19 @@ def take_step(state: RunState, loss: Tensor, rate: float, decay: float) -> None:
                 averaged.lerp_(present[name], share)
             else:
                 averaged.copy_(present[name])
+
+
+def within_memory(epoch: Task[None]) -> Task[None]:
+    """Train for an epoch; OutOfMemoryError where memory runs out says what to choose."""
+    try:
+        yield from epoch
+    except (MemoryError, RuntimeError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "The network must fit into memory with a batch that it learns from; they do not. Train with a "
+            "smaller batch or patch, a smaller preset or on another device, in another folder."
+        ) from error
 
 
 def epoch_report(state: RunState, total: int, aside: str = "") -> EpochReport:

@@ -63,7 +63,16 @@ from cellwright.training.state import (
     resume_run,
     write_card,
 )
-from cellwright.training.trainer import Data, EpochReport, cosine, forward, in_words, take_step, warm_up
+from cellwright.training.trainer import (
+    Data,
+    EpochReport,
+    cosine,
+    forward,
+    in_words,
+    take_step,
+    warm_up,
+    within_memory,
+)
 
 TUNED = " (fine-tuned)"
 SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
@@ -383,7 +392,7 @@ def finetune(
     if not state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
-        yield from run.epoch(sets, torch_device)
+        yield from within_memory(run.epoch(sets, torch_device))
         yield (yield from run.validate(run.present()))
     after = yield from run.interpolate()
     return run.finish(after, parts.notice)
