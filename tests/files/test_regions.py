@@ -115,7 +115,9 @@ def test_labels_are_read(tmp_path):
     np.testing.assert_array_equal(read_label_image(tmp_path / "n.tif", IMAGE), labels)
     tifffile.imwrite(tmp_path / "n.tif", labels.astype(np.uint64) * 2**32)  # too large for int32
     np.testing.assert_array_equal(read_label_image(tmp_path / "n.tif", IMAGE), labels)
-    tifffile.imwrite(tmp_path / "n.tif", labels.astype(np.float32))
+    tifffile.imwrite(tmp_path / "n.tif", labels.astype(np.float32))  # as Fiji keeps large numbers
+    np.testing.assert_array_equal(read_label_image(tmp_path / "n.tif", IMAGE), labels)
+    tifffile.imwrite(tmp_path / "n.tif", labels + np.float32(0.5))
     with pytest.raises(ReadError, match="whole numbers"):
         read_label_image(tmp_path / "n.tif", IMAGE)
 

@@ -14,7 +14,7 @@ import tifffile
 from tests.inference.test_fit import Recorder
 from tests.inference.test_folder import KILL_LATER
 
-from cellwright.core.errors import AxesError, ReadError, SettingsError, WriteError
+from cellwright.core.errors import AxesError, ImageError, ReadError, SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.image_results import read_listed, read_result
@@ -170,7 +170,7 @@ def test_it_can_be_corrected_again_and_back(images, tmp_path, shelved, blobs):
     run(save_corrected(out, "A01", corrected(machine)))
     outcome = run(save_corrected(out, "A01", np.where(machine == 3, 0, machine)))
     assert (outcome.row["count"], outcome.row["corrected"]) == (len(blobs) - 1, 1)
-    outcome = run(save_corrected(out, "A01", machine))
+    outcome = run(save_corrected(out, "A01", machine.astype(np.float32)))
     assert (outcome.row["count"], outcome.row["corrected"]) == (len(blobs), 0)
     assert not pandas.read_csv(out / "A01.cells.csv")["score"].isna().any()
     np.testing.assert_array_equal(found_in(out, "A01", as_counted=True).cells.labels, machine)
@@ -323,8 +323,9 @@ def refused(out, error, words, name="A01", cells=None):
 def test_what_cannot_be_corrected_is_told(images, tmp_path, shelved):
     out = tmp_path / "out"
     count(images, out, shelved)
-    refused(out, ReadError, "no count of C03", "C03")
-    refused(out, ReadError, "no count of D04", "D04")
+    refused(out, ReadError, "no count of 'C03'", "C03")
+    refused(out, ReadError, "no count of 'D04'", "D04")
+    refused(out, ImageError, "whole numbers", cells=np.full((160, 200), 0.5))
     refused(out, AxesError, "must fit the image", cells=np.zeros((8, 8), int))
     with only_run(out):
         refused(out, WriteError, "Another program")

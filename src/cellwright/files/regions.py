@@ -24,7 +24,7 @@ from cellwright.files.formats.geojson import features, shapes_of
 from cellwright.files.formats.imagej_roi import read_rois, rings_of, roi_plane
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
-from cellwright.ops.labels import as_int32
+from cellwright.ops.labels import as_int32, in_whole_numbers
 from cellwright.ops.measure.regions import (
     EXCLUDED,
     Complement,
@@ -204,6 +204,8 @@ def read_label_image(path: Path | str, image: Image) -> ArrayLike:
     image.
     """
     pixels = _pixels(Path(path), image)
+    if isinstance(pixels, np.ndarray):
+        pixels = in_whole_numbers(pixels)
     are_labels = pixels.shape == image.label_shape and pixels.dtype.kind in "iub"
     if not are_labels or any(pixels[window].min(initial=0) < 0 for window in _windows(pixels.shape)):
         raise ReadError(

@@ -48,7 +48,7 @@ from cellwright.inference.image_count import CountChoices, measured_task, summar
 from cellwright.inference.recipe import recipe_of
 from cellwright.inference.settings import InputFiles
 from cellwright.models.fit import CORRECTED
-from cellwright.ops.labels import pieces_notice
+from cellwright.ops.labels import in_whole_numbers, pieces_notice
 from cellwright.ops.matching import overlaps
 from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.blocks import misfit
@@ -165,6 +165,7 @@ def _as_result(cells: Result | Labels, image: Image, machine: Result) -> Result:
     else:
         if np.shape(cells) != image.label_shape:
             raise misfit(image, np.shape(cells))
+        cells = in_whole_numbers(np.asarray(cells))
         found = result_of_labels(cells, image, is_volume=machine.provenance.is_linked).result.cells
         notice = pieces_notice(cells, "the corrected labels")
         if notice:

@@ -11,6 +11,7 @@ from cellwright.core.data import Annotation, Labels
 LEAST_LABELS, LEAST_AREA = 3, 16  # of what is believed to be labels; mean pixels of each
 LEAST_BACKGROUND, MOST_PIECES = 0.02, 1.1  # share of pixels that are 0, and pieces of one label
 SCATTERED = 2  # pieces of a number from which on it may well stand for several cells
+MOST_EXACT = 2.0**53  # from here on floating-point numbers leave whole ones out
 PIXELS_AT_ONCE = 1 << 20  # little memory, and other threads get a turn: numpy keeps the interpreter's lock
 
 
@@ -73,6 +74,16 @@ def keep_labels(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
 def relabel(labels: NDArray[np.integer]) -> Labels:
     """Return labels renumbered 1..N without gaps, in their old order; 0 is background."""
     return numbered(labels)[1]
+
+
+def in_whole_numbers(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return floating-point numbers as int64 where all are whole, as Fiji and scripts save labels."""
+    if labels.dtype.kind != "f":
+        return labels
+    exact = labels.astype(np.float64)
+    if (np.rint(exact) == exact).all() and np.abs(exact).max(initial=0) < MOST_EXACT:
+        return exact.astype(np.int64)
+    return labels
 
 
 def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.integer], Labels]:

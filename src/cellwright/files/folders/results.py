@@ -125,7 +125,10 @@ def whole_mark(name: str, output: Path) -> Mapping[str, Any]:
     """
     kept = read_mark(done_file(name, output))
     if "row" not in kept:
-        raise ReadError(f"There is no count of {name} in {output}. Count the folder first.")
+        raise ReadError(
+            f"There is no count of {name!r} in {output}. Name the image as summary.csv there does, or count "
+            "the folder first."
+        )
     if any(one.endswith(".zarr") for one in kept["files"]):
         raise SettingsError(
             f"{name} was counted block by block; its labels are too large to be corrected by hand. Count a "

@@ -18,7 +18,6 @@ from cellwright.ops.labels import label_properties
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 NOT_CELL = "no class"  # and where one of the classes is called ``cell``
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
-MOST_EXACT = 2.0**53  # from here on floating-point numbers leave whole ones out
 MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
 
 
@@ -259,10 +258,7 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
     scripts save them.
     """
     checked_shape(path, where, values.shape)
-    if values.dtype.kind == "f":
-        exact = values.astype(np.float64)
-        if (np.rint(exact) == exact).all() and np.abs(exact).max() < MOST_EXACT:
-            values = exact.astype(np.int64)
+    values = label_images.in_whole_numbers(values)
     if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
         raise ReadError(
             f"{where} of {path} must be labels (whole numbers from 0 on); got {values.dtype} from "
