@@ -325,6 +325,8 @@ def test_what_cannot_be_corrected_is_told(images, tmp_path, shelved):
     count(images, out, shelved)
     refused(out, ReadError, "no count of 'C03'", "C03")
     refused(out, ReadError, "no count of 'D04'", "D04")
+    refused(images, ReadError, "no count of 'A01'")
+    assert sorted(path.name for path in images.iterdir()) == ["A01.tif", "B02.tif", "C03.tif"]
     refused(out, ImageError, "whole numbers", cells=np.full((160, 200), 0.5))
     refused(out, AxesError, "must fit the image", cells=np.zeros((8, 8), int))
     with only_run(out):

@@ -168,8 +168,12 @@ def split_blobs(blobs):
 @pytest.mark.parametrize("combine", ["maximum", "mean"])
 def test_channels_are_counted_in_together(blobs, split_blobs, oracle_model, combine):
     one = cellwright.count(split_blobs, oracle_model, channels=[1])
-    for told in (1, "1", np.array([1])):
+    for told in (1, "1", np.array([1]), np.int64(1)):
         assert cellwright.count(split_blobs, oracle_model, channels=told).count == one.count
+    whole = cellwright.count(split_blobs, oracle_model)
+    assert cellwright.count(split_blobs, oracle_model, channels=None).notices == whole.notices
+    with pytest.raises(AxesError, match="one letter of TCZYX"):
+        cellwright.count(np.ones((2, 8, 8)), oracle_model, axes=("C", "Y", "X"))
     with pytest.raises(SettingsError, match="got '10'"):  # which are not channels 1 and 0
         cellwright.count(split_blobs, oracle_model, channels="10")
     assert one.count == len(np.unique(blobs.labels[blobs.labels % 2 == 1]))

@@ -92,6 +92,7 @@ def save_corrected(
         Given each sentence on what seems odd in the cells, or concerns no single image.
     """
     yield Progress("save", 0, 1)
+    whole_mark(name, output)  # before anything is made in a folder that is another
     with only_run(output):
         kept = whole_mark(name, output)
         listed = listed_in(kept)

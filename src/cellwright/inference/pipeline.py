@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from math import prod
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from cellwright.core.data import (
     package_version,
     without_channels,
 )
-from cellwright.core.errors import ImageError, SettingsError
+from cellwright.core.errors import AxesError, ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, beside, run
 from cellwright.files.metadata import describe, with_axes
 from cellwright.inference.classify import ClassifierChoice, classify
@@ -71,7 +72,7 @@ def count(  # noqa: PLR0913 - one word for each thing to choose
     axes: str | None = None,
     settings: Any = None,
     engine: EngineSettings | None = None,
-    channels: int | str | Sequence[int | str] = (),
+    channels: int | str | Sequence[int | str] | None = None,
     classifier: ClassifierChoice | None = None,
 ) -> Result:
     """Return the cells of an array or an image file.
@@ -101,9 +102,11 @@ def count(  # noqa: PLR0913 - one word for each thing to choose
 
     """
     engine = engine or EngineSettings()
-    if isinstance(channels, int | str):  # a text is one name, not many letters
+    if isinstance(channels, int | Integral | str):  # a text is one name, not many letters
         channels = (channels,)
-    if len(channels):
+    if axes is not None and not isinstance(axes, str):
+        raise AxesError(f"Axes are a text with one letter of TCZYX for each dimension; got {axes!r}.")
+    if channels is not None and len(channels):
         engine = replace(engine, channels=tuple(map(str, channels)))
     image = _image_of(source, axes)
     result = run(count_cells(image, model, settings, engine))
