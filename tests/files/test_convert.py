@@ -66,6 +66,18 @@ def test_what_cannot_be_converted_is_told(tmp_path):
         assert not (tmp_path / name).exists()
 
 
+def test_no_file_in_a_folder_is_written_over(tmp_path):
+    for name in "ab":
+        FORMATS["ome-tiff"].write(tmp_path / f"{name}.tif", [draw(name)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.json").write_text("drawn by hand")
+    sources = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    with pytest.raises(SettingsError, match="is there already"):
+        convert(sources, "labelme", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.json"]
+    assert (tmp_path / "out" / "b.json").read_text() == "drawn by hand"
+
+
 def test_what_is_read_is_not_written_over(tmp_path):
     source, image = tmp_path / "a.json", tmp_path / "a.tif"
     FORMATS["coco"].write(source, [draw()])

@@ -19,8 +19,8 @@ def convert(
     Several images go into one file where the format (``labels``, ``coco`` ...) holds several, else into a
     folder, each into a file that has its name. Size and pixel size of ``image`` hold where a file tells none.
 
-    SettingsError where there is no such format, two images have one name, or an input file would be
-    overwritten. WriteError where the format cannot hold this.
+    SettingsError where there is no such format, two images have one name, or an input file or one in the
+    folder would be overwritten. WriteError where the format cannot hold this.
     """
     one, output = format_of(to), Path(output)
     taken = {Path(source).resolve() for source in sources}
@@ -32,6 +32,9 @@ def convert(
     over = [path for path in written if path.resolve() in taken]
     if over:
         raise SettingsError(f"{over[0]} is an input and would be overwritten. Choose another name.")
+    there = [path for path in written if path != output and path.exists()]
+    if there:  # which nobody has named
+        raise SettingsError(f"{there[0]} is there already. Move it away, or choose another folder.")
     for path, annotations in written.items():
         one.write(path, annotations)
     return written
