@@ -168,7 +168,16 @@ def test_it_can_be_corrected_again_and_back(images, tmp_path, shelved, blobs):
     count(images, out, shelved)
     machine = found_in(out, "A01").cells.labels
     run(save_corrected(out, "A01", corrected(machine)))
-    outcome = run(save_corrected(out, "A01", np.where(machine == 3, 0, machine)))
+    first, told = tifffile.imread(out / "A01.labels.tif"), []
+    outcome = run(save_corrected(out, "A01", np.where(machine == 3, 0, machine), on_notice=told.append))
+    (sentence,) = told
+    assert all(f"A01.{part}" in sentence for part in ("edited1.json", "cells.edited1.csv", "labels.edited1"))
+    np.testing.assert_array_equal(tifffile.imread(out / "A01.labels.edited1.tif"), first)
+    run(save_corrected(out, "A01", np.where(machine == 3, 0, machine), on_notice=told.append))
+    assert len(told) == 1  # they are the same
+    recounted = count(images, out, shelved, Recipe(analysis=MEASURED))["A01"].row
+    assert recounted["corrected_beside"] == "A01.labels.edited2.tif"
+    outcome = run(save_corrected(out, "A01", recounted["corrected_beside"]))
     assert (outcome.row["count"], outcome.row["corrected"]) == (len(blobs) - 1, 1)
     outcome = run(save_corrected(out, "A01", machine.astype(np.float32)))
     assert (outcome.row["count"], outcome.row["corrected"]) == (len(blobs), 0)

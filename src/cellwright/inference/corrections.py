@@ -40,6 +40,7 @@ from cellwright.files.folders.written import (
     counted_name,
     done_file,
     facts_of,
+    keep_copies,
     name_in,
 )
 from cellwright.files.tables import write_table
@@ -87,7 +88,7 @@ def save_corrected(
         of the file of those that made way for a count, as ``corrected_beside`` tells it.
     opened_ns
         When the mark of the image had changed last as these cells were opened: what others have corrected
-        since is not written over. None overwrites it.
+        since is not written over. None overwrites it, and keeps a copy under another name.
     on_notice
         Given each sentence on what seems odd in the cells, or concerns no single image.
     """
@@ -104,8 +105,15 @@ def save_corrected(
         given = _as_result(cells, part, machine)
         for notice in given.notices[len(machine.notices) :]:
             on_notice(notice)
-        if opened_ns not in (None, facts_of(done_file(name, output)).changed_ns) and COUNTED in kept:
-            _refuse_others(given, read_result(output, name, part), name)
+        is_known = opened_ns == facts_of(done_file(name, output)).changed_ns
+        if COUNTED in kept and not is_known and _differ(given, read_result(output, name, part)):
+            if opened_ns is not None:
+                raise WriteError(
+                    f"{name} was corrected elsewhere since it was opened here. Remove its layers, open it "
+                    "again, and correct that."
+                )
+            if kept["row"].get("corrected"):
+                on_notice(keep_copies(name, output, kept["files"]))
         corrected = _compared(given, machine)
         counted = yield from measured_task(corrected.result, image, choices)
         counted, columns = _marked(counted, corrected, machine)
@@ -119,14 +127,10 @@ def save_corrected(
     return outcome
 
 
-def _refuse_others(given: Result, there: Result, name: str) -> None:
-    """Raise WriteError where cells that others have corrected are not those that are given."""
+def _differ(given: Result, there: Result) -> bool:
+    """Return whether cells that were corrected before are not those that are given."""
     differs = _compared(given, there)
-    if differs.is_changed.any() or differs.n_removed:
-        raise WriteError(
-            f"{name} was corrected elsewhere since it was opened here. Remove its layers, open it again, and "
-            "correct that."
-        )
+    return bool(differs.is_changed.any() or differs.n_removed)
 
 
 def _choices_of(kept: Mapping[str, Any], output: Path) -> CountChoices:

@@ -1,6 +1,7 @@
 """What a count has written, told by checksums: what a user has changed since is kept beside the new files."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import is_of_system, move, write_text, writing
+from cellwright.files.atomic import atomic_write, is_of_system, move, write_text, writing
 from cellwright.files.json_value import read_object
 
 KEPT = ".cellwright"
@@ -208,6 +209,16 @@ def _set_aside(path: Path, checksum: int, why: str = "was changed since it was c
     aside = _free_name(path)
     move(path, aside)
     return [f"{path.name} {why}; it is kept as {aside.name}."]
+
+
+def keep_copies(name: str, output: Path, files: Sequence[str]) -> str:
+    """Copy the files of an image; return the sentence that tells so."""
+    asides = []
+    for path in (output / one for one in files):
+        asides.append(_free_name(path))
+        with atomic_write(asides[-1]) as part:
+            shutil.copyfile(path, part)
+    return f"What was corrected before in {name} is kept as {', '.join(path.name for path in asides)}."
 
 
 def _free_name(path: Path) -> Path:
