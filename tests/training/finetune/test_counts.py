@@ -117,7 +117,7 @@ def test_a_table_is_read(tmp_path, delimiter):
     names = ("a b.tif", "c.tif", "d.tif")
     for name in names:
         (tmp_path / name).write_text(name)
-    rows = ["image,count,who", *(f"{name},12,me" for name in names)]
+    rows = ["Image,Count,who", *(f"{name},12,me" for name in names)]
     (tmp_path / "counts.csv").write_text("\n".join(rows).replace(",", delimiter))
     assert read_counts(tmp_path / "counts.csv") == tuple(
         CountedImage(tmp_path / name, 12.0) for name in names

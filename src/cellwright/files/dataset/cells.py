@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Annotation, Labels
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
+from cellwright.files.json_value import read_table
 
 
 def read_cells(
@@ -23,17 +24,22 @@ def read_cells(
 
     ReadError where the file is missing or damaged, or a row lies outside the image or has an unknown class.
     """
+    rows = [row.value for row in read_table(path)[1]]
+    unknown = {row.get("class") or "" for row in rows} - {"", *classes}
+    if classes and unknown:
+        raise ReadError(
+            f"Classes in {path} must be those of meta.json, {', '.join(classes)}; got {min(unknown)!r}. "
+            "Correct one of the two."
+        )
+    is_boxes = path.parent.name == "boxes"
+    columns = ("ymin", "xmin", "ymax", "xmax") if is_boxes else ("y", "x")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        is_boxes = path.parent.name == "boxes"
-        columns = ("ymin", "xmin", "ymax", "xmax") if is_boxes else ("y", "x")
         table = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
         numbers = None
         if classes:
             number = {"": -1, **{name: index for index, name in enumerate(classes)}}
             numbers = np.array([number[row.get("class") or ""] for row in rows], np.int16)
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ReadError(
             f"Expected rows of xmin, ymin, xmax, ymax, class or of y, x, class in {path}; got: {error!r}. "
             "Export the annotation again."
@@ -42,6 +48,8 @@ def read_cells(
     corners = table.reshape(len(rows), len(columns) // 2, 2)
     if not (np.isfinite(table).all() and (corners >= -1).all() and (corners <= np.array(shape) + 1).all()):
         raise ReadError(f"Rows of {path} must lie inside the image of {shape} pixels. Export them again.")
+    if (corners[:, 0] > corners[:, -1]).any():
+        raise ReadError(f"Boxes in {path} must have xmin below xmax and ymin below ymax. Export them again.")
     if is_boxes:
         return Annotation(shape, corners.mean(axis=1) - 0.5, corners, None, numbers, is_complete)
     return Annotation(shape, table, None, None, numbers, is_complete)

@@ -7,9 +7,7 @@ give, and the factor is kept only if that makes the counts better.
 Source of the factor, a ratio estimator: Cochran, Sampling Techniques, 3rd ed. (1977), chapter 6.
 """
 
-import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from cellwright.core.errors import CheckpointError, ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.images import read_image
-from cellwright.files.json_value import read_text
+from cellwright.files.json_value import read_table
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -32,7 +30,6 @@ from cellwright.ops.measure.prediction_interval import fit_interval
 from cellwright.training.finetune.finetune import Outcome, start_model, tuned_title
 from cellwright.training.state import write_card
 
-DELIMITERS = (";", "\t")  # of spreadsheets, besides the comma
 FEWEST = 3  # images: with less, judging by the others says nothing
 
 Counts = NDArray[np.float64]
@@ -54,11 +51,8 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
     ReadError where a column or an image is missing, a count is not a number from 0 on, or there are too few.
     """
     images = []
-    content = read_text(path)
-    heading = content.partition("\n")[0]
-    delimiter = next((one for one in DELIMITERS if one in heading), ",")
-    for number, row in enumerate(csv.DictReader(io.StringIO(content), delimiter=delimiter), 2):
-        name, text = row.get("image"), row.get("count")
+    for number, row in enumerate(read_table(path)[1], 2):
+        name, text = row.value.get("image"), row.value.get("count")
         if not name or text is None:
             raise ReadError(f"Expected the columns image and count in {path}; line {number} lacks one.")
         try:
