@@ -293,6 +293,14 @@ def test_axes_and_channel_are_those_asked_for(cli, tmp_path, blobs):
     assert json.loads(cli("count", tmp_path / "a.tif", "--json", "--axes", "TYX").out)["count"] == len(blobs)
 
 
+@pytest.mark.usefixtures("oracle")
+def test_the_colour_that_was_chosen_is_named(cli, tmp_path, blobs):
+    colours = np.stack([blobs.image * 200] * 3, axis=-1).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    assert "Counted in its green alone, channel 1." in cli("count", tmp_path / "a.tif", "--channel", 1).err
+    assert "alone" not in cli("count", tmp_path / "a.tif").err
+
+
 def test_several_models_are_averaged(cli, image_path, blobs, oracle):
     code, out, _ = cli("count", image_path, "--model", "flow", "--model", "other", "--json")
     assert code == 0

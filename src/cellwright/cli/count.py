@@ -56,6 +56,7 @@ from cellwright.inference.settings import (
     StreamSettings,
 )
 from cellwright.models import registry, store
+from cellwright.ops.geometry.axes import COLOUR_NAMES, has_colours
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -273,6 +274,9 @@ def count_image(
     ``before`` is what the file was before it was read; None where its pixels are yet to be read.
     """
     shown = path.with_name(image.name) if image.name != path.stem else path
+    channel = choices.recipe.engine.channel
+    if channel is not None and channel < len(COLOUR_NAMES) and has_colours(image):
+        echo_notices(shown, (f"Counted in its {COLOUR_NAMES[channel]} alone, channel {channel}.",))
     if choices.streams(image):
         streamed = run_with_bar(streamed_task(path, image, choices), label)
         echo_notices(shown, streamed.notices)

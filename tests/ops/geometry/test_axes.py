@@ -82,15 +82,6 @@ def test_colours_stay_together_without_opacity(rng, axes, n_channels):
     assert parts.sample().shape[0] == 3
 
 
-def test_a_colour_that_was_chosen_is_named(rng):
-    image = Image(rng.random((8, 8, 3)), "YXC")
-    assert [frames(image, channel).notice for channel in range(3)] == [
-        f"Counted in its {name} alone, channel {channel}."
-        for channel, name in enumerate(("red", "green", "blue"))
-    ]
-    assert frames(Image(rng.random((3, 8, 8)), "CYX"), 1).notice == ""
-
-
 @pytest.mark.parametrize(("lit", "name"), [(0, "red"), (2, "blue")])
 @pytest.mark.parametrize("axes", ["YXC", "TYXC"])
 def test_the_only_colour_that_holds_light_is_taken_alone(rng, axes, lit, name):

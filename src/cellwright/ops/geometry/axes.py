@@ -140,9 +140,8 @@ def frames(image: Image, channel: int | None = None) -> Frames:
 
 
 def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | slice, str]:
-    has_colours = image.axes.endswith("C") and n_channels in COLOURS
     if channel is None:
-        if has_colours:
+        if has_colours(image):
             return slice(0, 3), ""
         notice = f"Counted in channel 0 of {n_channels}; set channel to choose another."
         if n_channels == 1:
@@ -156,9 +155,12 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
             f"{image.name} has {there}, by its axes {image.axes!r} and shape {image.shape}; got channel "
             f"{channel}. Choose another, or name its axes."
         )
-    if has_colours and channel < len(COLOUR_NAMES):
-        return channel, f"Counted in its {COLOUR_NAMES[channel]} alone, channel {channel}."
     return channel, ""
+
+
+def has_colours(image: Image) -> bool:
+    """Return whether the channels of an image are red, green, blue and perhaps opacity."""
+    return image.axes.endswith("C") and image.shape[-1] in COLOURS
 
 
 def in_lit_colour(colours: Frames) -> Frames:
